@@ -1,0 +1,1 @@
+"""Train, fuse, quantize, build and measure HASN super-resolution for NVIDIA devices."""

@@ -1,0 +1,225 @@
+"""A built file and its sidecar: what it is, what it was made from, and publishing it whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.errors import ArtifactError, ConfigError, OutputError
+from hasn_edge.spec import ModelSpec, Precision
+
+SCHEMA = 1
+"""Version of the sidecar format; a reader refuses every other one."""
+
+
+class Kind(str, Enum):
+    """What sort of file an artefact is."""
+
+    TORCHSCRIPT = "torchscript"
+    ONNX = "onnx"
+    ENGINE = "engine"
+
+    @property
+    def suffix(self) -> str:
+        """File name ending, with the dot."""
+        return {"torchscript": ".ts", "onnx": ".onnx", "engine": ".engine"}[self.value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file produced by one stage. Its sidecar is ``<file>.json``."""
+
+    path: Path
+    kind: Kind
+    spec: ModelSpec
+    precision: Precision
+    sha256: str
+    """Hash of the file's bytes, checked on load."""
+    source: str
+    """SHA-256 of the checkpoint at the start of the chain."""
+    parent: str | None = None
+    """SHA-256 of the file this one was made from; ``None`` where that is the checkpoint."""
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the tools that took part."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What only this kind of file has: shapes, fusion, ranges, observer, target. Plain JSON values."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The one (height, width) that a static artefact accepts; ``None`` where they are dynamic."""
+        size = self.details.get("size")
+        return None if size is None else (int(size[0]), int(size[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sidecar's content."""
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind.value,
+            "precision": self.precision.value,
+            "sha256": self.sha256,
+            "source": self.source,
+            "parent": self.parent,
+            "spec": self.spec.to_dict(),
+            "tensors": "NCHW, RGB, float32 in [0, 1]",
+            "made_by": dict(self.made_by),
+            "details": dict(self.details),
+        }
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return the path of the sidecar of the artefact at ``path``."""
+    return path.with_name(path.name + ".json")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_artifact(path: str | os.PathLike[str]) -> Artifact:
+    """Read an artefact's sidecar and check the file against it.
+
+    Raises:
+        ArtifactError: no such file, no or unreadable sidecar, another schema version, or bytes that
+            differ from those that were published. The message says how to make the file again.
+    """
+    path = Path(path)
+    again = "make it again with 'hasn-edge build' or 'hasn-edge export'"
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; 'hasn-edge build' prints the paths of what it made")
+    side = sidecar_path(path)
+    try:
+        values = json.loads(side.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: its sidecar {side.name} is missing; keep both files together, or {again}"
+        ) from None
+    except (ValueError, OSError) as exc:
+        raise ArtifactError(f"{side}: not a readable sidecar ({exc}); {again}") from exc
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else None
+        raise ArtifactError(
+            f"{side}: sidecar schema is {found!r}, this version of hasn-edge reads {SCHEMA}; {again}"
+        )
+    try:
+        artifact = Artifact(
+            path=path,
+            kind=Kind(values["kind"]),
+            spec=ModelSpec.from_dict(values["spec"]),
+            precision=Precision(values["precision"]),
+            sha256=str(values["sha256"]),
+            source=str(values["source"]),
+            parent=values["parent"],
+            made_by=dict(values["made_by"]),
+            details=dict(values["details"]),
+        )
+    except (KeyError, TypeError, ValueError, ConfigError) as exc:
+        raise ArtifactError(f"{side}: damaged sidecar ({type(exc).__name__}: {exc}); {again}") from exc
+    actual = file_sha256(path)
+    if actual != artifact.sha256:
+        raise ArtifactError(
+            f"{path}: its bytes changed since it was made (SHA-256 {actual[:12]}..., sidecar says "
+            f"{artifact.sha256[:12]}...); {again}"
+        )
+    return artifact
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+
+    The temporary file keeps ``path``'s suffix, so that writers that look at it still work.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=path.suffix, dir=path.parent)
+        temporary = Path(name)
+        os.fchmod(handle, 0o666 & ~_umask())
+        os.close(handle)
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as exc:
+        raise output_error(path, exc) from exc
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def output_error(path: Path, exc: OSError) -> OutputError:
+    """Turn an operating system error on writing ``path`` into a message with its cure."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+        return OutputError(
+            f"cannot write {path}: {exc.strerror} ({free / 1e6:.0f} MB free); free some space or choose "
+            "another folder with -o; nothing was left behind"
+        )
+    return OutputError(
+        f"cannot write {path}: {exc.strerror or exc}; choose a folder that you may write to with -o"
+    )
+
+
+def publish(
+    staged: Path,
+    path: Path,
+    *,
+    kind: Kind,
+    spec: ModelSpec,
+    precision: Precision,
+    source: str,
+    parent: str | None = None,
+    made_by: Mapping[str, str] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Move a finished, verified file to its name, with its sidecar beside it.
+
+    The sidecar goes first: a crash between the two renames leaves either the old pair's file with a
+    sidecar that does not match it (refused on load) or no file, never an unchecked file.
+
+    Raises:
+        OutputError: the folder cannot be written or is full; nothing half-written stays.
+    """
+    path = Path(path)
+    artifact = Artifact(
+        path=path,
+        kind=kind,
+        spec=spec,
+        precision=precision,
+        sha256=file_sha256(staged),
+        source=source,
+        parent=parent,
+        made_by=dict(made_by or {}),
+        details=dict(details or {}),
+    )
+    with writing(path) as temporary:
+        shutil.copyfile(staged, temporary)
+        with writing(sidecar_path(path)) as side:
+            side.write_text(json.dumps(artifact.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return artifact
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,1 @@
+"""Training pictures, evaluation sets and calibration data."""

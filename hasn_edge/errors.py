@@ -1,0 +1,74 @@
+"""Every exception that hasn-edge raises on purpose.
+
+```
+HasnEdgeError                  the user's situation; the command line prints it and exits with 1
+├── InputError                 a picture, folder or value that cannot be used
+│   └── ShapeError             an array or tensor of the wrong rank, size or dtype
+├── ConfigError                a recipe or target file: unknown key, wrong type, value out of range
+├── CheckpointError            a weights file that is broken, unsafe or of another network
+├── ArtifactError              a built file that is missing, changed, stale or made for another device
+├── MissingDependencyError     an optional package is not installed; names the extra
+├── UnsupportedError           asked for something that this version, backend or rule cannot do exactly
+├── BuildError                 a compiler (TensorRT, ONNX Runtime) refused; carries its messages whole
+├── OutputError                a file could not be written: folder, permission, full disk
+└── VerificationError          a quality budget was missed; the command line exits with 3
+```
+
+A message names the thing, what came, what was expected, and the cure.
+"""
+
+
+class HasnEdgeError(Exception):
+    """Base of all deliberate errors; ``str()`` is one complete message for the user."""
+
+    exit_code = 1
+
+
+class InputError(HasnEdgeError):
+    """A picture, folder or value that cannot be used."""
+
+
+class ShapeError(InputError):
+    """An array or tensor of the wrong rank, size or dtype."""
+
+
+class ConfigError(HasnEdgeError):
+    """A recipe or target file with an unknown key, a wrong type or a value out of range."""
+
+
+class CheckpointError(HasnEdgeError):
+    """A weights file that is broken, unsafe to read or of another network."""
+
+
+class ArtifactError(HasnEdgeError):
+    """A built file that is missing, changed, stale or made for another device."""
+
+
+class MissingDependencyError(HasnEdgeError):
+    """An optional package is not installed."""
+
+    def __init__(self, module: str, *, extra: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the Python package '{module}', which is not installed; "
+            f"install it with: pip install 'hasn-edge[{extra}]'"
+        )
+        self.module = module
+        self.extra = extra
+
+
+class UnsupportedError(HasnEdgeError):
+    """Asked for something that this version, backend or rule cannot do exactly."""
+
+
+class BuildError(HasnEdgeError):
+    """A compiler (TensorRT, ONNX Runtime) refused; the message carries its own messages whole."""
+
+
+class OutputError(HasnEdgeError):
+    """A file could not be written."""
+
+
+class VerificationError(HasnEdgeError):
+    """A quality budget was missed, so nothing was published."""
+
+    exit_code = 3

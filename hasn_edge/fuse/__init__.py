@@ -1,0 +1,1 @@
+"""Exact re-writing of a trained network into one with fewer operations."""

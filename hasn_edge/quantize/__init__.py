@@ -1,0 +1,1 @@
+"""Writing FP16 and INT8 into an ONNX graph."""

@@ -1,0 +1,1 @@
+"""Running models: sessions of every backend, and pictures of any size over them."""
