@@ -158,7 +158,7 @@ def writing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         temporary = None
     except OSError as exc:
         raise output_error(path, exc) from exc

@@ -1,0 +1,225 @@
+"""Weights files: safetensors and BasicSR-style ``.pth``, read without executing anything in them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hasn_edge.artifact import file_sha256, writing
+from hasn_edge.errors import CheckpointError, ConfigError
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import ModelSpec
+
+MAX_BYTES = 1 << 30
+"""Largest weights file that is opened; the published network's is 4 MB."""
+
+SPEC_KEY = "hasn_edge.spec"
+PROVENANCE_KEY = "hasn_edge.provenance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights with the network they belong to."""
+
+    spec: ModelSpec
+    weights: Mapping[str, Tensor]
+    """Float32 tensors under the published parameter names."""
+    sha256: str
+    """Hash of the file."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How the weights were trained, where the file says so."""
+
+    def model(self) -> HASN:
+        """Return the network with these weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: a tensor is missing, left over or of another shape; each is named.
+        """
+        model = HASN(self.spec)
+        expected = model.state_dict()
+        problems = [f"missing {name}" for name in expected if name not in self.weights]
+        problems += [f"unexpected {name}" for name in self.weights if name not in expected]
+        problems += [
+            f"{name} is {tuple(self.weights[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in self.weights and self.weights[name].shape != tensor.shape
+        ]
+        if problems:
+            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+            raise CheckpointError(f"weights do not fit {self.spec.arch}: {'; '.join(problems[:4])}{more}")
+        model.load_state_dict(dict(self.weights))
+        return model.eval().requires_grad_(False)
+
+
+def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
+    """Read a ``.safetensors`` or ``.pth`` file of the HASN family.
+
+    A ``.pth`` may hold the tensors directly or under ``params_ema`` (preferred), ``params-ema``,
+    ``params`` or ``state_dict``, with or without a ``module.`` prefix. Only tensors are unpickled.
+
+    Args:
+        path: The file.
+        spec: The network, where the file does not say; otherwise widths and counts are read off the
+            tensors' shapes and what shapes cannot tell (activation, gate) is the published network's.
+
+    Raises:
+        CheckpointError: the file is missing, too large, truncated, holds anything but tensors, holds
+            values that are not finite, or belongs to another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{path}: {size} bytes; weights of this family are a few MB, limit {MAX_BYTES}")
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        weights, metadata = _read_safetensors(path)
+    else:
+        weights = _read_pth(path)
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{path}: {name} has values that are not finite numbers; the training run diverged or the "
+                "file is damaged; use an earlier checkpoint"
+            )
+    try:
+        if spec is None:
+            spec = (
+                ModelSpec.from_dict(json.loads(metadata[SPEC_KEY]))
+                if SPEC_KEY in metadata
+                else infer_spec(weights)
+            )
+        provenance = json.loads(metadata.get(PROVENANCE_KEY, "{}"))
+    except (ConfigError, ValueError, TypeError) as exc:
+        raise CheckpointError(f"{path}: {exc}") from exc
+    try:
+        checkpoint = Checkpoint(
+            spec=spec,
+            weights={name: tensor.float().contiguous() for name, tensor in weights.items()},
+            sha256=file_sha256(path),
+            provenance=provenance,
+        )
+        checkpoint.model()
+    except CheckpointError as exc:
+        raise CheckpointError(f"{path}: {exc}") from exc
+    return checkpoint
+
+
+def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write ``model``'s weights, spec and provenance as ``.safetensors``, whole or not at all.
+
+    Raises:
+        OutputError: the file could not be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {
+        SPEC_KEY: json.dumps(model.spec.to_dict(), sort_keys=True),
+        PROVENANCE_KEY: json.dumps(dict(provenance or {}), sort_keys=True),
+    }
+    with writing(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None) -> None:
+    """Write a BasicSR-style ``.pth`` with ``params`` and ``params_ema`` for other projects to read."""
+    params = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    averaged = dict(ema) if ema is not None else params
+    with writing(Path(path)) as temporary:
+        torch.save({"params": params, "params_ema": averaged}, temporary)
+
+
+def infer_spec(weights: Mapping[str, Tensor]) -> ModelSpec:
+    """Read the network's widths and counts off the shapes of its tensors.
+
+    Raises:
+        CheckpointError: the tensors are not those of a HASN; the first names found are listed.
+    """
+    try:
+        features, channels = weights["conv_1.weight"].shape[:2]
+        blocks = len({name.split(".")[0] for name in weights if name.startswith("block_")})
+        expanded = weights["block_1.f1.conv.weight"].shape[0]
+        kernel = weights["block_1.dwconv.conv.weight"].shape[-1]
+        outputs = weights["upsampler.0.weight"].shape[0]
+    except (KeyError, ValueError) as exc:
+        some = ", ".join(sorted(weights)[:4]) or "no tensors"
+        raise CheckpointError(
+            f"not a HASN checkpoint: its tensors are {some}, ...; expected conv_1.weight, block_1.*, "
+            "conv_2.weight, upsampler.0.weight"
+        ) from exc
+    fields: dict[str, Any] = {
+        "scale": round((outputs / channels) ** 0.5),
+        "channels": channels,
+        "features": features,
+        "blocks": blocks,
+        "expansion": expanded // features,
+        "kernel_size": kernel,
+        "norm": "block_1.ln.weight" in weights,
+        "esa": "block_1.esa.conv1.weight" in weights,
+        "cab": "block_1.cab.cab.0.weight" in weights,
+    }
+    if fields["esa"]:
+        fields["esa_channels"] = weights["block_1.esa.conv1.weight"].shape[0]
+    if fields["cab"]:
+        fields["cab_compression"] = _divisor(features, weights["block_1.cab.cab.0.weight"].shape[0], 3)
+        squeezed = weights["block_1.cab.cab.3.attention.1.weight"].shape[0]
+        fields["cab_reduction"] = _divisor(features, squeezed, 30)
+    return ModelSpec.from_dict(fields)
+
+
+def _divisor(features: int, channels: int, published: int) -> int:
+    if max(1, features // published) == channels:
+        return published
+    return max(1, features // max(1, channels))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise CheckpointError(
+            f"{path}: not a complete safetensors file ({exc}); copy or train it again"
+        ) from exc
+
+
+def _read_pth(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else "unpickling failed"
+        raise CheckpointError(
+            f"{path}: refused: it holds more than tensors, or is no PyTorch file ({reason}). Nothing in it "
+            "was executed. Re-save its weights alone with torch.save(model.state_dict(), ...) or as .safetensors"
+        ) from exc
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, AttributeError) as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({reason}); copy it again") from exc
+    for key in ("params_ema", "params-ema", "params", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(
+            f"{path}: holds no dictionary of tensors; expected 'params_ema', 'params' or tensors by name"
+        )
+    tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
+    wrong = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {wrong[0]!r} is {type(tensors[wrong[0]]).__name__}, expected a tensor"
+        )
+    return tensors

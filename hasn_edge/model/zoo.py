@@ -1,0 +1,66 @@
+"""The models that ship, and finding a model by name or path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hasn_edge.errors import CheckpointError
+from hasn_edge.optional import require
+
+if TYPE_CHECKING:
+    from hasn_edge.model.checkpoint import Checkpoint
+    from hasn_edge.model.hasn import HASN
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+DEFAULT_MODEL = "hasn-x4-small"
+"""The bundled model that is used when none is named: the better one on Set5."""
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Return the names of the models that ship, sorted."""
+    return tuple(sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
+
+
+def model_path(name: str | Path) -> Path:
+    """Return the weights file of a bundled name or of a path.
+
+    Raises:
+        CheckpointError: neither a bundled name nor an existing file.
+    """
+    if str(name) in bundled_models():
+        return WEIGHTS / f"{name}.safetensors"
+    path = Path(name)
+    if path.suffix in (".safetensors", ".pth", ".pt") or path.is_file():
+        return path
+    names = ", ".join(bundled_models()) or "none in this build"
+    raise CheckpointError(
+        f"no model called {str(name)!r}; bundled: {names}; or give the path of a .safetensors or .pth file"
+    )
+
+
+def bundled_onnx(name: str | Path) -> Path | None:
+    """Return the FP32 ONNX file that ships with a bundled model: it runs without PyTorch."""
+    path = WEIGHTS / f"{name}.onnx"
+    return path if str(name) in bundled_models() and path.is_file() else None
+
+
+def load_model_checkpoint(name: str | Path) -> Checkpoint:
+    """Load the checkpoint of a bundled name or of a path.
+
+    Raises:
+        CheckpointError: see :func:`hasn_edge.model.checkpoint.load_checkpoint`.
+        MissingDependencyError: PyTorch is not installed.
+    """
+    path = model_path(name)
+    require("torch", extra="export", needed_for="Loading a checkpoint")
+    require("safetensors", extra="export", needed_for="Loading a checkpoint")
+    from hasn_edge.model.checkpoint import load_checkpoint
+
+    return load_checkpoint(path)
+
+
+def load_model(name: str | Path = DEFAULT_MODEL) -> HASN:
+    """Return a model in evaluation mode from a bundled name, a ``.safetensors`` or a ``.pth``."""
+    return load_model_checkpoint(name).model()
