@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,9 +202,9 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         reason = str(exc).splitlines()[0] if str(exc) else "unpickling failed"
         raise CheckpointError(
             f"{path}: refused: it holds more than tensors, or is no PyTorch file ({reason}). Nothing in it "
-            "was executed. Re-save its weights alone with torch.save(model.state_dict(), ...) or as .safetensors"
+            "was executed. Re-save its weights alone: torch.save(model.state_dict(), ...), or as .safetensors"
         ) from exc
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, AttributeError) as exc:
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise CheckpointError(f"{path}: not a complete PyTorch file ({reason}); copy it again") from exc
     for key in ("params_ema", "params-ema", "params", "state_dict"):
