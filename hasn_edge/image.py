@@ -1,0 +1,115 @@
+"""Colour, range and layout: pictures on disk, RGB arrays in memory, and the tensors a network takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from hasn_edge.errors import InputError, ShapeError
+
+Pixels = NDArray[Any]
+"""``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
+Float32 = NDArray[np.float32]
+
+_STRIP = 64  # rows converted at a time: a x4 full-HD frame would need gigabytes of temporaries otherwise
+
+
+def to_tensor(rgb: Pixels) -> Float32:
+    """Turn an RGB picture into what a network takes.
+
+    Args:
+        rgb: ``(H, W, 3)`` uint8 or uint16.
+
+    Returns:
+        ``(1, 3, H, W)`` float32 in [0, 1], C-contiguous: the value divided by 255 or 65535.
+
+    Raises:
+        ShapeError: another shape or dtype.
+    """
+    check_pixels(rgb)
+    if rgb.shape[2] != 3:
+        raise ShapeError(
+            f"expected an RGB picture (H, W, 3), got shape {rgb.shape}; see hasn_edge.image.to_rgb"
+        )
+    x_CHW = np.empty((3, *rgb.shape[:2]), np.float32)
+    np.divide(rgb.transpose(2, 0, 1), np.float32(np.iinfo(rgb.dtype).max), out=x_CHW)
+    return x_CHW[None]
+
+
+def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
+    """Turn a network's output back into a picture: clipped to [0, 1], scaled, rounded to the nearest level.
+
+    Args:
+        y_NCHW: ``(1, C, H, W)`` of a floating dtype.
+        dtype: ``numpy.uint8`` or ``numpy.uint16``.
+
+    Returns:
+        ``(H, W, C)`` of ``dtype``, C-contiguous.
+
+    Raises:
+        ShapeError: another rank, a batch of more than one, or an integer tensor.
+        InputError: the tensor has values that are not numbers.
+    """
+    if y_NCHW.ndim != 4 or y_NCHW.shape[0] != 1 or not np.issubdtype(y_NCHW.dtype, np.floating):
+        raise ShapeError(
+            f"expected one picture as a floating (1, C, H, W) tensor, got {y_NCHW.shape} of {y_NCHW.dtype}; "
+            "convert a batch one picture at a time"
+        )
+    levels = _levels(dtype)
+    _, channels, height, width = y_NCHW.shape
+    pixels = np.empty((height, width, channels), dtype)
+    compute = np.result_type(y_NCHW.dtype, np.float32)
+    for top in range(0, height, _STRIP):
+        strip = y_NCHW[0, :, top : top + _STRIP].astype(compute)
+        # Clipping keeps NaN and the cast makes it any level: a broken engine would pass for a working one.
+        if np.isnan(strip).any():
+            raise InputError(
+                "the network's output has values that are not numbers (NaN); this file or precision does not "
+                "work for this picture: use --precision fp32, and check the checkpoint"
+            )
+        strip = np.clip(strip, 0, 1, out=strip)
+        strip *= levels
+        pixels[top : top + _STRIP] = np.rint(strip, out=strip).transpose(1, 2, 0)
+    return pixels
+
+
+def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the luma ``(H, W)`` of a uint8 RGB picture ``(H, W, 3)``: float64 in [16, 235], not rounded.
+
+    ITU-R BT.601 with studio range, as MATLAB's ``rgb2ycbcr`` has it and every published PSNR-Y uses:
+    ``16 + (65.481 R + 128.553 G + 24.966 B) / 255``.
+
+    Raises:
+        ShapeError: another shape or dtype.
+    """
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ShapeError(
+            f"luma needs (H, W, 3) of uint8, got {rgb.shape} of {rgb.dtype}; see to_rgb, to_uint8"
+        )
+    weights = np.array([65.481, 128.553, 24.966]) / 255.0
+    y_HW: NDArray[np.float64] = rgb[..., 0] * weights[0]
+    y_HW += rgb[..., 1] * weights[1]
+    y_HW += rgb[..., 2] * weights[2]
+    y_HW += 16.0
+    return y_HW
+
+
+def check_pixels(pixels: Pixels) -> None:
+    """Refuse what is not a picture.
+
+    Raises:
+        ShapeError: not ``(H, W, C)`` with C from 1 to 4, no pixels, or neither uint8 nor uint16.
+    """
+    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.size == 0:
+        raise ShapeError(f"expected a picture (H, W, C) with 1 to 4 channels, got shape {pixels.shape}")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ShapeError(f"expected pixels of uint8 or uint16, got {pixels.dtype}")
+
+
+def _levels(dtype: DTypeLike) -> int:
+    kind = np.dtype(dtype)
+    if kind not in (np.uint8, np.uint16):
+        raise ShapeError(f"a picture has uint8 or uint16 levels, not {kind}")
+    return int(np.iinfo(kind).max)
