@@ -17,6 +17,9 @@ HasnEdgeError                  the user's situation; the command line prints it 
 A message names the thing, what came, what was expected, and the cure.
 """
 
+import functools
+from typing import Any
+
 
 class HasnEdgeError(Exception):
     """Base of all deliberate errors; ``str()`` is one complete message for the user."""
@@ -54,6 +57,11 @@ class MissingDependencyError(HasnEdgeError):
         )
         self.module = module
         self.extra = extra
+        self.needed_for = needed_for
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = {"extra": self.extra, "needed_for": self.needed_for}
+        return functools.partial(type(self), self.module, **arguments), ()
 
 
 class UnsupportedError(HasnEdgeError):

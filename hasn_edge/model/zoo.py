@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hasn_edge.errors import CheckpointError
 from hasn_edge.optional import require
@@ -64,3 +65,24 @@ def load_model_checkpoint(name: str | Path) -> Checkpoint:
 def load_model(name: str | Path = DEFAULT_MODEL) -> HASN:
     """Return a model in evaluation mode from a bundled name, a ``.safetensors`` or a ``.pth``."""
     return load_model_checkpoint(name).model()
+
+
+def bundled_provenance(name: str) -> dict[str, Any]:
+    """Return how a bundled model was trained and what it reaches, without loading its tensors.
+
+    Raises:
+        CheckpointError: the bundled file is damaged.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > path.stat().st_size:
+                raise ValueError("header longer than the file")
+            header = json.loads(stream.read(length))
+        provenance: dict[str, Any] = json.loads(header["__metadata__"]["hasn_edge.provenance"])
+    except (OSError, ValueError, KeyError) as exc:
+        raise CheckpointError(
+            f"{path}: damaged ({exc}); repair with: pip install --force-reinstall hasn-edge"
+        ) from exc
+    return provenance

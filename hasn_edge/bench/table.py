@@ -1,0 +1,117 @@
+"""A benchmark as one table, for the terminal and for Markdown: a column a case, a row a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hasn_edge.bench.complexity import PAPER_SIZE, complexity
+from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+GAP = "-"
+"""Stands where a figure was not measured; the reason is below the table."""
+
+
+def rows(report: BenchReport) -> list[tuple[str, list[str]]]:
+    """Return the table's rows: a heading and a cell for each case."""
+    height, width = report.size
+    counted = complexity(report.spec, height, width)
+    paper = complexity(report.spec, *PAPER_SIZE)
+    cases = report.cases
+    same = len(cases)
+    table = [
+        ("backend", [case.backend for case in cases]),
+        ("precision", [case.precision for case in cases]),
+        ("parameters", [f"{counted.parameters:,}"] * same),
+        ("GMACs at 256x256", [f"{paper.total / 1e9:.3f}"] * same),
+        (f"GMACs at {width}x{height}", [f"{counted.total / 1e9:.3f}"] * same),
+        ("file, MB", [_number(c.file_bytes, 2, 1e-6) for c in cases]),
+        ("median, ms", [_quantile(c, 0.5) for c in cases]),
+        ("p90, ms", [_quantile(c, 0.9) for c in cases]),
+        ("p99, ms", [_quantile(c, 0.99) for c in cases]),
+        ("FPS", [GAP if c.latency is None else f"{c.latency.fps:.2f}" for c in cases]),
+        ("speed-up", [_speedup(c, cases[0]) for c in cases]),
+        ("peak memory, MB", [_number(c.peak_bytes, 0, 1e-6) for c in cases]),
+    ]
+    for name in cases[0].quality:
+        of = [case.quality.get(name) for case in cases]
+        table += [
+            (f"{name}: PSNR-Y, dB", [_get(q, "psnr_y_db", ".3f") for q in of]),
+            (f"{name}: SSIM-Y", [_get(q, "ssim_y", ".4f") for q in of]),
+            (f"{name}: dPSNR, dB", [_get(q, "dpsnr_db", "+.3f") for q in of]),
+            (f"{name}: dSSIM", [_get(q, "dssim", "+.4f") for q in of]),
+            (f"{name}: fidelity, dB", [_get(q, "fidelity_db", ".1f") for q in of]),
+            (f"{name}: worst picture", [_worst(q) for q in of]),
+        ]
+    return table
+
+
+def markdown(report: BenchReport) -> str:
+    """Return the report as Markdown: table, findings, gaps, conventions, machine."""
+    lines = [f"# {title(report)}", ""]
+    lines.append("| | " + " | ".join(case.label for case in report.cases) + " |")
+    lines.append("|---" * (len(report.cases) + 1) + "|")
+    lines += [f"| {heading} | " + " | ".join(cells) + " |" for heading, cells in rows(report)]
+    lines.append("")
+    lines += [f"- {text}" for text in notes(report)]
+    lines += ["", "Machine: " + "; ".join(f"{k} {v}" for k, v in report.environment.items()) + "."]
+    if report.command:
+        lines += ["", f"Printed by `{report.command}` on {report.date}."]
+    return "\n".join(lines) + "\n"
+
+
+def terminal_table(report: BenchReport) -> Table:
+    """Return the table for :mod:`rich`."""
+    from rich.table import Table
+
+    table = Table(title=title(report), title_justify="left")
+    table.add_column("")
+    for case in report.cases:
+        table.add_column(case.label, justify="right", overflow="fold")
+    sections = {"file, MB", "median, ms", "peak memory, MB"}
+    for heading, cells in rows(report):
+        if heading in sections or heading.endswith("PSNR-Y, dB"):
+            table.add_section()
+        table.add_row(heading, *cells)
+    return table
+
+
+def title(report: BenchReport) -> str:
+    """Return the headline: model and size."""
+    height, width = report.size
+    return f"{report.model}, {width}x{height} -> {width * report.spec.scale}x{height * report.spec.scale}"
+
+
+def notes(report: BenchReport) -> list[str]:
+    """Return findings, gaps with their reasons, and conventions, one sentence each."""
+    gaps = [f"{case.label}: {reason}" for case in report.cases for reason in case.not_measured]
+    return [*report.findings, *gaps, *report.conventions]
+
+
+def _number(value: float | None, digits: int, factor: float) -> str:
+    return GAP if value is None else f"{value * factor:.{digits}f}"
+
+
+def _quantile(case: BenchCase, q: float) -> str:
+    return GAP if case.latency is None else f"{case.latency.quantile_ms(q):.1f}"
+
+
+def _speedup(case: BenchCase, reference: BenchCase) -> str:
+    if case.latency is None or reference.latency is None:
+        return GAP
+    return f"{reference.latency.median_ms / case.latency.median_ms:.2f}x"
+
+
+def _get(quality: SetQuality | None, field: str, form: str) -> str:
+    value = None if quality is None else getattr(quality, field)
+    if value is None:
+        return GAP
+    return "equal" if value == float("inf") else format(value, form)
+
+
+def _worst(quality: SetQuality | None) -> str:
+    if quality is None or quality.worst_image is None or quality.worst_dpsnr_db is None:
+        return GAP
+    return f"{quality.worst_image} {quality.worst_dpsnr_db:+.3f}"

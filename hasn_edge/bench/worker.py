@@ -1,0 +1,178 @@
+"""A child process that hosts one benched model, so that its memory and its libraries are its own.
+
+All cases are alive at once and are timed in turns: when the machine slows down, it slows down for all.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hasn_edge.bench.latency import time_calls
+from hasn_edge.errors import BuildError, HasnEdgeError
+
+if TYPE_CHECKING:
+    from hasn_edge.data.pairs import EvalSet
+    from hasn_edge.quality import Scores
+    from hasn_edge.runtime.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseSpec:
+    """What a worker opens: a model in PyTorch, or a built file."""
+
+    label: str
+    model: str | None = None
+    """Bundled name or weights file, run eagerly and unfused by PyTorch."""
+    artifact: Path | None = None
+    exact: bool = False
+    """ONNX Runtime without graph optimizations: exact Q/DQ arithmetic, not a speed."""
+    threads: int | None = None
+    tile: int | None = None
+    """Tile side in pixels for the quality figures; ``None`` for whole frames."""
+
+    def open(self) -> Session:
+        """Open the session; slow."""
+        from hasn_edge.runtime.open import open_model, open_session
+
+        if self.artifact is not None:
+            return open_session(self.artifact, exact=self.exact, threads=self.threads)
+        assert self.model is not None
+        return open_model(self.model, backend="pytorch", threads=self.threads)
+
+
+class Worker:
+    """The parent's handle on one case. Use as a context manager; the child ends with it."""
+
+    def __init__(self, case: CaseSpec) -> None:
+        self.case = case
+        context = multiprocessing.get_context("spawn")
+        self._connection, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, case), daemon=True)
+        self._process.start()
+        child.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> Mapping[str, Any]:
+        """Open the model; return ``backend`` and ``precision``."""
+        facts: Mapping[str, Any] = self._ask("open")
+        return facts
+
+    def time(self, size: tuple[int, int], *, warmup: int, at_least: int) -> tuple[float, ...]:
+        """Return the durations in seconds of calls on one ``(1, 3, height, width)`` input of noise."""
+        samples: tuple[float, ...] = self._ask("time", size, warmup, at_least)
+        return samples
+
+    def peak_bytes(self) -> int | None:
+        """Return the child's largest resident memory so far, its libraries included."""
+        peak: int | None = self._ask("peak")
+        return peak
+
+    def score(self, eval_set: EvalSet) -> Scores:
+        """Return PSNR-Y and SSIM on an evaluation set, outputs included."""
+        scores: Scores = self._ask("score", eval_set)
+        return scores
+
+    def close(self) -> None:
+        """End the child; safe to call twice."""
+        with suppress(OSError, ValueError):
+            self._connection.send(None)
+            self._connection.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    def _ask(self, verb: str, *args: object) -> Any:
+        try:
+            self._connection.send((verb, args))
+            ok, value = self._connection.recv()
+        except (EOFError, OSError) as exc:
+            self._process.join(timeout=5)
+            code = self._process.exitcode
+            why = (
+                "it was killed by the system, most likely for want of memory: bench a smaller --size"
+                if code == -signal.SIGKILL
+                else f"its process ended with code {code}"
+            )
+            raise BuildError(f"{self.case.label}: stopped while asked to {verb}: {why}") from exc
+        if not ok:
+            raise value
+        return value
+
+
+def _serve(connection: Connection, case: CaseSpec) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes us
+    host = _Host(case)
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            return
+        if request is None:
+            host.close()
+            return
+        verb, args = request
+        try:
+            answer = (True, getattr(host, verb)(*args))
+        except HasnEdgeError as exc:
+            answer = (False, exc)
+        except Exception:
+            # A bug of ours: the parent shows the child's traceback, which pickling would lose.
+            answer = (False, RuntimeError(f"{case.label}:\n{traceback.format_exc()}"))
+        connection.send(answer)
+
+
+class _Host:
+    """The child's side: one method per request."""
+
+    def __init__(self, case: CaseSpec) -> None:
+        self.case = case
+        self.session: Session | None = None
+
+    def open(self) -> dict[str, Any]:
+        self.session = self.case.open()
+        return {"backend": self.session.backend, "precision": self.session.precision.value}
+
+    def time(self, size: tuple[int, int], warmup: int, at_least: int) -> tuple[float, ...]:
+        assert self.session is not None
+        session = self.session
+        x = np.random.default_rng(0).random((1, session.spec.channels, *size), dtype=np.float32)
+        for _ in range(warmup):
+            session.run(x)
+        return time_calls(lambda: session.run(x), at_least=at_least)
+
+    def peak(self) -> int | None:
+        try:
+            import resource
+        except ImportError:
+            return None
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def score(self, eval_set: EvalSet) -> Scores:
+        from hasn_edge.quality import evaluate
+        from hasn_edge.runtime.upscaler import Upscaler
+
+        assert self.session is not None
+        return evaluate(Upscaler(self.session, tile=self.case.tile).run, eval_set)
+
+    def close(self) -> None:
+        if self.session is not None:
+            self.session.close()

@@ -1,0 +1,83 @@
+"""The command line: one file per verb, loaded only when that verb is used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from hasn_edge.errors import HasnEdgeError
+
+VERBS = {
+    "doctor": "Say what this machine can build and run, what is missing, and the cure.",
+    "upscale": "Upscale pictures and folders of pictures.",
+    "eval": "Measure PSNR-Y and SSIM on a set of pictures, as the literature does.",
+    "export": "Write a model as ONNX or TorchScript, checked against PyTorch.",
+    "build": "Build an FP32, FP16 or INT8 artefact or engine within a quality budget.",
+    "bench": "Measure latency, memory, quality and drift; print one table.",
+    "data": "Prepare training pictures.",
+    "train": "Train a network; resume a run.",
+}
+"""Every verb with its one-line help, so that ``--help`` loads none of them."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect."""
+
+
+class _Verbs(click.Group):
+    """Loads a verb's module when it is asked for; prints our errors as messages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"hasn_edge.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            exc.message += f" It is one of: {', '.join(VERBS)}."
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HasnEdgeError as exc:
+            failure = click.ClickException(str(exc))
+            failure.exit_code = exc.exit_code
+            raise failure from exc
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hasn-edge")
+def cli() -> None:
+    """Put HASN x4 super-resolution on Jetsons, GPUs and CPUs, and know what it costs in dB.
+
+    \b
+    hasn-edge upscale photo.jpg -o out/
+    hasn-edge build --precision int8
+    hasn-edge bench
+    """
+
+
+def main() -> None:
+    """Entry point of the ``hasn-edge`` command."""
+    try:
+        cli(prog_name="hasn-edge")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,149 @@
+"""Options and helpers that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hasn_edge.runtime.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODEL_HELP = "Bundled name, or a .safetensors or .pth file.  [default: the bundled model]"
+
+
+def model_option(function: F) -> F:
+    """Add ``--model``."""
+    return click.option("--model", metavar="NAME|FILE", default=None, help=MODEL_HELP)(function)
+
+
+def artifact_option(function: F) -> F:
+    """Add ``--artifact``."""
+    return click.option(
+        "--artifact",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="A file that export or build made (.onnx, .ts) instead of --model.",
+    )(function)
+
+
+def threads_option(function: F) -> F:
+    """Add ``--threads``."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        default=None,
+        help="Processor threads.  [default: all cores]",
+    )(function)
+
+
+def output_option(function: F) -> F:
+    """Add ``-o``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("engines"),
+        show_default=True,
+        help="Folder for the files.",
+    )(function)
+
+
+class Size(click.ParamType[Any]):
+    """``WIDTHxHEIGHT`` in pixels, as everybody writes it; becomes ``(height, width)``."""
+
+    name = "WxH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Parse ``320x180``."""
+        if isinstance(value, tuple):
+            return value
+        width, cross, height = str(value).lower().partition("x")
+        if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+            self.fail(
+                f"{value!r} is no size; expected WIDTHxHEIGHT in pixels, for example 320x180", param, ctx
+            )
+        if max(int(width), int(height)) > 16384:
+            self.fail(f"{value!r} is too large; at most 16384 pixels a side", param, ctx)
+        return int(height), int(width)
+
+
+SIZE = Size()
+
+
+def chosen_model(model: str | None) -> str:
+    """Return the model to use where none may have been named."""
+    from hasn_edge.model.zoo import DEFAULT_MODEL
+
+    return DEFAULT_MODEL if model is None else model
+
+
+def open_chosen(
+    model: str | None, artifact: Path | None, *, threads: int | None = None, exact: bool = False
+) -> Session:
+    """Open the session that ``--model`` or ``--artifact`` names."""
+    from hasn_edge.runtime.open import open_model, open_session
+
+    if artifact is not None:
+        if model is not None:
+            raise click.UsageError("--model and --artifact exclude each other: an artefact holds its model")
+        return open_session(artifact, threads=threads, exact=exact)
+    return open_model(chosen_model(model), threads=threads)
+
+
+def console() -> Console:
+    """Return the console for results: standard output, as wide as it is; at least 100 when piped."""
+    from rich.console import Console
+
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=max(plain.width, 120))
+
+
+def messages() -> Console:
+    """Return the console for progress and warnings: standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[[str], None]]:
+    """Show a progress bar on standard error; yield a function that advances it, with what is under way.
+
+    On anything but a terminal nothing is drawn.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[current]}"),
+        console=messages(),
+        transient=True,
+        disable=not show,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, current="")
+
+        def advance(current: str = "") -> None:
+            bar.update(task, advance=1, current=current)
+
+        yield advance
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with what is under way on standard error; yield a function that changes the text."""
+    with messages().status(text) as spinner:
+        yield spinner.update

@@ -1,0 +1,108 @@
+"""The machine a figure was measured on: processor, memory, versions, and how busy it was."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from hasn_edge.optional import installed_version
+
+PACKAGES = (
+    "hasn-edge",
+    "numpy",
+    "onnxruntime",
+    "torch",
+    "onnx",
+    "onnxsim",
+    "opencv-python",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
+)
+"""Distributions whose versions change results."""
+
+VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+"""Processor features that decide how fast FP32 and INT8 run."""
+
+
+def environment() -> dict[str, str]:
+    """Return what a reader needs to know to trust or repeat a measurement, as text by name."""
+    facts = {
+        "processor": processor(),
+        "cores": str(usable_cores()),
+        "vector units": ", ".join(vector_units()) or "unknown",
+        "memory": f"{memory_bytes() / 2**30:.1f} GiB" if memory_bytes() else "unknown",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "load average": load_average(),
+    }
+    for package in PACKAGES:
+        version = installed_version(package)
+        if version is not None:
+            facts[package] = version
+    return facts
+
+
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    for line in _cpuinfo():
+        if line.startswith(("model name", "Model")):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def vector_units() -> tuple[str, ...]:
+    """Return which of :data:`VECTOR_FLAGS` the processor has."""
+    for line in _cpuinfo():
+        if line.startswith(("flags", "Features")):
+            flags = set(line.split(":", 1)[1].split())
+            return tuple(flag for flag in VECTOR_FLAGS if flag in flags)
+    return ()
+
+
+def has_integer_dot_product() -> bool:
+    """Whether the processor multiplies INT8 faster than FP32 (VNNI, AMX or ARM dot product)."""
+    return bool(set(vector_units()) & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+
+
+def memory_bytes() -> int | None:
+    """Return the size of main memory, or ``None`` where the system does not say."""
+    return _meminfo("MemTotal")
+
+
+def available_memory_bytes() -> int | None:
+    """Return the memory that can be taken without swapping, or ``None`` where the system does not say."""
+    return _meminfo("MemAvailable")
+
+
+def load_average() -> str:
+    """Return the one-minute load average; other work on the machine makes timings worse."""
+    try:
+        return f"{os.getloadavg()[0]:.2f}"
+    except OSError:
+        return "unknown"
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def _meminfo(key: str) -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
