@@ -1,0 +1,286 @@
+"""TOML files into strict, frozen, typed configuration objects, and back into commented TOML."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum, EnumMeta
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from hasn_edge.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+_NAMES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "Path": "a path (a string)",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+_TYPES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def load_config(path: str | os.PathLike[str], cls: type[T], overrides: Iterable[str] = ()) -> T:
+    """Read a TOML file into ``cls``, a keyword-only dataclass whose fields may be dataclasses again.
+
+    Field types may be ``bool``, ``int``, ``float``, ``str``, ``Path``, enums, literals, tuples, mappings
+    with string keys, optional types, ``Annotated[..., msgspec.Meta(ge=...)]`` and nested dataclasses. An
+    integer is accepted where a float is expected; nothing else is converted. Paths are kept as written.
+
+    Args:
+        path: The TOML file.
+        cls: The dataclass to build. What it leaves without a default must be in the file.
+        overrides: ``"table.key=value"`` settings that win over the file. The value is read as TOML; text
+            fields take it unquoted too, and ``none`` clears an optional field.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown or missing key, a wrong type or a value out of range.
+            The message names the file (or the override) and the dotted key.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
+    return config_from_mapping(values, cls, source=str(path), overrides=overrides)
+
+
+def config_from_mapping(
+    values: Mapping[str, Any], cls: type[T], *, source: str, overrides: Iterable[str] = ()
+) -> T:
+    """Build ``cls`` from nested plain values, as :func:`load_config` does from a file's.
+
+    Args:
+        values: What a TOML parser returns; not modified.
+        cls: The dataclass to build.
+        source: What error messages call the origin of ``values``.
+        overrides: As for :func:`load_config`.
+
+    Raises:
+        ConfigError: as for :func:`load_config`.
+    """
+    _refuse_unknown(values, cls, cls, source)
+    merged = cast(dict[str, Any], _copy(values))
+    origins: dict[str, str] = {}
+    for text in overrides:
+        origins[_override(merged, cls, text)] = f"override {text!r}"
+    for key, value in _leaves(merged):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{_origin(key, origins, source)}: {key} is {value}; expected a finite number")
+    try:
+        return msgspec.convert(merged, cls, dec_hook=_path_hook)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(_explain(str(exc), merged, cls, origins, source)) from exc
+    except ConfigError as exc:  # a dataclass's own check in __post_init__
+        raise ConfigError(f"{source}: {exc}") from exc
+
+
+def _path_hook(hint: type, value: object) -> object:
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"Expected `{hint.__name__}`, got `{type(value).__name__}`")
+
+
+# -- what the type hints say ------------------------------------------------------------------------------
+
+
+def _plain(hint: Any) -> tuple[Any, bool]:  # noqa: ANN401 - type hints have no common type
+    """Strip ``Annotated`` and ``| None``; return the bare hint and whether ``None`` is allowed."""
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        rest = [a for a in get_args(hint) if a is not type(None)]
+        if len(rest) == 1:
+            return _plain(rest[0])[0], len(rest) < len(get_args(hint))
+        return hint, len(rest) < len(get_args(hint))
+    return hint, False
+
+
+def _inner(hint: Any, key: str | int) -> Any:  # noqa: ANN401
+    """Return the hint of what ``key`` selects inside a value of type ``hint``; ``None`` if it cannot tell."""
+    hint, _ = _plain(hint)
+    if is_dataclass(hint):
+        return get_type_hints(hint, include_extras=True).get(str(key))
+    arguments = get_args(hint)
+    if isinstance(key, int) and get_origin(hint) is tuple and arguments[-1:] != (...,):
+        return arguments[key] if key < len(arguments) else None
+    if isinstance(key, int):
+        return arguments[0] if arguments else None
+    return arguments[1] if len(arguments) == 2 else None
+
+
+def _tables(cls: Any, prefix: str = "") -> Iterator[str]:  # noqa: ANN401
+    """Yield every dotted key that ``cls`` knows."""
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        yield prefix + name
+        bare, _ = _plain(hint)
+        if is_dataclass(bare):
+            yield from _tables(bare, f"{prefix}{name}.")
+
+
+def _unknown(key: str, hint: Any, root: Any, source: str) -> ConfigError:  # noqa: ANN401
+    """Describe the unknown dotted ``key``, the last part of which does not belong to ``hint``."""
+    table, _, name = key.rpartition(".")
+    siblings = [f.name for f in fields(hint)]
+    near = difflib.get_close_matches(name, siblings, n=1)
+    elsewhere = [k for k in _tables(root) if k.rpartition(".")[2] == name]
+    if near:
+        cure = f"did you mean {table + '.' if table else ''}{near[0]}?"
+    elif elsewhere:
+        cure = f"did you mean {elsewhere[0]}?"
+    else:
+        cure = f"known {'there' if table else 'keys'}: {', '.join(siblings)}"
+    return ConfigError(f"{source}: unknown key {key}; {cure}")
+
+
+def _refuse_unknown(values: object, hint: Any, root: Any, source: str, prefix: str = "") -> None:  # noqa: ANN401
+    hint, _ = _plain(hint)
+    if isinstance(values, list):
+        for i, value in enumerate(values):
+            _refuse_unknown(value, _inner(hint, i), root, source, f"{prefix[:-1]}[{i}].")
+    if not isinstance(values, Mapping):
+        return
+    for key, value in values.items():
+        if is_dataclass(hint) and key not in {f.name for f in fields(hint)}:
+            raise _unknown(prefix + key, hint, root, source)
+        _refuse_unknown(value, _inner(hint, key), root, source, f"{prefix}{key}.")
+
+
+# -- overrides --------------------------------------------------------------------------------------------
+
+
+def _override(values: dict[str, Any], cls: Any, text: str) -> str:  # noqa: ANN401
+    """Set ``"a.b=value"`` in ``values``; return the dotted key."""
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key:
+        raise ConfigError(f"override {text!r}: expected KEY=VALUE, for example train.batch_size=16")
+    hint: Any = cls
+    table = values
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        bare, _ = _plain(hint)
+        if is_dataclass(bare) and part not in {f.name for f in fields(bare)}:
+            raise _unknown(".".join(parts[: i + 1]), bare, cls, f"override {text!r}")
+        hint = _inner(bare, part)
+        if hint is None:
+            parent = ".".join(parts[:i])
+            raise ConfigError(f"override {text!r}: {parent} is not a table, so it has no key {part}")
+        if i + 1 < len(parts):
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"override {text!r}: {'.'.join(parts[: i + 1])} is not a table")
+    table[parts[-1]] = _parse_value(raw, hint)
+    return key
+
+
+def _parse_value(raw: str, hint: Any) -> Any:  # noqa: ANN401
+    bare, optional = _plain(hint)
+    if optional and raw.lower() in ("none", "null"):
+        return None
+    wants_text = bare in (str, Path) or (isinstance(bare, type) and issubclass(bare, str))
+    if get_origin(bare) is Literal:
+        wants_text = all(isinstance(a, str) for a in get_args(bare))
+    if wants_text and raw[:1] not in ("'", '"'):
+        return raw
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    return parsed["value"] if len(parsed) == 1 else raw
+
+
+# -- error messages ---------------------------------------------------------------------------------------
+
+
+def _copy(values: object) -> Any:  # noqa: ANN401
+    if isinstance(values, Mapping):
+        return {k: _copy(v) for k, v in values.items()}
+    return [_copy(v) for v in values] if isinstance(values, list | tuple) else values
+
+
+def _leaves(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(values, list):
+        for i, value in enumerate(values):
+            yield from _leaves(value, f"{prefix}[{i}]")
+    else:
+        yield prefix, values
+
+
+def _origin(key: str, origins: Mapping[str, str], source: str) -> str:
+    for override, label in origins.items():
+        if key == override or key.startswith((override + ".", override + "[")):
+            return label
+    return source
+
+
+def _explain(message: str, values: Any, cls: Any, origins: Mapping[str, str], source: str) -> str:  # noqa: ANN401
+    """Turn msgspec's message into ours: the origin, the key, what came, what was expected."""
+    text, _, where = message.partition(" - at `$")
+    key = where.rstrip("`").lstrip(".")
+    label = _origin(key, origins, source)
+    missing = re.fullmatch(r"Object missing required field `(.+)`", text)
+    if missing:
+        return f"{source}: missing key {key + '.' if key else ''}{missing[1]}"
+    key, inside, _ = key.partition("[...]")  # msgspec does not say which key of a mapping
+    value, hint = values, cls
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", key):
+        step: str | int = int(index) if index else name
+        hint = _inner(hint, step)
+        value = value[step]
+    came = f"{_shorten(value)} ({_TYPES.get(type(value), type(value).__name__)})"
+    if text.startswith("Invalid enum value"):
+        bare, _ = _plain(hint)
+        members = list(bare) if isinstance(bare, EnumMeta) else get_args(bare)
+        choices = [str(m.value if isinstance(m, Enum) else m) for m in members]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint_text = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{label}: {key} is {came}; expected one of: {', '.join(choices)}{hint_text}"
+    if text.startswith("Expected"):
+        each = "every value in it: " if inside else ""
+        return f"{label}: {key} is {came}; {each}{_in_words(text)}"
+    return f"{label}: {key or cast(type, cls).__name__}: {text}"  # a ValueError of a dataclass's own check
+
+
+def _in_words(text: str) -> str:
+    """Turn "Expected `int | null`, got `str`" into "expected an integer or nothing"."""
+    text = re.sub(r", got (`\w+`|\d+)$", "", text)
+    quoted = re.sub(r"`([^`]+)`", lambda m: " or ".join(_NAMES.get(n, n) for n in m[1].split(" | ")), text)
+    return quoted[:1].lower() + quoted[1:]
+
+
+def _shorten(value: object) -> str:
+    text = repr(value.value if isinstance(value, Enum) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
