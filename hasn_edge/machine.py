@@ -15,7 +15,6 @@ PACKAGES = (
     "torch",
     "onnx",
     "onnxsim",
-    "opencv-python",
     "tensorrt",
     "tensorrt-rtx-cu13-bindings",
 )
@@ -36,11 +35,22 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "load average": load_average(),
     }
-    for package in PACKAGES:
+    for package in (*PACKAGES, opencv_distribution()):
         version = installed_version(package)
         if version is not None:
             facts[package] = version
     return facts
+
+
+def opencv_distribution() -> str:
+    """Return which of OpenCV's distributions is installed; all of them provide the same ``cv2``."""
+    flavours = (
+        "opencv-python-headless",
+        "opencv-python",
+        "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+    )
+    return next((name for name in flavours if installed_version(name)), flavours[0])
 
 
 def usable_cores() -> int:

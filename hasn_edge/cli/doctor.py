@@ -28,6 +28,7 @@ def command(as_json: bool) -> None:
         }
         click.echo(json.dumps(content, indent=1))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     from hasn_edge.cli.common import console
@@ -38,11 +39,11 @@ def command(as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for finding in findings:
         state = f"[{colour[finding.state]}]{finding.state.value}[/]"
-        table.add_row(finding.name, state, finding.detail, finding.cure)
+        table.add_row(finding.name, state, escape(finding.detail), escape(finding.cure))
     console().print(table)
     summary = Table(title="What hasn-edge can do here", title_justify="left")
     for heading in ("can", "what", "cure"):
         summary.add_column(heading, overflow="fold")
     for what, can, cure in abilities:
-        summary.add_row("[green]yes[/]" if can else "[red]no[/]", what, "" if can else cure)
+        summary.add_row("[green]yes[/]" if can else "[red]no[/]", what, "" if can else escape(cure))
     console().print(summary)

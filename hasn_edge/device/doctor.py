@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge import machine
-from hasn_edge.errors import CheckpointError
+from hasn_edge.build.capabilities import find_module
+from hasn_edge.build.target import EngineRuntime
+from hasn_edge.errors import CheckpointError, MissingDependencyError
 from hasn_edge.model import zoo
 from hasn_edge.optional import installed_version
 
@@ -60,7 +62,7 @@ def can_do() -> tuple[tuple[str, bool, str], ...]:
     torch, onnx, ort = _has("torch"), _has("onnx"), _has("onnxruntime")
     safetensors = _has("safetensors")
     export = torch and onnx and ort and safetensors
-    rtx = export and _has("tensorrt_rtx")
+    rtx = export and _has(_rtx_module())
     need_export = "pip install 'hasn-edge[export]'"
     return (
         ("run .onnx files and the bundled model on the processor", ort, "pip install onnxruntime"),
@@ -130,7 +132,12 @@ def _machine() -> tuple[Finding, ...]:
 def _running() -> tuple[Finding, ...]:
     return (
         _package("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
-        _package("opencv-python", "cv2", "reads and writes pictures", "pip install opencv-python"),
+        _package(
+            machine.opencv_distribution(),
+            "cv2",
+            "reads and writes pictures",
+            "pip install opencv-python-headless",
+        ),
         _package("torch", "torch", "loads checkpoints, trains, exports", "pip install 'hasn-edge[export]'"),
     )
 
@@ -143,7 +150,7 @@ def _building() -> tuple[Finding, ...]:
         _package("onnxsim", "onnxsim", "simplifies graphs", export + " (Python 3.11 or newer)"),
         _package(
             "tensorrt-rtx-cu13-bindings",
-            "tensorrt_rtx",
+            _rtx_module(),
             "builds TensorRT for RTX engines",
             "pip install 'hasn-edge[rtx]'",
         ),
@@ -212,6 +219,13 @@ def honest_state(provenance: dict[str, Any]) -> str:
         f"trained by us for {iterations} iterations on {data}; reaches {reached or 'unmeasured quality'}; "
         f"the paper's network reaches {PAPER_SET5_DB} dB on Set5"
     )
+
+
+def _rtx_module() -> str:
+    try:
+        return find_module(EngineRuntime.RTX)
+    except MissingDependencyError:
+        return "tensorrt_rtx"
 
 
 def _has(module: str) -> bool:
