@@ -1,3 +1,49 @@
-from setuptools import setup
+"""Packaging: the package itself, and the three data folders beside it carried inside the wheel."""
 
-setup()
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+SHIPPED = ("calibration/**/*", "engines/targets/*.toml", "benchmarks/suites/**/*")
+"""What an installation needs of the folders that hold declarations and data (see hasn_edge/resources.py)."""
+
+
+class BuildWithData(build_py):
+    """Copy the data to ``hasn_edge/_shipped``: top-level ``calibration`` or ``benchmarks`` packages would
+    land in everybody's namespace. An editable installation finds the folders in the checkout instead."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        shutil.rmtree(Path(self.build_lib, "hasn_edge", "_shipped"), ignore_errors=True)
+        for target, source in self._shipped().items():
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+    def get_outputs(self, include_bytecode=True):
+        return [*super().get_outputs(include_bytecode), *self._shipped()]
+
+    def get_source_files(self):
+        # Relative, as setuptools wants them: this is what puts the data into a source distribution.
+        sources = [str(source.relative_to(ROOT)) for source in self._shipped().values()]
+        return [*super().get_source_files(), *sources]
+
+    def _shipped(self):
+        files = sorted(path for pattern in SHIPPED for path in ROOT.glob(pattern) if path.is_file())
+        folder = Path(self.build_lib, "hasn_edge", "_shipped")
+        return {str(folder / path.relative_to(ROOT)): path for path in files}
+
+
+setup(
+    packages=find_packages(include=["hasn_edge", "hasn_edge.*"]),
+    package_data={
+        "hasn_edge": ["py.typed"],
+        "hasn_edge.model": ["weights/*"],
+        "*": ["*.html", "*.css", "*.js", "*.j2"],
+    },
+    cmdclass={"build_py": BuildWithData},
+)

@@ -113,7 +113,7 @@ def _path_hook(hint: type, value: object) -> object:
 # -- what the type hints say ------------------------------------------------------------------------------
 
 
-def _plain(hint: Any) -> tuple[Any, bool]:  # noqa: ANN401 - type hints have no common type
+def _plain(hint: Any) -> tuple[Any, bool]:
     """Strip ``Annotated`` and ``| None``; return the bare hint and whether ``None`` is allowed."""
     if get_origin(hint) is Annotated:
         return _plain(get_args(hint)[0])
@@ -125,7 +125,7 @@ def _plain(hint: Any) -> tuple[Any, bool]:  # noqa: ANN401 - type hints have no 
     return hint, False
 
 
-def _inner(hint: Any, key: str | int) -> Any:  # noqa: ANN401
+def _inner(hint: Any, key: str | int) -> Any:
     """Return the hint of what ``key`` selects inside a value of type ``hint``; ``None`` if it cannot tell."""
     hint, _ = _plain(hint)
     if is_dataclass(hint):
@@ -138,7 +138,7 @@ def _inner(hint: Any, key: str | int) -> Any:  # noqa: ANN401
     return arguments[1] if len(arguments) == 2 else None
 
 
-def _tables(cls: Any, prefix: str = "") -> Iterator[str]:  # noqa: ANN401
+def _tables(cls: Any, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key that ``cls`` knows."""
     for name, hint in get_type_hints(cls, include_extras=True).items():
         yield prefix + name
@@ -147,7 +147,7 @@ def _tables(cls: Any, prefix: str = "") -> Iterator[str]:  # noqa: ANN401
             yield from _tables(bare, f"{prefix}{name}.")
 
 
-def _unknown(key: str, hint: Any, root: Any, source: str) -> ConfigError:  # noqa: ANN401
+def _unknown(key: str, hint: Any, root: Any, source: str) -> ConfigError:
     """Describe the unknown dotted ``key``, the last part of which does not belong to ``hint``."""
     table, _, name = key.rpartition(".")
     siblings = [f.name for f in fields(hint)]
@@ -162,7 +162,7 @@ def _unknown(key: str, hint: Any, root: Any, source: str) -> ConfigError:  # noq
     return ConfigError(f"{source}: unknown key {key}; {cure}")
 
 
-def _refuse_unknown(values: object, hint: Any, root: Any, source: str, prefix: str = "") -> None:  # noqa: ANN401
+def _refuse_unknown(values: object, hint: Any, root: Any, source: str, prefix: str = "") -> None:
     hint, _ = _plain(hint)
     if isinstance(values, list):
         for i, value in enumerate(values):
@@ -178,7 +178,7 @@ def _refuse_unknown(values: object, hint: Any, root: Any, source: str, prefix: s
 # -- overrides --------------------------------------------------------------------------------------------
 
 
-def _override(values: dict[str, Any], cls: Any, text: str) -> str:  # noqa: ANN401
+def _override(values: dict[str, Any], cls: Any, text: str) -> str:
     """Set ``"a.b=value"`` in ``values``; return the dotted key."""
     key, equals, raw = text.partition("=")
     key, raw = key.strip(), raw.strip()
@@ -203,7 +203,7 @@ def _override(values: dict[str, Any], cls: Any, text: str) -> str:  # noqa: ANN4
     return key
 
 
-def _parse_value(raw: str, hint: Any) -> Any:  # noqa: ANN401
+def _parse_value(raw: str, hint: Any) -> Any:
     bare, optional = _plain(hint)
     if optional and raw.lower() in ("none", "null"):
         return None
@@ -222,7 +222,7 @@ def _parse_value(raw: str, hint: Any) -> Any:  # noqa: ANN401
 # -- error messages ---------------------------------------------------------------------------------------
 
 
-def _copy(values: object) -> Any:  # noqa: ANN401
+def _copy(values: object) -> Any:
     if isinstance(values, Mapping):
         return {k: _copy(v) for k, v in values.items()}
     return [_copy(v) for v in values] if isinstance(values, list | tuple) else values
@@ -246,7 +246,7 @@ def _origin(key: str, origins: Mapping[str, str], source: str) -> str:
     return source
 
 
-def _explain(message: str, values: Any, cls: Any, origins: Mapping[str, str], source: str) -> str:  # noqa: ANN401
+def _explain(message: str, values: Any, cls: Any, origins: Mapping[str, str], source: str) -> str:
     """Turn msgspec's message into ours: the origin, the key, what came, what was expected."""
     text, _, where = message.partition(" - at `$")
     key = where.rstrip("`").lstrip(".")

@@ -49,7 +49,7 @@ def attribute_docs(cls: type) -> dict[str, str]:
     return found
 
 
-def _table(config: Any, path: tuple[str, ...], comments: bool) -> Iterator[str]:  # noqa: ANN401
+def _table(config: Any, path: tuple[str, ...], comments: bool) -> Iterator[str]:
     docs = attribute_docs(type(config)) if comments else {}
     later: list[tuple[str, Any]] = []
     for field in fields(config):

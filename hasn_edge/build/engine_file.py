@@ -1,0 +1,93 @@
+"""The first bytes of a TensorRT plan, readable without TensorRT: what built it, and whether it is whole."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from hasn_edge.build.target import EngineRuntime
+from hasn_edge.errors import ArtifactError
+
+HEADER_BYTES = 64
+MINIMUM_BYTES = 1024
+"""A plan below this size is a broken one: the smallest network's has hundreds of kilobytes."""
+
+_MAGIC = {b"ftrt": EngineRuntime.TENSORRT, b"vtrt": EngineRuntime.RTX}
+_FOREIGN = (
+    (b"PK\x03\x04", "a zip archive, such as TorchScript"),
+    (b"\x08", "probably an ONNX graph; 'hasn-edge build' makes an engine of it"),
+    (b"{", "JSON text; the sidecar is <engine>.json, the engine itself has no such ending"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file with 'git lfs pull'"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanHeader:
+    """What a plan says about itself."""
+
+    runtime: EngineRuntime
+    version: tuple[int, int, int, int]
+    """Major, minor, patch and build of the TensorRT that made the plan: bytes 24 to 27, as NVIDIA's
+    ``trtexec --getPlanVersionOnly`` reads them."""
+    file_bytes: int | None
+    """Size that the file must have. Only plans of TensorRT for RTX are known to carry it (bytes 16 to 23)."""
+
+    @property
+    def version_text(self) -> str:
+        """The version as ``"1.7.1.116"``."""
+        return ".".join(str(n) for n in self.version)
+
+
+def parse_plan_header(plan: bytes, *, file_bytes: int, name: str) -> PlanHeader:
+    """Read the header from a plan's first :data:`HEADER_BYTES` bytes and check it against the file's size.
+
+    Args:
+        plan: The plan, or at least its beginning.
+        file_bytes: Size of the whole plan.
+        name: What error messages call it.
+
+    Raises:
+        ArtifactError: not a plan, or one that is cut short.
+    """
+    again = "build the engine again with 'hasn-edge build'"
+    if file_bytes == 0:
+        raise ArtifactError(f"{name}: the file is empty; {again}")
+    runtime = _MAGIC.get(plan[:4])
+    if runtime is None:
+        what = next((what for start, what in _FOREIGN if plan.startswith(start)), "another kind of file")
+        raise ArtifactError(
+            f"{name}: not a TensorRT plan: it begins with {plan[:4]!r}, expected b'ftrt' or b'vtrt'; "
+            f"it is {what}"
+        )
+    if file_bytes < MINIMUM_BYTES or len(plan) < HEADER_BYTES:
+        raise ArtifactError(f"{name}: only {file_bytes} bytes of a TensorRT plan; it was cut short, {again}")
+    major, minor, patch, build = plan[24:28]
+    expected = struct.unpack_from("<Q", plan, 16)[0] if runtime is EngineRuntime.RTX else None
+    if expected is not None and expected != file_bytes:
+        raise ArtifactError(
+            f"{name}: a TensorRT plan of {expected} bytes, but {file_bytes} are here; it was cut short or "
+            f"changed, {again}"
+        )
+    return PlanHeader(runtime=runtime, version=(major, minor, patch, build), file_bytes=expected)
+
+
+def read_plan_header(path: str | os.PathLike[str]) -> PlanHeader:
+    """Read the header of the plan at ``path``; the rest of the file is not read.
+
+    Raises:
+        ArtifactError: no such file, not a plan, or one that is cut short.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(HEADER_BYTES)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: no such file; 'hasn-edge build' prints the paths of what it made"
+        ) from None
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    return parse_plan_header(start, file_bytes=size, name=str(path))

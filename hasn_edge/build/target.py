@@ -1,0 +1,147 @@
+"""What an engine is built for: the compiler, the shapes, the GPU generations and the builder's options."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+
+from hasn_edge.config import load_config
+from hasn_edge.errors import ConfigError, UnsupportedError
+from hasn_edge.resources import shipped
+
+Shape = tuple[int, int, int, int]
+"""``(N, C, H, W)``."""
+
+GENERATIONS = {
+    "turing": ("7.5",),
+    "ampere": ("8.0", "8.6"),
+    "ada": ("8.9",),
+    "hopper": ("9.0",),
+    "blackwell": ("12.0", "12.1"),
+}
+"""Compute capabilities of the desktop and data-centre GPUs of a generation."""
+
+
+class EngineRuntime(str, Enum):
+    """What compiles and runs the graph."""
+
+    CPU = "cpu"
+    """ONNX Runtime on the CPU: the graph itself is what runs, nothing is compiled."""
+    RTX = "rtx"
+    """TensorRT for RTX: compiles without a GPU for the generations that are asked for."""
+    TENSORRT = "tensorrt"
+    """TensorRT: compiles on the device, for that device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeRange:
+    """Input shapes that an engine accepts, each ``(N, C, H, W)``: ``minimum <= typical <= maximum``."""
+
+    minimum: Shape = (1, 3, 32, 32)
+    typical: Shape = (1, 3, 180, 320)
+    """The shape that the compiler makes fastest."""
+    maximum: Shape = (1, 3, 540, 960)
+
+    def __post_init__(self) -> None:
+        for i, axis in enumerate(("batch", "channels", "height", "width")):
+            low, middle, high = self.minimum[i], self.typical[i], self.maximum[i]
+            if not 1 <= low <= middle <= high:
+                raise ConfigError(
+                    f"shapes: {axis} is {low} / {middle} / {high}; "
+                    "expected 1 <= minimum <= typical <= maximum"
+                )
+
+    @classmethod
+    def static(cls, height: int, width: int, *, batch: int = 1, channels: int = 3) -> ShapeRange:
+        """Return the range of one shape only."""
+        shape = (batch, channels, height, width)
+        return cls(minimum=shape, typical=shape, maximum=shape)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The one (height, width) of a static range; ``None`` where it is dynamic."""
+        same = self.minimum[2:] == self.maximum[2:]
+        return (self.minimum[2], self.minimum[3]) if same else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineTarget:
+    """One engine to build. Precision is not here: the ONNX graph already says it."""
+
+    name: str = ""
+    """Appears in file names and reports; a target file's own name unless it says another."""
+    runtime: EngineRuntime = EngineRuntime.RTX
+    shapes: ShapeRange = field(default_factory=ShapeRange)
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs that the engine runs on: generations ("turing", "ampere", "ada", "hopper", "blackwell") or
+    capabilities ("8.6"). TensorRT for RTX only; empty leaves the choice to it (all it knows but Turing)."""
+    workspace_bytes: int | None = None
+    """Scratch memory that a layer may use; unset leaves the compiler's default (all of the GPU's)."""
+    optimization_level: int | None = None
+    """0 (compiles fastest) to 5 (runs fastest, compiles for long); unset leaves the compiler's default, 3."""
+    tf32: bool = False
+    """Let FP32 convolutions round their inputs to 10 bits of mantissa (Ampere and newer). Faster, but then
+    "fp32" no longer means FP32."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runtime", EngineRuntime(self.runtime))
+        capabilities: list[str] = []
+        for wanted in self.compute_capabilities:
+            key = wanted.strip().lower()
+            if key not in GENERATIONS and not _is_capability(key):
+                raise ConfigError(
+                    f"compute_capabilities: {wanted!r} is no GPU generation ({', '.join(GENERATIONS)}) "
+                    'and no capability such as "8.6"'
+                )
+            capabilities += GENERATIONS.get(key, (key,))
+        ordered = sorted(set(capabilities), key=lambda c: tuple(map(int, c.split("."))))
+        object.__setattr__(self, "compute_capabilities", tuple(ordered))
+        if ordered and self.runtime is not EngineRuntime.RTX:
+            raise ConfigError(
+                f"compute_capabilities: only TensorRT for RTX (runtime = 'rtx') builds for GPUs that are not "
+                f"here; runtime is {self.runtime.value!r}"
+            )
+        if self.workspace_bytes is not None and self.workspace_bytes < 1 << 20:
+            raise ConfigError(
+                f"workspace_bytes is {self.workspace_bytes}; expected at least {1 << 20} (1 MiB)"
+            )
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise ConfigError(f"optimization_level is {self.optimization_level}; expected 0 to 5")
+
+    def with_size(self, height: int, width: int) -> EngineTarget:
+        """Return this target for one size in pixels only, keeping the typical batch and channels."""
+        batch, channels = self.shapes.typical[:2]
+        return replace(self, shapes=ShapeRange.static(height, width, batch=batch, channels=channels))
+
+
+def _is_capability(text: str) -> bool:
+    major, dot, minor = text.partition(".")
+    return bool(dot) and major.isdecimal() and minor.isdecimal()
+
+
+def shipped_targets() -> dict[str, Path]:
+    """Return the target files that ship with hasn-edge, by name."""
+    return {path.stem: path for path in sorted(shipped("engines", "targets").glob("*.toml"))}
+
+
+def load_target(name_or_path: str | os.PathLike[str]) -> EngineTarget:
+    """Read a target: one that ships, by name (``"rtx"``), or a TOML file, by path.
+
+    Raises:
+        UnsupportedError: neither a shipped target nor a ``.toml`` file; the message lists the targets.
+        ConfigError: the file is not a valid target.
+    """
+    text = os.fspath(name_or_path)
+    known = shipped_targets()
+    path = known.get(text)
+    if path is None:
+        path = Path(text)
+        if path.suffix != ".toml":
+            raise UnsupportedError(
+                f"unknown target {text!r}; choose one of: {', '.join(known)}, "
+                "or give the path of a .toml file"
+            )
+    target = load_config(path, EngineTarget)
+    return target if target.name else replace(target, name=path.stem)
