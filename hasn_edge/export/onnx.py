@@ -99,6 +99,12 @@ def onnx_from_model(
     _check(spec, opset, size, batch)
     checker = require("onnx", extra="export", needed_for="Exporting to ONNX").checker
     proto = graphs.canonical(_traced(model, opset, batch, decompose_norm, spec))
+    expected = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    if set(graphs.conv_parameters(proto)) != expected:
+        raise BuildError(
+            f"this version of PyTorch ({torch.__version__}) names the graph's nodes in an unknown way, so "
+            "convolutions cannot be called by their path; use torch 2.6 to 2.13"
+        )
     simplified = "no"
     if simplify:
         proto, simplified = _simplified(proto, spec, batch)
@@ -187,7 +193,11 @@ def _simplified(proto: onnx.ModelProto, spec: ModelSpec, batch: int | None) -> t
     onnxsim = require("onnxsim", extra="export", needed_for="Simplifying a graph")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result, _ = onnxsim.simplify(proto, skipped_optimizers=list(_WEIGHT_CHANGING))
+        try:
+            result, _ = onnxsim.simplify(proto, skipped_optimizers=list(_WEIGHT_CHANGING))
+        except RuntimeError as exc:
+            # Simplification is a convenience: the graph as exported is as correct.
+            return proto, f"no: onnxsim {version} failed: {str(exc).splitlines()[0]}"
     result = graphs.canonical(result)
     if graphs.conv_parameters(result) != graphs.conv_parameters(proto):
         return proto, f"no: onnxsim {version} changes convolutions"

@@ -101,7 +101,7 @@ def rename(model: onnx.ModelProto) -> None:
             tensors.setdefault(output, node.name + (f".{index}" if index else ""))
         for index, name in enumerate(node.input):
             if name in constants:
-                tensors.setdefault(name, f"{node.name}.{index}")
+                tensors.setdefault(name, f"{node.name}.constant{index}")
     for node in graph.node:
         node.doc_string = ""
         for names in (node.input, node.output):
