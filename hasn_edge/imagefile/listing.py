@@ -1,0 +1,51 @@
+"""Which files a user means by the files and folders they name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hasn_edge.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""File name endings, in lower case, of what is taken from folders and of what can be written."""
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False) -> list[Path]:
+    """List pictures: every file that was named, and those inside every folder that was named.
+
+    Files in folders are taken by their ending (`SUFFIXES`, any case), sorted by name; hidden ones are
+    left out. Files named explicitly are always kept, whatever they are called and even if missing, so
+    that reading them says what is wrong with each. A path that comes up twice is listed once.
+
+    Args:
+        paths: Files and folders.
+        recursive: Look into folders inside folders as well; links to folders are not followed.
+
+    Raises:
+        InputError: a folder without any picture, or one that may not be read.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found[path] = None
+            continue
+        inside = sorted(_files(path, recursive=recursive))
+        if not inside:
+            deeper = "" if recursive else " directly inside it"
+            raise InputError(f"{path}: no picture{deeper}; looked for {', '.join(SUFFIXES)}")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def _files(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    def refuse(exc: OSError) -> None:
+        raise InputError(f"{folder}: cannot be listed ({exc.strerror}); check its permissions") from exc
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        for name in names:
+            # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not pictures.
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(parent, name)

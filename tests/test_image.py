@@ -1,0 +1,575 @@
+"""Pictures on disk, colour and tensors: what others wrote comes back, what is broken is refused by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from hasn_edge import image
+from hasn_edge.errors import InputError, OutputError, ShapeError
+
+
+def _gradient(channels, dtype=np.uint8, size=(20, 30)):
+    y, x = np.mgrid[: size[0], : size[1]]
+    planes = [x * 8, y * 12, 255 - x * 4 - y * 3, 255 - x * 8][:channels]
+    return (np.stack(planes, -1).clip(0, 255) * (257 if dtype == np.uint16 else 1)).astype(dtype)
+
+
+def _encoded(picture, kind, **options):
+    stream = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _read(tmp_path, data, name="picture.png"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    pixels = image.read_image(path)
+    assert image.read_image_size(path) == pixels.shape[:2]
+    assert pixels.flags.c_contiguous
+    return pixels
+
+
+GRAY, RGB, RGBA = _gradient(1)[..., 0], _gradient(3), _gradient(4)
+GRAY_ALPHA = np.stack([GRAY, 255 - GRAY], -1)
+PALETTE = Image.fromarray(RGB).convert("P", palette=Image.Palette.ADAPTIVE, colors=40)
+BILEVEL = Image.fromarray(GRAY).convert("1")
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "options", "expected"),
+    [
+        (RGB, "PNG", {}, RGB),
+        (RGBA, "PNG", {}, RGBA),
+        (GRAY, "PNG", {}, GRAY[..., None]),
+        (GRAY_ALPHA, "PNG", {}, GRAY_ALPHA),
+        (GRAY.astype(np.uint16) * 257, "PNG", {}, GRAY[..., None].astype(np.uint16) * 257),
+        (PALETTE, "PNG", {}, np.asarray(PALETTE.convert("RGB"))),
+        (PALETTE, "PNG", {"transparency": 7}, None),
+        (BILEVEL, "PNG", {}, np.asarray(BILEVEL.convert("L"))[..., None]),
+        (RGB, "PNG", {"transparency": tuple(int(v) for v in RGB[3, 5])}, None),
+        (GRAY, "PNG", {"transparency": int(GRAY[3, 5])}, None),
+        (BILEVEL, "PNG", {"transparency": 255}, None),
+        (RGB, "BMP", {}, RGB),
+        (GRAY, "BMP", {}, GRAY[..., None]),
+        (PALETTE, "BMP", {}, np.asarray(PALETTE.convert("RGB"))),
+        (BILEVEL, "BMP", {}, np.asarray(BILEVEL.convert("L"))[..., None]),
+        (RGB, "TIFF", {}, RGB),
+        (RGB, "TIFF", {"compression": "tiff_lzw"}, RGB),
+        (RGB, "TIFF", {"compression": "tiff_adobe_deflate"}, RGB),
+        (RGBA, "TIFF", {}, RGBA),
+        (GRAY, "TIFF", {}, GRAY[..., None]),
+        (GRAY.astype(np.uint16) * 257, "TIFF", {}, GRAY[..., None].astype(np.uint16) * 257),
+        (PALETTE, "TIFF", {}, np.asarray(PALETTE.convert("RGB"))),
+        (BILEVEL, "TIFF", {}, np.asarray(BILEVEL.convert("L"))[..., None]),
+        (BILEVEL, "TIFF", {"compression": "group4"}, np.asarray(BILEVEL.convert("L"))[..., None]),
+        (RGB, "WEBP", {"lossless": True}, RGB),
+        (RGBA, "WEBP", {"lossless": True, "exact": True}, RGBA),
+    ],
+)
+def test_lossless_files_of_pillow_come_back(tmp_path, picture, kind, options, expected):
+    data = _encoded(picture, kind, **options)
+    pixels = _read(tmp_path, data)
+    if expected is None:  # a colour stands for transparency: Pillow says where
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+        assert pixels.shape[2] in (2, 4)
+        pixels = pixels if pixels.shape[2] == 4 else pixels[..., [0, 0, 0, 1]]
+        assert (pixels[..., 3] == 0).any()
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "channels"),
+    [("RGB", "JPEG", 3), ("L", "JPEG", 1), ("CMYK", "JPEG", 3), ("RGB", "WEBP", 3)],
+)
+@pytest.mark.parametrize("extra", [{}, {"progressive": True}])
+def test_lossy_files_of_pillow_come_back_nearly(tmp_path, mode, kind, channels, extra):
+    data = _encoded(Image.fromarray(RGB).convert(mode), kind, quality=98, **extra)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("L" if channels == 1 else "RGB"))
+    pixels = _read(tmp_path, data)
+    assert pixels.shape == (20, 30, channels)
+    assert np.abs(pixels - expected.reshape(pixels.shape).astype(int)).max() <= 4  # decoders differ a little
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {"quality": 100, "subsampling": 0}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})],
+)
+def test_all_eight_orientations_are_applied(tmp_path, kind, options, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = _encoded(RGB, kind, exif=exif, **options)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    pixels = _read(tmp_path, data)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected).max() <= (3 if kind == "JPEG" else 0)
+
+
+def test_nonsense_in_an_exif_block_is_no_reason_to_refuse_the_picture(tmp_path):
+    for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
+        assert _read(tmp_path, _encoded(RGB, "JPEG", exif=exif)).shape == RGB.shape
+    strange = Image.Exif()
+    strange[274] = 9
+    np.testing.assert_array_equal(_read(tmp_path, _encoded(RGB, "PNG", exif=strange)), RGB)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "expected"),
+    [
+        ((20, 30, 3), {"photometric": "rgb"}, lambda x: x),
+        ((20, 30, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, lambda x: x),
+        ((20, 30, 3), {"photometric": "rgb", "bigtiff": True, "byteorder": ">"}, lambda x: x),
+        ((20, 30), {"photometric": "miniswhite"}, lambda x: np.iinfo(x.dtype).max - x[..., None]),
+        ((20, 30), {"rowsperstrip": 3}, lambda x: x[..., None]),
+        ((70, 100, 3), {"photometric": "rgb", "tile": (32, 32)}, lambda x: x),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_of_tifffile_come_back(tmp_path, shape, options, expected, dtype):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    np.testing.assert_array_equal(image.read_image(tmp_path / "a.tif"), expected(pixels))
+
+
+def test_premultiplied_alpha_is_divided_out(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    straight = np.array([[[200, 100, 50, 128], [10, 20, 30, 255], [0, 0, 0, 0]]], np.uint8)
+    stored = straight.astype(float)
+    stored[..., :3] *= straight[..., 3:] / 255
+    stored = np.rint(stored).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=["assocalpha"])
+    np.testing.assert_allclose(image.read_image(tmp_path / "a.tif"), straight, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (GRAY.astype(np.float32), {}, "32-bit floating-point samples"),
+        (GRAY.astype(np.int16), {}, "16-bit signed samples"),
+        (GRAY.astype(np.uint32), {}, "32-bit samples"),
+        (GRAY_ALPHA, {"photometric": "minisblack", "planarconfig": "contig"}, "gray with alpha as PNG"),
+        (np.moveaxis(RGB, -1, 0).astype(np.uint16), {"photometric": "rgb"}, "one plane per channel"),
+        (
+            np.zeros((20, 30, 6), np.uint8),
+            {"photometric": "minisblack", "planarconfig": "contig"},
+            "6 samples",
+        ),
+    ],
+)
+def test_tiffs_that_would_come_out_wrong_are_refused(tmp_path, pixels, options, message):
+    tifffile = pytest.importorskip("tifffile")
+    if message == "one plane per channel":
+        options = {**options, "planarconfig": "separate"}
+    tifffile.imwrite(tmp_path / "scan.tif", pixels, **options)
+    with pytest.raises(InputError, match=rf"scan\.tif: .*{message}") as caught:
+        image.read_image(tmp_path / "scan.tif")
+    assert "save it as 8- or 16-bit gray or RGB first" in str(caught.value)
+
+
+def test_sixteen_bit_colour_and_alpha_survive_a_round_trip(tmp_path):
+    for name in ("a.png", "a.tiff", "a.tif"):
+        for channels in (1, 3, 4):
+            pixels = _gradient(channels, np.uint16) + np.uint16(3)
+            image.write_image(tmp_path / name, pixels)
+            np.testing.assert_array_equal(image.read_image(tmp_path / name), pixels)
+
+
+def test_sixteen_bit_gray_with_alpha_png(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (5, 7, 2), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    data = _png((7, 5, 16, 4, 0, 0, 0), zlib.compress(rows))
+    np.testing.assert_array_equal(_read(tmp_path, data), pixels)
+    image.write_image(tmp_path / "out.png", pixels)  # stored as RGB with alpha
+    np.testing.assert_array_equal(image.read_image(tmp_path / "out.png"), pixels[..., [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("suffix", image.SUFFIXES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_format_round_trips_and_names_may_be_anything(tmp_path, suffix, channels):
+    path = tmp_path / "späße 写真" / f"my photo é{suffix.upper()}"
+    pixels = _gradient(channels)
+    image.write_image(path, pixels, quality=100)
+    back = image.read_image(path)
+    if suffix == ".webp" and channels == 1:
+        back = back[..., :1]
+    assert back.shape == pixels.shape
+    assert np.abs(back.astype(int) - pixels).max() <= (3 if suffix in (".jpg", ".jpeg") else 0)
+    with Image.open(path) as opened:  # another reader agrees
+        assert opened.size == (30, 20)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", image.SUFFIXES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (13, 1), (3, 2)])
+def test_the_smallest_pictures(tmp_path, suffix, size):
+    pixels = np.full((*size, 3), 77, np.uint8)
+    image.write_image(tmp_path / f"a{suffix}", pixels)
+    np.testing.assert_allclose(image.read_image(tmp_path / f"a{suffix}"), pixels, atol=3)
+    assert image.read_image_size(tmp_path / f"a{suffix}") == size
+
+
+def test_other_programs_see_the_alpha_of_a_tiff_we_wrote(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    image.write_image(tmp_path / "a.tiff", RGBA)
+    with tifffile.TiffFile(tmp_path / "a.tiff") as tiff:
+        assert [int(e) for e in tiff.pages[0].extrasamples] == [2]  # unassociated alpha
+    with Image.open(tmp_path / "a.tiff") as opened:
+        np.testing.assert_array_equal(np.asarray(opened), RGBA)
+
+
+# --- what cannot be read ------------------------------------------------------------------------------
+
+
+def _png(header, *datas, name=b"IDAT", end=True):
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *header)), *((name, data) for data in datas)]
+    chunks += [(b"IEND", b"")] if end else []
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+WHOLE = {
+    "a.png": _encoded(NOISE, "PNG"),
+    "a.jpg": _encoded(NOISE, "JPEG"),
+    "p.jpg": _encoded(NOISE, "JPEG", progressive=True),
+    "a.webp": _encoded(NOISE, "WEBP"),
+    "l.webp": _encoded(NOISE, "WEBP", lossless=True),
+    "a.bmp": _encoded(NOISE, "BMP"),
+    "a.tif": _encoded(NOISE, "TIFF"),
+    "z.tif": _encoded(NOISE, "TIFF", compression="tiff_lzw"),
+}
+
+
+def _cut(data):
+    """Lengths to cut a file to: all short ones, then a sample, and all but the last bytes."""
+    return sorted({*range(1, 64), *range(64, len(data) - 4, max(1, len(data) // 40)), len(data) - 4})
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_cut_off_anywhere_is_refused_and_the_terminal_stays_clean(tmp_path, capfd, name):
+    data = WHOLE[name]
+    assert _read(tmp_path, data, name).shape == NOISE.shape
+    for length in _cut(data):
+        (tmp_path / name).write_bytes(data[:length])
+        with pytest.raises(InputError, match=name) as caught:
+            image.read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        if length > 100:
+            assert "ends early" in str(caught.value)
+            assert "get the file again" in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+# Plain pixels (BMP, TIFF) may well be zero, and WebP has neither checksum nor end mark.
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "p.jpg", "z.tif"])
+def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
+    data = WHOLE[name]
+    (tmp_path / name).write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
+    with pytest.raises(InputError, match=name):
+        image.read_image(tmp_path / name)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("empty.png", b"", "empty.png: the file is empty; .* get the file again"),
+        (
+            "notes.png",
+            b"this is a note\n" * 9,
+            "notes.png: not a picture .* text; save it as PNG, JPEG, WebP",
+        ),
+        ("clip.jpg", _encoded(RGB, "GIF"), "a GIF"),
+        ("doc.png", b"%PDF-1.7\n\xff\xfe", "a PDF"),
+        ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0heic", "a HEIC, AVIF or video"),
+        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("blob.png", bytes(range(128, 228)), "none of the formats known"),
+        ("one.png", b"\x89", "none of the formats known"),
+        ("bits.png", _png((4, 4, 3, 2, 0, 0, 0), b""), "colour type 2, 3 bits"),
+        ("zero.png", _png((0, 4, 8, 2, 0, 0, 0), b""), "0 x 4 pixels"),
+        ("noend.png", _png((4, 4, 8, 0, 0, 0, 0), zlib.compress(bytes(20)), end=False), "ends early"),
+        ("short.png", _png((4, 4, 8, 0, 0, 0, 0), zlib.compress(bytes(15))), "pixel data for 15 of 20 bytes"),
+        ("none.png", _png((4, 4, 8, 0, 0, 0, 0)), "pixel data for 0 of 20 bytes"),
+        ("deflate.png", _png((4, 4, 8, 0, 0, 0, 0), b"\x78\x9cgarbage!"), "does not decompress"),
+        ("filter.png", _png((4, 4, 8, 0, 0, 0, 0), zlib.compress(b"\x09" + bytes(19))), "damaged"),
+        ("scan.jpg", b"\xff\xd8\xff\xd9", "no pixel data"),
+        ("soi.jpg", b"\xff\xd8\xff\xe0\0\0", "segment of 0 bytes"),
+        ("riff.webp", b"RIFF\x0c\0\0\0WEBPABCD\0\0\0\0", "no picture inside"),
+        ("x.bmp", b"BM" + bytes(40), "BMP header of 0 bytes"),
+        ("x.tif", b"II*\0\x08\0\0\0\0\0\0\0\0\0", "no width or height"),
+        ("y.tif", b"II*\0\xff\xff\xff\0", "ends early"),
+    ],
+)
+def test_what_is_no_picture_is_named_with_its_cure(tmp_path, capfd, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        image.read_image(tmp_path / name)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert name == "filter.png" or err == ""  # libpng itself reports an unknown row filter
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(tmp_path, capfd):
+    data = bytearray(WHOLE["a.png"])
+    data[len(data) // 2] ^= 4
+    with pytest.raises(InputError, match=r"checksum of its IDAT data at byte 41 is wrong"):
+        _read(tmp_path, bytes(data))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_profiles_that_libpng_complains_about_do_not_reach_it(tmp_path, capfd):
+    whole = WHOLE["a.png"]
+    bad = b"sRGB\0\0broken"
+    chunk = struct.pack(">I", len(bad)) + b"iCCP" + bad + struct.pack(">I", zlib.crc32(b"iCCP" + bad))
+    np.testing.assert_array_equal(_read(tmp_path, whole[:33] + chunk + whole[33:]), NOISE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_interlaced_png(tmp_path):
+    # Pillow writes none: the seven passes of a 5 x 3 gray picture, by the definition of the format.
+    pixels = np.arange(15, dtype=np.uint8).reshape(3, 5) * 16
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
+    rows = [b"\0" + row.tobytes() for x, y, dx, dy in passes for row in pixels[y::dy, x::dx] if row.size]
+    data = _png((5, 3, 8, 0, 0, 0, 1), zlib.compress(b"".join(rows)))
+    np.testing.assert_array_equal(_read(tmp_path, data)[..., 0], pixels)
+    with pytest.raises(InputError, match="pixel data for"):
+        _read(tmp_path, _png((5, 3, 8, 0, 0, 0, 1), zlib.compress(b"".join(rows[:-1]))))
+
+
+def test_a_picture_after_the_end_of_a_jpeg_is_ignored(tmp_path):
+    expected = _read(tmp_path, WHOLE["a.jpg"])
+    np.testing.assert_array_equal(
+        _read(tmp_path, WHOLE["a.jpg"] + b"MotionPhoto" + WHOLE["p.jpg"][:99]), expected
+    )
+
+
+def _bombs():
+    size = 40_000
+    png = _png((size, size, 8, 2, 0, 0, 0), zlib.compress(b""))
+    bmp = b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, size, size, 1, 24, 0, 0, 0, 0, 0, 0)
+    jpg = bytearray(WHOLE["a.jpg"])
+    at = jpg.index(b"\xff\xc0")
+    jpg[at + 5 : at + 9] = struct.pack(">HH", size, size)
+    webp = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (size - 1).to_bytes(3, "little") * 2
+    tif = _encoded(RGB, "TIFF")
+    for tag in (256, 257):
+        for kind in (3, 4):
+            entry = struct.pack("<HHI", tag, kind, 1)
+            if entry in tif:
+                at = tif.index(entry)
+                tif = tif[:at] + struct.pack("<HHII", tag, 4, 1, size) + tif[at + 12 :]
+    return {"b.png": png, "b.bmp": bmp, "b.jpg": bytes(jpg), "b.webp": webp, "b.tif": tif}
+
+
+@pytest.mark.parametrize("name", _bombs())
+def test_a_size_that_would_fill_the_memory_is_refused_before_decoding(tmp_path, monkeypatch, name):
+    from hasn_edge.imagefile import codec
+
+    monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("decoded"))
+    (tmp_path / name).write_bytes(_bombs()[name])
+    for read in (image.read_image, image.read_image_size):
+        with pytest.raises(InputError, match=rf"{name}: .*40000 x 40000 pixels.*268 megapixels.*cut it"):
+            read(tmp_path / name)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png: no such file; check the spelling"):
+        image.read_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="is a folder"):
+        image.read_image_size(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="not an ordinary file"):
+        image.read_image(tmp_path / "pipe.png")
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(WHOLE["a.png"])
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(
+        InputError, match=r"a\.png: cannot be read \(Permission denied\); check its permissions"
+    ):
+        image.read_image(tmp_path / "a.png")
+
+
+# --- writing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "message"),
+    [
+        ("a.jpg", _gradient(3, np.uint16), r"JPEG holds 8 bits, the picture has 16; use \.png or \.tiff"),
+        ("a.webp", _gradient(3, np.uint16), "WebP holds 8 bits"),
+        ("a.jpg", RGBA, r"JPEG has no transparency, the picture has; use \.png, \.webp or \.tiff"),
+        ("a.bmp", GRAY_ALPHA, "BMP has no transparency"),
+        ("a.webp", np.zeros((1, 20000, 3), np.uint8), "WebP holds at most 16383 pixels a side.*20000 x 1"),
+        ("a.gif", RGB, r"unknown ending '\.gif'; use one of \.png, \.jpg"),
+        ("a", RGB, "unknown ending ''"),
+        ("a.png", GRAY, r"1 to 4 channels, got shape \(20, 30\)"),
+        ("a.png", RGB.astype(np.float32), "uint8 or uint16, got float32"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(tmp_path, name, pixels, message):
+    with pytest.raises(InputError, match=message):
+        image.write_image(tmp_path / name, pixels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_conversion_on_request(tmp_path):
+    deep = _gradient(4, np.uint16)
+    deep[..., 3] = 65535
+    deep[0, 0] = (0, 0, 0, 0)
+    image.write_image(tmp_path / "a.bmp", deep, convert=True)
+    flat = image.read_image(tmp_path / "a.bmp")
+    np.testing.assert_array_equal(flat[1:], _gradient(3)[1:])
+    np.testing.assert_array_equal(flat[0, 0], [255, 255, 255])
+    image.write_image(tmp_path / "a.png", deep, convert=True)  # nothing needs converting
+    np.testing.assert_array_equal(image.read_image(tmp_path / "a.png"), deep)
+
+
+def test_quality_out_of_range(tmp_path):
+    with pytest.raises(InputError, match="quality is 0; expected 1 to 100"):
+        image.write_image(tmp_path / "a.jpg", RGB, quality=0)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    image.write_image(tmp_path / "a.png", RGB)
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OutputError, match=r"cannot write .*a\.png: No space left"):
+        image.write_image(tmp_path / "a.png", RGB[::-1])
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+# --- finding ------------------------------------------------------------------------------------------
+
+
+def test_find_images(tmp_path):
+    for name in (
+        "b.JPG",
+        "a.png",
+        "c.tiff",
+        "notes.txt",
+        "._a.png",
+        ".hidden.png",
+        "deep/d.webp",
+        ".git/e.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = ["a.png", "b.JPG", "c.tiff"]
+    assert image.find_images([tmp_path]) == [tmp_path / n for n in names]
+    assert image.find_images([tmp_path], recursive=True) == [tmp_path / n for n in [*names, "deep/d.webp"]]
+    given = [tmp_path / "notes.txt", str(tmp_path / "b.JPG"), tmp_path, tmp_path / "missing.png"]
+    expected = ["notes.txt", "b.JPG", "a.png", "c.tiff", "missing.png"]
+    assert image.find_images(given) == [tmp_path / n for n in expected]
+    with pytest.raises(InputError, match=r"empty: no picture directly inside it; looked for \.png"):
+        (tmp_path / "empty").mkdir()
+        image.find_images([tmp_path / "empty"])
+
+
+# --- tensors and colour -------------------------------------------------------------------------------
+
+
+def test_tensors_are_the_value_over_255_and_come_back():
+    x = image.to_tensor(NOISE)
+    assert (x.shape, x.dtype, x.flags.c_contiguous) == ((1, 3, 50, 60), np.float32, True)
+    np.testing.assert_array_equal(x[0].transpose(1, 2, 0), NOISE.astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(image.from_tensor(x), NOISE)
+    everything = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1).repeat(3, axis=2)
+    np.testing.assert_array_equal(image.from_tensor(image.to_tensor(everything), np.uint16), everything)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_outputs_are_clipped_and_rounded_to_nearest(dtype):
+    values = np.array(
+        [-1, -0.001, 0.4 / 255, 0.6 / 255, 100.4 / 255, 254.6 / 255, 1.0, 7, np.inf, -np.inf], dtype
+    )
+    y = np.broadcast_to(values[None, None, None], (1, 3, 130, 10))
+    out = image.from_tensor(y)
+    assert out.shape == (130, 10, 3)
+    assert out.flags.c_contiguous
+    assert (out == np.array([0, 0, 0, 1, 100, 255, 255, 255, 255, 0], np.uint8)[None, :, None]).all()
+
+
+def test_outputs_that_are_not_numbers_are_not_made_into_pictures():
+    y = np.zeros((1, 3, 200, 4), np.float32)
+    y[0, 1, 150, 2] = np.nan
+    with pytest.raises(InputError, match="not numbers .*--precision fp32"):
+        image.from_tensor(y)
+
+
+def test_luma_equals_scikit_image():
+    from skimage.color import rgb2ycbcr
+
+    np.testing.assert_allclose(image.luma(NOISE), rgb2ycbcr(NOISE)[..., 0], atol=1e-9)
+    ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
+    np.testing.assert_allclose(image.luma(ends), [[16, 235]], atol=1e-2)
+
+
+def test_channels():
+    np.testing.assert_array_equal(image.to_rgb(RGBA), RGB)
+    np.testing.assert_array_equal(image.to_rgb(GRAY_ALPHA), np.repeat(GRAY[..., None], 3, axis=2))
+    assert image.to_rgb(RGB) is RGB
+    for pixels in (RGBA, GRAY_ALPHA, RGB, GRAY[..., None]):
+        colour, alpha = image.split_alpha(pixels)
+        assert (alpha is None) == (pixels.shape[2] in (1, 3))
+        np.testing.assert_array_equal(image.join_alpha(colour, alpha), pixels)
+    gray = GRAY[..., None].astype(np.uint16) * 257
+    np.testing.assert_array_equal(image.to_gray(image.to_rgb(gray)), gray)
+    expected = np.asarray(Image.fromarray(NOISE).convert("L"))
+    assert (
+        np.abs(image.to_gray(NOISE)[..., 0].astype(int) - expected).max() <= 1
+    )  # Pillow's is in fixed point
+
+
+def test_sixteen_bits_become_eight_by_rounding():
+    values = np.array([0, 128, 129, 257, 65535, 65535 - 128, 65535 - 129], np.uint16).reshape(1, -1, 1)
+    expected = np.rint(values / 257).astype(np.uint8)
+    np.testing.assert_array_equal(image.to_uint8(values), expected)
+    assert image.to_uint8(RGB) is RGB
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: image.to_tensor(GRAY[..., None]),
+        lambda: image.to_tensor(RGB.astype(np.int32)),
+        lambda: image.to_tensor(np.zeros((0, 4, 3), np.uint8)),
+        lambda: image.from_tensor(np.zeros((2, 3, 4, 4), np.float32)),
+        lambda: image.from_tensor(np.zeros((1, 3, 4, 4), np.uint8)),
+        lambda: image.from_tensor(np.zeros((1, 3, 4, 4)), np.int16),
+        lambda: image.luma(RGBA),
+        lambda: image.to_gray(RGBA),
+        lambda: image.to_rgb(np.zeros((4, 4, 5), np.uint8)),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(call):
+    with pytest.raises(ShapeError):
+        call()
