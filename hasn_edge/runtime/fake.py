@@ -1,0 +1,40 @@
+"""A session without a network, for tests and dry runs of what surrounds one: nearest-neighbour upscaling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hasn_edge.runtime.session import Float32, Session
+from hasn_edge.spec import ModelSpec, Precision
+
+
+class FakeSession(Session):
+    """Repeats every pixel ``scale`` times in both directions; checks its input like every other session.
+
+    Args:
+        spec: The network to stand in for; the published x4 network by default.
+        precision: What :attr:`precision` shall say; nothing is computed in it.
+        size: Accept this (height, width) only, like a static artefact.
+        batch: Accept this many pictures a call only.
+    """
+
+    backend = "fake"
+
+    def __init__(
+        self,
+        spec: ModelSpec | None = None,
+        *,
+        precision: Precision = Precision.FP32,
+        size: tuple[int, int] | None = None,
+        batch: int | None = None,
+    ) -> None:
+        super().__init__(
+            ModelSpec() if spec is None else spec, precision=precision, device="cpu", size=size, batch=batch
+        )
+        self.calls: list[tuple[int, ...]] = []
+        """Shape of every input so far."""
+
+    def _run(self, x_NCHW: Float32) -> Float32:
+        self.calls.append(x_NCHW.shape)
+        y_NCHW: Float32 = np.repeat(np.repeat(x_NCHW, self.spec.scale, axis=2), self.spec.scale, axis=3)
+        return y_NCHW

@@ -1,0 +1,165 @@
+"""ONNX files in ONNX Runtime: the fastest way on a CPU, and the exact emulation of Q/DQ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError
+from hasn_edge.optional import require
+from hasn_edge.runtime.cores import compute_cores
+from hasn_edge.runtime.session import Float32, Session, out_of_memory
+from hasn_edge.spec import ModelSpec, Precision
+
+SPEC_KEY = "hasn_edge.spec"
+"""Key of the graph's metadata under which the exporter writes the spec as JSON."""
+
+_FATAL, _ERROR = 4, 3  # ONNX Runtime's log severities
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+
+class OnnxRuntimeSession(Session):
+    """Runs an ``.onnx`` file or graph.
+
+    Args:
+        model: Path of the file, or its bytes.
+        spec: The network; ``None`` reads it from the graph's metadata.
+        precision: Number format inside, as the sidecar says it.
+        exact: No graph optimizations: every Q/DQ pair computes what it says. The reference for INT8 quality
+            and never a speed.
+        threads: Threads inside an operator; ``None`` for one per physical core.
+        device: ``"cpu"``; ``"cuda[:<index>]"`` and ``"tensorrt[:<index>]"`` need ONNX Runtime's GPU build
+            and are never chosen by themselves.
+        size: The fixed (height, width) as the sidecar says it; the graph must agree. ``None`` asks the graph.
+
+    Raises:
+        ArtifactError: the file is missing, no ONNX, or no super-resolution graph of this spec.
+        BuildError: ONNX Runtime refused the graph; the message carries its own.
+        UnsupportedError: no such device here.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+
+    backend = "onnxruntime"
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        spec: ModelSpec | None = None,
+        *,
+        precision: Precision = Precision.FP32,
+        exact: bool = False,
+        threads: int | None = None,
+        device: str = "cpu",
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        ort = require("onnxruntime", extra="export", needed_for="Running an ONNX file")
+        # Its first message would be about GPUs that a CPU-only container has not, on everybody's terminal.
+        ort.set_default_logger_severity(_ERROR)
+        name = "ONNX graph" if isinstance(model, bytes) else str(model)
+        providers = _providers(ort, device)
+        options = _options(ort, exact=exact, threads=compute_cores() if threads is None else threads)
+        if not isinstance(model, bytes) and not model.is_file():
+            raise ArtifactError(f"{name}: no such file; 'hasn-edge export' makes it")
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session: Any = ort.InferenceSession(source, options, providers=providers)
+        except Exception as exc:  # ONNX Runtime's exceptions share no base of their own
+            raise _refused(name, exc) from exc
+        chosen = self._session.get_providers()[0]
+        if chosen != providers[0][0]:
+            raise BuildError(
+                f"onnxruntime: {providers[0][0]} did not start, ONNX Runtime fell back to {chosen}; "
+                "install the CUDA and cuDNN (and TensorRT) libraries of its release, or use --device cpu"
+            )
+        spec = _metadata_spec(self._session, name) if spec is None else spec
+        batch, fixed = _check_graph(self._session, spec, name)
+        if size not in (None, fixed):
+            raise ArtifactError(
+                f"{name}: the graph takes {fixed or 'any'} pixels, its sidecar says {size}; make it "
+                "again with 'hasn-edge export'"
+            )
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        self.exact = exact
+        super().__init__(spec, precision=precision, device=device, size=fixed, batch=batch)
+
+    def _run(self, x_NCHW: Float32) -> Float32:
+        try:
+            y: Float32 = self._session.run([self._output], {self._input: x_NCHW})[0]
+        except Exception as exc:
+            if isinstance(exc, MemoryError) or "llocat" in str(exc):
+                raise out_of_memory(self.backend, x_NCHW.shape, exc) from exc
+            raise BuildError(f"onnxruntime: failed on an input of {x_NCHW.shape}: {exc}") from exc
+        return y
+
+    def _close(self) -> None:
+        self._session = None
+
+
+def _options(ort: Any, *, exact: bool, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL  # what fails is raised, with the same words
+    # An explicit number keeps ONNX Runtime from pinning threads to cores, which containers refuse loudly.
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if exact else levels.ORT_ENABLE_ALL
+    options.enable_mem_pattern = False
+    return options
+
+
+def _providers(ort: Any, device: str) -> list[tuple[str, dict[str, str]]]:
+    """Return ONNX Runtime's providers for ``device``, best first, or say what is missing."""
+    kind, _, index = device.partition(":")
+    if kind not in _PROVIDERS or (index and (kind == "cpu" or not index.isdecimal())):
+        raise UnsupportedError(
+            f"onnxruntime: no device called {device!r}; choose cpu, cuda, cuda:<index>, tensorrt or "
+            "tensorrt:<index>"
+        )
+    names = _PROVIDERS[kind]
+    if names[0] not in ort.get_available_providers():
+        raise UnsupportedError(
+            f"onnxruntime: device {device!r} needs {names[0]}, which ONNX Runtime {ort.__version__} here "
+            "lacks; replace the package with: pip uninstall onnxruntime; pip install onnxruntime-gpu; or use "
+            "--device cpu"
+        )
+    return [(name, {} if name.startswith("CPU") else {"device_id": index or "0"}) for name in names]
+
+
+def _refused(name: str, exc: Exception) -> ArtifactError | BuildError:
+    if type(exc).__name__ in ("InvalidProtobuf", "NoSuchFile"):
+        return ArtifactError(f"{name}: not a complete ONNX file; make it again with 'hasn-edge export'")
+    return BuildError(f"{name}: ONNX Runtime refused the graph: {exc}")
+
+
+def _metadata_spec(session: Any, name: str) -> ModelSpec:
+    text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
+    if text is None:
+        raise ArtifactError(
+            f"{name}: its metadata has no {SPEC_KEY!r}, so scale and sizes are unknown; make it "
+            "with 'hasn-edge export', or pass the ModelSpec"
+        )
+    try:
+        return ModelSpec.from_dict(json.loads(text))
+    except (ValueError, TypeError, AttributeError, ConfigError) as exc:
+        raise ArtifactError(f"{name}: its metadata {SPEC_KEY!r} is damaged ({exc})") from exc
+
+
+def _check_graph(session: Any, spec: ModelSpec, name: str) -> tuple[int | None, tuple[int, int] | None]:
+    """Return the fixed batch and the fixed (height, width), each ``None`` where dynamic."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shape = inputs[0].shape
+    good = len(inputs) == 1 and len(outputs) == 1 and len(shape) == 4 and inputs[0].type == "tensor(float)"
+    if not good or (isinstance(shape[1], int) and shape[1] != spec.channels):
+        found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+        raise ArtifactError(
+            f"{name}: expected one float32 input (N, {spec.channels}, H, W) and one output, got "
+            f"{found} and {len(outputs)} output(s); this is no graph that hasn-edge made for this network"
+        )
+    batch, _, height, width = shape
+    static = isinstance(height, int) and isinstance(width, int)
+    return batch if isinstance(batch, int) else None, (height, width) if static else None

@@ -1,0 +1,113 @@
+"""Open what there is: a built file or a model by name, each with the backend that fits it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx, load_model
+from hasn_edge.optional import require
+from hasn_edge.runtime.session import Session
+
+Backend = Literal["onnxruntime", "pytorch"]
+
+
+def open_session(
+    artifact: Artifact | str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    exact: bool = False,
+    threads: int | None = None,
+) -> Session:
+    """Open a built file with the backend of its kind: ``.onnx`` in ONNX Runtime, ``.ts`` in PyTorch.
+
+    Args:
+        artifact: An artefact, or the path of its file, whose sidecar lies beside it.
+        device: ``"cpu"``, ``"cuda[:<index>]"``; for ONNX also ``"tensorrt[:<index>]"``.
+        exact: For ONNX, no graph optimizations: exact arithmetic of Q/DQ, slower.
+        threads: Processor threads; ``None`` for the backend's choice.
+
+    Raises:
+        ArtifactError: the file or its sidecar is missing, damaged or changed.
+        UnsupportedError: a device that is not here, ``exact`` for another kind than ONNX, or an engine.
+        BuildError: the backend refused the file; its message is carried.
+        MissingDependencyError: the backend is not installed.
+    """
+    if not isinstance(artifact, Artifact):
+        artifact = load_artifact(artifact)
+    if artifact.kind is Kind.ENGINE:
+        raise UnsupportedError(
+            f"{artifact.path}: this version builds TensorRT engines and does not run them; an engine "
+            "needs an NVIDIA GPU with its driver. Run the .onnx it was made from on this machine, or "
+            "load the engine with trtexec --loadEngine on the device"
+        )
+    if artifact.kind is Kind.ONNX:
+        from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(
+            artifact.path,
+            artifact.spec,
+            precision=artifact.precision,
+            exact=exact,
+            threads=threads,
+            device=device,
+            size=artifact.size,
+        )
+    if exact:
+        raise UnsupportedError(
+            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime; a TorchScript file has no "
+            "Q/DQ, open it without"
+        )
+    require("torch", extra="export", needed_for="Running a TorchScript file")
+    from hasn_edge.runtime.torchscript import TorchScriptSession
+
+    return TorchScriptSession(
+        artifact.path,
+        artifact.spec,
+        precision=artifact.precision,
+        device=device,
+        size=artifact.size,
+        threads=threads,
+    )
+
+
+def open_model(
+    model: str | Path | None = None,
+    *,
+    backend: Backend | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Session:
+    """Open a model by bundled name or by the path of its weights, in FP32.
+
+    Args:
+        model: Bundled name, ``.safetensors`` or ``.pth``; ``None`` for the default model.
+        backend: ``"onnxruntime"`` runs the ONNX file that ships with a bundled model and does not import
+            PyTorch; ``"pytorch"`` runs the network eagerly, unfused. ``None`` takes the first where it can.
+        device: See :func:`open_session`.
+        threads: Processor threads; ``None`` for the backend's choice.
+
+    Raises:
+        CheckpointError: no such model, or weights that cannot be used.
+        UnsupportedError: an unknown backend, one that this model has no file for, or no such device.
+        ArtifactError: the shipped ONNX file was changed or lost its sidecar.
+        MissingDependencyError: the backend is not installed.
+    """
+    name = DEFAULT_MODEL if model is None else model
+    if backend not in (None, "onnxruntime", "pytorch"):
+        raise UnsupportedError(f"unknown backend {backend!r} for a model; choose onnxruntime or pytorch")
+    shipped = None if backend == "pytorch" else bundled_onnx(name)
+    if shipped is not None:
+        return open_session(shipped, device=device, threads=threads)
+    if backend == "onnxruntime":
+        raise UnsupportedError(
+            f"{name}: no ONNX file ships with it; write one with 'hasn-edge export --model {name}' and "
+            "open that with --artifact or open_session"
+        )
+    network = load_model(name)
+    from hasn_edge.runtime.pytorch import PyTorchSession
+
+    return PyTorchSession(network, device=device, threads=threads)

@@ -1,0 +1,179 @@
+"""The one interface to a loaded model: the base class checks, the backend computes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.errors import ArtifactError, InputError, ShapeError
+from hasn_edge.spec import ModelSpec, Precision
+
+Float32 = NDArray[np.float32]
+Self = TypeVar("Self", bound="Session")
+
+# A picture that was never divided by 255 is the usual mistake; a resampler's overshoot is none.
+_LOWEST, _HIGHEST = -1.0, 2.0
+
+
+class Session(ABC):
+    """A loaded model, ready to run: opening is slow, running is not. **Not thread-safe**.
+
+    Subclasses implement :meth:`_run` and :meth:`_close`; everything a caller can get wrong is checked here,
+    once, with the same words for every backend.
+    """
+
+    backend: str
+    """``"pytorch"``, ``"torchscript"``, ``"onnxruntime"``, ``"tensorrt"`` or ``"fake"``."""
+    spec: ModelSpec
+    """The network: scale, channels, smallest size."""
+    precision: Precision
+    """Number format inside; input and output are float32 whatever it is."""
+    device: str
+    """``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"tensorrt"`` (through ONNX Runtime), ..."""
+    size: tuple[int, int] | None
+    """The one (height, width) that a static artefact accepts; ``None`` where they are dynamic."""
+    batch: int | None
+    """Pictures per call of a file with a fixed batch, ``None`` where it is dynamic. A session of a file made
+    for one picture accepts any number and computes them one by one."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        precision: Precision = Precision.FP32,
+        device: str = "cpu",
+        size: tuple[int, int] | None = None,
+        batch: int | None = None,
+    ) -> None:
+        self.spec = spec
+        self.precision = precision
+        self.device = device
+        self.size = size
+        self.batch = batch
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def run(self, x_NCHW: Float32) -> Float32:
+        """Upscale a batch; blocks until the result is in host memory.
+
+        Args:
+            x_NCHW: ``(N, C, H, W)`` float32, RGB in [0, 1]. Any strides; it is never written to.
+
+        Returns:
+            ``(N, C, H * scale, W * scale)`` float32, C-contiguous, not clamped. It belongs to the caller: no
+            later call touches it.
+
+        Raises:
+            ShapeError: wrong rank, channels, dtype or size.
+            InputError: values that are not finite or far outside [0, 1], memory that does not suffice, or a
+                closed session.
+            ArtifactError: the file computes another shape than its sidecar says.
+            BuildError: the backend failed; the message carries its own.
+        """
+        if self._closed:
+            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
+        self._check(x_NCHW)
+        if self.batch == 1 and len(x_NCHW) > 1:
+            return np.concatenate([self.run(one) for one in np.split(x_NCHW, len(x_NCHW))])
+        y_NCHW = self._run(np.ascontiguousarray(x_NCHW))
+        expected = self.spec.output_shape(x_NCHW.shape)
+        if y_NCHW.shape != expected:
+            raise ArtifactError(
+                f"{self.backend}: output is {y_NCHW.shape}, its description says {expected}; the file and "
+                "its sidecar do not belong together; make them again with 'hasn-edge export' or 'build'"
+            )
+        return np.ascontiguousarray(y_NCHW, dtype=np.float32)
+
+    def close(self) -> None:
+        """Free what the backend holds. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self: Self) -> Self:
+        """Return the session itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the session."""
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {self.backend} {self.precision.value} on {self.device}, {state}>"
+
+    @abstractmethod
+    def _run(self, x_NCHW: Float32) -> Float32:
+        """Compute; ``x_NCHW`` is checked and C-contiguous, the result must not alias a kept buffer."""
+
+    def _close(self) -> None:  # noqa: B027 - having nothing to free is the usual case
+        """Free; called once."""
+
+    def _check(self, x_NCHW: Any) -> None:
+        """Refuse what the network cannot take, naming backend, expectation, what came and the cure."""
+        channels = self.spec.channels
+        wanted = f"{self.backend}: expected float32 (N, {channels}, H, W)"
+        cure = "hasn_edge.image.to_tensor makes it from a picture"
+        if not isinstance(x_NCHW, np.ndarray):
+            raise ShapeError(f"{wanted} as a NumPy array, got {type(x_NCHW).__name__}; {cure}")
+        if x_NCHW.ndim != 4:
+            raise ShapeError(f"{wanted}, got {x_NCHW.ndim} dimensions {x_NCHW.shape}; {cure}")
+        count, found, height, width = x_NCHW.shape
+        if found != channels:
+            hint = "; it looks like (N, H, W, C), transpose it" if width == channels else f"; {cure}"
+            raise ShapeError(f"{wanted}, got {found} channels {x_NCHW.shape}{hint}")
+        if x_NCHW.dtype != np.float32:
+            raise ShapeError(f"{wanted}, got {x_NCHW.dtype}; {cure}, or use .astype(numpy.float32)")
+        if count == 0:
+            raise ShapeError(
+                f"{wanted} with at least one picture, got none {x_NCHW.shape}; skip empty batches"
+            )
+        self._check_size(count, height, width)
+        low, high = float(x_NCHW.min()), float(x_NCHW.max())
+        if not np.isfinite(low + high):
+            raise InputError(
+                f"{self.backend}: the input has values that are not finite numbers; look for a division by "
+                "zero or uninitialised memory where it was made"
+            )
+        if low < _LOWEST or high > _HIGHEST:
+            raise InputError(
+                f"{self.backend}: expected values in [0, 1], got {low:.6g} to {high:.6g}; divide by 255 "
+                "first, as hasn_edge.image.to_tensor does"
+            )
+
+    def _check_size(self, count: int, height: int, width: int) -> None:
+        if self.batch not in (None, 1, count):
+            raise ShapeError(
+                f"{self.backend}: this file takes {self.batch} pictures at a time, got {count}; call run "
+                "with batches of that size, or export with a dynamic batch"
+            )
+        if self.size is not None and (height, width) != self.size:
+            raise ShapeError(
+                f"{self.backend}: this file takes exactly {self.size[0]} x {self.size[1]} pixels (height x "
+                f"width), got {height} x {width}; Upscaler pads and tiles, or export with dynamic sizes"
+            )
+        minimum = self.spec.size.minimum
+        if min(height, width) < minimum:
+            raise ShapeError(
+                f"{self.backend}: expected at least {minimum} x {minimum} pixels, got {height} x {width} "
+                "(height x width); Upscaler pads small pictures"
+            )
+
+
+def out_of_memory(backend: str, shape: tuple[int, ...], exc: BaseException) -> InputError:
+    """Return the error for a frame that does not fit: the same words for every backend."""
+    first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    return InputError(
+        f"{backend}: not enough memory for an input of {shape[-2]} x {shape[-1]} pixels and batch {shape[0]} "
+        f"({first}); use smaller tiles: --tile 256, or Upscaler(session, tile=256)"
+    )

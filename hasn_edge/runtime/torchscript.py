@@ -1,0 +1,87 @@
+"""TorchScript files: the exported network in PyTorch's interpreter, on CPU or CUDA."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+
+from hasn_edge.errors import ArtifactError
+from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
+from hasn_edge.runtime.session import Float32, Session
+from hasn_edge.spec import ModelSpec, Precision
+
+
+class TorchScriptSession(Session):
+    """Runs a ``.ts`` file. Float32 goes in and comes out whatever the precision inside.
+
+    Loading runs no Python from the file: TorchScript is a language of its own, read by PyTorch's C++ parser.
+    It is still a *program*, which can take any time and memory, so open only files that you made or trust;
+    the sidecar's hash proves that a file is unchanged, not who made it.
+
+    The first two calls of each input size are slower, because PyTorch profiles and specialises the program.
+
+    Args:
+        model: Path of the file, or its bytes.
+        spec: The network, as the sidecar says it.
+        precision: Number format inside, as the sidecar says it.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+        size: The one (height, width) that the file takes; ``None`` for any.
+        threads: Threads of PyTorch's CPU kernels, a setting of the whole process; ``None`` leaves it alone.
+
+    Raises:
+        ArtifactError: the file is missing or no complete TorchScript file.
+        UnsupportedError: no such device here.
+    """
+
+    backend = "torchscript"
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        spec: ModelSpec,
+        *,
+        precision: Precision = Precision.FP32,
+        device: str = "cpu",
+        size: tuple[int, int] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._target = torch_device(device, backend="torchscript")
+        self._threads = threads
+        self._module: torch.jit.ScriptModule | None = _load(model, self._target)
+        super().__init__(spec, precision=precision, device=str(self._target), size=size)
+
+    def _run(self, x_NCHW: Float32) -> Float32:
+        assert self._module is not None
+        set_threads(self._threads)
+        return infer(
+            self._module,
+            x_NCHW,
+            self._target,
+            torch.float32,
+            torch.contiguous_format,
+            backend=self.backend,
+        )
+
+    def _close(self) -> None:
+        self._module = None
+
+
+def _load(model: Path | bytes, device: torch.device) -> torch.jit.ScriptModule:
+    name = "TorchScript" if isinstance(model, bytes) else str(model)
+    source = io.BytesIO(model) if isinstance(model, bytes) else str(model)
+    try:
+        with warnings.catch_warnings():
+            # It is deprecated for torch.export, which has no file that C++ programs load.
+            warnings.simplefilter("ignore")
+            module: torch.jit.ScriptModule = torch.jit.load(source, map_location=device)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as exc:
+        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise ArtifactError(
+            f"{name}: not a complete TorchScript file ({reason}); make it again with "
+            "'hasn-edge export --format torchscript'"
+        ) from exc
+    module.eval()
+    return module

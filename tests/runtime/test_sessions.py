@@ -1,0 +1,244 @@
+"""One contract for every backend: what a caller may rely on whichever session is behind it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from hasn_edge.errors import InputError, ShapeError
+from hasn_edge.export.onnx import onnx_from_model
+from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime.fake import FakeSession
+from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.runtime.pytorch import PyTorchSession
+from hasn_edge.runtime.torchscript import TorchScriptSession
+from hasn_edge.spec import ModelSpec, Precision
+
+SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
+
+
+def network(spec: ModelSpec = SPEC) -> HASN:
+    torch.manual_seed(0)
+    return HASN(spec).eval()
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).random(shape, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """PyTorch's own output, without any of our code around it."""
+    model = network()
+
+    def compute(x):
+        with torch.no_grad():
+            return model(torch.from_numpy(x)).numpy()
+
+    return compute
+
+
+class SessionContract:
+    """Subclasses say how to open a session, and how far its output may be from PyTorch's in FP32."""
+
+    tolerance = 1e-5
+    backend = ""
+    precision = Precision.FP32
+
+    def open(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def session(self):
+        with self.open() as session:
+            yield session
+
+    def test_says_what_it_is(self, session):
+        assert (session.spec, session.backend, session.precision) == (SPEC, self.backend, self.precision)
+        assert session.device == "cpu"
+        assert session.size is None
+        assert not session.closed
+        assert self.backend in repr(session)
+
+    @pytest.mark.parametrize("size", [(15, 15), (17, 29), (31, 16)])
+    def test_output_is_the_networks(self, session, expected, size):
+        x = noise(1, 3, *size)
+        y = session.run(x)
+        assert y.dtype == np.float32
+        assert y.flags.c_contiguous
+        assert y.shape == (1, 3, 4 * size[0], 4 * size[1])
+        if self.tolerance is not None:
+            np.testing.assert_allclose(y, expected(x), rtol=0, atol=self.tolerance)
+
+    def test_two_runs_are_equal_bit_for_bit(self, session):
+        x = noise(1, 3, 19, 23)
+        np.testing.assert_array_equal(session.run(x), session.run(x))
+
+    def test_output_belongs_to_the_caller_and_input_is_left_alone(self, session):
+        x = noise(1, 3, 16, 16)
+        before = x.copy()
+        first = session.run(x)
+        kept = first.copy()
+        session.run(1 - x)
+        np.testing.assert_array_equal(first, kept)
+        np.testing.assert_array_equal(x, before)
+        first[:] = 0  # writable
+        np.testing.assert_array_equal(session.run(x), kept)
+
+    def test_batch_equals_its_pictures_one_by_one(self, session):
+        x = noise(3, 3, 16, 18)
+        singles = np.concatenate([session.run(one[None]) for one in x])
+        np.testing.assert_allclose(session.run(x), singles, rtol=0, atol=self.batch_tolerance)
+
+    batch_tolerance = 1e-6
+
+    def test_strides_and_read_only_input_do_not_matter(self, session):
+        x = noise(1, 3, 16, 20)
+        expected = session.run(x)
+        channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        flipped = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+        frozen = x.copy()
+        frozen.flags.writeable = False
+        for view in (channels_last, flipped, frozen):
+            np.testing.assert_array_equal(session.run(view), expected)
+
+    @pytest.mark.parametrize(
+        ("x", "message"),
+        [
+            (torch.zeros(1, 3, 16, 16), r"as a NumPy array, got Tensor"),
+            (noise(3, 16, 16), r"expected float32 \(N, 3, H, W\), got 3 dimensions \(3, 16, 16\)"),
+            (noise(1, 1, 16, 16), r"got 1 channels \(1, 1, 16, 16\)"),
+            (noise(1, 16, 16, 3), r"looks like \(N, H, W, C\), transpose"),
+            (noise(1, 3, 16, 16).astype(np.float64), r"got float64; .* \.astype\(numpy\.float32\)"),
+            (np.zeros((1, 3, 16, 16), np.uint8), r"got uint8; hasn_edge\.image\.to_tensor"),
+            (noise(0, 3, 16, 16), r"at least one picture, got none"),
+            (noise(1, 3, 14, 16), r"at least 15 x 15 pixels, got 14 x 16 .*Upscaler pads"),
+            (noise(1, 3, 16, 0), r"at least 15 x 15 pixels, got 16 x 0"),
+        ],
+    )
+    def test_wrong_shapes_are_named(self, session, x, message):
+        with pytest.raises(ShapeError, match=f"^{self.backend}: .*{message}"):
+            session.run(x)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [(np.nan, "not finite"), (-np.inf, "not finite"), (255, r"got .* to 255; divide by 255")],
+    )
+    def test_wrong_values_are_named(self, session, value, message):
+        x = noise(1, 3, 16, 16)
+        x[0, 1, 5, 7] = value
+        with pytest.raises(InputError, match=f"^{self.backend}: .*{message}"):
+            session.run(x)
+
+    def test_close_twice_then_run(self):
+        session = self.open()
+        session.close()
+        session.close()
+        assert session.closed
+        with pytest.raises(InputError, match=f"{self.backend}: this session is closed; open it again"):
+            session.run(noise(1, 3, 16, 16))
+
+    def test_context_manager_closes_also_on_errors(self):
+        with pytest.raises(ZeroDivisionError), self.open() as session:
+            assert session.run(noise(1, 3, 15, 15)).shape == (1, 3, 60, 60)
+            raise ZeroDivisionError
+        assert session.closed
+
+    def test_a_refused_input_does_not_harm(self, session):
+        x = noise(1, 3, 16, 16)
+        before = session.run(x)
+        with pytest.raises(ShapeError):
+            session.run(x[:, :2])
+        np.testing.assert_array_equal(session.run(x), before)
+
+
+class TestFake(SessionContract):
+    backend = "fake"
+    tolerance = None
+
+    def open(self):
+        return FakeSession(SPEC)
+
+    def test_repeats_pixels(self, session):
+        x = noise(1, 3, 15, 16)
+        np.testing.assert_array_equal(session.run(x)[:, :, 1::4, 2::4], x)
+        assert session.calls == [(1, 3, 15, 16)]
+
+    def test_fixed_size_and_batch(self):
+        session = FakeSession(SPEC, size=(16, 20), batch=2)
+        assert session.run(noise(2, 3, 16, 20)).shape == (2, 3, 64, 80)
+        with pytest.raises(ShapeError, match=r"exactly 16 x 20 pixels .* got 20 x 16; Upscaler pads"):
+            session.run(noise(2, 3, 20, 16))
+        with pytest.raises(ShapeError, match="2 pictures at a time, got 3"):
+            session.run(noise(3, 3, 16, 20))
+
+
+class TestPyTorch(SessionContract):
+    backend = "pytorch"
+    tolerance = 0  # the reference itself
+
+    def open(self):
+        return PyTorchSession(network(), threads=1)
+
+
+class TestPyTorchChannelsLast(SessionContract):
+    backend = "pytorch"
+
+    def open(self):
+        return PyTorchSession(network(), channels_last=True, threads=1)
+
+
+class TestPyTorchFp16(SessionContract):
+    backend = "pytorch"
+    precision = Precision.FP16
+    tolerance = 2e-3
+    batch_tolerance = 1e-3
+
+    def open(self):
+        return PyTorchSession(network().half(), threads=1)
+
+
+@cache
+def torchscript_bytes() -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 3, 16, 18)), buffer)
+    return buffer.getvalue()
+
+
+@cache
+def onnx_bytes(**options) -> bytes:
+    return onnx_from_model(network(), simplify=False, **options).SerializeToString()
+
+
+class TestTorchScript(SessionContract):
+    backend = "torchscript"
+
+    def open(self):
+        return TorchScriptSession(torchscript_bytes(), SPEC, threads=1)
+
+
+class TestOnnxRuntime(SessionContract):
+    backend = "onnxruntime"
+
+    def open(self):
+        return OnnxRuntimeSession(onnx_bytes(batch=None), SPEC, threads=1)
+
+
+class TestOnnxRuntimeExactOnePictureAtATime(SessionContract):
+    """As exported by default: batch 1, run picture by picture; without graph optimizations."""
+
+    backend = "onnxruntime"
+    batch_tolerance = 0
+
+    def open(self):
+        return OnnxRuntimeSession(onnx_bytes(), exact=True, threads=1)
+
+    def test_spec_came_from_the_metadata(self, session):
+        assert (session.spec, session.batch, session.exact) == (SPEC, 1, True)
