@@ -52,7 +52,7 @@ class Capabilities:
 def driver_present() -> bool:
     """Return whether NVIDIA's driver library can be loaded; loads nothing else.
 
-    Without it TensorRT's ``Runtime`` crashes the process instead of raising, and so must not be made.
+    Without it TensorRT's ``Runtime`` may crash the process instead of raising, and so must not be made.
     """
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")

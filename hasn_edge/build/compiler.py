@@ -18,6 +18,7 @@ OnMessage = Callable[[str, str], object]
 OnStep = Callable[[str, int, int], bool]
 """Called with a phase, the steps done and the steps in all, from any thread; ``False`` cancels the build."""
 
+_DTYPES = {"float": "float32", "half": "float16"}
 _STEP_SECONDS = 0.1
 """Progress is reported at most this often: a phase may have thousands of steps."""
 
@@ -111,7 +112,8 @@ def _describe(network: Any) -> dict[str, Any]:
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:
-    return {"name": tensor.name, "dtype": tensor.dtype.name.lower(), "shape": [int(n) for n in tensor.shape]}
+    dtype = tensor.dtype.name.lower()
+    return {"name": tensor.name, "dtype": _DTYPES.get(dtype, dtype), "shape": [int(n) for n in tensor.shape]}
 
 
 def _add_profile(builder: Any, config: Any, network: Any, target: EngineTarget) -> dict[str, list[int]]:

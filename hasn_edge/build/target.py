@@ -29,6 +29,8 @@ class EngineRuntime(str, Enum):
 
     CPU = "cpu"
     """ONNX Runtime on the CPU: the graph itself is what runs, nothing is compiled."""
+    PORTABLE = "portable"
+    """The graphs that TensorRT 8.5 to 11 read, weak and strong: nothing is compiled, the device does that."""
     RTX = "rtx"
     """TensorRT for RTX: compiles without a GPU for the generations that are asked for."""
     TENSORRT = "tensorrt"

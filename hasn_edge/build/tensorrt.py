@@ -19,7 +19,7 @@ import msgspec
 
 from hasn_edge.build.capabilities import NAMES, find_module
 from hasn_edge.build.engine_file import PlanHeader, parse_plan_header
-from hasn_edge.build.target import EngineRuntime, EngineTarget
+from hasn_edge.build.target import EngineTarget
 from hasn_edge.errors import BuildError, HasnEdgeError, OutputError, UnsupportedError
 
 Progress = Callable[[str, int, int], None]
@@ -86,10 +86,10 @@ def engine_from_onnx(onnx: bytes, target: EngineTarget, *, progress: Progress | 
         BuildError: the compiler refused, crashed or was killed; carries its messages.
         OutputError: no room for the temporary files.
     """
-    if target.runtime is EngineRuntime.CPU:
+    if target.runtime not in NAMES:
         raise UnsupportedError(
-            "the target 'cpu' has no engine: ONNX Runtime runs the graph itself; export it, or choose a "
-            "TensorRT target such as 'rtx'"
+            f"the target {target.name!r} has no engine: its runtime, {target.runtime.value!r}, takes the "
+            "graph itself; choose a target of TensorRT, such as 'rtx'"
         )
     find_module(target.runtime)
     started = time.monotonic()
@@ -160,10 +160,15 @@ class _Conversation:
         title = self.title or NAMES[target.runtime]
         if self.failed is not None:
             kind, text = self.failed
+            lines = [line for line in text.splitlines() if _NO_DRIVER not in line]
             said = self.texts("INTERNAL_ERROR", "ERROR", "WARNING")
-            if "\n" in text:  # the parser's errors are in the text; its log repeats them
-                said = [m for m in said if not m.startswith(("ModelImporter.cpp", _NO_DRIVER))]
-            raise _ERRORS.get(kind, BuildError)(_with_messages(text, f"messages of {title}", said))
+            if len(lines) > 1:  # the parser's errors are in the text; its log says them again
+                known = {line.strip() for line in lines}
+                said = [m for m in said if not m.startswith("ModelImporter.cpp") and m not in known]
+                said = [m for m in said if _NO_DRIVER not in m]
+            raise _ERRORS.get(kind, BuildError)(
+                _with_messages("\n".join(lines), f"messages of {title}", said)
+            )
         if self.facts is not None and self.returncode == 0:
             return self.facts
         said = self.texts("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")[-10:]

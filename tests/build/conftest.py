@@ -1,0 +1,67 @@
+"""Real HASN graphs for the compiler: small ones, and the published network's size with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from hasn_edge.errors import MissingDependencyError
+from hasn_edge.spec import ModelSpec
+
+torch = pytest.importorskip("torch")
+
+SMALL = ModelSpec(features=8, blocks=1, esa_channels=4)
+
+
+class Noise:
+    """Two repeatable batches: the compiler does not care what the ranges are."""
+
+    fingerprint = "noise"
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(0)
+        for _ in range(2):
+            yield rng.random((1, 3, 32, 32), dtype=np.float32)
+
+
+@pytest.fixture(scope="session")
+def hasn_onnx() -> Callable[..., bytes]:
+    """``hasn_onnx("int8", spec=..., size=...)``: the strong artefact of that precision, serialized."""
+    from hasn_edge.export.onnx import onnx_from_model
+    from hasn_edge.export.onnx_graph import with_fixed_size
+    from hasn_edge.model.hasn import HASN
+    from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
+    from hasn_edge.quantize.int8 import int8_onnx_from_onnx
+    from hasn_edge.quantize.ranges import ranges_from_onnx
+    from hasn_edge.quantize.recipe import QuantRecipe
+
+    def make(precision: str, *, spec: ModelSpec = SMALL, size: tuple[int, int] | None = None) -> bytes:
+        torch.manual_seed(0)
+        measured = onnx_from_model(HASN(spec).eval(), opset=20, simplify=False)
+        proto = with_fixed_size(measured, size, spec.scale) if size else measured
+        if precision == "fp32":
+            return proto.SerializeToString()
+        half = fp16_onnx_from_onnx(proto)
+        if precision == "fp16":
+            return half.SerializeToString()
+        recipe = QuantRecipe(keep_float=("conv_1", "upsampler*"))
+        ranges = ranges_from_onnx(measured, Noise(), recipe)
+        return int8_onnx_from_onnx(half, ranges, recipe).SerializeToString()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def needs_rtx() -> None:
+    from hasn_edge.build.capabilities import find_module
+    from hasn_edge.build.target import EngineRuntime
+
+    try:
+        find_module(EngineRuntime.RTX)
+    except MissingDependencyError as exc:
+        pytest.skip(str(exc))
