@@ -17,6 +17,14 @@ RULES: Mapping[str, str] = {
 }
 """Every rule by name. Each is exact: same outputs up to rounding, at the border too."""
 
+DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
+    "pytorch": (),
+    "torchscript": ("norm_affine", "compose_esa"),
+    "onnxruntime": ("norm_affine", "compose_esa"),
+    "tensorrt": (),
+    "rtx": (),
+}
+
 
 class FusedHASN(HASN):
     """A network with fused blocks. To run or export; what is stored is always the network it came from."""
