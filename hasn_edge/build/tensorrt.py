@@ -34,6 +34,10 @@ _KEPT_MESSAGES = 40
 _NO_DRIVER = "[checkMacros.cpp::catchCudaError"
 """TensorRT for RTX adds this on a machine without a GPU when anything fails; it is never the reason."""
 
+_MEMORY_CURE = (
+    "free some, lower workspace_bytes, the maximum shape or optimization_level in the target, or add swap"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
@@ -162,6 +166,8 @@ class _Conversation:
             kind, text = self.failed
             lines = [line for line in text.splitlines() if _NO_DRIVER not in line]
             said = self.texts("INTERNAL_ERROR", "ERROR", "WARNING")
+            if any("bad_alloc" in message for message in said):
+                lines[-1] += f": it ran out of memory; {_MEMORY_CURE}"
             if len(lines) > 1:  # the parser's errors are in the text; its log says them again
                 known = {line.strip() for line in lines}
                 said = [m for m in said if not m.startswith("ModelImporter.cpp") and m not in known]
@@ -194,10 +200,13 @@ def _ending(returncode: int) -> str:
         name = f"signal {-returncode}"
     if name == "SIGKILL":
         return (
-            "was killed (SIGKILL) while it compiled: the system most likely ran out of memory; free some, "
-            "lower workspace_bytes, the maximum shape or optimization_level in the target, or add swap"
+            "was killed (SIGKILL) while it compiled: the system most likely ran out of memory; "
+            f"{_MEMORY_CURE}"
         )
-    return f"crashed ({name}) while it compiled; a smaller maximum shape or optimization_level may avoid it"
+    return (
+        f"crashed ({name}) while it compiled, which it also does when memory runs out; a smaller maximum "
+        "shape or optimization_level may avoid it"
+    )
 
 
 def _converse(folder: Path, progress: Progress) -> _Conversation:

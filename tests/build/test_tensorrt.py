@@ -211,6 +211,15 @@ class TestTheChild:
         with pytest.raises(BuildError, match="could not compile; messages of .*:\n  line one\n    line two$"):
             engine_from_onnx(b"", RTX)
 
+    def test_memory_that_ran_out_inside_the_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.child(
+            monkeypatch,
+            "say(event='message', severity='ERROR', text='Unexpected exception std::bad_alloc')\n"
+            "say(event='failed', kind='BuildError', text='could not compile the graph')\nsys.exit(1)",
+        )
+        with pytest.raises(BuildError, match="the graph: it ran out of memory; free some, .*:\n  Unexpected"):
+            engine_from_onnx(b"", RTX)
+
     def test_a_disk_without_room(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.child(monkeypatch, "say(event='failed', kind='OutputError', text='no room')\nsys.exit(1)")
         with pytest.raises(OutputError, match="^no room$"):
