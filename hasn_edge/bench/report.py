@@ -79,8 +79,8 @@ class BenchReport:
         )
         return (
             f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, float32 array in to "
-            f"float32 array out, {span} samples a case after {self.warmup_calls} warm-up calls, cases timed in "
-            f"turns, {self.threads or 'all'} threads",
+            f"float32 array out, {span} samples a case after {self.warmup_calls} warm-up calls, cases "
+            f"timed in turns, {self.threads or 'all'} threads",
             "MACs: fvcore's rules (multiply-accumulates; LayerNorm 5, bilinear 4, average pool 1 an element) "
             f"for the unfused network; not counted: {', '.join(UNCOUNTED)}",
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
@@ -103,10 +103,10 @@ class BenchReport:
             if case.precision == "fp32" or case.latency is None or best.latency is None:
                 continue
             ratio = case.latency.median_ms / best.latency.median_ms
-            verdict = f"{ratio:.2f}x the time of" if ratio >= 1 else f"{1 / ratio:.2f}x faster than"
-            word = "slower" if ratio >= 1 else "faster"
+            word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
             found.append(
-                f"{case.precision.upper()} is {word} than FP32 here: {case.label} took {verdict} {best.label}"
+                f"{case.precision.upper()} is {word} than FP32 here: {case.label} took {share} the time of "
+                f"{best.label}"
             )
         return tuple(found)
 

@@ -41,6 +41,11 @@ def model_path(name: str | Path) -> Path:
     )
 
 
+def model_name(name: str | Path) -> str:
+    """Return what files made from a model are called after: the bundled name, or the file's own."""
+    return str(name) if str(name) in bundled_models() else Path(name).stem
+
+
 def bundled_onnx(name: str | Path) -> Path | None:
     """Return the FP32 ONNX file that ships with a bundled model: it runs without PyTorch."""
     path = WEIGHTS / f"{name}.onnx"

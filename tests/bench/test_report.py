@@ -1,0 +1,143 @@
+"""Latency statistics, the report's figures and its gaps, as JSON and as a table."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hasn_edge.bench.latency import Latency, time_calls
+from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
+from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table
+from hasn_edge.spec import ModelSpec
+
+REFERENCE = Latency(seconds=(0.1, 0.3, 0.2, 0.4, 0.5))
+SLOW = Latency(seconds=(0.6, 0.6, 0.6))
+
+
+def case(label: str, **fields) -> BenchCase:
+    values = {
+        "backend": "onnxruntime",
+        "precision": "fp32",
+        "file": f"{label}.onnx",
+        "sha256": "0" * 64,
+        "file_bytes": 1_750_000,
+        "latency": REFERENCE,
+        "peak_bytes": 512_000_000,
+    }
+    return BenchCase(label=label, **{**values, **fields})
+
+
+@pytest.fixture
+def report() -> BenchReport:
+    base = SetQuality(images=5, psnr_y_db=32.181, ssim_y=0.8948)
+    equal = SetQuality(
+        images=5, psnr_y_db=32.181, ssim_y=0.8948, dpsnr_db=0.0, dssim=0.0, fidelity_db=math.inf
+    )
+    worse = SetQuality(
+        images=5, psnr_y_db=32.131, ssim_y=0.8938, dpsnr_db=-0.05, dssim=-0.001, fidelity_db=47.3,
+        worst_image="butterfly", worst_dpsnr_db=-0.091,
+    )  # fmt: skip
+    cases = (
+        case("eager", file=None, sha256=None, file_bytes=None, quality={"Set5": base}),
+        case("same", quality={"Set5": equal}),
+        case("int8", precision="int8", latency=SLOW, quality={"Set5": worse}),
+        case(
+            "emulated", precision="int8", latency=None, peak_bytes=None, not_measured=("latency: a reason",)
+        ),
+    )
+    return BenchReport(
+        model="net",
+        spec=ModelSpec(),
+        size=(180, 320),
+        cases=cases,
+        environment={"processor": "P"},
+        date="2026-11-23",
+        warmup_calls=2,
+        threads=None,
+        command="hasn-edge bench",
+    )
+
+
+def cells(report: BenchReport) -> dict[str, list[str]]:
+    return dict(rows(report))
+
+
+def test_quantiles_are_numpys():
+    taken = np.random.default_rng(0).random(101)
+    latency = Latency(seconds=tuple(taken))
+    for q in (0.5, 0.9, 0.99):
+        assert latency.quantile_ms(q) == pytest.approx(np.percentile(taken, 100 * q) * 1e3)
+    assert latency.fps == pytest.approx(1 / np.median(taken))
+
+
+def test_calls_are_counted():
+    calls = []
+    samples = time_calls(lambda: calls.append(1), at_least=7, seconds=0)
+    assert len(samples) == len(calls) == 7
+    assert all(s >= 0 for s in samples)
+
+
+def test_table_figures(report):
+    table = cells(report)
+    assert table["median, ms"] == ["300.0", "300.0", "600.0", GAP]
+    assert table["p90, ms"][0] == "460.0"
+    assert table["speed-up"] == ["1.00x", "1.00x", "0.50x", GAP]
+    assert table["FPS"][0] == "3.33"
+    assert table["parameters"] == ["435,272"] * 4
+    assert table["GMACs at 256x256"][0] == "26.637"
+    assert table["GMACs at 320x180"][0] == "23.410"
+    assert table["file, MB"] == [GAP, "1.75", "1.75", "1.75"]
+    assert table["peak memory, MB"] == ["512", "512", "512", GAP]
+    assert table["Set5: PSNR-Y, dB"] == ["32.181", "32.181", "32.131", GAP]
+    assert table["Set5: dPSNR, dB"] == [GAP, "+0.000", "-0.050", GAP]
+    assert table["Set5: fidelity, dB"] == [GAP, "equal", "47.3", GAP]
+    assert table["Set5: worst picture"] == [GAP, GAP, "butterfly -0.091", GAP]
+
+
+def test_slower_int8_is_said_plainly(report):
+    assert "INT8 is slower than FP32 here: int8 took 2.00x the time of eager" in report.findings
+
+
+def test_faster_precision_is_said_too(report):
+    fast = BenchReport(
+        **{
+            **vars(report),
+            "cases": (case("eager"), case("f", precision="fp16", latency=Latency(seconds=(0.1,)))),
+        }
+    )
+    assert fast.findings == ("FP16 is faster than FP32 here: f took 1/3.00 of the time of eager",)
+
+
+def test_json_keeps_samples_and_has_no_infinity(report, tmp_path):
+    report.write_json(tmp_path / "r.json")
+    content = json.loads((tmp_path / "r.json").read_text())
+    assert content["cases"][0]["latency"]["seconds"] == list(REFERENCE.seconds)
+    assert content["cases"][2]["latency"]["speedup"] == pytest.approx(0.5)
+    assert content["cases"][1]["quality"]["Set5"]["fidelity_db"] is None
+    assert content["cases"][3]["latency"] is None
+    assert content["cases"][3]["not_measured"] == ["latency: a reason"]
+    assert content["macs"] == {"256x256": 26_636_504_688, "320x180": pytest.approx(23.41e9, rel=1e-3)}
+
+
+def test_markdown_is_one_table_with_its_conventions(report):
+    text = markdown(report)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {6}
+    for note in notes(report):
+        assert f"- {note}" in text
+    assert "emulated: latency: a reason" in text
+    assert "processor P" in text
+    assert "Printed by `hasn-edge bench` on 2026-11-23." in text
+
+
+def test_terminal_table_fits_a_hundred_columns(report):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(terminal_table(report))
+    text = console.export_text()
+    assert "butterfly" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
