@@ -33,7 +33,13 @@ class BuildWithData(build_py):
         return [*super().get_source_files(), *sources]
 
     def _shipped(self):
-        files = sorted(path for pattern in SHIPPED for path in ROOT.glob(pattern) if path.is_file())
+        # The scripts that made the data stay in the repository.
+        files = sorted(
+            path
+            for pattern in SHIPPED
+            for path in ROOT.glob(pattern)
+            if path.is_file() and path.suffix not in (".py", ".pyc")
+        )
         folder = Path(self.build_lib, "hasn_edge", "_shipped")
         return {str(folder / path.relative_to(ROOT)): path for path in files}
 
