@@ -49,6 +49,7 @@ setup(
     package_data={
         "hasn_edge": ["py.typed"],
         "hasn_edge.model": ["weights/*"],
+        "hasn_edge.train": ["recipes/*.toml"],
         "*": ["*.html", "*.css", "*.js", "*.j2"],
     },
     cmdclass={"build_py": BuildWithData},
