@@ -1,0 +1,217 @@
+"""Sets of picture pairs to measure on: high resolution, and the low resolution it was reduced to."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.data.resize import imresize
+from hasn_edge.errors import InputError
+from hasn_edge.image import (
+    Float32,
+    find_images,
+    from_tensor,
+    read_image,
+    read_image_size,
+    to_rgb,
+    to_tensor,
+    to_uint8,
+)
+from hasn_edge.resources import shipped
+
+UInt8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One picture in both resolutions, read from disk each time it is asked for."""
+
+    name: str
+    """File name without ending."""
+    scale: int
+    """How many times smaller LR is, on each side."""
+    hr_path: Path
+    lr_path: Path | None = None
+    """``None``: LR is made from HR by `imresize`."""
+
+    def hr(self) -> UInt8:
+        """Read HR: ``(H, W, 3)`` uint8 RGB, cut at bottom and right to a multiple of the scale."""
+        pixels = _rgb8(self.hr_path)
+        height, width = (side // self.scale * self.scale for side in pixels.shape[:2])
+        return np.ascontiguousarray(pixels[:height, :width])
+
+    def lr(self) -> UInt8:
+        """Read or make LR: ``(H / scale, W / scale, 3)`` uint8 RGB."""
+        return imresize(self.hr(), scale=1 / self.scale) if self.lr_path is None else _rgb8(self.lr_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet:
+    """Named pairs of one scale, in the order of their names."""
+
+    name: str
+    scale: int
+    pairs: tuple[Pair, ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+
+def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[str]], scale: int) -> EvalSet:
+    """Find the pairs in a folder, and check from the headers that they belong together.
+
+    Layouts: ``HR`` or ``GTmod12`` beside ``LRbicx4`` or ``LR_bicubic/X4``; ``DIV2K_valid_HR`` beside
+    ``DIV2K_valid_LR_bicubic/X4`` (any prefix); or pictures directly in the folder. LR files are called like
+    their HR file, or with ``x4`` added (``0801x4.png``). Without a folder of LR for this scale, LR is
+    made by `imresize`, which gives the same bytes.
+
+    Args:
+        source: ``"NAME=DIR"``, ``(name, folder)``, or a folder, whose name then is the set's.
+        scale: Upscaling factor of the network to measure.
+
+    Raises:
+        InputError: no such folder, no pictures in it, a picture without its counterpart, or sizes that
+            do not match; names the files.
+    """
+    name, folder = _name_and_folder(source)
+    if not folder.is_dir():
+        raise InputError(f"set {name}: {folder}: no such folder{_similar(folder)}")
+    hr_folder, prefix = _hr_folder(name, folder)
+    hr_files = _by_stem(name, hr_folder)
+    lr_folder = _lr_folder(folder, hr_folder, prefix, scale)
+    counterparts = _counterparts(name, hr_files, lr_folder, scale) if lr_folder else {}
+    pairs = [
+        Pair(name=stem, scale=scale, hr_path=path, lr_path=counterparts.get(stem))
+        for stem, path in sorted(hr_files.items())
+    ]
+    for pair in pairs:
+        _check_sizes(name, pair)
+    return EvalSet(name=name, scale=scale, pairs=tuple(pairs))
+
+
+def shipped_eval_set(scale: int) -> EvalSet:
+    """Return the pictures that ship with hasn-edge for measuring; none of them is used for calibration."""
+    return load_eval_set(("shipped", shipped("calibration", "heldout")), scale)
+
+
+def bicubic_baseline(scale: int) -> Callable[[Float32], Float32]:
+    """Return what any network is compared with: a function that upscales tensors by `imresize`.
+
+    It takes and returns ``(1, 3, H, W)`` float32 in [0, 1] and, as the published figures do, works on
+    8-bit pictures.
+    """
+
+    def run(x_NCHW: Float32) -> Float32:
+        return to_tensor(imresize(from_tensor(x_NCHW), scale=float(scale)))
+
+    return run
+
+
+def _rgb8(path: Path) -> UInt8:
+    return to_uint8(to_rgb(read_image(path)))
+
+
+def _name_and_folder(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[str]]) -> tuple[str, Path]:
+    if isinstance(source, tuple):
+        return source[0], Path(source[1])
+    text = os.fspath(source)
+    # A folder may have "=" in its name; only what is no folder is split.
+    if not Path(text).is_dir() and "=" in text:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise InputError(f"{text!r}: expected NAME=DIR, for example Set5=datasets/Set5")
+        return name, Path(folder)
+    return Path(text).resolve().name, Path(text)
+
+
+def _similar(folder: Path) -> str:
+    """Suggest a neighbour with nearly the same name."""
+    parent = folder.parent
+    names = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    near = difflib.get_close_matches(folder.name, names, n=1)
+    if near:
+        return f"; did you mean {parent / near[0]}?"
+    return "; check the spelling and the current folder" + (
+        "" if parent.is_dir() else f", {parent} is missing too"
+    )
+
+
+def _hr_folder(name: str, folder: Path) -> tuple[Path, str]:
+    """Return the folder of HR pictures and its name's prefix (``DIV2K_valid`` of ``DIV2K_valid_HR``)."""
+    for known in ("HR", "GTmod12"):
+        if (folder / known).is_dir():
+            return folder / known, ""
+    prefixed = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.endswith("_HR"))
+    valid = [path for path in prefixed if path.name.endswith("_valid_HR")]
+    chosen = valid or prefixed
+    if len(chosen) > 1:
+        names = ", ".join(path.name for path in chosen)
+        raise InputError(f"set {name}: {folder} has several sets ({names}); name one, e.g. NAME={chosen[0]}")
+    return (chosen[0], chosen[0].name.removesuffix("_HR")) if chosen else (folder, "")
+
+
+def _lr_folder(folder: Path, hr_folder: Path, prefix: str, scale: int) -> Path | None:
+    if hr_folder == folder:
+        return None
+    bicubic = f"{prefix}_LR_bicubic" if prefix else "LR_bicubic"
+    for candidate in (folder / f"LRbicx{scale}", folder / bicubic / f"X{scale}"):
+        if candidate.is_dir():
+            return candidate
+    return None
+
+
+def _by_stem(name: str, folder: Path) -> dict[str, Path]:
+    try:
+        files = find_images([folder])
+    except InputError as exc:
+        raise InputError(f"set {name}: {exc}; expected HR beside LRbicx4, or pictures") from exc
+    by_stem: dict[str, Path] = {}
+    for path in files:
+        if path.stem in by_stem:
+            raise InputError(f"set {name}: {by_stem[path.stem]} and {path} have one name; remove one of them")
+        by_stem[path.stem] = path
+    return by_stem
+
+
+def _counterparts(name: str, hr: dict[str, Path], lr_folder: Path, scale: int) -> dict[str, Path]:
+    lr = _by_stem(name, lr_folder)
+    found = {}
+    for stem, path in hr.items():
+        for candidate in (stem, f"{stem}x{scale}"):
+            if candidate in lr:
+                found[stem] = lr.pop(candidate)
+                break
+        else:
+            raise InputError(
+                f"set {name}: {path} has no counterpart in {lr_folder}; expected {path.name} or "
+                f"{stem}x{scale}{path.suffix} there. Add it, or remove the folder to have LR made"
+            )
+    if lr:
+        raise InputError(f"set {name}: {next(iter(lr.values()))} has no counterpart among the HR pictures")
+    return found
+
+
+def _check_sizes(name: str, pair: Pair) -> None:
+    hr = read_image_size(pair.hr_path)
+    expected = hr[0] // pair.scale, hr[1] // pair.scale
+    if min(expected) < 1:
+        raise InputError(
+            f"set {name}: {pair.hr_path} is {hr[1]} x {hr[0]} pixels, too small for x{pair.scale}; remove it"
+        )
+    if pair.lr_path is None:
+        return
+    lr = read_image_size(pair.lr_path)
+    if lr != expected:
+        raise InputError(
+            f"set {name}: {pair.lr_path} is {lr[1]} x {lr[0]} pixels, expected {expected[1]} x {expected[0]} "
+            f"at x{pair.scale} since {pair.hr_path} is {hr[1]} x {hr[0]}; one is of another scale or picture"
+        )
