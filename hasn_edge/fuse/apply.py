@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
+from torch import nn
+
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.fuse.modules import fused_block
+from hasn_edge.model.blocks import HASB
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
 
@@ -29,8 +32,17 @@ DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
 class FusedHASN(HASN):
     """A network with fused blocks. To run or export; what is stored is always the network it came from."""
 
-    fused: tuple[str, ...] = ()
-    """Rules that were applied."""
+    def __init__(self, model: HASN, rules: tuple[str, ...]) -> None:
+        nn.Module.__init__(self)
+        self.spec = model.spec
+        self.fused = rules
+        """Rules that were applied."""
+        for name, module in model.named_children():
+            if rules and isinstance(module, HASB):
+                self.add_module(name, fused_block(module, rules))
+            else:
+                self.add_module(name, copy.deepcopy(module))
+        self.training = model.training
 
 
 def fuse(model: HASN, rules: Sequence[str]) -> tuple[FusedHASN, list[str]]:
@@ -55,13 +67,7 @@ def fuse(model: HASN, rules: Sequence[str]) -> tuple[FusedHASN, list[str]]:
         )
     reasons = {rule: _nothing_to_do(rule, model.spec) for rule in RULES if rule in rules}
     applied = tuple(rule for rule, reason in reasons.items() if not reason)
-    fused = copy.deepcopy(model)
-    fused.__class__ = FusedHASN
-    assert isinstance(fused, FusedHASN)
-    fused.fused = applied
-    for index, block in enumerate(model.blocks, start=1):
-        if applied:
-            setattr(fused, f"block_{index}", fused_block(block, applied))
+    fused = FusedHASN(model, applied)
     count = f"{model.spec.blocks} block" + ("s" if model.spec.blocks != 1 else "")
     done = [
         f"{rule}: skipped, {reason}" if reason else f"{rule}: {RULES[rule]}, in {count}"

@@ -35,6 +35,7 @@ class FusedBlock(HASB):
 
     def __init__(self, block: HASB, rules: Collection[str]) -> None:
         nn.Module.__init__(self)
+        self.training = block.training
         block = copy.deepcopy(block)
         self.multiply, self.skip, self.residual = block.multiply, block.skip, block.residual
         self.composed = "compose_esa" in rules and block.esa is not None

@@ -1,0 +1,139 @@
+"""Fused networks equal the networks they came from, for every rule, variant and size."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.fuse.apply import DEFAULT_RULES, RULES, FusedHASN, fuse
+from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import Activation, Gate, ModelSpec
+
+SUBSETS = [rules for count in range(len(RULES) + 1) for rules in itertools.combinations(RULES, count)]
+
+
+def network(spec: ModelSpec, seed: int = 0, *, dtype: torch.dtype = torch.float64) -> HASN:
+    """A network in evaluation mode, its norms and biases far from identity and zero."""
+    torch.manual_seed(seed)
+    model = HASN(spec).to(dtype).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if ".ln." in name or name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def tiny(**fields) -> ModelSpec:
+    return ModelSpec(**{"features": 6, "blocks": 2, "scale": 2, "esa_channels": 4, **fields})
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    rules=st.sampled_from(SUBSETS),
+    height=st.integers(15, 24),
+    width=st.integers(15, 24),
+    seed=st.integers(0, 1000),
+    fields=st.fixed_dictionaries(
+        {
+            "features": st.sampled_from([1, 3, 8]),
+            "blocks": st.integers(1, 2),
+            "expansion": st.integers(1, 3),
+            "norm": st.booleans(),
+            "esa": st.booleans(),
+            "cab": st.booleans(),
+            "gate": st.sampled_from(Gate),
+            "activation": st.sampled_from(Activation),
+            "residual": st.booleans(),
+        }
+    ),
+)
+def test_fusion_is_exact_in_float64(rules, height, width, seed, fields):
+    model = network(tiny(**fields), seed)
+    x = torch.rand(2, 3, height, width, dtype=torch.float64)
+    expected = model(x)
+    fused, _ = fuse(model, rules)
+    # The whole frame counts, the border too; relative because a random network's range is not [0, 1].
+    assert float((fused(x) - expected).abs().max()) <= 1e-12 * max(1.0, float(expected.abs().max()))
+
+
+def test_every_rule_on_the_published_weights(shared_data):
+    model = load_checkpoint(shared_data / "upstream/HASN.pth").model().double()
+    x = torch.rand(1, 3, 17, 29, dtype=torch.float64)
+    expected = model(x)
+    for rules in SUBSETS:
+        assert float((fuse(model, rules)[0](x) - expected).abs().max()) < 1e-12
+
+
+def test_the_published_weights_in_float32(shared_data):
+    model = load_checkpoint(shared_data / "upstream/HASN.pth").model()
+    x = torch.rand(1, 3, 40, 31)
+    expected = model.double()(x.double())
+    fused, _ = fuse(model.float(), tuple(RULES))
+    assert float((fused(x) - expected).abs().max()) < 1e-5
+
+
+def test_parameters_say_what_was_done():
+    spec = ModelSpec()
+    model = HASN(spec)
+    names = {rules: set(fuse(model, rules)[0].state_dict()) for rules in SUBSETS}
+    assert names[()] == set(model.state_dict())
+    assert {"block_1.ln.weight"} == names[()] & {"block_1.ln.weight"} - names[("norm_affine",)]
+    merged = names[("merge_branches",)]
+    assert "block_6.f123.conv.weight" in merged
+    assert not {f"block_1.f{i}.conv.weight" for i in (1, 2, 3)} & merged
+    shape = {rules: fuse(model, rules)[0].state_dict() for rules in SUBSETS}
+    assert shape[("merge_branches",)]["block_1.f123.conv.weight"].shape == (468, 52, 1, 1)
+    assert shape[("compose_esa",)]["block_1.esa.conv1.weight"].shape == (16, 52, 1, 1)
+
+
+def test_the_model_stays_as_it_was():
+    model = network(tiny()).train()
+    before = copy.deepcopy(model.state_dict())
+    fused, _ = fuse(model, tuple(RULES))
+    for parameter in fused.parameters():
+        parameter.data.fill_(1.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not isinstance(model, FusedHASN)
+    assert model.training
+    assert fused.training
+    assert not fused.eval().training
+
+
+def test_what_was_done_is_told_and_recorded():
+    fused, done = fuse(network(tiny()), ("compose_esa", "norm_affine"))
+    assert fused.fused == ("norm_affine", "compose_esa")
+    assert fused.spec == tiny()
+    assert [line.split(":")[0] for line in done] == ["norm_affine", "compose_esa"]
+    assert all("in 2 blocks" in line for line in done)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule", "reason"),
+    [({"norm": False}, "norm_affine", "no LayerNorm"), ({"esa": False}, "compose_esa", "no ESA")],
+)
+def test_a_rule_with_nothing_to_fuse_is_skipped_and_says_so(fields, rule, reason):
+    fused, done = fuse(network(tiny(**fields)), (rule,))
+    assert done == [f"{rule}: skipped, this network has {reason}"]
+    assert fused.fused == ()
+
+
+def test_unknown_rules_are_refused():
+    with pytest.raises(UnsupportedError, match="unknown fusion rule 'conv_bn'; choose from: norm_affine, "):
+        fuse(network(tiny()), ("conv_bn",))
+
+
+def test_a_fused_network_is_not_fused_again():
+    fused, _ = fuse(network(tiny()), ("norm_affine",))
+    with pytest.raises(UnsupportedError, match=r"fused already \(norm_affine\)"):
+        fuse(fused, ("compose_esa",))
+
+
+def test_default_rules_exist_for_every_backend():
+    assert set(DEFAULT_RULES) == {"pytorch", "torchscript", "onnxruntime", "tensorrt", "rtx"}
+    assert all(set(rules) <= set(RULES) for rules in DEFAULT_RULES.values())
