@@ -70,6 +70,14 @@ def test_every_rule_on_the_published_weights(shared_data):
         assert float((fuse(model, rules)[0](x) - expected).abs().max()) < 1e-12
 
 
+def test_the_norm_keeps_its_epsilon():
+    model = network(tiny())
+    for block in model.blocks:
+        block.ln.eps = 0.5
+    x = torch.rand(1, 3, 16, 15, dtype=torch.float64)
+    assert float((fuse(model, ("norm_affine",))[0](x) - model(x)).abs().max()) < 1e-12
+
+
 def test_the_published_weights_in_float32(shared_data):
     model = load_checkpoint(shared_data / "upstream/HASN.pth").model()
     x = torch.rand(1, 3, 40, 31)
