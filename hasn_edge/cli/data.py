@@ -1,0 +1,138 @@
+"""The ``data`` verb: prepare training pictures, and see whether they are delivered fast enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hasn_edge.cli.common import messages, threads_option
+
+
+@click.group("data")
+def command() -> None:
+    """Prepare training pictures."""
+
+
+data = command
+
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@command.command("prepare")
+@click.argument("photos", type=FOLDER, nargs=-1, required=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
+)
+@click.option("--scale", type=click.IntRange(2, 4), default=4, show_default=True, help="Upscaling factor.")
+@click.option(
+    "--downscale",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="Reduce the pictures by this first; 2 sharpens the pixels of ordinary photographs.",
+)
+@click.option(
+    "--min-side",
+    type=click.IntRange(16),
+    default=192,
+    show_default=True,
+    help="Shortest accepted side of an HR picture, in pixels.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out pictures that cannot be used, and name them.")
+@threads_option
+def prepare_command(
+    photos: tuple[Path, ...],
+    output: Path,
+    scale: int,
+    downscale: int,
+    min_side: int,
+    skip_bad: bool,
+    threads: int | None,
+) -> None:
+    """Check pictures and write them, with their MATLAB-bicubic LR, as memory-mapped training data.
+
+    PHOTOS are folders of any pictures, or DIV2K and Flickr2K as they are unpacked: LR pictures that are
+    there are used, others made. One unusable picture refuses all, unless --skip-bad.
+
+    \b
+    Examples:
+      hasn-edge data prepare photos -o data/train --downscale 2
+      hasn-edge data prepare DIV2K Flickr2K -o data/df2k
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hasn_edge.data.prepare import prepare
+
+    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages(), transient=True) as bar:
+        task = bar.add_task("preparing", total=None)
+        report = prepare(
+            photos,
+            output,
+            scale=scale,
+            downscale=downscale,
+            min_side=min_side,
+            skip_bad=skip_bad,
+            workers=threads,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for problem in report.skipped:
+        click.echo(f"left out: {problem}", err=True)
+    click.echo(
+        f"{output}: {report.pictures} pictures, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
+        f"LR made for {report.made_lr}, read for {report.pictures - report.made_lr}; "
+        f"{len(report.skipped)} left out"
+    )
+    click.echo(f"fingerprint {report.shards.fingerprint}")
+
+
+@command.command("bench")
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--recipe",
+    default="hasn-x4-small",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Recipe whose batches and network are used.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 600),
+    default=5.0,
+    show_default=True,
+    help="How long to measure each.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where the network runs."
+)
+@threads_option
+def bench_command(folder: Path, recipe: str, seconds: float, device: str, threads: int | None) -> None:
+    """Compare what the loader delivers with what training consumes, in patches a second."""
+    from hasn_edge.data.loader_bench import loader_rate
+    from hasn_edge.data.patches import PatchSource
+    from hasn_edge.data.shards import Shards
+    from hasn_edge.optional import require
+
+    torch = require("torch", extra="train", needed_for="Measuring the training speed")
+    from hasn_edge.train.recipe import load_recipe
+    from hasn_edge.train.speed import training_rate
+    from hasn_edge.train.world import world
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    plan = load_recipe(recipe)
+    source = PatchSource([Shards(folder)], seed=plan.seed)
+    phase = plan.phase(0)
+    loader = loader_rate(
+        source, batch_size=phase.batch_size, patch=phase.patch // plan.model.scale, seconds=seconds
+    )
+    with world(device) as here:
+        consumed = training_rate(plan, source, here, seconds=seconds)
+    click.echo(
+        f"HR patches of {phase.patch}, batch {phase.batch_size}, {plan.name} on {here.device} with "
+        f"{torch.get_num_threads()} threads:\n"
+        f"loader  {loader.patches_per_second:10.1f} patches/s (one thread, {loader.batches} batches)\n"
+        f"network {consumed:10.1f} patches/s (forward, backward, step)\n"
+        f"ratio   {loader.patches_per_second / consumed:10.1f}"
+    )

@@ -1,0 +1,232 @@
+"""The ``train`` verb."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hasn_edge.cli.common import messages, threads_option
+from hasn_edge.optional import require
+
+if TYPE_CHECKING:
+    from hasn_edge.train.recorder import Progress
+    from hasn_edge.train.run import RunFile
+    from hasn_edge.train.world import World
+
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.command("train")
+@click.option("--recipe", default=None, metavar="NAME|FILE", help="Recipe that ships, or a .toml file.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    multiple=True,
+    help="Folder made by 'hasn-edge data prepare', or photographs, which are prepared first; repeatable.",
+)
+@click.option(
+    "--val",
+    "sets",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="Validation set; repeatable. The first one chooses the best weights.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder of the run.  [default: runs/RECIPE]",
+)
+@click.option("--resume", type=FOLDER, default=None, metavar="RUN", help="Continue from the newest state.")
+@click.option(
+    "--init",
+    "start",
+    default=None,
+    metavar="RUN@N|FILE",
+    help="Begin with the weights of a run's iteration N (100k), or of a .safetensors or .pth file.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe; repeatable.")
+@click.option(
+    "--iterations",
+    type=click.IntRange(1),
+    default=None,
+    help="End here instead of where the recipe says; with --resume, replan the rest.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where.")
+@click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
+@threads_option
+def command(
+    recipe: str | None,
+    data: tuple[Path, ...],
+    sets: tuple[str, ...],
+    output: Path | None,
+    resume: Path | None,
+    start: str | None,
+    overrides: tuple[str, ...],
+    iterations: int | None,
+    device: str,
+    compiled: bool,
+    threads: int | None,
+) -> None:
+    """Train a network from photographs to weights, and watch it.
+
+    The run's folder gets best.safetensors (highest PSNR-Y on the first validation set), last.safetensors,
+    last.pth, log.csv, curve.png and TensorBoard events. Ctrl-C saves everything and says how to go on.
+
+    \b
+    Examples:
+      hasn-edge train --recipe hasn-x4-small --data data/train --val Set5=datasets/Set5
+      hasn-edge train --resume runs/hasn-x4-small
+      hasn-edge train --recipe hasn-x4-stage2 --data data/df2k --init runs/hasn-x4-stage1@100k
+      torchrun --nproc-per-node 4 -m hasn_edge train --recipe hasn-x4-stage1 --data data/div2k
+    """
+    if resume is None and (recipe is None or not data):
+        raise click.UsageError("a new run needs --recipe and --data; an old one --resume RUN")
+    if resume is not None and (recipe or data or sets or output or start or overrides):
+        raise click.UsageError(
+            "--resume continues a run as it began; only --iterations, --device, --compile, --threads fit"
+        )
+    torch = require("torch", extra="train", needed_for="Training")
+    require("safetensors", extra="train", needed_for="Training")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    from hasn_edge.train.loop import Interrupted
+    from hasn_edge.train.run import read_run_file
+    from hasn_edge.train.start import execute, resumed
+    from hasn_edge.train.world import world
+
+    with world(device) as here, _signals() as asked, _display(here) as report:
+        folder = resume or output
+        if here.is_main:
+            if resume is not None:
+                run = resumed(resume, iterations=iterations)
+            else:
+                assert recipe is not None
+                extra = (*overrides, f"iterations={iterations}") if iterations else overrides
+                folder, run = _begun(recipe, extra, output, data, sets, start)
+            click.echo(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
+        here.barrier()
+        if folder is None:  # only the main process made the plan; the others find its folder by the same rule
+            from hasn_edge.train.recipe import load_recipe
+
+            folder = Path("runs") / load_recipe(recipe or "", overrides).name
+        if not here.is_main:
+            run = read_run_file(folder)
+        try:
+            execute(
+                folder,
+                run,
+                here,
+                start=start,
+                compiled=compiled,
+                report=report,
+                warn=lambda text: click.echo(text, err=True),
+                stop=lambda: bool(asked),
+            )
+        except Interrupted as exc:
+            if here.is_main:
+                click.echo(
+                    f"{exc}; continue with: hasn-edge train --resume {shlex.quote(str(folder))}", err=True
+                )
+            sys.exit(128 + asked[0] if asked else 1)
+        if here.is_main:
+            click.echo(f"finished; weights: {folder / 'best.safetensors'}, log: {folder / 'log.csv'}")
+
+
+train = command
+
+
+def _begun(
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    data: tuple[Path, ...],
+    sets: tuple[str, ...],
+    start: str | None,
+) -> tuple[Path, RunFile]:
+    """Begin a run, preparing first what was not prepared."""
+    from hasn_edge.data.prepare import prepare
+    from hasn_edge.data.shards import is_prepared
+    from hasn_edge.train.recipe import load_recipe
+    from hasn_edge.train.start import begin
+
+    plan = load_recipe(recipe, overrides)
+    folder = output or Path("runs") / plan.name
+    prepared = []
+    for number, path in enumerate(data):
+        if not is_prepared(path):
+            click.echo(
+                f"{path}: not prepared yet; preparing it into {folder / 'data' / str(number)}", err=True
+            )
+            side = max(phase.patch for phase in plan.phases)
+            prepare([path], folder / "data" / str(number), scale=plan.model.scale, min_side=side)
+            path = folder / "data" / str(number)
+        prepared.append(path)
+    return folder, begin(plan, folder, data=prepared, sets=sets, start=start)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying by them; a second one of either kills as usual."""
+    asked: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    wanted = (int(signal.SIGINT), int(signal.SIGTERM))
+    before = {number: signal.signal(number, note) for number in wanted}
+    try:
+        yield asked
+    finally:
+        for number in wanted:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def _display(here: World) -> Iterator[Callable[[Progress], None]]:
+    """Yield what shows the progress: a live bar on a terminal, lines elsewhere, in the main process."""
+    if not here.is_main:
+        yield lambda _: None
+        return
+    console = messages()
+    if not console.is_terminal:
+        yield lambda progress: click.echo(_line(progress))
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=progress.iteration, total=progress.iterations)
+            bar.update(task, description=_facts(progress))
+            if progress.scores:
+                bar.console.print(_line(progress), highlight=False)
+
+        yield show
+
+
+def _facts(progress: Progress) -> str:
+    left = round((progress.iterations - progress.iteration) / max(1e-9, progress.per_second))
+    hours, minutes = divmod(left // 60, 60)
+    return (
+        f"loss {progress.loss:.5f}  lr {progress.rate:.2e}  {progress.per_second:.2f} it/s  "
+        f"ETA {hours}:{minutes:02d} h  patches/s: network {progress.model_per_second:.0f}, "
+        f"loader {progress.loader_per_second:.0f}"
+    )
+
+
+def _line(progress: Progress) -> str:
+    scores = "".join(f"  {name} {psnr:.3f} dB {ssim:.4f}" for name, (psnr, ssim) in progress.scores.items())
+    return f"{progress.iteration}/{progress.iterations}  {_facts(progress)}{scores}"

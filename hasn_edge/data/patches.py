@@ -1,0 +1,152 @@
+"""Random training patches from shards: batch number n is a pure function of the seed and n."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.data.shards import Shards, all_entries
+from hasn_edge.errors import InputError
+
+UInt8 = NDArray[np.uint8]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's patches."""
+
+    lr: UInt8
+    """``(N, 3, P, P)`` RGB."""
+    hr: UInt8
+    """``(N, 3, scale P, scale P)`` RGB."""
+    names: tuple[str, ...]
+    """The picture that each patch came from."""
+
+
+class PatchSource:
+    """Draws patches uniformly over all positions of all pictures, each in one of its eight orientations.
+
+    There is no sampler state: batch ``n`` depends on ``(seed, n)`` alone (Philox, a counter-based
+    generator), so a resumed run sees exactly the patches that an uninterrupted one would have seen, and
+    each of several processes takes its slice of the same global batch.
+    """
+
+    def __init__(self, shards: Sequence[Shards], *, seed: int) -> None:
+        """Join the pictures of ``shards``.
+
+        Raises:
+            InputError: no shards, or folders of different scales.
+        """
+        if not shards:
+            raise InputError("training needs at least one folder of prepared data")
+        scales = {each.scale for each in shards}
+        if len(scales) > 1:
+            raise InputError(f"the prepared folders have different scales {sorted(scales)}; use one scale")
+        self.scale = scales.pop()
+        self.seed = seed
+        self._pictures = list(all_entries(shards))
+        sizes = [(each.entries[i].height, each.entries[i].width) for each, i in self._pictures]
+        self._heights, self._widths = np.array(sizes, np.int64).T
+
+    def smallest_side(self) -> int:
+        """Return the shortest side of any LR picture, in pixels: the largest possible LR patch."""
+        return int(min(self._heights.min(), self._widths.min()))
+
+    def batch(self, number: int, size: int, patch: int, *, part: slice = slice(None)) -> Batch:
+        """Return (the slice ``part`` of) batch ``number``.
+
+        Args:
+            number: Iteration, from 0.
+            size: Patches in the whole batch.
+            patch: Side of the LR patch in pixels.
+            part: Which patches of the batch to cut out.
+
+        Raises:
+            InputError: a picture is smaller than the patch.
+        """
+        if patch > self.smallest_side():
+            raise InputError(
+                f"an LR patch of {patch} pixels does not fit into a picture of {self.smallest_side()}; "
+                "prepare larger pictures or use a smaller patch"
+            )
+        random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
+        # A picture is as likely as it has patch positions, which makes every position equally likely.
+        positions = ((self._heights - patch + 1) * (self._widths - patch + 1)).cumsum()
+        chosen = np.searchsorted(positions, random.integers(positions[-1], size=size), side="right")
+        tops = random.integers(self._heights[chosen] - patch + 1)
+        lefts = random.integers(self._widths[chosen] - patch + 1)
+        turns = random.integers(8, size=size)
+        picks = list(zip(chosen.tolist(), tops.tolist(), lefts.tolist(), turns.tolist(), strict=True))[part]
+        side = patch * self.scale
+        lr = np.empty((len(picks), 3, patch, patch), np.uint8)
+        hr = np.empty((len(picks), 3, side, side), np.uint8)
+        for n, (index, top, left, turn) in enumerate(picks):
+            shards, inside = self._pictures[index]
+            lr[n] = orient(shards.lr(inside)[top : top + patch, left : left + patch], turn)
+            top, left = top * self.scale, left * self.scale
+            hr[n] = orient(shards.hr(inside)[top : top + side, left : left + side], turn)
+        names = tuple(self._pictures[i][0].entries[self._pictures[i][1]].name for i, *_ in picks)
+        return Batch(lr=lr, hr=hr, names=names)
+
+
+def orient(pixels: UInt8, turn: int) -> UInt8:
+    """Return a square ``(P, P, 3)`` flipped and transposed by ``turn``'s bits (0 to 7): ``(3, P, P)``."""
+    if turn & 1:
+        pixels = pixels[::-1]
+    if turn & 2:
+        pixels = pixels[:, ::-1]
+    axes = (2, 1, 0) if turn & 4 else (2, 0, 1)
+    turned: UInt8 = pixels.transpose(axes)
+    return turned
+
+
+class Prefetcher(Generic[T]):
+    """Cuts the next batches out in a background thread while the network works on this one."""
+
+    def __init__(self, batches: Iterator[T], *, depth: int = 4) -> None:
+        self._queue: queue.Queue[T | BaseException | None] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(batches,), name="patches", daemon=True)
+        self._thread.start()
+
+    def _fill(self, batches: Iterator[T]) -> None:
+        item: T | BaseException | None = None
+        try:
+            for item in batches:
+                if not self._put(item):
+                    return
+            item = None
+        except BaseException as exc:
+            item = exc
+        self._put(item)
+
+    def _put(self, item: T | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[T]:
+        for _ in count():
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                return
+            yield item
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        self._stop.set()
+        self._thread.join()

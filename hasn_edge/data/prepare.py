@@ -1,0 +1,208 @@
+"""Photographs into training shards, once: every file checked, LR made as MATLAB makes it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.data.layouts import TrainingPair, find_pairs
+from hasn_edge.data.resize import imresize
+from hasn_edge.data.shards import Shards, ShardWriter
+from hasn_edge.errors import InputError
+from hasn_edge.image import read_image, read_image_size, to_rgb, to_uint8
+from hasn_edge.metrics import psnr_rgb
+
+UInt8 = NDArray[np.uint8]
+_PROBE = 32  # LR pixels a side of the crop on which a given LR picture is compared with its HR picture
+_ALIKE = 20.0  # dB: far below any way of downscaling, far above two different pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One picture that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a preparation did."""
+
+    shards: Shards
+    pictures: int
+    hr_megapixels: float
+    made_lr: int
+    """How many LR pictures were made; the others were read."""
+    skipped: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    lr: UInt8
+    hr: UInt8
+    digest: bytes
+
+
+def prepare(
+    roots: Sequence[Path],
+    output: Path,
+    *,
+    scale: int = 4,
+    downscale: int = 1,
+    min_side: int = 192,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Report:
+    """Check the pictures under ``roots`` and write them to ``output`` as shards.
+
+    Args:
+        roots: Folders in any layout that `find_pairs` knows.
+        output: Folder to write; what it held is replaced when everything has succeeded.
+        scale: Upscaling factor of the network to train.
+        downscale: Reduce HR by this whole factor first (MATLAB bicubic): sharper pixels from photographs
+            whose own pixels are soft. LR is then always made.
+        min_side: Shortest accepted side of the HR picture in pixels, after ``downscale``.
+        skip_bad: Leave out pictures that cannot be used instead of refusing all.
+        workers: Threads; all cores by default.
+        progress: Called with pictures done and pictures in all.
+
+    Raises:
+        InputError: no pictures; or, without ``skip_bad``, some that are unreadable, too small, twice there,
+            or do not match their LR: all are counted and the first are named. Nothing is written then.
+    """
+    if downscale < 1 or scale < 2:
+        raise InputError(f"scale is {scale} and downscale {downscale}; expected at least 2 and 1")
+    pairs = [pair for root in roots for pair in find_pairs(root, scale)]
+    if downscale > 1:
+        pairs = [TrainingPair(name=pair.name, hr=pair.hr) for pair in pairs]
+    checked = [(pair, _look(pair, scale, downscale, min_side)) for pair in pairs]
+    skipped = [problem for _, problem in checked if problem is not None]
+    _refuse(skipped, len(pairs), skip_bad)
+    usable = [pair for pair, problem in checked if problem is None]
+    seen: dict[bytes, str] = {}
+    made = pixels = 0
+    writer = ShardWriter(output, scale)
+    with writer:
+        jobs = ((pair, lambda pair=pair: _load(pair, scale, downscale)) for pair in usable)
+        for number, (pair, done) in enumerate(_in_order(jobs, workers or os.cpu_count() or 1)):
+            progress(number, len(usable))
+            if isinstance(done, Problem):
+                skipped.append(done)
+            elif done.digest in seen:
+                first = seen[done.digest]
+                skipped.append(Problem(name=pair.name, reason=f"the same picture as {first}; remove one"))
+            else:
+                seen[done.digest] = pair.name
+                writer.add(pair.name, done.lr, done.hr)
+                made += pair.lr is None
+                pixels += done.hr.shape[0] * done.hr.shape[1]
+        _refuse(skipped, len(pairs), skip_bad)
+        if not seen:
+            raise InputError(f"none of {len(pairs)} pictures is usable; first: {skipped[0]}")
+        progress(len(usable), len(usable))
+    shards = writer.publish({"downscale": downscale, "roots": [str(root) for root in roots]})
+    return Report(
+        shards=shards, pictures=len(shards), hr_megapixels=pixels / 1e6, made_lr=made, skipped=tuple(skipped)
+    )
+
+
+def _refuse(problems: Sequence[Problem], total: int, skip_bad: bool) -> None:
+    if problems and not skip_bad:
+        shown = "".join(f"\n  {problem}" for problem in problems[:10])
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise InputError(
+            f"{len(problems)} of {total} pictures cannot be used:{shown}{more}\n"
+            "mend or remove them, or leave them out with --skip-bad"
+        )
+
+
+def _look(pair: TrainingPair, scale: int, downscale: int, min_side: int) -> Problem | None:
+    """Check what the headers say, without decoding."""
+    try:
+        height, width = (side // downscale for side in read_image_size(pair.hr))
+        if min(height, width) < max(min_side, scale):
+            after = f" after --downscale {downscale}" if downscale > 1 else ""
+            return Problem(
+                name=pair.name,
+                reason=f"{width} x {height} pixels{after}; the shortest side must be {min_side}",
+            )
+        if pair.lr is None:
+            return None
+        lr = read_image_size(pair.lr)
+    except InputError as exc:
+        return Problem(name=pair.name, reason=str(exc))
+    if lr == (height // scale, width // scale):
+        return None
+    ratio = height / lr[0]
+    if all(abs(side / small - round(ratio)) < 0.1 for side, small in zip((height, width), lr, strict=True)):
+        why = f"that is x{round(ratio)}, not x{scale}"
+    else:
+        why = "it belongs to another picture"
+    return Problem(
+        name=pair.name,
+        reason=f"its LR {pair.lr} is {lr[1]} x {lr[0]}, expected {width // scale} x {height // scale}: {why}",
+    )
+
+
+def _load(pair: TrainingPair, scale: int, downscale: int) -> _Done | Problem:
+    try:
+        hr = _rgb8(pair.hr)
+        lr = _rgb8(pair.lr) if pair.lr is not None else None
+    except InputError as exc:
+        return Problem(name=pair.name, reason=str(exc))
+    # Cutting to whole LR pixels of the final scale first keeps both reductions on one grid.
+    hr = _cut(hr, scale * downscale)
+    if downscale > 1:
+        hr = imresize(hr, scale=1 / downscale)
+    if lr is None:
+        lr = imresize(hr, scale=1 / scale)
+    elif not _alike(lr, hr, scale):
+        return Problem(name=pair.name, reason=f"its LR {pair.lr} does not show the same picture")
+    return _Done(lr=lr, hr=hr, digest=hashlib.sha256(np.ascontiguousarray(hr).data).digest())
+
+
+def _rgb8(path: Path) -> UInt8:
+    return to_uint8(to_rgb(read_image(path)))
+
+
+def _cut(pixels: UInt8, step: int) -> UInt8:
+    height, width = (side // step * step for side in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[:height, :width])
+
+
+def _alike(lr: UInt8, hr: UInt8, scale: int) -> bool:
+    """Whether the middle of ``lr`` shows what the middle of ``hr`` does."""
+    top, left = (max(0, side - _PROBE) // 2 for side in lr.shape[:2])
+    small = lr[top : top + _PROBE, left : left + _PROBE]
+    height, width = (side * scale for side in small.shape[:2])
+    large = hr[top * scale : top * scale + height, left * scale : left * scale + width]
+    return psnr_rgb(np.ascontiguousarray(small), imresize(large, scale=1 / scale)) > _ALIKE
+
+
+def _in_order(
+    jobs: Iterable[tuple[TrainingPair, Callable[[], _Done | Problem]]], workers: int
+) -> Iterator[tuple[TrainingPair, _Done | Problem]]:
+    """Run jobs in threads and yield their results in order, never holding more than a few."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[TrainingPair, Future[_Done | Problem]]] = deque()
+        for pair, job in jobs:
+            waiting.append((pair, pool.submit(job)))
+            if len(waiting) > workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()

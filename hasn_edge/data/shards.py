@@ -1,0 +1,187 @@
+"""Training pictures as memory-mapped uint8 pixels: any patch of any picture without decoding anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.artifact import writing
+from hasn_edge.errors import InputError
+
+INDEX = "shards.json"
+SCHEMA = 1
+UInt8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where one picture lies in the two pixel files."""
+
+    name: str
+    """Path of the HR picture below its root, for messages."""
+    height: int
+    """Rows of the LR picture; the HR picture has ``scale`` times as many."""
+    width: int
+    offset: int
+    """First byte of the LR picture; the HR picture begins at ``offset * scale**2``."""
+
+
+class Shards:
+    """A folder made by :class:`ShardWriter`, opened for reading.
+
+    ``hr.u8`` and ``lr.u8`` hold the pictures one after the other as ``(H, W, 3)`` RGB; ``shards.json`` says
+    where each begins. The operating system keeps in memory what is used, shared between processes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open ``folder``.
+
+        Raises:
+            InputError: no prepared data there, another version, or pixel files of another length.
+        """
+        self.folder = Path(folder)
+        index = _read_index(self.folder)
+        self.scale: int = index["scale"]
+        self.fingerprint: str = index["fingerprint"]
+        """SHA-256 over the names, sizes and pixels: two runs on the same data have the same one."""
+        self.entries = tuple(Entry(**entry) for entry in index["pictures"])
+        self._lr = self._map("lr.u8", self.lr_bytes)
+        self._hr = self._map("hr.u8", self.lr_bytes * self.scale**2)
+
+    @property
+    def lr_bytes(self) -> int:
+        """Bytes of all LR pictures together."""
+        last = self.entries[-1]
+        return last.offset + last.height * last.width * 3
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.entries)
+
+    def lr(self, index: int) -> UInt8:
+        """Return LR picture ``index``: uint8 RGB ``(H, W, 3)``, a view of the file."""
+        entry = self.entries[index]
+        size = entry.height * entry.width * 3
+        return self._lr[entry.offset : entry.offset + size].reshape(entry.height, entry.width, 3)
+
+    def hr(self, index: int) -> UInt8:
+        """Return HR picture ``index``: uint8 RGB ``(scale H, scale W, 3)``, a view of the file."""
+        entry, area = self.entries[index], self.scale**2
+        size, start = entry.height * entry.width * 3 * area, entry.offset * area
+        return self._hr[start : start + size].reshape(entry.height * self.scale, entry.width * self.scale, 3)
+
+    def _map(self, name: str, size: int) -> UInt8:
+        path = self.folder / name
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size:
+            came = "is missing" if actual is None else f"has {actual} bytes, expected {size}"
+            raise InputError(f"{path} {came}; make it again with 'hasn-edge data prepare'")
+        return np.memmap(path, np.uint8, "r")
+
+
+class ShardWriter:
+    """Writes the two pixel files picture by picture; :meth:`publish` writes the folder's index last.
+
+    Half of a preparation is never taken for a whole one, and one that fails leaves the folder as it was.
+    """
+
+    def __init__(self, folder: Path, scale: int) -> None:
+        self._folder, self._scale = Path(folder), scale
+        self._entries: list[Entry] = []
+        self._digest = hashlib.sha256(f"{SCHEMA} {scale}".encode())
+        self._offset = 0
+        self._contexts = [writing(self._folder / name) for name in ("lr.u8", "hr.u8")]
+        self._streams: list[BinaryIO] = []
+
+    def __enter__(self) -> ShardWriter:
+        self._streams = [context.__enter__().open("wb") for context in self._contexts]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for stream in self._streams:
+            stream.close()
+        if error[0] is None:  # from here until publish() the folder has no index
+            (self._folder / INDEX).unlink(missing_ok=True)
+        for context in self._contexts:
+            context.__exit__(*error)
+
+    def add(self, name: str, lr: UInt8, hr: UInt8) -> None:
+        """Append one pair; ``hr`` is ``scale`` times as high and wide as ``lr``, both uint8 RGB."""
+        height, width = lr.shape[:2]
+        if hr.shape != (height * self._scale, width * self._scale, 3) or lr.shape[2] != 3:
+            raise InputError(
+                f"{name}: HR is {hr.shape}, LR {lr.shape}; expected HR {self._scale} times as large"
+            )
+        self._entries.append(Entry(name=name, height=height, width=width, offset=self._offset))
+        self._digest.update(f"{name} {height} {width}\n".encode())
+        for stream, pixels in zip(self._streams, (lr, hr), strict=True):
+            data = np.ascontiguousarray(pixels).data
+            self._digest.update(data)
+            stream.write(data)
+        self._offset += lr.size
+
+    def publish(self, details: dict[str, Any]) -> Shards:
+        """Write the index beside the finished pixel files and open them; call after the ``with`` block.
+
+        Raises:
+            InputError: no picture was added.
+        """
+        if not self._entries:
+            raise InputError(f"{self._folder}: no picture was usable, so nothing was prepared")
+        index = {
+            "schema": SCHEMA,
+            "scale": self._scale,
+            "fingerprint": self._digest.hexdigest(),
+            "pictures": [vars(entry) for entry in self._entries],
+            "details": details,
+        }
+        with writing(self._folder / INDEX) as temporary:
+            temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        return Shards(self._folder)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Return whether ``folder`` holds prepared data."""
+    return (Path(folder) / INDEX).is_file()
+
+
+def combined_fingerprint(shards: Iterable[Shards]) -> str:
+    """Return one fingerprint for several prepared folders, in their order."""
+    prints = [each.fingerprint for each in shards]
+    return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
+
+
+def all_entries(shards: Iterable[Shards]) -> Iterator[tuple[Shards, int]]:
+    """Yield every picture of every folder as ``(shards, index)``."""
+    for each in shards:
+        for index in range(len(each)):
+            yield each, index
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: no prepared training data ({INDEX} is missing); make it with "
+            f"'hasn-edge data prepare PHOTOS -o {folder}'"
+        ) from None
+    except (OSError, ValueError) as exc:
+        raise InputError(
+            f"{path}: not readable ({exc}); make it again with 'hasn-edge data prepare'"
+        ) from exc
+    if not isinstance(index, dict) or index.get("schema") != SCHEMA or not index.get("pictures"):
+        found = index.get("schema") if isinstance(index, dict) else None
+        raise InputError(
+            f"{path}: schema {found!r}, this version reads {SCHEMA}; make it again with "
+            "'hasn-edge data prepare'"
+        )
+    return index

@@ -1,0 +1,95 @@
+"""Starting weights that let the body of the network learn from the first iterations.
+
+There is no residual around CAB in the published network, so at PyTorch's default initialization each block
+passes on a few per cent of its input's signal, and for thousands of iterations only the linear path from
+stem to upsampler learns. Here every convolution is rescaled until its output, on real patches, has a set
+root mean square around its channel means (LSUV, Mishkin and Matas 2016); ``delta`` also begins as an
+orthogonal matrix on the centre tap (Xiao et al. 2018) plus a little noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hasn_edge.model.hasn import HASN
+from hasn_edge.train.recipe import InitConfig, InitKind
+
+_NOISE = 0.3
+"""Root mean square of ``delta``'s noise over all taps of a filter; the orthogonal tap has about 1."""
+_TARGETS = {"conv_1": 0.5, "conv_2": 0.25, "upsampler.0": 0.25, "dwconv2.conv": 0.5}
+"""Root mean square wanted of a convolution's output, by the end of its name; 1 for those not named."""
+
+
+def initialize(model: HASN, config: InitConfig, patches_NCHW: Tensor, *, seed: int) -> None:
+    """Set ``model``'s weights in place.
+
+    Args:
+        model: A network just constructed, hence with PyTorch's default weights.
+        config: What to do; ``default`` leaves the weights alone.
+        patches_NCHW: A batch of LR patches, float32 in [0, 1], on which the scales are measured.
+        seed: Seed of the random matrices.
+    """
+    if config.kind is InitKind.DEFAULT:
+        return
+    random = torch.Generator().manual_seed(seed)
+    convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        for name, conv in convolutions:
+            nn.init.zeros_(_bias(conv))
+            if ".attention." in name:
+                _channel_attention(name, conv, config.gate_bias, random)
+            elif config.kind is InitKind.DELTA:
+                _delta(conv, random)
+            else:
+                _orthogonal(conv, random)
+            if name.endswith("esa.conv4"):
+                conv.weight.mul_(0.5)  # the gate begins near 0.5 everywhere, where its slope is largest
+        for name, conv in convolutions:
+            if ".attention." not in name and ".esa." not in name:
+                target = next((t for end, t in _TARGETS.items() if name.endswith(end)), 1.0)
+                conv.weight.mul_(target / max(_signal(model, conv, patches_NCHW), 1e-6))
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _signal(model: HASN, conv: nn.Conv2d, x_NCHW: Tensor) -> float:
+    """Return the root mean square of ``conv``'s output around its channel means."""
+    seen: list[Tensor] = []
+    handle = conv.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model(x_NCHW)
+    handle.remove()
+    y = seen[0]
+    return float((y - y.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
+
+
+def _orthogonal(conv: nn.Conv2d, random: torch.Generator) -> None:
+    if conv.groups == 1:
+        nn.init.orthogonal_(conv.weight.view(conv.out_channels, -1), generator=random)
+    else:
+        nn.init.normal_(conv.weight, std=1 / conv.kernel_size[0], generator=random)
+
+
+def _delta(conv: nn.Conv2d, random: torch.Generator) -> None:
+    weight, centre = conv.weight, conv.kernel_size[0] // 2
+    weight.zero_()
+    if conv.groups == 1:
+        side = max(conv.out_channels, conv.in_channels)
+        matrix = nn.init.orthogonal_(torch.empty(side, side), generator=random)
+        weight[:, :, centre, centre] = matrix[: conv.out_channels, : conv.in_channels]
+    else:
+        weight[:, :, centre, centre] = 1.0
+    noise = torch.empty_like(weight).normal_(std=_NOISE / math.sqrt(weight[0].numel()), generator=random)
+    weight.add_(noise)
+
+
+def _channel_attention(name: str, conv: nn.Conv2d, bias: float, random: torch.Generator) -> None:
+    nn.init.kaiming_normal_(conv.weight, generator=random)
+    if name.endswith(".attention.3"):
+        nn.init.constant_(_bias(conv), bias)
+        conv.weight.mul_(0.1)

@@ -1,0 +1,185 @@
+"""What a training run is: every value that decides its result, as strict TOML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from hasn_edge.config import load_config
+from hasn_edge.errors import ConfigError
+from hasn_edge.spec import ModelSpec
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Schedule(str, Enum):
+    """How the learning rate moves over the run; warm-up comes before each."""
+
+    CONSTANT = "constant"
+    STEPS = "steps"
+    COSINE = "cosine"
+
+
+class InitKind(str, Enum):
+    """How weights start; see ``train/init.py`` for what each does."""
+
+    DEFAULT = "default"
+    VARIANCE = "variance"
+    DELTA = "delta"
+
+
+class Autocast(str, Enum):
+    """Number format of the matrix work; depthwise convolutions and LayerNorm stay in float32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of the run with its own patches."""
+
+    until: Fraction = 1.0
+    """Fraction of all iterations at which the phase ends; the last phase ends at 1."""
+    patch: Count = 192
+    """Side of the HR patch in pixels, a multiple of the scale."""
+    batch_size: Count = 128
+    """Patches in one optimizer step, over all processes and accumulation steps together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam and its learning rate."""
+
+    lr: Positive = 2e-4
+    """Peak learning rate."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    weight_decay: NotNegative = 0.0
+    schedule: Schedule = Schedule.STEPS
+    warmup: Annotated[int, Meta(ge=0)] = 0
+    """Iterations of linear warm-up."""
+    milestones: tuple[int, ...] = ()
+    """Iterations at which the learning rate is multiplied by ``gamma`` (``steps`` only)."""
+    gamma: Positive = 0.5
+    final: Fraction = 0.0
+    """Fraction of ``lr`` that ``cosine`` ends at."""
+    clip: Positive | None = None
+    """Largest norm of the gradient; larger ones are scaled down to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the terms that are added up; zero leaves a term out."""
+
+    l1: NotNegative = 1.0
+    """Mean absolute error."""
+    mse: NotNegative = 0.0
+    """Mean squared error."""
+    kl: NotNegative = 0.0
+    """The paper's stage 2 term: KL(HR || SR) of softmaxes over the colour channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Weights at iteration 0, where none are given with ``--init``."""
+
+    kind: InitKind = InitKind.DEFAULT
+    gate_bias: float = 0.0
+    """Bias in front of the sigmoid of channel attention: 2 starts the gates at 0.88 instead of 0.5.
+    Not used by ``default``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run. Everything here decides the result; where files lie and on which device does not."""
+
+    name: str
+    """Name that messages and the checkpoint's provenance use."""
+    about: str = ""
+    """What the recipe is for, in a sentence."""
+    model: ModelSpec = field(default_factory=ModelSpec)
+    iterations: Count = 500_000
+    """Optimizer steps."""
+    seed: int = 0
+    phases: tuple[Phase, ...] = (Phase(),)
+    """Patch and batch sizes over the run, in order."""
+    accumulate: Count = 1
+    """Forward and backward passes per step; each sees its share of the batch."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    ema: Fraction = 0.999
+    """Decay of the averaged weights, which are what is validated and exported; 0 turns averaging off."""
+    ema_warmup: bool = False
+    """Let the decay grow as ``(1 + n) / (10 + n)`` first, so that the average forgets the start sooner.
+    Off is the published behaviour."""
+    autocast: Autocast = Autocast.FP32
+    validate_every: Count = 5000
+    """Iterations between validations; the last one always is one."""
+    checkpoint_every: Count = 5000
+    """Iterations between full states on disk."""
+    keep: Count = 3
+    """Full states that are kept; those asked for with ``keep_at`` stay besides."""
+    keep_at: tuple[int, ...] = ()
+    """Iterations whose state is never deleted: the start of a later stage."""
+
+    def __post_init__(self) -> None:
+        bounds = [phase.until for phase in self.phases]
+        if not bounds or bounds[-1] != 1.0 or bounds != sorted(set(bounds)):
+            raise ConfigError(f"phases.until is {bounds}; expected rising fractions that end with 1.0")
+        for phase in self.phases:
+            if phase.patch % self.model.scale:
+                raise ConfigError(
+                    f"phases.patch is {phase.patch}; expected a multiple of model.scale ({self.model.scale})"
+                )
+            if phase.patch // self.model.scale < self.model.size.minimum:
+                raise ConfigError(
+                    f"phases.patch is {phase.patch}: the LR patch of {phase.patch // self.model.scale} is "
+                    f"below the network's minimum of {self.model.size.minimum}"
+                )
+            if phase.batch_size % self.accumulate:
+                raise ConfigError(
+                    f"phases.batch_size {phase.batch_size} is not a multiple of accumulate {self.accumulate}"
+                )
+        if not (self.loss.l1 or self.loss.mse or self.loss.kl):
+            raise ConfigError("loss: every term has weight 0; give at least one a positive weight")
+        if self.optimizer.milestones != tuple(sorted(self.optimizer.milestones)):
+            raise ConfigError("optimizer.milestones must rise")
+
+    def phase(self, iteration: int) -> Phase:
+        """Return the phase that ``iteration`` (from 0) belongs to."""
+        return next(p for p in self.phases if iteration < round(p.until * self.iterations))
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes that ship, sorted."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a recipe by name or from a TOML file.
+
+    Args:
+        name: Name of a recipe that ships, or a path that ends in ``.toml``.
+        overrides: ``"key=value"`` settings that win over the file.
+
+    Raises:
+        ConfigError: no such recipe, or see :func:`hasn_edge.config.load_config`.
+    """
+    if not name.endswith(".toml") and name not in recipe_names():
+        raise ConfigError(
+            f"no recipe called {name!r}; those that ship: {', '.join(recipe_names())}; or give a .toml file"
+        )
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    return load_config(path, Recipe, overrides)

@@ -1,0 +1,177 @@
+"""From what the user named to a running trainer: begin a run, or continue one."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from hasn_edge.artifact import file_sha256
+from hasn_edge.data.pairs import load_eval_set
+from hasn_edge.data.patches import PatchSource
+from hasn_edge.data.shards import Shards, combined_fingerprint
+from hasn_edge.errors import CheckpointError, ConfigError, InputError
+from hasn_edge.model.checkpoint import Checkpoint, load_checkpoint
+from hasn_edge.optional import installed_version
+from hasn_edge.train.loop import train
+from hasn_edge.train.memory import keep_freed_memory
+from hasn_edge.train.recipe import Recipe
+from hasn_edge.train.recorder import Progress
+from hasn_edge.train.run import RunFile, read_run_file, write_run_file
+from hasn_edge.train.state import load_newest, load_state, saved_iterations, state_path
+from hasn_edge.train.trainer import Trainer
+from hasn_edge.train.world import World
+
+
+def begin(
+    recipe: Recipe, folder: Path, *, data: Sequence[Path], sets: Iterable[str], start: str | None
+) -> RunFile:
+    """Check what a new run needs and write its ``run.json``.
+
+    Args:
+        recipe: The run.
+        folder: Where it will live; must not hold another run.
+        data: Prepared folders.
+        sets: Validation sets as ``NAME=DIR``.
+        start: Weights to begin with: see :func:`starting_weights`.
+
+    Raises:
+        ConfigError: the folder holds a run already, or the recipe does not fit the data.
+        InputError: data that is missing, of another scale or too small.
+        CheckpointError: starting weights that do not exist or fit.
+    """
+    if saved_iterations(folder):
+        raise ConfigError(
+            f"{folder} holds a run already; continue it with --resume {folder}, or choose another -o"
+        )
+    shards = [Shards(path) for path in data]
+    source = PatchSource(shards, seed=recipe.seed)
+    if source.scale != recipe.model.scale:
+        raise InputError(
+            f"the data was prepared for x{source.scale}, the recipe trains x{recipe.model.scale}; prepare it "
+            f"again with --scale {recipe.model.scale}"
+        )
+    largest = max(phase.patch for phase in recipe.phases) // recipe.model.scale
+    if largest > source.smallest_side():
+        raise InputError(
+            f"the recipe's LR patch of {largest} pixels does not fit into the smallest picture "
+            f"({source.smallest_side()}); prepare with --min-side {largest * recipe.model.scale}, "
+            "or choose a smaller phases.patch"
+        )
+    named = tuple(str(text) for text in sets)
+    for text in named:
+        load_eval_set(text, recipe.model.scale)
+    weights = starting_weights(start, recipe) if start else None
+    run = RunFile(
+        recipe=recipe,
+        data=tuple(str(path.resolve()) for path in data),
+        fingerprint=combined_fingerprint(shards),
+        sets=named,
+        start=weights.sha256 if weights else None,
+        versions=_versions(),
+    )
+    write_run_file(folder, run)
+    return run
+
+
+def starting_weights(start: str, recipe: Recipe) -> Checkpoint:
+    """Return the weights called ``RUN@ITERATION`` (also ``RUN@100k``), or those of a weights file.
+
+    From a run's state, the plain (not averaged) weights are taken, as the published warm start does.
+
+    Raises:
+        CheckpointError: no such state or file, or another network than the recipe's.
+    """
+    head, at, tail = start.rpartition("@")
+    if at and Path(head).is_dir():
+        text = tail.lower()
+        number = int(text[:-1]) * 1000 if text.endswith("k") and text[:-1].isdigit() else -1
+        number = int(text) if text.isdigit() else number
+        kept = saved_iterations(Path(head))
+        if number not in kept:
+            raise CheckpointError(
+                f"{start}: {head} keeps no state of iteration {tail}; it keeps {sorted(kept) or 'none'}; "
+                "list wanted iterations in the recipe's keep_at"
+            )
+        path = state_path(Path(head), number)
+        state, run = load_state(path), read_run_file(Path(head))
+        found = Checkpoint(spec=run.recipe.model, weights=state["model"], sha256=file_sha256(path))
+    else:
+        found = load_checkpoint(Path(start))
+    if found.spec != recipe.model:
+        wanted, came = recipe.model.to_dict(), found.spec.to_dict()
+        different = ", ".join(f"{k} {came[k]} instead of {wanted[k]}" for k in wanted if came[k] != wanted[k])
+        raise CheckpointError(f"{start}: another network than the recipe's: {different}")
+    return found
+
+
+def execute(
+    folder: Path,
+    run: RunFile,
+    world: World,
+    *,
+    start: str | None = None,
+    compiled: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train ``run`` to its end, from its newest whole state if it has one.
+
+    Raises:
+        ConfigError: the data is not what the run began with.
+        HasnEdgeError: see :func:`hasn_edge.train.loop.train`.
+    """
+    keep_freed_memory()
+    recipe = run.recipe
+    shards = [Shards(Path(path)) for path in run.data]
+    if combined_fingerprint(shards) != run.fingerprint:
+        raise ConfigError(
+            f"{folder}: the prepared data changed since the run began ({', '.join(run.data)}); prepare it "
+            "again from the same pictures, or begin a new run"
+        )
+    source = PatchSource(shards, seed=recipe.seed)
+    state = load_newest(folder, warn=warn)
+    weights = starting_weights(start, recipe) if start and state is None else None
+    trainer = Trainer(recipe, source, world, start=weights, compiled=compiled)
+    if state is not None:
+        trainer.restore(state)
+    provenance = {
+        "recipe": recipe.name,
+        "settings": _settings(recipe),
+        "data": {"fingerprint": run.fingerprint, "pictures": sum(len(each) for each in shards)},
+        "start": run.start,
+        "versions": dict(run.versions),
+    }
+    sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]
+    train(trainer, source, folder, sets=sets, provenance=provenance, report=report, stop=stop)
+
+
+def resumed(folder: Path, *, iterations: int | None = None) -> RunFile:
+    """Return the run in ``folder``, replanned to end at ``iterations`` where that is given.
+
+    Raises:
+        ConfigError: no run there, or the new end has passed already.
+    """
+    run = read_run_file(folder)
+    if iterations is None or iterations == run.recipe.iterations:
+        return run
+    done = saved_iterations(folder)
+    if done and iterations < done[0]:
+        raise ConfigError(f"{folder} has done {done[0]} iterations already; it cannot end at {iterations}")
+    run = replace(run, recipe=replace(run.recipe, iterations=iterations))
+    write_run_file(folder, run)
+    return run
+
+
+def _settings(recipe: Recipe) -> object:
+    return msgspec.to_builtins(recipe)
+
+
+def _versions() -> dict[str, str]:
+    names = ("hasn-edge", "torch", "numpy")
+    found = {name: installed_version(name) or "unknown" for name in names}
+    return {**found, "python": platform.python_version(), "machine": platform.machine()}

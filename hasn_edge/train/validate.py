@@ -1,0 +1,39 @@
+"""Scores of the averaged weights on named sets, by the same metrics as ``hasn-edge eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from hasn_edge.data.pairs import EvalSet
+from hasn_edge.image import Float32
+from hasn_edge.model.hasn import HASN
+from hasn_edge.quality import evaluate
+
+
+def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict[str, tuple[float, float]]:
+    """Return mean PSNR-Y in dB and mean SSIM of ``model`` by the name of the set.
+
+    Args:
+        model: In evaluation mode, on ``device``.
+        sets: What to score on; each picture is upscaled whole.
+        device: Where ``model`` is.
+    """
+
+    def upscale(x_NCHW: Float32) -> Float32:
+        with torch.inference_mode():
+            y: Float32 = model(torch.from_numpy(x_NCHW).to(device)).float().cpu().numpy()
+        return y
+
+    scores = {each.name: evaluate(upscale, each, keep_outputs=False) for each in sets}
+    return {name: (score.psnr_y, score.ssim_y) for name, score in scores.items()}
+
+
+def flatten(scores: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the scores as ``{"Set5/psnr_y": 30.1, "Set5/ssim_y": 0.86, ...}``."""
+    return {
+        f"{name}/{metric}": value
+        for name, pair in scores.items()
+        for metric, value in zip(("psnr_y", "ssim_y"), pair, strict=True)
+    }
