@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hasn_edge.artifact import file_sha256, writing
@@ -128,7 +128,8 @@ def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | 
         PROVENANCE_KEY: json.dumps(dict(provenance or {}), sort_keys=True),
     }
     with writing(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        # Not save_file: it replaces the file by one that only its owner may read.
+        temporary.write_bytes(save(tensors, metadata=metadata))
 
 
 def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None) -> None:
