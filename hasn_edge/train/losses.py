@@ -19,7 +19,7 @@ def kl_over_channels(sr_NCHW: Tensor, hr_NCHW: Tensor) -> Tensor:
     three channels of a pixel changes nothing: the term sees hue and not brightness.
     """
     p, q = torch.softmax(hr_NCHW, dim=1), torch.softmax(sr_NCHW, dim=1)
-    return F.kl_div(torch.log(q + _EPSILON), p, reduction="mean")
+    return F.kl_div(torch.log(q + _EPSILON), p, reduction="none").mean()
 
 
 def total_loss(config: LossConfig, sr_NCHW: Tensor, hr_NCHW: Tensor) -> Tensor:
