@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
     {"errors", "optional", "spec"},
-    {"artifact", "config", "config_dump", "machine", "resources", "image", "metrics"},
+    {"artifact", "config", "config_dump", "machine", "resources", "image", "imagefile", "metrics"},
     {"data"},
     {"quality"},
     {"model"},
@@ -22,9 +22,11 @@ FLOORS = (
     {"fuse"},
     {"export"},
     {"quantize"},
+    {"graphs"},
     {"build"},
     {"runtime"},
     {"verify"},
+    {"gate"},
     {"pipeline"},
     {"bench", "device"},
     {"__init__"},

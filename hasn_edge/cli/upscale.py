@@ -107,10 +107,10 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
     click.echo(str(target))
     report = upscaler.last_report
     if report is not None and report.tiles > 1:
-        drift = upscaler.tile_drift(image)
+        why = {"asked": "", "memory": " because of memory", "static size": " because the file has one size"}
         click.echo(
-            f"  {report.tiles} tiles of {report.tile} pixels: tile drift {drift}; this network is not "
-            "tile-equivariant, whole frames are exact",
+            f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the whole "
+            f"frame: {upscaler.tile_drift(image)}",
             err=True,
         )
 
