@@ -32,8 +32,9 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
 
     EXIF orientation is applied. Palettes and fewer than 8 bits are expanded; CMYK becomes RGB; colour
     profiles and gamma are ignored. The file is checked from end to end before it is decoded, so a file
-    that was cut off is refused instead of coming out half gray. Not detectable is damage *inside* a
-    JPEG that still has its end: it decodes as far as it goes, and libjpeg warns on standard error.
+    that was cut off is refused instead of coming out half gray. Changed bytes are found in PNG and
+    Deflate TIFF, which carry checksums; in the other formats such a place decodes to noise or black, and
+    for JPEG libjpeg warns of it on standard error.
 
     Returns:
         ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.

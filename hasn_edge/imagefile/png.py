@@ -6,7 +6,15 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from hasn_edge.imagefile.source import DamagedError, Header, Plan, Source, gray_and_alpha, keyed_alpha
+from hasn_edge.imagefile.source import (
+    DamagedError,
+    Header,
+    Plan,
+    Source,
+    gray_and_alpha,
+    inflated_length,
+    keyed_alpha,
+)
 from hasn_edge.imagefile.tiff import exif_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -42,7 +50,7 @@ def plan(data: bytes, header: Header) -> Plan:
     """
     source = Source.of_bytes(data)
     kept = [SIGNATURE]
-    pixels: list[tuple[int, int]] = []
+    pixels: list[memoryview] = []
     key: bytes | None = None
     for name, start, length in _chunks(source):
         end = start + length
@@ -52,14 +60,17 @@ def plan(data: bytes, header: Header) -> Plan:
         if wanted and zlib.crc32(memoryview(data)[start - 4 : end]) != checksum:
             raise DamagedError(f"checksum of its {name.decode()} data at byte {start:,} is wrong")
         if name == b"IDAT":
-            pixels.append((start, end))
+            pixels.append(memoryview(data)[start:end])
         if name == b"tRNS" and header.facts["colour"] != 3:
             key = source.at(start, length)
         elif wanted or name == b"IEND":
             kept.append(data[start - 8 : end + 4])
         if name == b"IEND":
             break
-    _check_pixel_data(data, pixels, header)
+    expected = _raw_bytes(header)
+    found = inflated_length(pixels, expected)
+    if found < expected:
+        raise DamagedError(f"pixel data for {found:,} of {expected:,} bytes")
     if header.facts["colour"] == 4:
         return Plan(b"".join(kept), gray_and_alpha)
     if key is not None and header.facts["colour"] in (0, 2):
@@ -77,23 +88,6 @@ def _chunks(source: Source) -> Iterator[tuple[bytes, int, int]]:
         source.at(offset + 8 + length, 4)
         yield name, offset + 8, length
         offset += 12 + length
-
-
-def _check_pixel_data(data: bytes, pixels: list[tuple[int, int]], header: Header) -> None:
-    """Inflate the pixel data without keeping it: libpng would say what is wrong only on the terminal."""
-    expected = _raw_bytes(header)
-    found = 0
-    inflater = zlib.decompressobj()
-    try:
-        for start, end in pixels:
-            piece: bytes | memoryview = memoryview(data)[start:end]
-            while len(piece) and not inflater.eof and found <= expected:
-                found += len(inflater.decompress(piece, 1 << 20))
-                piece = inflater.unconsumed_tail
-    except zlib.error as exc:
-        raise DamagedError(f"its pixel data does not decompress: {exc}") from exc
-    if found < expected:
-        raise DamagedError(f"pixel data for {found:,} of {expected:,} bytes")
 
 
 def _raw_bytes(header: Header) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
@@ -95,6 +96,28 @@ class Plan:
     """What to hand to the decoder: the file, freed of what makes decoders disagree or complain."""
     finish: Callable[[Pixels], Pixels] = lambda pixels: pixels
     """Mends the decoded array, ``(H, W, C)`` in RGB order, before the orientation is applied."""
+
+
+def inflated_length(pieces: Iterable[memoryview], limit: int) -> int:
+    """Decompress zlib data without keeping it, and return how long it is; stop counting beyond ``limit``.
+
+    libpng would say what is wrong only on the terminal, and libtiff would leave that part of the picture
+    black.
+
+    Raises:
+        DamagedError: it does not decompress, or its checksum is wrong.
+    """
+    length = 0
+    inflater = zlib.decompressobj()
+    try:
+        for piece in pieces:
+            rest: bytes | memoryview = piece
+            while len(rest) and not inflater.eof and length <= limit:
+                length += len(inflater.decompress(rest, 1 << 20))
+                rest = inflater.unconsumed_tail
+    except zlib.error as exc:
+        raise DamagedError(f"its pixel data does not decompress: {exc}") from exc
+    return length
 
 
 def drop_alpha(pixels: Pixels) -> Pixels:

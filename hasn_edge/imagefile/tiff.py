@@ -17,29 +17,20 @@ from hasn_edge.imagefile.source import (
     Source,
     UnreadableError,
     drop_alpha,
+    inflated_length,
 )
 
-WIDTH, HEIGHT, BITS, PHOTOMETRIC = 256, 257, 258, 262
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES = 273, 274, 277, 279
 PLANAR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 324, 325, 338, 339
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_DEFLATE = (8, 32946)
+# None, fax, LZW, JPEG, Deflate, PackBits. From any other OpenCV makes a black picture without a word.
+_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 32773, *_DEFLATE}
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the unsigned integer types, one to a letter
-_TAGS = {
-    256,
-    257,
-    258,
-    262,
-    273,
-    274,
-    277,
-    279,
-    284,
-    324,
-    325,
-    338,
-    339,
-}  # those named above; no others are read
+# Those named above; the others, which may be many and long, are not read.
+_TAGS = {256, 257, 258, 259, 262, 273, 274, 277, 279, 284, 324, 325, 338, 339}
 _MOST_VALUES = 1 << 20  # a tag with more is nonsense: pictures of an accepted size have fewer strips
 
 
@@ -137,6 +128,9 @@ def plan(data: bytes, header: Header) -> Plan:
         end = max(map(sum, zip(offsets.values, lengths.values, strict=False)))
         if end > len(data):
             raise CutOffError(len(data), end)
+        if _value(directory, COMPRESSION) in _DEFLATE:
+            for start, length in zip(offsets.values, lengths.values, strict=False):
+                inflated_length([memoryview(data)[start : start + length]], 8 * header.height * header.width)
     patched = bytearray(data)
     _patch(patched, directory.get(ORIENTATION), 1)
     extra = _value(directory, EXTRA_SAMPLES)
@@ -195,6 +189,11 @@ def _refuse_unsupported(directory: dict[int, Entry]) -> None:
         sizes = " and ".join(map(str, sorted(bits)))
         raise UnreadableError(f"a TIFF of {sizes}-bit {kind}samples cannot be read; {cure}")
     colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
+    if (_value(directory, COMPRESSION) or 1) not in _COMPRESSIONS:
+        raise UnreadableError(
+            f"a TIFF of compression {_value(directory, COMPRESSION)} cannot be read; save it with LZW or "
+            "Deflate compression, or as PNG, first"
+        )
     if photometric not in colours:
         raise UnreadableError(f"a TIFF of photometric interpretation {photometric} cannot be read; {cure}")
     if samples > colours[photometric] + (photometric == _RGB):
