@@ -289,6 +289,24 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_full_disk_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the system refuses to write more than that
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*a\.png: .*free some space or choose another"):
+            image.write_image(tmp_path / "a.png", NOISE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*a\.png: .*choose a folder that you may write to"):
+        image.write_image(tmp_path / "file" / "a.png", NOISE)
+
+
 # --- finding ------------------------------------------------------------------------------------------
 
 

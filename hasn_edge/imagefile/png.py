@@ -52,6 +52,7 @@ def plan(data: bytes, header: Header) -> Plan:
     kept = [SIGNATURE]
     pixels: list[memoryview] = []
     key: bytes | None = None
+    palette = False
     for name, start, length in _chunks(source):
         end = start + length
         (checksum,) = struct.unpack(">I", source.at(end, 4))
@@ -60,7 +61,10 @@ def plan(data: bytes, header: Header) -> Plan:
         if wanted and zlib.crc32(memoryview(data)[start - 4 : end]) != checksum:
             raise DamagedError(f"checksum of its {name.decode()} data at byte {start:,} is wrong")
         if name == b"IDAT":
+            if header.facts["colour"] == 3 and not palette:
+                raise DamagedError("its palette is missing")
             pixels.append(memoryview(data)[start:end])
+        palette |= name == b"PLTE"
         if name == b"tRNS" and header.facts["colour"] != 3:
             key = source.at(start, length)
         elif wanted or name == b"IEND":

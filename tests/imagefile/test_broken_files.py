@@ -105,6 +105,7 @@ def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
         ("none.png", _png((4, 4, 8, 0, 0, 0, 0)), "pixel data for 0 of 20 bytes"),
         ("deflate.png", _png((4, 4, 8, 0, 0, 0, 0), b"\x78\x9cgarbage!"), "does not decompress"),
         ("filter.png", _png((4, 4, 8, 0, 0, 0, 0), zlib.compress(b"\x09" + bytes(19))), "damaged"),
+        ("palette.png", _png((4, 4, 8, 3, 0, 0, 0), zlib.compress(bytes(20))), "palette is missing"),
         ("scan.jpg", b"\xff\xd8\xff\xd9", "no pixel data"),
         ("soi.jpg", b"\xff\xd8\xff\xe0\0\0", "segment of 0 bytes"),
         ("riff.webp", b"RIFF\x0c\0\0\0WEBPABCD\0\0\0\0", "no picture inside"),
