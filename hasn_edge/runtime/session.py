@@ -78,9 +78,8 @@ class Session(ABC):
             ArtifactError: the file computes another shape than its sidecar says.
             BuildError: the backend failed; the message carries its own.
         """
-        if self._closed:
-            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
-        self._check(x_NCHW)
+        self.check_input(x_NCHW)
+        self._check_size(*(x_NCHW.shape[i] for i in (0, 2, 3)))
         if self.batch == 1 and len(x_NCHW) > 1:
             return np.concatenate([self.run(one) for one in np.split(x_NCHW, len(x_NCHW))])
         y_NCHW = self._run(np.ascontiguousarray(x_NCHW))
@@ -91,6 +90,43 @@ class Session(ABC):
                 "its sidecar do not belong together; make them again with 'hasn-edge export' or 'build'"
             )
         return np.ascontiguousarray(y_NCHW, dtype=np.float32)
+
+    def check_input(self, x_NCHW: Any) -> None:
+        """Refuse what the network cannot take whatever its size: rank, channels, dtype and values.
+
+        Raises:
+            ShapeError: wrong rank, channels or dtype, or no pixels.
+            InputError: values that are not finite or far outside [0, 1], or a closed session.
+        """
+        if self._closed:
+            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
+        channels = self.spec.channels
+        wanted = f"{self.backend}: expected float32 (N, {channels}, H, W)"
+        cure = "hasn_edge.image.to_tensor makes it from a picture"
+        if not isinstance(x_NCHW, np.ndarray):
+            raise ShapeError(f"{wanted} as a NumPy array, got {type(x_NCHW).__name__}; {cure}")
+        if x_NCHW.ndim != 4:
+            raise ShapeError(f"{wanted}, got {x_NCHW.ndim} dimensions {x_NCHW.shape}; {cure}")
+        found = x_NCHW.shape[1]
+        if found != channels:
+            looks_last = x_NCHW.shape[3] == channels
+            hint = "; it looks like (N, H, W, C), transpose it" if looks_last else f"; {cure}"
+            raise ShapeError(f"{wanted}, got {found} channels {x_NCHW.shape}{hint}")
+        if x_NCHW.dtype != np.float32:
+            raise ShapeError(f"{wanted}, got {x_NCHW.dtype}; {cure}, or use .astype(numpy.float32)")
+        if x_NCHW.size == 0:
+            raise ShapeError(f"{wanted} with at least one pixel, got {x_NCHW.shape}; skip empty batches")
+        low, high = float(x_NCHW.min()), float(x_NCHW.max())
+        if not np.isfinite(low + high):
+            raise InputError(
+                f"{self.backend}: the input has values that are not finite numbers; look for a division by "
+                "zero or uninitialised memory where it was made"
+            )
+        if low < _LOWEST or high > _HIGHEST:
+            raise InputError(
+                f"{self.backend}: expected values in [0, 1], got {low:.6g} to {high:.6g}; divide by 255 "
+                "first, as hasn_edge.image.to_tensor does"
+            )
 
     def close(self) -> None:
         """Free what the backend holds. Safe to call twice."""
@@ -118,38 +154,6 @@ class Session(ABC):
 
     def _close(self) -> None:  # noqa: B027 - having nothing to free is the usual case
         """Free; called once."""
-
-    def _check(self, x_NCHW: Any) -> None:
-        """Refuse what the network cannot take, naming backend, expectation, what came and the cure."""
-        channels = self.spec.channels
-        wanted = f"{self.backend}: expected float32 (N, {channels}, H, W)"
-        cure = "hasn_edge.image.to_tensor makes it from a picture"
-        if not isinstance(x_NCHW, np.ndarray):
-            raise ShapeError(f"{wanted} as a NumPy array, got {type(x_NCHW).__name__}; {cure}")
-        if x_NCHW.ndim != 4:
-            raise ShapeError(f"{wanted}, got {x_NCHW.ndim} dimensions {x_NCHW.shape}; {cure}")
-        count, found, height, width = x_NCHW.shape
-        if found != channels:
-            hint = "; it looks like (N, H, W, C), transpose it" if width == channels else f"; {cure}"
-            raise ShapeError(f"{wanted}, got {found} channels {x_NCHW.shape}{hint}")
-        if x_NCHW.dtype != np.float32:
-            raise ShapeError(f"{wanted}, got {x_NCHW.dtype}; {cure}, or use .astype(numpy.float32)")
-        if count == 0:
-            raise ShapeError(
-                f"{wanted} with at least one picture, got none {x_NCHW.shape}; skip empty batches"
-            )
-        self._check_size(count, height, width)
-        low, high = float(x_NCHW.min()), float(x_NCHW.max())
-        if not np.isfinite(low + high):
-            raise InputError(
-                f"{self.backend}: the input has values that are not finite numbers; look for a division by "
-                "zero or uninitialised memory where it was made"
-            )
-        if low < _LOWEST or high > _HIGHEST:
-            raise InputError(
-                f"{self.backend}: expected values in [0, 1], got {low:.6g} to {high:.6g}; divide by 255 "
-                "first, as hasn_edge.image.to_tensor does"
-            )
 
     def _check_size(self, count: int, height: int, width: int) -> None:
         if self.batch not in (None, 1, count):

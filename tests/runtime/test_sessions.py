@@ -116,9 +116,9 @@ class SessionContract:
             (noise(1, 16, 16, 3), r"looks like \(N, H, W, C\), transpose"),
             (noise(1, 3, 16, 16).astype(np.float64), r"got float64; .* \.astype\(numpy\.float32\)"),
             (np.zeros((1, 3, 16, 16), np.uint8), r"got uint8; hasn_edge\.image\.to_tensor"),
-            (noise(0, 3, 16, 16), r"at least one picture, got none"),
+            (noise(0, 3, 16, 16), r"at least one pixel, got \(0, 3, 16, 16\)"),
             (noise(1, 3, 14, 16), r"at least 15 x 15 pixels, got 14 x 16 .*Upscaler pads"),
-            (noise(1, 3, 16, 0), r"at least 15 x 15 pixels, got 16 x 0"),
+            (noise(1, 3, 16, 0), r"at least one pixel, got \(1, 3, 16, 0\)"),
         ],
     )
     def test_wrong_shapes_are_named(self, session, x, message):

@@ -1,0 +1,55 @@
+"""How much memory a frame takes and how much an upscaler may take: why large pictures are tiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hasn_edge.machine import available_memory_bytes
+from hasn_edge.runtime.session import Session
+from hasn_edge.spec import ModelSpec
+
+DEFAULT_LIMIT_BYTES = 2_000_000_000
+"""What one call of an upscaler takes at most unless told otherwise, its result included. With what the
+interpreter and the libraries take (0.1 GB with ONNX Runtime, 0.3 GB with PyTorch) it stays below 3 GB."""
+
+_WIDE_TENSORS = {"onnxruntime": 5.0, "torchscript": 5.0, "pytorch": 6.5}
+"""Tensors of the expanded width (156 channels) that are alive together at the worst moment.
+
+Measured with benchmarks/memory.py as growth of the peak resident memory over that of a 16 x 16 frame: the
+published network takes 4.0 to 4.2 kB a pixel in ONNX Runtime, 4.6 to 5.2 kB in PyTorch, 2.9 to 3.6 kB in
+TorchScript, between 58,000 and 480,000 pixels. Rounded up; a device's own memory is not looked at."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def bytes_per_pixel(spec: ModelSpec, backend: str) -> int:
+    """Return the working memory in bytes that a frame needs for each of its input pixels, as an estimate.
+
+    The widest part of a block, three tensors of the body's width and two copies of the output are counted
+    together although they are not all alive at once, and every tensor as float32: an upper bound for
+    narrow networks and for FP16.
+    """
+    expanded = spec.features * spec.expansion
+    output = spec.channels * spec.scale**2
+    return round(4 * (_WIDE_TENSORS.get(backend, 6.5) * expanded + 3 * spec.features + 2 * output))
+
+
+def largest_frame(session: Session, limit_bytes: int) -> int:
+    """Return how many input pixels a frame may have so that running it takes no more than ``limit_bytes``."""
+    return limit_bytes // bytes_per_pixel(session.spec, session.backend)
+
+
+def default_limit_bytes() -> int:
+    """Return the smaller of :data:`DEFAULT_LIMIT_BYTES` and half of the memory that is free."""
+    free = [value for value in (available_memory_bytes(), _group_bytes()) if value is not None]
+    return min([DEFAULT_LIMIT_BYTES, *(value // 2 for value in free)])
+
+
+def _group_bytes() -> int | None:
+    """Return what the control group (version 2) of a container leaves free; ``None`` without limit."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        return None if limit == "max" else max(0, int(limit) - used)
+    except (OSError, ValueError):
+        return None

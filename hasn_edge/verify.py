@@ -1,0 +1,158 @@
+"""Compare two sessions on the same inputs and hold the difference against a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.errors import InputError, VerificationError
+from hasn_edge.runtime.session import Session
+from hasn_edge.spec import Precision
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How far a candidate may be from its reference. Values are in [0, 1]: one grey level is 0.0039."""
+
+    max_abs: float
+    """Largest difference of any value."""
+    min_psnr_db: float = 0.0
+    """Smallest PSNR in dB (peak 1) of any picture."""
+
+
+BUDGETS: Mapping[Precision, Budget] = {
+    Precision.FP32: Budget(max_abs=1e-4, min_psnr_db=90.0),
+    Precision.FP16: Budget(max_abs=0.02, min_psnr_db=55.0),
+    Precision.INT8: Budget(max_abs=1.0, min_psnr_db=15.0),
+}
+"""What a file of each precision must keep against FP32 in PyTorch, even on noise.
+
+Set wide of what correct files were measured to need with the published weights (photographs; noise in
+brackets), so that only a wrong graph misses them:
+
+- FP32, other order of summation: 2e-6 and 132 dB (3e-6 and 125 dB).
+- FP16, 11 bits in every tensor: 3e-3 and 70 dB (3e-3 and 65 dB).
+- INT8: 0.2 and 46 dB (0.6 and 22 dB: noise exceeds every range that photographs set, and saturates).
+  It can only show that the graph computes this network at all; what INT8 may cost in quality is the recipe's
+  budget, in dB of PSNR-Y on photographs.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far a candidate was from its reference, over all pictures compared."""
+
+    max_abs: float
+    """Largest difference of any value; ``nan`` where the candidate had values that are not finite."""
+    psnr_db: float
+    """PSNR in dB (peak 1) over all values of all pictures; infinite where they are equal."""
+    worst_psnr_db: float
+    """PSNR in dB of the worst picture."""
+    worst: int
+    """Index of the worst picture, counted over all batches."""
+    images: int
+    """How many pictures were compared."""
+    not_finite: int = 0
+    """How many values of the candidate were NaN or infinite: any is a failure whatever the budget."""
+
+    def require(self, budget: Budget, *, what: str) -> None:
+        """Do nothing if the budget is kept.
+
+        Raises:
+            VerificationError: it is not; the message names ``what``, both figures and the worst picture.
+        """
+        if self.not_finite:
+            raise VerificationError(
+                f"{what}: {self.not_finite} values of its output are not finite numbers (NaN or infinity), "
+                f"first in picture {self.worst}; a number format inside overflows, use a wider precision"
+            )
+        missed = []
+        if not self.max_abs <= budget.max_abs:
+            missed.append(f"largest difference {self.max_abs:.3g}, at most {budget.max_abs:.3g} allowed")
+        if not self.worst_psnr_db >= budget.min_psnr_db:
+            missed.append(f"PSNR {self.worst_psnr_db:.2f} dB, at least {budget.min_psnr_db:.2f} dB required")
+        if missed:
+            raise VerificationError(
+                f"{what} is too far from its reference: {'; '.join(missed)} (worst of {self.images} "
+                f"pictures: number {self.worst}); nothing was written"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; what is not finite is ``None``."""
+        return {
+            "max_abs": _finite(self.max_abs),
+            "psnr_db": _finite(self.psnr_db),
+            "worst_psnr_db": _finite(self.worst_psnr_db),
+            "worst": self.worst,
+            "images": self.images,
+            "not_finite": self.not_finite,
+        }
+
+
+def compare(reference: Session, candidate: Session, batches: Iterable[Float32]) -> Agreement:
+    """Run both sessions on every batch and measure how far their outputs are apart.
+
+    Outputs are compared as they are, neither clamped nor rounded. Differences are taken in float64.
+
+    Args:
+        reference: What is right by definition.
+        candidate: What is judged.
+        batches: ``(N, C, H, W)`` float32 RGB in [0, 1]; sizes may differ between batches.
+
+    Raises:
+        InputError: no batch at all, or networks of different scale or channels.
+        VerificationError: the *reference* has values that are not finite: nothing can be compared with it.
+    """
+    for name in ("scale", "channels"):
+        ours, theirs = getattr(reference.spec, name), getattr(candidate.spec, name)
+        if ours != theirs:
+            raise InputError(
+                f"cannot compare networks of different {name}: {ours} and {theirs}; both must come "
+                "from one checkpoint"
+            )
+    squares: list[float] = []
+    values: list[int] = []
+    largest, broken, first_broken = 0.0, 0, -1
+    for batch in batches:
+        right = reference.run(batch)
+        if not np.isfinite(right).all():
+            raise VerificationError(
+                f"the reference ({reference.backend} {reference.precision.value}) computes values that are "
+                "not finite; the checkpoint is damaged or its training diverged"
+            )
+        for expected, got in zip(right, candidate.run(batch), strict=True):
+            bad = int(np.count_nonzero(~np.isfinite(got)))
+            if bad and not broken:
+                first_broken = len(values)
+            broken += bad
+            difference = np.subtract(got, expected, dtype=np.float64)
+            largest = max(largest, math.nan if bad else float(np.abs(difference).max()))
+            squares.append(math.inf if bad else float(np.square(difference).sum()))
+            values.append(difference.size)
+    if not values:
+        raise InputError("nothing to compare: there was no batch; if it was a generator, it may be used up")
+    ratios = [square / count for square, count in zip(squares, values, strict=True)]
+    worst = first_broken if broken else int(np.argmax(ratios))
+    return Agreement(
+        max_abs=math.nan if broken else largest,
+        psnr_db=_psnr(sum(squares) / sum(values)),
+        worst_psnr_db=_psnr(ratios[worst]),
+        worst=worst,
+        images=len(values),
+        not_finite=broken,
+    )
+
+
+def _psnr(mean_square: float) -> float:
+    return math.inf if mean_square == 0 else -10 * math.log10(mean_square)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

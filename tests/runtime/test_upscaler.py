@@ -1,0 +1,277 @@
+"""Pictures of every size and kind through the upscaler: what comes out, and that tiles join."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from hasn_edge.data.resize import imresize
+from hasn_edge.errors import InputError, ShapeError, UnsupportedError
+from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime.fake import FakeSession
+from hasn_edge.runtime.pytorch import PyTorchSession
+from hasn_edge.runtime.tiling import Size, receptive_radius
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.spec import ModelSpec
+
+SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
+PLAIN = ModelSpec(features=6, blocks=1, kernel_size=3, esa=False, cab=False)
+
+
+def session(spec: ModelSpec = SPEC) -> PyTorchSession:
+    torch.manual_seed(0)
+    return PyTorchSession(HASN(spec).eval(), threads=1)
+
+
+def picture(*shape: int, dtype=np.uint8) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, np.iinfo(dtype).max, (4, 5, *shape[2:]), dtype=dtype, endpoint=True)
+    return imresize(coarse, size=shape[:2])
+
+
+def repeated(pixels: np.ndarray, scale: int = 4) -> np.ndarray:
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (14, 15), (16, 23)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_survive_exactly(size, channels, dtype):
+    pixels = np.random.default_rng(0).integers(
+        0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True
+    )
+    out = Upscaler(FakeSession(SPEC))(pixels)
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out, repeated(pixels))
+
+
+def test_small_pictures_are_padded_with_their_edges_and_cropped():
+    fake = FakeSession(SPEC)
+    upscaler = Upscaler(fake)
+    seen = []
+    run = fake._run
+    fake._run = lambda x: (seen.append(x.copy()), run(x))[1]
+    pixels = picture(3, 20, 3)
+    upscaler(pixels)
+    (x,) = seen
+    assert x.shape == (1, 3, 15, 20)
+    expected = np.concatenate([pixels, np.repeat(pixels[-1:], 12, axis=0)]).transpose(2, 0, 1)
+    np.testing.assert_allclose(x[0], expected / 255, atol=1e-7)
+    report = upscaler.last_report
+    assert report is not None
+    assert (report.size, report.padded, report.tiles, report.reason) == ((3, 20), (12, 0), 1, None)
+
+
+def test_result_is_the_networks_rounded():
+    network = session()
+    pixels = picture(17, 21, 3)
+    x = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    expected = np.rint(np.clip(network.run(x)[0], 0, 1) * 255).transpose(1, 2, 0)
+    np.testing.assert_array_equal(Upscaler(network)(pixels), expected)
+
+
+def test_gray_is_the_mean_of_three_channels_before_rounding():
+    network = session()
+    gray = picture(16, 18)
+    y = network.run(np.repeat(gray[None, None].astype(np.float32) / 255, 3, axis=1))[0]
+    expected = np.rint(np.clip(y.mean(axis=0), 0, 1) * 255)
+    flat = Upscaler(network)(gray)
+    assert flat.shape == (64, 72)
+    np.testing.assert_array_equal(flat, expected)
+    np.testing.assert_array_equal(Upscaler(network)(gray[:, :, None])[:, :, 0], flat)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_resized_on_its_own_and_kept(channels, dtype):
+    pixels = picture(16, 18, channels, dtype=dtype)
+    out = Upscaler(FakeSession(SPEC))(pixels)
+    assert out.shape == (64, 72, channels)
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out[..., -1], imresize(pixels[..., -1], scale=4.0))
+    np.testing.assert_array_equal(out[..., :-1], repeated(pixels[..., :-1]))
+
+
+def test_opaque_stays_opaque():
+    pixels = picture(16, 18, 4)
+    pixels[..., 3] = 255
+    assert (Upscaler(session())(pixels)[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), "1 to 4 channels"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+        (np.zeros((4, 4, 3), np.float32), "uint8 or uint16, got float32"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "expected a picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused(pixels, message):
+    with pytest.raises(ShapeError, match=message):
+        Upscaler(FakeSession(SPEC))(pixels)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((1, 3, 0, 4), np.float32), "at least one pixel"),
+        (np.zeros((3, 4, 4), np.float32), "3 dimensions"),
+        (np.zeros((1, 3, 4, 4)), "float64"),
+        (np.full((1, 3, 4, 4), np.nan, np.float32), "not finite"),
+        ([[1]], "NumPy array, got list"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(x, message):
+    with pytest.raises(InputError, match=message):
+        Upscaler(FakeSession(SPEC)).run(x)
+
+
+def test_run_takes_any_size_and_batch():
+    x = np.random.default_rng(0).random((2, 3, 3, 70), dtype=np.float32)
+    expected = x.repeat(4, axis=2).repeat(4, axis=3)
+    for tile in (None, 32):
+        y = Upscaler(FakeSession(SPEC), tile=tile).run(x)
+        assert y.flags.c_contiguous
+        np.testing.assert_allclose(y, expected, atol=2e-7)
+
+
+@pytest.mark.parametrize("overlap", [0, 5, 16, 31])
+@pytest.mark.parametrize("size", [(70, 100), (32, 33), (20, 90), (7, 64)])
+def test_tiles_join_without_a_trace_where_the_network_is_local(size, overlap):
+    fake = FakeSession(SPEC)
+    upscaler = Upscaler(fake, tile=32, overlap=overlap)
+    pixels = picture(*size, 3)
+    np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
+    report = upscaler.last_report
+    assert report is not None
+    assert report.tiles == len(fake.calls) > 1
+    assert report.reason == "asked"
+    assert set(fake.calls) == {(1, 3, max(15, min(32, size[0])), 32)}  # all of one size
+
+
+def test_plain_networks_are_exact_in_tiles_with_twice_the_receptive_radius():
+    network = session(PLAIN)
+    radius = receptive_radius(PLAIN.kernel_size, PLAIN.blocks)
+    assert radius == 5
+
+    def difference(overlap: int) -> float:
+        step = 32 - overlap  # sizes at which no tile shares more than asked
+        x = np.random.default_rng(0).random((1, 3, 32 + step, 32 + 2 * step), dtype=np.float32)
+        upscaler = Upscaler(network, tile=32, overlap=overlap)
+        tiled = upscaler.run(x)
+        assert upscaler.last_report is not None
+        assert upscaler.last_report.tiles == 6
+        return float(np.abs(tiled - network.run(x)).max())
+
+    assert difference(2 * radius) < 1e-6
+    assert difference(2 * radius + 7) < 1e-6
+    # The radius is not larger than it must be.
+    assert difference(2 * radius - 2) > 1e-5
+
+
+def test_drift_of_tiles_is_measured():
+    network = session()
+    pixels = picture(60, 70, 3)
+    upscaler = Upscaler(network, tile=32)
+    drift = upscaler.tile_drift(pixels)
+    x = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    expected = peak_signal_noise_ratio(
+        np.clip(network.run(x), 0, 1), np.clip(upscaler.run(x), 0, 1), data_range=1.0
+    )
+    assert drift.psnr_db == pytest.approx(expected, abs=1e-3)
+    assert (drift.region, drift.tile) == ((60, 70), (32, 32))
+    assert str(drift) == f"{drift.psnr_db:.1f} dB (middle 70x60 in tiles of 32x32)"
+    assert 20 < expected < 100
+
+
+def test_drift_where_a_tile_fills_the_memory_uses_smaller_ones():
+    upscaler = Upscaler(session(), memory_limit_bytes=6_000_000)
+    pixels = picture(110, 120, 4)
+    upscaler(pixels)
+    report = upscaler.last_report
+    assert report is not None
+    assert report.tiles > 1
+    assert report.reason == "memory"
+    drift = upscaler.tile_drift(pixels)
+    assert drift.psnr_db is not None
+    assert drift.region == report.tile
+    assert drift.tile < drift.region
+
+
+def test_drift_that_cannot_be_measured_says_why():
+    whole = Upscaler(FakeSession(SPEC)).tile_drift(picture(20, 20))
+    assert (whole.psnr_db, str(whole)) == (None, "not measured (the frame is computed whole)")
+    static = Upscaler(FakeSession(SPEC, size=(20, 20))).tile_drift(picture(20, 50, 3))
+    assert static.psnr_db is None
+    assert "no larger size" in str(static)
+
+
+def test_static_sessions_pad_and_tile_with_their_size():
+    fake = FakeSession(SPEC, size=(20, 32))
+    upscaler = Upscaler(fake)
+    for size, tiles, padded in (((20, 32), 1, (0, 0)), ((3, 30), 1, (17, 2)), ((15, 90), 5, (5, 0))):
+        fake.calls.clear()
+        pixels = picture(*size, 3)
+        np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
+        report = upscaler.last_report
+        assert report is not None
+        assert (report.tiles, report.padded, len(fake.calls)) == (tiles, padded, tiles)
+        assert report.reason == ("static size" if tiles > 1 else None)
+
+
+def test_self_ensemble_is_the_mean_over_eight_views_in_float():
+    network = session()
+    pixels = picture(15, 18, 3)
+    x = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).float() / 255
+    total = torch.zeros(1, 3, 60, 72)
+    for mirrored in (False, True):
+        for turned in (False, True):
+            for upside_down in (False, True):
+                view = x.flip(3) if mirrored else x
+                view = view.flip(2) if upside_down else view
+                view = view.transpose(2, 3) if turned else view
+                y = torch.from_numpy(network.run(view.contiguous().numpy()))
+                y = y.transpose(2, 3) if turned else y
+                y = y.flip(2) if upside_down else y
+                total += y.flip(3) if mirrored else y
+    expected = total[0].permute(1, 2, 0).numpy() / 8
+    upscaler = Upscaler(network, self_ensemble=True)
+    np.testing.assert_allclose(upscaler.run(x.numpy())[0].transpose(1, 2, 0), expected, atol=1e-6)
+    rounded = np.clip(expected, 0, 1) * 255
+    assert np.abs(upscaler(pixels) - rounded).max() <= 0.5001
+
+
+@pytest.mark.parametrize(
+    ("options", "fake", "error", "message"),
+    [
+        ({"tile": 14}, {}, InputError, "tiles of 14 pixels are too small: this network needs at least 15"),
+        ({"tile": 32, "overlap": 32}, {}, InputError, "overlap of 32 .* tiles of 32; choose 0 to 31"),
+        ({"overlap": -1}, {}, InputError, "overlap of -1"),
+        ({"overlap": 20}, {"size": (20, 32)}, InputError, "overlap of 20 .* tiles of 20; choose 0 to 19"),
+        ({"self_ensemble": True}, {"size": (20, 32)}, UnsupportedError, "on its side, .* only 32x20"),
+        ({}, {"batch": 4}, UnsupportedError, "takes 4 pictures at a time"),
+    ],
+)
+def test_options_that_do_not_go_together(options, fake, error, message):
+    with pytest.raises(error, match=message):
+        Upscaler(FakeSession(SPEC, **fake), **options)
+
+
+def test_closing_closes_the_session():
+    fake = FakeSession(SPEC)
+    with Upscaler(fake) as upscaler:
+        upscaler.close()
+    assert fake.closed
+    with pytest.raises(InputError, match="this session is closed"):
+        upscaler(picture(16, 16, 3))
+
+
+def test_tile_is_a_size():
+    upscaler = Upscaler(FakeSession(SPEC), tile=40)
+    upscaler(picture(50, 30, 3))
+    assert upscaler.last_report is not None
+    assert upscaler.last_report.tile == Size(height=40, width=30)
+    assert str(upscaler.last_report.tile) == "30x40"
