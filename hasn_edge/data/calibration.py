@@ -1,0 +1,253 @@
+"""Pictures to measure INT8 ranges on: the patches that ship, a folder, or a manifest of crops."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hasn_edge.errors import InputError
+from hasn_edge.image import Float32, Pixels, find_images, read_image, to_rgb, to_tensor
+from hasn_edge.resources import shipped
+
+PATCHES = "patches"
+"""Source name of the patches that ship."""
+
+SIDE = 64
+"""Side in pixels of the crops taken from a user's pictures."""
+
+LIMIT = 64
+"""Most crops taken from a user's pictures, however many there are: ranges settle long before."""
+
+SMALLEST = 32
+"""Pictures with a side below this are left out: they are mostly border."""
+
+DIV2K_LR = Path("DIV2K_train_LR_bicubic", "X4")
+DIV2K_MANIFEST = "div2k-x4.txt"
+
+_PREPROCESSING = b"hasn-edge calibration 1: RGB, NCHW, level / largest level, float32\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """One square of one picture, as a line of a manifest says it."""
+
+    path: Path
+    left: str
+    """Pixels from the left, or ``"37.5%"`` of the room that the crop has to move in."""
+    top: str
+    side: int
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """A fixed list of network inputs; iterating gives the same arrays every time."""
+
+    source: str
+    """Where the pictures come from, for messages and sidecars."""
+    patches: tuple[Pixels, ...]
+    """``(H, W, 3)`` RGB, uint8 or uint16."""
+    skipped: tuple[str, ...] = ()
+    """One sentence for each picture that was left out."""
+
+    def __post_init__(self) -> None:
+        if not self.patches:
+            raise InputError(f"{self.source}: no picture to calibrate with" + _first(self.skipped))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all pixels in order, and of how they become tensors."""
+        digest = hashlib.sha256(_PREPROCESSING)
+        for patch in self.patches:
+            digest.update(f"{patch.shape} {patch.dtype.str}\n".encode())
+            digest.update(np.ascontiguousarray(patch).tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __iter__(self) -> Iterator[Float32]:
+        """Yield each patch as ``(1, 3, H, W)`` float32 in [0, 1]."""
+        return map(to_tensor, self.patches)
+
+
+def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0) -> CalibrationData:
+    """Return the calibration pictures that ``source`` stands for.
+
+    Args:
+        source: The text ``"patches"`` for those that ship; a folder of pictures, which are fed as they are
+            (give what the network will see, not pictures of four times that size); the folder that holds
+            ``DIV2K_train_LR_bicubic``; or a manifest, see :func:`crops_from_manifest`.
+        seed: Chooses pictures and places where a folder has more than is needed.
+
+    Raises:
+        InputError: nothing usable is there; the message names what was looked at.
+    """
+    if isinstance(source, str) and source == PATCHES:
+        folder = shipped("calibration", "patches")
+        return CalibrationData("the patches that ship", tuple(_read(path) for path in find_images([folder])))
+    path = Path(source)
+    if isinstance(source, str) and not path.exists() and path.name == source and path.suffix == ".txt":
+        return _needs_pictures(source)
+    if path.is_dir():
+        root = _div2k_root(path)
+        if root is not None:
+            manifest = shipped("calibration", "manifests", DIV2K_MANIFEST)
+            return from_crops(crops_from_manifest(manifest, root=root), source=f"{path} by {manifest.name}")
+        return from_folder(path, seed=seed)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such folder or manifest; give a folder of pictures or a manifest's .txt"
+        )
+    if path.suffix.lower() == ".txt":
+        return from_crops(crops_from_manifest(path), source=str(path))
+    return from_folder(path, seed=seed)
+
+
+def crops_from_manifest(manifest: Path, *, root: Path | None = None) -> tuple[Crop, ...]:
+    """Read a manifest: a line for each crop, ``path left top side``, comments behind ``#``.
+
+    ``left`` and ``top`` are pixels, or percentages of the room that the crop has to move in, which fit
+    pictures of any size. Paths are relative to ``root``.
+
+    Args:
+        manifest: A text file.
+        root: Folder of the pictures; the manifest's own where ``None``.
+
+    Raises:
+        InputError: the file cannot be read, has no line, or a line is not of this form; the line is named.
+    """
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{manifest}: cannot be read as a manifest: {exc}") from exc
+    crops = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        # From the right: a path may contain spaces.
+        parts = text.rsplit(maxsplit=3)
+        if len(parts) != 4 or not parts[3].isdigit() or not all(map(_is_place, parts[1:3])):
+            raise InputError(
+                f"{manifest}, line {number}: {text!r} is not 'path left top side' with pixels or "
+                "percentages, for example: 0001x4.png 25% 60% 64"
+            )
+        path, left, top, side = parts
+        crops.append(Crop(path=(root or manifest.parent) / path, left=left, top=top, side=int(side)))
+    if not crops:
+        raise InputError(f"{manifest}: lists no crop")
+    return tuple(crops)
+
+
+def from_crops(crops: Sequence[Crop], *, source: str) -> CalibrationData:
+    """Read the crops of a manifest. All of them must be there: a fixed list is only fixed as a whole.
+
+    Raises:
+        InputError: a picture is missing or unreadable, or smaller than its crop; the first is named.
+    """
+    missing = [crop.path for crop in crops if not crop.path.is_file()]
+    if missing:
+        raise InputError(
+            f"{source}: {len(missing)} of {len(crops)} pictures are missing, the first is {missing[0]}; give "
+            "the folder that the paths of the manifest start in"
+        )
+    return CalibrationData(source, tuple(_cut(crop) for crop in crops))
+
+
+def from_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = LIMIT) -> CalibrationData:
+    """Take at most ``limit`` crops of ``side`` pixels from the pictures in a folder and in those inside it.
+
+    Of many pictures some are chosen, of few several crops are taken; small pictures are taken whole. Choice
+    and places depend on ``seed`` and on the pictures' names only. What cannot be used is left out and listed.
+
+    Raises:
+        InputError: no picture, or none that can be used.
+    """
+    paths = find_images([folder], recursive=True)
+    names = {path: path.relative_to(folder).as_posix() if path != folder else path.name for path in paths}
+    order = sorted(paths, key=lambda path: zlib.crc32(f"{seed} {names[path]}".encode()))
+    patches: list[Pixels] = []
+    skipped = []
+    for index, path in enumerate(order):
+        if len(patches) >= limit:
+            break
+        try:
+            pixels = _read(path)
+        except InputError as exc:
+            skipped.append(str(exc))
+            continue
+        if min(pixels.shape[:2]) < SMALLEST:
+            skipped.append(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, the least is {SMALLEST}")
+            continue
+        share = -(-(limit - len(patches)) // (len(order) - index))
+        rng = np.random.default_rng([seed, zlib.crc32(names[path].encode())])
+        patches.extend(_random_crops(pixels, side, share, rng))
+    return CalibrationData(str(folder), tuple(patches), tuple(skipped))
+
+
+def _div2k_root(path: Path) -> Path | None:
+    """Return the folder that holds DIV2K's LR pictures, wherever on the way to them the user pointed."""
+    path = path.resolve()
+    for root in (path, *path.parents[:2]):
+        inside = root / DIV2K_LR
+        if inside.is_dir() and path in (root, inside, inside.parent):
+            return root
+    return None
+
+
+def _needs_pictures(manifest: str) -> CalibrationData:
+    known = sorted(path.name for path in shipped("calibration", "manifests").glob("*.txt"))
+    if manifest not in known:
+        raise InputError(f"{manifest}: no such manifest; those that ship: {', '.join(known)}")
+    raise InputError(
+        f"the manifest {manifest} lists pictures that do not ship; name the folder that has them, for "
+        f"example --calibration datasets/DIV2K with {DIV2K_LR.as_posix()} in it"
+    )
+
+
+def _read(path: Path) -> Pixels:
+    return to_rgb(read_image(path))
+
+
+def _random_crops(pixels: Pixels, side: int, count: int, rng: np.random.Generator) -> Iterator[Pixels]:
+    height, width = pixels.shape[:2]
+    # More crops than fit side by side would be the same pixels again.
+    for _ in range(min(count, max(1, height // side) * max(1, width // side))):
+        top = int(rng.integers(max(1, height - side + 1)))
+        left = int(rng.integers(max(1, width - side + 1)))
+        yield np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def _cut(crop: Crop) -> Pixels:
+    pixels = _read(crop.path)
+    height, width = pixels.shape[:2]
+    top, left = _place(crop.top, height - crop.side), _place(crop.left, width - crop.side)
+    if crop.side < SMALLEST or not (0 <= top <= height - crop.side and 0 <= left <= width - crop.side):
+        raise InputError(
+            f"{crop.path}: {width} x {height} pixels have no crop of {crop.side} at ({crop.left}, {crop.top}); "
+            f"crops are at least {SMALLEST} pixels wide and lie inside"
+        )
+    return np.ascontiguousarray(pixels[top : top + crop.side, left : left + crop.side])
+
+
+def _is_place(text: str) -> bool:
+    number = text.removesuffix("%")
+    whole = number.replace(".", "", 1) if text.endswith("%") else number
+    return whole.isascii() and whole.isdigit() and (not text.endswith("%") or float(number) <= 100)
+
+
+def _place(text: str, room: int) -> int:
+    return round(float(text[:-1]) / 100 * room) if text.endswith("%") else int(text)
+
+
+def _first(skipped: Sequence[str]) -> str:
+    if not skipped:
+        return ""
+    more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+    return f": {skipped[0]}{more}"

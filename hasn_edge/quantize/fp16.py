@@ -1,0 +1,167 @@
+"""An FP32 graph as one with FP16 tensors, written into the graph: what strongly typed builders read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.optional import require
+from hasn_edge.quantize.graph import initializers, opset_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+LARGEST = 65504.0
+"""Largest finite FP16 number."""
+
+FLOAT32_OPS = frozenset({"LayerNormalization", "GlobalAveragePool"})
+"""Operators computed in FP32: an FP16 square overflows above 255, and a sum over a frame much sooner."""
+
+_FLOAT32_SCOPES = frozenset({"ReduceMean", "Sqrt"})
+"""Where one of these is, all nodes of its module are computed in FP32: a LayerNorm in elementary operators
+adds an epsilon of 1e-5, which is below FP16's normal numbers."""
+
+_FLOAT32_INPUTS = {"Resize": (1, 2)}
+"""Inputs that stay FP32 by the operator's definition: region and scales of Resize."""
+
+_MAKES_FLOATS = frozenset({"Constant", "ConstantOfShape", "EyeLike", "If", "Loop", "RandomNormal", "Scan"})
+
+
+def fp16_onnx_from_onnx(proto: ModelProto) -> ModelProto:
+    """Return ``proto`` with FP16 tensors and weights, FP32 input and output; ``proto`` is left as it was.
+
+    LayerNorm and averages over the frame are computed in FP32 between two casts. No value of the result
+    is infinite: a constant that FP16 cannot hold is refused. Constants below 6e-8 become zero.
+
+    Args:
+        proto: An FP32 graph of opset 20 or newer as :func:`hasn_edge.export.onnx.onnx_from_model` writes it.
+
+    Raises:
+        UnsupportedError: an older opset, a constant above 65504 (it is named), or an operator that makes
+            floats out of nothing.
+    """
+    onnx = require("onnx", extra="export", needed_for="Writing FP16")
+    if opset_of(proto) < 20:
+        raise UnsupportedError(
+            f"FP16 is written from opset 20 on, this graph has opset {opset_of(proto)}: TensorRT below 10.12 "
+            "takes the FP32 graph with its own FP16 flag; export with opset=20 for anything else"
+        )
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    writer = _Writer(result)
+    nodes = list(result.graph.node)
+    island = set(_float32_nodes(nodes))
+    outputs = {output.name for output in result.graph.output}
+    for node in nodes:
+        writer.add(node, float32=node.name in island, keep=outputs)
+    for output in result.graph.output:
+        writer.finish(output.name)
+    writer.write()
+    return result
+
+
+def _float32_nodes(nodes: list[NodeProto]) -> Iterator[str]:
+    scopes = {_scope(node) for node in nodes if node.op_type in _FLOAT32_SCOPES}
+    for node in nodes:
+        if node.op_type in FLOAT32_OPS | _FLOAT32_SCOPES or _scope(node) in scopes:
+            yield node.name
+
+
+def _scope(node: NodeProto) -> str:
+    """Return the module that a node belongs to: ``block_1.ln`` for ``block_1.ln.Sqrt``."""
+    return str(node.name).rpartition(".")[0] or str(node.name)
+
+
+class _Writer:
+    """Goes through a graph in order and puts a Cast wherever FP16 meets FP32, once per tensor."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._onnx = require("onnx", extra="export", needed_for="Writing FP16")
+        self._half = self._onnx.TensorProto.FLOAT16
+        self._full = self._onnx.TensorProto.FLOAT
+        self._model = model
+        self._constants = initializers(model)
+        inferred = self._onnx.shape_inference.infer_shapes(model)
+        typed = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+        self._float = {info.name for info in typed if info.type.tensor_type.elem_type == self._full}
+        self._type = {info.name: self._full for info in model.graph.input}
+        self._nodes: list[NodeProto] = []
+        self._casts: dict[tuple[str, int], str] = {}
+        self._new: dict[str, Any] = {}
+
+    def add(self, node: NodeProto, *, float32: bool, keep: set[str]) -> None:
+        if node.op_type in _MAKES_FLOATS or (
+            node.op_type == "Cast" and any(name in self._float for name in (*node.input, *node.output))
+        ):
+            raise UnsupportedError(
+                f"node {node.name} ({node.op_type}) cannot be written in FP16; simplify the graph first "
+                "(hasn_edge.export.onnx.onnx_from_model does)"
+            )
+        wanted = self._full if float32 else self._half
+        for index, name in enumerate(node.input):
+            if index in _FLOAT32_INPUTS.get(node.op_type, ()):
+                self._new.setdefault(name, self._constants.get(name))
+            elif name:
+                node.input[index] = self._as(name, wanted)
+        for index, name in enumerate(node.output):
+            if name not in self._float:
+                continue
+            if name in keep and wanted == self._half:
+                node.output[index] = name = f"{name}.fp16"
+            self._type[name] = wanted
+        self._nodes.append(node)
+
+    def finish(self, output: str) -> None:
+        """Give the graph's output its FP32 value."""
+        if output not in self._type:
+            self._cast(f"{output}.fp16", output, self._full)
+
+    def write(self) -> None:
+        graph = self._model.graph
+        nodes = [self._onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
+        tensors = [tensor for tensor in self._new.values() if tensor is not None]
+        tensors = [self._onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+        for field, values in ((graph.node, nodes), (graph.initializer, tensors), (graph.value_info, [])):
+            del field[:]
+            field.extend(values)
+
+    def _as(self, name: str, wanted: int) -> str:
+        if name in self._constants:
+            return self._constant(name, wanted)
+        current = self._type.get(name)
+        # A tensor that an earlier node has renamed because it is the graph's output as well.
+        if current is None and f"{name}.fp16" in self._type:
+            name, current = f"{name}.fp16", self._half
+        if current is None or current == wanted:
+            return name
+        if (name, wanted) not in self._casts:
+            suffix = "fp16" if wanted == self._half else "fp32"
+            self._casts[name, wanted] = f"{name}.{suffix}"
+            self._cast(name, f"{name}.{suffix}", wanted)
+        return self._casts[name, wanted]
+
+    def _cast(self, source: str, target: str, wanted: int) -> None:
+        node = self._onnx.helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=wanted)
+        self._nodes.append(node)
+        self._type[target] = wanted
+
+    def _constant(self, name: str, wanted: int) -> str:
+        tensor = self._constants[name]
+        if tensor.data_type != self._full or wanted == self._full:
+            self._new[name] = tensor
+            return name
+        values = self._onnx.numpy_helper.to_array(tensor)
+        largest = float(np.abs(values).max(initial=0.0))
+        if not largest <= LARGEST:
+            raise UnsupportedError(
+                f"{name} has the value {largest:.4g}, which FP16 cannot hold (largest: {LARGEST:.0f}); build "
+                "with --precision fp32, or use another checkpoint"
+            )
+        # An FP32 node may read the same constant as it is, hence a name of its own.
+        self._new[f"{name}.fp16"] = self._onnx.numpy_helper.from_array(
+            values.astype(np.float16), f"{name}.fp16"
+        )
+        return f"{name}.fp16"

@@ -1,0 +1,174 @@
+"""What quantization needs to know of an ONNX graph: its convolutions, their tensors and their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.optional import require
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+_NEEDED_FOR = "Quantizing a graph"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """One ``Conv`` node with constant weights."""
+
+    name: str
+    """The node's name, which is the module path in the network; ranges are keyed by it."""
+    input: str
+    """Name of the tensor that it reads."""
+    output: str
+    weight: str
+    """Name of the initializer with its weights ``(out, in / groups, height, width)``."""
+    bias: str | None
+    shape: tuple[int, int, int, int]
+    groups: int
+
+
+def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
+    """Return the convolutions of ``proto`` in graph order.
+
+    Raises:
+        UnsupportedError: a convolution without a name of its own, or whose weights are computed.
+    """
+    weights = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    found: dict[str, Convolution] = {}
+    for node in proto.graph.node:
+        if node.op_type != "Conv":
+            continue
+        if not node.name or node.name in found:
+            raise UnsupportedError(
+                f"the graph has a convolution named {node.name!r} more than once or not at all; ranges are "
+                "keyed by name: export it with hasn_edge.export.onnx.onnx_from_model"
+            )
+        shape = weights.get(node.input[1], ())
+        if len(shape) != 4:
+            raise UnsupportedError(
+                f"convolution {node.name} takes its weights from {node.input[1]!r}, which is not a constant "
+                "(out, in, height, width) tensor: quantize the float graph, not one already quantized"
+            )
+        found[node.name] = Convolution(
+            name=node.name,
+            input=node.input[0],
+            output=node.output[0],
+            weight=node.input[1],
+            bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,
+            shape=(shape[0], shape[1], shape[2], shape[3]),
+            groups=int(attribute(node, "group", 1)),
+        )
+    return tuple(found.values())
+
+
+def conv_macs(proto: ModelProto, size: tuple[int, int] = (256, 256)) -> dict[str, int]:
+    """Return the multiply-accumulates of each convolution at an input of ``size`` (height, width), batch 1.
+
+    A convolution costs ``out * in / groups * kernel * output pixels``; the bias is not counted. The
+    sizes come from ONNX's shape inference.
+
+    Raises:
+        UnsupportedError: shape inference does not reach a convolution's output.
+    """
+    onnx = require("onnx", extra="export", needed_for=_NEEDED_FOR)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(proto)
+    del fixed.graph.value_info[:]
+    shape = fixed.graph.input[0].type.tensor_type.shape
+    for dim, value in zip(shape.dim, (1, shape.dim[1].dim_value, *size), strict=True):
+        dim.Clear()
+        dim.dim_value = value
+    for output in fixed.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
+    shapes = {
+        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        for info in (*inferred.graph.value_info, *inferred.graph.output)
+    }
+    costs = {}
+    for node in (node for node in inferred.graph.node if node.op_type == "Conv"):
+        output = shapes.get(node.output[0], [])
+        weight = shapes.get(node.input[1]) or _dims(inferred, node.input[1])
+        if len(output) != 4 or 0 in output or len(weight) != 4:
+            raise UnsupportedError(
+                f"the output size of convolution {node.name} cannot be inferred from an input of {size}"
+            )
+        costs[node.name] = int(np.prod(output[1:]) * np.prod(weight[1:]))
+    return costs
+
+
+def mac_share(proto: ModelProto, names: Iterable[str], size: tuple[int, int] = (256, 256)) -> float:
+    """Return the part of all convolutions' multiply-accumulates that those called ``names`` do, 0 to 1."""
+    costs = conv_macs(proto, size)
+    total = sum(costs.values())
+    return sum(costs[name] for name in names) / total if total else 0.0
+
+
+def initializers(proto: ModelProto) -> dict[str, TensorProto]:
+    """Return the constant tensors of the graph by name; the protos are the graph's own."""
+    return {tensor.name: tensor for tensor in proto.graph.initializer}
+
+
+def array_of(tensor: TensorProto) -> NDArray[Any]:
+    """Return a constant tensor's values."""
+    onnx = require("onnx", extra="export", needed_for=_NEEDED_FOR)
+    values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    return values
+
+
+def attribute(node: NodeProto, name: str, default: object) -> Any:
+    """Return the value of a node's attribute, or ``default`` where it is not set."""
+    onnx = require("onnx", extra="export", needed_for=_NEEDED_FOR)
+    for item in node.attribute:
+        if item.name == name:
+            return onnx.helper.get_attribute_value(item)
+    return default
+
+
+def opset_of(proto: ModelProto) -> int:
+    """Return the version of the default operator set that the graph uses."""
+    return next((int(item.version) for item in proto.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+
+class Emulator:
+    """An ONNX graph in ONNX Runtime on the CPU, for measuring.
+
+    With ``exact`` nothing is fused: every Q/DQ pair rounds where the graph says, which is the arithmetic
+    that a prediction of INT8's cost needs (fused integer kernels shift results on some processors).
+    """
+
+    def __init__(self, proto: ModelProto, *, exact: bool, threads: int = 0) -> None:
+        ort = require("onnxruntime", extra="export", needed_for="Measuring a graph")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if exact else levels.ORT_ENABLE_ALL
+        try:
+            self._session = ort.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as exc:  # ONNX Runtime's exceptions have no common base but Exception
+            raise BuildError(f"ONNX Runtime cannot load the graph: {exc}") from exc
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, x_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the graph's first output for float32 RGB in [0, 1]."""
+        output: NDArray[np.float32] = self._session.run(self._outputs[:1], {self._input: x_NCHW})[0]
+        return output
+
+    def run_all(self, x_NCHW: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        """Return every output of the graph by name."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: x_NCHW}), strict=True))
+
+
+def _dims(proto: ModelProto, name: str) -> list[int]:
+    return next((list(tensor.dims) for tensor in proto.graph.initializer if tensor.name == name), [])

@@ -1,0 +1,177 @@
+"""Q/DQ nodes around convolutions: the INT8 graph that TensorRT builds and ONNX Runtime runs exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.optional import require
+from hasn_edge.quantize.graph import Convolution, array_of, convolutions, initializers, opset_of
+from hasn_edge.quantize.observers import LEVELS, mse_ranges
+from hasn_edge.quantize.recipe import Granularity, WeightRange
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+    from hasn_edge.quantize.ranges import Ranges
+    from hasn_edge.quantize.recipe import QuantRecipe
+
+SMALLEST_SCALE = {"float32": 2.0**-100, "float16": 2.0**-14}
+"""Scales are never below this: smaller FP16 numbers are subnormal, and 1 / scale must stay finite."""
+
+DEAD_RANGE = 1.0
+"""Range of a tensor that was zero on every calibration picture: any scale above zero represents it."""
+
+
+def scale_of(ranges: NDArray[np.floating] | float, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
+    """Return the real value of one INT8 step for ranges of any finite size, in ``dtype``.
+
+    Args:
+        ranges: Magnitudes that code 127 stands for, 0 or more, any shape.
+        dtype: float32 or float16: that of the tensor that is quantized.
+
+    Returns:
+        Scales of the same shape: finite, above zero, normal numbers, and small enough that code -128 times
+        the scale is finite too.
+    """
+    values = np.asarray(ranges, np.float64)
+    values = np.where(values > 0, values, DEAD_RANGE)
+    limit = float(np.finfo(dtype).max) / (LEVELS + 1)
+    scales = np.clip(values / LEVELS, SMALLEST_SCALE[dtype.name], limit).astype(dtype)
+    assert np.isfinite(scales).all()
+    assert (scales > 0).all()
+    return scales
+
+
+def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) -> ModelProto:
+    """Return ``proto`` with a Q/DQ pair on the input and the weights of each selected convolution.
+
+    An FP32 graph becomes the weak artefact (TensorRT 8.5 to 10.11, any opset from 13 on), an FP16 graph of
+    :func:`~hasn_edge.quantize.fp16.fp16_onnx_from_onnx` the strong one. Everything is symmetric with zero
+    point 0; scales have the dtype of their tensor; biases and outputs stay in float; convolutions that
+    read the same tensor share one pair. ``proto`` is left as it was.
+
+    Args:
+        proto: The float graph.
+        ranges: Measured on the FP32 graph of the same network, by convolution name.
+        recipe: Chooses the convolutions and the weights' scales.
+
+    Raises:
+        UnsupportedError: the graph is quantized already, its opset is too old, or FP16 cannot hold an
+            activation that was measured.
+        ArtifactError: a selected convolution has no measured range.
+        ConfigError: the recipe selects nothing.
+    """
+    onnx = require("onnx", extra="export", needed_for="Writing INT8")
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    found = {conv.name: conv for conv in convolutions(result)}
+    chosen = [found[name] for name in recipe.select(found)]
+    weights = initializers(result)
+    dtypes = {array_of(weights[conv.weight]).dtype for conv in chosen}
+    _check(result, chosen, dtypes, ranges)
+    writer = _Writer(result, dtypes.pop())
+    for tensor, readers in _by_input(chosen).items():
+        writer.activation(tensor, max(ranges.of(conv.name) for conv in readers), readers)
+    for conv in chosen:
+        writer.weights(conv, weight_ranges(array_of(weights[conv.weight]), recipe))
+    writer.write()
+    return result
+
+
+def weight_ranges(weights: NDArray[np.floating], recipe: QuantRecipe) -> NDArray[np.float64]:
+    """Return the range of each output channel of ``weights`` ``(out, in, h, w)``, or one for all: ``()``."""
+    per_channel = recipe.weights is Granularity.PER_CHANNEL
+    rows = weights.reshape(len(weights) if per_channel else 1, -1).astype(np.float64)
+    found = mse_ranges(rows) if recipe.weight_range is WeightRange.MSE else np.abs(rows).max(axis=1)
+    return found if per_channel else found.reshape(())
+
+
+def _check(
+    proto: ModelProto, chosen: Iterable[Convolution], dtypes: set[np.dtype[np.floating]], ranges: Ranges
+) -> None:
+    if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
+        raise UnsupportedError("the graph has Q/DQ nodes already; quantize the float graph")
+    names = {dtype.name for dtype in dtypes}
+    if len(names) != 1 or not names <= set(SMALLEST_SCALE):
+        raise UnsupportedError(
+            f"the weights are {', '.join(sorted(names))}; expected all float32 or all float16"
+        )
+    half = names == {"float16"}
+    needed = 19 if half else 13
+    if opset_of(proto) < needed:
+        raise UnsupportedError(
+            f"Q/DQ of {names.pop()} tensors needs opset {needed} or newer, this graph has {opset_of(proto)}; "
+            "export again with opset=20"
+        )
+    largest = float(np.finfo(np.float16).max)
+    for conv in chosen:
+        peak = max(ranges.peaks.get(conv.name, 0.0), ranges.of(conv.name))
+        if half and peak > largest:
+            raise UnsupportedError(
+                f"the input of convolution {conv.name} reaches {peak:.4g}, which FP16 cannot hold (largest: "
+                f"{largest:.0f}); build from the FP32 graph (TensorRT below 10.12), or use another checkpoint"
+            )
+
+
+def _by_input(chosen: Iterable[Convolution]) -> dict[str, list[Convolution]]:
+    groups: dict[str, list[Convolution]] = {}
+    for conv in chosen:
+        groups.setdefault(conv.input, []).append(conv)
+    return groups
+
+
+class _Writer:
+    """Collects the new nodes and constants of a graph and puts them in front of their first reader."""
+
+    def __init__(self, model: ModelProto, dtype: np.dtype[np.floating]) -> None:
+        self._onnx = require("onnx", extra="export", needed_for="Writing INT8")
+        self._model = model
+        self._dtype = dtype
+        self._before: dict[str, list[NodeProto]] = {}
+        self._constants: list[TensorProto] = []
+        self._nodes = {node.name: node for node in model.graph.node if node.op_type == "Conv"}
+
+    def activation(self, tensor: str, limit: float, readers: list[Convolution]) -> None:
+        """Put one Q/DQ pair on ``tensor`` for all of ``readers``, which come in graph order."""
+        quantized = self._pair(tensor, readers[0].name, scale_of(limit, self._dtype), name=f"{tensor}.q")
+        for conv in readers:
+            self._nodes[conv.name].input[0] = quantized
+
+    def weights(self, conv: Convolution, limits: NDArray[np.float64]) -> None:
+        scales = scale_of(limits, self._dtype)
+        self._nodes[conv.name].input[1] = self._pair(
+            conv.weight, conv.name, scales, name=f"{conv.name}.weight.q"
+        )
+
+    def write(self) -> None:
+        graph = self._model.graph
+        graph.initializer.extend(self._constants)
+        ordered = [
+            self._onnx.NodeProto.FromString(node.SerializeToString())
+            for reader in graph.node
+            for node in (*self._before.get(reader.name, ()), reader)
+        ]
+        del graph.node[:]
+        graph.node.extend(ordered)
+        del graph.value_info[:]
+
+    def _pair(self, tensor: str, reader: str, scales: NDArray[np.floating], *, name: str) -> str:
+        make, constant = self._onnx.helper.make_node, self._onnx.numpy_helper.from_array
+        scale, zero = f"{name}.scale", f"{name}.zero"
+        self._constants.append(constant(scales, scale))
+        self._constants.append(constant(np.zeros(scales.shape, np.int8), zero))
+        axis = {"axis": 0} if scales.ndim else {}
+        self._before.setdefault(reader, []).extend(
+            [
+                make("QuantizeLinear", [tensor, scale, zero], [name], name=f"{name}/Quantize", **axis),
+                make(
+                    "DequantizeLinear", [name, scale, zero], [f"{name}.dq"], name=f"{name}/Dequantize", **axis
+                ),
+            ]
+        )
+        return f"{name}.dq"

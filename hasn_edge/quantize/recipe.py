@@ -1,0 +1,142 @@
+"""What is quantized and how: a recipe, read from TOML, that selects convolutions by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.config import load_config
+from hasn_edge.errors import ConfigError
+from hasn_edge.quantize.observers import Observer
+from hasn_edge.resources import shipped
+
+
+class Granularity(str, Enum):
+    """How many scales the weights of one convolution have."""
+
+    PER_CHANNEL = "per_channel"
+    """One per output channel (axis 0)."""
+    PER_TENSOR = "per_tensor"
+    """One for all weights; for comparison, it is never better."""
+
+
+class WeightRange(str, Enum):
+    """How the range of a channel's weights is chosen."""
+
+    MINMAX = "minmax"
+    """Up to the largest weight."""
+    MSE = "mse"
+    """The range with the smallest squared error of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantRecipe:
+    """One way to quantize a network: which convolutions, which ranges, which cost is accepted."""
+
+    observer: Observer = Observer.MSE
+    """How the range of each convolution's input is chosen: minmax, percentile, mse or entropy."""
+    percentile: float = 99.99
+    """Percentage of values inside the range, for the percentile observer."""
+    quantize: tuple[str, ...] = ("*",)
+    """Names of the convolutions that are quantized; * and ? stand for any text and any character."""
+    keep_float: tuple[str, ...] = ()
+    """Names that stay in float although `quantize` names them."""
+    weights: Granularity = Granularity.PER_CHANNEL
+    """Scales of the weights: per_channel or per_tensor."""
+    weight_range: WeightRange = WeightRange.MINMAX
+    """How the range of the weights is chosen: minmax or mse."""
+    budget_db: float = 0.06
+    """Largest accepted loss of mean PSNR-Y on held-out pictures against the FP32 network, in dB."""
+    calibration: str = "patches"
+    """Where ranges are measured unless the user gives pictures: "patches" for those that ship, or the name
+    of a manifest under calibration/manifests."""
+
+    def __post_init__(self) -> None:
+        if not 50 <= self.percentile <= 100:
+            raise ConfigError(f"percentile is {self.percentile}; expected a percentage from 50 to 100")
+        if not (math.isfinite(self.budget_db) and self.budget_db >= 0):
+            raise ConfigError(f"budget_db is {self.budget_db}; expected a number of dB, 0 or more")
+        if not self.quantize:
+            raise ConfigError(
+                'quantize is empty; expected patterns of names, for example ["block_*.f1.conv"]'
+            )
+
+    def select(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of ``names`` that are quantized, in their order.
+
+        Raises:
+            ConfigError: none is; the message lists some of the names.
+        """
+        names = tuple(names)
+        chosen = tuple(
+            name for name in names if _matches(name, self.quantize) and not _matches(name, self.keep_float)
+        )
+        if not chosen:
+            some = ", ".join(names[:6]) or "none"
+            raise ConfigError(
+                f"the recipe quantizes no convolution of this network: {', '.join(self.quantize[:4])}"
+                f" less {', '.join(self.keep_float[:4]) or 'nothing'} against {some}, ..."
+            )
+        return chosen
+
+    def unmatched(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the patterns that fit no name: misspelt, or for a part that this network does not have."""
+        return tuple(
+            pattern
+            for pattern in (*self.quantize, *self.keep_float)
+            if not any(fnmatchcase(name, pattern) for name in names)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, one per field."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def load_recipe(name: str | Path = "default", *, overrides: Iterable[str] = ()) -> QuantRecipe:
+    """Read a recipe that ships (``default``, ``conservative``, ``div2k``) or the TOML file at a path.
+
+    Args:
+        name: A bare name, or a path that ends in ``.toml``.
+        overrides: ``"key=value"`` settings that win over the file.
+
+    Raises:
+        ConfigError: no such recipe (those that ship are listed), or a wrong key or value in it.
+    """
+    return load_config(recipe_path(name), QuantRecipe, overrides)
+
+
+def recipe_path(name: str | Path) -> Path:
+    """Return the file of a recipe that ships, or the path itself.
+
+    Raises:
+        ConfigError: a bare name that no shipped recipe has.
+    """
+    if str(name) in shipped_recipes():
+        return shipped("calibration", "recipes", f"{name}.toml")
+    path = Path(name)
+    if path.suffix == ".toml":
+        return path
+    raise ConfigError(
+        f"no recipe called {str(name)!r}; those that ship: {', '.join(shipped_recipes())}; "
+        "or give the path of a .toml file"
+    )
+
+
+def shipped_recipes() -> tuple[str, ...]:
+    """Return the names of the recipes that ship, sorted."""
+    return tuple(sorted(path.stem for path in shipped("calibration", "recipes").glob("*.toml")))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
