@@ -1,0 +1,107 @@
+"""``hasn-edge data`` and ``hasn-edge train`` as a user types them."""
+
+import signal
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hasn_edge.cli import cli
+from hasn_edge.image import write_image
+
+SMALL = ["model.features=8", "model.blocks=1", "model.esa_channels=4", "model.expansion=2"]
+QUICK = [
+    "phases=[{patch = 60, batch_size = 2}]",
+    "optimizer.warmup=0",
+    "validate_every=2",
+    "checkpoint_every=2",
+]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
+
+
+@pytest.fixture
+def photos(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(2):
+        write_image(tmp_path / f"photos/{number}.png", random.integers(256, size=(88, 96, 3), dtype=np.uint8))
+    return tmp_path / "photos"
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def settings():
+    return [part for text in (*SMALL, *QUICK) for part in ("--set", text)]
+
+
+def test_from_photographs_to_weights(photos, tmp_path):
+    done = run("data", "prepare", photos, "-o", tmp_path / "data", "--min-side", 64, "--threads", 1)
+    assert done.exit_code == 0, done.output
+    assert "2 pictures, 0.0 megapixels HR, x4; LR made for 2, read for 0; 0 left out" in done.output
+
+    before = signal.getsignal(signal.SIGTERM)
+    done = run(
+        "train", "--recipe", "hasn-x4-small", "--data", tmp_path / "data", "--val", f"P={photos}",
+        "-o", tmp_path / "run", "--iterations", 4, *settings(), "--threads", 1, "--device", "cpu",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "4/4  loss" in done.output
+    assert "ETA 0:00 h" in done.output
+    assert " P " in done.output
+    assert (tmp_path / "run/best.safetensors").is_file()
+
+    more = run("train", "--resume", tmp_path / "run", "--iterations", 6, "--threads", 1, "--device", "cpu")
+    assert more.exit_code == 0, more.output
+    assert "6/6  loss" in more.output
+    assert "2/6" not in more.output
+
+
+def test_photographs_that_were_not_prepared_are_prepared_first(photos, tmp_path):
+    done = run(
+        "train", "--recipe", "hasn-x4-small", "--data", photos, "-o", tmp_path / "run", "--iterations", 1,
+        *settings(), "--threads", 1, "--device", "cpu",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "not prepared yet; preparing it into" in done.output
+    assert (tmp_path / "run/data/0/shards.json").is_file()
+
+
+def test_the_loader_is_measured_beside_the_network(photos, tmp_path):
+    run("data", "prepare", photos, "-o", tmp_path / "data", "--min-side", 64, "--threads", 1)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(
+        'name = "tiny"\nmodel = {features = 8, blocks = 1}\nphases = [{patch = 60, batch_size = 2}]\n'
+    )
+    done = run("data", "bench", tmp_path / "data", "--recipe", recipe, "--seconds", 0.1, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.output.splitlines()[1:]] == ["loader", "network", "ratio"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "a new run needs --recipe and --data"),
+        (("--recipe", "nothing", "--data", "."), 1, "no recipe called 'nothing'"),
+        (
+            ("--recipe", "hasn-x4-small", "--data", ".", "--set", "optimizer.rate=1"),
+            1,
+            "unknown key optimizer.rate",
+        ),
+        (("--resume", ".", "--recipe", "hasn-x4-small"), 2, "continues a run as it began"),
+        (("--resume", "."), 1, "not a training run"),
+    ],
+)
+def test_mistakes_are_one_message(arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("train", *arguments)
+    assert (done.exit_code, message in done.output) == (code, True), done.output
+    assert "Traceback" not in done.output
+
+
+def test_unusable_pictures_are_one_message(tmp_path):
+    write_image(tmp_path / "photos/a.png", np.zeros((20, 20, 3), np.uint8))
+    done = run("data", "prepare", tmp_path / "photos", "-o", tmp_path / "data")
+    assert done.exit_code == 1
+    assert "a.png: 20 x 20 pixels; the shortest side must be 192" in done.output

@@ -1,0 +1,68 @@
+"""A small set of prepared pictures and a network that trains in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hasn_edge.data.resize import imresize
+from hasn_edge.data.shards import Shards, ShardWriter
+from hasn_edge.image import write_image
+from hasn_edge.spec import ModelSpec
+from hasn_edge.train.recipe import InitConfig, InitKind, OptimizerConfig, Phase, Recipe, Schedule
+
+TINY = ModelSpec(features=8, blocks=1, expansion=2, esa_channels=4, cab_compression=2, cab_reduction=4)
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Smooth random colours: something a network can learn to upscale."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return imresize(coarse, size=(height, width))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Shards:
+    folder = tmp_path_factory.mktemp("shards")
+    writer = ShardWriter(folder, 4)
+    with writer:
+        for number, (height, width) in enumerate(((96, 128), (160, 80), (88, 88))):
+            hr = picture(height, width, number)
+            writer.add(f"{number}.png", imresize(hr, scale=0.25), hr)
+    return writer.publish({})
+
+
+@pytest.fixture(scope="session")
+def eval_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("eval") / "HR"
+    for number in range(2):
+        write_image(folder / f"{number}.png", picture(80, 96, 100 + number))
+    return folder.parent
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(
+        name="tiny",
+        model=TINY,
+        iterations=12,
+        phases=(Phase(until=0.5, patch=60, batch_size=4), Phase(until=1.0, patch=72, batch_size=2)),
+        optimizer=OptimizerConfig(lr=2e-3, schedule=Schedule.COSINE, warmup=3),
+        init=InitConfig(kind=InitKind.DELTA, gate_bias=2.0),
+        ema=0.9,
+        ema_warmup=True,
+        validate_every=6,
+        checkpoint_every=4,
+        keep=2,
+    )

@@ -1,0 +1,84 @@
+import pytest
+
+from hasn_edge.errors import ConfigError
+from hasn_edge.spec import ModelSpec
+from hasn_edge.train.recipe import InitKind, Phase, Recipe, Schedule, load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads_under_its_own_name(name):
+    assert load_recipe(name).name == name
+
+
+def test_the_papers_first_stage():
+    recipe = load_recipe("hasn-x4-stage1")
+    assert recipe.model == ModelSpec()
+    assert recipe.phases == (Phase(until=1.0, patch=192, batch_size=128),)
+    assert (recipe.iterations, recipe.ema, recipe.ema_warmup) == (500_000, 0.999, False)
+    optimizer = recipe.optimizer
+    assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (2e-4, (0.9, 0.99), 0)
+    assert (optimizer.schedule, optimizer.warmup, optimizer.clip) == (Schedule.STEPS, 0, None)
+    assert (recipe.loss.l1, recipe.loss.mse, recipe.loss.kl) == (1, 0, 0)
+    assert recipe.init.kind is InitKind.DEFAULT
+    assert recipe.keep_at == (100_000,)
+
+
+def test_the_papers_second_stage_differs_only_where_the_paper_says():
+    one, two = load_recipe("hasn-x4-stage1"), load_recipe("hasn-x4-stage2")
+    assert (two.iterations, two.loss.l1, two.loss.kl) == (1_000_000, 1, 1)
+    assert (two.model, two.phases, two.optimizer, two.ema) == (one.model, one.phases, one.optimizer, one.ema)
+
+
+def test_small_is_about_a_quarter_of_the_papers_work_in_units_of_eight():
+    spec = load_recipe("hasn-x4-small").model
+
+    def macs(s):  # convolutions, per input pixel; ESA's strided part counted at a quarter
+        e, f, c, k = s.features * s.expansion, s.features, s.esa_channels, s.kernel_size**2
+        esa = e * c * 2 + c * c * (1 + 9 / 4)
+        block = 2 * k * f + 4 * f * e + esa + 18 * f * s.cab_channels
+        return 27 * f + s.blocks * block + 9 * f * f + 9 * f * 48
+
+    assert 0.2 < macs(spec) / macs(ModelSpec()) < 0.3
+    widths = (spec.features, spec.features * spec.expansion, spec.cab_channels, spec.esa_channels)
+    assert all(width % 16 == 0 for width in widths)
+    assert spec.squeeze_channels % 8 == 0
+
+
+def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\niteration = 5\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml: unknown key iteration; did you mean iterations\?"):
+        load_recipe(str(path))
+
+
+def test_overrides_win_and_are_checked():
+    assert load_recipe("hasn-x4-stage1", ["optimizer.lr=1e-3", "accumulate=4"]).optimizer.lr == 1e-3
+    with pytest.raises(ConfigError, match=r"optimizer\.lr"):
+        load_recipe("hasn-x4-stage1", ["optimizer.lr=-1"])
+    with pytest.raises(ConfigError, match="did you mean optimizer.lr"):
+        load_recipe("hasn-x4-stage1", ["lr=1"])
+
+
+def test_a_name_that_does_not_exist_lists_those_that_do():
+    with pytest.raises(ConfigError, match=r"hasn-x4-smal'.*hasn-x4-stage1"):
+        load_recipe("hasn-x4-smal")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phases": (Phase(patch=62),)}, "multiple of model.scale"),
+        ({"phases": (Phase(patch=56),)}, "below the network's minimum of 15"),
+        ({"phases": (Phase(until=0.5),)}, "end with 1.0"),
+        ({"phases": (Phase(until=1.0), Phase(until=0.5))}, "end with 1.0"),
+        ({"accumulate": 3}, "not a multiple of accumulate 3"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe(name="x", **changes)
+
+
+def test_phases_share_the_iterations():
+    recipe = Recipe(name="x", iterations=10, phases=(Phase(until=0.3, patch=64), Phase(patch=96)))
+    assert [recipe.phase(i).patch for i in range(10)] == [64] * 3 + [96] * 7
