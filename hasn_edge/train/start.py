@@ -48,6 +48,8 @@ def begin(
             f"{folder} holds a run already; continue it with --resume {folder}, or choose another -o"
         )
     shards = [Shards(path) for path in data]
+    if len({each.fingerprint for each in shards}) < len(shards):
+        raise InputError(f"the same prepared data is named twice: {', '.join(str(path) for path in data)}")
     source = PatchSource(shards, seed=recipe.seed)
     if source.scale != recipe.model.scale:
         raise InputError(

@@ -147,6 +147,8 @@ def test_beginning_checks_first(recipe, shards, finished, tmp_path):
         InputError, match=r"LR patch of 32 .*smallest picture \(20\); prepare with --min-side 128"
     ):
         begin(large, tmp_path / "a", data=[shards.folder], sets=[], start=None)
+    with pytest.raises(InputError, match="named twice"):
+        begin(recipe, tmp_path / "a", data=[shards.folder, shards.folder], sets=[], start=None)
     double = replace(recipe, model=replace(recipe.model, scale=2))
     with pytest.raises(InputError, match="prepared for x4, the recipe trains x2"):
         begin(double, tmp_path / "b", data=[shards.folder], sets=[], start=None)
