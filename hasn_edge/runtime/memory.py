@@ -12,7 +12,7 @@ DEFAULT_LIMIT_BYTES = 2_000_000_000
 """What one call of an upscaler takes at most unless told otherwise, its result included. With what the
 interpreter and the libraries take (0.1 GB with ONNX Runtime, 0.3 GB with PyTorch) it stays below 3 GB."""
 
-_WIDE_TENSORS = {"onnxruntime": 5.0, "torchscript": 5.0, "pytorch": 6.5}
+_WIDE_TENSORS = {"onnxruntime": 5.5, "torchscript": 5.0, "pytorch": 7.0}
 """Tensors of the expanded width (156 channels) that are alive together at the worst moment.
 
 Measured with benchmarks/memory.py as growth of the peak resident memory over that of a 16 x 16 frame: the
@@ -31,7 +31,7 @@ def bytes_per_pixel(spec: ModelSpec, backend: str) -> int:
     """
     expanded = spec.features * spec.expansion
     output = spec.channels * spec.scale**2
-    return round(4 * (_WIDE_TENSORS.get(backend, 6.5) * expanded + 3 * spec.features + 2 * output))
+    return round(4 * (_WIDE_TENSORS.get(backend, 7.0) * expanded + 3 * spec.features + 2 * output))
 
 
 def largest_frame(session: Session, limit_bytes: int) -> int:

@@ -131,7 +131,7 @@ def _providers(ort: Any, device: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _refused(name: str, exc: Exception) -> ArtifactError | BuildError:
-    if type(exc).__name__ in ("InvalidProtobuf", "NoSuchFile"):
+    if type(exc).__name__ in ("InvalidProtobuf", "NoSuchFile") or "No graph was found" in str(exc):
         return ArtifactError(f"{name}: not a complete ONNX file; make it again with 'hasn-edge export'")
     return BuildError(f"{name}: ONNX Runtime refused the graph: {exc}")
 

@@ -143,14 +143,13 @@ class Upscaler:
         check_pixels(pixels[:, :, None] if pixels.ndim == 2 else pixels)
         colour, _ = split_alpha(pixels[:, :, None] if pixels.ndim == 2 else pixels)
         frame, minimum = Size(*pixels.shape[:2]), self.session.spec.size.minimum
-        result_bytes = colour.nbytes * self.session.spec.scale**2
-        plan, reason = self._plan(frame, result_bytes, 1)
+        taken_bytes = pixels.nbytes * self.session.spec.scale**2
+        plan, reason = self._plan(frame, taken_bytes, 1)
         if reason is None:
             return TileDrift(psnr_db=None, reason="the frame is computed whole")
         if reason == "static size":
             return TileDrift(psnr_db=None, reason="this file takes no larger size than that of its tiles")
-        fitting = self._frame_pixels(result_bytes, 1)
-        region = tile_for(frame, fitting, overlap=self.overlap, minimum=minimum)
+        region = self._tile_that_fits(frame, taken_bytes, 1)
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
         if tile == region:
             tile = Size(*(max(minimum, (side + self.overlap + 1) // 2) for side in region))
@@ -158,7 +157,7 @@ class Upscaler:
         middle = colour[top : top + region.height, left : left + region.width]
         x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(middle)))
         parts = Plan(frame=region, tile=tile, overlap=self.overlap)
-        tiled = np.concatenate([band for _, band in self._tiles(x_NCHW, parts)], axis=2)
+        tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
         whole = self._forward(x_NCHW)
         db = psnr(np.clip(whole, 0, 1), np.clip(tiled, 0, 1), data_range=1.0)
         return TileDrift(psnr_db=db, region=region, tile=tile)
@@ -187,7 +186,7 @@ class Upscaler:
             padding = self.session.spec.size.padding(height, width)
         if any(padding):
             x_NCHW = np.pad(x_NCHW, ((0, 0), (0, 0), (0, padding[0]), (0, padding[1])), mode="edge")
-        plan, reason = self._plan(Size(*x_NCHW.shape[2:]), result_bytes, count)
+        plan, reason = self._plan(Size(*x_NCHW.shape[2:]), result_bytes + x_NCHW.nbytes, count)
         self.last_report = UpscaleReport(
             size=Size(height, width),
             padded=padding,
@@ -200,7 +199,10 @@ class Upscaler:
             yield top, band_NCHW[:, :, : max(0, height * scale - top), : width * scale]
 
     def _tiles(self, x_NCHW: Float32, plan: Plan) -> Iterator[tuple[int, Float32]]:
-        """Compute the tiles; yield each band of output rows as soon as no later tile adds to it."""
+        """Compute the tiles; yield each band of output rows as soon as no later tile adds to it.
+
+        A band is valid until the next one is asked for: its memory is used again.
+        """
         if plan.tiles == 1:
             yield 0, self._forward(x_NCHW)
             return
@@ -210,36 +212,47 @@ class Upscaler:
         down = weights(rows, height, scale=scale, blend=blend)
         across = weights(columns, width, scale=scale, blend=blend)
         shape = self.session.spec.output_shape(x_NCHW.shape)
-        pending = np.zeros((*shape[:2], 0, shape[3]), np.float32)
+        band = np.zeros((*shape[:2], height * scale, shape[3]), np.float32)
         for row, top in enumerate(rows):
-            band = np.zeros((*shape[:2], height * scale, shape[3]), np.float32)
-            band[:, :, : pending.shape[2]] = pending
             for column, left in enumerate(columns):
                 y = self._forward(x_NCHW[:, :, top : top + height, left : left + width])
                 y *= down[row][:, None] * across[column]
                 band[:, :, :, left * scale : (left + width) * scale] += y
             done = ((rows[row + 1] if row + 1 < len(rows) else plan.frame.height) - top) * scale
             yield top * scale, band[:, :, :done]
-            pending = band[:, :, done:]
+            kept = height * scale - done
+            band[:, :, :kept] = band[:, :, done:]
+            band[:, :, kept:] = 0
 
-    def _plan(self, frame: Size, result_bytes: int, count: int) -> tuple[Plan, Reason | None]:
-        """Decide on the tiles of a frame that is already padded, and say why there are any."""
+    def _plan(self, frame: Size, taken_bytes: int, count: int) -> tuple[Plan, Reason | None]:
+        """Decide on the tiles of a frame that is already padded, and say why there are any.
+
+        Args:
+            frame: What is to be covered.
+            taken_bytes: What the input and the result take from the limit.
+            count: Pictures in the batch.
+        """
         reason: Reason
         if self.session.size is not None:
             tile, reason = Size(*self.session.size), "static size"
         elif self.tile is not None:
             tile, reason = Size(min(frame.height, self.tile), min(frame.width, self.tile)), "asked"
         else:
-            pixels = self._frame_pixels(result_bytes, count)
-            minimum = self.session.spec.size.minimum
-            tile, reason = tile_for(frame, pixels, overlap=self.overlap, minimum=minimum), "memory"
+            tile, reason = self._tile_that_fits(frame, taken_bytes, count), "memory"
         plan = Plan(frame=frame, tile=tile, overlap=self.overlap)
         return plan, reason if plan.tiles > 1 else None
 
-    def _frame_pixels(self, result_bytes: int, count: int) -> int:
-        """Return how many pixels of each of ``count`` pictures fit in memory beside the result."""
+    def _tile_that_fits(self, frame: Size, taken_bytes: int, count: int) -> Size:
         limit = default_limit_bytes() if self.memory_limit_bytes is None else self.memory_limit_bytes
-        return largest_frame(self.session, max(0, limit - result_bytes)) // count
+        spec = self.session.spec
+        for _ in range(2):
+            pixels = largest_frame(self.session, max(0, limit - taken_bytes)) // count
+            tile = tile_for(frame, pixels, overlap=self.overlap, minimum=spec.size.minimum)
+            if tile == frame:
+                break
+            # The band in which a row of tiles is joined needs memory too, less for smaller tiles.
+            taken_bytes += 4 * count * spec.channels * spec.scale**2 * tile.height * frame.width
+        return tile
 
     def _check_options(self) -> None:
         size, batch, minimum = self.session.size, self.session.batch, self.session.spec.size.minimum

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from functools import cache
 
 import numpy as np
@@ -12,7 +11,14 @@ import torch
 
 from hasn_edge.errors import InputError, ShapeError
 from hasn_edge.export.onnx import onnx_from_model
+from hasn_edge.export.torchscript import quiet_jit, torchscript_from_model
 from hasn_edge.model.hasn import HASN
+from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
+from hasn_edge.quantize.graph import convolutions
+from hasn_edge.quantize.int8 import int8_onnx_from_onnx
+from hasn_edge.quantize.observers import Observer
+from hasn_edge.quantize.ranges import Ranges
+from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
@@ -204,11 +210,10 @@ class TestPyTorchFp16(SessionContract):
 
 
 @cache
-def torchscript_bytes() -> bytes:
+def torchscript_bytes(precision: Precision) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 3, 16, 18)), buffer)
+    with quiet_jit():
+        torch.jit.save(torchscript_from_model(network(), precision=precision), buffer)
     return buffer.getvalue()
 
 
@@ -221,7 +226,18 @@ class TestTorchScript(SessionContract):
     backend = "torchscript"
 
     def open(self):
-        return TorchScriptSession(torchscript_bytes(), SPEC, threads=1)
+        return TorchScriptSession(torchscript_bytes(Precision.FP32), SPEC, threads=1)
+
+
+class TestTorchScriptFp16(SessionContract):
+    backend = "torchscript"
+    precision = Precision.FP16
+    tolerance = 2e-3
+    batch_tolerance = 1e-3
+
+    def open(self):
+        data = torchscript_bytes(self.precision)
+        return TorchScriptSession(data, SPEC, precision=self.precision, threads=1)
 
 
 class TestOnnxRuntime(SessionContract):
@@ -242,3 +258,50 @@ class TestOnnxRuntimeExactOnePictureAtATime(SessionContract):
 
     def test_spec_came_from_the_metadata(self, session):
         assert (session.spec, session.batch, session.exact) == (SPEC, 1, True)
+
+
+@cache
+def fp16_onnx_bytes() -> bytes:
+    proto = onnx_from_model(network(), opset=20, batch=None, simplify=False)
+    return fp16_onnx_from_onnx(proto).SerializeToString()
+
+
+class TestOnnxRuntimeFp16(SessionContract):
+    backend = "onnxruntime"
+    precision = Precision.FP16
+    tolerance = 2e-3
+    batch_tolerance = 1e-3
+
+    def open(self):
+        return OnnxRuntimeSession(fp16_onnx_bytes(), SPEC, precision=self.precision, threads=1)
+
+
+@cache
+def int8_onnx_bytes() -> bytes:
+    recipe = QuantRecipe(observer=Observer.MINMAX)
+    proto = onnx_from_model(network(), batch=None, simplify=False)
+    names = [conv.name for conv in convolutions(proto)]
+    limits = dict.fromkeys(names, 4.0)
+    ranges = Ranges(
+        values=limits, peaks=limits, observer=recipe.observer, percentile=None, fingerprint="", pictures=0
+    )
+    return int8_onnx_from_onnx(proto, ranges, recipe).SerializeToString()
+
+
+class TestOnnxRuntimeInt8(SessionContract):
+    backend = "onnxruntime"
+    precision = Precision.INT8
+    tolerance = 0.2
+    batch_tolerance = 0.05  # integer kernels may round another way
+
+    def open(self):
+        return OnnxRuntimeSession(int8_onnx_bytes(), SPEC, precision=self.precision, threads=1)
+
+
+class TestOnnxRuntimeInt8Exact(SessionContract):
+    backend = "onnxruntime"
+    precision = Precision.INT8
+    tolerance = 0.2
+
+    def open(self):
+        return OnnxRuntimeSession(int8_onnx_bytes(), precision=self.precision, exact=True, threads=1)

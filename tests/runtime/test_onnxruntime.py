@@ -1,0 +1,228 @@
+"""ONNX Runtime: what is asked of it, what it says when it refuses, and that it says nothing otherwise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from hasn_edge.errors import ArtifactError, BuildError, InputError, ShapeError, UnsupportedError
+from hasn_edge.export.onnx import onnx_from_model
+from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime.onnxruntime import SPEC_KEY, OnnxRuntimeSession
+from hasn_edge.spec import ModelSpec
+
+SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
+
+
+@cache
+def proto(**options) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return onnx_from_model(HASN(SPEC).eval(), simplify=False, **options)
+
+
+def edited(change) -> bytes:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto())
+    change(copy)
+    return copy.SerializeToString()
+
+
+def opened(data=None, **options) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(proto().SerializeToString() if data is None else data, threads=1, **options)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).random(shape, dtype=np.float32)
+
+
+def test_a_static_graph_knows_its_size():
+    with opened(proto(size=(16, 20)).SerializeToString()) as session:
+        assert (session.size, session.batch) == ((16, 20), 1)
+        assert session.run(noise(2, 3, 16, 20)).shape == (2, 3, 64, 80)
+        with pytest.raises(ShapeError, match=r"exactly 16 x 20 pixels .* got 20 x 16"):
+            session.run(noise(1, 3, 20, 16))
+
+
+def test_a_file_of_two_pictures_at_a_time():
+    with opened(proto(size=(16, 20), batch=2).SerializeToString()) as session:
+        assert session.batch == 2
+        assert session.run(noise(2, 3, 16, 20)).shape == (2, 3, 64, 80)
+        with pytest.raises(ShapeError, match="takes 2 pictures at a time, got 1"):
+            session.run(noise(1, 3, 16, 20))
+
+
+def test_sidecar_and_graph_must_agree_on_the_size():
+    with pytest.raises(ArtifactError, match=r"takes any pixels, its sidecar says \(16, 20\)"):
+        opened(size=(16, 20))
+    opened(proto(size=(16, 20)).SerializeToString(), size=(16, 20)).close()
+
+
+def test_optimizations_are_off_in_exact_mode_only(monkeypatch):
+    asked = []
+    real = onnxruntime.InferenceSession
+
+    def spy(source, options, providers):
+        asked.append(options)
+        return real(source, options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    opened(exact=True).close()
+    opened().close()
+    OnnxRuntimeSession(proto().SerializeToString()).close()
+    levels = onnxruntime.GraphOptimizationLevel
+    assert [o.graph_optimization_level for o in asked] == [
+        levels.ORT_DISABLE_ALL,
+        levels.ORT_ENABLE_ALL,
+        levels.ORT_ENABLE_ALL,
+    ]
+    assert [o.intra_op_num_threads for o in asked[:2]] == [1, 1]
+    assert asked[2].intra_op_num_threads >= 1  # 0 would let ONNX Runtime pin threads
+    assert not any(o.enable_mem_pattern for o in asked)
+    assert all(o.enable_cpu_mem_arena for o in asked)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (
+            b"no protobuf",
+            ArtifactError,
+            "ONNX graph: not a complete ONNX file; make it again with 'hasn-edge",
+        ),
+        (b"", ArtifactError, "not a complete ONNX file"),
+        (lambda p: p.metadata_props.clear(), ArtifactError, f"metadata has no '{SPEC_KEY}', so scale"),
+        (
+            lambda p: setattr(next(m for m in p.metadata_props if m.key == SPEC_KEY), "value", "{"),
+            ArtifactError,
+            "is damaged",
+        ),
+        (
+            lambda p: setattr(next(n for n in p.graph.node if n.op_type == "Conv"), "op_type", "Convolve"),
+            BuildError,
+            r"ONNX Runtime refused the graph: .*Convolve",
+        ),
+    ],
+)
+def test_bad_graphs_are_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        opened(edited(data) if callable(data) else data)
+
+
+def test_a_truncated_file_is_named(tmp_path: Path):
+    path = tmp_path / "ünï code.onnx"
+    whole = proto().SerializeToString()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ArtifactError, match=r"ünï code\.onnx: not a complete ONNX file"):
+        opened(path)
+    path.write_bytes(whole)
+    opened(path).close()
+    with pytest.raises(ArtifactError, match=r"gone\.onnx: no such file"):
+        opened(tmp_path / "gone.onnx")
+
+
+def test_another_networks_graph_is_refused():
+    with pytest.raises(ArtifactError, match=r"expected one float32 input \(N, 1, H, W\).*got input tensor"):
+        opened(spec=ModelSpec(channels=1))
+
+
+def test_a_spec_of_another_scale_shows_at_the_first_run():
+    with (
+        opened(spec=ModelSpec(scale=2)) as session,
+        pytest.raises(
+            ArtifactError, match=r"output is \(1, 3, 60, 60\), its description says \(1, 3, 30, 30\)"
+        ),
+    ):
+        session.run(noise(1, 3, 15, 15))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:0", ""])
+def test_unknown_devices(device):
+    with pytest.raises(UnsupportedError, match=f"no device called {device!r}; choose cpu, cuda"):
+        opened(device=device)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
+)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
+def test_missing_providers_name_the_package(device):
+    with pytest.raises(UnsupportedError, match="lacks; replace the package .* pip install onnxruntime-gpu"):
+        opened(device=device)
+
+
+def test_a_provider_that_silently_falls_back_is_an_error(monkeypatch):
+    asked = []
+
+    class Fallen:
+        def __init__(self, source, options, providers):
+            asked.append(providers)
+
+        def get_providers(self):
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    with pytest.raises(BuildError, match="CUDAExecutionProvider did not start, .* fell back to CPUExecution"):
+        opened(device="cuda:1")
+    assert asked == [[("CUDAExecutionProvider", {"device_id": "1"}), ("CPUExecutionProvider", {})]]
+
+
+def test_errors_while_running_are_translated():
+    session = opened()
+
+    def fail(message):
+        def run(*args):
+            raise RuntimeError(message)
+
+        session._session = types.SimpleNamespace(run=run)
+
+    fail("Failed to allocate memory for requested buffer of size 409600000")
+    with pytest.raises(InputError, match=r"not enough memory for an input of 16 x 20 .* --tile 256"):
+        session.run(noise(1, 3, 16, 20))
+    fail("the kernel is unwell")
+    with pytest.raises(BuildError, match=r"failed on an input of \(1, 3, 16, 20\): the kernel is unwell"):
+        session.run(noise(1, 3, 16, 20))
+
+
+CHILD = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from hasn_edge.errors import HasnEdgeError
+from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+session = OnnxRuntimeSession(Path(sys.argv[1]), threads=1)
+session.run(np.zeros((1, 3, 16, 16), np.float32))
+try:
+    OnnxRuntimeSession(b"rubbish")
+except HasnEdgeError:
+    pass
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000,) * 2)
+try:
+    session.run(np.zeros((1, 3, 700, 700), np.float32))
+except HasnEdgeError as exc:
+    print(exc)
+assert not {"torch", "onnx", "cv2"} & set(sys.modules)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_nothing_is_printed_and_a_real_shortage_of_memory_is_one_message(tmp_path: Path):
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(proto().SerializeToString())
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.startswith("onnxruntime: not enough memory for an input of 700 x 700 pixels")
+    assert len(done.stdout.splitlines()) == 1
