@@ -125,7 +125,6 @@ def command(
                 folder,
                 run,
                 here,
-                start=start,
                 compiled=compiled,
                 report=report,
                 warn=lambda text: click.echo(text, err=True),

@@ -38,7 +38,8 @@ class RunFile:
     sets: tuple[str, ...]
     """Validation sets as ``NAME=DIR``, the best weights being chosen on the first."""
     start: str | None
-    """SHA-256 of the weights the run began with."""
+    """The weights the run began with, as the user named them; ``None`` for the recipe's initialization."""
+    start_sha256: str | None = None
     versions: Mapping[str, str]
 
 

@@ -72,7 +72,8 @@ def begin(
         data=tuple(str(path.resolve()) for path in data),
         fingerprint=combined_fingerprint(shards),
         sets=named,
-        start=weights.sha256 if weights else None,
+        start=_absolute(start) if start else None,
+        start_sha256=weights.sha256 if weights else None,
         versions=_versions(),
     )
     write_run_file(folder, run)
@@ -115,7 +116,6 @@ def execute(
     run: RunFile,
     world: World,
     *,
-    start: str | None = None,
     compiled: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
     warn: Callable[[str], None] = lambda _: None,
@@ -137,7 +137,11 @@ def execute(
         )
     source = PatchSource(shards, seed=recipe.seed)
     state = load_newest(folder, warn=warn)
-    weights = starting_weights(start, recipe) if start and state is None else None
+    weights = starting_weights(run.start, recipe) if run.start and state is None else None
+    if weights is not None and weights.sha256 != run.start_sha256:
+        raise CheckpointError(
+            f"{run.start}: these are not the weights that the run was begun with; begin a new run"
+        )
     trainer = Trainer(recipe, source, world, start=weights, compiled=compiled)
     if state is not None:
         trainer.restore(state)
@@ -145,7 +149,7 @@ def execute(
         "recipe": recipe.name,
         "settings": _settings(recipe),
         "data": {"fingerprint": run.fingerprint, "pictures": sum(len(each) for each in shards)},
-        "start": run.start,
+        "start": run.start_sha256,
         "versions": dict(run.versions),
     }
     sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]
@@ -167,6 +171,12 @@ def resumed(folder: Path, *, iterations: int | None = None) -> RunFile:
     run = replace(run, recipe=replace(run.recipe, iterations=iterations))
     write_run_file(folder, run)
     return run
+
+
+def _absolute(start: str) -> str:
+    """Return what :func:`starting_weights` takes, independent of the current folder."""
+    head, at, tail = start.rpartition("@")
+    return f"{Path(head).resolve()}@{tail}" if at and Path(head).is_dir() else str(Path(start).resolve())
 
 
 def _settings(recipe: Recipe) -> object:

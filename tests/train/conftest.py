@@ -51,7 +51,7 @@ def eval_folder(tmp_path_factory) -> Path:
     return folder.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe() -> Recipe:
     return Recipe(
         name="tiny",

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +25,10 @@ def final(folder):
     return load_state(state_path(folder, saved_iterations(folder)[0]))
 
 
-@pytest.fixture
-def finished(recipe, shards, eval_folder, tmp_path):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(recipe, shards, eval_folder, tmp_path_factory):
+    """A whole run, which the tests only read."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
     reports = []
     run = begin(recipe, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
     execute(folder, run, ALONE, report=reports.append)
@@ -165,11 +167,18 @@ def test_a_warm_start_takes_the_plain_weights_of_an_iteration(recipe, shards, fi
     run = begin(recipe, tmp_path / "two", data=[shards.folder], sets=[], start=f"{source}@8")
     stop = iter([True])
     with pytest.raises(Interrupted):
-        execute(tmp_path / "two", run, ALONE, start=f"{source}@8", stop=lambda: next(stop))
+        execute(tmp_path / "two", run, ALONE, stop=lambda: next(stop))
     begun, taken = final(tmp_path / "two"), load_state(state_path(source, 8))
     assert begun["iteration"] == 0
     assert all(torch.equal(begun["model"][n], t) for n, t in taken["model"].items())
-    assert read_run_file(tmp_path / "two").start is not None
+    # Nothing but the folder is needed to go on, even if it died before its first state.
+    state_path(tmp_path / "two", 0).unlink()
+    again = read_run_file(tmp_path / "two")
+    assert again.start == f"{source}@8"
+    stop = iter([True])
+    with pytest.raises(Interrupted):
+        execute(tmp_path / "two", again, ALONE, stop=lambda: next(stop))
+    assert torch.equal(final(tmp_path / "two")["model"]["conv_1.weight"], begun["model"]["conv_1.weight"])
     with pytest.raises(CheckpointError, match=r"keeps no state of iteration 4; it keeps \[8, 12\]"):
         begin(recipe, tmp_path / "x", data=[shards.folder], sets=[], start=f"{source}@4")
     with pytest.raises(CheckpointError, match="features 8 instead of 16"):
@@ -177,8 +186,8 @@ def test_a_warm_start_takes_the_plain_weights_of_an_iteration(recipe, shards, fi
         begin(wide, tmp_path / "x", data=[shards.folder], sets=[], start=str(source / "best.safetensors"))
 
 
-def test_a_run_can_be_replanned(recipe, shards, finished):
-    folder = finished[0]
+def test_a_run_can_be_replanned(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
     assert resumed(folder, iterations=16).recipe.iterations == 16
     execute(folder, resumed(folder), ALONE)
     assert saved_iterations(folder)[0] == 16
