@@ -26,11 +26,12 @@ VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd
 
 def environment() -> dict[str, str]:
     """Return what a reader needs to know to trust or repeat a measurement, as text by name."""
+    memory = memory_bytes()
     facts = {
         "processor": processor(),
         "cores": str(usable_cores()),
         "vector units": ", ".join(vector_units()) or "unknown",
-        "memory": f"{memory_bytes() / 2**30:.1f} GiB" if memory_bytes() else "unknown",
+        "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "load average": load_average(),
@@ -91,6 +92,20 @@ def memory_bytes() -> int | None:
 def available_memory_bytes() -> int | None:
     """Return the memory that can be taken without swapping, or ``None`` where the system does not say."""
     return _meminfo("MemAvailable")
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident memory of this process so far, or ``None`` where it is not known.
+
+    Not ``getrusage``: its figure survives ``exec``, so a child would report its parent's.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 def load_average() -> str:

@@ -151,12 +151,13 @@ def _plans(
                 progress=progress,
             )
             plans += [_artifact_plan(artifact, threads) for artifact in built.artifacts]
-            if precision is not Precision.INT8:
+            if precision is Precision.FP32:
+                # Not FP16: PyTorch computes half precision on a processor some fifty times slower.
                 script = export(
                     model, format="torchscript", precision=precision.value, output=folder, progress=progress
                 )
                 plans.append(_artifact_plan(script, threads))
-            else:
+            elif precision is Precision.INT8:
                 plans += [_emulation_plan(artifact, threads) for artifact in built.artifacts]
     for path in artifacts:
         artifact = load_artifact(path)

@@ -67,7 +67,7 @@ def terminal_table(report: BenchReport) -> Table:
     from rich.table import Table
 
     table = Table(title=title(report), title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for case in report.cases:
         table.add_column(case.label, justify="right", overflow="fold")
     sections = {"file, MB", "median, ms", "peak memory, MB"}

@@ -20,6 +20,7 @@ import numpy as np
 
 from hasn_edge.bench.latency import time_calls
 from hasn_edge.errors import BuildError, HasnEdgeError
+from hasn_edge.machine import peak_memory_bytes
 
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
@@ -160,11 +161,7 @@ class _Host:
         return time_calls(lambda: session.run(x), at_least=at_least)
 
     def peak(self) -> int | None:
-        try:
-            import resource
-        except ImportError:
-            return None
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory_bytes()
 
     def score(self, eval_set: EvalSet) -> Scores:
         from hasn_edge.quality import evaluate

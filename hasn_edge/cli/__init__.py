@@ -23,8 +23,13 @@ VERBS = {
 }
 """Every verb with its one-line help, so that ``--help`` loads none of them."""
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells expect."""
+
+class _Failure(click.ClickException):
+    """One of our errors, as click shows it: a message, and the error's own exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it off the instance
 
 
 class _Verbs(click.Group):
@@ -46,8 +51,7 @@ class _Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
-            exc.message += f" It is one of: {', '.join(VERBS)}."
-            raise
+            raise click.UsageError(f"{exc.message} Verbs: {', '.join(VERBS)}.", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
@@ -57,9 +61,7 @@ class _Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except HasnEdgeError as exc:
-            failure = click.ClickException(str(exc))
-            failure.exit_code = exc.exit_code
-            raise failure from exc
+            raise _Failure(str(exc), exc.exit_code) from exc
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     type=click.Choice(["png", "jpg", "webp", "bmp", "tiff"]),
     default="png",
     show_default=True,
-    help="Format of the results; 16-bit pictures need png or tiff.",
+    help="Format of the results; jpg, webp and bmp keep 8 bits, jpg and bmp no transparency.",
 )
 @click.option(
     "--tile",
@@ -103,14 +103,14 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
     result = upscaler.upscale(image)
     if target.resolve() == picture.resolve():
         raise OutputError(f"{target} would overwrite its own source; choose another folder with -o")
-    write_image(target, result)
+    write_image(target, result, convert=True)
     click.echo(str(target))
     report = upscaler.last_report
     if report is not None and report.tiles > 1:
-        why = {"asked": "", "memory": " because of memory", "static size": " because the file has one size"}
+        why = {"memory": " because of memory", "static size": " because the file has one size"}
         click.echo(
-            f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the whole "
-            f"frame: {upscaler.tile_drift(image)}",
+            f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the "
+            f"whole frame: {upscaler.tile_drift(image)}",
             err=True,
         )
 

@@ -25,9 +25,9 @@ def named_conv(
 
 def activation_module(activation: Activation) -> nn.Module:
     """Return the module that computes ``activation`` (paper, Table 8; leaky slope 0.01)."""
-    return {Activation.RELU: nn.ReLU, Activation.LEAKY_RELU: nn.LeakyReLU, Activation.RELU6: nn.ReLU6}[
-        activation
-    ]()
+    if activation is Activation.RELU:
+        return nn.ReLU()
+    return nn.ReLU6() if activation is Activation.RELU6 else nn.LeakyReLU()
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -47,8 +47,11 @@ def model_name(name: str | Path) -> str:
 
 
 def bundled_onnx(name: str | Path) -> Path | None:
-    """Return the FP32 ONNX file that ships with a bundled model: it runs without PyTorch."""
-    path = WEIGHTS / f"{name}.onnx"
+    """Return the FP32 ONNX file that ships with a bundled model: it runs without PyTorch.
+
+    It is what ``hasn-edge build --precision fp32`` makes of the model.
+    """
+    path = WEIGHTS / f"{name}-fp32-cpu.onnx"
     return path if str(name) in bundled_models() and path.is_file() else None
 
 

@@ -1,0 +1,339 @@
+"""From a checkpoint to published files: export, verify, quantize, verify, build, publish.
+
+A file appears under its name only after it was run and passed; until then it is a temporary one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasn_edge import gate
+from hasn_edge.artifact import Artifact, Kind, publish, writing
+from hasn_edge.build.target import EngineRuntime, EngineTarget, load_target
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.graphs import STRONG_OPSET, Form, GraphMaker
+from hasn_edge.model.zoo import load_model_checkpoint, model_name
+from hasn_edge.optional import installed_version
+from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
+from hasn_edge.spec import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hasn_edge.model.checkpoint import Checkpoint
+    from hasn_edge.quality import Scores
+    from hasn_edge.quantize.ranges import Ranges
+
+BUILDER_FLAGS = {Precision.FP32: (), Precision.FP16: ("FP16",), Precision.INT8: ("INT8", "FP16")}
+"""Flags that TensorRT 8.5 to 10.11 must be given with a weak graph, whose tensors are all FP32."""
+
+Progress = Callable[[str], None]
+
+TOOLS = ("hasn-edge", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
+"""Distributions whose versions go into sidecars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a build published."""
+
+    artifacts: tuple[Artifact, ...]
+    """The files; the last one is the one to run."""
+    summary: tuple[str, ...]
+    """What the build measured, a sentence each."""
+
+
+def export(
+    model: str | Path,
+    *,
+    format: str = "onnx",
+    precision: str = "fp32",
+    opset: int | None = None,
+    size: tuple[int, int] | None = None,
+    output: str | Path = "engines",
+    progress: Progress = lambda text: None,
+) -> Artifact:
+    """Write a model as ONNX or TorchScript after comparing it with PyTorch.
+
+    Args:
+        model: Bundled name, ``.safetensors`` or ``.pth``.
+        format: ``"onnx"`` or ``"torchscript"``.
+        precision: ``"fp32"`` or ``"fp16"``; input and output are float32 either way.
+        opset: ONNX opset from 17 to 20; 17 for FP32 and 20 for FP16 where ``None``.
+        size: The one (height, width) in pixels that the file takes; any size where ``None``.
+        output: Folder.
+        progress: Called with what is under way.
+
+    Raises:
+        UnsupportedError: an unknown format, or a precision or opset that it does not have.
+        VerificationError: the file's output is not the network's; nothing was written.
+        HasnEdgeError: the model cannot be loaded or the folder not written.
+    """
+    wanted = Precision.parse(precision)
+    if wanted is Precision.INT8:
+        raise UnsupportedError("export writes fp32 and fp16; INT8 needs calibration: use hasn-edge build")
+    if format == "torchscript":
+        return _export_torchscript(_Job.open(model, Path(output), progress), wanted, size)
+    if format != "onnx":
+        raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript")
+    if wanted is Precision.FP16 and opset not in (None, STRONG_OPSET):
+        raise UnsupportedError(f"FP16 tensors need opset {STRONG_OPSET}; opset {opset} was asked for")
+    job = _Job.open(model, Path(output), progress)
+    return job.graph(Form.CPU, wanted, size=size, opset=opset, suffix="")
+
+
+def build(
+    model: str | Path,
+    *,
+    precision: str = "fp16",
+    target: str | Path = "cpu",
+    calibration: str | Path | None = None,
+    recipe: str | Path = "default",
+    size: tuple[int, int] | None = None,
+    output: str | Path = "engines",
+    progress: Progress = lambda text: None,
+) -> Built:
+    """Build what runs on a target, within a quality budget.
+
+    Args:
+        model: Bundled name, ``.safetensors`` or ``.pth``.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        target: ``"cpu"`` for the graph that ONNX Runtime runs here, ``"portable"`` for the weak and the
+            strong graph that TensorRT 8.5 to 11 read, or an engine target by name or file.
+        calibration: Pictures for INT8 ranges: a folder or a manifest; those of the recipe where ``None``.
+        recipe: INT8 recipe by name or file.
+        size: The one (height, width) in pixels; otherwise the target's shapes.
+        output: Folder.
+        progress: Called with what is under way.
+
+    Raises:
+        VerificationError: the budget was missed; the message names the costliest layers.
+        HasnEdgeError: see the message; nothing half-written stays.
+    """
+    wanted = Precision.parse(precision)
+    engine = load_target(target)
+    job = _Job.open(model, Path(output), progress, target=engine.runtime)
+    if wanted is Precision.INT8:
+        job = job.with_ranges(load_recipe(recipe), calibration)
+    if engine.runtime is EngineRuntime.CPU:
+        artifacts = [job.graph(Form.CPU, wanted, size=size, suffix="-cpu")]
+    elif engine.runtime is EngineRuntime.PORTABLE:
+        artifacts = [
+            job.graph(form, wanted, size=size, suffix=f"-{form.value}") for form in (Form.WEAK, Form.STRONG)
+        ]
+    else:
+        if size is not None:
+            engine = engine.with_size(*size)
+        artifacts = [job.graph(Form.STRONG, wanted, size=engine.shapes.size, suffix="-strong")]
+        artifacts.append(job.engine(artifacts[0], engine))
+    return Built(artifacts=tuple(artifacts), summary=tuple(job.summary))
+
+
+def evaluate(
+    model: str | Path | None = None,
+    *,
+    artifact: str | Path | None = None,
+    data: str | tuple[str, Path] | None = None,
+    self_ensemble: bool = False,
+) -> Scores:
+    """Measure PSNR-Y and SSIM of a model or of a built file.
+
+    Args:
+        model: Bundled name or weights file; the default model where neither is given.
+        artifact: What :func:`export` or :func:`build` made, instead.
+        data: Evaluation set, ``"NAME=DIR"`` or (name, folder); the pictures that ship where ``None``.
+        self_ensemble: Average over the eight flips and rotations.
+
+    Raises:
+        HasnEdgeError: a file or the set cannot be used.
+    """
+    from hasn_edge.data.pairs import load_eval_set, shipped_eval_set
+    from hasn_edge.quality import evaluate as evaluate_run
+    from hasn_edge.runtime.open import open_model, open_session
+    from hasn_edge.runtime.upscaler import Upscaler
+
+    session = open_session(Path(artifact)) if artifact is not None else open_model(model)
+    with session:
+        scale = session.spec.scale
+        eval_set = shipped_eval_set(scale) if data is None else load_eval_set(data, scale)
+        return evaluate_run(Upscaler(session).run, eval_set, self_ensemble=self_ensemble)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One model on its way to files in one folder."""
+
+    name: str
+    maker: GraphMaker
+    output: Path
+    progress: Progress
+    summary: list[str]
+    recipe: QuantRecipe | None = None
+    ranges: Ranges | None = None
+
+    @classmethod
+    def open(
+        cls, model: str | Path, output: Path, progress: Progress, *, target: EngineRuntime | None = None
+    ) -> _Job:
+        from hasn_edge.fuse.apply import DEFAULT_RULES
+
+        progress("loading the model")
+        rules = {None: (), EngineRuntime.CPU: DEFAULT_RULES["onnxruntime"]}
+        maker = GraphMaker(load_model_checkpoint(model), tuple(rules.get(target, DEFAULT_RULES["tensorrt"])))
+        return cls(model_name(model), maker, output, progress, list(maker.fused))
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.maker.checkpoint
+
+    def with_ranges(self, recipe: QuantRecipe, calibration: str | Path | None) -> _Job:
+        from hasn_edge.data.calibration import load_calibration
+
+        data = load_calibration(calibration if calibration is not None else recipe.calibration)
+        self.progress(f"measuring ranges on {len(data)} pictures")
+        return replace(self, recipe=recipe, ranges=self.maker.ranges(data, recipe))
+
+    def graph(
+        self,
+        form: Form,
+        precision: Precision,
+        *,
+        size: tuple[int, int] | None,
+        suffix: str,
+        opset: int | None = None,
+    ) -> Artifact:
+        """Make, check and publish one ONNX file."""
+        what = f"{precision.value}{suffix}"
+        self.progress(f"making {what}")
+        graph = self.maker.make(form, precision, opset=opset, ranges=self.ranges, recipe=self.recipe)
+        self.progress(f"checking {what}")
+        measured, said = gate.check_graph(
+            graph,
+            self.maker,
+            precision,
+            what=what,
+            recipe=self.recipe,
+            ranges=self.ranges,
+            progress=self.progress,
+        )
+        self.summary.extend(said)
+        if size is not None:
+            fixed = self.maker.make(
+                form, precision, size=size, opset=opset, ranges=self.ranges, recipe=self.recipe
+            )
+            gate.check_static(fixed, graph, self.checkpoint.spec, precision, size)
+            graph = fixed
+        return self._publish(
+            graph.SerializeToString(),
+            Kind.ONNX,
+            precision,
+            size,
+            suffix,
+            {
+                "form": form.value,
+                **({"builder_flags": list(BUILDER_FLAGS[precision])} if form is Form.WEAK else {}),
+                "opset": graph.opset_import[0].version,
+                "fused": list(self.maker.rules),
+                **self._quantization(graph),
+                "measured": measured,
+            },
+        )
+
+    def engine(self, graph: Artifact, target: EngineTarget) -> Artifact:
+        """Compile a published graph and publish the plan."""
+        from hasn_edge.build.tensorrt import engine_from_onnx
+
+        def step(phase: str, done: int, steps: int) -> None:
+            self.progress(f"compiling for {target.name}: {phase} {done} of {steps}")
+
+        self.progress(f"compiling for {target.name}")
+        built = engine_from_onnx(graph.path.read_bytes(), target, progress=step)
+        self.summary.append(
+            f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}; not executed: that "
+            "needs its GPU"
+        )
+        details = {**built.details(), "measured": graph.details["measured"]}
+        suffix = f"-{target.name}"
+        return self._publish(
+            built.plan,
+            Kind.ENGINE,
+            graph.precision,
+            target.shapes.size,
+            suffix,
+            details,
+            parent=graph.sha256,
+            made_by=built.made_by,
+        )
+
+    def _quantization(self, graph: ModelProto) -> Mapping[str, Any]:
+        if self.recipe is None or self.ranges is None:
+            return {}
+        from hasn_edge.quantize.graph import convolutions, mac_share
+
+        plain = self.maker.fp32()
+        chosen = self.recipe.select(conv.name for conv in convolutions(plain))
+        share = mac_share(plain, chosen)
+        said = f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs"
+        if said not in self.summary:
+            self.summary.append(said)
+        return {
+            "recipe": self.recipe.to_dict(),
+            "ranges": self.ranges.to_dict(),
+            "int8_convolutions": list(chosen),
+            "int8_mac_share": share,
+        }
+
+    def _publish(
+        self,
+        data: bytes,
+        kind: Kind,
+        precision: Precision,
+        size: tuple[int, int] | None,
+        suffix: str,
+        details: Mapping[str, Any],
+        *,
+        parent: str | None = None,
+        made_by: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        sized = f"-{size[1]}x{size[0]}" if size else ""
+        path = self.output / f"{self.name}-{precision.value}{suffix}{sized}{kind.suffix}"
+        self.progress(f"writing {path}")
+        versions = {tool: version for tool in TOOLS if (version := installed_version(tool))}
+        with tempfile.TemporaryDirectory(prefix="hasn-edge-") as folder:
+            staged = Path(folder) / path.name
+            with writing(staged) as temporary:
+                temporary.write_bytes(data)
+            return publish(
+                staged,
+                path,
+                kind=kind,
+                spec=self.checkpoint.spec,
+                precision=precision,
+                source=self.checkpoint.sha256,
+                parent=parent,
+                made_by={**versions, **(made_by or {})},
+                details={**({"size": list(size)} if size else {}), **details},
+            )
+
+
+def _export_torchscript(job: _Job, precision: Precision, size: tuple[int, int] | None) -> Artifact:
+    import io
+
+    import torch
+
+    from hasn_edge.export.torchscript import torchscript_from_model
+
+    if size is not None:
+        raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")
+    job.progress(f"exporting TorchScript {precision.value}")
+    script = torchscript_from_model(job.checkpoint.model(), precision=precision)
+    buffer = io.BytesIO()
+    torch.jit.save(script, buffer)
+    job.progress("comparing with PyTorch")
+    measured, said = gate.check_torchscript(buffer.getvalue(), job.checkpoint, precision)
+    job.summary.extend(said)
+    return job._publish(buffer.getvalue(), Kind.TORCHSCRIPT, precision, None, "", {"measured": measured})

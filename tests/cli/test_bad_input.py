@@ -1,0 +1,213 @@
+"""Bad input on the command line: one clear message, the right exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from hasn_edge.artifact import sidecar_path
+from hasn_edge.cli import cli
+from hasn_edge.image import read_image, write_image
+from hasn_edge.model.checkpoint import save_checkpoint, save_pth
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import ModelSpec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny model, a good picture and every kind of bad file."""
+    folder = tmp_path_factory.mktemp("inputs")
+    torch.manual_seed(0)
+    model = HASN(ModelSpec(features=8, blocks=1))
+    save_checkpoint(folder / "tiny.safetensors", model)
+    save_pth(folder / "tiny.pth", model)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    write_image(folder / "good.png", pixels)
+    data = (folder / "good.png").read_bytes()
+    (folder / "truncated.png").write_bytes(data[: len(data) // 2])
+    (folder / "text.png").write_text("this is no picture")
+    (folder / "empty.png").write_bytes(b"")
+    checkpoint = (folder / "tiny.pth").read_bytes()
+    (folder / "cut.pth").write_bytes(checkpoint[: len(checkpoint) // 2])
+    (folder / "evil.pth").write_bytes(pickle.dumps(Bomb()))
+    torch.save({"params": {"body.0.weight": torch.zeros(3, 3)}}, folder / "other.pth")
+    return folder
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in args], prog_name="hasn-edge")
+
+
+def one_message(result: Result, code: int = 1) -> str:
+    """The error text, after checking that it is a message and not a crash."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    return " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.png", "no such file"),
+        ("truncated.png", "truncated.png"),
+        ("text.png", "text.png"),
+        ("empty.png", "empty.png"),
+    ],
+)
+def test_bad_picture(folder, tmp_path, name, words):
+    result = run("upscale", folder / name, "-o", tmp_path / "out", "--model", folder / "tiny.safetensors")
+    assert words in one_message(result)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_one_bad_picture_does_not_stop_the_rest(folder, tmp_path):
+    pictures = [folder / "text.png", folder / "good.png", folder / "truncated.png"]
+    result = run("upscale", *pictures, "-o", tmp_path, "--model", folder / "tiny.safetensors")
+    message = one_message(result)
+    assert "2 of 3 pictures could not be upscaled" in message
+    assert "text.png" in message
+    assert "truncated.png" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["good_x4.png"]
+    assert read_image(tmp_path / "good_x4.png").shape == (96, 80, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cut.pth", "not a complete PyTorch file"),
+        ("evil.pth", "Nothing in it was executed"),
+        ("other.pth", "not a HASN checkpoint"),
+        ("none.safetensors", "no such weights file"),
+        ("hasn-x9", "no model called 'hasn-x9'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["export", "eval"])
+def test_bad_checkpoint(folder, tmp_path, monkeypatch, name, words, verb):
+    monkeypatch.chdir(tmp_path)
+    model = folder / name if "." in name else name
+    assert words in one_message(run(verb, "--model", model))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def exported(folder, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("engines")
+    result = run("export", "--model", folder / "tiny.pth", "-o", output)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == str(output / "tiny-fp32.onnx")
+    return output / "tiny-fp32.onnx"
+
+
+def copy(source: Path, folder: Path) -> Path:
+    target = folder / source.name
+    target.write_bytes(source.read_bytes())
+    sidecar_path(target).write_bytes(sidecar_path(source).read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("verb", ["upscale", "eval", "bench"])
+def test_changed_artifact(folder, exported, tmp_path, verb):
+    path = copy(exported, tmp_path)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    first = [folder / "good.png"] if verb == "upscale" else []
+    message = one_message(run(verb, *first, "--artifact", path))
+    assert "its bytes changed since it was made" in message
+    assert "hasn-edge build" in message
+
+
+def test_artifact_without_sidecar(exported, tmp_path):
+    path = copy(exported, tmp_path)
+    sidecar_path(path).unlink()
+    assert "its sidecar tiny-fp32.onnx.json is missing" in one_message(run("eval", "--artifact", path))
+
+
+def test_sidecar_of_another_schema(exported, tmp_path):
+    path = copy(exported, tmp_path)
+    content = json.loads(sidecar_path(path).read_text())
+    sidecar_path(path).write_text(json.dumps({**content, "schema": 0}))
+    assert "sidecar schema is 0" in one_message(run("eval", "--artifact", path))
+
+
+def test_usage_errors_exit_with_2(folder, tmp_path):
+    assert "'int4' is not one of" in one_message(run("build", "--precision", "int4"), code=2)
+    assert "No such command 'upscal'" in one_message(run("upscal"), code=2)
+    assert "--model and --artifact" in one_message(
+        run("eval", "--model", "x", "--artifact", tmp_path / "y.onnx"), code=2
+    )
+    assert "is no size" in one_message(run("export", "--size", "320"), code=2)
+    assert "Missing argument" in one_message(run("upscale"), code=2)
+
+
+def test_unknown_target_lists_the_known(folder):
+    message = one_message(run("build", "--model", folder / "tiny.pth", "--target", "orin"))
+    assert "unknown target 'orin'" in message
+    assert "cpu, portable, rtx" in message
+
+
+def test_unknown_precision_in_bench(folder):
+    message = one_message(run("bench", "--model", folder / "tiny.pth", "--precision", "fp32,int4"))
+    assert "unknown precision 'int4'; choose one of: fp32, fp16, int8" in message
+
+
+def test_unknown_recipe(folder):
+    message = one_message(
+        run("build", "--model", folder / "tiny.pth", "--precision", "int8", "--recipe", "best")
+    )
+    assert "no recipe called 'best'" in message
+
+
+def test_misspelt_data_folder(folder, tmp_path):
+    message = one_message(run("eval", "--model", folder / "tiny.pth", "--data", f"Set5={tmp_path / 'Set6'}"))
+    assert "Set6" in message
+
+
+@pytest.mark.parametrize("verb", ["export", "upscale"])
+def test_unwritable_output(folder, tmp_path, verb):
+    (tmp_path / "file").write_text("")
+    first = [folder / "good.png"] if verb == "upscale" else []
+    result = run(verb, *first, "--model", folder / "tiny.pth", "-o", tmp_path / "file" / "deep")
+    assert "cannot write" in one_message(result)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("verb", ["export", "upscale"])
+def test_full_disk(folder, tmp_path, verb):
+    """A real failing write in a process that may not write more than 4 kB to a file."""
+    first = [str(folder / "good.png")] if verb == "upscale" else []
+    args = [verb, *first, "--model", str(folder / "tiny.pth"), "-o", str(tmp_path / "out")]
+    code = f"""
+import resource, signal, sys
+from hasn_edge.cli import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+cli({args!r}, prog_name="hasn-edge")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "File too large" in " ".join(done.stderr.split())
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_every_verb_has_an_example():
+    from hasn_edge.cli import VERBS
+
+    for verb in VERBS:
+        result = run(verb, "--help")
+        assert result.exit_code == 0
+        assert f"hasn-edge {verb}" in result.output.split("Options:")[0].split("Usage:")[1].partition("\n")[2]
