@@ -86,7 +86,7 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
     if path.suffix == ".safetensors":
         weights, metadata = _read_safetensors(path)
     else:
-        weights = _read_pth(path)
+        weights, metadata = _read_pth(path)
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
@@ -133,11 +133,15 @@ def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | 
 
 
 def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None) -> None:
-    """Write a BasicSR-style ``.pth`` with ``params`` and ``params_ema`` for other projects to read."""
+    """Write a BasicSR-style ``.pth`` with ``params`` and ``params_ema`` for other projects to read.
+
+    The spec goes beside them: what shapes cannot tell, such as ``residual``, would be lost otherwise.
+    """
     params = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     averaged = dict(ema) if ema is not None else params
     with writing(Path(path)) as temporary:
-        torch.save({"params": params, "params_ema": averaged}, temporary)
+        spec = json.dumps(model.spec.to_dict(), sort_keys=True)
+        torch.save({"params": params, "params_ema": averaged, SPEC_KEY: spec}, temporary)
 
 
 def infer_spec(weights: Mapping[str, Tensor]) -> ModelSpec:
@@ -194,7 +198,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from exc
 
 
-def _read_pth(path: Path) -> dict[str, Tensor]:
+def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -208,6 +212,8 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise CheckpointError(f"{path}: not a complete PyTorch file ({reason}); copy it again") from exc
+    spec = content.get(SPEC_KEY) if isinstance(content, dict) else None
+    metadata = {SPEC_KEY: spec} if isinstance(spec, str) else {}
     for key in ("params_ema", "params-ema", "params", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -222,4 +228,4 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: {wrong[0]!r} is {type(tensors[wrong[0]]).__name__}, expected a tensor"
         )
-    return tensors
+    return tensors, metadata

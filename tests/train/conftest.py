@@ -14,7 +14,9 @@ from hasn_edge.image import write_image
 from hasn_edge.spec import ModelSpec
 from hasn_edge.train.recipe import InitConfig, InitKind, OptimizerConfig, Phase, Recipe, Schedule
 
-TINY = ModelSpec(features=8, blocks=1, expansion=2, esa_channels=4, cab_compression=2, cab_reduction=4)
+TINY = ModelSpec(
+    features=8, blocks=1, expansion=2, esa_channels=4, cab_compression=2, cab_reduction=4, residual=True
+)
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:

@@ -70,9 +70,10 @@ def test_the_pth_is_what_basicsr_writes(finished):
     folder, _ = finished
     content = torch.load(folder / "last.pth", weights_only=True)
     state = final(folder)
-    assert set(content) == {"params", "params_ema"}
+    assert set(content) == {"params", "params_ema", "hasn_edge.spec"}
     assert all(torch.equal(content["params"][n], t) for n, t in state["model"].items())
     assert all(torch.equal(content["params_ema"][n], t) for n, t in state["ema"].items())
+    assert load_checkpoint(folder / "last.pth").spec == read_run_file(folder).recipe.model
 
 
 def test_the_best_weights_are_those_of_the_highest_score(recipe, shards, eval_folder, tmp_path):
