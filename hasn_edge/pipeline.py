@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasn_edge import gate
 from hasn_edge.artifact import Artifact, Kind, publish, writing
-from hasn_edge.build.target import EngineRuntime, EngineTarget, load_target
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.graphs import STRONG_OPSET, Form, GraphMaker
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
@@ -245,7 +245,7 @@ class _Job:
 
     def engine(self, graph: Artifact, target: EngineTarget) -> Artifact:
         """Compile a published graph and publish the plan."""
-        from hasn_edge.build.tensorrt import engine_from_onnx
+        from hasn_edge.engine.tensorrt import engine_from_onnx
 
         def step(phase: str, done: int, steps: int) -> None:
             self.progress(f"compiling for {target.name}: {phase} {done} of {steps}")
@@ -253,8 +253,8 @@ class _Job:
         self.progress(f"compiling for {target.name}")
         built = engine_from_onnx(graph.path.read_bytes(), target, progress=step)
         self.summary.append(
-            f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}; not executed: that "
-            "needs its GPU"
+            f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}; not executed: "
+            "that needs its GPU"
         )
         details = {**built.details(), "measured": graph.details["measured"]}
         suffix = f"-{target.name}"

@@ -23,7 +23,7 @@ FLOORS = (
     {"export"},
     {"quantize"},
     {"graphs"},
-    {"build"},
+    {"engine"},
     {"runtime"},
     {"verify"},
     {"gate"},

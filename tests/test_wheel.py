@@ -59,7 +59,7 @@ def test_only_one_package_is_installed(installed):
 def test_everything_that_ships_is_there(installed, tmp_path):
     code = """
 import hasn_edge, json
-from hasn_edge.build.target import shipped_targets
+from hasn_edge.engine.target import shipped_targets
 from hasn_edge.model.zoo import bundled_models, bundled_onnx
 from hasn_edge.quantize.recipe import shipped_recipes
 from hasn_edge.resources import shipped

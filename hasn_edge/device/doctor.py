@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge import machine
-from hasn_edge.build.capabilities import find_module
-from hasn_edge.build.target import EngineRuntime
+from hasn_edge.engine.capabilities import find_module
+from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import CheckpointError, MissingDependencyError
 from hasn_edge.model import zoo
 from hasn_edge.optional import installed_version

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -208,6 +209,10 @@ def test_every_verb_has_an_example():
     from hasn_edge.cli import VERBS
 
     for verb in VERBS:
-        result = run(verb, "--help")
-        assert result.exit_code == 0
-        assert f"hasn-edge {verb}" in result.output.split("Options:")[0].split("Usage:")[1].partition("\n")[2]
+        command = cli.get_command(click.Context(cli), verb)
+        paths = [[verb, name] for name in getattr(command, "commands", {})] or [[verb]]
+        for path in paths:
+            result = run(*path, "--help")
+            assert result.exit_code == 0
+            usage, _, rest = result.output.partition("\n")
+            assert "hasn-edge " + " ".join(path) in rest, path

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hasn_edge.build.engine_file import PlanHeader, parse_plan_header, read_plan_header
-from hasn_edge.build.target import EngineRuntime
+from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header, read_plan_header
+from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError
 
 

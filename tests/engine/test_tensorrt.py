@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from hasn_edge.build import capabilities, tensorrt
-from hasn_edge.build.target import EngineRuntime, EngineTarget, ShapeRange, load_target
-from hasn_edge.build.tensorrt import engine_from_onnx
+from hasn_edge.engine import capabilities, tensorrt
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, load_target
+from hasn_edge.engine.tensorrt import engine_from_onnx
 from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
 from hasn_edge.spec import ModelSpec
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hasn_edge.build.target import EngineRuntime, EngineTarget, ShapeRange, load_target, shipped_targets
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, load_target, shipped_targets
 from hasn_edge.errors import ConfigError, UnsupportedError
 from hasn_edge.spec import ModelSpec
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from hasn_edge.build.capabilities import probe
-from hasn_edge.build.compiler import compile_plan
-from hasn_edge.build.target import EngineRuntime, EngineTarget, ShapeRange
+from hasn_edge.engine.capabilities import probe
+from hasn_edge.engine.compiler import compile_plan
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
 from hasn_edge.errors import BuildError, UnsupportedError
 
 WEAK = ("8.6.1", "10.0.1", "10.3.0", "10.7.0")

@@ -58,8 +58,8 @@ def hasn_onnx() -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def needs_rtx() -> None:
-    from hasn_edge.build.capabilities import find_module
-    from hasn_edge.build.target import EngineRuntime
+    from hasn_edge.engine.capabilities import find_module
+    from hasn_edge.engine.target import EngineRuntime
 
     try:
         find_module(EngineRuntime.RTX)

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from types import ModuleType
 
-from hasn_edge.build.target import EngineRuntime
+from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
 from hasn_edge.optional import require
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from hasn_edge.build.capabilities import Capabilities, check_target_capabilities
-from hasn_edge.build.target import EngineTarget, Shape
+from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities
+from hasn_edge.engine.target import EngineTarget, Shape
 from hasn_edge.errors import BuildError, UnsupportedError
 
 OnMessage = Callable[[str, str], object]

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from hasn_edge.build.target import EngineRuntime
+from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError
 
 HEADER_BYTES = 64

@@ -1,4 +1,4 @@
-"""The child process that compiles: ``python -m hasn_edge.build.worker FOLDER``.
+"""The child process that compiles: ``python -m hasn_edge.engine.worker FOLDER``.
 
 The compiler runs apart from the program that asks, because it can crash or be killed for memory. FOLDER holds
 ``target.json`` and ``model.onnx``; ``engine.plan`` is left there. Standard output carries one JSON object per
@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.build.capabilities import driver_present, load_tensorrt
-from hasn_edge.build.compiler import compile_plan
-from hasn_edge.build.target import EngineRuntime, EngineTarget
+from hasn_edge.engine.capabilities import driver_present, load_tensorrt
+from hasn_edge.engine.compiler import compile_plan
+from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import HasnEdgeError, UnsupportedError
 
 

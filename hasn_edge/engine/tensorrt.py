@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.build.capabilities import NAMES, find_module
-from hasn_edge.build.engine_file import PlanHeader, parse_plan_header
-from hasn_edge.build.target import EngineTarget
+from hasn_edge.engine.capabilities import NAMES, find_module
+from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header
+from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import BuildError, HasnEdgeError, OutputError, UnsupportedError
 
 Progress = Callable[[str, int, int], None]
@@ -238,7 +238,7 @@ def _converse(folder: Path, progress: Progress) -> _Conversation:
 
 
 def _command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "hasn_edge.build.worker", str(folder)]
+    return [sys.executable, "-m", "hasn_edge.engine.worker", str(folder)]
 
 
 def _environment() -> dict[str, str]:
