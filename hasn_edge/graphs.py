@@ -53,7 +53,7 @@ class GraphMaker:
         self, opset: int = WEAK_OPSET, *, decompose_norm: bool = False, size: tuple[int, int] | None = None
     ) -> ModelProto:
         """Return the FP32 graph; do not modify it, it is kept for further calls."""
-        from hasn_edge.export.onnx import onnx_from_model
+        from hasn_edge.formats.onnx import onnx_from_model
 
         key = (opset, decompose_norm, size)
         if key not in self._fp32:

@@ -325,7 +325,7 @@ def _export_torchscript(job: _Job, precision: Precision, size: tuple[int, int] |
 
     import torch
 
-    from hasn_edge.export.torchscript import torchscript_from_model
+    from hasn_edge.formats.torchscript import torchscript_from_model
 
     if size is not None:
         raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")

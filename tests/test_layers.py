@@ -20,7 +20,7 @@ FLOORS = (
     {"model"},
     {"train"},
     {"fuse"},
-    {"export"},
+    {"formats"},
     {"quantize"},
     {"graphs"},
     {"engine"},
@@ -53,12 +53,12 @@ DOORS = {
         "model/",
         "train/",
         "fuse/",
-        "export/",
+        "formats/",
         "runtime/pytorch",
         "runtime/torchscript",
     ),
     "safetensors": ("model/checkpoint", "train/"),
-    "onnx": ("export/", "quantize/"),
+    "onnx": ("formats/", "quantize/"),
 }
 """Files that may import a heavy package at their top: nobody imports them before they are needed."""
 

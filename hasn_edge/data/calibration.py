@@ -230,7 +230,7 @@ def _cut(crop: Crop) -> Pixels:
     top, left = _place(crop.top, height - crop.side), _place(crop.left, width - crop.side)
     if crop.side < SMALLEST or not (0 <= top <= height - crop.side and 0 <= left <= width - crop.side):
         raise InputError(
-            f"{crop.path}: {width} x {height} pixels have no crop of {crop.side} at ({crop.left}, {crop.top}); "
+            f"{crop.path}: {width} x {height} pixels have no crop of {crop.side} at {crop.left}, {crop.top}; "
             f"crops are at least {SMALLEST} pixels wide and lie inside"
         )
     return np.ascontiguousarray(pixels[top : top + crop.side, left : left + crop.side])

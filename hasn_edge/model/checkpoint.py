@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hasn_edge.artifact import file_sha256, writing
-from hasn_edge.errors import CheckpointError, ConfigError
+from hasn_edge.errors import CheckpointError, ConfigError, UnsupportedError
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
 
@@ -121,7 +121,9 @@ def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | 
 
     Raises:
         OutputError: the file could not be written.
+        UnsupportedError: the model is fused.
     """
+    _refuse_fused(model)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {
         SPEC_KEY: json.dumps(model.spec.to_dict(), sort_keys=True),
@@ -136,12 +138,25 @@ def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None
     """Write a BasicSR-style ``.pth`` with ``params`` and ``params_ema`` for other projects to read.
 
     The spec goes beside them: what shapes cannot tell, such as ``residual``, would be lost otherwise.
+
+    Raises:
+        OutputError: the file could not be written.
+        UnsupportedError: the model is fused.
     """
+    _refuse_fused(model)
     params = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     averaged = dict(ema) if ema is not None else params
     with writing(Path(path)) as temporary:
         spec = json.dumps(model.spec.to_dict(), sort_keys=True)
         torch.save({"params": params, "params_ema": averaged, SPEC_KEY: spec}, temporary)
+
+
+def _refuse_fused(model: HASN) -> None:
+    # Fusion is not undone by loading: the file would belong to no network.
+    if getattr(model, "fused", ()):
+        raise UnsupportedError(
+            "this network is fused, and checkpoints hold unfused networks; save the network that it came from"
+        )
 
 
 def infer_spec(weights: Mapping[str, Tensor]) -> ModelSpec:

@@ -37,7 +37,7 @@ class Observer(str, Enum):
     PERCENTILE = "percentile"
     """Up to the magnitude that the given percentage of all values does not exceed."""
     MSE = "mse"
-    """The range with the smallest mean squared error between the values and their codes."""
+    """The range with the smallest mean error between the values and their codes, by default squared."""
     ENTROPY = "entropy"
     """The range whose codes keep the most of the distribution: smallest Kullback-Leibler divergence of the
     clipped histogram to its 128-level version, over magnitudes above zero (Migacz, GTC 2017)."""
@@ -126,7 +126,11 @@ class MagnitudeHistogram:
 
 
 def observed_range(
-    histogram: MagnitudeHistogram, observer: Observer, *, percentile: float | None = None
+    histogram: MagnitudeHistogram,
+    observer: Observer,
+    *,
+    percentile: float | None = None,
+    power: float = 2.0,
 ) -> float:
     """Return the magnitude that code 127 stands for; 0 where nothing but zeros was seen.
 
@@ -135,6 +139,8 @@ def observed_range(
         observer: How to choose.
         percentile: Percentage of values that stay inside the range, above 0 and at most 100; for
             :attr:`Observer.PERCENTILE` only.
+        power: What the error is raised to, for :attr:`Observer.MSE` only. Above 2, values that are far
+            outside weigh more: rare, but each is a visible mistake.
 
     Raises:
         InputError: no value was seen, or the percentile is missing.
@@ -148,7 +154,7 @@ def observed_range(
             raise InputError("the percentile observer needs a percentage, for example 99.99")
         return _percentile_range(histogram, percentile)
     if observer is Observer.MSE:
-        return _mse_range(histogram)
+        return _mse_range(histogram, power)
     if observer is Observer.ENTROPY:
         return _entropy_range(histogram)
     return histogram.peak
@@ -189,7 +195,7 @@ def _percentile_range(histogram: MagnitudeHistogram, percentile: float) -> float
     return min((index + 1) * histogram.width, histogram.peak)
 
 
-def _mse_range(histogram: MagnitudeHistogram) -> float:
+def _mse_range(histogram: MagnitudeHistogram, power: float) -> float:
     filled = np.flatnonzero(histogram.counts)
     counts = histogram.counts[filled].astype(np.float64)
     # Relative to the peak, so that squares of huge or tiny values stay finite numbers.
@@ -198,7 +204,7 @@ def _mse_range(histogram: MagnitudeHistogram) -> float:
     for fraction in np.geomspace(1.0, _MSE_SMALLEST, _MSE_STEPS):
         step = fraction / LEVELS
         codes = np.minimum(np.rint(values / step), LEVELS)
-        error = float(np.dot(counts, np.square(values - codes * step)))
+        error = float(np.dot(counts, np.abs(values - codes * step) ** power))
         if error < least:
             best, least = float(fraction), error
     return best * histogram.peak

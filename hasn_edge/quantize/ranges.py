@@ -116,7 +116,7 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     percentile = recipe.percentile if recipe.observer is Observer.PERCENTILE else None
     return Ranges(
         values={
-            name: observed_range(histogram, recipe.observer, percentile=percentile)
+            name: observed_range(histogram, recipe.observer, percentile=percentile, power=recipe.error_power)
             for name, histogram in histograms.items()
         },
         peaks={name: histogram.peak for name, histogram in histograms.items()},

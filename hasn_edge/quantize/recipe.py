@@ -42,6 +42,8 @@ class QuantRecipe:
     """How the range of each convolution's input is chosen: minmax, percentile, mse or entropy."""
     percentile: float = 99.99
     """Percentage of values inside the range, for the percentile observer."""
+    error_power: float = 2.0
+    """What errors are raised to by the mse observer; 2.4 clips less of what is rare and strong."""
     quantize: tuple[str, ...] = ("*",)
     """Names of the convolutions that are quantized; * and ? stand for any text and any character."""
     keep_float: tuple[str, ...] = ()
@@ -59,6 +61,8 @@ class QuantRecipe:
     def __post_init__(self) -> None:
         if not 50 <= self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}; expected a percentage from 50 to 100")
+        if not 1 <= self.error_power <= 8:
+            raise ConfigError(f"error_power is {self.error_power}; expected a number from 1 to 8")
         if not (math.isfinite(self.budget_db) and self.budget_db >= 0):
             raise ConfigError(f"budget_db is {self.budget_db}; expected a number of dB, 0 or more")
         if not self.quantize:

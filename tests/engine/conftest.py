@@ -32,8 +32,8 @@ class Noise:
 @pytest.fixture(scope="session")
 def hasn_onnx() -> Callable[..., bytes]:
     """``hasn_onnx("int8", spec=..., size=...)``: the strong artefact of that precision, serialized."""
-    from hasn_edge.export.onnx import onnx_from_model
-    from hasn_edge.export.onnx_graph import with_fixed_size
+    from hasn_edge.formats.onnx import onnx_from_model
+    from hasn_edge.formats.onnx_graph import with_fixed_size
     from hasn_edge.model.hasn import HASN
     from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
     from hasn_edge.quantize.int8 import int8_onnx_from_onnx

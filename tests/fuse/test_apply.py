@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.fuse.apply import DEFAULT_RULES, RULES, FusedHASN, fuse
-from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import Activation, Gate, ModelSpec
 
@@ -140,6 +140,14 @@ def test_a_fused_network_is_not_fused_again():
     fused, _ = fuse(network(tiny()), ("norm_affine",))
     with pytest.raises(UnsupportedError, match=r"fused already \(norm_affine\)"):
         fuse(fused, ("compose_esa",))
+
+
+def test_a_fused_network_is_not_stored(tmp_path):
+    fused, _ = fuse(network(tiny()), ("norm_affine",))
+    for save in (save_checkpoint, save_pth):
+        with pytest.raises(UnsupportedError, match="checkpoints hold unfused networks; save the network"):
+            save(tmp_path / "weights", fused)
+    assert not list(tmp_path.iterdir())
 
 
 def test_default_rules_exist_for_every_backend():

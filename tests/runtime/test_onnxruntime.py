@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hasn_edge.errors import ArtifactError, BuildError, InputError, ShapeError, UnsupportedError
-from hasn_edge.export.onnx import onnx_from_model
+from hasn_edge.formats.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.onnxruntime import SPEC_KEY, OnnxRuntimeSession
 from hasn_edge.spec import ModelSpec

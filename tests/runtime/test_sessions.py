@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hasn_edge.errors import InputError, ShapeError
-from hasn_edge.export.onnx import onnx_from_model
-from hasn_edge.export.torchscript import quiet_jit, torchscript_from_model
+from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.formats.torchscript import quiet_jit, torchscript_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.graph import convolutions

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hasn_edge.errors import BuildError, ShapeError, UnsupportedError
-from hasn_edge.export import onnx_graph as graphs
+from hasn_edge.formats import onnx_graph as graphs
 from hasn_edge.optional import installed_version, require
 
 if TYPE_CHECKING:

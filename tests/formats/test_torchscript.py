@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hasn_edge.errors import OutputError, UnsupportedError
-from hasn_edge.export.torchscript import Float32Norm, quiet_jit, save_torchscript, torchscript_from_model
+from hasn_edge.formats.torchscript import Float32Norm, quiet_jit, save_torchscript, torchscript_from_model
 from hasn_edge.fuse.apply import RULES, fuse
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.model.checkpoint import load_checkpoint
@@ -78,6 +78,14 @@ def test_fp16_holds_half_the_bytes_but_norms_in_float32(tmp_path):
     parameters = sum(p.numel() for p in model.parameters())
     assert sizes[Precision.FP32] - sizes[Precision.FP16] > 1.8 * parameters
     assert model.conv_1.weight.dtype is torch.float32
+
+
+def test_norms_inside_an_fp16_file_are_computed_in_float32():
+    script = torchscript_from_model(network(), precision=Precision.FP16)
+    norms = [node for node in script.inlined_graph.nodes() if node.kind() == "aten::layer_norm"]
+    convs = [node for node in script.inlined_graph.nodes() if "convolution" in node.kind()]
+    assert [list(node.inputs())[2].toIValue().dtype for node in norms] == [torch.float32] * 2
+    assert {list(node.inputs())[1].toIValue().dtype for node in convs} == {torch.float16}
 
 
 def test_a_norm_of_half_tensors_neither_overflows_nor_underflows():

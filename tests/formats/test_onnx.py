@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hasn_edge.errors import BuildError, ShapeError, UnsupportedError
-from hasn_edge.export import onnx as export
-from hasn_edge.export.onnx import onnx_from_model
-from hasn_edge.export.onnx_graph import conv_parameters, metadata, module_path, reference_session
+from hasn_edge.formats import onnx as export
+from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.formats.onnx_graph import conv_parameters, metadata, module_path, reference_session
 from hasn_edge.fuse.apply import RULES, fuse
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.model.hasn import HASN
