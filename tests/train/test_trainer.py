@@ -64,8 +64,9 @@ def test_clipping_limits_the_gradients_norm(recipe, shards):
     assert float(norm) == pytest.approx(1e-3, rel=1e-4)
 
 
-def test_bfloat16_leaves_depthwise_convolutions_and_layernorm_exact(recipe, shards):
-    recipe = replace(recipe, autocast=Autocast.BF16)
+@pytest.mark.parametrize(("kind", "dtype"), [(Autocast.BF16, torch.bfloat16), (Autocast.FP16, torch.float16)])
+def test_autocast_leaves_depthwise_convolutions_and_layernorm_exact(recipe, shards, kind, dtype):
+    recipe = replace(recipe, autocast=kind)
     source = PatchSource([shards], seed=0)
     trainer = Trainer(recipe, source, ALONE)
     seen = {}
@@ -73,10 +74,14 @@ def test_bfloat16_leaves_depthwise_convolutions_and_layernorm_exact(recipe, shar
         trainer.model.get_submodule(name).register_forward_hook(
             lambda _m, _i, output, name=name: seen.__setitem__(name, output.dtype)
         )
+    before = weights(trainer)
     loss = trainer.step([source.batch(0, 4, 15)])
     exact = {name for name, dtype in seen.items() if dtype == torch.float32}
     assert exact == {"block_1.dwconv.conv", "block_1.ln", "block_1.dwconv2.conv"}
-    assert seen["conv_1"] == torch.bfloat16
+    assert seen["conv_1"] == dtype
+    # The first step of Adam moves every weight by the learning rate: the scaler unscaled the gradient.
+    moved = (weights(trainer) - before).abs()
+    assert float(moved.max()) == pytest.approx(2e-3 / 3, rel=0.01)
     assert bool(torch.isfinite(loss))
     assert trainer.ema.model.state_dict().keys() == trainer.model.state_dict().keys()
 
