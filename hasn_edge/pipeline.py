@@ -321,19 +321,16 @@ class _Job:
 
 
 def _export_torchscript(job: _Job, precision: Precision, size: tuple[int, int] | None) -> Artifact:
-    import io
-
-    import torch
-
-    from hasn_edge.formats.torchscript import torchscript_from_model
+    from hasn_edge.formats.torchscript import save_torchscript, torchscript_from_model
 
     if size is not None:
         raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")
     job.progress(f"exporting TorchScript {precision.value}")
     script = torchscript_from_model(job.checkpoint.model(), precision=precision)
-    buffer = io.BytesIO()
-    torch.jit.save(script, buffer)
+    with tempfile.TemporaryDirectory(prefix="hasn-edge-") as folder:
+        save_torchscript(script, Path(folder, "staged.ts"))
+        data = Path(folder, "staged.ts").read_bytes()
     job.progress("comparing with PyTorch")
-    measured, said = gate.check_torchscript(buffer.getvalue(), job.checkpoint, precision)
+    measured, said = gate.check_torchscript(data, job.checkpoint, precision)
     job.summary.extend(said)
-    return job._publish(buffer.getvalue(), Kind.TORCHSCRIPT, precision, None, "", {"measured": measured})
+    return job._publish(data, Kind.TORCHSCRIPT, precision, None, "", {"measured": measured})

@@ -62,7 +62,7 @@ def test_static_export_takes_one_size(tiny, tmp_path, x):
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
-    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=0.0) for p in Precision})
+    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
     with pytest.raises(VerificationError, match="is too far from its reference"):
         hasn_edge.export(tiny, format=format, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -70,7 +70,7 @@ def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
 
 def test_a_new_file_replaces_the_old_only_if_it_passed(tiny, tmp_path, monkeypatch):
     first = hasn_edge.export(tiny, output=tmp_path)
-    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=0.0) for p in Precision})
+    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
     with pytest.raises(VerificationError):
         hasn_edge.export(tiny, output=tmp_path)
     assert load_artifact(first.path) == first

@@ -108,7 +108,12 @@ def prepare_command(
 )
 @threads_option
 def bench_command(folder: Path, recipe: str, seconds: float, device: str, threads: int | None) -> None:
-    """Compare what the loader delivers with what training consumes, in patches a second."""
+    """Compare what the loader delivers with what training consumes, in patches a second.
+
+    \b
+    Example:
+      hasn-edge data bench data/train --recipe hasn-x4-small
+    """
     from hasn_edge.data.loader_bench import loader_rate
     from hasn_edge.data.patches import PatchSource
     from hasn_edge.data.shards import Shards
