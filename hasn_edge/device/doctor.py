@@ -211,13 +211,12 @@ def _models() -> tuple[Finding, ...]:
 
 def honest_state(provenance: dict[str, Any]) -> str:
     """Say in one sentence what a bundled model was trained on and what it reaches next to the paper."""
-    metrics = provenance.get("metrics", {})
-    reached = ", ".join(f"{name} {values['psnr_y']:.2f} dB" for name, values in metrics.items())
-    iterations = provenance.get("iterations", "unknown")
-    data = provenance.get("data", "unknown pictures")
+    scores = provenance.get("scores", {})
+    reached = ", ".join(f"{name} {values['psnr_y']:.2f} dB" for name, values in scores.items())
+    pictures = provenance.get("data", {}).get("pictures", "unknown")
     return (
-        f"trained by us for {iterations} iterations on {data}; reaches {reached or 'unmeasured quality'}; "
-        f"the paper's network reaches {PAPER_SET5_DB} dB on Set5"
+        f"trained by us on {pictures} photographs for {provenance.get('iterations', 'unknown')} iterations; reaches "
+        f"{reached or 'unmeasured quality'} (PSNR-Y), the paper's x4 network {PAPER_SET5_DB} dB on Set5"
     )
 
 
