@@ -214,8 +214,9 @@ def honest_state(provenance: dict[str, Any]) -> str:
     scores = provenance.get("scores", {})
     reached = ", ".join(f"{name} {values['psnr_y']:.2f} dB" for name, values in scores.items())
     pictures = provenance.get("data", {}).get("pictures", "unknown")
+    iterations = provenance.get("iterations", "unknown")
     return (
-        f"trained by us on {pictures} photographs for {provenance.get('iterations', 'unknown')} iterations; reaches "
+        f"trained by us on {pictures} photographs for {iterations} iterations; reaches "
         f"{reached or 'unmeasured quality'} (PSNR-Y), the paper's x4 network {PAPER_SET5_DB} dB on Set5"
     )
 

@@ -213,7 +213,10 @@ def _mse_range(histogram: MagnitudeHistogram, power: float) -> float:
 def _entropy_range(histogram: MagnitudeHistogram) -> float:
     merged, width = histogram.merged(_ENTROPY_BINS)
     counts = merged.astype(np.float64)
-    sizes = [*range(_ENTROPY_LEVELS, len(counts), _ENTROPY_STRIDE), len(counts)]
+    # A range ends in a bin that is not empty: what is clipped to an empty one diverges without bound.
+    filled = np.flatnonzero(counts) + 1
+    ends = np.searchsorted(filled, [*range(_ENTROPY_LEVELS, len(counts), _ENTROPY_STRIDE), len(counts)])
+    sizes = sorted({max(int(filled[min(end, len(filled) - 1)]), _ENTROPY_LEVELS) for end in ends})
     divergences = [clipped_divergence(counts, size) for size in sizes]
     return float(min(sizes[int(np.argmin(divergences))] * width, histogram.peak))
 
