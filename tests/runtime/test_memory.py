@@ -42,6 +42,18 @@ def test_the_limit_is_half_of_what_is_free(monkeypatch, tmp_path):
     assert memory.default_limit_bytes() == 0
 
 
+@pytest.mark.parametrize(("size", "limit"), [((200, 800), 60_000_000), ((90, 900), 70_000_000)])
+def test_tile_band_input_and_result_fit_together(size, limit):
+    upscaler = Upscaler(FakeSession(), memory_limit_bytes=limit)
+    result = upscaler(np.zeros((*size, 3), np.uint8))
+    report = upscaler.last_report
+    assert report is not None
+    assert report.tiles > 1
+    tile = report.tile.height * report.tile.width * memory.bytes_per_pixel(ModelSpec(), "fake")
+    band = 4 * 3 * 16 * report.tile.height * size[1]
+    assert tile + band + result.nbytes + 4 * 3 * size[0] * size[1] <= limit
+
+
 def test_without_any_memory_small_tiles_are_still_tried():
     upscaler = Upscaler(FakeSession(), memory_limit_bytes=0)
     upscaler(np.zeros((100, 200, 3), np.uint8))

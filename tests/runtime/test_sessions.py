@@ -175,6 +175,17 @@ class TestFake(SessionContract):
         np.testing.assert_array_equal(session.run(x)[:, :, 1::4, 2::4], x)
         assert session.calls == [(1, 3, 15, 16)]
 
+    def test_backends_are_closed_once(self):
+        closed = []
+
+        class Counting(FakeSession):
+            def _close(self):
+                closed.append(self)
+
+        with Counting(SPEC) as session:
+            session.close()
+        assert closed == [session]
+
     def test_fixed_size_and_batch(self):
         session = FakeSession(SPEC, size=(16, 20), batch=2)
         assert session.run(noise(2, 3, 16, 20)).shape == (2, 3, 64, 80)
