@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hasn_edge.artifact import Artifact, load_artifact
+    from hasn_edge.bench.quality import evaluate
     from hasn_edge.bench.run import benchmark
     from hasn_edge.errors import HasnEdgeError
     from hasn_edge.model.zoo import load_model
-    from hasn_edge.pipeline import build, evaluate, export
+    from hasn_edge.pipeline import build, export
     from hasn_edge.runtime.open import open_model, open_session
     from hasn_edge.runtime.upscaler import Upscaler
     from hasn_edge.spec import ModelSpec, Precision
@@ -26,7 +27,7 @@ _HOMES = {
     "Upscaler": "runtime.upscaler",
     "benchmark": "bench.run",
     "build": "pipeline",
-    "evaluate": "pipeline",
+    "evaluate": "bench.quality",
     "export": "pipeline",
     "load_artifact": "artifact",
     "load_model": "model.zoo",

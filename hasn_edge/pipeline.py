@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from hasn_edge.model.checkpoint import Checkpoint
-    from hasn_edge.quality import Scores
     from hasn_edge.quantize.ranges import Ranges
 
 BUILDER_FLAGS = {Precision.FP32: (), Precision.FP16: ("FP16",), Precision.INT8: ("INT8", "FP16")}
@@ -131,36 +130,6 @@ def build(
         artifacts = [job.graph(Form.STRONG, wanted, size=engine.shapes.size, suffix="-strong")]
         artifacts.append(job.engine(artifacts[0], engine))
     return Built(artifacts=tuple(artifacts), summary=tuple(job.summary))
-
-
-def evaluate(
-    model: str | Path | None = None,
-    *,
-    artifact: str | Path | None = None,
-    data: str | tuple[str, Path] | None = None,
-    self_ensemble: bool = False,
-) -> Scores:
-    """Measure PSNR-Y and SSIM of a model or of a built file.
-
-    Args:
-        model: Bundled name or weights file; the default model where neither is given.
-        artifact: What :func:`export` or :func:`build` made, instead.
-        data: Evaluation set, ``"NAME=DIR"`` or (name, folder); the pictures that ship where ``None``.
-        self_ensemble: Average over the eight flips and rotations.
-
-    Raises:
-        HasnEdgeError: a file or the set cannot be used.
-    """
-    from hasn_edge.data.pairs import load_eval_set, shipped_eval_set
-    from hasn_edge.quality import evaluate as evaluate_run
-    from hasn_edge.runtime.open import open_model, open_session
-    from hasn_edge.runtime.upscaler import Upscaler
-
-    session = open_session(Path(artifact)) if artifact is not None else open_model(model)
-    with session:
-        scale = session.spec.scale
-        eval_set = shipped_eval_set(scale) if data is None else load_eval_set(data, scale)
-        return evaluate_run(Upscaler(session).run, eval_set, self_ensemble=self_ensemble)
 
 
 @dataclass(frozen=True)

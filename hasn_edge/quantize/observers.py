@@ -215,8 +215,8 @@ def _entropy_range(histogram: MagnitudeHistogram) -> float:
     counts = merged.astype(np.float64)
     # A range ends in a bin that is not empty: what is clipped to an empty one diverges without bound.
     filled = np.flatnonzero(counts) + 1
-    ends = np.searchsorted(filled, [*range(_ENTROPY_LEVELS, len(counts), _ENTROPY_STRIDE), len(counts)])
-    sizes = sorted({max(int(filled[min(end, len(filled) - 1)]), _ENTROPY_LEVELS) for end in ends})
+    ends = np.searchsorted(filled, range(_ENTROPY_LEVELS, len(counts), _ENTROPY_STRIDE), side="right") - 1
+    sizes = sorted({max(int(filled[end]), _ENTROPY_LEVELS) for end in (*ends, -1)})
     divergences = [clipped_divergence(counts, size) for size in sizes]
     return float(min(sizes[int(np.argmin(divergences))] * width, histogram.peak))
 
