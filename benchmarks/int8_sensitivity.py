@@ -1,0 +1,247 @@
+"""What INT8 costs: by recipe and form, by observer, and by kind of convolution; exact Q/DQ arithmetic.
+
+    python benchmarks/int8_sensitivity.py                                   # the bundled model and pictures
+    python benchmarks/int8_sensitivity.py --model HASN.pth --data Set5=DIR --data Set14=DIR
+
+Recipes are measured on every set, observers and kinds on the first one. Prints tables and writes them to
+benchmarks/results/. Quality does not depend on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from onnx import ModelProto
+from rich.console import Console
+from rich.table import Table
+
+from hasn_edge.artifact import writing
+from hasn_edge.data.calibration import CalibrationData, load_calibration
+from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
+from hasn_edge.fuse.apply import DEFAULT_RULES
+from hasn_edge.graphs import Form, GraphMaker
+from hasn_edge.machine import environment
+from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
+from hasn_edge.quality import Scores, drift, evaluate
+from hasn_edge.quantize.graph import Emulator, convolutions, mac_share
+from hasn_edge.quantize.observers import Observer
+from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
+from hasn_edge.quantize.sensitivity import kind_of
+from hasn_edge.spec import Precision
+
+Row = dict[str, Any]
+
+OBSERVERS = (
+    {"observer": Observer.MINMAX},
+    {"observer": Observer.PERCENTILE, "percentile": 99.9},
+    {"observer": Observer.PERCENTILE, "percentile": 99.99},
+    {"observer": Observer.PERCENTILE, "percentile": 99.999},
+    {"observer": Observer.ENTROPY},
+    {"observer": Observer.MSE, "error_power": 2.0},
+    {"observer": Observer.MSE, "error_power": 2.4},
+    {"observer": Observer.MSE, "error_power": 3.0},
+)
+
+
+class Bench:
+    """One network and its pictures; FP32 is measured once a set."""
+
+    def __init__(self, model: str, sets: list[EvalSet], data: CalibrationData) -> None:
+        checkpoint = load_model_checkpoint(model)
+        self.plain = GraphMaker(checkpoint)
+        self.fused = GraphMaker(checkpoint, DEFAULT_RULES["onnxruntime"])
+        self.sets, self.data = sets, data
+        self.names = [conv.name for conv in convolutions(self.plain.fp32())]
+        run = Emulator(self.plain.fp32(), exact=False).run
+        self.reference: dict[str, Scores] = {each.name: evaluate(run, each) for each in sets}
+
+    def share(self, recipe: QuantRecipe) -> float:
+        """Return the part of the multiply-accumulates that a recipe puts into INT8."""
+        return mac_share(self.plain.fp32(), recipe.select(self.names))
+
+    def row(self, label: str, share: float, graph: ModelProto, sets: list[EvalSet]) -> Row:
+        """Measure one graph on some sets."""
+        run = Emulator(graph, exact=True).run
+        lost = {each.name: drift(self.reference[each.name], evaluate(run, each)) for each in sets}
+        return {
+            "label": label,
+            "int8_mac_share": share,
+            "sets": {
+                name: {
+                    "dpsnr_db": each.dpsnr,
+                    "dssim": each.dssim,
+                    "fidelity_db": each.fidelity_psnr if math.isfinite(each.fidelity_psnr) else None,
+                    "worst_image": each.worst_image,
+                    "worst_dpsnr_db": each.worst_dpsnr,
+                }
+                for name, each in lost.items()
+            },
+        }
+
+    def recipes(self) -> Iterator[Row]:
+        """Measure FP16 and the recipes that ship, in every form, on every set."""
+        for form, maker, label in self._forms():
+            if form is not Form.WEAK:
+                yield self.row(f"FP16, {label}", 0.0, maker.make(form, Precision.FP16), self.sets)
+        for name in ("default", "conservative"):
+            recipe = load_recipe(name)
+            ranges = {id(maker): maker.ranges(self.data, recipe) for maker in (self.plain, self.fused)}
+            for form, maker, label in self._forms():
+                graph = maker.make(form, Precision.INT8, ranges=ranges[id(maker)], recipe=recipe)
+                yield self.row(f"INT8 {name}, {label}", self.share(recipe), graph, self.sets)
+
+    def observers(self) -> Iterator[Row]:
+        """Measure every observer on the convolutions of the default recipe."""
+        for settings in OBSERVERS:
+            recipe = replace(load_recipe(), **settings)
+            label = " ".join(str(getattr(value, "value", value)) for value in settings.values())
+            ranges = self.plain.ranges(self.data, recipe)
+            graph = self.plain.make(Form.WEAK, Precision.INT8, ranges=ranges, recipe=recipe)
+            yield self.row(label, self.share(recipe), graph, self.sets[:1])
+
+    def kinds(self) -> Iterator[Row]:
+        """Measure each kind of convolution alone, then all of them."""
+        everything = replace(load_recipe(), quantize=("*",), keep_float=())
+        ranges = self.plain.ranges(self.data, everything)
+        for kind in (*dict.fromkeys(map(kind_of, self.names)), "*"):
+            recipe = replace(everything, quantize=(kind,))
+            graph = self.plain.make(Form.WEAK, Precision.INT8, ranges=ranges, recipe=recipe)
+            label = "everything" if kind == "*" else kind
+            yield self.row(label, self.share(recipe), graph, self.sets[:1])
+
+    def _forms(self) -> tuple[tuple[Form, GraphMaker, str], ...]:
+        return (
+            (Form.WEAK, self.plain, "weak (opset 17, FP32 tensors)"),
+            (Form.STRONG, self.plain, "strong (opset 20, FP16 tensors)"),
+            (Form.CPU, self.fused, "for the CPU (fused)"),
+        )
+
+
+def headings(rows: list[Row]) -> list[str]:
+    """Return the columns of a table."""
+    columns = ["", "MACs in INT8"]
+    for name in rows[0]["sets"]:
+        columns += [f"{name}: dPSNR-Y, dB", "dSSIM", "fidelity, dB", "worst picture"]
+    return columns
+
+
+def cells(row: Row) -> list[str]:
+    """Return one row as text."""
+    texts = [row["label"], f"{row['int8_mac_share']:.1%}"]
+    for lost in row["sets"].values():
+        texts += [
+            f"{lost['dpsnr_db']:+.4f}",
+            f"{lost['dssim']:+.5f}",
+            "equal" if lost["fidelity_db"] is None else f"{lost['fidelity_db']:.1f}",
+            f"{lost['worst_image']} {lost['worst_dpsnr_db']:+.3f}",
+        ]
+    return texts
+
+
+def markdown(tables: dict[str, list[Row]], title: str, notes: list[str]) -> str:
+    """Return all tables with their conventions."""
+    lines = [f"# {title}"]
+    for name, rows in tables.items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "| " + " | ".join(headings(rows)) + " |",
+            "|---" * len(headings(rows)) + "|",
+        ]
+        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def collect(console: Console, name: str, measure: Callable[[], Iterator[Row]]) -> list[Row]:
+    """Run one table's measurements, saying how far they are, and print the table."""
+    rows = []
+    for row in measure():
+        rows.append(row)
+        console.print(f"{name}: {'  '.join(cells(row))}", style="dim", highlight=False)
+    table = Table(title=name, title_justify="left")
+    for index, heading in enumerate(headings(rows)):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*cells(row))
+    console.print(table)
+    return rows
+
+
+@click.command(help=__doc__)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Bundled name or weights file.")
+@click.option(
+    "--data", multiple=True, help="NAME=DIR of an evaluation set; repeatable. Default: those that ship."
+)
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), help="Folder or manifest; default: what ships."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
+def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Path) -> None:
+    """Measure, print, write."""
+    console = Console()
+    scale = load_model_checkpoint(model).spec.scale
+    sets = [load_eval_set(each, scale) for each in data] or [shipped_eval_set(scale)]
+    pictures = load_calibration(calibration) if calibration else load_calibration()
+    bench = Bench(model, sets, pictures)
+    first = sets[0].name
+    tables = {
+        "Recipes": collect(console, "Recipes", bench.recipes),
+        f"Observers, on the convolutions of the default recipe, {first}": collect(
+            console, "Observers", bench.observers
+        ),
+        f"One kind of convolution at a time, ranges of the default recipe, {first}": collect(
+            console, "Kinds", bench.kinds
+        ),
+    }
+    name = model_name(model)
+    title = f"INT8 and FP16 against FP32: {name}"
+    fp32 = ", ".join(
+        f"{each} {scores.psnr_y:.3f} dB / {scores.ssim_y:.4f}" for each, scores in bench.reference.items()
+    )
+    notes = [
+        f"FP32 (PSNR-Y / SSIM-Y): {fp32}.",
+        f"8-bit rounded output, Y of BT.601 studio range, {scale} pixels of border cut.",
+        "dPSNR-Y and dSSIM are against FP32, negative is a loss; fidelity is the PSNR of the 8-bit RGB picture "
+        "against FP32's; the worst picture is the one that lost the most.",
+        "ONNX Runtime on the CPU with graph optimizations off: exact Q/DQ arithmetic, not what the fused "
+        "integer kernels of some processor make of it.",
+        f"Ranges: {pictures.source}, {len(pictures)} patches, fingerprint {pictures.fingerprint[:16]}.",
+        "Share of multiply-accumulates: of all convolutions, at 256 x 256.",
+        "Machine: " + "; ".join(f"{key} {value}" for key, value in environment().items()) + ".",
+        f"Printed by `python benchmarks/{Path(__file__).name} {' '.join(map(_short, sys.argv[1:]))}` on "
+        f"{datetime.date.today()}.",
+    ]
+    for note in notes:
+        console.print(f"- {note}", highlight=False)
+    stem = f"int8_sensitivity_{name}_{datetime.date.today():%Y%m}"
+    raw = {
+        "title": title,
+        "notes": notes,
+        "machine": environment(),
+        "fp32": {each: scores.to_dict() for each, scores in bench.reference.items()},
+        "tables": tables,
+    }
+    with writing(output / f"{stem}.json") as path:
+        path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    with writing(output / f"{stem}.md") as path:
+        path.write_text(markdown(tables, title, notes), encoding="utf-8")
+    console.print(f"written: {output / stem}.json and .md")
+
+
+def _short(argument: str) -> str:
+    """Return an argument without the folders of somebody's machine."""
+    name, equals, value = argument.rpartition("=")
+    return f"{name}{equals}{Path(value).name}" if "/" in value else argument
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What the shipped recipes cost the published weights, in exact Q/DQ arithmetic, on Set5 and Set14."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hasn_edge.data.calibration import load_calibration
+from hasn_edge.data.pairs import EvalSet, load_eval_set
+from hasn_edge.graphs import Form, GraphMaker
+from hasn_edge.image import from_tensor, to_tensor
+from hasn_edge.metrics import psnr_y
+from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.quantize.graph import Emulator, convolutions, mac_share
+from hasn_edge.quantize.ranges import Ranges
+from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
+from hasn_edge.spec import Precision
+
+FORMS = (Form.WEAK, Form.STRONG)
+
+
+@dataclass
+class Bench:
+    """The network with the ranges of the patches that ship, and the pictures to measure on."""
+
+    maker: GraphMaker
+    ranges: Ranges
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.reference: dict[str, float] = {}
+
+    def loss(
+        self, set_name: str, form: Form, precision: Precision, recipe: QuantRecipe | None = None
+    ) -> float:
+        """Return by how many dB the mean PSNR-Y of the set is below FP32's."""
+        eval_set = load_eval_set((set_name, self.folder / set_name), 4)
+        if set_name not in self.reference:
+            self.reference[set_name] = score(Emulator(self.maker.fp32(), exact=False), eval_set)
+        graph = self.maker.make(form, precision, ranges=self.ranges, recipe=recipe)
+        return self.reference[set_name] - score(Emulator(graph, exact=True), eval_set)
+
+
+def score(emulator: Emulator, eval_set: EvalSet) -> float:
+    return float(
+        np.mean([psnr_y(from_tensor(emulator.run(to_tensor(p.lr()))), p.hr(), border=4) for p in eval_set])
+    )
+
+
+@pytest.fixture(scope="module")
+def bench(shared_data: Path) -> Bench:
+    maker = GraphMaker(load_checkpoint(shared_data / "upstream" / "HASN.pth"))
+    return Bench(maker, maker.ranges(load_calibration(), load_recipe()), shared_data / "eval")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_default_recipe_on_set5(bench, form):
+    recipe = load_recipe()
+    assert (
+        mac_share(bench.maker.fp32(), recipe.select(c.name for c in convolutions(bench.maker.fp32()))) >= 0.70
+    )
+    assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.06
+    assert bench.reference["Set5"] == pytest.approx(32.181, abs=0.005)
+
+
+def test_the_default_recipe_on_set14(bench):
+    assert bench.loss("Set14", Form.WEAK, Precision.INT8, load_recipe()) <= 0.04
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_conservative_recipe_on_set5(bench, form):
+    recipe, default = load_recipe("conservative"), load_recipe()
+    # Measured the same way, so the ranges at hand are those that this recipe would measure.
+    assert (recipe.observer, recipe.error_power) == (default.observer, default.error_power)
+    assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.02
+
+
+def test_fp16_on_set5(bench):
+    assert abs(bench.loss("Set5", Form.STRONG, Precision.FP16)) <= 0.005
