@@ -210,8 +210,8 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
     notes = [
         f"FP32 (PSNR-Y / SSIM-Y): {fp32}.",
         f"8-bit rounded output, Y of BT.601 studio range, {scale} pixels of border cut.",
-        "dPSNR-Y and dSSIM are against FP32, negative is a loss; fidelity is the PSNR of the 8-bit RGB picture "
-        "against FP32's; the worst picture is the one that lost the most.",
+        "dPSNR-Y and dSSIM are against FP32, negative is a loss; fidelity is the PSNR of the 8-bit RGB "
+        "picture against FP32's; the worst picture is the one that lost the most.",
         "ONNX Runtime on the CPU with graph optimizations off: exact Q/DQ arithmetic, not what the fused "
         "integer kernels of some processor make of it.",
         f"Ranges: {pictures.source}, {len(pictures)} patches, fingerprint {pictures.fingerprint[:16]}.",
