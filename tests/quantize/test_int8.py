@@ -198,6 +198,11 @@ def test_every_range_gives_a_usable_scale(mantissa, exponent, zero, dtype):
         assert scale == pytest.approx(value / 127, rel=1e-6)
 
 
+def test_a_tensor_that_was_zero_everywhere_keeps_room_for_values_up_to_one():
+    assert scale_of(0.0, F32) == pytest.approx(1 / 127)
+    assert scale_of(np.array([0.0, 254.0]), F16) == pytest.approx(np.array([1 / 127, 2.0]), rel=1e-3)
+
+
 MAGNITUDES = [0.0, 1e-44, 1e-38, 1e-30, 1e-8, 1e-3, 1.0, 3e4, 6.5e4]
 
 
