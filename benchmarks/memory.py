@@ -150,7 +150,7 @@ def main(picture: str, frames: str, backends: tuple[str, ...], output: Path) -> 
         "'Estimate' is what hasn_edge/runtime/memory.py assumes, in bytes a pixel; it decides on the tiles.",
         "The published network (435,272 parameters), FP32, batch 1; reading and writing files not included.",
         "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
-        f"Printed by `python {' '.join(sys.argv)}` on {today}.",
+        f"Printed by `python benchmarks/memory.py --picture {picture} --frames {frames}` on {today}.",
     ]
     text = markdown(whole, tiled, notes)
     click.echo(text)
