@@ -22,19 +22,11 @@ BACKENDS = ("onnxruntime", "torchscript", "pytorch")
 FRAMES = "320x180,480x360,640x480"
 
 
-def peak_bytes() -> int:
-    """Return this process's largest resident memory so far.
-
-    Not by getrusage: its maximum is inherited from the process that started this one.
-    """
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-
-
 def child(backend: str, folder: Path, size: tuple[int, int], whole: bool) -> None:
     """Run one case and print its figures as JSON."""
     import numpy as np
 
+    from hasn_edge.machine import peak_memory_bytes
     from hasn_edge.runtime.upscaler import Upscaler
     from hasn_edge.spec import ModelSpec
 
@@ -54,17 +46,17 @@ def child(backend: str, folder: Path, size: tuple[int, int], whole: bool) -> Non
     upscaler = Upscaler(session, memory_limit_bytes=1 << 50 if whole else None)
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     upscaler.upscale(pixels[:16, :16])
-    before = peak_bytes()
+    before = peak_memory_bytes()
     if whole:
         # The session alone, as the estimate is for it: twice, since allocators may grow at the second call.
         x = np.zeros((1, 3, *size), np.float32)
         for _ in range(2):
             session.run(x)
-        print(json.dumps({"before": before, "peak": peak_bytes()}))
+        print(json.dumps({"before": before, "peak": peak_memory_bytes()}))
         return
     result = upscaler.upscale(pixels)
     report = upscaler.last_report
-    sizes = {"before": before, "peak": peak_bytes(), "result_bytes": result.nbytes}
+    sizes = {"before": before, "peak": peak_memory_bytes(), "result_bytes": result.nbytes}
     print(json.dumps({**sizes, "tiles": report.tiles, "tile": list(report.tile)}))
 
 

@@ -17,8 +17,8 @@ _WIDE_TENSORS = {"onnxruntime": 5.5, "torchscript": 5.5, "pytorch": 7.0}
 
 Measured with benchmarks/memory.py as growth of the peak resident memory over that of a 16 x 16 frame. At
 480 x 360 and 640 x 480 the published network takes 3.8 to 4.2 kB a pixel in ONNX Runtime, 3.1 in TorchScript,
-4.7 in PyTorch; at 320 x 180 up to 4.4 in TorchScript and 6.3 in PyTorch, because freed blocks below 32 MB stay
-with the process. Rounded up."""
+4.7 in PyTorch; at 320 x 180 up to 4.4 in TorchScript and 6.3 in PyTorch, because freed blocks below 32 MB
+stay with the process. Rounded up."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 

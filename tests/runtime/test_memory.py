@@ -80,12 +80,9 @@ CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
+from hasn_edge.machine import peak_memory_bytes as peak
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.upscaler import Upscaler
-def peak():
-    # Not getrusage: its maximum is inherited from the process that started this one.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 limit = int(sys.argv[2])
 upscaler = Upscaler(OnnxRuntimeSession(Path(sys.argv[1]), threads=1), memory_limit_bytes=limit or None)
 upscaler(np.zeros((16, 16, 3), np.uint8))
