@@ -31,10 +31,9 @@ from hasn_edge.artifact import writing
 from hasn_edge.formats.onnx import onnx_from_model
 from hasn_edge.formats.torchscript import save_torchscript, torchscript_from_model
 from hasn_edge.fuse.apply import RULES, fuse
-from hasn_edge.machine import environment
+from hasn_edge.machine import compute_cores, environment
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model
-from hasn_edge.runtime.cores import compute_cores
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.session import Session

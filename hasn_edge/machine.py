@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
 
 from hasn_edge.optional import installed_version
+
+_SYSTEM = Path("/sys")
 
 PACKAGES = (
     "hasn-edge",
@@ -29,7 +32,7 @@ def environment() -> dict[str, str]:
     memory = memory_bytes()
     facts = {
         "processor": processor(),
-        "cores": str(usable_cores()),
+        "cores": str(compute_cores()),
         "vector units": ", ".join(vector_units()) or "unknown",
         "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
         "system": f"{platform.system()} {platform.machine()}",
@@ -54,12 +57,17 @@ def opencv_distribution() -> str:
     return next((name for name in flavours if installed_version(name)), flavours[0])
 
 
-def usable_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
+def compute_cores() -> int:
+    """Return the number of physical cores that this process may use: never less than 1.
+
+    Counts each core once however many hardware threads it has, because both threads of a core share one
+    multiplier array, and honours CPU affinity and the CPU quota of a container.
+    """
+    linux = hasattr(os, "sched_getaffinity")
+    allowed = os.sched_getaffinity(0) if linux else set(range(os.cpu_count() or 1))
+    cores = {_siblings(cpu) for cpu in allowed}
+    quota = _quota()
+    return max(1, len(cores) if quota is None else min(len(cores), quota))
 
 
 def processor() -> str:
@@ -131,3 +139,20 @@ def _meminfo(key: str) -> int | None:
     except OSError:
         pass
     return None
+
+
+def _siblings(cpu: int) -> str:
+    path = _SYSTEM / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _quota() -> int | None:
+    """Return the whole cores that the control group (version 2) grants, rounded up; ``None`` if unlimited."""
+    try:
+        granted, period = (_SYSTEM / "fs/cgroup/cpu.max").read_text().split()
+        return None if granted == "max" else math.ceil(int(granted) / int(period))
+    except (OSError, ValueError):
+        return None

@@ -108,7 +108,7 @@ def _machine() -> tuple[Finding, ...]:
         Finding(
             name="processor",
             state=State.INFO,
-            detail=f"{machine.processor()}, {machine.usable_cores()} cores, {units}",
+            detail=f"{machine.processor()}, {machine.compute_cores()} cores, {units}",
         ),
         Finding(
             name="INT8 on this processor",

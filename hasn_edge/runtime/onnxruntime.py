@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError
+from hasn_edge.machine import compute_cores
 from hasn_edge.optional import require
-from hasn_edge.runtime.cores import compute_cores
 from hasn_edge.runtime.session import Float32, Session, out_of_memory
 from hasn_edge.spec import ModelSpec, Precision
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from hasn_edge import machine
 from hasn_edge.formats.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
-from hasn_edge.runtime import cores, memory
+from hasn_edge.runtime import memory
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
@@ -62,18 +63,18 @@ def test_without_any_memory_small_tiles_are_still_tried():
 
 
 def test_cores_are_counted_once_and_quotas_hold(monkeypatch, tmp_path):
-    monkeypatch.setattr(cores, "_SYSTEM", tmp_path)
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
-    assert cores.compute_cores() == 4  # nothing known about siblings
+    monkeypatch.setattr(machine, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert machine.compute_cores() == 4  # nothing known about siblings
     for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
         folder = tmp_path / f"devices/system/cpu/cpu{cpu}/topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(siblings + "\n")
-    assert cores.compute_cores() == 2
+    assert machine.compute_cores() == 2
     (tmp_path / "fs/cgroup").mkdir(parents=True)
     for text, expected in (("max 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("?", 2)):
         (tmp_path / "fs/cgroup/cpu.max").write_text(text + "\n")
-        assert cores.compute_cores() == expected
+        assert machine.compute_cores() == expected
 
 
 CHILD = """
