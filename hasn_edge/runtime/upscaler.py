@@ -23,9 +23,9 @@ Self = TypeVar("Self", bound="Upscaler")
 DEFAULT_OVERLAP = 16
 """Pixels that neighbouring tiles share.
 
-With the published network on photographs, without overlap the difference from the whole frame jumps by 1.6 to 6
-grey levels at a seam, with 4 pixels by 0.1 to 0.6, with 16 by 0.02 to 0.24, about as much as between any two
-pixels. More gains up to 2 dB: what remains is that every tile has its own channel attention."""
+With the published network on photographs, without overlap the difference from the whole frame jumps by
+1.6 to 6 grey levels at a seam, with 4 pixels by 0.1 to 0.6, with 16 by 0.02 to 0.24, about as much as between
+any two pixels. More gains up to 2 dB: what remains is that every tile has its own channel attention."""
 
 
 class Upscaler:
