@@ -129,7 +129,10 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
         )
     except (KeyError, TypeError, ValueError, ConfigError) as exc:
         raise ArtifactError(f"{side}: damaged sidecar ({type(exc).__name__}: {exc}); {again}") from exc
-    actual = file_sha256(path)
+    try:
+        actual = file_sha256(path)
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read ({exc.strerror}); check its permissions") from exc
     if actual != artifact.sha256:
         raise ArtifactError(
             f"{path}: its bytes changed since it was made (SHA-256 {actual[:12]}..., sidecar says "
@@ -181,7 +184,7 @@ def output_error(path: Path, exc: OSError) -> OutputError:
 
 
 def publish(
-    staged: Path,
+    data: bytes,
     path: Path,
     *,
     kind: Kind,
@@ -192,10 +195,10 @@ def publish(
     made_by: Mapping[str, str] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """Move a finished, verified file to its name, with its sidecar beside it.
+    """Write a finished, verified file under its name, with its sidecar beside it.
 
-    The sidecar goes first: a crash between the two renames leaves either the old pair's file with a
-    sidecar that does not match it (refused on load) or no file, never an unchecked file.
+    The sidecar takes its name first: a crash between the two renames leaves a file with a sidecar that
+    does not match it, which is refused on load, never an unchecked file.
 
     Raises:
         OutputError: the folder cannot be written or is full; nothing half-written stays.
@@ -206,16 +209,19 @@ def publish(
         kind=kind,
         spec=spec,
         precision=precision,
-        sha256=file_sha256(staged),
+        sha256=hashlib.sha256(data).hexdigest(),
         source=source,
         parent=parent,
         made_by=dict(made_by or {}),
         details=dict(details or {}),
     )
+    text = json.dumps(artifact.to_dict(), indent=1, allow_nan=False) + "\n"
     with writing(path) as temporary:
-        shutil.copyfile(staged, temporary)
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            os.fsync(stream.fileno())
         with writing(sidecar_path(path)) as side:
-            side.write_text(json.dumps(artifact.to_dict(), indent=1) + "\n", encoding="utf-8")
+            side.write_text(text, encoding="utf-8")
     return artifact
 
 

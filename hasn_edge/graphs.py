@@ -99,8 +99,7 @@ class GraphMaker:
         chosen = opset or (STRONG_OPSET if typed else WEAK_OPSET)
         graph = self.fp32(chosen, decompose_norm=form is Form.WEAK, size=size)
         if precision is Precision.FP16 or (precision is Precision.INT8 and form is Form.STRONG):
-            if form is Form.WEAK:
-                return graph  # a weak FP16 engine is the FP32 graph built with the FP16 flag
+            assert form is not Form.WEAK, "weak graphs have FP32 tensors"
             graph = fp16_onnx_from_onnx(graph)
         if precision is Precision.INT8:
             assert ranges is not None

@@ -5,14 +5,15 @@ A file appears under its name only after it was run and passed; until then it is
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge import gate
-from hasn_edge.artifact import Artifact, Kind, publish, writing
+from hasn_edge.artifact import Artifact, Kind, publish
+from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.graphs import STRONG_OPSET, Form, GraphMaker
@@ -22,12 +23,10 @@ from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from hasn_edge.model.checkpoint import Checkpoint
     from hasn_edge.quantize.ranges import Ranges
 
-BUILDER_FLAGS = {Precision.FP32: (), Precision.FP16: ("FP16",), Precision.INT8: ("INT8", "FP16")}
+BUILDER_FLAGS = {Precision.FP32: (), Precision.INT8: ("INT8", "FP16")}
 """Flags that TensorRT 8.5 to 10.11 must be given with a weak graph, whose tensors are all FP32."""
 
 Progress = Callable[[str], None]
@@ -76,13 +75,15 @@ def export(
     if wanted is Precision.INT8:
         raise UnsupportedError("export writes fp32 and fp16; INT8 needs calibration: use hasn-edge build")
     if format == "torchscript":
+        if opset is not None:
+            raise UnsupportedError("TorchScript has no opset; leave out --opset, or export ONNX")
         return _export_torchscript(_Job.open(model, Path(output), progress), wanted, size)
     if format != "onnx":
         raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript")
     if wanted is Precision.FP16 and opset not in (None, STRONG_OPSET):
         raise UnsupportedError(f"FP16 tensors need opset {STRONG_OPSET}; opset {opset} was asked for")
     job = _Job.open(model, Path(output), progress)
-    return job.graph(Form.CPU, wanted, size=size, opset=opset, suffix="")
+    return job.publish(job.graph(Form.CPU, wanted, size=size, opset=opset, suffix=""))
 
 
 def build(
@@ -114,22 +115,43 @@ def build(
         HasnEdgeError: see the message; nothing half-written stays.
     """
     wanted = Precision.parse(precision)
+    if wanted is not Precision.INT8 and (calibration is not None or str(recipe) != "default"):
+        raise UnsupportedError(
+            f"recipe and calibration are for INT8; the precision asked for is {wanted.value}"
+        )
     engine = load_target(target)
+    if engine.runtime in (EngineRuntime.RTX, EngineRuntime.TENSORRT):
+        find_module(engine.runtime)  # before minutes of work, not after
     job = _Job.open(model, Path(output), progress, target=engine.runtime)
     if wanted is Precision.INT8:
         job = job.with_ranges(load_recipe(recipe), calibration)
     if engine.runtime is EngineRuntime.CPU:
-        artifacts = [job.graph(Form.CPU, wanted, size=size, suffix="-cpu")]
+        made = [job.graph(Form.CPU, wanted, size=size, suffix="-cpu")]
     elif engine.runtime is EngineRuntime.PORTABLE:
-        artifacts = [
-            job.graph(form, wanted, size=size, suffix=f"-{form.value}") for form in (Form.WEAK, Form.STRONG)
-        ]
+        # There is no weak FP16 graph: TensorRT before 10.12 makes FP16 of the FP32 one by a builder flag.
+        forms = (Form.STRONG,) if wanted is Precision.FP16 else (Form.WEAK, Form.STRONG)
+        made = [job.graph(form, wanted, size=size, suffix=f"-{form.value}") for form in forms]
     else:
         if size is not None:
             engine = engine.with_size(*size)
-        artifacts = [job.graph(Form.STRONG, wanted, size=engine.shapes.size, suffix="-strong")]
-        artifacts.append(job.engine(artifacts[0], engine))
-    return Built(artifacts=tuple(artifacts), summary=tuple(job.summary))
+        made = [job.graph(Form.STRONG, wanted, size=engine.shapes.size, suffix="-strong")]
+        made.append(job.engine(made[0], engine))
+    # Nothing takes its name before everything passed.
+    return Built(artifacts=tuple(job.publish(file) for file in made), summary=tuple(job.summary))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A finished file that has no name on disk yet."""
+
+    data: bytes
+    kind: Kind
+    precision: Precision
+    size: tuple[int, int] | None
+    suffix: str
+    details: Mapping[str, Any]
+    parent: str | None = None
+    made_by: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +185,10 @@ class _Job:
         from hasn_edge.data.calibration import load_calibration
 
         data = load_calibration(calibration if calibration is not None else recipe.calibration)
+        if data.skipped:
+            self.summary.append(
+                f"calibration: {len(data.skipped)} pictures left out, the first: {data.skipped[0]}"
+            )
         self.progress(f"measuring ranges on {len(data)} pictures")
         return replace(self, recipe=recipe, ranges=self.maker.ranges(data, recipe))
 
@@ -174,8 +200,8 @@ class _Job:
         size: tuple[int, int] | None,
         suffix: str,
         opset: int | None = None,
-    ) -> Artifact:
-        """Make, check and publish one ONNX file."""
+    ) -> _File:
+        """Make and check one ONNX file."""
         what = f"{precision.value}{suffix}"
         self.progress(f"making {what}")
         graph = self.maker.make(form, precision, opset=opset, ranges=self.ranges, recipe=self.recipe)
@@ -196,49 +222,65 @@ class _Job:
             )
             gate.check_static(fixed, graph, self.checkpoint.spec, precision, size)
             graph = fixed
-        return self._publish(
-            graph.SerializeToString(),
-            Kind.ONNX,
-            precision,
-            size,
-            suffix,
-            {
+        return _File(
+            data=graph.SerializeToString(),
+            kind=Kind.ONNX,
+            precision=precision,
+            size=size,
+            suffix=suffix,
+            details={
                 "form": form.value,
                 **({"builder_flags": list(BUILDER_FLAGS[precision])} if form is Form.WEAK else {}),
                 "opset": graph.opset_import[0].version,
                 "fused": list(self.maker.rules),
-                **self._quantization(graph),
+                **self._quantization(),
                 "measured": measured,
             },
         )
 
-    def engine(self, graph: Artifact, target: EngineTarget) -> Artifact:
-        """Compile a published graph and publish the plan."""
+    def engine(self, graph: _File, target: EngineTarget) -> _File:
+        """Compile a checked graph."""
         from hasn_edge.engine.tensorrt import engine_from_onnx
 
         def step(phase: str, done: int, steps: int) -> None:
             self.progress(f"compiling for {target.name}: {phase} {done} of {steps}")
 
         self.progress(f"compiling for {target.name}")
-        built = engine_from_onnx(graph.path.read_bytes(), target, progress=step)
+        built = engine_from_onnx(graph.data, target, progress=step)
         self.summary.append(
             f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}; not executed: "
             "that needs its GPU"
         )
-        details = {**built.details(), "measured": graph.details["measured"]}
-        suffix = f"-{target.name}"
-        return self._publish(
-            built.plan,
-            Kind.ENGINE,
-            graph.precision,
-            target.shapes.size,
-            suffix,
-            details,
-            parent=graph.sha256,
+        return _File(
+            data=built.plan,
+            kind=Kind.ENGINE,
+            precision=graph.precision,
+            size=target.shapes.size,
+            suffix=f"-{target.name}",
+            details={**built.details(), "measured": graph.details["measured"]},
+            parent=hashlib.sha256(graph.data).hexdigest(),
             made_by=built.made_by,
         )
 
-    def _quantization(self, graph: ModelProto) -> Mapping[str, Any]:
+    def publish(self, file: _File) -> Artifact:
+        """Give a finished file its name, with its sidecar."""
+        sized = f"-{file.size[1]}x{file.size[0]}" if file.size else ""
+        path = self.output / f"{self.name}-{file.precision.value}{file.suffix}{sized}{file.kind.suffix}"
+        self.progress(f"writing {path}")
+        versions = {tool: version for tool in TOOLS if (version := installed_version(tool))}
+        return publish(
+            file.data,
+            path,
+            kind=file.kind,
+            spec=self.checkpoint.spec,
+            precision=file.precision,
+            source=self.checkpoint.sha256,
+            parent=file.parent,
+            made_by={**versions, **file.made_by},
+            details={**({"size": list(file.size)} if file.size else {}), **file.details},
+        )
+
+    def _quantization(self) -> Mapping[str, Any]:
         if self.recipe is None or self.ranges is None:
             return {}
         from hasn_edge.quantize.graph import convolutions, mac_share
@@ -256,50 +298,24 @@ class _Job:
             "int8_mac_share": share,
         }
 
-    def _publish(
-        self,
-        data: bytes,
-        kind: Kind,
-        precision: Precision,
-        size: tuple[int, int] | None,
-        suffix: str,
-        details: Mapping[str, Any],
-        *,
-        parent: str | None = None,
-        made_by: Mapping[str, str] | None = None,
-    ) -> Artifact:
-        sized = f"-{size[1]}x{size[0]}" if size else ""
-        path = self.output / f"{self.name}-{precision.value}{suffix}{sized}{kind.suffix}"
-        self.progress(f"writing {path}")
-        versions = {tool: version for tool in TOOLS if (version := installed_version(tool))}
-        with tempfile.TemporaryDirectory(prefix="hasn-edge-") as folder:
-            staged = Path(folder) / path.name
-            with writing(staged) as temporary:
-                temporary.write_bytes(data)
-            return publish(
-                staged,
-                path,
-                kind=kind,
-                spec=self.checkpoint.spec,
-                precision=precision,
-                source=self.checkpoint.sha256,
-                parent=parent,
-                made_by={**versions, **(made_by or {})},
-                details={**({"size": list(size)} if size else {}), **details},
-            )
-
 
 def _export_torchscript(job: _Job, precision: Precision, size: tuple[int, int] | None) -> Artifact:
-    from hasn_edge.formats.torchscript import save_torchscript, torchscript_from_model
+    from hasn_edge.formats.torchscript import torchscript_bytes, torchscript_from_model
 
     if size is not None:
         raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")
     job.progress(f"exporting TorchScript {precision.value}")
-    script = torchscript_from_model(job.checkpoint.model(), precision=precision)
-    with tempfile.TemporaryDirectory(prefix="hasn-edge-") as folder:
-        save_torchscript(script, Path(folder, "staged.ts"))
-        data = Path(folder, "staged.ts").read_bytes()
+    data = torchscript_bytes(torchscript_from_model(job.checkpoint.model(), precision=precision))
     job.progress("comparing with PyTorch")
     measured, said = gate.check_torchscript(data, job.checkpoint, precision)
     job.summary.extend(said)
-    return job._publish(data, Kind.TORCHSCRIPT, precision, None, "", {"measured": measured})
+    return job.publish(
+        _File(
+            data=data,
+            kind=Kind.TORCHSCRIPT,
+            precision=precision,
+            size=None,
+            suffix="",
+            details={"measured": measured},
+        )
+    )

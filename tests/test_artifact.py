@@ -18,11 +18,9 @@ from hasn_edge.spec import ModelSpec, Precision
 
 @pytest.fixture
 def published(tmp_path):
-    staged = tmp_path / "staged"
-    staged.write_bytes(b"graph" * 1000)
     folder = tmp_path / "engines"
     return publish(
-        staged,
+        b"graph" * 1000,
         folder / "net.onnx",
         kind=Kind.ONNX,
         spec=ModelSpec(scale=2),

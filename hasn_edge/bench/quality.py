@@ -33,4 +33,6 @@ def evaluate(
     with session:
         scale = session.spec.scale
         eval_set = shipped_eval_set(scale) if data is None else load_eval_set(data, scale)
-        return quality.evaluate(Upscaler(session).run, eval_set, self_ensemble=self_ensemble)
+        return quality.evaluate(
+            Upscaler(session).run, eval_set, self_ensemble=self_ensemble, keep_outputs=False
+        )

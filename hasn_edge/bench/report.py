@@ -80,7 +80,7 @@ class BenchReport:
         return (
             f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, float32 array in to "
             f"float32 array out, {span} samples a case after {self.warmup_calls} warm-up calls, cases "
-            f"timed in turns, {self.threads or 'all'} threads",
+            f"timed in turns, {self.threads or 'all'} threads, frame size known to ONNX Runtime",
             "MACs: fvcore's rules (multiply-accumulates; LayerNorm 5, bilinear 4, average pool 1 an element) "
             f"for the unfused network; not counted: {', '.join(UNCOUNTED)}",
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
@@ -93,20 +93,16 @@ class BenchReport:
     @property
     def findings(self) -> tuple[str, ...]:
         """What a reader should not overlook."""
-        timed = {case.label: case for case in self.cases if case.latency is not None}
-        fp32 = [c for c in timed.values() if c.precision == "fp32"]
-        if not fp32:
-            return ()
-        best = min(fp32, key=lambda case: case.latency.median_ms if case.latency else float("inf"))
         found = []
-        for case in timed.values():
-            if case.precision == "fp32" or case.latency is None or best.latency is None:
+        for case in self.cases:
+            same = [c for c in self.cases if (c.backend, c.precision) == (case.backend, "fp32") and c.latency]
+            if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
                 continue
-            ratio = case.latency.median_ms / best.latency.median_ms
+            ratio = case.latency.median_ms / same[0].latency.median_ms
             word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
             found.append(
                 f"{case.precision.upper()} is {word} than FP32 here: {case.label} took {share} the time of "
-                f"{best.label}"
+                f"{same[0].label}"
             )
         return tuple(found)
 

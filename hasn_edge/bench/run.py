@@ -15,7 +15,7 @@ from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.worker import CaseSpec, Worker
 from hasn_edge.data.pairs import load_eval_set, shipped_eval_set
 from hasn_edge.errors import InputError, UnsupportedError
-from hasn_edge.machine import environment
+from hasn_edge.machine import compute_cores, environment
 from hasn_edge.pipeline import build, export
 from hasn_edge.quality import Scores, drift
 from hasn_edge.spec import ModelSpec, Precision
@@ -78,6 +78,14 @@ def benchmark(
     if device != "cpu":
         raise UnsupportedError(f"unknown device {device!r}; this version benches on: cpu")
     wanted = [Precision.parse(text) for text in precisions]
+    threads = compute_cores() if threads is None else threads
+    names = [item.partition("=")[0] for item in data]
+    if len(set(names)) < len(names):
+        raise InputError(f"two sets have one name ({', '.join(names)}); name them apart: --data NAME=DIR")
+    for path in artifacts:
+        load_artifact(path)
+    for item in data:
+        load_eval_set(item, 1)  # a wrong path is found now, not after the builds
     if model is None and not artifacts:
         raise InputError("nothing to bench; give a model or the path of a built file")
     with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder:
@@ -165,7 +173,7 @@ def _plans(
         if artifact.precision is Precision.INT8:
             plans.append(_emulation_plan(artifact, threads))
     if tile is not None:
-        base = next((p for p in plans if p.artifact is not None), plans[0])
+        base = plans[0]
         plans.append(
             _Plan(
                 case=CaseSpec(

@@ -95,7 +95,7 @@ def command(
         precisions = "" if artifacts else "fp32,fp16,int8"
     with status("preparing") as update:
         report = benchmark(
-            chosen_model(model) if model or not artifacts else None,
+            chosen_model(model) if model or precisions or not artifacts else None,
             artifacts=artifacts,
             device=device,
             precisions=[p for p in precisions.split(",") if p],

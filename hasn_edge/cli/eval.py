@@ -11,7 +11,10 @@ import click
 from hasn_edge.cli.common import artifact_option, console, model_option, open_chosen, progress, threads_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hasn_edge.quality import Scores
+    from hasn_edge.runtime.upscaler import Upscaler
 
 
 @click.command("eval")
@@ -68,11 +71,24 @@ def command(
         name = f"{named} ({session.backend} {session.precision.value})"
         upscaler = Upscaler(session)
         results: list[tuple[Scores, Scores]] = []
+        tiled: list[str] = []
         with progress("evaluating", 2 * sum(len(s) for s in sets)) as advance:
             for eval_set in sets:
-                ours = evaluate(upscaler.run, eval_set, self_ensemble=self_ensemble, progress=advance)
-                results.append((ours, evaluate(bicubic_baseline(scale), eval_set, progress=advance)))
+                ours = evaluate(
+                    upscaler.run,
+                    eval_set,
+                    self_ensemble=self_ensemble,
+                    keep_outputs=False,
+                    progress=watching(advance, upscaler, tiled),
+                )
+                base = evaluate(bicubic_baseline(scale), eval_set, keep_outputs=False, progress=advance)
+                results.append((ours, base))
     _print(name, results, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
+    if tiled:
+        click.echo(
+            f"computed in tiles because of memory, which changes the figures: {', '.join(tiled[:5])}",
+            err=True,
+        )
     if json_path is not None:
         content: dict[str, Any] = {
             "model": name,
@@ -82,6 +98,17 @@ def command(
         }
         with writing(json_path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def watching(advance: Callable[[str], None], upscaler: Upscaler, tiled: list[str]) -> Callable[[str], None]:
+    """Return ``advance``, noting in ``tiled`` the pictures that did not fit in memory whole."""
+
+    def step(name: str) -> None:
+        if upscaler.last_report is not None and upscaler.last_report.tiles > 1:
+            tiled.append(name)
+        advance(name)
+
+    return step
 
 
 def _print(

@@ -81,11 +81,11 @@ def command(
     failures = []
     with open_chosen(model, artifact, threads=threads) as session:
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
-        names = _output_names(pictures, session.spec.scale, suffix)
+        targets = _targets(pictures, output, session.spec.scale, suffix)
         with progress("upscaling", len(pictures), show=len(pictures) > 1) as advance:
-            for picture, name in zip(pictures, names, strict=True):
+            for picture, target in zip(pictures, targets, strict=True):
                 try:
-                    _upscale(upscaler, picture, output / name)
+                    _upscale(upscaler, picture, target)
                 except InputError as exc:
                     failures.append(str(exc))
                     click.echo(f"Skipped: {exc}", err=True)
@@ -100,9 +100,11 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
     from hasn_edge.image import read_image, write_image
 
     image = read_image(picture)
-    result = upscaler.upscale(image)
-    if target.resolve() == picture.resolve():
-        raise OutputError(f"{target} would overwrite its own source; choose another folder with -o")
+    try:
+        result = upscaler.upscale(image)
+    except MemoryError as exc:
+        height, width = image.shape[:2]
+        raise InputError(f"{picture}: {width}x{height} pixels: not enough memory; cut the picture") from exc
     write_image(target, result, convert=True)
     click.echo(str(target))
     report = upscaler.last_report
@@ -115,10 +117,15 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
         )
 
 
-def _output_names(pictures: list[Path], scale: int, suffix: str) -> list[str]:
-    """Name every result; pictures of the same name in different folders get a number."""
-    names: list[str] = []
+def _targets(pictures: list[Path], folder: Path, scale: int, suffix: str) -> list[Path]:
+    """Name every result; pictures of the same name in different folders get a number.
+
+    Raises:
+        OutputError: a result would overwrite one of the pictures.
+    """
+    targets: list[Path] = []
     taken: set[str] = set()
+    sources = {picture.resolve() for picture in pictures}
     for picture in pictures:
         name = f"{picture.stem}_x{scale}.{suffix}"
         count = 2
@@ -126,5 +133,10 @@ def _output_names(pictures: list[Path], scale: int, suffix: str) -> list[str]:
             name = f"{picture.stem}_x{scale}_{count}.{suffix}"
             count += 1
         taken.add(name.lower())
-        names.append(name)
-    return names
+        if (folder / name).resolve() in sources:
+            raise OutputError(
+                f"{folder / name} is one of the pictures to upscale and would be overwritten; choose another "
+                "folder with -o"
+            )
+        targets.append(folder / name)
+    return targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -89,6 +90,10 @@ class EngineTarget:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", EngineRuntime(self.runtime))
+        if not re.fullmatch(r"[\w.-]*", self.name):
+            raise ConfigError(
+                f"name is {self.name!r}; expected letters, digits, '.', '_' and '-': files bear it"
+            )
         capabilities: list[str] = []
         for wanted in self.compute_capabilities:
             key = wanted.strip().lower()

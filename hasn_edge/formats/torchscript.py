@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,14 +104,23 @@ def torchscript_from_model(
         return frozen
 
 
+def torchscript_bytes(module: torch.jit.ScriptModule) -> bytes:
+    """Return what a ``.ts`` file of ``module`` holds."""
+    buffer = io.BytesIO()
+    with quiet_jit():
+        torch.jit.save(module, buffer)
+    return buffer.getvalue()
+
+
 def save_torchscript(module: torch.jit.ScriptModule, path: Path) -> None:
     """Write ``module`` to ``path``, whole or not at all.
 
     Raises:
         OutputError: the file could not be written.
     """
-    with writing(Path(path)) as temporary, quiet_jit():
-        torch.jit.save(module, str(temporary))
+    data = torchscript_bytes(module)
+    with writing(Path(path)) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextmanager

@@ -45,8 +45,8 @@ class Checkpoint:
         Raises:
             CheckpointError: a tensor is missing, left over or of another shape; each is named.
         """
-        model = HASN(self.spec)
-        expected = model.state_dict()
+        with torch.device("meta"):  # shapes only: a spec may ask for more than the memory holds
+            expected = HASN(self.spec).state_dict()
         problems = [f"missing {name}" for name in expected if name not in self.weights]
         problems += [f"unexpected {name}" for name in self.weights if name not in expected]
         problems += [
@@ -57,6 +57,7 @@ class Checkpoint:
         if problems:
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
             raise CheckpointError(f"weights do not fit {self.spec.arch}: {'; '.join(problems[:4])}{more}")
+        model = HASN(self.spec)
         model.load_state_dict(dict(self.weights))
         return model.eval().requires_grad_(False)
 
@@ -87,12 +88,11 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
         weights, metadata = _read_safetensors(path)
     else:
         weights, metadata = _read_pth(path)
-    for name, tensor in weights.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(
-                f"{path}: {name} has values that are not finite numbers; the training run diverged or the "
-                "file is damaged; use an earlier checkpoint"
-            )
+    values = sum(tensor.numel() for tensor in weights.values())
+    if values > MAX_BYTES:
+        raise CheckpointError(
+            f"{path}: its tensors have {values} values; weights of this family have less than 10^9"
+        )
     try:
         if spec is None:
             spec = (
@@ -103,16 +103,22 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
         provenance = json.loads(metadata.get(PROVENANCE_KEY, "{}"))
     except (ConfigError, ValueError, TypeError) as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
+    checkpoint = Checkpoint(
+        spec=spec,
+        weights={name: tensor.float().contiguous() for name, tensor in weights.items()},
+        sha256=file_sha256(path),
+        provenance=provenance,
+    )
     try:
-        checkpoint = Checkpoint(
-            spec=spec,
-            weights={name: tensor.float().contiguous() for name, tensor in weights.items()},
-            sha256=file_sha256(path),
-            provenance=provenance,
-        )
         checkpoint.model()
     except CheckpointError as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
+    for name, tensor in checkpoint.weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{path}: {name} has values that are not finite numbers; the training run diverged or the "
+                "file is damaged; use an earlier checkpoint"
+            )
     return checkpoint
 
 
@@ -166,24 +172,24 @@ def infer_spec(weights: Mapping[str, Tensor]) -> ModelSpec:
         CheckpointError: the tensors are not those of a HASN; the first names found are listed.
     """
     try:
-        features, channels = weights["conv_1.weight"].shape[:2]
-        blocks = len({name.split(".")[0] for name in weights if name.startswith("block_")})
-        expanded = weights["block_1.f1.conv.weight"].shape[0]
-        kernel = weights["block_1.dwconv.conv.weight"].shape[-1]
-        outputs = weights["upsampler.0.weight"].shape[0]
-    except (KeyError, ValueError) as exc:
+        return ModelSpec.from_dict(_fields(weights))
+    except (LookupError, ValueError, ZeroDivisionError) as exc:
         some = ", ".join(sorted(weights)[:4]) or "no tensors"
         raise CheckpointError(
             f"not a HASN checkpoint: its tensors are {some}, ...; expected conv_1.weight, block_1.*, "
             "conv_2.weight, upsampler.0.weight"
         ) from exc
+
+
+def _fields(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    features, channels = weights["conv_1.weight"].shape[:2]
     fields: dict[str, Any] = {
-        "scale": round((outputs / channels) ** 0.5),
+        "scale": round((weights["upsampler.0.weight"].shape[0] / channels) ** 0.5),
         "channels": channels,
         "features": features,
-        "blocks": blocks,
-        "expansion": expanded // features,
-        "kernel_size": kernel,
+        "blocks": len({name.split(".")[0] for name in weights if name.startswith("block_")}),
+        "expansion": weights["block_1.f1.conv.weight"].shape[0] // features,
+        "kernel_size": weights["block_1.dwconv.conv.weight"].shape[-1],
         "norm": "block_1.ln.weight" in weights,
         "esa": "block_1.esa.conv1.weight" in weights,
         "cab": "block_1.cab.cab.0.weight" in weights,
@@ -194,7 +200,7 @@ def infer_spec(weights: Mapping[str, Tensor]) -> ModelSpec:
         fields["cab_compression"] = _divisor(features, weights["block_1.cab.cab.0.weight"].shape[0], 3)
         squeezed = weights["block_1.cab.cab.3.attention.1.weight"].shape[0]
         fields["cab_reduction"] = _divisor(features, squeezed, 30)
-    return ModelSpec.from_dict(fields)
+    return fields
 
 
 def _divisor(features: int, channels: int, published: int) -> int:

@@ -40,13 +40,11 @@ def expected(model):
 @pytest.fixture(scope="module")
 def files(model, tmp_path_factory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("built")
-    staged = folder / "staged"
     made = {}
 
     def add(name: str, data: bytes, kind: Kind, **details) -> None:
-        staged.write_bytes(data)
         made[name] = publish(
-            staged,
+            data,
             folder / f"{name}{kind.suffix}",
             kind=kind,
             spec=SPEC,
@@ -71,7 +69,7 @@ def bundle(model, files, tmp_path, monkeypatch) -> Path:
     for name in ("with-onnx", "weights-only"):
         save_checkpoint(tmp_path / f"{name}.safetensors", model)
     publish(
-        files["any"].path,
+        files["any"].path.read_bytes(),
         tmp_path / "with-onnx-fp32-cpu.onnx",
         kind=Kind.ONNX,
         spec=SPEC,
@@ -109,7 +107,7 @@ def test_engines_are_not_run_here(files):
 
 def test_a_sidecar_that_lies_about_the_size(files, tmp_path):
     artifact = publish(
-        files["any"].path,
+        files["any"].path.read_bytes(),
         tmp_path / "lie.onnx",
         kind=Kind.ONNX,
         spec=SPEC,
