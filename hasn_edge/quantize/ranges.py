@@ -114,11 +114,15 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     """
     histograms = input_histograms(proto, data, recipe.select(conv.name for conv in convolutions(proto)))
     percentile = recipe.percentile if recipe.observer is Observer.PERCENTILE else None
+    # Convolutions that read one tensor share a histogram; searching it once is enough.
+    found = {
+        id(histogram): observed_range(
+            histogram, recipe.observer, percentile=percentile, power=recipe.error_power
+        )
+        for histogram in {id(histogram): histogram for histogram in histograms.values()}.values()
+    }
     return Ranges(
-        values={
-            name: observed_range(histogram, recipe.observer, percentile=percentile, power=recipe.error_power)
-            for name, histogram in histograms.items()
-        },
+        values={name: found[id(histogram)] for name, histogram in histograms.items()},
         peaks={name: histogram.peak for name, histogram in histograms.items()},
         observer=recipe.observer,
         percentile=percentile,
