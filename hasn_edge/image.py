@@ -211,9 +211,9 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
     for top in range(0, height, _STRIP):
         strip = y_NCHW[0, :, top : top + _STRIP].astype(compute)
         # Clipping keeps NaN and the cast makes it any level: a broken engine would pass for a working one.
-        if not np.isfinite(strip).all():
+        if np.isnan(strip).any():
             raise InputError(
-                "the network's output has values that are not finite (NaN); this file or precision does not "
+                "the network's output has values that are not numbers (NaN); this file or precision does not "
                 "work for this picture: use --precision fp32, and check the checkpoint"
             )
         strip = np.clip(strip, 0, 1, out=strip)

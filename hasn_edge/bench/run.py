@@ -154,7 +154,7 @@ def _plans(
                 model,
                 precision=precision.value,
                 target="cpu",
-                recipe=recipe,
+                recipe=recipe if precision is Precision.INT8 else "default",
                 output=folder,
                 progress=progress,
             )

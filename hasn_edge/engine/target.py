@@ -90,9 +90,9 @@ class EngineTarget:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", EngineRuntime(self.runtime))
-        if not re.fullmatch(r"[\w.-]*", self.name):
+        if not re.fullmatch(r"[\w .-]*", self.name):
             raise ConfigError(
-                f"name is {self.name!r}; expected letters, digits, '.', '_' and '-': files bear it"
+                f"name is {self.name!r}; expected letters, digits, spaces, '.', '_' and '-': files bear it"
             )
         capabilities: list[str] = []
         for wanted in self.compute_capabilities:

@@ -36,8 +36,8 @@ class OnnxRuntimeSession(Session):
         device: ``"cpu"``; ``"cuda[:<index>]"`` and ``"tensorrt[:<index>]"`` need ONNX Runtime's GPU build
             and are never chosen by themselves.
         size: The fixed (height, width) as the sidecar says it; the graph must agree. ``None`` asks it.
-        frame: The one (height, width) that will come, for a graph of any size: the optimizer keeps its blocked
-            layout through Mul and Add only where it knows the shapes (1.17 times faster at 320 x 180).
+        frame: The one (height, width) that will come, for a graph of any size: the optimizer keeps its
+            blocked layout through Mul and Add only where it knows the shapes (1.17 times faster at 320x180).
 
     Raises:
         ArtifactError: the file is missing, no ONNX, or no super-resolution graph of this spec.

@@ -50,7 +50,7 @@ def test_cases(content):
         "TorchScript fp32",
         "ONNX Runtime int8",
         "INT8 emulated exactly",
-        "ONNX Runtime fp32, tiles of 32",
+        "PyTorch fp32, tiles of 32",
     ]
     for case in content["cases"]:
         assert case["quality"]["shipped"]["images"] == 8
@@ -76,7 +76,7 @@ def test_drift_is_of_the_same_pictures(content):
             expected = quality["psnr_y_db"] - reference["psnr_y_db"]
             assert quality["dpsnr_db"] == pytest.approx(expected, abs=1e-9)
     assert by_label["ONNX Runtime fp32"]["dpsnr_db"] == pytest.approx(0, abs=1e-3)
-    tiles = by_label["ONNX Runtime fp32, tiles of 32"]["fidelity_db"]
+    tiles = by_label["PyTorch fp32, tiles of 32"]["fidelity_db"]
     assert tiles is not None
     assert tiles < by_label["INT8 emulated exactly"]["fidelity_db"] + 100
 
