@@ -13,9 +13,10 @@ from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.latency import Latency
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.worker import CaseSpec, Worker
-from hasn_edge.data.pairs import load_eval_set, shipped_eval_set
+from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.errors import InputError, UnsupportedError
 from hasn_edge.machine import compute_cores, environment
+from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.pipeline import build, export
 from hasn_edge.quality import Scores, drift
 from hasn_edge.spec import ModelSpec, Precision
@@ -77,56 +78,49 @@ def benchmark(
     """
     if device != "cpu":
         raise UnsupportedError(f"unknown device {device!r}; this version benches on: cpu")
-    wanted = [Precision.parse(text) for text in precisions]
-    threads = compute_cores() if threads is None else threads
-    names = [item.partition("=")[0] for item in data]
-    if len(set(names)) < len(names):
-        raise InputError(f"two sets have one name ({', '.join(names)}); name them apart: --data NAME=DIR")
-    for path in artifacts:
-        load_artifact(path)
-    for item in data:
-        load_eval_set(item, 1)  # a wrong path is found now, not after the builds
     if model is None and not artifacts:
         raise InputError("nothing to bench; give a model or the path of a built file")
-    with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder:
-        plans = _plans(model, artifacts, wanted, Path(folder), recipe, tile, threads, progress)
-        spec = _common_spec(plans, model)
-        sets = [load_eval_set(item, spec.scale) for item in data] or [shipped_eval_set(spec.scale)]
-        with ExitStack() as stack:
-            workers = []
-            for plan in plans:
-                progress(f"opening {plan.case.label}")
-                workers.append(stack.enter_context(Worker(plan.case)))
-            facts = [worker.open() for worker in workers]
-            latencies = _time(plans, workers, size, runs, progress)
-            peaks = [worker.peak_bytes() for worker in workers]
-            scores = []
-            for worker, plan in zip(workers, plans, strict=True):
-                progress(f"scoring {plan.case.label}")
-                scores.append([worker.score(eval_set) for eval_set in sets])
-        cases = tuple(
-            BenchCase(
-                label=plan.case.label,
-                backend=str(fact["backend"]),
-                precision=str(fact["precision"]),
-                file=plan.artifact.path.name if plan.artifact else None,
-                sha256=plan.artifact.sha256 if plan.artifact else None,
-                file_bytes=plan.artifact.path.stat().st_size if plan.artifact else None,
-                latency=latency,
-                peak_bytes=peak if plan.timed else None,
-                quality=_quality(scores[0], own, is_reference=index == 0),
-                not_measured=plan.note,
+    # What can be refused is refused before minutes of building.
+    wanted = [Precision.parse(text) for text in precisions]
+    loaded = [load_artifact(path) for path in artifacts]
+    spec = _common_spec(model, loaded)
+    sets = _sets(data, spec.scale)
+    threads = compute_cores() if threads is None else threads
+    with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder, ExitStack() as stack:
+        plans = _plans(model, loaded, wanted, Path(folder), recipe, tile, threads, progress)
+        workers, facts = [], []
+        for plan in plans:
+            progress(f"opening {plan.case.label}")
+            workers.append(stack.enter_context(Worker(plan.case)))
+            facts.append(workers[-1].open(size))
+        latencies = _time(plans, workers, runs, progress)
+        peaks = [worker.peak_bytes() for worker in workers]
+        cases = []
+        reference: list[Scores] = []
+        for plan, worker, fact, latency, peak in zip(plans, workers, facts, latencies, peaks, strict=True):
+            progress(f"scoring {plan.case.label}")
+            scores = [worker.score(eval_set) for eval_set in sets]
+            cases.append(
+                BenchCase(
+                    label=plan.case.label,
+                    backend=str(fact["backend"]),
+                    precision=str(fact["precision"]),
+                    file=plan.artifact.path.name if plan.artifact else None,
+                    sha256=plan.artifact.sha256 if plan.artifact else None,
+                    file_bytes=plan.artifact.path.stat().st_size if plan.artifact else None,
+                    latency=latency,
+                    peak_bytes=peak if plan.timed else None,
+                    quality=_quality(reference, scores),
+                    not_measured=plan.note,
+                )
             )
-            for index, (plan, fact, latency, peak, own) in enumerate(
-                zip(plans, facts, latencies, peaks, scores, strict=True)
-            )
-        )
+            reference = reference or scores  # only the first case's pictures are kept
     name = model if model is not None else Path(artifacts[0]).name
     return BenchReport(
         model=Path(name).name,
         spec=spec,
         size=size,
-        cases=cases,
+        cases=tuple(cases),
         environment=environment(),
         date=datetime.date.today().isoformat(),
         warmup_calls=WARMUP,
@@ -137,7 +131,7 @@ def benchmark(
 
 def _plans(
     model: str | None,
-    artifacts: Sequence[Path],
+    artifacts: Sequence[Artifact],
     precisions: Sequence[Precision],
     folder: Path,
     recipe: str,
@@ -167,8 +161,7 @@ def _plans(
                 plans.append(_artifact_plan(script, threads))
             elif precision is Precision.INT8:
                 plans += [_emulation_plan(artifact, threads) for artifact in built.artifacts]
-    for path in artifacts:
-        artifact = load_artifact(path)
+    for artifact in artifacts:
         plans.append(_artifact_plan(artifact, threads, label=artifact.path.name))
         if artifact.precision is Precision.INT8:
             plans.append(_emulation_plan(artifact, threads))
@@ -213,25 +206,28 @@ def _emulation_plan(artifact: Artifact, threads: int | None) -> _Plan:
     )
 
 
-def _common_spec(plans: Sequence[_Plan], model: str | None) -> ModelSpec:
-    specs = [plan.artifact.spec for plan in plans if plan.artifact is not None]
-    if not specs:
-        from hasn_edge.model.zoo import load_model_checkpoint
+def _common_spec(model: str | None, artifacts: Sequence[Artifact]) -> ModelSpec:
+    specs = {} if model is None else {model: load_model_checkpoint(model).spec}
+    specs.update({artifact.path.name: artifact.spec for artifact in artifacts})
+    first, *others = specs
+    for name in others:
+        if specs[name] != specs[first]:
+            raise InputError(f"{name} is of another network than {first}; bench each on its own")
+    return specs[first]
 
-        assert model is not None
-        return load_model_checkpoint(model).spec
-    for plan in plans:
-        if plan.artifact is not None and plan.artifact.spec != specs[0]:
-            raise InputError(
-                f"{plan.artifact.path.name} is of another network than the first case; bench each on its own"
-            )
-    return specs[0]
+
+def _sets(data: Sequence[str], scale: int) -> list[EvalSet]:
+    sets = [load_eval_set(item, scale) for item in data] or [shipped_eval_set(scale)]
+    names = [eval_set.name for eval_set in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two sets are called {name}; name them apart: --data NAME=DIR")
+    return sets
 
 
 def _time(
     plans: Sequence[_Plan],
     workers: Sequence[Worker],
-    size: tuple[int, int],
     runs: int,
     progress: Callable[[str], None],
 ) -> list[Latency | None]:
@@ -242,16 +238,15 @@ def _time(
                 continue
             progress(f"timing {plan.case.label}, turn {turn + 1} of {ROUNDS}")
             share = -(-runs // ROUNDS)
-            samples[index] += worker.time(size, warmup=WARMUP if turn == 0 else 1, at_least=share)
+            samples[index] += worker.time(warmup=WARMUP if turn == 0 else 1, at_least=share)
     return [Latency(seconds=tuple(taken)) if taken else None for taken in samples]
 
 
-def _quality(
-    reference: Sequence[Scores], own: Sequence[Scores], *, is_reference: bool
-) -> dict[str, SetQuality]:
+def _quality(reference: Sequence[Scores], own: Sequence[Scores]) -> dict[str, SetQuality]:
+    """Return the figures of each set, and the drift from ``reference``, which is empty for the first case."""
     quality = {}
-    for base, scores in zip(reference, own, strict=True):
-        lost = None if is_reference else drift(base, scores)
+    for index, scores in enumerate(own):
+        lost = drift(reference[index], scores) if reference else None
         quality[scores.name] = SetQuality(
             images=len(scores.images),
             psnr_y_db=scores.psnr_y,

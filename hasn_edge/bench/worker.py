@@ -71,14 +71,14 @@ class Worker:
     ) -> None:
         self.close()
 
-    def open(self) -> Mapping[str, Any]:
-        """Open the model; return ``backend`` and ``precision``."""
-        facts: Mapping[str, Any] = self._ask("open")
+    def open(self, size: tuple[int, int]) -> Mapping[str, Any]:
+        """Open the model for frames of one (height, width); return ``backend`` and ``precision``."""
+        facts: Mapping[str, Any] = self._ask("open", size)
         return facts
 
-    def time(self, size: tuple[int, int], *, warmup: int, at_least: int) -> tuple[float, ...]:
-        """Return the durations in seconds of calls on one ``(1, 3, height, width)`` input of noise."""
-        samples: tuple[float, ...] = self._ask("time", size, warmup, at_least)
+    def time(self, *, warmup: int, at_least: int) -> tuple[float, ...]:
+        """Return the durations in seconds of calls on one frame of noise of the size it was opened for."""
+        samples: tuple[float, ...] = self._ask("time", warmup, at_least)
         return samples
 
     def peak_bytes(self) -> int | None:
@@ -146,26 +146,19 @@ class _Host:
 
     def __init__(self, case: CaseSpec) -> None:
         self.case = case
-        self.session: Session | None = None
-        """For the quality figures: any size."""
-        self.timed: Session | None = None
-        """For the latency figures."""
+        self.sessions: list[Session] = []
+        self.frame = (0, 0)
 
-    def open(self) -> dict[str, Any]:
-        session = self._any_size()
+    def open(self, size: tuple[int, int]) -> dict[str, Any]:
+        # Told the frame's size, as a session for a camera would be.
+        session = self.case.open(frame=size)
+        self.sessions, self.frame = [session], size
         return {"backend": session.backend, "precision": session.precision.value}
 
-    def _any_size(self) -> Session:
-        if self.session is None:
-            self.session = self.case.open()
-        return self.session
-
-    def time(self, size: tuple[int, int], warmup: int, at_least: int) -> tuple[float, ...]:
-        # A session of its own, told the frame's size, as one for a camera would be; it serves all turns.
-        if self.timed is None:
-            self.timed = self.case.open(frame=size)
-        session = self.timed
-        x = np.random.default_rng(0).random((1, session.spec.channels, *size), dtype=np.float32)
+    def time(self, warmup: int, at_least: int) -> tuple[float, ...]:
+        session = self.sessions[0]
+        shape = (1, session.spec.channels, *self.frame)
+        x = np.random.default_rng(0).random(shape, dtype=np.float32)
         for _ in range(warmup):
             session.run(x)
         return time_calls(lambda: session.run(x), at_least=at_least)
@@ -177,11 +170,12 @@ class _Host:
         from hasn_edge.quality import evaluate
         from hasn_edge.runtime.upscaler import Upscaler
 
+        if self.sessions[-1].size is not None and len(self.sessions) == 1:
+            self.sessions.append(self.case.open())  # pictures have other sizes than the timed frame
         # Whole frames in every case, whatever the memory: tiles of different sizes would count as drift.
-        upscaler = Upscaler(self._any_size(), tile=self.case.tile, memory_limit_bytes=1 << 62)
+        upscaler = Upscaler(self.sessions[-1], tile=self.case.tile, memory_limit_bytes=1 << 62)
         return evaluate(upscaler.run, eval_set)
 
     def close(self) -> None:
-        for session in (self.session, self.timed):
-            if session is not None:
-                session.close()
+        for session in self.sessions:
+            session.close()

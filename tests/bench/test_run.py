@@ -84,7 +84,7 @@ def test_drift_is_of_the_same_pictures(content):
 def test_worker_passes_our_errors_on(tmp_path):
     case = CaseSpec(label="gone", artifact=tmp_path / "none.onnx")
     with Worker(case) as worker, pytest.raises(ArtifactError, match="no such file"):
-        worker.open()
+        worker.open((32, 32))
 
 
 def test_killed_worker_is_a_message(tmp_path):
@@ -93,4 +93,4 @@ def test_killed_worker_is_a_message(tmp_path):
         with pytest.raises(
             BuildError, match="case: stopped while asked to open: it was killed by the system"
         ):
-            worker.open()
+            worker.open((32, 32))
