@@ -13,8 +13,25 @@ import numpy as np
 class Latency:
     """Wall-clock time of repeated calls, host to host, warm-up excluded."""
 
-    seconds: tuple[float, ...]
-    """Every sample, in the order measured."""
+    turns: tuple[tuple[float, ...], ...]
+    """Every sample in seconds, by turn, in the order measured."""
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """Every sample."""
+        return tuple(sample for turn in self.turns for sample in turn)
+
+    def times(self, other: Latency) -> float:
+        """Return how many times as long as ``other`` this took.
+
+        The median over turns of the ratio of the turns' medians: both had their turn within seconds of
+        each other, so that what slows the machine down for a while slows both.
+
+        Raises:
+            ValueError: they did not have the same number of turns.
+        """
+        pairs = zip(self.turns, other.turns, strict=True)
+        return float(np.median([np.median(mine) / np.median(theirs) for mine, theirs in pairs]))
 
     def quantile_ms(self, q: float) -> float:
         """Return the ``q`` quantile in milliseconds, linearly interpolated; ``q`` from 0 to 1."""

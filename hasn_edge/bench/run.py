@@ -231,15 +231,15 @@ def _time(
     runs: int,
     progress: Callable[[str], None],
 ) -> list[Latency | None]:
-    samples: list[list[float]] = [[] for _ in plans]
+    samples: list[list[tuple[float, ...]]] = [[] for _ in plans]
     for turn in range(ROUNDS):
         for index, (plan, worker) in enumerate(zip(plans, workers, strict=True)):
             if not plan.timed:
                 continue
             progress(f"timing {plan.case.label}, turn {turn + 1} of {ROUNDS}")
             share = -(-runs // ROUNDS)
-            samples[index] += worker.time(warmup=WARMUP if turn == 0 else 1, at_least=share)
-    return [Latency(seconds=tuple(taken)) if taken else None for taken in samples]
+            samples[index].append(worker.time(warmup=WARMUP if turn == 0 else 1, at_least=share))
+    return [Latency(turns=tuple(turns)) if turns else None for turns in samples]
 
 
 def _quality(reference: Sequence[Scores], own: Sequence[Scores]) -> dict[str, SetQuality]:

@@ -101,7 +101,7 @@ def _quantile(case: BenchCase, q: float) -> str:
 def _speedup(case: BenchCase, reference: BenchCase) -> str:
     if case.latency is None or reference.latency is None:
         return GAP
-    return f"{reference.latency.median_ms / case.latency.median_ms:.2f}x"
+    return f"{reference.latency.times(case.latency):.2f}x"
 
 
 def _get(quality: SetQuality | None, field: str, form: str) -> str:

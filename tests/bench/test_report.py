@@ -15,8 +15,8 @@ from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table
 from hasn_edge.spec import ModelSpec
 
-REFERENCE = Latency(seconds=(0.1, 0.3, 0.2, 0.4, 0.5))
-SLOW = Latency(seconds=(0.6, 0.6, 0.6))
+REFERENCE = Latency(turns=((0.1, 0.3, 0.2), (0.4, 0.5)))
+SLOW = Latency(turns=((0.4, 0.4), (0.9, 0.9)))
 
 
 def case(label: str, **fields) -> BenchCase:
@@ -69,10 +69,18 @@ def cells(report: BenchReport) -> dict[str, list[str]]:
 
 def test_quantiles_are_numpys():
     taken = np.random.default_rng(0).random(101)
-    latency = Latency(seconds=tuple(taken))
+    latency = Latency(turns=(tuple(taken[:40]), tuple(taken[40:])))
     for q in (0.5, 0.9, 0.99):
         assert latency.quantile_ms(q) == pytest.approx(np.percentile(taken, 100 * q) * 1e3)
     assert latency.fps == pytest.approx(1 / np.median(taken))
+
+
+def test_a_machine_that_slows_down_half_way_slows_both():
+    fast, slow = (Latency(turns=((t, t), (3 * t, 3 * t, 3 * t))) for t in (0.1, 0.2))
+    assert slow.times(fast) == pytest.approx(2)
+    uneven = Latency(turns=((0.2, 0.2, 0.2, 0.2), (0.6,)))  # more samples while the machine was quick
+    assert uneven.times(fast) == pytest.approx(2)
+    assert uneven.median_ms / fast.median_ms < 1
 
 
 def test_calls_are_counted():
@@ -84,7 +92,7 @@ def test_calls_are_counted():
 
 def test_table_figures(report):
     table = cells(report)
-    assert table["median, ms"] == ["300.0", "300.0", "600.0", GAP]
+    assert table["median, ms"] == ["300.0", "300.0", "650.0", GAP]
     assert table["p90, ms"][0] == "460.0"
     assert table["speed-up"] == ["1.00x", "1.00x", "0.50x", GAP]
     assert table["FPS"][0] == "3.33"
@@ -107,16 +115,16 @@ def test_faster_precision_is_said_too(report):
     fast = BenchReport(
         **{
             **vars(report),
-            "cases": (case("eager"), case("f", precision="fp16", latency=Latency(seconds=(0.1,)))),
+            "cases": (case("eager"), case("f", precision="fp16", latency=Latency(turns=((0.1,), (0.225,))))),
         }
     )
-    assert fast.findings == ("FP16 is faster than FP32 here: f took 1/3.00 of the time of eager",)
+    assert fast.findings == ("FP16 is faster than FP32 here: f took 1/2.00 of the time of eager",)
 
 
 def test_json_keeps_samples_and_has_no_infinity(report, tmp_path):
     report.write_json(tmp_path / "r.json")
     content = json.loads((tmp_path / "r.json").read_text())
-    assert content["cases"][0]["latency"]["seconds"] == list(REFERENCE.seconds)
+    assert content["cases"][0]["latency"]["turns_seconds"] == [list(turn) for turn in REFERENCE.turns]
     assert content["cases"][2]["latency"]["speedup"] == pytest.approx(0.5)
     assert content["cases"][1]["quality"]["Set5"]["fidelity_db"] is None
     assert content["cases"][3]["latency"] is None
