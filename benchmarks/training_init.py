@@ -18,7 +18,7 @@ from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards
 from hasn_edge.train.memory import keep_freed_memory
-from hasn_edge.train.recipe import InitConfig, InitKind, Phase, load_recipe
+from hasn_edge.train.recipe import InitConfig, InitKind, load_recipe
 from hasn_edge.train.trainer import Trainer
 from hasn_edge.train.validate import validate
 from hasn_edge.train.world import World
@@ -65,7 +65,6 @@ def main():
     keep_freed_memory()
     plan = load_recipe(arguments.recipe)
     plan = replace(plan, iterations=arguments.iterations, phases=(replace(plan.phases[0], until=1.0),))
-    assert isinstance(plan.phases[0], Phase)
     source = PatchSource([Shards(arguments.data)], seed=plan.seed)
     sets = [load_eval_set(arguments.val, plan.model.scale)]
     world = World(rank=0, size=1, device=torch.device("cpu"))

@@ -197,7 +197,7 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
 
     Raises:
         ShapeError: another rank, a batch of more than one, or an integer tensor.
-        InputError: the tensor has values that are not numbers.
+        InputError: the tensor has values that are not finite numbers.
     """
     if y_NCHW.ndim != 4 or y_NCHW.shape[0] != 1 or not np.issubdtype(y_NCHW.dtype, np.floating):
         raise ShapeError(
@@ -210,11 +210,12 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
     compute = np.result_type(y_NCHW.dtype, np.float32)
     for top in range(0, height, _STRIP):
         strip = y_NCHW[0, :, top : top + _STRIP].astype(compute)
-        # Clipping keeps NaN and the cast makes it any level: a broken engine would pass for a working one.
-        if np.isnan(strip).any():
+        # Clipping makes infinity white and the cast makes NaN any level: a broken engine, FP16 overflowing
+        # inside for one, would pass for a working one.
+        if not np.isfinite(strip).all():
             raise InputError(
-                "the network's output has values that are not numbers (NaN); this file or precision does not "
-                "work for this picture: use --precision fp32, and check the checkpoint"
+                "the network's output has values that are not numbers (NaN or infinity); this file or "
+                "precision does not work for this picture: use --precision fp32, and check the checkpoint"
             )
         strip = np.clip(strip, 0, 1, out=strip)
         strip *= levels

@@ -177,8 +177,8 @@ def evaluate(
         progress: Called with each picture's name once it is measured.
 
     Raises:
-        InputError: the set is empty, the output has another size than HR, has NaN, or the picture is too
-            small to measure; names the picture.
+        InputError: the set is empty, the output has another size than HR or is not finite, or the picture
+            is too small to measure; names the picture.
     """
     if not eval_set.pairs:
         raise InputError(f"set {eval_set.name} has no pictures; there is nothing to measure")

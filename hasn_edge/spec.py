@@ -115,8 +115,9 @@ class ModelSpec:
             if type(value) is not int or not low <= value <= high:
                 raise ConfigError(f"model.{name} is {value!r}; expected an integer from {low} to {high}")
         for name, allowed in (("arch", ("hasn",)), ("scale", (2, 3, 4)), ("kernel_size", (3, 5, 7, 9))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"model.{name} is {getattr(self, name)!r}; expected one of {allowed}")
+            value = getattr(self, name)
+            if value not in allowed or type(value) is not type(allowed[0]):  # 4.0 equals 4
+                raise ConfigError(f"model.{name} is {value!r}; expected one of {allowed}")
         for name in ("norm", "esa", "cab", "skip", "residual"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"model.{name} is {getattr(self, name)!r}; expected true or false")

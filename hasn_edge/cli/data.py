@@ -14,8 +14,6 @@ def command() -> None:
     """Prepare training pictures."""
 
 
-data = command
-
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 

@@ -140,9 +140,6 @@ def command(
             click.echo(f"finished; weights: {folder / 'best.safetensors'}, log: {folder / 'log.csv'}")
 
 
-train = command
-
-
 def _begun(
     recipe: str,
     overrides: tuple[str, ...],

@@ -45,18 +45,7 @@ class Checkpoint:
         Raises:
             CheckpointError: a tensor is missing, left over or of another shape; each is named.
         """
-        with torch.device("meta"):  # shapes only: a spec may ask for more than the memory holds
-            expected = HASN(self.spec).state_dict()
-        problems = [f"missing {name}" for name in expected if name not in self.weights]
-        problems += [f"unexpected {name}" for name in self.weights if name not in expected]
-        problems += [
-            f"{name} is {tuple(self.weights[name].shape)}, expected {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in self.weights and self.weights[name].shape != tensor.shape
-        ]
-        if problems:
-            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-            raise CheckpointError(f"weights do not fit {self.spec.arch}: {'; '.join(problems[:4])}{more}")
+        _refuse_misfits(self.spec, self.weights)
         model = HASN(self.spec)
         model.load_state_dict(dict(self.weights))
         return model.eval().requires_grad_(False)
@@ -88,12 +77,8 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
         weights, metadata = _read_safetensors(path)
     else:
         weights, metadata = _read_pth(path)
-    values = sum(tensor.numel() for tensor in weights.values())
-    if values > MAX_BYTES:
-        raise CheckpointError(
-            f"{path}: its tensors have {values} values; weights of this family have less than 10^9"
-        )
     try:
+        _refuse_unusual(weights)
         if spec is None:
             spec = (
                 ModelSpec.from_dict(json.loads(metadata[SPEC_KEY]))
@@ -101,7 +86,8 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
                 else infer_spec(weights)
             )
         provenance = json.loads(metadata.get(PROVENANCE_KEY, "{}"))
-    except (ConfigError, ValueError, TypeError) as exc:
+        _refuse_misfits(spec, weights)
+    except (CheckpointError, ConfigError, ValueError, TypeError, RecursionError) as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
     checkpoint = Checkpoint(
         spec=spec,
@@ -109,10 +95,6 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
         sha256=file_sha256(path),
         provenance=provenance,
     )
-    try:
-        checkpoint.model()
-    except CheckpointError as exc:
-        raise CheckpointError(f"{path}: {exc}") from exc
     for name, tensor in checkpoint.weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
@@ -120,6 +102,33 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
                 "file is damaged; use an earlier checkpoint"
             )
     return checkpoint
+
+
+def _refuse_unusual(weights: Mapping[str, Tensor]) -> None:
+    """Refuse what has a shape but not its numbers in memory, one real number each, in reasonable number."""
+    for name, tensor in weights.items():
+        dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        if not dense or tensor.is_complex() or tensor.is_quantized:
+            kind = "nested" if tensor.is_nested else f"{tensor.layout}, {tensor.dtype}, {tensor.device.type}"
+            raise CheckpointError(f"{name} is no plain tensor of real numbers ({kind}); save it as float32")
+    values = sum(tensor.numel() for tensor in weights.values())
+    if values > MAX_BYTES:
+        raise CheckpointError(f"its tensors have {values} values; weights of this family have less than 10^9")
+
+
+def _refuse_misfits(spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
+    with torch.device("meta"):  # shapes only: a spec may ask for more than the memory holds
+        expected = HASN(spec).state_dict()
+    problems = [f"missing {name}" for name in expected if name not in weights]
+    problems += [f"unexpected {name}" for name in weights if name not in expected]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise CheckpointError(f"weights do not fit {spec.arch}: {'; '.join(problems[:4])}{more}")
 
 
 def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hasn_edge.data.pairs import EvalSet
 from hasn_edge.model.checkpoint import save_checkpoint, save_pth
 from hasn_edge.optional import installed_version
-from hasn_edge.train.run import BEST, LAST, LAST_PTH, LOG, CsvLog, saved_scores
+from hasn_edge.train.run import BEST, LAST, LAST_PTH, LOG, CsvLog, best_score
 from hasn_edge.train.schedule import learning_rate
 from hasn_edge.train.state import prune, save_state, state_path
 from hasn_edge.train.validate import validate
@@ -47,7 +47,7 @@ class Recorder:
     ) -> None:
         self._trainer, self._folder, self._sets, self._provenance = trainer, folder, sets, provenance
         self._log = CsvLog(folder / LOG, iteration=trainer.iteration)
-        self._best = saved_scores(folder, sets[0].name) if sets else -math.inf
+        self._best = best_score(folder, sets[0].name) if sets else -math.inf
         self._board = _tensorboard(folder, trainer.iteration)
 
     def __enter__(self) -> Recorder:

@@ -101,7 +101,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
         ]
 
 
-def saved_scores(folder: Path, name: str) -> float:
+def best_score(folder: Path, name: str) -> float:
     """Return the highest PSNR-Y on set ``name`` that the log knows while ``best.safetensors`` exists."""
     if not (folder / BEST).is_file():
         return -math.inf

@@ -147,7 +147,7 @@ def execute(
         trainer.restore(state)
     provenance = {
         "recipe": recipe.name,
-        "settings": _settings(recipe),
+        "settings": msgspec.to_builtins(recipe),
         "data": {"fingerprint": run.fingerprint, "pictures": sum(len(each) for each in shards)},
         "start": run.start_sha256,
         "versions": dict(run.versions),
@@ -177,10 +177,6 @@ def _absolute(start: str) -> str:
     """Return what :func:`starting_weights` takes, independent of the current folder."""
     head, at, tail = start.rpartition("@")
     return f"{Path(head).resolve()}@{tail}" if at and Path(head).is_dir() else str(Path(start).resolve())
-
-
-def _settings(recipe: Recipe) -> object:
-    return msgspec.to_builtins(recipe)
 
 
 def _versions() -> dict[str, str]:

@@ -80,6 +80,5 @@ def load_newest(run: Path, *, warn: Callable[[str], None]) -> dict[str, Any] | N
 
 def prune(run: Path, *, keep: int, always: Iterable[int] = ()) -> None:
     """Delete all but the newest ``keep`` states and those of the iterations in ``always``."""
-    for iteration in saved_iterations(run)[keep:]:
-        if iteration not in set(always):
-            state_path(run, iteration).unlink(missing_ok=True)
+    for iteration in set(saved_iterations(run)[keep:]).difference(always):
+        state_path(run, iteration).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -28,12 +28,3 @@ def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict
 
     scores = {each.name: evaluate(upscale, each, keep_outputs=False) for each in sets}
     return {name: (score.psnr_y, score.ssim_y) for name, score in scores.items()}
-
-
-def flatten(scores: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the scores as ``{"Set5/psnr_y": 30.1, "Set5/ssim_y": 0.86, ...}``."""
-    return {
-        f"{name}/{metric}": value
-        for name, pair in scores.items()
-        for metric, value in zip(("psnr_y", "ssim_y"), pair, strict=True)
-    }

@@ -46,6 +46,10 @@ def test_a_target_file_of_ones_own(tmp_path: Path) -> None:
         ("compute_capabilities = ['ada']\nruntime = 'tensorrt'", "only TensorRT for RTX .* builds for GPUs"),
         ("optimization_level = 6", "optimization_level is 6; expected 0 to 5"),
         ("workspace_bytes = 5", "workspace_bytes is 5; expected at least 1048576"),
+        ("name = '../rtx'", r"name is '../rtx'; expected letters, digits, spaces, '.', '_' and '-'"),
+        ("name = '/tmp/rtx'", "name is '/tmp/rtx'; expected letters"),
+        (r"name = 'a\b'", r"name is 'a\\\\b'; expected letters"),
+        (r'name = "a\nb"', r"name is 'a\\nb'; expected letters"),
         ("[shapes]\nminimum = [1, 3, 32]", "shapes.minimum is .*; expected a list of length 4"),
         ("[shapes]\nmaximum = [1, 3, 100, 960]", "shapes: height is 32 / 180 / 100; expected 1 <= minimum"),
         ("[shapes]\nminimum = [0, 3, 32, 32]", "shapes: batch is 0 / 1 / 1; expected 1 <= minimum"),
@@ -68,3 +72,5 @@ def test_an_unknown_target_lists_those_that_exist(tmp_path: Path) -> None:
 def test_targets_are_checked_in_python_too() -> None:
     with pytest.raises(ConfigError, match="no GPU generation"):
         EngineTarget(compute_capabilities=("8",))
+    with pytest.raises(ConfigError, match="name is 'a/b'; expected letters"):
+        EngineTarget(name="a/b")

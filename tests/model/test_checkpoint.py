@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hasn_edge.errors import CheckpointError
-from hasn_edge.model.checkpoint import infer_spec, load_checkpoint, save_checkpoint, save_pth
+from hasn_edge.model import checkpoint
+from hasn_edge.model.checkpoint import SPEC_KEY, infer_spec, load_checkpoint, save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
 
@@ -136,3 +139,94 @@ def test_values_that_are_not_finite(model, tmp_path, value):
     torch.save(weights, tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match="block_2.g.conv.weight has values that are not finite"):
         load_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_large_number_that_float32_cannot_hold_is_not_finite(model, tmp_path):
+    weights = dict(model.state_dict())
+    weights["conv_1.bias"] = torch.full((8,), 1e300, dtype=torch.float64)
+    assert torch.isfinite(weights["conv_1.bias"]).all()
+    torch.save(weights, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match="conv_1.bias has values that are not finite"):
+        load_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_spec_of_a_gigantic_network_allocates_nothing(model, tmp_path, monkeypatch):
+    spec = {**SPEC.to_dict(), "features": 1024, "blocks": 64, "expansion": 16}
+    save_file(dict(model.state_dict()), tmp_path / "m.safetensors", metadata={SPEC_KEY: json.dumps(spec)})
+    built = []
+
+    def only_shapes(spec):
+        network = HASN(spec)
+        built.append((spec.blocks, {p.device.type for p in network.parameters()}))
+        assert built[-1][1] == {"meta"}, "a network of 13 GB"
+        return network
+
+    monkeypatch.setattr(checkpoint, "HASN", only_shapes)
+    with pytest.raises(CheckpointError, match="m.safetensors: weights do not fit hasn: missing block_3"):
+        load_checkpoint(tmp_path / "m.safetensors")
+    assert built == [(64, {"meta"})]
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1 << 31, "its tensors have 2147[0-9]* values"),
+        (1 << 29, r"conv_1.bias is \(536870912,\), expected \(8,\)"),
+    ],
+)
+def test_a_small_file_of_a_huge_tensor_is_never_spread_out(model, tmp_path, monkeypatch, count, message):
+    torch.save({**model.state_dict(), "conv_1.bias": torch.zeros(1).expand(count)}, tmp_path / "m.pth")
+    assert (tmp_path / "m.pth").stat().st_size < 100_000
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda tensor: pytest.fail("2 GB or more of memory"))
+    with pytest.raises(CheckpointError, match=f"m.pth: .*{message}"):
+        load_checkpoint(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop("block_1.cab.cab.3.attention.1.weight"),
+        lambda weights: weights.update({"conv_1.weight": torch.tensor(1.0)}),
+        lambda weights: weights.update({"conv_1.weight": torch.zeros(0, 0, 3, 3)}),
+        lambda weights: weights.update({name: torch.tensor(1.0) for name in weights}),
+        lambda weights: weights.update({f"block_{i}.x": torch.zeros(1) for i in range(70)}),
+        lambda weights: (weights.clear(), weights.update({"bn.num_batches_tracked": torch.tensor(3)})),
+    ],
+    ids=["attention is missing", "no dimensions", "no channels", "all 0-d", "too many blocks", "batch norm"],
+)
+def test_tensors_of_other_shapes_are_no_hasn(model, tmp_path, change):
+    weights = dict(model.state_dict())
+    change(weights)
+    torch.save(weights, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match="m.pth: (not a HASN checkpoint|model.blocks is 70)"):
+        load_checkpoint(tmp_path / "m.pth")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.to_sparse, lambda tensor: tensor.to(torch.complex64), lambda tensor: tensor.to("meta")],
+    ids=["sparse", "complex", "meta"],
+)
+def test_a_tensor_without_plain_numbers_is_refused(model, tmp_path, change):
+    weights = dict(model.state_dict())
+    weights["conv_1.weight"] = change(weights["conv_1.weight"])
+    torch.save(weights, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match="m.pth: conv_1.weight is no plain tensor of real numbers"):
+        load_checkpoint(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "recursion"),
+        ("null", "NoneType"),
+        (json.dumps({**SPEC.to_dict(), "scale": 2.0}), r"model.scale is 2.0; expected one of \(2, 3, 4\)"),
+        (json.dumps({**SPEC.to_dict(), "kernel_size": 7.0}), "model.kernel_size is 7.0; expected one of"),
+        (json.dumps({**SPEC.to_dict(), "arch": ["hasn"]}), r"model.arch is \['hasn'\]; expected one of"),
+    ],
+)
+def test_a_damaged_spec_is_refused(model, tmp_path, text, message):
+    save_file(dict(model.state_dict()), tmp_path / "m.safetensors", metadata={SPEC_KEY: text})
+    with pytest.raises(CheckpointError, match=f"m.safetensors: .*{message}"):
+        load_checkpoint(tmp_path / "m.safetensors")

@@ -26,7 +26,7 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
     return imresize(coarse, size=(height, width))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # runs that a module shares must have it too
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
