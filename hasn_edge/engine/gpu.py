@@ -1,0 +1,114 @@
+"""What the driver says about the GPU in this machine, asked through ctypes: no package, no CUDA context."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from ctypes import byref, c_char, c_int, c_size_t
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+# Values of CUdevice_attribute in cuda.h; they never changed.
+_MULTIPROCESSOR_COUNT, _INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 18, 75, 76
+
+_DRIVER_VERSION = Path("/sys/module/nvidia/version")
+_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuFacts:
+    """One GPU as its driver describes it."""
+
+    name: str
+    """As the driver says it, e.g. ``"NVIDIA GeForce RTX 4090"``; every Jetson Orin is ``"Orin"``."""
+    compute_capability: str
+    """E.g. ``"8.7"``."""
+    total_memory_bytes: int
+    """Memory of the GPU; where it is integrated, all of the machine's that the driver may use."""
+    driver: str | None
+    """Version of the kernel driver, e.g. ``"580.65.06"``; ``None`` where the system does not say."""
+    cuda: str
+    """Newest CUDA that the driver runs, e.g. ``"12.6"``."""
+    integrated: bool
+    """It shares the processor's memory (Jetson)."""
+    l4t: str | None
+    """Release of Jetson Linux, e.g. ``"36.4.3"``; ``None`` on other machines."""
+    sm_count: int
+    """Streaming multiprocessors: what tells a Jetson Orin Nano (8) from an AGX Orin (16)."""
+
+    @property
+    def title(self) -> str:
+        """Name, multiprocessors and compute capability, for messages."""
+        return f"{self.name} ({self.sm_count} SM, compute capability {self.compute_capability})"
+
+
+def gpu_facts(index: int = 0) -> GpuFacts | None:
+    """Return what the driver says about one GPU.
+
+    Args:
+        index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+
+    Returns:
+        The facts, or ``None`` without a driver, without a GPU of that number, or where the driver does not
+        answer (a container without access to the device).
+    """
+    library = load_driver()
+    if library is None or library.cuInit(0) != 0:
+        return None
+    count, device = c_int(), c_int()
+    if library.cuDeviceGetCount(byref(count)) != 0 or not 0 <= index < count.value:
+        return None
+    if library.cuDeviceGet(byref(device), c_int(index)) != 0:
+        return None
+    name, memory, version = (c_char * 256)(), c_size_t(), c_int()
+    answers = (
+        library.cuDeviceGetName(name, c_int(len(name)), device),
+        library.cuDeviceTotalMem_v2(byref(memory), device),
+        library.cuDriverGetVersion(byref(version)),
+    )
+    if any(answers):
+        return None
+
+    def attribute(number: int) -> int:
+        value = c_int()
+        return value.value if library.cuDeviceGetAttribute(byref(value), c_int(number), device) == 0 else 0
+
+    return GpuFacts(
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{attribute(_CAPABILITY_MAJOR)}.{attribute(_CAPABILITY_MINOR)}",
+        total_memory_bytes=memory.value,
+        driver=_driver_version(),
+        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        integrated=bool(attribute(_INTEGRATED)),
+        l4t=l4t_release(),
+        sm_count=attribute(_MULTIPROCESSOR_COUNT),
+    )
+
+
+def load_driver() -> Any:
+    """Return NVIDIA's driver library, or ``None`` where there is none; initializes nothing."""
+    try:
+        return ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return None
+
+
+def l4t_release() -> str | None:
+    """Return the release of Jetson Linux, e.g. ``"36.4.3"``, or ``None`` on any other machine."""
+    try:
+        text = _TEGRA_RELEASE.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
+    return f"{found[1]}.{found[2].strip('.')}" if found else None
+
+
+def _driver_version() -> str | None:
+    try:
+        return _DRIVER_VERSION.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
