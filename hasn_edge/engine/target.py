@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from hasn_edge.config import load_config
+from hasn_edge.engine.profile import DeviceProfile
 from hasn_edge.errors import ConfigError, UnsupportedError
 from hasn_edge.resources import shipped
 
@@ -87,6 +88,9 @@ class EngineTarget:
     tf32: bool = False
     """Let FP32 convolutions round their inputs to 10 bits of mantissa (Ampere and newer). Faster, but then
     "fp32" no longer means FP32."""
+    device: DeviceProfile | None = None
+    """What is known of the one device that this target is for: estimates and advice come from it. It changes
+    nothing in the engine."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", EngineRuntime(self.runtime))
