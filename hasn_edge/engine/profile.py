@@ -1,4 +1,4 @@
-"""What is known of a device without having it: memory, bandwidth, peak rates, versions, each with a source."""
+"""What is known of a device without having it: memory, bandwidth, peak rates, each with a source."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PowerMode:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
-    """A board or card on paper. Every figure has its entry in ``sources``, which says where one is unconfirmed."""
+    """A board or card on paper. Every figure has its entry in ``sources``, unconfirmed ones say so."""
 
     title: str
     """What it is called in reports, e.g. ``"NVIDIA Jetson Orin Nano 8GB"``."""
