@@ -60,6 +60,11 @@ class Artifact:
         size = self.details.get("size")
         return None if size is None else (int(size[0]), int(size[1]))
 
+    @property
+    def pixels(self) -> bool:
+        """Whether the file takes and gives NHWC uint8 instead of NCHW float32."""
+        return bool(self.details.get("pixels"))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the sidecar's content."""
         return {
@@ -70,7 +75,7 @@ class Artifact:
             "source": self.source,
             "parent": self.parent,
             "spec": self.spec.to_dict(),
-            "tensors": "NCHW, RGB, float32 in [0, 1]",
+            "tensors": "NHWC, RGB, uint8" if self.pixels else "NCHW, RGB, float32 in [0, 1]",
             "made_by": dict(self.made_by),
             "details": dict(self.details),
         }

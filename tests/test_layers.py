@@ -27,6 +27,7 @@ FLOORS = (
     {"runtime"},
     {"verify"},
     {"gate"},
+    {"job"},
     {"pipeline"},
     {"bench", "device"},
     {"__init__"},

@@ -15,6 +15,8 @@ from hasn_edge import gate, pipeline
 from hasn_edge.artifact import Kind, file_sha256, load_artifact
 from hasn_edge.cli import cli
 from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.graphs import Form
+from hasn_edge.job import Job
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.open import open_session
@@ -162,12 +164,56 @@ def test_shape_of_a_scale_2_network(tmp_path):
         ({"format": "tflite"}, "unknown format 'tflite'"),
         ({"precision": "fp16", "opset": 17}, "FP16 tensors need opset 20"),
         ({"format": "torchscript", "size": (32, 32)}, "TorchScript files take any size"),
+        ({"format": "torchscript", "opset": 17}, "TorchScript has no opset"),
     ],
 )
 def test_export_refuses(tiny, tmp_path, options, message):
     with pytest.raises(UnsupportedError, match=message):
         pipeline.export(tiny, output=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"recipe": "conservative"}, {"calibration": "."}])
+def test_what_is_for_int8_is_refused_without_it(tiny, tmp_path, options):
+    with pytest.raises(UnsupportedError, match="recipe and calibration are for INT8; .* is fp16"):
+        pipeline.build(tiny, precision="fp16", output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_there_is_no_weak_fp16_graph(tiny, tmp_path):
+    built = hasn_edge.build(tiny, precision="fp16", target="portable", output=tmp_path)
+    assert files(tmp_path) == ["tiny-fp16-strong.onnx", "tiny-fp16-strong.onnx.json"]
+    assert [a.path.name for a in built.artifacts] == ["tiny-fp16-strong.onnx"]
+
+
+def test_nothing_is_published_when_a_later_form_fails(tiny, tmp_path, monkeypatch):
+    real = Job.graph
+
+    def second_fails(job, form, *args, **options):
+        if form is Form.STRONG:
+            raise VerificationError("the strong one is wrong")
+        return real(job, form, *args, **options)
+
+    monkeypatch.setattr(Job, "graph", second_fails)
+    with pytest.raises(VerificationError, match="the strong one"):
+        hasn_edge.build(tiny, precision="fp32", target="portable", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [None, (40, 33)])
+def test_a_file_of_pixels_says_so_and_runs(tiny, tmp_path, size):
+    built = hasn_edge.build(tiny, precision="fp32", size=size, pixels=True, output=tmp_path)
+    (artifact,) = (load_artifact(a.path) for a in built.artifacts)
+    assert artifact.path.name == ("tiny-fp32-cpu-u8-33x40.onnx" if size else "tiny-fp32-cpu-u8.onnx")
+    assert artifact.pixels
+    side = json.loads((tmp_path / f"{artifact.path.name}.json").read_text())
+    assert side["tensors"] == "NHWC, RGB, uint8"
+    assert side["details"]["measured"]["pixels"]["largest"] <= 1
+    pixels = np.random.default_rng(4).integers(0, 256, (1, 40, 33, 3), np.uint8)
+    with open_session(artifact) as session, PyTorchSession(load_checkpoint(tiny).model()) as reference:
+        difference = session.run_pixels(pixels) - reference.run_pixels(pixels).astype(int)
+    assert np.abs(difference).max() <= 1
+    assert np.mean(difference != 0) < 1e-3
 
 
 def test_recipe_budget_is_the_one_that_counts(tiny, monkeypatch, tmp_path):

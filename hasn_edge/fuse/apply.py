@@ -25,7 +25,6 @@ DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
     "torchscript": (),
     "onnxruntime": ("norm_affine", "compose_esa"),
     "tensorrt": (),
-    "rtx": (),
 }
 """Rules that were measured to pay, by backend. Measured with one thread, 320 x 180, CPU time, ratio to the
 unfused network (mean of 30 rounds' ratios with its standard error, else median of 10):
@@ -37,7 +36,7 @@ unfused network (mean of 30 rounds' ratios with its standard error, else median 
   ``compose_esa`` alone 1.03 +- 0.012; ``norm_affine`` alone is not told from noise. ``merge_branches`` is
   *slower*, 0.90: the split copies what one larger convolution saves.
 - PyTorch, TorchScript: 1.00 and 0.99, no gain, so the network stays as it was trained.
-- TensorRT, TensorRT for RTX: not measured for want of a GPU, so nothing is fused.
+- TensorRT and TensorRT for RTX: not measured for want of a GPU, so nothing is fused.
 """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError
 from hasn_edge.machine import compute_cores
 from hasn_edge.optional import require
-from hasn_edge.runtime.session import Float32, Session, out_of_memory
+from hasn_edge.runtime.session import Float32, Session, UInt8, out_of_memory
 from hasn_edge.spec import ModelSpec, Precision
 
 SPEC_KEY = "hasn_edge.spec"
@@ -83,7 +83,7 @@ class OnnxRuntimeSession(Session):
                 "install the CUDA and cuDNN (and TensorRT) libraries of its release, or use --device cpu"
             )
         spec = _metadata_spec(self._session, name) if spec is None else spec
-        batch, fixed = _check_graph(self._session, spec, name)
+        batch, fixed, self.pixels = _check_graph(self._session, spec, name)
         if size not in (None, fixed):
             raise ArtifactError(
                 f"{name}: the graph takes {fixed or 'any'} pixels, its sidecar says {size}; make it "
@@ -94,13 +94,21 @@ class OnnxRuntimeSession(Session):
         super().__init__(spec, precision=precision, device=device, size=frame or fixed, batch=batch)
 
     def _run(self, x_NCHW: Float32) -> Float32:
+        y_NCHW: Float32 = self._compute(x_NCHW, x_NCHW.shape)
+        return y_NCHW
+
+    def _run_pixels(self, x_NHWC: UInt8) -> UInt8:
+        count, height, width, channels = x_NHWC.shape
+        y_NHWC: UInt8 = self._compute(x_NHWC, (count, channels, height, width))
+        return y_NHWC
+
+    def _compute(self, x: Any, shape_NCHW: tuple[int, ...]) -> Any:
         try:
-            y: Float32 = self._session.run([self._output], {self._input: x_NCHW})[0]
+            return self._session.run([self._output], {self._input: x})[0]
         except Exception as exc:
             if isinstance(exc, MemoryError) or "llocat" in str(exc):
-                raise out_of_memory(self.backend, x_NCHW.shape, exc) from exc
-            raise BuildError(f"onnxruntime: failed on an input of {x_NCHW.shape}: {exc}") from exc
-        return y
+                raise out_of_memory(self.backend, shape_NCHW, exc) from exc
+            raise BuildError(f"onnxruntime: failed on an input of {shape_NCHW}: {exc}") from exc
 
     def _close(self) -> None:
         self._session = None
@@ -160,17 +168,20 @@ def _metadata_spec(session: Any, name: str) -> ModelSpec:
         raise ArtifactError(f"{name}: its metadata {SPEC_KEY!r} is damaged ({exc})") from exc
 
 
-def _check_graph(session: Any, spec: ModelSpec, name: str) -> tuple[int | None, tuple[int, int] | None]:
-    """Return the fixed batch and the fixed (height, width), each ``None`` where dynamic."""
+def _check_graph(session: Any, spec: ModelSpec, name: str) -> tuple[int | None, tuple[int, int] | None, bool]:
+    """Return batch and (height, width), each ``None`` where dynamic, and whether the graph takes pixels."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    shape = inputs[0].shape
-    good = len(inputs) == 1 and len(outputs) == 1 and len(shape) == 4 and inputs[0].type == "tensor(float)"
-    if not good or (isinstance(shape[1], int) and shape[1] != spec.channels):
+    shape, kind = inputs[0].shape, inputs[0].type
+    pixels = kind == "tensor(uint8)"
+    good = len(inputs) == 1 and len(outputs) == 1 and len(shape) == 4 and (pixels or kind == "tensor(float)")
+    channels = shape[3 if pixels else 1] if good else None
+    if not good or (isinstance(channels, int) and channels != spec.channels) or outputs[0].type != kind:
         found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
         raise ArtifactError(
-            f"{name}: expected one float32 input (N, {spec.channels}, H, W) and one output, got "
-            f"{found} and {len(outputs)} output(s); this is no graph that hasn-edge made for this network"
+            f"{name}: expected one float32 input (N, {spec.channels}, H, W), or one uint8 input (N, H, W, "
+            f"{spec.channels}), and one output of its type, got {found} and {len(outputs)} output(s); this "
+            "is no graph that hasn-edge made for this network"
         )
-    batch, _, height, width = shape
+    batch, (height, width) = shape[0], shape[1:3] if pixels else shape[2:]
     static = isinstance(height, int) and isinstance(width, int)
-    return batch if isinstance(batch, int) else None, (height, width) if static else None
+    return batch if isinstance(batch, int) else None, (height, width) if static else None, pixels

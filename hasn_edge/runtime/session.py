@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError, InputError, ShapeError
+from hasn_edge.image import from_tensor, to_tensor
 from hasn_edge.spec import ModelSpec, Precision
 
 Float32 = NDArray[np.float32]
+UInt8 = NDArray[np.uint8]
 Self = TypeVar("Self", bound="Session")
 
 # A picture that was never divided by 255 is the usual mistake; a resampler's overshoot is none.
@@ -39,6 +41,9 @@ class Session(ABC):
     batch: int | None
     """Pictures per call of a file with a fixed batch, ``None`` where it is dynamic. A session of a file made
     for one picture accepts any number and computes them one by one."""
+    pixels: bool = False
+    """Whether the file itself takes and gives 8-bit pixels. :meth:`run` and :meth:`run_pixels` both work
+    either way; without this conversion inside the file, it is done around it."""
 
     def __init__(
         self,
@@ -77,8 +82,14 @@ class Session(ABC):
                 closed session.
             ArtifactError: the file computes another shape than its sidecar says.
             BuildError: the backend failed; the message carries its own.
+
+        A file of 8-bit pixels rounds its input and its output to 1/255 and clamps them.
         """
         self.check_input(x_NCHW)
+        if self.pixels:
+            levels_NHWC = np.rint(np.clip(x_NCHW, 0, 1) * np.float32(255)).transpose(0, 2, 3, 1)
+            y_NHWC = self.run_pixels(levels_NHWC.astype(np.uint8))
+            return np.divide(y_NHWC.transpose(0, 3, 1, 2), np.float32(255), order="C", dtype=np.float32)
         self._check_size(*(x_NCHW.shape[i] for i in (0, 2, 3)))
         if self.batch == 1 and len(x_NCHW) > 1:
             return np.concatenate([self.run(one) for one in np.split(x_NCHW, len(x_NCHW))])
@@ -90,6 +101,48 @@ class Session(ABC):
                 "its sidecar do not belong together; make them again with 'hasn-edge export' or 'build'"
             )
         return np.ascontiguousarray(y_NCHW, dtype=np.float32)
+
+    def run_pixels(self, x_NHWC: UInt8) -> UInt8:
+        """Upscale pictures as they are stored; blocks until the result is in host memory.
+
+        Args:
+            x_NHWC: ``(N, H, W, C)`` uint8 RGB. Any strides; it is never written to.
+
+        Returns:
+            ``(N, H * scale, W * scale, C)`` uint8, C-contiguous; it belongs to the caller. Levels are clipped
+            and rounded to the nearest, half to even.
+
+        Raises:
+            ShapeError: wrong rank, channels, dtype or size.
+            InputError: the network's output is not finite, memory does not suffice, or a closed session.
+            ArtifactError: the file computes another shape than its sidecar says.
+            BuildError: the backend failed; the message carries its own.
+        """
+        if self._closed:
+            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
+        channels = self.spec.channels
+        good = isinstance(x_NHWC, np.ndarray) and x_NHWC.ndim == 4 and x_NHWC.shape[3] == channels
+        if not good or x_NHWC.dtype != np.uint8 or x_NHWC.size == 0:
+            kind = getattr(x_NHWC, "dtype", type(x_NHWC).__name__)
+            raise ShapeError(
+                f"{self.backend}: expected uint8 (N, H, W, {channels}) with at least one pixel, got {kind} "
+                f"{getattr(x_NHWC, 'shape', '')}; hasn_edge.image.read_image makes (H, W, C) from a picture"
+            )
+        count, height, width = x_NHWC.shape[:3]
+        self._check_size(count, height, width)
+        if len(x_NHWC) > 1 and (self.batch == 1 or not self.pixels):
+            return np.concatenate([self.run_pixels(one) for one in np.split(x_NHWC, len(x_NHWC))])
+        if not self.pixels:
+            return from_tensor(self.run(to_tensor(x_NHWC[0])))[None]
+        y_NHWC = self._run_pixels(np.ascontiguousarray(x_NHWC))
+        expected = (count, height * self.spec.scale, width * self.spec.scale, channels)
+        if y_NHWC.shape != expected or y_NHWC.dtype != np.uint8:
+            raise ArtifactError(
+                f"{self.backend}: output is {y_NHWC.dtype} {y_NHWC.shape}, its description says uint8 "
+                f"{expected}; the file and its sidecar do not belong together; make them again with "
+                "'hasn-edge build'"
+            )
+        return np.ascontiguousarray(y_NHWC)
 
     def check_input(self, x_NCHW: Any) -> None:
         """Refuse what the network cannot take whatever its size: rank, channels, dtype and values.
@@ -151,6 +204,10 @@ class Session(ABC):
     @abstractmethod
     def _run(self, x_NCHW: Float32) -> Float32:
         """Compute; ``x_NCHW`` is checked and C-contiguous, the result must not alias a kept buffer."""
+
+    def _run_pixels(self, x_NHWC: UInt8) -> UInt8:
+        """Compute with a file of pixels; as :meth:`_run`, called only where :attr:`pixels` is true."""
+        raise NotImplementedError(f"{type(self).__name__} sets pixels and does not compute them")
 
     def _close(self) -> None:  # noqa: B027 - having nothing to free is the usual case
         """Free; called once."""

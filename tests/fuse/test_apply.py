@@ -151,5 +151,5 @@ def test_a_fused_network_is_not_stored(tmp_path):
 
 
 def test_default_rules_exist_for_every_backend():
-    assert set(DEFAULT_RULES) == {"pytorch", "torchscript", "onnxruntime", "tensorrt", "rtx"}
+    assert set(DEFAULT_RULES) == {"pytorch", "torchscript", "onnxruntime", "tensorrt"}
     assert all(set(rules) <= set(RULES) for rules in DEFAULT_RULES.values())

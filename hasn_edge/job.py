@@ -1,0 +1,262 @@
+"""One model on its way to files: every graph and engine is made here, measured, and given its name last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasn_edge.artifact import Artifact, Kind, publish
+from hasn_edge.gate import FP16_BUDGET_DB, Gate, check_pixels, check_static
+from hasn_edge.graphs import Form, GraphMaker
+from hasn_edge.model.zoo import load_model_checkpoint, model_name
+from hasn_edge.optional import installed_version
+from hasn_edge.spec import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hasn_edge.engine.target import EngineTarget
+    from hasn_edge.quantize.ranges import Ranges
+    from hasn_edge.quantize.recipe import QuantRecipe
+    from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+
+BUILDER_FLAGS = {Precision.FP32: (), Precision.FP16: ("FP16",), Precision.INT8: ("INT8", "FP16")}
+"""Flags that TensorRT 8.5 to 10.11 must be given with a weak graph, whose tensors are all FP32."""
+
+Progress = Callable[[str], None]
+
+TOOLS = ("hasn-edge", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
+"""Distributions whose versions go into sidecars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A finished file that has no name on disk yet."""
+
+    data: bytes
+    kind: Kind
+    precision: Precision
+    size: tuple[int, int] | None
+    suffix: str
+    details: Mapping[str, Any]
+    parent: str | None = None
+    made_by: Mapping[str, str] = field(default_factory=dict)
+
+
+class Job:
+    """Makes files of one model.
+
+    Args:
+        model: Bundled name, ``.safetensors`` or ``.pth``.
+        rules: Fusion rules of the backend that the files are for.
+        pixels: Whether graphs take and give 8-bit pixels instead of floats.
+        progress: Called with what is under way.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        rules: Sequence[str] = (),
+        pixels: bool = False,
+        progress: Progress = lambda text: None,
+    ) -> None:
+        progress("loading the model")
+        self.name = model_name(model)
+        self.pixels = pixels
+        self.progress = progress
+        self.maker = GraphMaker(load_model_checkpoint(model), tuple(rules))
+        self.gate = Gate(self.maker.checkpoint)
+        self.summary = list(self.maker.fused)
+        """What was measured so far, a sentence each."""
+        self.recipe: QuantRecipe | None = None
+        self.ranges: Ranges | None = None
+
+    def calibrate(self, recipe: QuantRecipe, pictures: str | Path | None) -> None:
+        """Measure the ranges for INT8 on ``pictures``, or on those of the recipe."""
+        from hasn_edge.data.calibration import load_calibration
+
+        data = load_calibration(pictures if pictures is not None else recipe.calibration)
+        if data.skipped:
+            self.summary.append(
+                f"calibration: {len(data.skipped)} pictures left out, the first: {data.skipped[0]}"
+            )
+        self.progress(f"measuring ranges on {len(data)} pictures")
+        self.recipe, self.ranges = recipe, self.maker.ranges(data, recipe)
+
+    def graph(
+        self,
+        form: Form,
+        precision: Precision,
+        *,
+        size: tuple[int, int] | None,
+        suffix: str,
+        opset: int | None = None,
+    ) -> File:
+        """Make and check one ONNX file.
+
+        Raises:
+            VerificationError: it is not this network, or misses its budget.
+        """
+        from hasn_edge.formats.pixels import with_pixels
+        from hasn_edge.quantize.lint import lint
+
+        what = f"{precision.value}{suffix}"
+
+        def make(size: tuple[int, int] | None) -> ModelProto:
+            return self.maker.make(
+                form, precision, size=size, opset=opset, ranges=self.ranges, recipe=self.recipe
+            )
+
+        self.progress(f"making {what}")
+        graph = make(None)
+        self.progress(f"checking {what}")
+        if precision is Precision.INT8:
+            lint(graph)
+        with self._session(graph, precision) as session:
+            measured, said = self.gate.check(
+                session, what=f"the ONNX graph {what}", budget_db=self._budget(precision), advice=self._advice
+            )
+        self.summary.append(said)
+        if size is not None:
+            fixed = make(size)
+            check_static(
+                lambda: self._session(graph, precision), lambda: self._session(fixed, precision), size
+            )
+            graph = fixed
+        if self.pixels:
+            floats, graph = graph, with_pixels(graph)
+            with self._session(floats, precision) as before, self._session(graph, precision) as after:
+                measured["pixels"], said = check_pixels(before, after)
+            self.summary.append(said)
+        return File(
+            data=graph.SerializeToString(),
+            kind=Kind.ONNX,
+            precision=precision,
+            size=size,
+            suffix=suffix,
+            details={
+                "form": form.value,
+                **({"builder_flags": list(BUILDER_FLAGS[precision])} if form is Form.WEAK else {}),
+                "opset": graph.opset_import[0].version,
+                "fused": list(self.maker.rules),
+                **self._quantization(precision),
+                "measured": measured,
+            },
+        )
+
+    def torchscript(self, precision: Precision) -> File:
+        """Make and check one TorchScript file."""
+        from hasn_edge.formats.torchscript import torchscript_bytes, torchscript_from_model
+        from hasn_edge.runtime.torchscript import TorchScriptSession
+
+        self.progress(f"exporting TorchScript {precision.value}")
+        checkpoint = self.maker.checkpoint
+        data = torchscript_bytes(torchscript_from_model(checkpoint.model(), precision=precision))
+        self.progress("comparing with PyTorch")
+        with TorchScriptSession(data, checkpoint.spec, precision=precision) as session:
+            measured, said = self.gate.check(session, what=f"the {precision.value} TorchScript file")
+        self.summary.append(said)
+        return File(
+            data=data,
+            kind=Kind.TORCHSCRIPT,
+            precision=precision,
+            size=None,
+            suffix="",
+            details={"measured": measured},
+        )
+
+    def engine(self, graph: File, target: EngineTarget) -> File:
+        """Compile a checked graph."""
+        from hasn_edge.engine.tensorrt import engine_from_onnx
+
+        def step(phase: str, done: int, steps: int) -> None:
+            self.progress(f"compiling for {target.name}: {phase} {done} of {steps}")
+
+        self.progress(f"compiling for {target.name}")
+        built = engine_from_onnx(graph.data, target, progress=step)
+        self.summary.append(
+            f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}; not executed: "
+            "that needs its GPU"
+        )
+        return File(
+            data=built.plan,
+            kind=Kind.ENGINE,
+            precision=graph.precision,
+            size=target.shapes.size,
+            suffix=f"-{target.name}",
+            details={**built.details(), "measured": graph.details["measured"]},
+            parent=hashlib.sha256(graph.data).hexdigest(),
+            made_by=built.made_by,
+        )
+
+    def publish(self, file: File, folder: Path) -> Artifact:
+        """Give a finished file its name in ``folder``, with its sidecar."""
+        sized = f"-{file.size[1]}x{file.size[0]}" if file.size else ""
+        pixels = "-u8" if self.pixels else ""
+        path = folder / f"{self.name}-{file.precision.value}{file.suffix}{pixels}{sized}{file.kind.suffix}"
+        self.progress(f"writing {path}")
+        versions = {tool: version for tool in TOOLS if (version := installed_version(tool))}
+        return publish(
+            file.data,
+            path,
+            kind=file.kind,
+            spec=self.maker.checkpoint.spec,
+            precision=file.precision,
+            source=self.maker.checkpoint.sha256,
+            parent=file.parent,
+            made_by={**versions, **file.made_by},
+            details={
+                **({"size": list(file.size)} if file.size else {}),
+                **({"pixels": True} if self.pixels else {}),
+                **file.details,
+            },
+        )
+
+    def _session(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:
+        """Open a graph; INT8 as exact Q/DQ arithmetic, which is what an engine is expected to do."""
+        from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(
+            graph.SerializeToString(),
+            self.maker.checkpoint.spec,
+            precision=precision,
+            exact=precision is Precision.INT8,
+        )
+
+    def _budget(self, precision: Precision) -> float:
+        return self.recipe.budget_db if precision is Precision.INT8 and self.recipe else FP16_BUDGET_DB
+
+    def _advice(self) -> str:
+        """Say which convolutions cost the most, where it is INT8 that lost too much."""
+        if self.recipe is None or self.ranges is None:
+            return ""
+        from hasn_edge.data.pairs import shipped_eval_set
+        from hasn_edge.image import to_tensor
+        from hasn_edge.quantize.sensitivity import advice, sensitivity
+
+        self.progress("measuring which convolutions cost the most")
+        pictures = [to_tensor(pair.lr()) for pair in shipped_eval_set(self.maker.checkpoint.spec.scale)]
+        costs = sensitivity(self.maker.fp32(), self.ranges, self.recipe, pictures, by_kind=True)
+        return f"The {advice(costs)}."
+
+    def _quantization(self, precision: Precision) -> Mapping[str, Any]:
+        if precision is not Precision.INT8 or self.recipe is None or self.ranges is None:
+            return {}
+        from hasn_edge.quantize.graph import convolutions, mac_share
+
+        plain = self.maker.fp32()
+        chosen = self.recipe.select(conv.name for conv in convolutions(plain))
+        share = mac_share(plain, chosen)
+        said = f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs"
+        if said not in self.summary:
+            self.summary.append(said)
+        return {
+            "recipe": self.recipe.to_dict(),
+            "ranges": self.ranges.to_dict(),
+            "int8_convolutions": list(chosen),
+            "int8_mac_share": share,
+        }
