@@ -89,18 +89,19 @@ class Session(ABC):
         if self.pixels:
             levels_NHWC = np.rint(np.clip(x_NCHW, 0, 1) * np.float32(255)).transpose(0, 2, 3, 1)
             y_NHWC = self.run_pixels(levels_NHWC.astype(np.uint8))
-            return np.divide(y_NHWC.transpose(0, 3, 1, 2), np.float32(255), order="C", dtype=np.float32)
+            y_NCHW: Float32 = np.divide(y_NHWC.transpose(0, 3, 1, 2), np.float32(255), order="C")
+            return y_NCHW
         self._check_size(*(x_NCHW.shape[i] for i in (0, 2, 3)))
         if self.batch == 1 and len(x_NCHW) > 1:
             return np.concatenate([self.run(one) for one in np.split(x_NCHW, len(x_NCHW))])
-        y_NCHW = self._run(np.ascontiguousarray(x_NCHW))
+        computed = self._run(np.ascontiguousarray(x_NCHW))
         expected = self.spec.output_shape(x_NCHW.shape)
-        if y_NCHW.shape != expected:
+        if computed.shape != expected:
             raise ArtifactError(
-                f"{self.backend}: output is {y_NCHW.shape}, its description says {expected}; the file and "
+                f"{self.backend}: output is {computed.shape}, its description says {expected}; the file and "
                 "its sidecar do not belong together; make them again with 'hasn-edge export' or 'build'"
             )
-        return np.ascontiguousarray(y_NCHW, dtype=np.float32)
+        return np.ascontiguousarray(computed, dtype=np.float32)
 
     def run_pixels(self, x_NHWC: UInt8) -> UInt8:
         """Upscale pictures as they are stored; blocks until the result is in host memory.
