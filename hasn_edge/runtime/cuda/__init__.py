@@ -1,0 +1,83 @@
+"""Memory, streams and graphs of CUDA, through whichever of three Python packages is here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
+from hasn_edge.runtime.cuda.protocol import CudaBackend
+
+BACKENDS = ("torch", "cuda-python", "pycuda")
+"""What ``--cuda`` takes."""
+
+
+def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
+    """Start CUDA on one GPU through a Python package.
+
+    Without ``name``, the first of these that is installed and starts:
+
+    1. PyTorch, where the program imported it already: one allocator for everything, and nothing to load.
+    2. cuda-python: NVIDIA's own, from wheels, with CUDA graphs.
+    3. PyCUDA: what older Jetson installations have; without CUDA graphs.
+    4. PyTorch, imported for this alone: seconds and hundreds of megabytes.
+
+    Args:
+        name: ``"torch"``, ``"cuda-python"`` or ``"pycuda"``: this one and no other.
+        index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+
+    Raises:
+        UnsupportedError: no such backend; or none of the three is installed and starts.
+        MissingDependencyError: the one that was named is not installed.
+        BuildError: the one that was named does not start.
+    """
+    if name is not None:
+        if name not in _OPENERS:
+            raise UnsupportedError(f"no CUDA backend called {name!r}; choose one of: {', '.join(BACKENDS)}")
+        return _start(name, index)
+    loaded = ("torch",) if "torch" in sys.modules else ()
+    reasons: dict[str, str] = {}
+    for candidate in dict.fromkeys((*loaded, "cuda-python", "pycuda", "torch")):
+        try:
+            return _start(candidate, index)
+        except MissingDependencyError:
+            reasons[candidate] = "not installed"
+        except HasnEdgeError as exc:
+            reasons[candidate] = str(exc)
+    raise UnsupportedError(
+        "running an engine needs a Python package for CUDA's memory and streams, and none of the three "
+        "works here; install one, for example with: pip install 'hasn-edge[cuda]'"
+        + "".join(f"\n  {candidate}: {reason}" for candidate, reason in reasons.items())
+    )
+
+
+def _start(name: str, index: int) -> CudaBackend:
+    try:
+        return _OPENERS[name](index)
+    except (ImportError, OSError) as exc:  # installed, but one of its libraries is not
+        raise BuildError(f"{name} is installed but cannot be loaded: {exc}; install it again") from exc
+
+
+def _torch(index: int) -> CudaBackend:
+    from hasn_edge.runtime.cuda.torch import TorchBackend
+
+    return TorchBackend(index)
+
+
+def _cuda_python(index: int) -> CudaBackend:
+    from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend
+
+    return CudaPythonBackend(index)
+
+
+def _pycuda(index: int) -> CudaBackend:
+    from hasn_edge.runtime.cuda.pycuda import PyCudaBackend
+
+    return PyCudaBackend(index)
+
+
+_OPENERS: dict[str, Callable[[int], CudaBackend]] = {
+    "torch": _torch,
+    "cuda-python": _cuda_python,
+    "pycuda": _pycuda,
+}
