@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import re
-import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal
 
+import msgspec
+
+from hasn_edge.engine.child import converse
+from hasn_edge.engine.gpu import l4t_release, load_driver
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
+from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
 from hasn_edge.optional import require
 
 NAMES = {EngineRuntime.RTX: "TensorRT for RTX", EngineRuntime.TENSORRT: "TensorRT"}
@@ -30,16 +35,33 @@ class Capabilities:
     version: str
     """As the module says it, e.g. ``"1.7.1.116"``."""
     strong_typing: bool
-    """Types are taken from the graph, which must be the strong artefact (typed FP16 tensors, Q/DQ scales in
-    the tensors' type): TensorRT for RTX, and TensorRT from 10.12 on, where builder flags are deprecated."""
+    """Types are best taken from the graph, which must be the strong artefact (typed FP16 tensors, Q/DQ scales
+    in the tensors' type): TensorRT for RTX, and TensorRT from 10.12 on, where precision flags are
+    deprecated. The only answer that a version number gives; all others are names that exist or do not."""
     strong_typing_flag: bool
     """A network must be created with ``STRONGLY_TYPED`` to be so (TensorRT 10; 11 accepts and ignores it)."""
     explicit_batch_flag: bool
     """A network must be created with ``EXPLICIT_BATCH`` (TensorRT 8; 10 ignores it, 11 has no such name)."""
+    precision_flags: bool
+    """Weak graphs compile: precision comes from ``BuilderFlag.FP16`` and ``INT8``, and a layer can be pinned
+    to one (TensorRT before 11)."""
+    calibrator: bool
+    """INT8 ranges can come from TensorRT's own entropy calibrator (TensorRT before 11)."""
+    calibration_profile: bool
+    """The calibrator's shape is set apart from the engine's (TensorRT 8.6 to 10)."""
     compute_capabilities: tuple[str, ...]
     """GPUs that it can compile for without having them, e.g. ``"8.6"``; empty where only for the one here."""
     optimization_level: bool
+    """Of the builder, 0 to 5 (from 8.6 on)."""
+    hardware_compatibility: tuple[str, ...]
+    """Levels of compatibility with other GPUs than the one here, e.g. ``"ampere_plus"`` (from 8.6 on; TensorRT
+    for RTX has compute capabilities instead)."""
+    version_compatible: bool
+    """Engines can be made that a newer TensorRT runs (from 8.6 on; never with TensorRT for RTX)."""
+    timing_cache: bool
+    """Timings of one build help the next. Not TensorRT for RTX, where asking for it needs a GPU."""
     progress_monitor: bool
+    """From 9 on."""
     parser_names_nodes: bool
     """A parser error knows the node's name and operator (TensorRT 10 and newer)."""
 
@@ -48,17 +70,39 @@ class Capabilities:
         """Product name and version, for messages."""
         return f"{NAMES[self.runtime]} {self.version}"
 
+    @property
+    def form(self) -> Literal["weak", "strong"]:
+        """The form of graph that this TensorRT is given."""
+        return "strong" if self.strong_typing else "weak"
+
+
+def ask_capabilities(runtime: EngineRuntime) -> Capabilities:
+    """Ask the installed TensorRT what it can do, in a process of its own: this one never imports it.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+        UnsupportedError: it is TensorRT, and there is no NVIDIA GPU or driver.
+        BuildError: it is installed but broken, or the process died.
+        OutputError: no room for temporary files.
+    """
+    find_module(runtime, needed_for="Asking what it can do")
+    try:
+        with tempfile.TemporaryDirectory(prefix="hasn-edge-ask-") as name:
+            answer = converse(Path(name), "--ask", runtime.value).outcome(NAMES[runtime])
+    except OSError as exc:
+        raise OutputError(
+            f"cannot keep temporary files in {tempfile.gettempdir()}: {exc.strerror or exc}; "
+            "free some space there, or set TMPDIR to another folder"
+        ) from exc
+    return msgspec.convert(answer, Capabilities)
+
 
 def driver_present() -> bool:
     """Return whether NVIDIA's driver library can be loaded; loads nothing else.
 
     Without it TensorRT's ``Runtime`` may crash the process instead of raising, and so must not be made.
     """
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
+    return load_driver() is not None
 
 
 def find_module(runtime: EngineRuntime, *, needed_for: str = "Building an engine") -> str:
@@ -66,10 +110,17 @@ def find_module(runtime: EngineRuntime, *, needed_for: str = "Building an engine
 
     Raises:
         MissingDependencyError: it is not installed; the message names the extra.
+        UnsupportedError: this is a Jetson, whose TensorRT comes with JetPack, and Python does not see it.
     """
     for name in _MODULES[runtime]:
         if importlib.util.find_spec(name) is not None:
             return name
+    if runtime is EngineRuntime.TENSORRT and l4t_release() is not None:
+        raise UnsupportedError(
+            f"{needed_for} needs JetPack's TensorRT, which this Python does not see: install it with 'sudo apt "
+            "install python3-libnvinfer', and use the system's Python or a virtual environment made by "
+            "'python3 -m venv --system-site-packages'; pip has none for Jetson"
+        )
     raise MissingDependencyError(
         _MODULES[runtime][0], extra=runtime.value, needed_for=f"{needed_for} with {NAMES[runtime]}"
     )
@@ -88,29 +139,46 @@ def load_tensorrt(
     try:
         trt = require(name, extra=runtime.value, needed_for=needed_for)
     except (ImportError, OSError) as exc:
+        again = f"pip install --force-reinstall 'hasn-edge[{runtime.value}]'"
+        if l4t_release() is not None:
+            again = "sudo apt install --reinstall python3-libnvinfer libnvinfer-bin"
         raise BuildError(
             f"{NAMES[runtime]} is installed (package '{name}') but cannot be loaded: {exc}; "
-            f"install it again with: pip install --force-reinstall 'hasn-edge[{runtime.value}]'"
+            f"install it again with: {again}"
         ) from exc
     return trt, probe(trt, runtime)
 
 
 def probe(trt: ModuleType, runtime: EngineRuntime) -> Capabilities:
     """Ask a loaded TensorRT module what it can do."""
-    flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
+    network = getattr(trt, "NetworkDefinitionCreationFlag", None)
+    flags = getattr(trt, "BuilderFlag", None)
     config = getattr(trt, "IBuilderConfig", None)
+    levels = dir(getattr(trt, "HardwareCompatibilityLevel", None))
     sm = [re.fullmatch(r"SM(\d+)(\d)", name) for name in dir(getattr(trt, "ComputeCapability", None))]
     version = str(trt.__version__)
+    rtx = runtime is EngineRuntime.RTX
     return Capabilities(
         runtime=runtime,
         version=version,
-        strong_typing=runtime is EngineRuntime.RTX or version_tuple(version) >= (10, 12),
-        strong_typing_flag=hasattr(flags, "STRONGLY_TYPED"),
-        explicit_batch_flag=hasattr(flags, "EXPLICIT_BATCH"),
+        strong_typing=rtx or version_tuple(version) >= (10, 12),
+        strong_typing_flag=hasattr(network, "STRONGLY_TYPED"),
+        explicit_batch_flag=hasattr(network, "EXPLICIT_BATCH"),
+        precision_flags=_all(flags, "FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS")
+        and _all(getattr(trt, "ILayer", None), "precision", "set_output_type"),
+        calibrator=hasattr(trt, "IInt8EntropyCalibrator2") and hasattr(config, "int8_calibrator"),
+        calibration_profile=hasattr(config, "set_calibration_profile"),
         compute_capabilities=tuple(
             f"{major}.{minor}" for major, minor in sorted((int(m[1]), int(m[2])) for m in sm if m)
         ),
         optimization_level=hasattr(config, "builder_optimization_level"),
+        hardware_compatibility=tuple(
+            level.lower() for level in ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY") if level in levels
+        )
+        if not rtx and hasattr(config, "hardware_compatibility_level")
+        else (),
+        version_compatible=not rtx and hasattr(flags, "VERSION_COMPATIBLE"),
+        timing_cache=not rtx and hasattr(config, "create_timing_cache"),
         progress_monitor=hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor"),
         parser_names_nodes=hasattr(getattr(trt, "ParserError", None), "node_name"),
     )
@@ -133,3 +201,7 @@ def check_target_capabilities(capabilities: Capabilities, wanted: tuple[str, ...
             f"{capabilities.title} cannot compile for compute capability {', '.join(unknown)}; "
             f"it can for {', '.join(capabilities.compute_capabilities) or 'the GPU in this machine only'}"
         )
+
+
+def _all(owner: Any, *names: str) -> bool:
+    return all(hasattr(owner, name) for name in names)

@@ -25,6 +25,9 @@ GENERATIONS = {
 }
 """Compute capabilities of the desktop and data-centre GPUs of a generation."""
 
+HARDWARE_LEVELS = ("ampere_plus", "same_compute_capability")
+"""How far from the GPU it is built on an engine of TensorRT may go."""
+
 
 class EngineRuntime(str, Enum):
     """What compiles and runs the graph."""
@@ -85,6 +88,11 @@ class EngineTarget:
     """Scratch memory that a layer may use; unset leaves the compiler's default (all of the GPU's)."""
     optimization_level: int | None = None
     """0 (compiles fastest) to 5 (runs fastest, compiles for long); unset leaves the compiler's default, 3."""
+    hardware_compatibility: str | None = None
+    """TensorRT only: let the engine run on other GPUs than the one it is built on, ``"ampere_plus"`` or
+    ``"same_compute_capability"``; it runs slower for that. Not on a Jetson."""
+    version_compatible: bool = False
+    """TensorRT only: let newer versions run the engine; it may run slower for that."""
     tf32: bool = False
     """Let FP32 convolutions round their inputs to 10 bits of mantissa (Ampere and newer). Faster, but then
     "fp32" no longer means FP32."""
@@ -114,12 +122,25 @@ class EngineTarget:
                 f"compute_capabilities: only TensorRT for RTX (runtime = 'rtx') builds for GPUs that are not "
                 f"here; runtime is {self.runtime.value!r}"
             )
+        self._check_compatibility()
         if self.workspace_bytes is not None and self.workspace_bytes < 1 << 20:
             raise ConfigError(
                 f"workspace_bytes is {self.workspace_bytes}; expected at least {1 << 20} (1 MiB)"
             )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise ConfigError(f"optimization_level is {self.optimization_level}; expected 0 to 5")
+
+    def _check_compatibility(self) -> None:
+        level = self.hardware_compatibility
+        if level is not None and level not in HARDWARE_LEVELS:
+            raise ConfigError(
+                f"hardware_compatibility is {level!r}; expected one of {', '.join(HARDWARE_LEVELS)}"
+            )
+        if (level is not None or self.version_compatible) and self.runtime is not EngineRuntime.TENSORRT:
+            raise ConfigError(
+                "hardware_compatibility and version_compatible are options of TensorRT (runtime = "
+                f"'tensorrt'); runtime is {self.runtime.value!r}"
+            )
 
     def with_size(self, height: int, width: int) -> EngineTarget:
         """Return this target for one size in pixels only, keeping the typical batch and channels."""
