@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError, InputError, ShapeError
 from hasn_edge.image import from_tensor, to_tensor
+from hasn_edge.runtime.pending import Pending
 from hasn_edge.spec import ModelSpec, Precision
 
 Float32 = NDArray[np.float32]
@@ -38,6 +39,10 @@ class Session(ABC):
     """``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"tensorrt"`` (through ONNX Runtime), ..."""
     size: tuple[int, int] | None
     """The one (height, width) that a static artefact accepts; ``None`` where they are dynamic."""
+    smallest: tuple[int, int]
+    """Smallest accepted height and width: the network's, or what an engine was built for."""
+    largest: tuple[int, int] | None
+    """Largest accepted height and width of an engine; ``None`` where only memory limits them."""
     batch: int | None
     """Pictures per call of a file with a fixed batch, ``None`` where it is dynamic. A session of a file made
     for one picture accepts any number and computes them one by one."""
@@ -58,6 +63,8 @@ class Session(ABC):
         self.precision = precision
         self.device = device
         self.size = size
+        self.smallest = size or (spec.size.minimum, spec.size.minimum)
+        self.largest = size
         self.batch = batch
         self._closed = False
 
@@ -85,23 +92,32 @@ class Session(ABC):
 
         A file of 8-bit pixels rounds its input and its output to 1/255 and clamps them.
         """
+        return self.submit(x_NCHW).result()
+
+    def submit(self, x_NCHW: Float32) -> Pending[Float32]:
+        """Begin to upscale a batch; the result is asked for later, in any order, while others are computed.
+
+        A backend with several slots (TensorRT) computes while this thread prepares the next input; the others
+        compute at once, before this returns. Once all slots are taken it waits for the oldest one, whose
+        result is kept until it is asked for.
+
+        Args:
+            x_NCHW: As for :meth:`run`; it may be changed as soon as this returns.
+
+        Raises:
+            HasnEdgeError: as :meth:`run`, now or with the result.
+        """
         self.check_input(x_NCHW)
         if self.pixels:
             levels_NHWC = np.rint(np.clip(x_NCHW, 0, 1) * np.float32(255)).transpose(0, 2, 3, 1)
-            y_NHWC = self.run_pixels(levels_NHWC.astype(np.uint8))
-            y_NCHW: Float32 = np.divide(y_NHWC.transpose(0, 3, 1, 2), np.float32(255), order="C")
-            return y_NCHW
+            return self.submit_pixels(levels_NHWC.astype(np.uint8)).then(_from_levels)
         self._check_size(*(x_NCHW.shape[i] for i in (0, 2, 3)))
         if self.batch == 1 and len(x_NCHW) > 1:
-            return np.concatenate([self.run(one) for one in np.split(x_NCHW, len(x_NCHW))])
-        computed = self._run(np.ascontiguousarray(x_NCHW))
+            return Pending.joined(self.submit(one) for one in np.split(x_NCHW, len(x_NCHW)))
         expected = self.spec.output_shape(x_NCHW.shape)
-        if computed.shape != expected:
-            raise ArtifactError(
-                f"{self.backend}: output is {computed.shape}, its description says {expected}; the file and "
-                "its sidecar do not belong together; make them again with 'hasn-edge export' or 'build'"
-            )
-        return np.ascontiguousarray(computed, dtype=np.float32)
+        return self._begin(np.ascontiguousarray(x_NCHW)).then(
+            lambda y_NCHW: self._checked(y_NCHW, expected, np.float32)
+        )
 
     def run_pixels(self, x_NHWC: UInt8) -> UInt8:
         """Upscale pictures as they are stored; blocks until the result is in host memory.
@@ -119,6 +135,17 @@ class Session(ABC):
             ArtifactError: the file computes another shape than its sidecar says.
             BuildError: the backend failed; the message carries its own.
         """
+        return self.submit_pixels(x_NHWC).result()
+
+    def submit_pixels(self, x_NHWC: UInt8) -> Pending[UInt8]:
+        """Begin to upscale pictures as they are stored: to :meth:`run_pixels` what :meth:`submit` is to run.
+
+        Args:
+            x_NHWC: As for :meth:`run_pixels`; it may be changed as soon as this returns.
+
+        Raises:
+            HasnEdgeError: as :meth:`run_pixels`, now or with the result.
+        """
         if self._closed:
             raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
         channels = self.spec.channels
@@ -132,18 +159,13 @@ class Session(ABC):
         count, height, width = x_NHWC.shape[:3]
         self._check_size(count, height, width)
         if len(x_NHWC) > 1 and (self.batch == 1 or not self.pixels):
-            return np.concatenate([self.run_pixels(one) for one in np.split(x_NHWC, len(x_NHWC))])
+            return Pending.joined(self.submit_pixels(one) for one in np.split(x_NHWC, len(x_NHWC)))
         if not self.pixels:
-            return from_tensor(self.run(to_tensor(x_NHWC[0])))[None]
-        y_NHWC = self._run_pixels(np.ascontiguousarray(x_NHWC))
+            return self.submit(to_tensor(x_NHWC[0])).then(lambda y_NCHW: from_tensor(y_NCHW)[None])
         expected = (count, height * self.spec.scale, width * self.spec.scale, channels)
-        if y_NHWC.shape != expected or y_NHWC.dtype != np.uint8:
-            raise ArtifactError(
-                f"{self.backend}: output is {y_NHWC.dtype} {y_NHWC.shape}, its description says uint8 "
-                f"{expected}; the file and its sidecar do not belong together; make them again with "
-                "'hasn-edge build'"
-            )
-        return np.ascontiguousarray(y_NHWC)
+        return self._begin_pixels(np.ascontiguousarray(x_NHWC)).then(
+            lambda y_NHWC: self._checked(y_NHWC, expected, np.uint8)
+        )
 
     def check_input(self, x_NCHW: Any) -> None:
         """Refuse what the network cannot take whatever its size: rank, channels, dtype and values.
@@ -210,8 +232,25 @@ class Session(ABC):
         """Compute with a file of pixels; as :meth:`_run`, called only where :attr:`pixels` is true."""
         raise NotImplementedError(f"{type(self).__name__} sets pixels and does not compute them")
 
+    def _begin(self, x_NCHW: Float32) -> Pending[Float32]:
+        """Begin to compute; overridden where :meth:`_run` would only wait for the device."""
+        return Pending.of(self._run(x_NCHW))
+
+    def _begin_pixels(self, x_NHWC: UInt8) -> Pending[UInt8]:
+        """Begin to compute with a file of pixels."""
+        return Pending.of(self._run_pixels(x_NHWC))
+
     def _close(self) -> None:  # noqa: B027 - having nothing to free is the usual case
         """Free; called once."""
+
+    def _checked(self, computed: NDArray[Any], shape: tuple[int, ...], dtype: type[Any]) -> Any:
+        if computed.shape != shape or (computed.dtype == np.uint8) != (dtype is np.uint8):
+            raise ArtifactError(
+                f"{self.backend}: output is {computed.dtype} {computed.shape}, its description says "
+                f"{dtype.__name__} {shape}; the file and its sidecar do not belong together; make them again "
+                "with 'hasn-edge export' or 'hasn-edge build'"
+            )
+        return np.ascontiguousarray(computed, dtype=dtype)
 
     def _check_size(self, count: int, height: int, width: int) -> None:
         if self.batch not in (None, 1, count):
@@ -224,11 +263,15 @@ class Session(ABC):
                 f"{self.backend}: this file takes exactly {self.size[0]} x {self.size[1]} pixels (height x "
                 f"width), got {height} x {width}; Upscaler pads and tiles, or export with dynamic sizes"
             )
-        minimum = self.spec.size.minimum
-        if min(height, width) < minimum:
+        if height < self.smallest[0] or width < self.smallest[1]:
             raise ShapeError(
-                f"{self.backend}: expected at least {minimum} x {minimum} pixels, got {height} x {width} "
-                "(height x width); Upscaler pads small pictures"
+                f"{self.backend}: expected at least {self.smallest[0]} x {self.smallest[1]} pixels, got "
+                f"{height} x {width} (height x width); Upscaler pads small pictures"
+            )
+        if self.largest is not None and (height > self.largest[0] or width > self.largest[1]):
+            raise ShapeError(
+                f"{self.backend}: expected at most {self.largest[0]} x {self.largest[1]} pixels, got "
+                f"{height} x {width} (height x width); Upscaler tiles large pictures"
             )
 
 
@@ -239,3 +282,8 @@ def out_of_memory(backend: str, shape: tuple[int, ...], exc: BaseException) -> I
         f"{backend}: not enough memory for an input of {shape[-2]} x {shape[-1]} pixels and batch {shape[0]} "
         f"({first}); use smaller tiles: --tile 256, or Upscaler(session, tile=256)"
     )
+
+
+def _from_levels(y_NHWC: UInt8) -> Float32:
+    y_NCHW: Float32 = np.divide(y_NHWC.transpose(0, 3, 1, 2), np.float32(255), order="C")
+    return y_NCHW
