@@ -81,13 +81,16 @@ class ModelSpec:
     kernel_size: int = 7
     """Side of the depthwise kernels: 3, 5, 7 or 9 (paper, Table 4)."""
     activation: Activation = Activation.RELU6
+    """Non-linearity of the gated branch: ``"relu"``, ``"leaky_relu"`` or ``"relu6"`` (paper, Table 8)."""
     gate: Gate = Gate.MULTIPLY
+    """``"multiply"`` as published, or ``"add"``: how the activated branch meets the plain one."""
     norm: bool = True
     """LayerNorm over channels after the first depthwise convolution. The published network has it; the
     counts of the paper's convolution-only ablation (227k, 14.73 G) come out only without it."""
     esa: bool = True
     """Enhanced spatial attention on a third branch; without it that branch does not exist."""
     esa_channels: int = 16
+    """Width inside ESA."""
     cab: bool = True
     """Channel attention block at the end of each block."""
     cab_compression: int = 3

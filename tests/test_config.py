@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +12,7 @@ from msgspec import Meta
 from hasn_edge.config import config_from_mapping, load_config
 from hasn_edge.config_dump import attribute_docs, dump_config
 from hasn_edge.errors import ConfigError
+from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.spec import Activation, ModelSpec
 
 
@@ -228,6 +229,18 @@ def test_a_dump_reads_back_and_carries_the_docstrings(tmp_path: Path) -> None:
     assert "#" not in dump_config(recipe, comments=False)
     assert "# ema is not set" in dump_config(Recipe(name="x"))
     assert load(tmp_path, dump_config(Recipe(name="x"))) == Recipe(name="x")
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *(training.Recipe, training.Phase, training.OptimizerConfig, training.LossConfig),
+        *(training.InitConfig, ModelSpec, QuantRecipe),
+    ],
+    ids=lambda c: c.__name__,
+)
+def test_every_value_of_a_recipe_is_documented(cls: type) -> None:
+    assert {field.name for field in fields(cls)} == set(attribute_docs(cls))
 
 
 def test_attribute_docstrings_are_found_for_shipped_types() -> None:

@@ -62,6 +62,11 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where.")
 @click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
+@click.option(
+    "--show",
+    is_flag=True,
+    help="Print the recipe, every value explained, and train nothing.",
+)
 @threads_option
 def command(
     recipe: str | None,
@@ -74,6 +79,7 @@ def command(
     iterations: int | None,
     device: str,
     compiled: bool,
+    show: bool,
     threads: int | None,
 ) -> None:
     """Train a network from photographs to weights, and watch it.
@@ -85,9 +91,13 @@ def command(
     Examples:
       hasn-edge train --recipe hasn-x4-small --data data/train --val Set5=datasets/Set5
       hasn-edge train --resume runs/hasn-x4-small
+      hasn-edge train --recipe hasn-x4-small --show > my.toml
       hasn-edge train --recipe hasn-x4-stage2 --data data/df2k --init runs/hasn-x4-stage1@100k
       torchrun --nproc-per-node 4 -m hasn_edge train --recipe hasn-x4-stage1 --data data/div2k
     """
+    if show:
+        _show(recipe, overrides)
+        return
     if resume is None and (recipe is None or not data):
         raise click.UsageError("a new run needs --recipe and --data; an old one --resume RUN")
     if resume is not None and (recipe or data or sets or output or start or overrides):
@@ -138,6 +148,15 @@ def command(
             sys.exit(128 + asked[0] if asked else 1)
         if here.is_main:
             click.echo(f"finished; weights: {folder / 'best.safetensors'}, log: {folder / 'log.csv'}")
+
+
+def _show(recipe: str | None, overrides: tuple[str, ...]) -> None:
+    from hasn_edge.config_dump import dump_config
+    from hasn_edge.train.recipe import load_recipe
+
+    if recipe is None:
+        raise click.UsageError("--show prints a recipe: name it with --recipe")
+    click.echo(dump_config(load_recipe(recipe, overrides)), nl=False)
 
 
 def _begun(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hasn_edge.errors import BuildError
+from hasn_edge.formats.emulator import Emulator
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
@@ -181,16 +182,6 @@ def metadata(model: onnx.ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def reference_session(model: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that runs the graph in ONNX Runtime exactly as written, without optimization."""
-    ort = require("onnxruntime", extra="export", needed_for="Checking an exported graph")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda x: np.asarray(session.run([OUTPUT], {INPUT: x})[0])
-
-
 def largest_difference(
     first: onnx.ModelProto, second: onnx.ModelProto, shapes: Iterable[tuple[int, int, int, int]]
 ) -> float:
@@ -201,7 +192,7 @@ def largest_difference(
         second: The graph to check.
         shapes: NCHW shapes of the images.
     """
-    run_first, run_second = reference_session(first), reference_session(second)
+    run_first, run_second = (Emulator(graph, exact=True).run for graph in (first, second))
     rng = np.random.default_rng(0)
     worst = 0.0
     for shape in shapes:

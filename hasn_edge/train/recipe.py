@@ -65,13 +65,17 @@ class OptimizerConfig:
     lr: Positive = 2e-4
     """Peak learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """Adam's decay of the first and second moment."""
     weight_decay: NotNegative = 0.0
+    """L2 penalty as Adam has it, added to the gradient."""
     schedule: Schedule = Schedule.STEPS
+    """How the rate moves after the warm-up: ``"constant"``, ``"steps"`` or ``"cosine"``."""
     warmup: Annotated[int, Meta(ge=0)] = 0
     """Iterations of linear warm-up."""
     milestones: tuple[int, ...] = ()
     """Iterations at which the learning rate is multiplied by ``gamma`` (``steps`` only)."""
     gamma: Positive = 0.5
+    """Factor at each milestone."""
     final: Fraction = 0.0
     """Fraction of ``lr`` that ``cosine`` ends at."""
     clip: Positive | None = None
@@ -95,6 +99,7 @@ class InitConfig:
     """Weights at iteration 0, where none are given with ``--init``."""
 
     kind: InitKind = InitKind.DEFAULT
+    """``"default"`` (PyTorch's), ``"variance"`` or ``"delta"``; see ``train/init.py``."""
     gate_bias: float = 0.0
     """Bias in front of the sigmoid of channel attention: 2 starts the gates at 0.88 instead of 0.5.
     Not used by ``default``."""
@@ -109,22 +114,28 @@ class Recipe:
     about: str = ""
     """What the recipe is for, in a sentence."""
     model: ModelSpec = field(default_factory=ModelSpec)
+    """The network; the published one unless said otherwise."""
     iterations: Count = 500_000
     """Optimizer steps."""
     seed: int = 0
+    """Decides the starting weights, the order of patches and their flips."""
     phases: tuple[Phase, ...] = (Phase(),)
     """Patch and batch sizes over the run, in order."""
     accumulate: Count = 1
     """Forward and backward passes per step; each sees its share of the batch."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Adam and its learning rate."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the terms that are added up; zero leaves a term out."""
     init: InitConfig = field(default_factory=InitConfig)
+    """Weights at iteration 0, where none are given."""
     ema: Fraction = 0.999
     """Decay of the averaged weights, which are what is validated and exported; 0 turns averaging off."""
     ema_warmup: bool = False
     """Let the decay grow as ``(1 + n) / (10 + n)`` first, so that the average forgets the start sooner.
     Off is the published behaviour."""
     autocast: Autocast = Autocast.FP32
+    """Number format of the matrix work: ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
     validate_every: Count = 5000
     """Iterations between validations; the last one always is one."""
     checkpoint_every: Count = 5000

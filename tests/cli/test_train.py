@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from hasn_edge.cli import cli
 from hasn_edge.image import write_image
+from hasn_edge.train.recipe import load_recipe
 
 SMALL = ["model.features=8", "model.blocks=1", "model.esa_channels=4", "model.expansion=2"]
 QUICK = [
@@ -105,3 +106,12 @@ def test_unusable_pictures_are_one_message(tmp_path):
     done = run("data", "prepare", tmp_path / "photos", "-o", tmp_path / "data")
     assert done.exit_code == 1
     assert "a.png: 20 x 20 pixels; the shortest side must be 192" in done.output
+
+
+def test_a_recipe_is_shown_as_a_file_to_start_from(tmp_path):
+    done = run("train", "--recipe", "hasn-x4-small", "--set", "iterations=50", "--show")
+    assert done.exit_code == 0, done.output
+    assert "# Peak learning rate." in done.output
+    (tmp_path / "mine.toml").write_text(done.output)
+    assert load_recipe(str(tmp_path / "mine.toml")) == load_recipe("hasn-x4-small", ("iterations=50",))
+    assert run("train", "--show").exit_code == 2

@@ -11,8 +11,9 @@ import torch
 
 from hasn_edge.errors import BuildError, ShapeError, UnsupportedError
 from hasn_edge.formats import onnx as export
+from hasn_edge.formats.emulator import Emulator
 from hasn_edge.formats.onnx import onnx_from_model
-from hasn_edge.formats.onnx_graph import conv_parameters, metadata, module_path, reference_session
+from hasn_edge.formats.onnx_graph import conv_parameters, metadata, module_path
 from hasn_edge.fuse.apply import RULES, fuse
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.model.hasn import HASN
@@ -40,7 +41,7 @@ def difference(proto, model, shape) -> float:
     """Largest difference between ONNX Runtime without optimization and PyTorch, relative to the range."""
     x = torch.rand(shape)
     expected = model(x).numpy()
-    got = reference_session(proto)(x.numpy())
+    got = Emulator(proto, exact=True).run(x.numpy())
     assert got.shape == expected.shape
     return float(np.abs(got - expected).max()) / max(1.0, float(np.abs(expected).max()))
 
@@ -141,9 +142,9 @@ def test_a_static_graph_computes_no_sizes(simplify):
     assert shape == [1, 3, 68, 124]
     x = torch.rand(1, 3, 17, 31).numpy()
     free = onnx_from_model(model, simplify=simplify)
-    np.testing.assert_array_equal(reference_session(static)(x), reference_session(free)(x))
+    np.testing.assert_array_equal(Emulator(static, exact=True).run(x), Emulator(free, exact=True).run(x))
     with pytest.raises(Exception, match="Got: 30 Expected: 31"):
-        reference_session(static)(x[..., :30])
+        Emulator(static, exact=True).run(x[..., :30])
 
 
 def test_every_tensor_is_used_once_named_and_inside_the_file():
@@ -267,7 +268,7 @@ def test_module_paths(scope, path):
 def test_published_outputs(shared_data):
     golden = np.load(shared_data / "upstream/golden.npz")
     model = load_checkpoint(shared_data / "upstream/HASN.pth").model()
-    run = reference_session(onnx_from_model(fuse(model, tuple(RULES))[0], opset=17))
+    run = Emulator(onnx_from_model(fuse(model, tuple(RULES))[0], opset=17), exact=True).run
     names = [n for n in golden.files if n.startswith("lr_") and golden[n].size < 40_000 and n[3].isdigit()]
     assert names
     for name in names:
