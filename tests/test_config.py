@@ -14,6 +14,7 @@ from hasn_edge.config_dump import attribute_docs, dump_config
 from hasn_edge.errors import ConfigError
 from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.spec import Activation, ModelSpec
+from hasn_edge.train import recipe as training
 
 
 class Loss(str, Enum):
