@@ -216,3 +216,32 @@ def test_every_verb_has_an_example():
             assert result.exit_code == 0
             rest = result.output.partition("\n")[2]
             assert "hasn-edge " + " ".join(path) in rest, path
+
+
+def test_a_result_never_overwrites_a_picture_to_upscale(folder, tmp_path):
+    pixels = read_image(folder / "good.png")
+    for name in ("a.png", "a_x4.png"):
+        write_image(tmp_path / name, pixels)
+    before = (tmp_path / "a_x4.png").read_bytes()
+    result = run("upscale", tmp_path / "a.png", tmp_path / "a_x4.png", "-o", tmp_path)
+    assert "a_x4.png is one of the pictures to upscale and would be overwritten" in one_message(result)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a_x4.png"]
+    assert (tmp_path / "a_x4.png").read_bytes() == before
+
+
+def test_two_sets_of_one_name(folder, tmp_path):
+    write_image(tmp_path / "set/a.png", read_image(folder / "good.png"))
+    options = ("--data", f"S={tmp_path / 'set'}", "--data", f"S={tmp_path / 'set'}")
+    result = run("bench", "--model", folder / "tiny.safetensors", *options)
+    assert "two sets are called S; name them apart" in one_message(result)
+
+
+def test_eval_says_where_memory_made_it_use_tiles(folder, tmp_path, monkeypatch):
+    picture = np.random.default_rng(1).integers(0, 256, (256, 192, 3), np.uint8)
+    write_image(tmp_path / "set/big.png", picture)
+    arguments = ("eval", "--model", folder / "tiny.safetensors", "--data", f"S={tmp_path / 'set'}")
+    assert "tiles" not in run(*arguments).output
+    monkeypatch.setattr("hasn_edge.runtime.upscaler.default_limit_bytes", lambda: 1_500_000)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "computed in tiles because of memory, which changes the figures: big" in result.output

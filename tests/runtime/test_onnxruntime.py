@@ -60,6 +60,15 @@ def test_a_file_of_two_pictures_at_a_time():
             session.run(noise(1, 3, 16, 20))
 
 
+def test_a_session_for_one_frame_size_is_static_and_computes_the_same():
+    x = noise(1, 3, 20, 24)
+    with opened(frame=(20, 24)) as one, opened() as any_size:
+        assert (one.size, any_size.size) == ((20, 24), None)
+        np.testing.assert_allclose(one.run(x), any_size.run(x), rtol=0, atol=1e-5)
+        with pytest.raises(ShapeError, match="takes exactly 20 x 24 pixels .* got 24 x 20"):
+            one.run(noise(1, 3, 24, 20))
+
+
 def test_sidecar_and_graph_must_agree_on_the_size():
     with pytest.raises(ArtifactError, match=r"takes any pixels, its sidecar says \(16, 20\)"):
         opened(size=(16, 20))
