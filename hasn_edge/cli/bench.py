@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import click
 
 from hasn_edge.cli.common import SIZE, chosen_model, console, model_option, status, threads_option
+
+
+class Report(Protocol):
+    """What ``--json`` writes."""
+
+    def write_json(self, path: Path) -> None:
+        """Write the whole report."""
 
 
 @click.command("bench")
@@ -20,6 +28,13 @@ from hasn_edge.cli.common import SIZE, chosen_model, console, model_option, stat
     help="Bench this built file (.onnx, .ts) as well; repeatable. Without --precision, only these.",
 )
 @click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where to run.")
+@click.option(
+    "--estimate",
+    "board",
+    metavar="BOARD",
+    default=None,
+    help="Measure nothing: reckon what a board that is not here could do (orin-nano, rtx-4090, ...).",
+)
 @click.option(
     "--precision",
     "precisions",
@@ -66,6 +81,7 @@ def command(
     model: str | None,
     artifacts: tuple[Path, ...],
     device: str,
+    board: str | None,
     precisions: str | None,
     data: tuple[str, ...],
     size: tuple[int, int],
@@ -86,11 +102,17 @@ def command(
       hasn-edge bench
       hasn-edge bench --precision fp32,int8 --data Set5=datasets/Set5 --markdown bench.md
       hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --size 640x360
+      hasn-edge bench --estimate orin-nano
     """
-    from hasn_edge.artifact import writing
     from hasn_edge.bench.run import benchmark
     from hasn_edge.bench.table import markdown, notes, terminal_table
 
+    said = "hasn-edge " + " ".join(sys.argv[1:])
+    if board is not None:
+        if artifacts:
+            raise click.UsageError("--estimate reckons with a model, not with a file: give --model instead")
+        _estimate(model, board, precisions, size, recipe, json_path, markdown_path, said)
+        return
     if precisions is None:
         precisions = "" if artifacts else "fp32,fp16,int8"
     with status("preparing") as update:
@@ -105,17 +127,50 @@ def command(
             recipe=recipe,
             tile=tile,
             threads=threads,
-            command="hasn-edge " + " ".join(sys.argv[1:]),
+            command=said,
             progress=update,
         )
     console().print(terminal_table(report))
     for note in notes(report):
         click.echo(f"- {note}")
     click.echo("- machine: " + "; ".join(f"{k} {v}" for k, v in report.environment.items()))
+    _write(report, markdown(report), json_path, markdown_path)
+
+
+def _estimate(
+    model: str | None,
+    board: str,
+    precisions: str | None,
+    size: tuple[int, int],
+    recipe: str,
+    json_path: Path | None,
+    markdown_path: Path | None,
+    said: str,
+) -> None:
+    from hasn_edge.bench.estimate_report import estimate_model, markdown, terminal_tables
+
+    report = estimate_model(
+        chosen_model(model),
+        board,
+        precisions=[p for p in (precisions or "fp32,fp16,int8").split(",") if p],
+        size=size,
+        recipe=recipe,
+        command=said,
+    )
+    for table in terminal_tables(report):
+        console().print(table)
+    for note in report.notes:
+        click.echo(f"- {note}")
+    _write(report, markdown(report), json_path, markdown_path)
+
+
+def _write(report: Report, text: str, json_path: Path | None, markdown_path: Path | None) -> None:
+    from hasn_edge.artifact import writing
+
     if json_path is not None:
         report.write_json(json_path)
         click.echo(str(json_path))
     if markdown_path is not None:
         with writing(markdown_path) as temporary:
-            temporary.write_text(markdown(report), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
         click.echo(str(markdown_path))

@@ -1,0 +1,214 @@
+"""The roofline against layers computed by hand, the graph it stands for, and the word ESTIMATE everywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from hasn_edge.bench.estimate import MEMORY, estimate
+from hasn_edge.bench.estimate_report import boards, estimate_model, markdown
+from hasn_edge.bench.kernels import dataflow
+from hasn_edge.cli import cli
+from hasn_edge.engine.profile import Rates
+from hasn_edge.engine.target import load_target
+from hasn_edge.errors import ConfigError, InputError, UnsupportedError
+from hasn_edge.spec import Activation, Gate, ModelSpec, Precision
+
+INT8_NAMES = [
+    *(f"block_{b}.{c}" for b in range(1, 7) for c in (
+        "f1.conv", "f2.conv", "f3.conv", "g.conv", "cab.cab.0",
+        "esa.conv1", "esa.conv2", "esa.conv3", "esa.conv_f", "esa.conv4",
+    )),
+    "conv_2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def nano():
+    device = load_target("orin-nano").device
+    assert device is not None
+    return device
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return dataflow(ModelSpec(), 180, 320)
+
+
+def layer(flow, device, precision, name):
+    return {one.name: one for one in estimate(flow, device, precision, INT8_NAMES).layers}[name]
+
+
+# By hand, at 320 x 180 = 57,600 pixels: bytes read, bytes written, bytes of weights; multiply-accumulates
+# and the board's units for them. Orin Nano: 68 GB/s; 8 multiprocessors at 625 MHz make 5e9 clocks a second,
+# each 128 multiply-accumulates by CUDA cores, 1024 in FP16 and 2048 in INT8 by tensor cores.
+BY_HAND = [
+    # 52 channels in, 52 out, 49 taps and a bias each
+    (Precision.FP32, "block_1.dwconv.conv", 11_980_800 + 11_980_800 + 10_400, 146_764_800, 128, MEMORY),
+    (Precision.FP16, "block_1.dwconv.conv", 5_990_400 + 5_990_400 + 5_200, 146_764_800, 128, "CUDA cores"),
+    # 52 in, 156 out, 52 x 156 weights and 156 biases
+    (Precision.FP16, "block_3.f1.conv", 5_990_400 + 17_971_200 + 16_536, 467_251_200, 1024, MEMORY),
+    (Precision.FP32, "block_3.f1.conv", 11_980_800 + 35_942_400 + 33_072, 467_251_200, 128, "CUDA cores"),
+    # 52 in as INT8 from LayerNorm, f1's 156 in FP16 for the product, 156 out in FP16
+    (Precision.INT8, "block_2.f2.conv", 2_995_200 + 35_942_400 + 8_268, 467_251_200, 2048, MEMORY),
+    # 156 in as INT8, 52 out in FP16, since the depthwise convolution is not quantized
+    (Precision.INT8, "block_6.g.conv", 8_985_600 + 5_990_400 + 8_164, 467_251_200, 2048, MEMORY),
+    # 16 in as INT8; f3 and the product of f1 and f2, 156 each in FP16; 156 out as INT8 for g
+    (Precision.INT8, "block_1.esa.conv4", 921_600 + 35_942_400 + 8_985_600 + 2_652, 143_769_600,
+     2048, MEMORY),
+     2048, MEMORY),
+    # every second pixel without padding: 159 x 89 of 16 channels, out of 320 x 180
+    (Precision.FP16, "block_1.esa.conv2", 1_843_200 + 452_832 + 4_640, 32_603_904, 1024, MEMORY),
+    # LayerNorm: 5 operations an element
+    (Precision.FP16, "block_1.ln", 5_990_400 + 5_990_400 + 208, 14_976_000, 128, MEMORY),
+    # float32 pictures at both ends
+    (Precision.FP16, "conv_1", 691_200 + 5_990_400 + 2_912, 80_870_400, 1024, MEMORY),
+    (Precision.FP16, "pixel_shuffle", 5_529_600 + 11_059_200, 0, 128, MEMORY),
+    # 52 in, the stem's 52 for the sum, 52 out
+    (Precision.FP32, "conv_2", 35_942_400 + 97_552, 1_401_753_600, 128, "CUDA cores"),
+    (Precision.FP16, "upsampler.0", 5_990_400 + 5_529_600 + 45_024, 1_293_926_400, 1024, "tensor cores"),
+    # every channel times its gate
+    (Precision.FP16, "block_1.cab.cab.3", 5_990_400 + 104 + 5_990_400, 0, 128, MEMORY),
+    # the skip is added behind the second depthwise convolution, whose result only CAB's first one takes
+    (Precision.INT8, "block_1.dwconv2.conv", 5_990_400 + 5_990_400 + 2_995_200 + 5_200, 146_764_800, 128,
+     "CUDA cores"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "name", "moved", "macs", "per_clock", "bound"), BY_HAND)
+def test_layers_computed_by_hand(flow, nano, precision, name, moved, macs, per_clock, bound):
+    one = layer(flow, nano, precision, name)
+    assert (one.bytes, one.operations, one.bound) == (moved, macs, bound)
+    assert one.memory_seconds == pytest.approx(moved / 68e9)
+    assert one.compute_seconds == pytest.approx(macs / (per_clock * 5e9))
+    assert one.seconds == max(one.memory_seconds, one.compute_seconds)
+
+
+def test_the_whole_is_the_sum_and_names_what_bounds_it(flow, nano):
+    whole = estimate(flow, nano, Precision.FP16)
+    assert whole.seconds == pytest.approx(sum(one.seconds for one in whole.layers))
+    assert whole.bound == MEMORY
+    assert sum(whole.shares.values()) == pytest.approx(1)
+    # A board with fifty times the bandwidth computes instead of waiting; with none of the rest changed.
+    rich = replace(nano, bandwidth_bytes_per_s=3.4e12)
+    assert estimate(flow, rich, Precision.FP32).bound == "CUDA cores"
+    assert estimate(flow, rich, Precision.FP32).seconds < estimate(flow, nano, Precision.FP32).seconds
+
+
+def test_a_board_without_integer_units_computes_int8_in_fp32(flow, nano):
+    old = replace(
+        nano,
+        tensor_cores_macs_per_s=Rates(),
+        cuda_cores_macs_per_s=Rates(fp32=1e9),
+        sources={
+            k: v for k, v in nano.sources.items() if "macs" not in k or k == "cuda_cores_macs_per_s.fp32"
+        },
+    )
+    assert layer(flow, old, Precision.INT8, "block_1.g.conv").compute_seconds == pytest.approx(0.4672512)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"residual": True},
+        {"esa": False, "gate": Gate.ADD},
+        {"cab": False, "residual": True, "skip": False},
+        {"norm": False, "scale": 2, "activation": Activation.RELU},
+        {"features": 20, "expansion": 2, "scale": 3, "kernel_size": 3, "cab_reduction": 4, "esa_channels": 8},
+    ],
+)
+def test_kernels_are_those_of_the_exported_graph(fields):
+    import onnx
+
+    from hasn_edge.formats.onnx import onnx_from_model
+    from hasn_edge.model.hasn import HASN
+    from hasn_edge.quantize.graph import conv_macs
+
+    spec = ModelSpec(**{"features": 12, "blocks": 2, **fields})
+    size = (37, 50)
+    proto = onnx_from_model(HASN(spec).eval(), size=size)
+    flow = dataflow(spec, *size)
+    assert {k.name: k.operations for k in flow.kernels if k.is_convolution} == conv_macs(proto, size)
+
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    elements = {}
+    for info in (*inferred.value_info, *inferred.output, *inferred.input):
+        dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        elements[info.name] = int(math.prod(dims))
+    weights = {t.name: int(math.prod(t.dims)) for t in inferred.initializer}
+    kernels = {k.name: k for k in flow.kernels}
+    for node in (n for n in inferred.node if n.op_type == "Conv"):
+        kernel = kernels[node.name]
+        assert flow.elements[kernel.reads[0]] == elements[node.input[0]], node.name
+        assert flow.elements[kernel.writes] == elements[node.output[0]], node.name
+        assert kernel.weights == sum(weights[name] for name in node.input[1:]), node.name
+    assert flow.elements["output"] == elements["output"]
+    # Everything that is made is used, once as some layer's own input or operand at least.
+    for kernel in flow.kernels[:-1]:
+        assert flow.readers(kernel.writes), kernel.name
+    skips = sum(len(flow.readers(f"block_1.{'cab.cab.3' if spec.cab else 'dwconv2.conv'}")) for _ in (0,))
+    assert skips == 1 + spec.skip + spec.residual * (spec.cab or not spec.skip)
+
+
+def test_every_board_has_an_estimate():
+    assert len(boards()) == 11
+    times = {}
+    for board in boards():
+        report = estimate_model("hasn-x4-small", board)
+        fp32, fp16, int8 = (e.seconds for e in report.estimates)
+        assert int8 < fp16 < fp32, board
+        times[board] = fp16
+    assert times["rtx-5090"] < times["rtx-4090"] < times["thor"] < times["agx-orin"] < times["orin-nano"]
+
+
+def test_the_word_stands_wherever_a_figure_does(tmp_path):
+    files = {"json": tmp_path / "e.json", "markdown": tmp_path / "e.md"}
+    result = CliRunner().invoke(
+        cli,
+        ["bench", "--estimate", "orin-nano", "--size", "640x360", "--precision", "fp16,int8"]
+        + [part for kind, path in files.items() for part in (f"--{kind}", str(path))],
+    )
+    assert result.exit_code == 0, result.output
+    content = json.loads(files["json"].read_text())
+    assert content["estimate"] is True
+    assert content["title"].startswith("ESTIMATE, not a measurement: hasn-x4-small, 640x360 -> 2560x1440 on ")
+    for one in content["precisions"]:
+        assert one["estimate"] is True
+        assert all(part["estimate"] is True for part in one["layers"])
+        assert one["milliseconds"] == pytest.approx(
+            sum(max(part["memory_ms"], part["compute_ms"]) for part in one["layers"])
+        )
+    assert set(content["sources"]) == set(content["device"])
+    text = files["markdown"].read_text()
+    heads = [line for line in text.splitlines() if line.startswith("|  ") or line.startswith("| layer")]
+    assert len(heads) == 2
+    assert all(
+        cell.endswith("ESTIMATE") for head in heads for cell in head.strip(" |").split(" | ") if "," in cell
+    )
+    assert all(head.count("ESTIMATE") == 2 for head in heads)
+    assert text.startswith("# ESTIMATE, not a measurement")
+    assert "\n## ESTIMATE by kind of layer" in text
+    assert "ESTIMATE, not a measurement" in result.output
+    assert result.output.count("fp16, ESTIMATE") == 2
+    assert "unconfirmed" in result.output
+
+
+def test_what_cannot_be_estimated_is_said():
+    with pytest.raises(
+        UnsupportedError, match="no profile of a board called 'nano'; choose one of: agx-orin, "
+    ):
+        estimate_model("hasn-x4-small", "nano")
+    with pytest.raises(UnsupportedError, match="no profile of a board called 'rtx'"):
+        estimate_model("hasn-x4-small", "rtx")
+    with pytest.raises(ConfigError, match=r"gone.toml: no such file"):
+        estimate_model("hasn-x4-small", "gone.toml")
+    with pytest.raises(InputError, match="--size 320x8 is below the network's minimum side of 15"):
+        estimate_model("hasn-x4-small", "thor", size=(8, 320))
+    with pytest.raises(UnsupportedError, match="unknown precision 'fp8'"):
+        estimate_model("hasn-x4-small", "thor", precisions=["fp8"])
+    assert "| fp16, ESTIMATE |" in markdown(estimate_model("hasn-x4-small", "thor", precisions=["fp16"]))
