@@ -237,11 +237,11 @@ def test_two_sets_of_one_name(folder, tmp_path):
 
 
 def test_eval_says_where_memory_made_it_use_tiles(folder, tmp_path, monkeypatch):
-    picture = np.random.default_rng(1).integers(0, 256, (256, 192, 3), np.uint8)
+    picture = np.random.default_rng(1).integers(0, 256, (768, 512, 3), np.uint8)
     write_image(tmp_path / "set/big.png", picture)
     arguments = ("eval", "--model", folder / "tiny.safetensors", "--data", f"S={tmp_path / 'set'}")
     assert "tiles" not in run(*arguments).output
-    monkeypatch.setattr("hasn_edge.runtime.upscaler.default_limit_bytes", lambda: 1_500_000)
+    monkeypatch.setattr("hasn_edge.runtime.upscaler.default_limit_bytes", lambda: 12_000_000)
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     assert "computed in tiles because of memory, which changes the figures: big" in result.output
