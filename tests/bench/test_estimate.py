@@ -60,7 +60,6 @@ BY_HAND = [
     # 16 in as INT8; f3 and the product of f1 and f2, 156 each in FP16; 156 out as INT8 for g
     (Precision.INT8, "block_1.esa.conv4", 921_600 + 35_942_400 + 8_985_600 + 2_652, 143_769_600,
      2048, MEMORY),
-     2048, MEMORY),
     # every second pixel without padding: 159 x 89 of 16 channels, out of 320 x 180
     (Precision.FP16, "block_1.esa.conv2", 1_843_200 + 452_832 + 4_640, 32_603_904, 1024, MEMORY),
     # LayerNorm: 5 operations an element
