@@ -48,14 +48,14 @@ class Capabilities:
     calibrator: bool
     """INT8 ranges can come from TensorRT's own entropy calibrator (TensorRT before 11)."""
     calibration_profile: bool
-    """The calibrator's shape is set apart from the engine's (TensorRT 8.6 to 10)."""
+    """The calibrator's shape can be set apart from the engine's (TensorRT before 11)."""
     compute_capabilities: tuple[str, ...]
     """GPUs that it can compile for without having them, e.g. ``"8.6"``; empty where only for the one here."""
     optimization_level: bool
     """Of the builder, 0 to 5 (from 8.6 on)."""
     hardware_compatibility: tuple[str, ...]
-    """Levels of compatibility with other GPUs than the one here, e.g. ``"ampere_plus"`` (from 8.6 on; TensorRT
-    for RTX has compute capabilities instead)."""
+    """Levels of compatibility with other GPUs than the one here, e.g. ``"ampere_plus"`` (from 8.6 on;
+    TensorRT for RTX has compute capabilities instead)."""
     version_compatible: bool
     """Engines can be made that a newer TensorRT runs (from 8.6 on; never with TensorRT for RTX)."""
     timing_cache: bool
@@ -117,9 +117,9 @@ def find_module(runtime: EngineRuntime, *, needed_for: str = "Building an engine
             return name
     if runtime is EngineRuntime.TENSORRT and l4t_release() is not None:
         raise UnsupportedError(
-            f"{needed_for} needs JetPack's TensorRT, which this Python does not see: install it with 'sudo apt "
-            "install python3-libnvinfer', and use the system's Python or a virtual environment made by "
-            "'python3 -m venv --system-site-packages'; pip has none for Jetson"
+            f"{needed_for} needs JetPack's TensorRT, which this Python does not see: install it with "
+            "'sudo apt install python3-libnvinfer', and use the system's Python or a virtual environment "
+            "made by 'python3 -m venv --system-site-packages'; pip has none for Jetson"
         )
     raise MissingDependencyError(
         _MODULES[runtime][0], extra=runtime.value, needed_for=f"{needed_for} with {NAMES[runtime]}"

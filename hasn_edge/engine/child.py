@@ -105,7 +105,9 @@ class Conversation:
         return kind(_with_messages("\n".join(lines), f"messages of {title}", said))
 
 
-def converse(folder: Path, *arguments: str, progress: Progress = lambda phase, done, steps: None) -> Conversation:
+def converse(
+    folder: Path, *arguments: str, progress: Progress = lambda phase, done, steps: None
+) -> Conversation:
     """Run the worker in ``folder`` with ``arguments`` and listen until it ends.
 
     The child dies with this call: Ctrl-C, or an exception out of ``progress``, kills it.
@@ -159,8 +161,7 @@ def _ending(returncode: int) -> str:
         name = f"signal {-returncode}"
     if name == "SIGKILL":
         return (
-            "was killed (SIGKILL) while it compiled: the system most likely ran out of memory; "
-            f"{MEMORY_CURE}"
+            f"was killed (SIGKILL) while it compiled: the system most likely ran out of memory; {MEMORY_CURE}"
         )
     return (
         f"crashed ({name}) while it compiled, which it also does when memory runs out; a smaller maximum "

@@ -4,23 +4,63 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hasn_edge.engine import network as networks
+from hasn_edge.engine.calibrator import require_calibrator
 from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities
+from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget, Shape
+from hasn_edge.engine.timing_cache import collected_timings, use_timing_cache
 from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.spec import Precision
 
 OnMessage = Callable[[str, str], object]
 """Called with a severity (``"ERROR"``, ``"WARNING"``, ``"INFO"``) and TensorRT's text, from any thread."""
 OnStep = Callable[[str, int, int], bool]
 """Called with a phase, the steps done and the steps in all, from any thread; ``False`` cancels the build."""
 
-_DTYPES = {"float": "float32", "half": "float16"}
 _STEP_SECONDS = 0.1
 """Progress is reported at most this often: a phase may have thousands of steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """TensorRT's own calibrator, ready to be used."""
+
+    shape: Shape
+    """Of every batch, ``(N, C, H, W)``."""
+    float_layers: tuple[str, ...]
+    make: Callable[[Any], Any]
+    """Makes the calibrator of :mod:`hasn_edge.engine.calibrator` from the loaded module."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides an engine beside graph and target."""
+
+    precision: Precision | None = None
+    """``None``: as the graph says."""
+    workspace_bytes: int | None = None
+    timings: Path | None = None
+    """Timings to start from."""
+    collect_timings: bool = False
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A plan and what is known of it."""
+
+    plan: bytes
+    facts: dict[str, Any] = field(repr=False)
+    """Inputs, outputs, layer counts, flags and profile as plain JSON values."""
+    timings: bytes = b""
+    """For the next build; nothing where none were collected."""
 
 
 def compile_plan(
@@ -28,41 +68,67 @@ def compile_plan(
     capabilities: Capabilities,
     onnx: bytes,
     target: EngineTarget,
+    options: Options = Options(),
     *,
     on_message: OnMessage,
     on_step: OnStep,
-) -> tuple[bytes, dict[str, Any]]:
+) -> Compiled:
     """Parse ``onnx`` and compile it for ``target``.
-
-    Returns:
-        The plan, and facts about it as plain JSON values: inputs, outputs, layer counts, flags, profile.
 
     Raises:
         BuildError: the parser or the compiler refused; its messages went to ``on_message``.
-        UnsupportedError: this TensorRT cannot do what the target asks for.
+        UnsupportedError: this TensorRT cannot do what is asked for.
     """
-    if not capabilities.strong_typing:
-        raise UnsupportedError(
-            f"{capabilities.title} reads precision from builder flags; engines are built with TensorRT 10.12 "
-            "or newer, or with TensorRT for RTX, which read it from the graph"
-        )
     check_target_capabilities(capabilities, target.compute_capabilities)
-    # TensorRT keeps plain pointers to logger and monitor: both live until this function returns.
+    if options.calibration is not None:
+        require_calibrator(capabilities)
+    strong = capabilities.strong_typing and options.calibration is None
+    on_step("reading the graph", 0, 1)
+    # TensorRT keeps plain pointers to logger, monitor and calibrator: they live until this function returns.
     logger = _make_logger(trt, on_message)
     monitor = _make_monitor(trt, on_step) if capabilities.progress_monitor else None
     builder = _make_builder(trt, logger, capabilities)
-    network = builder.create_network(_creation_flags(trt, capabilities))
-    _parse(trt, capabilities, network, logger, onnx)
-    facts = _describe(network)
+    network = networks.make_network(trt, capabilities, builder, strong=strong)
+    networks.parse(trt, capabilities, network, logger, onnx)
+    facts = networks.describe(network)
+    precision = networks.check_precision(
+        facts,
+        options.precision,
+        strong=strong,
+        calibrated=options.calibration is not None,
+        title=capabilities.title,
+    )
+    on_step("reading the graph", 1, 1)
     config = builder.create_builder_config()
-    facts["profile"] = _add_profile(builder, config, network, target)
-    facts["flags"] = _configure(trt, capabilities, config, target)
+    shapes = networks.input_range(network, target.shapes)
+    facts["precision"] = precision.value
+    facts["profile"] = dict(zip(("minimum", "typical", "maximum"), map(list, shapes), strict=True))
+    if networks.is_dynamic(network):  # a static graph has no profile
+        profile = networks.make_profile(builder, network, shapes)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError("TensorRT refused the input range {} / {} / {}".format(*shapes))
+    facts["flags"] = {"strongly_typed": strong, **_configure(trt, capabilities, config, target, options)}
+    calibrator = None
+    if not strong:
+        floats = options.calibration.float_layers if options.calibration else ()
+        facts["flags"].update(set_precision(trt, network, config, precision, floats))
+    if options.calibration is not None:
+        calibrator = _calibrate(trt, capabilities, builder, network, config, options.calibration)
+    if options.collect_timings and capabilities.timing_cache:
+        facts["timing_cache"] = use_timing_cache(config, options.timings)
     if monitor is not None:
         config.progress_monitor = monitor
+    else:
+        on_step("compiling", 0, 1)
     plan = builder.build_serialized_network(network, config)
+    if calibrator is not None and calibrator.error is not None:
+        raise BuildError(f"calibration failed: {calibrator.error}") from calibrator.error
     if plan is None:
         raise BuildError(f"{capabilities.title} could not compile the graph")
-    return bytes(plan), facts
+    if monitor is None:
+        on_step("compiling", 1, 1)
+    timings = collected_timings(config) if "timing_cache" in facts else b""
+    return Compiled(plan=bytes(plan), facts=facts, timings=timings)
 
 
 def _make_builder(trt: Any, logger: object, capabilities: Capabilities) -> Any:
@@ -71,100 +137,63 @@ def _make_builder(trt: Any, logger: object, capabilities: Capabilities) -> Any:
     except TypeError as exc:  # pybind's word for a null pointer
         raise BuildError(
             f"{capabilities.title} cannot start its compiler; it compiles on the device, and needs an NVIDIA "
-            "GPU and its driver"
+            "GPU, its driver and libnvinfer_builder_resource of the same version"
         ) from exc
 
 
-def _creation_flags(trt: Any, capabilities: Capabilities) -> int:
-    flags = 0
-    if capabilities.explicit_batch_flag:
-        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-    if capabilities.strong_typing_flag:
-        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    return flags
-
-
-def _parse(trt: Any, capabilities: Capabilities, network: Any, logger: object, onnx: bytes) -> None:
-    parser = trt.OnnxParser(network, logger)
-    if parser.parse(onnx):
-        return
-    lines = []
-    for i in range(parser.num_errors):
-        error = parser.get_error(i)
-        where = f"node {error.node()}"
-        if capabilities.parser_names_nodes and error.node_operator():
-            where = f"node {error.node_name() or error.node()!r} ({error.node_operator()})"
-        lines.append(f"{where}: {error.desc()}".replace("\n", "\n    "))
-    raise BuildError("\n  ".join([f"{capabilities.title} cannot read the ONNX graph:", *lines]))
-
-
-def _describe(network: Any) -> dict[str, Any]:
-    kinds = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
-    return {
-        "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
-        "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
-        "layers": {
-            "all": network.num_layers,
-            "convolution": kinds["CONVOLUTION"],
-            "quantize": kinds["QUANTIZE"],
-        },
-    }
-
-
-def _tensor(tensor: Any) -> dict[str, Any]:
-    dtype = tensor.dtype.name.lower()
-    return {"name": tensor.name, "dtype": _DTYPES.get(dtype, dtype), "shape": [int(n) for n in tensor.shape]}
-
-
-def _add_profile(builder: Any, config: Any, network: Any, target: EngineTarget) -> dict[str, list[int]]:
-    """Set the input's range; return it as it was set."""
-    if network.num_inputs == 0:  # the parser takes bytes of anything for an empty graph
-        raise BuildError("the bytes given are not an ONNX graph, or one without an input")
-    if network.num_inputs != 1:
-        raise BuildError(f"the graph has {network.num_inputs} inputs; expected one, (N, C, H, W)")
+def _calibrate(
+    trt: Any, capabilities: Capabilities, builder: Any, network: Any, config: Any, calibration: Calibration
+) -> Any:
     tensor = network.get_input(0)
-    fixed = tuple(int(n) for n in tensor.shape)
-    if len(fixed) != 4:
-        raise BuildError(f"the graph's input {tensor.name!r} has shape {fixed}; expected (N, C, H, W)")
-    low, typical, high = (
-        _fit(shape, fixed, tensor.name)
-        for shape in (target.shapes.minimum, target.shapes.typical, target.shapes.maximum)
-    )
-    if -1 in fixed:  # a static graph has no profile
-        profile = builder.create_optimization_profile()
-        profile.set_shape(tensor.name, low, typical, high)
-        if config.add_optimization_profile(profile) < 0:
-            raise BuildError(
-                f"TensorRT refused the input range {low} / {typical} / {high} of {tensor.name!r}"
-            )
-    return {"minimum": list(low), "typical": list(typical), "maximum": list(high)}
-
-
-def _fit(shape: Shape, fixed: tuple[int, ...], name: str) -> Shape:
-    """Return ``shape`` with the graph's channels; its other fixed dimensions must be the target's."""
-    wanted = (shape[0], fixed[1] if fixed[1] > 0 else shape[1], shape[2], shape[3])
-    if any(have not in (-1, want) for have, want in zip(fixed, wanted, strict=True)):
+    if tensor.dtype.name != "FLOAT":
         raise UnsupportedError(
-            f"the graph's input {name!r} is fixed to {fixed}, but the target asks for {wanted}; export the "
-            "graph with a dynamic size, or choose a target of the graph's size"
+            "TensorRT's calibrator takes float pictures, and the graph's input is "
+            f"{tensor.dtype.name.lower()}; give it the graph of floats"
         )
-    return wanted
+    have, want = calibration.shape, tuple(int(n) for n in tensor.shape)
+    if any(w not in (-1, h) for h, w in zip(have, want, strict=True)):
+        raise UnsupportedError(
+            f"the calibration pictures have shape {have}, and the graph is fixed to {want}; cut them to "
+            "that, or calibrate a graph of any size"
+        )
+    if networks.is_dynamic(network):
+        if not capabilities.calibration_profile:
+            raise UnsupportedError(f"{capabilities.title} calibrates graphs of one size only; fix the size")
+        config.set_calibration_profile(networks.make_profile(builder, network, (have, have, have)))
+    calibrator = calibration.make(trt)
+    config.int8_calibrator = calibrator
+    return calibrator
 
 
-def _configure(trt: Any, capabilities: Capabilities, config: Any, target: EngineTarget) -> dict[str, Any]:
-    """Set the builder's options; return those that decide what the engine is."""
+def _configure(
+    trt: Any, capabilities: Capabilities, config: Any, target: EngineTarget, options: Options
+) -> dict[str, Any]:
+    """Set the builder's options but for precision; return those that decide what the engine is."""
     if target.tf32:
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)  # it is on by default
     # Layer names and types stay readable in the engine; the cost is some kilobytes.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if target.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_bytes)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if target.optimization_level is not None:
         if not capabilities.optimization_level:
             raise UnsupportedError(f"{capabilities.title} has no optimization_level; leave it unset")
         config.builder_optimization_level = target.optimization_level
+    if target.hardware_compatibility is not None:
+        if target.hardware_compatibility not in capabilities.hardware_compatibility:
+            known = ", ".join(capabilities.hardware_compatibility) or "none"
+            raise UnsupportedError(
+                f"{capabilities.title} has no hardware_compatibility {target.hardware_compatibility!r}; it "
+                f"has: {known}"
+            )
+        level = getattr(trt.HardwareCompatibilityLevel, target.hardware_compatibility.upper())
+        config.hardware_compatibility_level = level
+    if target.version_compatible:
+        if not capabilities.version_compatible:
+            raise UnsupportedError(f"{capabilities.title} has no version_compatible; leave it unset")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if target.compute_capabilities:
         config.num_compute_capabilities = len(target.compute_capabilities)
         for i, capability in enumerate(target.compute_capabilities):
@@ -172,10 +201,11 @@ def _configure(trt: Any, capabilities: Capabilities, config: Any, target: Engine
             if not config.set_compute_capability(member, i):
                 raise BuildError(f"{capabilities.title} refused compute capability {capability}")
     return {
-        "strongly_typed": True,
         "tf32": target.tf32,
         "optimization_level": target.optimization_level,
-        "workspace_bytes": target.workspace_bytes,
+        "workspace_bytes": options.workspace_bytes,
+        "hardware_compatibility": target.hardware_compatibility,
+        "version_compatible": target.version_compatible,
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ctypes import byref, c_int, c_size_t, c_uint64, c_void_p
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.engine.gpu import load_driver
@@ -64,5 +63,7 @@ class DeviceMemory:
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._cuda, name)(*arguments)
         if status != 0:
-            what = {2: "the GPU's memory is used up", 100: "there is no GPU"}.get(status, f"CUDA error {status}")
+            what = {2: "the GPU's memory is used up", 100: "there is no GPU"}.get(
+                status, f"CUDA error {status}"
+            )
             raise BuildError(f"{name} failed: {what}")

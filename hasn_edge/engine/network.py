@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from typing import Any
 
 from hasn_edge.engine.capabilities import Capabilities
@@ -104,7 +103,8 @@ def check_precision(
         )
     if precision is not Precision.INT8 and found is Precision.INT8:
         raise BuildError(
-            f"the graph has Q/DQ layers, so it would not become the {precision.value} engine that was asked for"
+            f"the graph has Q/DQ layers, so it would not become the {precision.value} engine that was asked "
+            "for"
         )
     if strong and precision is not Precision.FP32 and not layers["half_convolution"]:
         raise BuildError(
@@ -156,8 +156,8 @@ def _fit(shape: Shape, fixed: tuple[int, ...], name: str, *, channel: int) -> Sh
         wanted[channel] = fixed[channel]
     if any(have not in (-1, want) for have, want in zip(fixed, wanted, strict=True)):
         raise UnsupportedError(
-            f"the graph's input {name!r} is fixed to {fixed}, but the target asks for {tuple(wanted)}; export "
-            "the graph with a dynamic size, or choose a target of the graph's size"
+            f"the graph's input {name!r} is fixed to {fixed}, but the target asks for {tuple(wanted)}; "
+            "export the graph with a dynamic size, or choose a target of the graph's size"
         )
     return (wanted[0], wanted[1], wanted[2], wanted[3])
 

@@ -32,7 +32,10 @@ def set_precision(
     the last of them is not: the next convolution takes it as it likes.
 
     Args:
+        trt: The loaded module.
         network: A parsed network that is not strongly typed.
+        config: The builder's configuration.
+        precision: What the engine shall compute in.
         float_layers: Layers that shall not be INT8; they are pinned to FP16.
 
     Returns:
@@ -116,9 +119,9 @@ def _constants_of(layers: list[Any], tensors: set[str]) -> Iterator[Any]:
     for layer in layers:
         made = {tensor.name for tensor in _outputs(layer)}
         read = {tensor.name for tensor in _inputs(layer)}
-        if layer.type.name == "SHUFFLE" and made <= tensors and read and read <= constants:
-            if _makes_floats(layer):
-                yield layer
+        moves = layer.type.name == "SHUFFLE" and made <= tensors and read and read <= constants
+        if moves and _makes_floats(layer):
+            yield layer
 
 
 def _makes_floats(layer: Any) -> bool:

@@ -76,7 +76,7 @@ def write_batches(calibrator: CalibratorInput, folder: Path) -> CalibrationFiles
     """
     shape: tuple[int, ...] | None = None
     count = 0
-    for count, batch in enumerate(calibrator.batches, start=1):  # noqa: B007
+    for count, batch in enumerate(calibrator.batches, start=1):
         if batch.dtype != np.float32 or batch.ndim != 4:
             raise ShapeError(
                 f"calibration batch {count} is {batch.dtype} of shape {batch.shape}; expected float32 "

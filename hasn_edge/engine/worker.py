@@ -1,25 +1,37 @@
-"""The child process that compiles: ``python -m hasn_edge.engine.worker FOLDER``.
+"""The child process that compiles: ``python -m hasn_edge.engine.worker FOLDER``, or ``--ask RUNTIME``.
 
 The compiler runs apart from the program that asks, because it can crash or be killed for memory. FOLDER holds
-``target.json`` and ``model.onnx``; ``engine.plan`` is left there. Standard output carries one JSON object per
-line: messages, progress, and at last either ``done`` or ``failed``.
+the request and the graph; the plan is left there. Standard output carries one JSON object per line: messages,
+progress, and at last either ``done`` or ``failed``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
+import tempfile
 import threading
+from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import msgspec
-
-from hasn_edge.engine.capabilities import driver_present, load_tensorrt
-from hasn_edge.engine.compiler import compile_plan
-from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.errors import HasnEdgeError, UnsupportedError
+from hasn_edge.engine import request as requests
+from hasn_edge.engine.calibrator import calibration_cache_name, make_calibrator
+from hasn_edge.engine.capabilities import Capabilities, driver_present, load_tensorrt
+from hasn_edge.engine.compiler import Calibration, Options, compile_plan
+from hasn_edge.engine.device_memory import DeviceMemory
+from hasn_edge.engine.gpu import GpuFacts, gpu_facts
+from hasn_edge.engine.known_bad import warnings_before_build
+from hasn_edge.engine.request import BuildRequest
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.engine.timing_cache import timing_cache_name
+from hasn_edge.engine.workspace import choose_workspace
+from hasn_edge.errors import HasnEdgeError, MissingDependencyError, UnsupportedError
 
 
 class Channel:
@@ -40,28 +52,20 @@ class Channel:
         return True
 
 
-def main(folder: Path) -> int:
-    """Compile what ``folder`` asks for; return the exit code."""
+def main(arguments: list[str]) -> int:
+    """Do what the parent asks for; return the exit code."""
+    die_with_parent()
     channel = Channel(os.dup(1))
     os.dup2(2, 1)  # libraries print to standard output as they like; that must not end up in the channel
     try:
-        target = msgspec.json.decode((folder / "target.json").read_bytes(), type=EngineTarget)
-        if target.runtime is EngineRuntime.TENSORRT and not driver_present():
-            raise UnsupportedError(
-                "TensorRT compiles on the device it compiles for, and this machine has no NVIDIA driver "
-                "(libcuda); run the build on the device, or choose a target of TensorRT for RTX, such as rtx"
-            )
-        trt, capabilities = load_tensorrt(target.runtime)
-        channel.send("loaded", title=capabilities.title, version=capabilities.version)
-        plan, facts = compile_plan(
-            trt,
-            capabilities,
-            (folder / "model.onnx").read_bytes(),
-            target,
-            on_message=lambda severity, text: channel.send("message", severity=severity, text=text),
-            on_step=lambda phase, done, steps: channel.send("step", phase=phase, done=done, steps=steps),
-        )
-        (folder / "engine.plan").write_bytes(plan)
+        if arguments[0] == "--ask":
+            result = asdict(_load(EngineRuntime(arguments[1]), channel)[1])
+        else:
+            result = build(Path(arguments[0]), channel)
+    except MissingDependencyError as exc:
+        facts = {"module": exc.module, "extra": exc.extra, "needed_for": exc.needed_for}
+        channel.send("failed", kind=type(exc).__name__, arguments=facts)
+        return 1
     except HasnEdgeError as exc:
         channel.send("failed", kind=type(exc).__name__, text=str(exc))
         return 1
@@ -69,13 +73,129 @@ def main(folder: Path) -> int:
         channel.send(
             "failed",
             kind="OutputError",
-            text=f"cannot keep the build's temporary files in {folder.parent}: {exc.strerror or exc}; "
-            "free some space there, or set TMPDIR to another folder",
+            text=f"cannot keep the build's temporary files in {tempfile.gettempdir()}: "
+            f"{exc.strerror or exc}; free some space there, or set TMPDIR to another folder",
         )
         return 1
-    channel.send("done", facts=facts)
+    channel.send("done", result=result)
     return 0
 
 
+def build(folder: Path, channel: Channel) -> dict[str, Any]:
+    """Compile what the request in ``folder`` asks for; return what is known of the engine."""
+    request = BuildRequest.read(folder)
+    target = request.target
+    trt, capabilities, gpu = _load(target.runtime, channel)
+    for text in (
+        warnings_before_build(capabilities.version, precision=request.precision, gpu=gpu)
+        if target.runtime is EngineRuntime.TENSORRT
+        else ()
+    ):
+        channel.send("message", severity="WARNING", text=text)
+    onnx = (folder / requests.GRAPH).read_bytes()
+    cache = None if request.cache is None else Path(request.cache)
+    memory = None if gpu is None else DeviceMemory()
+    workspace, source = choose_workspace(target, gpu, lambda: 0 if memory is None else memory.free_bytes())
+    kept: dict[str, str] = {}
+    if gpu is not None and cache is not None:
+        kept[requests.TIMING] = timing_cache_name(gpu, capabilities.version)
+    calibration = None
+    if request.calibration is not None:
+        name = calibration_cache_name(request.calibration.fingerprint, onnx, capabilities.version)
+        kept[requests.CALIBRATION] = name
+        known = None if cache is None else cache / name
+        calibration = _calibration(request, folder, known, memory, channel)
+    compiled = compile_plan(
+        trt,
+        capabilities,
+        onnx,
+        target,
+        Options(
+            precision=request.precision,
+            workspace_bytes=workspace,
+            timings=cache / kept[requests.TIMING] if cache and requests.TIMING in kept else None,
+            collect_timings=requests.TIMING in kept,
+            calibration=calibration,
+        ),
+        on_message=lambda severity, text: channel.send("message", severity=severity, text=text),
+        on_step=lambda phase, done, steps: channel.send("step", phase=phase, done=done, steps=steps),
+    )
+    (folder / requests.PLAN).write_bytes(compiled.plan)
+    if compiled.timings:
+        (folder / requests.TIMING).write_bytes(compiled.timings)
+    facts = compiled.facts
+    facts["flags"]["workspace_from"] = source
+    if request.calibration is not None:
+        facts["calibrator"] = {
+            "algorithm": "entropy 2",
+            "fingerprint": request.calibration.fingerprint,
+            "batches": request.calibration.count,
+            "shape": list(request.calibration.shape),
+        }
+    return {"facts": {**facts, **_device(gpu)}, "keep": kept}
+
+
+def die_with_parent() -> None:
+    """Let the system kill this process when its parent dies, however it does; Linux only."""
+    set_parent_death_signal = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _load(runtime: EngineRuntime, channel: Channel) -> tuple[ModuleType, Capabilities, GpuFacts | None]:
+    """Import TensorRT; one that needs a GPU only where there is one, because it may crash otherwise."""
+    gpu = None
+    if runtime is EngineRuntime.TENSORRT:
+        gpu = gpu_facts()
+        if gpu is None:
+            missing = "this machine has no NVIDIA driver (libcuda)"
+            if driver_present():
+                missing = "its driver sees no GPU here"
+            raise UnsupportedError(
+                f"TensorRT compiles on the device it compiles for, and {missing}; run the build on the "
+                "device, or choose a target of TensorRT for RTX, such as rtx"
+            )
+    trt, capabilities = load_tensorrt(runtime)
+    channel.send("loaded", title=capabilities.title)
+    return trt, capabilities, gpu
+
+
+def _calibration(
+    request: BuildRequest, folder: Path, known: Path | None, memory: DeviceMemory | None, channel: Channel
+) -> Calibration:
+    files = request.calibration
+    assert files is not None
+    if memory is None:
+        raise UnsupportedError("TensorRT's calibrator needs a GPU; TensorRT for RTX has no calibrator")
+    return Calibration(
+        shape=files.shape,
+        float_layers=files.float_layers,
+        make=lambda trt: make_calibrator(
+            trt,
+            files.read(folder),
+            files.shape[0],
+            upload=memory.upload,
+            known=known,
+            leave=folder / requests.CALIBRATION,
+            on_batch=lambda done: channel.send("step", phase="calibrating", done=done, steps=files.count),
+        ),
+    )
+
+
+def _device(gpu: GpuFacts | None) -> dict[str, Any]:
+    """Return the facts of the GPU that the engine is made on and for."""
+    if gpu is None:
+        return {"gpu": None}
+    return {
+        "gpu": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "sm_count": gpu.sm_count,
+        "integrated": gpu.integrated,
+        "driver": gpu.driver,
+        "cuda": gpu.cuda,
+        "l4t": gpu.l4t,
+    }
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hasn_edge.engine import capabilities, tensorrt
+from hasn_edge.engine import capabilities, child, tensorrt
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, load_target
 from hasn_edge.engine.tensorrt import engine_from_onnx
 from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
@@ -168,7 +168,7 @@ class TestTheChild:
         code = (
             f"import json, os, signal, sys, time\nsay = lambda **v: print(json.dumps(v), flush=True)\n{code}"
         )
-        monkeypatch.setattr(tensorrt, "_command", lambda folder: [sys.executable, "-c", code, str(folder)])
+        monkeypatch.setattr(child, "command", lambda *arguments: [sys.executable, "-c", code, *arguments])
 
     def test_killed_for_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.child(

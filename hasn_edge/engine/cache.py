@@ -1,0 +1,76 @@
+"""Engines that need not be built again: a key of everything that decides one, and the file that has it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.engine.capabilities import Capabilities
+from hasn_edge.engine.gpu import GpuFacts
+from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.errors import ArtifactError
+from hasn_edge.optional import installed_version
+from hasn_edge.spec import Precision
+
+KEY = "cache_key"
+"""Where an engine's sidecar has its key, in ``details``."""
+
+_INERT = ("name", "device")
+"""What a target says that changes nothing in the engine."""
+
+
+def engine_key(
+    graph: str,
+    target: EngineTarget,
+    *,
+    precision: Precision,
+    capabilities: Capabilities,
+    gpu: GpuFacts | None,
+    calibration: str | None = None,
+) -> str:
+    """Return the key of the engine that a build would make.
+
+    Args:
+        graph: SHA-256 of the ONNX bytes, or of all that decides them.
+        target: What it would be built for. The workspace that free memory decides is not part of the key.
+        precision: What it computes in.
+        capabilities: Of the compiler: its version and the form of graph it takes.
+        gpu: The GPU it would be built on; not looked at for TensorRT for RTX, whose engines are not bound to
+            the machine that builds them.
+        calibration: Fingerprint of the pictures, where TensorRT's calibrator chooses the ranges.
+    """
+    wanted = {k: v for k, v in msgspec.to_builtins(target).items() if k not in _INERT}
+    facts: dict[str, Any] = {
+        "hasn-edge": installed_version("hasn-edge"),
+        "graph": graph,
+        "target": wanted,
+        "precision": precision.value,
+        "runtime": capabilities.runtime.value,
+        "version": capabilities.version,
+        "form": capabilities.form if calibration is None else "weak",
+        "calibration": calibration,
+    }
+    if capabilities.runtime is EngineRuntime.TENSORRT and gpu is not None:
+        facts["gpu"] = [gpu.name, gpu.compute_capability, gpu.sm_count, gpu.driver, gpu.cuda, gpu.l4t]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def lookup(folder: Path, key: str) -> Artifact | None:
+    """Return the published engine in ``folder`` that has ``key``, or ``None``.
+
+    A file that was changed, cut short or lost its sidecar is not found: it will be built again.
+    """
+    for path in sorted(folder.glob(f"*{Kind.ENGINE.suffix}")):
+        try:
+            side = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+            if side["details"][KEY] != key:
+                continue
+            return load_artifact(path)
+        except (OSError, ValueError, KeyError, TypeError, ArtifactError):
+            continue
+    return None
