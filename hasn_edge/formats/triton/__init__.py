@@ -1,0 +1,1 @@
+"""Models for NVIDIA Triton Inference Server."""
