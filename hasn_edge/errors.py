@@ -11,6 +11,8 @@ HasnEdgeError                  the user's situation; the command line prints it 
 ├── UnsupportedError           asked for something that this version, backend or rule cannot do exactly
 ├── BuildError                 a compiler (TensorRT, ONNX Runtime) refused; carries its messages whole
 ├── OutputError                a file could not be written: folder, permission, full disk
+├── SourceError                a camera, stream or video that cannot be opened or was lost
+├── StageError                 a stage of the live pipeline failed: its name and the cause's message
 └── VerificationError          a quality budget was missed; the command line exits with 3
 ```
 
@@ -74,6 +76,24 @@ class BuildError(HasnEdgeError):
 
 class OutputError(HasnEdgeError):
     """A file could not be written."""
+
+
+class SourceError(HasnEdgeError):
+    """A camera, stream or video that cannot be opened, or was lost while it ran."""
+
+
+class StageError(HasnEdgeError):
+    """A stage of the live pipeline failed; ``__cause__`` is what it raised.
+
+    Args:
+        stage: ``"capture"``, ``"prepare"``, ``"infer"``, ``"present"`` or ``"record"``.
+        cause: What it raised; its message and exit code are taken over.
+    """
+
+    def __init__(self, stage: str, cause: BaseException) -> None:
+        super().__init__(f"{stage}: {cause}")
+        self.stage = stage
+        self.exit_code = getattr(cause, "exit_code", 1)
 
 
 class VerificationError(HasnEdgeError):

@@ -30,6 +30,7 @@ FLOORS = (
     {"job"},
     {"pipeline"},
     {"bench", "device"},
+    {"video"},
     {"__init__"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,47 @@
+"""What the live pipeline needs of whatever shows its frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hasn_edge.video.frame import Shown
+    from hasn_edge.video.live import Live
+
+
+class View:
+    """A place where frames are shown; each method does nothing here and is overridden as needed.
+
+    ``start``, ``poll`` and ``stop`` are called in the thread that called :meth:`Live.run`, in this order and
+    ``stop`` exactly once for every view whose ``start`` returned; ``show`` and ``message`` in threads of the
+    pipeline, between them. An exception from any of them ends the run, with the view's class in its message.
+
+    What a view may use of ``live``, from any thread: ``stats`` (:meth:`Stats.snapshot`, :meth:`Stats.overlay`),
+    ``engines`` (names that can be chosen), ``engine`` (the one that computes now), ``select(name)`` (returns at
+    once; a failure comes as a message), ``stop()`` (ends the run), ``scale``.
+
+    A view that measures when a picture really is on the screen says so by ``live.stats.displayed(shown)``;
+    latency then ends there instead of where the picture was handed over.
+    """
+
+    poll_every_s: float | None = None
+    """How often ``poll`` wants to be called, in seconds; ``None`` for never. For toolkits that insist on
+    the main thread."""
+
+    def start(self, live: Live) -> None:
+        """Get ready; raises what keeps the view from working."""
+
+    def show(self, shown: Shown) -> None:
+        """Take a frame to show and return at once: keep it for a thread of the view's own, drop older ones.
+
+        Nothing may block here, whatever the viewer does: the pipeline waits for it.
+        """
+
+    def message(self, text: str | None) -> None:
+        """Show ``text`` over the picture, as 'camera lost; trying again in 2 s', until ``None`` comes."""
+
+    def poll(self) -> None:
+        """Do what must be done in the main thread; returns within a frame's time."""
+
+    def stop(self) -> None:
+        """Close. Nothing of the view runs any more when this returns, within a second."""
