@@ -16,7 +16,8 @@ _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MULTIPROCESSOR_COUNT, _INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 18, 75, 76
 
 _DRIVER_VERSION = Path("/sys/module/nvidia/version")
-_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+"""Where Jetson Linux writes its release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +98,10 @@ def load_driver() -> Any:
         return None
 
 
-def l4t_release() -> str | None:
+def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
     """Return the release of Jetson Linux, e.g. ``"36.4.3"``, or ``None`` on any other machine."""
     try:
-        text = _TEGRA_RELEASE.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
     found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)

@@ -1,0 +1,56 @@
+"""Full, fixed clocks on a Jetson for the length of a measurement, and the state before it back afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hasn_edge.errors import BuildError, UnsupportedError
+
+PROGRAM = Path("/usr/bin/jetson_clocks")
+
+Run = Callable[[Sequence[str]], None]
+
+
+@contextmanager
+def full_clocks(*, program: Path = PROGRAM, run: Run | None = None) -> Iterator[None]:
+    """Set every clock to the power mode's maximum while the block runs; the fan too where the script does.
+
+    The state before is stored by ``jetson_clocks --store`` and restored at the end, whatever happens in
+    the block. The power mode itself (nvpmodel) stays as it is.
+
+    Raises:
+        UnsupportedError: no ``jetson_clocks`` here, or this process is not root's.
+        BuildError: it failed; its own message is carried.
+    """
+    if not program.is_file():
+        raise UnsupportedError(f"--set-clocks needs {program}, which a Jetson has; on a desktop lock clocks "
+                               "with: sudo nvidia-smi -lgc MHZ")  # fmt: skip
+    if run is None:
+        if os.geteuid() != 0:
+            raise UnsupportedError("--set-clocks changes the machine's clocks and needs root: run with sudo")
+        run = _run
+    with tempfile.TemporaryDirectory(prefix="hasn-edge-clocks-") as folder:
+        state = str(Path(folder) / "state")  # must not exist: the script would ask whether to overwrite it
+        run((str(program), "--store", state))
+        try:
+            run((str(program),))
+            yield
+        finally:
+            run((str(program), "--restore", state))
+
+
+def _run(argv: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(
+            list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise BuildError(f"{' '.join(argv)}: {exc}") from exc
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise BuildError(f"{' '.join(argv)} failed: {said}")
