@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from hasn_edge.artifact import Artifact
-from hasn_edge.engine.capabilities import find_module
-from hasn_edge.engine.target import EngineRuntime, load_target
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.engine.cache import KEY, engine_key, lookup
+from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
+from hasn_edge.engine.gpu import gpu_facts
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
+from hasn_edge.errors import HasnEdgeError, UnsupportedError
 from hasn_edge.graphs import STRONG_OPSET, Form
 from hasn_edge.job import Job, Progress
 from hasn_edge.quantize.recipe import load_recipe
 from hasn_edge.spec import Precision
+
+
+class Int8Method(str, Enum):
+    """Where the ranges of INT8 come from."""
+
+    QDQ = "qdq"
+    """Measured here, by our observers, and written into the graph: any TensorRT reads it, and a processor."""
+    CALIBRATOR = "calibrator"
+    """TensorRT's own entropy calibrator: 8.5 to 10 only, known on the device only."""
+
+    @classmethod
+    def parse(cls, text: str) -> Int8Method:
+        """Return the method called ``text``.
+
+        Raises:
+            UnsupportedError: there is none.
+        """
+        try:
+            return cls(text)
+        except ValueError:
+            names = ", ".join(method.value for method in cls)
+            raise UnsupportedError(f"unknown INT8 method {text!r}; choose one of: {names}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +99,14 @@ def build(
     model: str | Path,
     *,
     precision: str = "fp16",
-    target: str | Path = "cpu",
+    target: str | Path | None = None,
     calibration: str | Path | None = None,
     recipe: str | Path = "default",
     size: tuple[int, int] | None = None,
+    dynamic: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None,
     pixels: bool = False,
+    int8_method: str = "qdq",
+    rebuild: bool = False,
     output: str | Path = "engines",
     progress: Progress = lambda text: None,
 ) -> Built:
@@ -87,11 +116,16 @@ def build(
         model: Bundled name, ``.safetensors`` or ``.pth``.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         target: ``"cpu"`` for the graph that ONNX Runtime runs here, ``"portable"`` for the weak and the
-            strong graph that TensorRT 8.5 to 11 read, or an engine target by name or file.
+            strong graph that TensorRT 8.5 to 11 read, or an engine target by name or file;
+            :func:`default_target` where ``None``.
         calibration: Pictures for INT8 ranges: a folder or a manifest; those of the recipe where ``None``.
         recipe: INT8 recipe by name or file.
         size: The one (height, width) in pixels; otherwise the target's shapes.
+        dynamic: Smallest, typical and largest (height, width) of an engine that takes a range of sizes.
         pixels: Take and give NHWC uint8 instead of NCHW float32: a quarter of the bytes to copy.
+        int8_method: ``"qdq"``, ranges written into the graph; or ``"calibrator"``, chosen by TensorRT 8.5 to
+            10 itself, to compare with.
+        rebuild: Compile even if ``output`` holds an engine that was built of the very same.
         output: Folder.
         progress: Called with what is under way.
 
@@ -101,30 +135,93 @@ def build(
     """
     from hasn_edge.fuse.apply import DEFAULT_RULES
 
-    wanted = Precision.parse(precision)
+    wanted, method = Precision.parse(precision), Int8Method.parse(int8_method)
     if wanted is not Precision.INT8 and (calibration is not None or str(recipe) != "default"):
         raise UnsupportedError(
             f"recipe and calibration are for INT8; the precision asked for is {wanted.value}"
         )
-    engine = load_target(target)
-    if engine.runtime in (EngineRuntime.RTX, EngineRuntime.TENSORRT):
-        find_module(engine.runtime)  # before minutes of work, not after
+    if size is not None and dynamic is not None:
+        raise UnsupportedError("a fixed size and a range of sizes exclude each other; give one of them")
+    engine = load_target(default_target() if target is None else target)
+    if dynamic is not None:
+        engine = engine.with_range(*dynamic)
+    elif size is not None:
+        engine = engine.with_size(*size)
+    compiles = engine.runtime in (EngineRuntime.RTX, EngineRuntime.TENSORRT)
+    if not compiles and dynamic is not None:
+        raise UnsupportedError(f"the target {engine.name!r} takes any size as it is; leave out the range")
+    if method is Int8Method.CALIBRATOR and (wanted is not Precision.INT8 or not compiles):
+        raise UnsupportedError("the calibrator is TensorRT's, for INT8: choose an engine target and int8")
+    capabilities = ask_capabilities(engine.runtime) if compiles else None  # before minutes of work, not after
     rules = DEFAULT_RULES["onnxruntime" if engine.runtime is EngineRuntime.CPU else "tensorrt"]
     job = Job(model, rules=rules, pixels=pixels, progress=progress)
     if wanted is Precision.INT8:
         job.calibrate(load_recipe(recipe), calibration)
+    folder = Path(output)
+    if capabilities is not None:
+        return _engine(job, wanted, engine, capabilities, folder, method=method, rebuild=rebuild)
     if engine.runtime is EngineRuntime.CPU:
         made = [job.graph(Form.CPU, wanted, size=size, suffix="-cpu")]
-    elif engine.runtime is EngineRuntime.PORTABLE:
+    else:
         # There is no weak FP16 graph: TensorRT before 10.12 makes FP16 of the FP32 one by a builder flag.
         forms = (Form.STRONG,) if wanted is Precision.FP16 else (Form.WEAK, Form.STRONG)
         made = [job.graph(form, wanted, size=size, suffix=f"-{form.value}") for form in forms]
-    else:
-        if size is not None:
-            engine = engine.with_size(*size)
-        made = [job.graph(Form.STRONG, wanted, size=engine.shapes.size, suffix="-strong")]
-        made.append(job.engine(made[0], engine))
     # Nothing takes its name before everything passed.
-    return Built(
-        artifacts=tuple(job.publish(file, Path(output)) for file in made), summary=tuple(job.summary)
+    return Built(artifacts=tuple(job.publish(file, folder) for file in made), summary=tuple(job.summary))
+
+
+def default_target() -> str:
+    """Return the target of a build that names none: TensorRT where it and its GPU are, else this CPU."""
+    if gpu_facts() is not None:
+        for runtime in (EngineRuntime.TENSORRT, EngineRuntime.RTX):
+            with suppress(HasnEdgeError):
+                find_module(runtime)
+                return str(runtime.value)
+    return EngineRuntime.CPU.value
+
+
+def _engine(
+    job: Job,
+    wanted: Precision,
+    target: EngineTarget,
+    capabilities: Capabilities,
+    folder: Path,
+    *,
+    method: Int8Method,
+    rebuild: bool,
+) -> Built:
+    """Build an engine, or return the one in ``folder`` that was built of the very same."""
+    legacy = method is Int8Method.CALIBRATOR
+    if legacy and not capabilities.calibrator:
+        raise UnsupportedError(
+            f"{capabilities.title} has no calibrator; use the method qdq, which serves all"
+        )
+    form = Form.WEAK if legacy else Form(capabilities.form)
+    # Weak graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
+    by_flag = form is Form.WEAK and (legacy or wanted is Precision.FP16)
+    precision, size = Precision.FP32 if by_flag else wanted, target.shapes.size
+    calibrator = job.calibrator() if legacy else None
+    key = engine_key(
+        job.identity(form, precision, size),
+        target,
+        precision=wanted,
+        capabilities=capabilities,
+        gpu=gpu_facts(),
+        calibration=calibrator.fingerprint if calibrator else None,
     )
+    if not rebuild and (found := lookup(folder, key)) is not None:
+        return Built(artifacts=(found,), summary=(f"{found.path.name}: nothing changed since it was built",))
+    graph = job.graph(form, precision, size=size, suffix=f"-{form.value}")
+    # What a flag makes of an FP32 graph is foreseen by the graph whose tensors have that type.
+    emulated = job.graph(Form.STRONG, wanted, size=size, suffix="-strong") if by_flag else None
+    engine = job.engine(
+        graph,
+        target,
+        precision=wanted,
+        emulated=emulated,
+        details={KEY: key},
+        cache=folder / "cache",
+        calibrator=calibrator,
+    )
+    published = job.publish(graph, folder), job.publish(engine, folder)
+    return Built(artifacts=published, summary=tuple(job.summary))

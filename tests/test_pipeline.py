@@ -14,11 +14,13 @@ import hasn_edge
 from hasn_edge import gate, pipeline
 from hasn_edge.artifact import Kind, file_sha256, load_artifact
 from hasn_edge.cli import cli
-from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.graphs import Form
 from hasn_edge.job import Job
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime.fake import FakeSession
+from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.spec import ModelSpec, Precision
@@ -131,7 +133,7 @@ def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
     assert built.artifacts[0].details["builder_flags"] == ["INT8", "FP16"]
 
 
-def test_engine_for_gpus_that_are_not_here(tiny, tmp_path):
+def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
@@ -144,8 +146,61 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path):
     assert engine.source == graph.source == file_sha256(tiny)
     assert engine.size == (48, 64)
     assert engine.details["measured"] == graph.details["measured"]
-    with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
+    assert engine.details["emulated_as"] == "strong graph, int8"
+    # What this engine must compute is known before a GPU is: the exact arithmetic of its graph.
+    with open_session(graph, exact=True) as session:
+        check_golden(session, engine.details["golden"])
+    with FakeSession(size=(48, 64)) as other, pytest.raises(ArtifactError, match="computes something else"):
+        check_golden(other, engine.details["golden"])
+    with pytest.raises(HasnEdgeError, match="NVIDIA"):
         open_session(engine)
+
+    def never(*args, **options):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(Job, "engine", never)
+    again = hasn_edge.build(
+        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+    )
+    assert again.artifacts == (engine,)
+    assert "nothing changed" in again.summary[0]
+    for change in ({"rebuild": True}, {"size": (64, 64)}, {"pixels": True}, {"precision": "fp32"}):
+        options = {"precision": "int8", "size": (48, 64), **change}
+        options |= {"recipe": recipe} if options["precision"] == "int8" else {}
+        with pytest.raises(AssertionError, match="compiled again"):
+            hasn_edge.build(tiny, target="rtx", output=tmp_path / "out", **options)
+
+
+def test_a_range_of_sizes_is_the_engines(tiny, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    built = hasn_edge.build(
+        tiny, precision="fp32", target="rtx", dynamic=((32, 32), (48, 64), (96, 128)), output=tmp_path
+    )
+    engine = built.artifacts[-1]
+    assert engine.size is None
+    assert engine.details["profile"] == {
+        "minimum": [1, 3, 32, 32],
+        "typical": [1, 3, 48, 64],
+        "maximum": [1, 3, 96, 128],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (48, 64), "dynamic": ((32, 32), (48, 64), (96, 96))}, "exclude each other"),
+        ({"dynamic": ((32, 32), (48, 64), (96, 96))}, "takes any size as it is"),
+        ({"int8_method": "magic"}, "unknown INT8 method 'magic'; choose one of: qdq, calibrator"),
+        ({"int8_method": "calibrator"}, "the calibrator is TensorRT's"),
+        ({"int8_method": "calibrator", "target": "rtx", "precision": "int8"}, "has no calibrator"),
+    ],
+)
+def test_builds_that_cannot_be(tiny, tmp_path, options, message):
+    if options.get("target") == "rtx":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    with pytest.raises(UnsupportedError, match=message):
+        hasn_edge.build(tiny, output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_shape_of_a_scale_2_network(tmp_path):

@@ -20,10 +20,10 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
 )
 @click.option(
     "--target",
-    default="cpu",
-    show_default=True,
+    default=None,
     metavar="NAME|FILE",
-    help="What to build for: cpu, portable (the graphs that TensorRT 8.5 to 11 read), rtx, or a target file.",
+    help="What to build for: cpu, portable (the graphs that TensorRT 8.5 to 11 read), rtx, tensorrt, a board "
+    "such as orin-nano, or a target file.  [default: tensorrt where it and its GPU are, else cpu]",
 )
 @click.option(
     "--calibration",
@@ -39,7 +39,23 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     metavar="NAME|FILE",
     help="INT8 recipe: default, conservative, div2k, or a TOML file.",
 )
-@click.option("--size", type=SIZE, default=None, help="Fix the input size.  [default: any size]")
+@click.option("--size", type=SIZE, default=None, help="Fix the input size.  [default: the target's]")
+@click.option(
+    "--dynamic",
+    type=SIZE,
+    nargs=3,
+    default=None,
+    metavar="MIN OPT MAX",
+    help="Let an engine take sizes from MIN to MAX, fastest at OPT: 64x64 320x180 960x540.",
+)
+@click.option(
+    "--int8-method",
+    type=click.Choice(["qdq", "calibrator"]),
+    default="qdq",
+    show_default=True,
+    help="Ranges written into the graph, or TensorRT's own legacy calibrator (8.5 to 10), to compare with.",
+)
+@click.option("--rebuild", is_flag=True, help="Compile even where nothing changed since the last build.")
 @click.option(
     "--pixels",
     is_flag=True,
@@ -49,10 +65,13 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
 def command(
     model: str | None,
     precision: str,
-    target: str,
+    target: str | None,
     calibration: Path | None,
     recipe: str,
     size: tuple[int, int] | None,
+    dynamic: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None,
+    int8_method: str,
+    rebuild: bool,
     pixels: bool,
     output: Path,
 ) -> None:
@@ -78,6 +97,9 @@ def command(
             calibration=calibration,
             recipe=recipe,
             size=size,
+            dynamic=dynamic,
+            int8_method=int8_method,
+            rebuild=rebuild,
             pixels=pixels,
             output=output,
             progress=update,

@@ -147,6 +147,18 @@ class EngineTarget:
         batch, channels = self.shapes.typical[:2]
         return replace(self, shapes=ShapeRange.static(height, width, batch=batch, channels=channels))
 
+    def with_range(
+        self, minimum: tuple[int, int], typical: tuple[int, int], maximum: tuple[int, int]
+    ) -> EngineTarget:
+        """Return this target for sizes from ``minimum`` to ``maximum``, each (height, width) in pixels.
+
+        Raises:
+            ConfigError: they are not in this order.
+        """
+        batch = self.shapes.typical[:2]
+        low, middle, high = ((*batch, *size) for size in (minimum, typical, maximum))
+        return replace(self, shapes=ShapeRange(minimum=low, typical=middle, maximum=high))
+
 
 def _is_capability(text: str) -> bool:
     major, dot, minor = text.partition(".")
