@@ -30,7 +30,28 @@ def artifact_option(function: F) -> F:
         "--artifact",
         type=click.Path(path_type=Path),
         default=None,
-        help="A file that export or build made (.onnx, .ts) instead of --model.",
+        help="A file that export or build made (.onnx, .ts, .engine) instead of --model.",
+    )(function)
+
+
+def device_option(function: F) -> F:
+    """Add ``--device``."""
+    return click.option(
+        "--device",
+        metavar="cpu|cuda[:N]|tensorrt[:N]",
+        default=None,
+        help="Where to run; tensorrt is ONNX Runtime's.  [default: cpu; cuda for an engine]",
+    )(function)
+
+
+def cuda_option(function: F) -> F:
+    """Add ``--cuda``."""
+    return click.option(
+        "--cuda",
+        type=click.Choice(["torch", "cuda-python", "pycuda"]),
+        default=None,
+        help="What gives an engine its memory and streams; pycuda has no CUDA graphs.  [default: the first "
+        "that is installed and works: cuda-python, pycuda, torch]",
     )(function)
 
 
@@ -88,7 +109,13 @@ def chosen_model(model: str | None) -> str:
 
 
 def open_chosen(
-    model: str | None, artifact: Path | None, *, threads: int | None = None, exact: bool = False
+    model: str | None,
+    artifact: Path | None,
+    *,
+    threads: int | None = None,
+    exact: bool = False,
+    device: str | None = None,
+    cuda: str | None = None,
 ) -> Session:
     """Open the session that ``--model`` or ``--artifact`` names."""
     from hasn_edge.runtime.open import open_model, open_session
@@ -96,8 +123,10 @@ def open_chosen(
     if artifact is not None:
         if model is not None:
             raise click.UsageError("--model and --artifact exclude each other: an artefact holds its model")
-        return open_session(artifact, threads=threads, exact=exact)
-    return open_model(chosen_model(model), threads=threads)
+        return open_session(artifact, threads=threads, exact=exact, device=device, cuda=cuda)
+    if cuda is not None:
+        raise click.UsageError("--cuda is for engines: name one with --artifact FILE.engine")
+    return open_model(chosen_model(model), threads=threads, device=device)
 
 
 def console() -> Console:

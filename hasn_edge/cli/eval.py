@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hasn_edge.cli.common import artifact_option, console, model_option, open_chosen, progress, threads_option
+from hasn_edge.cli.common import (
+    artifact_option,
+    console,
+    cuda_option,
+    device_option,
+    model_option,
+    open_chosen,
+    progress,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +47,8 @@ if TYPE_CHECKING:
     default=None,
     help="Write all figures to FILE.",
 )
+@device_option
+@cuda_option
 @threads_option
 def command(
     model: str | None,
@@ -46,6 +57,8 @@ def command(
     self_ensemble: bool,
     per_image: bool,
     json_path: Path | None,
+    device: str | None,
+    cuda: str | None,
     threads: int | None,
 ) -> None:
     """Measure PSNR-Y and SSIM as the super-resolution literature computes them.
@@ -64,7 +77,7 @@ def command(
     from hasn_edge.quality import evaluate
     from hasn_edge.runtime.upscaler import Upscaler
 
-    with open_chosen(model, artifact, threads=threads) as session:
+    with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda) as session:
         scale = session.spec.scale
         sets = [load_eval_set(item, scale) for item in data] or [shipped_eval_set(scale)]
         named = artifact.name if artifact else model or "bundled model"

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hasn_edge.cli.common import artifact_option, model_option, open_chosen, progress, threads_option
+from hasn_edge.cli.common import (
+    artifact_option,
+    cuda_option,
+    device_option,
+    model_option,
+    open_chosen,
+    progress,
+    threads_option,
+)
 from hasn_edge.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -51,6 +59,8 @@ if TYPE_CHECKING:
 )
 @model_option
 @artifact_option
+@device_option
+@cuda_option
 @threads_option
 def command(
     inputs: tuple[Path, ...],
@@ -61,6 +71,8 @@ def command(
     self_ensemble: bool,
     model: str | None,
     artifact: Path | None,
+    device: str | None,
+    cuda: str | None,
     threads: int | None,
 ) -> None:
     """Upscale pictures and folders of pictures; NAME.jpg becomes NAME_x4.png.
@@ -73,13 +85,14 @@ def command(
     Examples:
       hasn-edge upscale photo.jpg -o out/
       hasn-edge upscale holiday/ scan.tif -o out/ --tile 256
+      hasn-edge upscale photo.jpg --artifact engines/hasn-x4-small-fp16-rtx.engine
     """
     from hasn_edge.image import find_images
     from hasn_edge.runtime.upscaler import Upscaler
 
     pictures = find_images(inputs)
     failures = []
-    with open_chosen(model, artifact, threads=threads) as session:
+    with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda) as session:
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
         targets = _targets(pictures, output, session.spec.scale, suffix)
         with progress("upscaling", len(pictures), show=len(pictures) > 1) as advance:

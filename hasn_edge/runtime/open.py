@@ -18,33 +18,52 @@ Backend = Literal["onnxruntime", "pytorch"]
 def open_session(
     artifact: Artifact | str | os.PathLike[str],
     *,
-    device: str = "cpu",
+    device: str | None = None,
     exact: bool = False,
     threads: int | None = None,
     frame: tuple[int, int] | None = None,
+    cuda: str | None = None,
+    slots: int = 1,
 ) -> Session:
-    """Open a built file with the backend of its kind: ``.onnx`` in ONNX Runtime, ``.ts`` in PyTorch.
+    """Open a built file with the backend of its kind.
+
+    ``.onnx`` runs in ONNX Runtime, ``.ts`` in PyTorch, ``.engine`` in the TensorRT that built it. An engine
+    is refused before TensorRT sees it where its header, its sidecar and this machine's GPU do not go
+    together; after it is loaded it must compute what its graph did when it was built.
 
     Args:
         artifact: An artefact, or the path of its file, whose sidecar lies beside it.
-        device: ``"cpu"``, ``"cuda[:<index>]"``; for ONNX also ``"tensorrt[:<index>]"``.
+        device: ``"cpu"`` (the default), ``"cuda[:<index>]"``; for ONNX also ``"tensorrt[:<index>]"``. An
+            engine runs on ``"cuda[:<index>]"`` only, which is its default.
         exact: For ONNX, no graph optimizations: exact arithmetic of Q/DQ, slower.
         threads: Processor threads; ``None`` for the backend's choice.
         frame: The one (height, width) in pixels that will come; ONNX Runtime is faster when it knows.
+        cuda: For an engine, what gives it memory and streams: ``"torch"``, ``"cuda-python"`` or ``"pycuda"``;
+            ``None`` for the first that works.
+        slots: For an engine, how many inputs are in flight at a time, see :meth:`Session.submit`.
 
     Raises:
-        ArtifactError: the file or its sidecar is missing, damaged or changed.
-        UnsupportedError: a device that is not here, ``exact`` for another kind than ONNX, or an engine.
+        ArtifactError: the file or its sidecar is missing, damaged or changed; or it is an engine that was
+            built for another GPU or TensorRT, or computes something else than it did.
+        UnsupportedError: a device that is not here, or an option that this kind of file does not have.
         BuildError: the backend refused the file; its message is carried.
         MissingDependencyError: the backend is not installed.
     """
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
-    if artifact.kind is Kind.ENGINE:
+    if exact and artifact.kind is not Kind.ONNX:
         raise UnsupportedError(
-            f"{artifact.path}: this version builds TensorRT engines and does not run them; an engine "
-            "needs an NVIDIA GPU with its driver. Run the .onnx it was made from on this machine, or "
-            "load the engine with trtexec --loadEngine on the device"
+            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime; open this "
+            f"{artifact.kind.value} file without"
+        )
+    if artifact.kind is Kind.ENGINE:
+        from hasn_edge.runtime.open_engine import open_engine
+
+        return open_engine(artifact, device=device, cuda=cuda, slots=slots)
+    if cuda is not None or slots != 1:
+        raise UnsupportedError(
+            f"{artifact.path}: the choice of a CUDA backend and slots are for engines; open this "
+            f"{artifact.kind.value} file without"
         )
     if artifact.kind is Kind.ONNX:
         from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -55,14 +74,9 @@ def open_session(
             precision=artifact.precision,
             exact=exact,
             threads=threads,
-            device=device,
+            device=device or "cpu",
             size=artifact.size,
             frame=frame,
-        )
-    if exact:
-        raise UnsupportedError(
-            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime; a TorchScript file has no "
-            "Q/DQ, open it without"
         )
     require("torch", extra="export", needed_for="Running a TorchScript file")
     from hasn_edge.runtime.torchscript import TorchScriptSession
@@ -71,7 +85,7 @@ def open_session(
         artifact.path,
         artifact.spec,
         precision=artifact.precision,
-        device=device,
+        device=device or "cpu",
         size=artifact.size,
         threads=threads,
     )
@@ -81,7 +95,7 @@ def open_model(
     model: str | Path | None = None,
     *,
     backend: Backend | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
 ) -> Session:
     """Open a model by bundled name or by the path of its weights, in FP32.
@@ -113,4 +127,4 @@ def open_model(
     network = load_model(name)
     from hasn_edge.runtime.pytorch import PyTorchSession
 
-    return PyTorchSession(network, device=device, threads=threads)
+    return PyTorchSession(network, device=device or "cpu", threads=threads)

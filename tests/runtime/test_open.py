@@ -59,7 +59,6 @@ def files(model, tmp_path_factory) -> dict[str, Artifact]:
     with quiet_jit():
         torch.jit.save(torchscript_from_model(model), str(folder / "script"))
     add("script", (folder / "script").read_bytes(), Kind.TORCHSCRIPT)
-    add("plan", b"ftrt" + bytes(100), Kind.ENGINE)
     return made
 
 
@@ -98,11 +97,12 @@ def test_exact_is_for_onnx(files, expected):
         open_session(files["script"], exact=True)
 
 
-def test_engines_are_not_run_here(files):
-    with pytest.raises(
-        UnsupportedError, match=r"plan\.engine: .* needs an NVIDIA GPU .* trtexec --loadEngine"
-    ):
-        open_session(files["plan"].path)
+def test_options_of_engines_are_for_engines(files):
+    for name, options in (("any", {"cuda": "pycuda"}), ("script", {"slots": 2})):
+        with pytest.raises(
+            UnsupportedError, match=rf"{files[name].path.name}: .* are for engines; open this"
+        ):
+            open_session(files[name], **options)
 
 
 def test_a_sidecar_that_lies_about_the_size(files, tmp_path):

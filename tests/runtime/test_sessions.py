@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
+from hasn_edge.runtime.tensorrt import TensorRTSession
 from hasn_edge.runtime.torchscript import TorchScriptSession
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -55,6 +57,11 @@ class SessionContract:
     tolerance = 1e-5
     backend = ""
     precision = Precision.FP32
+    device = "cpu"
+
+    @pytest.fixture(autouse=True)
+    def machine(self):
+        """What the backend needs around it."""
 
     def open(self):
         raise NotImplementedError
@@ -66,7 +73,7 @@ class SessionContract:
 
     def test_says_what_it_is(self, session):
         assert (session.spec, session.backend, session.precision) == (SPEC, self.backend, self.precision)
-        assert session.device == "cpu"
+        assert session.device == self.device
         assert session.size is None
         assert not session.closed
         assert self.backend in repr(session)
@@ -102,6 +109,27 @@ class SessionContract:
         np.testing.assert_allclose(session.run(x), singles, rtol=0, atol=self.batch_tolerance)
 
     batch_tolerance = 1e-6
+
+    def test_submitted_inputs_answer_in_any_order_and_may_be_overwritten(self, session):
+        inputs = [noise(1, 3, 16, 18), noise(1, 3, 17, 15), noise(1, 3, 16, 18)[..., ::-1].copy()]
+        wanted = [session.run(x) for x in inputs]
+        pending = []
+        for x in inputs:
+            held = x.copy()
+            pending.append(session.submit(held))
+            held[:] = 0.5
+        for i in (1, 2, 0):
+            np.testing.assert_array_equal(pending[i].result(), wanted[i])
+            assert pending[i].result() is pending[i].result()
+
+    def test_pixels_are_the_tensors_rounded(self, session):
+        levels = np.rint(255 * noise(2, 16, 18, 3)).astype(np.uint8)
+        y = session.run(np.ascontiguousarray(levels.transpose(0, 3, 1, 2)) / np.float32(255))
+        got = session.run_pixels(levels)
+        assert got.dtype == np.uint8
+        difference = got - 255 * np.clip(y, 0, 1).transpose(0, 2, 3, 1)
+        assert np.abs(difference).max() <= 0.5 + 255 * self.batch_tolerance
+        np.testing.assert_array_equal(session.submit_pixels(levels).result(), got)
 
     def test_strides_and_read_only_input_do_not_matter(self, session):
         x = noise(1, 3, 16, 20)
@@ -316,3 +344,89 @@ class TestOnnxRuntimeInt8Exact(SessionContract):
 
     def open(self):
         return OnnxRuntimeSession(int8_onnx_bytes(), precision=self.precision, exact=True, threads=1)
+
+
+class TensorRTContract(SessionContract):
+    """Over fakes of TensorRT and CUDA that compute only when they are waited for, and repeat pixels."""
+
+    backend = "tensorrt"
+    device = "cuda:0"
+    tolerance = None
+    batch_tolerance = 0
+    cuda = "cuda-python"
+    options: ClassVar[dict[str, Any]] = {}
+    plan: ClassVar[dict[str, Any]] = {}
+    setup: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture(autouse=True)
+    def machine(self, lab):
+        self.lab = lab.set_up(self.cuda, **self.setup)
+        self.artifact = lab.engine(**self.plan)
+
+    def open(self):
+        return TensorRTSession(self.artifact, cuda=self.cuda, **self.options)
+
+    def test_repeats_pixels(self, session):
+        x = noise(1, 3, 15, 16)
+        for _ in range(3):  # plainly, recorded, launched
+            np.testing.assert_array_equal(session.run(x)[:, :, 1::4, 2::4], x)
+
+
+class TestTensorRT(TensorRTContract):
+    pass
+
+
+class TestTensorRTPyCuda(TensorRTContract):
+    cuda = "pycuda"
+
+
+class TestTensorRTTorch(TensorRTContract):
+    cuda = "torch"
+
+
+class TestTensorRTThreeSlots(TensorRTContract):
+    options: ClassVar[dict[str, Any]] = {"slots": 3}
+
+
+class TestTensorRTThreeSlotsPyCuda(TensorRTContract):
+    cuda = "pycuda"
+    options: ClassVar[dict[str, Any]] = {"slots": 3}
+
+
+class TestTensorRTThreeSlotsTorch(TensorRTContract):
+    cuda = "torch"
+    options: ClassVar[dict[str, Any]] = {"slots": 3}
+
+
+class TestTensorRTMapped(TensorRTContract):
+    """A GPU that shares the processor's memory: nothing is copied between the two."""
+
+    setup: ClassVar[dict[str, Any]] = {"integrated": True}
+
+
+class TestTensorRTMappedPyCuda(TensorRTContract):
+    cuda = "pycuda"
+    setup: ClassVar[dict[str, Any]] = {"integrated": True}
+
+
+class TestTensorRTMappedTorch(TensorRTContract):
+    cuda = "torch"
+    setup: ClassVar[dict[str, Any]] = {"integrated": True}
+
+
+class TestTensorRTOnePictureAtATime(TensorRTContract):
+    plan: ClassVar[dict[str, Any]] = {"maximum": (1, 3, 64, 80)}
+    options: ClassVar[dict[str, Any]] = {"slots": 2}
+
+
+class TestTensorRT8(TensorRTContract):
+    """Its contexts do not share a profile."""
+
+    setup: ClassVar[dict[str, Any]] = {"version": "8.6.1"}
+    plan: ClassVar[dict[str, Any]] = {"version": (8, 6, 1, 6)}
+    options: ClassVar[dict[str, Any]] = {"slots": 2}
+
+
+class TestTensorRTForRtx(TensorRTContract):
+    setup: ClassVar[dict[str, Any]] = {"version": "1.7.1.116", "rtx": True}
+    plan: ClassVar[dict[str, Any]] = {"version": (1, 7, 1, 116), "rtx": True}

@@ -158,12 +158,16 @@ class CudaPythonBackend:
         error, *results = answer
         if error == self._rt.cudaError_t.cudaSuccess:
             return tuple(results)
-        # A failed call also leaves its error behind, which the next innocent call would return.
+        # The error stays until somebody asks; TensorRT would take it for that of its own next launch.
         self._rt.cudaGetLastError()
         text = self._rt.cudaGetErrorString(error)[1]
         text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         if error == self._rt.cudaError_t.cudaErrorMemoryAllocation:
             raise MemoryError(f"CUDA (through {NAME}) could not {what}: {text}")
+        if error.name == "cudaErrorInsufficientDriver":
+            text += (
+                "; install the cuda-python of the driver's CUDA, for example: pip install 'cuda-python<13'"
+            )
         raise failed(NAME, what, f"{text} ({error.name})")
 
 

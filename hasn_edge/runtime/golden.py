@@ -1,0 +1,165 @@
+"""A picture whose result is known, compared after every load: a wrong engine gives zeros without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.errors import ArtifactError
+from hasn_edge.runtime.session import Float32, Session
+from hasn_edge.spec import Precision
+
+Float64 = NDArray[np.float64]
+
+_SCHEMA = 1
+_POINTS = 64
+_CELLS = 4
+_TOLERANCES: Mapping[Precision, tuple[float, float]] = {
+    Precision.FP32: (0.002, 0.01),
+    Precision.FP16: (0.003, 0.015),
+    Precision.INT8: (0.006, 0.03),
+}
+"""Accepted root-mean-square and largest difference, values in [0, 1].
+
+They shall tell this network from another thing and not one rounding from another. Measured with the bundled
+and the published network at 64 x 64 and 320 x 180: output rounded to 8 bits 0.001 and 0.002; FP16 against
+FP32 0.0002 and 0.0003; INT8 with fused integer kernels against exact Q/DQ 0.001 and 0.004. On the other side:
+zeros 0.5, red and blue exchanged 0.2, repeated pixels instead of a network 0.011 and 0.03.
+"""
+
+
+def make_golden(
+    session: Session, size: tuple[int, int], *, precision: Precision | None = None
+) -> dict[str, Any]:
+    """Compute what a correct engine gives, with a session that is known to be right.
+
+    Args:
+        session: For example the engine's graph in ONNX Runtime, as it is checked before it is compiled.
+        size: (height, width) of the picture: one that the engine takes.
+        precision: What the engine computes in; the session's where ``None``. It sets the tolerance.
+
+    Returns:
+        Plain JSON values for the sidecar's ``details["golden"]``: how the picture is made, what comes out at
+        64 points and on average over 16 cells of each channel, and how far off that may be.
+
+    Raises:
+        HasnEdgeError: as ``session.run``.
+    """
+    shape = (session.batch or 1, session.spec.channels, *size)
+    points, cells = _measure(session.run(golden_input(shape)))
+    rms, largest = _TOLERANCES[precision or session.precision]
+    return {
+        "schema": _SCHEMA,
+        "input": "waves",
+        "shape": list(shape),
+        "points": [round(float(v), 5) for v in points.ravel()],
+        "cells": [round(float(v), 5) for v in cells.ravel()],
+        "tolerance": {"rms": rms, "largest": largest},
+    }
+
+
+def check_golden(
+    session: Session,
+    golden: Any,
+    *,
+    name: str | None = None,
+    cure: str = "build it again with 'hasn-edge build'",
+) -> None:
+    """Do nothing if a session computes what was stored; every slot is asked, the second time by its graph.
+
+    Another picture comes first: a graph that replays old buffers would otherwise repeat the right answer.
+
+    Args:
+        session: What was just loaded.
+        golden: What :func:`make_golden` returned.
+        name: What the message calls the session.
+        cure: How the message ends.
+
+    Raises:
+        ArtifactError: it computes something else, or there is nothing to compare with.
+        HasnEdgeError: as ``session.run``.
+    """
+    name = name or session.backend
+    try:
+        known = golden["schema"] == _SCHEMA and golden["input"] == "waves"
+        shape = tuple(int(n) for n in golden["shape"])
+        wanted = [np.array(golden[key], np.float64) for key in ("points", "cells")]
+        limits = float(golden["tolerance"]["rms"]), float(golden["tolerance"]["largest"])
+        known = known and len(shape) == 4 and all(np.isfinite(values).all() for values in wanted)
+    except (KeyError, TypeError, ValueError):
+        known = False
+    if not known:
+        raise ArtifactError(
+            f"{name}: its sidecar has no picture whose result is known, so that nothing tells whether it "
+            f"computes this network; {cure}"
+        )
+    x_NCHW = golden_input(shape)
+    slots = range(getattr(session, "slots", 1))
+    for pending in [session.submit(1 - x_NCHW) for _ in slots]:
+        pending.result()
+    for pending in [session.submit(x_NCHW) for _ in slots]:
+        problem = _problem(pending.result(), wanted, limits)
+        if problem:
+            raise ArtifactError(
+                f"{name}: it loads, but computes something else than when it was built: {problem}; so "
+                f"do engines of another GPU or version; {cure}"
+            )
+
+
+def golden_input(shape: tuple[int, ...]) -> Float32:
+    """Return a smooth picture with detail in it, the same on every machine: no random numbers.
+
+    Args:
+        shape: ``(N, C, H, W)``.
+
+    Returns:
+        float32 in [0, 1], every value a multiple of 1/255; no two channels or pictures are equal.
+    """
+    count, channels, height, width = shape
+    n, c, i, j = np.ogrid[:count, :channels, :height, :width]
+    v, u, turn = (i + 0.5) / height, (j + 0.5) / width, n * 0.37 + c / 3
+    waves = (
+        0.5
+        + 0.22 * np.cos(2 * np.pi * (1.5 * u + 0.5 * v + turn))
+        + 0.16 * np.cos(2 * np.pi * (2.5 * v - u + 2 * turn))
+        + 0.08 * np.cos(2 * np.pi * (i * 0.11 + j * 0.07 + turn))
+    )
+    picture: Float32 = np.rint(255 * waves).astype(np.float32) / np.float32(255)
+    return picture
+
+
+def _measure(y_NCHW: Float32) -> tuple[Float64, Float64]:
+    """Return values at scattered points, and the means of a grid of cells, of every channel."""
+    count, _, height, width = y_NCHW.shape
+    k = np.arange(1, _POINTS + 1)
+    # Multiples of these two numbers fill a square evenly (the plastic number's powers).
+    i = (k * 0.7548776662466927 % 1 * height).astype(int)
+    j = (k * 0.5698402909980532 % 1 * width).astype(int)
+    points = y_NCHW[k % count, :, i, j].astype(np.float64)
+    rows = np.linspace(0, height, _CELLS + 1).astype(int)[:-1]
+    columns = np.linspace(0, width, _CELLS + 1).astype(int)[:-1]
+    sums = np.add.reduceat(np.add.reduceat(y_NCHW.astype(np.float64), rows, axis=2), columns, axis=3)
+    ones = np.add.reduceat(np.add.reduceat(np.ones((height, width)), rows, axis=0), columns, axis=1)
+    return points, sums.mean(axis=0) / ones
+
+
+def _problem(y_NCHW: Float32, wanted: list[Float64], limits: tuple[float, float]) -> str | None:
+    """Say what is wrong with an output; ``None`` if nothing is."""
+    if not np.isfinite(y_NCHW).all():
+        return "its output has values that are not finite numbers"
+    if not y_NCHW.any():
+        return "its output is all zeros"
+    found = [values.ravel() for values in _measure(y_NCHW)]
+    if any(a.shape != b.shape for a, b in zip(found, wanted, strict=True)):
+        return "its output has another number of channels"
+    difference = np.concatenate([a - b for a, b in zip(found, wanted, strict=True)])
+    rms, largest = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
+    if rms <= limits[0] and largest <= limits[1]:
+        return None
+    return (
+        f"its output differs by {rms:.3g} on average (root mean square, {limits[0]:g} allowed) and by "
+        f"{largest:.3g} at most ({limits[1]:g} allowed), values in [0, 1]"
+    )

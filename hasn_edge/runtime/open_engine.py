@@ -1,0 +1,105 @@
+"""Opening an engine: everything that can be known is checked before TensorRT is touched, its result after."""
+
+from __future__ import annotations
+
+import json
+
+from hasn_edge.artifact import Artifact
+from hasn_edge.engine.capabilities import NAMES, driver_present, find_module, load_tensorrt
+from hasn_edge.engine.compatibility import rebuild_command, require_compatible
+from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
+from hasn_edge.engine.gpu import gpu_facts
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.optional import installed_version
+from hasn_edge.runtime.golden import check_golden
+from hasn_edge.runtime.tensorrt import TensorRTSession
+
+_DISTRIBUTIONS = {
+    EngineRuntime.TENSORRT: ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
+    EngineRuntime.RTX: ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
+}
+
+
+def open_engine(
+    artifact: Artifact,
+    *,
+    device: str | None = None,
+    cuda: str | None = None,
+    slots: int = 1,
+) -> TensorRTSession:
+    """Open an engine whose sidecar was read and whose bytes are those that were published.
+
+    In this order: the plan's header, a driver and a GPU, the engine's GPU and TensorRT against those here,
+    TensorRT itself, the engine, and the picture whose result is known.
+
+    Args:
+        artifact: The engine.
+        device: ``"cuda"`` or ``"cuda:<index>"``.
+        cuda: See :func:`~hasn_edge.runtime.open.open_session`.
+        slots: See :func:`~hasn_edge.runtime.open.open_session`.
+
+    Raises:
+        HasnEdgeError: as :func:`~hasn_edge.runtime.open.open_session`.
+    """
+    kind, _, number = (device or "cuda").partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()):
+        raise UnsupportedError(
+            f"{artifact.path}: an engine runs on cuda or cuda:<index>, not on {device!r}; {_graph(artifact)}"
+        )
+    index = int(number or 0)
+    header = read_plan_header(artifact.path)
+    gpu = gpu_facts(index)
+    if gpu is None:
+        raise _no_gpu(artifact, header, index)
+    find_module(header.runtime, needed_for="Running an engine")
+    require_compatible(artifact, gpu=gpu, runtime_version=_installed(header.runtime))
+    _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
+    require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
+    session = TensorRTSession(artifact, cuda=cuda, slots=slots, device_index=index)
+    try:
+        check_golden(
+            session,
+            artifact.details.get("golden"),
+            name=str(artifact.path),
+            cure=f"build it again on this machine: {rebuild_command(artifact)}",
+        )
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _installed(runtime: EngineRuntime) -> str | None:
+    """Return TensorRT's version as its package says it, without importing it."""
+    versions = (installed_version(name) for name in _DISTRIBUTIONS[runtime])
+    return next((version for version in versions if version is not None), None)
+
+
+def _no_gpu(artifact: Artifact, header: PlanHeader, index: int) -> UnsupportedError:
+    why = f"its NVIDIA driver knows no GPU number {index} (a container must be given one: --gpus all)"
+    if not driver_present():
+        why = "it has no NVIDIA driver (libcuda), so no GPU that could run it"
+    made_on = artifact.details.get("gpu") or ""
+    if not made_on and artifact.details.get("compute_capabilities"):
+        made_on = f"of compute capability {', '.join(artifact.details['compute_capabilities'])}"
+    needed = f"{NAMES[header.runtime]} {header.version_text}"
+    return UnsupportedError(
+        f"{artifact.path}: this machine cannot run an engine: {why}. It takes an NVIDIA GPU "
+        f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Or {_graph(artifact)}"
+    )
+
+
+def _graph(artifact: Artifact) -> str:
+    """Say how to run the graph that the engine was made from."""
+    for side in sorted(artifact.path.parent.glob("*.onnx.json")):
+        try:
+            made = json.loads(side.read_text(encoding="utf-8")).get("sha256")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if artifact.parent is not None and made == artifact.parent:
+            return f"run the graph that it was made from on any processor: --artifact {side.with_suffix('')}"
+    return (
+        "run the .onnx that it was made from on any processor (--artifact FILE.onnx), or make one with "
+        f"'hasn-edge build --precision {artifact.precision.value} --target cpu'"
+    )

@@ -1,0 +1,211 @@
+"""A plan loaded by TensorRT: what goes in and out of it, and contexts to run it in."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError
+from hasn_edge.spec import ModelSpec
+
+E = TypeVar("E", bound=HasnEdgeError)
+
+# TensorRT's own trt.nptype breaks with newer versions of NumPy on JetPack 5.
+_DTYPES: dict[str, type[np.generic]] = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "INT32": np.int32,
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "INT64": np.int64,
+}
+_KEPT_MESSAGES = 20
+_AGAIN = "build the engine again with 'hasn-edge build'"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One end of an engine."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    """-1 where it is dynamic."""
+    minimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+    """The range of an input's shape; of an output, its shape again."""
+
+
+class LoadedPlan:
+    """A deserialized engine. Needs the GPU's context to be current, from the beginning to :meth:`close`.
+
+    Args:
+        plan: The plan's bytes.
+        trt: TensorRT, or TensorRT for RTX.
+        title: Its name and version, for messages.
+        name: What messages call the plan.
+        graphs: Let TensorRT for RTX record and launch CUDA graphs by itself.
+        host_code: The plan may hold code for the processor, as version-compatible ones do.
+
+    Raises:
+        ArtifactError: TensorRT does not take the plan, or it is not of a super-resolution network.
+        BuildError: TensorRT does not start.
+    """
+
+    def __init__(
+        self, plan: bytes, trt: ModuleType, title: str, *, name: str, graphs: bool, host_code: bool = False
+    ) -> None:
+        self.title = title
+        self.name = name
+        self.own_graphs = False
+        """TensorRT records and launches CUDA graphs by itself."""
+        self._plan = plan
+        self._trt: Any = trt
+        self._graphs = graphs
+        self._messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+        # TensorRT keeps a plain pointer to the logger: it must outlive all the rest.
+        self._logger = _make_logger(trt, self._messages)
+        self._engines: list[Any] = []
+        self._configs: list[Any] = []
+        try:
+            self._runtime: Any = trt.Runtime(self._logger)
+        except TypeError as exc:  # pybind's word for a null pointer
+            raise self.refused(f"{title} cannot start on this GPU") from exc
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
+        engine = self._deserialize()
+        self.input, self.output = self._ends(engine)
+
+    def create_context(self) -> Any:
+        """Return a new execution context with the engine's one profile.
+
+        Raises:
+            BuildError: no memory on the GPU for its activations, usually.
+        """
+        context = self._context_of(self._engines[0])
+        if context.active_optimization_profile < 0:
+            # TensorRT 8 gives a profile to one context at a time: the next one needs an engine of its own.
+            del context
+            context = self._context_of(self._deserialize())
+        return context
+
+    def check(self, spec: ModelSpec) -> None:
+        """Refuse an engine whose ends are not those of the network.
+
+        Raises:
+            ArtifactError: it takes or gives something else.
+        """
+        x, y = self.input, self.output
+        pixels = x.dtype == np.uint8
+        good = x.dtype == y.dtype and x.dtype in (np.float32, np.uint8) and len(x.shape) == len(y.shape) == 4
+        channels = 3 if pixels else 1
+        if not good or any(end.shape[channels] not in (-1, spec.channels) for end in (x, y)):
+            raise ArtifactError(
+                f"{self.name}: expected float32 (N, {spec.channels}, H, W) or uint8 (N, H, W, "
+                f"{spec.channels}) in and out, got {x.dtype} {x.shape} in and {y.dtype} {y.shape} out; it is "
+                f"no engine that hasn-edge built for this network; {_AGAIN}"
+            )
+
+    def refused(self, text: str, kind: type[E] = BuildError) -> E:  # type: ignore[assignment]
+        """Return an error with what TensorRT logged since the last one."""
+        said = list(dict.fromkeys(self._messages))
+        self._messages.clear()
+        lines = (
+            [f"{text}; {self.title} said:", *(m.replace("\n", "\n    ") for m in said)] if said else [text]
+        )
+        return kind("\n  ".join(lines))
+
+    def close(self) -> None:
+        """Let go of TensorRT's objects, children first; contexts must be gone. Safe to call twice."""
+        self._configs.clear()
+        self._engines.clear()
+        self._runtime = None
+
+    def _deserialize(self) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(self._plan)
+        if engine is None:
+            raise self.refused(
+                f"{self.name}: {self.title} does not load this engine: it is damaged, or was built by "
+                f"another version or for another GPU; {_AGAIN}",
+                ArtifactError,
+            )
+        self._engines.append(engine)
+        return engine
+
+    def _context_of(self, engine: Any) -> Any:
+        config = self._runtime_config(engine)
+        context = (
+            engine.create_execution_context() if config is None else engine.create_execution_context(config)
+        )
+        if context is None:
+            raise self.refused(f"{self.name}: no execution context; the GPU's memory may not suffice")
+        return context
+
+    def _runtime_config(self, engine: Any) -> Any:
+        """Return how TensorRT for RTX shall run; ``None`` for TensorRT.
+
+        It compiles kernels for a shape while others already run: a graph that we recorded would keep those
+        others for ever, one that it records itself does not.
+        """
+        if not self._graphs or not hasattr(self._trt, "CudaGraphStrategy"):
+            return None
+        wanted = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = wanted
+        self.own_graphs = config.cuda_graph_strategy == wanted
+        self._configs.append(config)
+        return config
+
+    def _ends(self, engine: Any) -> tuple[Tensor, Tensor]:
+        inputs: list[Tensor] = []
+        outputs: list[Tensor] = []
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            is_input = engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+            kind = engine.get_tensor_dtype(name).name
+            if kind not in _DTYPES:
+                raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has; {_AGAIN}")
+            shape = _plain(engine.get_tensor_shape(name))
+            low = high = shape
+            if is_input and -1 in shape:
+                low, _, high = (_plain(dims) for dims in engine.get_tensor_profile_shape(name, 0))
+            tensor = Tensor(name, np.dtype(_DTYPES[kind]), shape, low, high)
+            (inputs if is_input else outputs).append(tensor)
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ArtifactError(
+                f"{self.name}: expected one input and one output, got {len(inputs)} and {len(outputs)}; it "
+                "is no engine that hasn-edge built"
+            )
+        return inputs[0], outputs[0]
+
+
+def view(memory: NDArray[np.uint8], tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the beginning of ``memory`` as an array of the tensor's type."""
+    return memory[: nbytes(tensor, shape)].view(tensor.dtype).reshape(shape)
+
+
+def nbytes(tensor: Tensor, shape: tuple[int, ...]) -> int:
+    """Return the size of the tensor in bytes for one shape."""
+    return int(np.prod(shape, dtype=np.int64)) * tensor.dtype.itemsize
+
+
+def _plain(dims: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in dims)
+
+
+def _make_logger(trt: Any, messages: deque[str]) -> object:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # without this call a pybind subclass crashes
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+                messages.append(text.strip())
+
+    return Logger()
