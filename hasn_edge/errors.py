@@ -19,6 +19,8 @@ HasnEdgeError                  the user's situation; the command line prints it 
 A message names the thing, what came, what was expected, and the cure.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 
@@ -88,11 +90,14 @@ class StageError(HasnEdgeError):
     Args:
         stage: ``"capture"``, ``"prepare"``, ``"infer"``, ``"present"`` or ``"record"``.
         cause: What it raised; its message and exit code are taken over.
+        frame: Index of the frame it was working on, where there was one.
     """
 
-    def __init__(self, stage: str, cause: BaseException) -> None:
-        super().__init__(f"{stage}: {cause}")
+    def __init__(self, stage: str, cause: BaseException, frame: int | None = None) -> None:
+        where = "" if frame is None else f" (frame {frame})"
+        super().__init__(f"{stage}{where}: {cause}")
         self.stage = stage
+        self.frame = frame
         self.exit_code = getattr(cause, "exit_code", 1)
 
 

@@ -22,7 +22,6 @@ class Exchange(ABC, Generic[T]):
         self._changed = threading.Condition()
         self._items: deque[T] = deque()
         self._finished = False
-        self._closed = False
         self.dropped = 0
         """How many were replaced before anybody took them."""
         self.discarded = 0
@@ -30,7 +29,7 @@ class Exchange(ABC, Generic[T]):
 
     @abstractmethod
     def put(self, item: T) -> bool:
-        """Hand over ``item``; ``False`` once it is closed: the giver may stop."""
+        """Hand over ``item``; ``False`` once it is finished or closed: the giver may stop."""
 
     def get(self, timeout: float | None = None) -> T | None:
         """Take the next item.
@@ -47,7 +46,7 @@ class Exchange(ABC, Generic[T]):
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not self._items:
-                if self._finished or self._closed:
+                if self._finished:
                     raise Closed
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -66,7 +65,7 @@ class Exchange(ABC, Generic[T]):
     def close(self) -> None:
         """End at once: forget what is here and wake both sides."""
         with self._changed:
-            self._closed = self._finished = True
+            self._finished = True
             self.discarded += len(self._items)
             self._items.clear()
             self._changed.notify_all()
@@ -81,7 +80,7 @@ class Mailbox(Exchange[T]):
     def put(self, item: T) -> bool:
         """Replace what nobody took, which counts as dropped."""
         with self._changed:
-            if self._closed or self._finished:
+            if self._finished:
                 return False
             self.dropped += len(self._items)
             self._items.clear()
@@ -106,9 +105,9 @@ class Lane(Exchange[T]):
     def put(self, item: T) -> bool:
         """Wait for a free place, then add ``item``."""
         with self._changed:
-            while len(self._items) >= self.capacity and not self._closed:
+            while len(self._items) >= self.capacity and not self._finished:
                 self._changed.wait()
-            if self._closed or self._finished:
+            if self._finished:
                 return False
             self._items.append(item)
             self._changed.notify_all()

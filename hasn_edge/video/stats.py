@@ -20,9 +20,12 @@ LIMITS = {
     "present": "showing the frames: close views, or leave --self-test out",
     "record": "recording: choose a faster encoder or a smaller --size",
     "prepare": "preparing the frames: let the source deliver the size that is computed",
-    "capture": "the source: it delivers no more frames",
+    "capture": "the source, which delivers no more frames",
 }
 """What limits, with its cure, by stage."""
+
+SOURCE = "source"
+"""The reason of frames that the source lost itself."""
 
 _BUSY = 0.85  # of the time: a stage above is what the others wait for
 
@@ -55,7 +58,7 @@ class Stats:
         self.notices: list[str] = []
         """The first hundred different things that were reported, in order."""
         self.drops: Callable[[], Mapping[str, int]] = dict
-        """Returns how many frames were dropped, by reason."""
+        """Returns how many frames were dropped, by reason; those of :data:`SOURCE` were never delivered."""
         self._lock = threading.Lock()
         self._clock = clock
         self._start = clock()
@@ -84,18 +87,23 @@ class Stats:
             self._in.add(0.0)
             self._stages["capture"].add(seconds)
 
+    def began(self, stage: str) -> None:
+        """Say that ``stage`` begins with a frame."""
+        with self._lock:
+            self._running[stage] = self._clock()
+
+    def ended(self, stage: str, seconds: float | None = None) -> None:
+        """Say that ``stage`` is done with a frame, after ``seconds`` of work or the time since it began."""
+        with self._lock:
+            start = self._running.pop(stage, self._clock())
+            self._stages[stage].add(self._clock() - start if seconds is None else seconds)
+
     @contextmanager
     def busy(self, stage: str) -> Iterator[None]:
-        """Time one frame's work in ``stage``."""
-        start = self._clock()
-        with self._lock:
-            self._running[stage] = start
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running.pop(stage, None)
-                self._stages[stage].add(self._clock() - start)
+        """Time one frame's work in ``stage``; work that fails does not count."""
+        self.began(stage)
+        yield
+        self.ended(stage)
 
     def frame_shown(self, shown: Shown) -> None:
         """Count a frame that was handed to every view."""
@@ -148,7 +156,7 @@ class Stats:
         drops = dict(self.drops())
         with self._lock:
             now = self._end or self._clock()
-            dropped = sum(drops.values())
+            captured, dropped = self._captured + drops.get(SOURCE, 0), sum(drops.values())
             result: dict[str, Any] = {
                 "source": self.source,
                 "live": self.live,
@@ -160,10 +168,10 @@ class Stats:
                 "notice": self.notice,
                 "notices": list(self.notices),
                 "frames": {
-                    "captured": self._captured,
+                    "captured": captured,
                     "shown": self._shown,
                     "dropped": dropped,
-                    "in_flight": max(0, self._captured - self._shown - dropped),
+                    "in_flight": max(0, captured - self._shown - dropped),
                     "drops": drops,
                 },
                 "latency_ends": "screen" if self._displayed else "view",
@@ -219,9 +227,10 @@ class Stats:
         stage, fraction = max(window["busy"].items(), key=lambda item: float(item[1]))
         if fraction < _BUSY:
             stage = "capture"
-        share = "" if stage == "capture" else f" ({fraction:.0%} busy)"
-        head, colon, cure = LIMITS[stage].partition(":")
-        return {"stage": stage, "text": f"{head}{share}{colon}{cure}"}
+        if stage == "capture":
+            return {"stage": stage, "text": LIMITS[stage]}
+        head, _, cure = LIMITS[stage].partition(":")
+        return {"stage": stage, "text": f"{head} ({fraction:.0%} busy):{cure}"}
 
     def _quality_so_far(self) -> dict[str, Any] | None:
         hasn, bicubic = self._quality

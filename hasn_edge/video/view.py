@@ -16,9 +16,9 @@ class View:
     ``stop`` exactly once for every view whose ``start`` returned; ``show`` and ``message`` in threads of the
     pipeline, between them. An exception from any of them ends the run, with the view's class in its message.
 
-    What a view may use of ``live``, from any thread: ``stats`` (:meth:`Stats.snapshot`, :meth:`Stats.overlay`),
-    ``engines`` (names that can be chosen), ``engine`` (the one that computes now), ``select(name)`` (returns at
-    once; a failure comes as a message), ``stop()`` (ends the run), ``scale``.
+    What a view may use of ``live``, from any thread: ``stats`` (:meth:`Stats.snapshot`,
+    :meth:`Stats.overlay`), ``scale``, ``engines`` (names that can be chosen), ``engine`` (the one that
+    computes now), ``select(name)`` (returns at once; a failure comes as a message), ``stop()`` (ends it).
 
     A view that measures when a picture really is on the screen says so by ``live.stats.displayed(shown)``;
     latency then ends there instead of where the picture was handed over.

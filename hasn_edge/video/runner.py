@@ -1,0 +1,70 @@
+"""One session in the live pipeline: what is done before, in and after the network, each in its thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.image import from_tensor, to_tensor
+from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.session import Session
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.video.frame import UInt8
+
+
+class Runner:
+    """Takes frames through a session by the shortest way that it offers.
+
+    Frames of a size that the session takes as it is go straight to it, so that its slots and its 8-bit
+    pixels are used; all others go through the upscaler, which pads and tiles. Only :meth:`submit` and the
+    result it returns touch the session: one thread's business. The others may run in other threads meanwhile.
+
+    Args:
+        upscaler: What computes; a session is wrapped into an upscaler.
+
+    Raises:
+        UnsupportedError: a network that does not compute RGB, or a file for larger batches.
+    """
+
+    def __init__(self, upscaler: Upscaler | Session) -> None:
+        self.upscaler = upscaler if isinstance(upscaler, Upscaler) else Upscaler(upscaler)
+        self.session = self.upscaler.session
+        if self.session.spec.channels != 3:
+            raise UnsupportedError(
+                f"video is RGB; this network computes {self.session.spec.channels} channel(s); choose another"
+            )
+        self.scale = self.session.spec.scale
+        self.slots: int = getattr(self.session, "slots", 1)
+        """How many frames the session works on at a time."""
+
+    def prepare(self, pixels: UInt8) -> NDArray[Any]:
+        """Return what :meth:`submit` wants for an ``(H, W, 3)`` uint8 RGB frame."""
+        if self._direct(pixels.shape[0], pixels.shape[1]) and self.session.pixels:
+            return pixels[None]
+        return to_tensor(pixels)
+
+    def submit(self, x: NDArray[Any]) -> Pending[Any]:
+        """Begin to compute what :meth:`prepare` returned."""
+        if x.dtype == np.uint8:
+            return self.session.submit_pixels(x)
+        if self._direct(x.shape[2], x.shape[3]):
+            return self.session.submit(x)
+        return Pending.of(self.upscaler.run(x))
+
+    def finish(self, y: NDArray[Any]) -> UInt8:
+        """Return the picture, ``(H * scale, W * scale, 3)`` uint8 RGB, of a result of :meth:`submit`."""
+        return y[0] if y.dtype == np.uint8 else from_tensor(y)
+
+    def close(self) -> None:
+        """Close the session. Safe to call twice."""
+        self.upscaler.close()
+
+    def _direct(self, height: int, width: int) -> bool:
+        """Whether the session computes such a frame whole, and gains by getting it directly."""
+        session, upscaler = self.session, self.upscaler
+        plain = upscaler.tile is None and not upscaler.self_ensemble
+        fits = session.size in (None, (height, width)) and min(height, width) >= session.spec.size.minimum
+        return plain and fits and (session.pixels or self.slots > 1)

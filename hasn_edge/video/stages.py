@@ -1,0 +1,223 @@
+"""What the threads of the live pipeline do, and what they hand to each other."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hasn_edge.runtime.pending import Pending
+from hasn_edge.video.exchange import Closed, Exchange, Lane, Mailbox
+from hasn_edge.video.fit import fitted, self_test_size, smaller
+from hasn_edge.video.frame import Frame, Shown, Stamps
+from hasn_edge.video.quality import quality
+from hasn_edge.video.record import OpenWriter, record
+from hasn_edge.video.runner import Runner
+from hasn_edge.video.source import Source
+from hasn_edge.video.stats import SOURCE, Stats
+from hasn_edge.video.switch import Switch
+from hasn_edge.video.turn import Turn
+from hasn_edge.video.view import View
+
+
+@dataclass(eq=False, kw_only=True)
+class _Job:
+    """A frame under way, with what its stages know so far."""
+
+    frame: Frame
+    taken: float
+    runner: Runner
+    x: NDArray[Any]
+    engine: str = ""
+    started: float = 0.0
+    computed: float = 0.0
+    y: NDArray[Any] | None = None
+
+
+class Stages:
+    """The bodies of the threads; each ends when its input does, and raises what goes wrong.
+
+    Args:
+        source: Delivers the frames.
+        switch: Holds the engine.
+        stats: Told of everything.
+        views: Where frames are shown.
+        size: (height, width) that the network gets; ``None`` for the source's own.
+        self_test: Judge every frame, see :class:`~hasn_edge.video.live.Live`.
+        open_writer: Opens the recording; ``None`` for none.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        switch: Switch,
+        stats: Stats,
+        views: Sequence[View],
+        *,
+        size: tuple[int, int] | None,
+        self_test: bool,
+        open_writer: OpenWriter | None,
+    ) -> None:
+        self._source = source
+        self._switch = switch
+        self._stats = stats
+        self._views = views
+        self._size = size
+        self._self_test = self_test
+        self._open_writer = open_writer
+        self._turn = Turn()
+        self._captured: Exchange[Frame] = Mailbox() if source.live else Lane()
+        self._prepared: Lane[_Job] = Lane(1)
+        self._computed: Lane[_Job] = Lane(1)
+        self._recorded: Lane[Shown] = Lane(2)
+        self.at: dict[str, int] = {}
+        """Index of the frame that each stage works on."""
+
+    def bodies(self) -> dict[str, Callable[[], None]]:
+        """Return what to run in a thread, by stage."""
+        bodies = {
+            "capture": self.capture,
+            "prepare": self.prepare,
+            "infer": self.infer,
+            "present": self.present,
+        }
+        return bodies if self._open_writer is None else {**bodies, "record": self.record}
+
+    def run(self, stage: str) -> None:
+        """Do a stage's work until its input ends, then let the next stage finish what it has."""
+        outputs: dict[str, Exchange[Any]] = {
+            "capture": self._captured,
+            "prepare": self._prepared,
+            "infer": self._computed,
+            "present": self._recorded,
+        }
+        try:
+            self.bodies()[stage]()
+        except Closed:
+            pass
+        finally:
+            if stage in outputs:
+                outputs[stage].finish()
+
+    def close(self) -> None:
+        """End all stages at once; what was shown is still recorded."""
+        for exchange in (self._captured, self._prepared, self._computed):
+            exchange.close()
+        self._recorded.finish()
+        self._turn.close()
+
+    def drops(self) -> dict[str, int]:
+        """Return how many frames were lost so far, by reason."""
+        return {"network busy": self._captured.dropped, SOURCE: self._source.dropped}
+
+    def capture(self) -> None:
+        """Read frames until the source ends."""
+        while True:
+            start = time.monotonic()
+            frame = self._source.read()
+            if frame is None:
+                return
+            self.at["capture"] = frame.index
+            self._stats.frame_captured(time.monotonic() - start)
+            if not self._captured.put(frame):
+                return
+
+    def prepare(self) -> None:
+        """Bring frames to the network's size and form, live ones just in time."""
+        while True:
+            if self._source.live:
+                self._turn.wait()
+            frame = self._captured.get()
+            assert frame is not None
+            self.at["prepare"] = frame.index
+            taken = time.monotonic()
+            with self._stats.busy("prepare"):
+                if self._size is None:
+                    self._size = (
+                        self_test_size(frame.size, self._switch.scale) if self._self_test else frame.size
+                    )
+                size = self._size
+                if self._self_test:
+                    frame = smaller(frame, size, self._switch.scale)
+                else:
+                    frame = replace(frame, pixels=fitted(frame.pixels, size))
+                runner = self._switch.runner
+                job = _Job(frame=frame, taken=taken, runner=runner, x=runner.prepare(frame.pixels))
+            self._turn.ready(time.monotonic() - taken)
+            if not self._prepared.put(job):
+                return
+
+    def infer(self) -> None:
+        """Compute: the only thread that touches a session."""
+        flying: deque[tuple[_Job, Pending[Any]]] = deque()
+        while True:
+            job = self._next_job(flying)
+            if job is None:
+                self._land(*flying.popleft())
+                continue
+            while flying and self._switch.pending:
+                self._land(*flying.popleft())
+            runner, job.engine = self._switch.current(swap=not flying)
+            self.at["infer"] = job.frame.index
+            if job.runner is not runner:
+                job.runner, job.x = runner, runner.prepare(job.frame.pixels)
+            self._turn.began(runner.slots)
+            self._stats.began("infer")
+            job.started = time.monotonic()
+            flying.append((job, runner.submit(job.x)))
+
+    def _next_job(self, flying: deque[tuple[_Job, Pending[Any]]]) -> _Job | None:
+        """Return the next frame for the network; ``None`` where the oldest result is to be waited for."""
+        if not flying:
+            return self._prepared.get()
+        if len(flying) >= flying[0][0].runner.slots:
+            return None
+        try:
+            # Half of its time the network may wait for a second frame; then the first one must be shown.
+            return self._prepared.get(self._turn.network_s / 2)
+        except Closed:
+            return None
+
+    def _land(self, job: _Job, pending: Pending[Any]) -> None:
+        """Wait for a result and hand it on."""
+        self.at["infer"] = job.frame.index
+        job.y = pending.result()
+        job.computed = time.monotonic()
+        self._stats.ended("infer", self._turn.ended())
+        if not self._computed.put(job):
+            raise Closed
+
+    def present(self) -> None:
+        """Make pictures of results, judge them in a self-test, and give them to the views."""
+        while True:
+            job = self._computed.get()
+            assert job is not None
+            assert job.y is not None
+            frame = job.frame
+            self.at["present"] = frame.index
+            with self._stats.busy("present"):
+                upscaled = job.runner.finish(job.y)
+                shown = Shown(
+                    frame=frame,
+                    upscaled=upscaled,
+                    scale=job.runner.scale,
+                    engine=job.engine,
+                    stamps=Stamps(
+                        captured=frame.captured, taken=job.taken, started=job.started, computed=job.computed
+                    ),
+                    quality=None if frame.truth is None else quality(frame, upscaled, job.runner.scale),
+                )
+                for view in self._views:
+                    view.show(shown)
+            self._stats.frame_shown(shown)
+            if self._open_writer is not None and not self._recorded.put(shown):
+                return
+
+    def record(self) -> None:
+        """Write what was shown to a file."""
+        assert self._open_writer is not None
+        record(self._recorded, self._open_writer, self._stats)

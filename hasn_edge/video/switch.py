@@ -1,0 +1,139 @@
+"""Changing the engine while frames keep coming: the new one is opened beside the old one, then they swap."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from hasn_edge.errors import HasnEdgeError, InputError
+from hasn_edge.runtime.session import Session
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.video.runner import Runner
+
+
+class Switch:
+    """Holds the runner that computes. :meth:`current` is the computing thread's, the rest is thread-safe.
+
+    Args:
+        runner: The first one; its owner closes it.
+        name: What it is called.
+        engines: How to open the others by name; opening again what is in use already does nothing.
+        tell: Called with what is to be told to the user, ``None`` when it is over.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        name: str,
+        engines: Mapping[str, Callable[[], Session | Upscaler]],
+        tell: Callable[[str | None], None],
+    ) -> None:
+        self.scale = runner.scale
+        self._first = self._runner = runner
+        self._name = self._wanted = name
+        self._engines = dict(engines)
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._next: tuple[Runner, str] | None = None
+        self._opener: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every engine's name, the first one's included."""
+        return tuple(dict.fromkeys((*self._engines, self._name)))
+
+    @property
+    def name(self) -> str:
+        """The engine that computes now."""
+        return self._name
+
+    @property
+    def runner(self) -> Runner:
+        """The engine that computes now."""
+        return self._runner
+
+    @property
+    def pending(self) -> bool:
+        """Whether another one is open and waits for its turn."""
+        return self._next is not None
+
+    def select(self, name: str) -> None:
+        """Open an engine in a thread of its own; the last one asked for wins.
+
+        Raises:
+            InputError: no such engine.
+        """
+        if name not in self.names:
+            raise InputError(f"no engine called {name!r}; choose one of {', '.join(self.names)}")
+        with self._lock:
+            if self._closed or name == self._wanted:
+                return
+            if name not in self._engines:
+                raise InputError(f"{name} was handed over open and cannot be opened again; restart with it")
+            self._wanted = name
+            if self._opener is None:
+                self._opener = threading.Thread(target=self._open, name="hasn-edge open", daemon=True)
+                self._opener.start()
+
+    def current(self, *, swap: bool) -> tuple[Runner, str]:
+        """Return the runner for the next frame and its name; first change to the new one if ``swap``."""
+        with self._lock:
+            change = self._next if swap else None
+            if change is not None:
+                old, (self._runner, self._name), self._next = self._runner, change, None
+        if change is not None:
+            if old is not self._first:
+                old.close()
+            self._tell(None)
+        return self._runner, self._name
+
+    def close(self, deadline: float, *, keep: bool) -> None:
+        """Close what was opened here, unless it is to be kept because a thread is still inside it.
+
+        Args:
+            deadline: ``time.monotonic()`` until which an engine that is just being opened is waited for.
+            keep: Leave the runner that computes open.
+        """
+        with self._lock:
+            self._closed = True
+            waiting, self._next = self._next, None
+        if waiting is not None:
+            waiting[0].close()
+        if self._opener is not None:
+            self._opener.join(max(0.0, deadline - time.monotonic()))
+        if self._runner is not self._first and not keep:
+            self._runner.close()
+
+    def _open(self) -> None:
+        name = ""
+        while True:
+            with self._lock:
+                if self._closed or name == self._wanted:
+                    self._opener = None
+                    return
+                name = self._wanted
+            self._tell(f"opening {name}")
+            try:
+                runner = Runner(self._engines[name]())
+            except (HasnEdgeError, OSError, MemoryError) as exc:
+                self._give_up(name, exc)
+                continue
+            if runner.scale != self.scale:
+                runner.close()
+                self._give_up(name, InputError(f"it enlarges {runner.scale} times, not {self.scale}"))
+                continue
+            with self._lock:
+                late, replaced = self._closed, self._next
+                self._next = None if late else (runner, name)
+            if late:
+                runner.close()
+            if replaced is not None:
+                replaced[0].close()
+
+    def _give_up(self, name: str, exc: BaseException) -> None:
+        with self._lock:
+            if self._wanted == name:
+                self._wanted = self._name if self._next is None else self._next[1]
+        self._tell(f"{name} could not be opened, {self._name} goes on: {exc}")

@@ -1,0 +1,85 @@
+"""When the next live frame is prepared: late enough to be fresh, early enough for the network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+_FOLLOW = 0.3  # how fast the expected durations follow the measured ones
+_EARLY = 0.05  # of the network's duration, so that its jitter does not make it wait
+_EARLY_S = 0.002
+
+
+class Turn:
+    """Lets the preparing thread begin shortly before the network becomes free.
+
+    A frame that was prepared as soon as it arrived would be old by the time a slow network takes it;
+    preparing every frame of a fast camera would waste the processor that the network computes on.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._slots = 1
+        self._began: list[float] = []
+        self._ready = False
+        self._closed = False
+        self._last_end = 0.0
+        self._network_s = 0.0
+        self._prepare_s = 0.0
+
+    @property
+    def network_s(self) -> float:
+        """How long the network is expected to take for a frame; 0 before the first one."""
+        return self._network_s
+
+    def wait(self) -> None:
+        """Wait in the preparing thread until it is time to take the newest frame, or all is over."""
+        with self._changed:
+            while not self._closed:
+                left = None if self._ready else self._due() - self._clock()
+                if left is not None and left <= 0:
+                    return
+                self._changed.wait(left)
+
+    def ready(self, seconds: float) -> None:
+        """Say that a frame was prepared in ``seconds`` and will be handed to the network."""
+        with self._changed:
+            self._prepare_s += _FOLLOW * (seconds - self._prepare_s)
+            self._ready = True
+
+    def began(self, slots: int) -> None:
+        """Say that the network took it, and how many frames it takes at a time."""
+        with self._changed:
+            self._slots = slots
+            self._ready = False
+            self._began.append(self._clock())
+            self._changed.notify_all()
+
+    def ended(self) -> float:
+        """Say that the oldest frame is computed; return how long the network was busy with it alone."""
+        with self._changed:
+            now = self._clock()
+            seconds = now - max(self._began.pop(0), self._last_end)
+            self._last_end = now
+            follow = _FOLLOW if self._network_s else 1.0
+            self._network_s += follow * (seconds - self._network_s)
+            self._changed.notify_all()
+            return seconds
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _due(self) -> float:
+        """Return when the network has a free slot, less what preparing takes."""
+        if len(self._began) < self._slots:
+            return 0.0
+        begin = max(self._began[0], self._last_end)
+        return begin + (1 - _EARLY) * self._network_s - 1.5 * self._prepare_s - _EARLY_S
