@@ -86,7 +86,8 @@ def _version_problems(details: Any, header: PlanHeader, running: str | None) -> 
     if flexible and header.runtime is EngineRuntime.TENSORRT and here > made and reachable:
         return
     yield (
-        f"it was built by {name} {header.version_text}, and {running} is here, which runs its own engines only"
+        f"it was built by {name} {header.version_text}, and {running} is here, which runs its own engines "
+        "only"
     )
 
 

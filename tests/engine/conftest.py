@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from hasn_edge.errors import MissingDependencyError
 from hasn_edge.spec import ModelSpec
 
 torch = pytest.importorskip("torch")
+
+sys.path.insert(0, str(Path(__file__).parent))  # for record_api and the fakes beside it
 
 SMALL = ModelSpec(features=8, blocks=1, esa_channels=4)
 
@@ -31,27 +36,37 @@ class Noise:
 
 @pytest.fixture(scope="session")
 def hasn_onnx() -> Callable[..., bytes]:
-    """``hasn_onnx("int8", spec=..., size=...)``: the strong artefact of that precision, serialized."""
+    """``hasn_onnx("int8", form="weak", spec=..., size=...)``: the graph of that precision, serialized."""
     from hasn_edge.formats.onnx import onnx_from_model
     from hasn_edge.formats.onnx_graph import with_fixed_size
+    from hasn_edge.formats.pixels import with_pixels
     from hasn_edge.model.hasn import HASN
     from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
     from hasn_edge.quantize.int8 import int8_onnx_from_onnx
     from hasn_edge.quantize.ranges import ranges_from_onnx
     from hasn_edge.quantize.recipe import QuantRecipe
 
-    def make(precision: str, *, spec: ModelSpec = SMALL, size: tuple[int, int] | None = None) -> bytes:
+    @functools.cache
+    def make(
+        precision: str,
+        *,
+        form: str = "strong",
+        spec: ModelSpec = SMALL,
+        size: tuple[int, int] | None = None,
+        pixels: bool = False,
+    ) -> bytes:
         torch.manual_seed(0)
-        measured = onnx_from_model(HASN(spec).eval(), opset=20, simplify=False)
+        weak = form == "weak"
+        measured = onnx_from_model(
+            HASN(spec).eval(), opset=17 if weak else 20, decompose_norm=weak, simplify=False
+        )
         proto = with_fixed_size(measured, size, spec.scale) if size else measured
-        if precision == "fp32":
-            return proto.SerializeToString()
-        half = fp16_onnx_from_onnx(proto)
-        if precision == "fp16":
-            return half.SerializeToString()
-        recipe = QuantRecipe(keep_float=("conv_1", "upsampler*"))
-        ranges = ranges_from_onnx(measured, Noise(), recipe)
-        return int8_onnx_from_onnx(half, ranges, recipe).SerializeToString()
+        if precision != "fp32" and not weak:
+            proto = fp16_onnx_from_onnx(proto)
+        if precision == "int8":
+            recipe = QuantRecipe(keep_float=("conv_1", "upsampler*"))
+            proto = int8_onnx_from_onnx(proto, ranges_from_onnx(measured, Noise(), recipe), recipe)
+        return (with_pixels(proto) if pixels else proto).SerializeToString()
 
     return make
 

@@ -1,229 +1,210 @@
-"""The compiler code against modules that have exactly the names that NVIDIA's real bindings have.
+"""Every name of TensorRT that the sources use exists in every recorded version, or is asked for first.
 
-The recorded names of TensorRT 8.6 to 11.4 stand in for the versions that cannot run here: a call to a name
-that a version lacks fails as it would on that version.
+The sources are read, not run: a path that no test takes is checked as well.
 """
 
 from __future__ import annotations
 
-import enum
-import json
-import types
-from dataclasses import replace
+import ast
+import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import record_api
+from fake_builder import fake_tensorrt, names_of, versions
 
-from hasn_edge.engine.capabilities import probe
-from hasn_edge.engine.compiler import compile_plan
-from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
-from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.engine.capabilities import Capabilities, probe
+from hasn_edge.engine.target import EngineRuntime
 
-WEAK = ("8.6.1", "10.0.1", "10.3.0", "10.7.0")
-STRONG = ("10.13.3.9", "10.15.1.29", "10.16.1.11", "11.0.0.114", "11.4.0.106")
-TARGET = EngineTarget(
-    name="board", runtime=EngineRuntime.TENSORRT, workspace_bytes=1 << 28, optimization_level=4
+PACKAGE = Path(__file__).parents[2] / "hasn_edge"
+SOURCES = sorted(
+    path
+    for folder in ("engine", "runtime")
+    for path in (PACKAGE / folder).rglob("*.py")
+    if any(word in path.read_text() for word in ("trt.", "execute_async_v3", "deserialize_cuda_engine"))
+    or path.name in ("precision.py", "timing_cache.py", "network.py")
 )
 
+VARIABLES = {
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "config": "IBuilderConfig",
+    "parser": "OnnxParser",
+    "error": "ParserError",
+    "layer": "ILayer",
+    "tensor": "ITensor",
+    "profile": "IOptimizationProfile",
+    "cache": "ITimingCache",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
+}
+"""How the sources call TensorRT's objects; ``self._engine`` counts as ``engine``."""
 
-class Member:
-    """A recorded attribute: a canned method where the scenario has one, otherwise a value to set and read."""
+OWN = {
+    "timing_cache.py": {"path"},
+    "open.py": set(VARIABLES),
+    "capabilities.py": set(VARIABLES) - {"trt"},
+    "worker.py": set(VARIABLES),
+    "tensorrt.py": {"runtime", "error"},
+}
+"""Files where these variables hold something else; their uses of the module itself are checked."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+OTHER = {"plan.py": {"config": "IRuntimeConfig"}}
+"""Files where a variable holds another object of TensorRT."""
 
-    def __get__(self, obj: Any, owner: type) -> Any:
-        if obj is None:
-            return self
-        key = f"{owner.__mro__[-3].__name__}.{self.name}"
-        answer = obj._scenario.get(key)
-        if callable(answer):
-            return lambda *args: (obj._calls.append((key, args)), answer(*args))[1]
-        if key in obj._scenario or key in obj._values:
-            return obj._values.get(key, answer)
-        return lambda *args: obj._calls.append((key, args))
-
-    def __set__(self, obj: Any, value: object) -> None:
-        key = f"{type(obj).__name__}.{self.name}"
-        obj._values[key] = value
-        obj._calls.append((f"{key}=", (value,)))
-
-
-class Strict:
-    """An object of the fake module: any name that was not recorded is an AttributeError."""
-
-    _scenario: dict[str, Any]
-    _calls: list[tuple[str, tuple[Any, ...]]]
-
-    def __new__(cls, *args: object) -> Strict:
-        made = super().__new__(cls)
-        object.__setattr__(made, "_values", {})
-        return made
-
-    def __init__(self, *args: object) -> None:
-        pass
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_") and not hasattr(type(self), name):
-            raise AttributeError(f"{type(self).__name__} has no {name}")
-        object.__setattr__(self, name, value)
+GATED = {
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED": "strong_typing_flag",
+    "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": "explicit_batch_flag",
+    "BuilderFlag.FP16": "precision_flags",
+    "BuilderFlag.INT8": "precision_flags",
+    "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": "precision_flags",
+    "ILayer.precision": "precision_flags",
+    "ILayer.set_output_type": "precision_flags",
+    "IInt8EntropyCalibrator2": "calibrator",
+    "IInt8EntropyCalibrator2.__init__": "calibrator",
+    "IBuilderConfig.int8_calibrator": "calibrator",
+    "IBuilderConfig.set_calibration_profile": "calibration_profile",
+    "IBuilderConfig.builder_optimization_level": "optimization_level",
+    "IBuilderConfig.hardware_compatibility_level": "hardware_compatibility",
+    "HardwareCompatibilityLevel": "hardware_compatibility",
+    "BuilderFlag.VERSION_COMPATIBLE": "version_compatible",
+    "IProgressMonitor": "progress_monitor",
+    "IProgressMonitor.__init__": "progress_monitor",
+    "IBuilderConfig.progress_monitor": "progress_monitor",
+    "ParserError.node_name": "parser_names_nodes",
+    "ParserError.node_operator": "parser_names_nodes",
+    "ComputeCapability": "compute_capabilities",
+    "IBuilderConfig.num_compute_capabilities": "compute_capabilities",
+    "IBuilderConfig.set_compute_capability": "compute_capabilities",
+    "Runtime.engine_host_code_allowed": "version_compatible",
+    "CudaGraphStrategy": "hasattr CudaGraphStrategy",
+    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE": "hasattr CudaGraphStrategy",
+    "ICudaEngine.create_runtime_config": "hasattr CudaGraphStrategy",
+    "IRuntimeConfig.cuda_graph_strategy": "hasattr CudaGraphStrategy",
+}
+"""Names that some versions lack, and the capability, or the name, that is asked for before they are used."""
 
 
-def fake_module(path: Path, **scenario: Any) -> Any:
-    """Build a module from a record; ``calls`` collects what was called and set, in order."""
-    recorded = json.loads(path.read_text())
-    module: Any = types.ModuleType("tensorrt")
-    module.__version__ = recorded["version"]
-    module.calls = []
-    for name, facts in recorded["api"].items():
-        if "enum" in facts:
-            setattr(module, name, enum.IntEnum(name, facts["enum"], start=0))
-        elif "members" in facts:
-            members = {m: Member(m) for m in facts["members"] if not m.startswith("_")}
-            setattr(module, name, type(name, (Strict,), {**members, "_calls": module.calls, "_scenario": {}}))
-    tensor = module.ITensor()
-    layer = module.ILayer()
-    network, config = module.INetworkDefinition(), module.IBuilderConfig()
-    answers = {
-        "Builder.create_network": lambda flags: network,
-        "Builder.create_builder_config": lambda: config,
-        "Builder.create_optimization_profile": lambda: module.IOptimizationProfile(),
-        "Builder.build_serialized_network": lambda network, config: b"plan",
-        "IBuilderConfig.add_optimization_profile": lambda profile: 0,
-        "IBuilderConfig.set_compute_capability": lambda capability, i: True,
-        "OnnxParser.parse": lambda data: True,
-        "OnnxParser.num_errors": 1,
-        "OnnxParser.get_error": lambda i: module.ParserError(),
-        "ParserError.node": lambda: 7,
-        "ParserError.node_name": lambda: "conv_1",
-        "ParserError.node_operator": lambda: "Conv",
-        "ParserError.desc": lambda: "types differ",
-        "INetworkDefinition.num_inputs": 1,
-        "INetworkDefinition.num_outputs": 1,
-        "INetworkDefinition.num_layers": 1,
-        "INetworkDefinition.get_input": lambda i: tensor,
-        "INetworkDefinition.get_output": lambda i: tensor,
-        "INetworkDefinition.get_layer": lambda i: layer,
-        "ITensor.name": "input",
-        "ITensor.shape": (1, 3, -1, -1),
-        "ITensor.dtype": module.DataType.FLOAT,
-        "ILayer.type": module.LayerType.CONVOLUTION,
+def names_used(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield what a source takes from TensorRT as ``Class.member``, with the line."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = OWN.get(path.name, set())
+    asked = {id(name) for call in calls(tree, "hasattr") for name in ast.walk(call)}
+    for call in calls(tree, "getattr"):  # getattr(trt.BuilderFlag, name): only the class is known here
+        chain = dotted(call.args[0])
+        if chain is not None:
+            yield chain, call.lineno
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and id(node) not in asked:
+            chain = dotted(node)
+            if chain is not None:
+                yield chain, node.lineno
+            base = node.value
+            name = base.id if isinstance(base, ast.Name) else getattr(base, "attr", "")
+            name = name.lstrip("_")
+            if name in VARIABLES and name not in own:
+                owner = OTHER.get(path.name, {}).get(name, VARIABLES[name])
+                yield f"{owner}.{node.attr}", node.lineno
+
+
+def calls(tree: ast.AST, function: str) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == function:
+            yield node
+
+
+def dotted(node: ast.AST) -> str | None:
+    """Return ``BuilderFlag.TF32`` of ``trt.BuilderFlag.TF32``; ``self._trt`` counts as ``trt``."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute) and node.attr.lstrip("_") != "trt":
+        parts.append(node.attr)
+        node = node.value
+    root = getattr(node, "attr", getattr(node, "id", "")).lstrip("_")
+    return ".".join(reversed(parts)) if root == "trt" and parts else None
+
+
+@functools.cache
+def capabilities(version: str) -> Capabilities:
+    rtx = version.startswith("rtx")
+    return probe(fake_tensorrt(version), EngineRuntime.RTX if rtx else EngineRuntime.TENSORRT)
+
+
+def answer(version: str, asked: str) -> bool:
+    """Return what the code is told when it asks, on that version."""
+    if asked.startswith("hasattr "):
+        return asked.removeprefix("hasattr ") in names_of(version)
+    return bool(getattr(capabilities(version), asked))
+
+
+def test_the_sources_are_found() -> None:
+    names = {path.name for path in SOURCES}
+    assert {"compiler.py", "network.py", "precision.py", "calibrator.py", "timing_cache.py"} <= names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_names_exist_in_every_version_or_are_asked_for(path: Path) -> None:
+    missing = []
+    for name, line in sorted(set(names_used(path))):
+        plain = name.removesuffix(".name").removesuffix(".value") if name.count(".") > 1 else name
+        if plain == "__version__":
+            continue
+        lacking = [v for v in versions() if plain not in names_of(v) and not is_init(plain, v)]
+        if lacking and plain not in GATED:
+            missing.append(f"{path.name}:{line} {plain}: not in {', '.join(lacking)}")
+    assert not missing, "\n".join(missing)
+
+
+def is_init(name: str, version: str) -> bool:
+    owner, _, member = name.rpartition(".")
+    return member == "__init__" and owner in names_of(version)
+
+
+@pytest.mark.parametrize("version", versions())
+def test_a_capability_is_claimed_only_where_all_its_names_exist(version: str) -> None:
+    for name, asked in GATED.items():
+        exists = name in names_of(version) or is_init(name, version)
+        if answer(version, asked):
+            assert exists, f"{version}: {asked} without {name}"
+
+
+def test_every_gated_name_is_used_and_lacking_somewhere() -> None:
+    used = {name for path in SOURCES for name, _ in names_used(path)}
+    flags = {"BuilderFlag.FP16", "BuilderFlag.INT8"}  # by getattr, from a table
+    for name in GATED:
+        assert name in used | flags, f"{name} is not used any more"
+        assert any(name not in names_of(v) and not is_init(name, v) for v in versions()), name
+
+
+def test_capabilities_are_what_is_known_of_each_version() -> None:
+    """By hand, from NVIDIA's release notes."""
+    eight = {"explicit_batch_flag", "precision_flags", "calibrator", "calibration_profile", "timing_cache"}
+    from_8_6 = eight | {"optimization_level", "hardware_compatibility", "version_compatible"}
+    ten = from_8_6 | {"strong_typing_flag", "progress_monitor", "parser_names_nodes"}
+    eleven = (ten | {"strong_typing"}) - {
+        "explicit_batch_flag", "precision_flags", "calibrator", "calibration_profile"
+    }  # fmt: skip
+    rtx = eleven - {"timing_cache", "hardware_compatibility", "version_compatible"} | {"compute_capabilities"}
+    expected = {
+        "8.5.2": eight,
+        "8.6.1": from_8_6,
+        **dict.fromkeys(("10.0.1", "10.3.0", "10.7.0"), ten),
+        **dict.fromkeys(("10.13.3.9", "10.15.1.29", "10.16.1.11"), ten | {"strong_typing"}),
+        **dict.fromkeys(("11.0.0.114", "11.4.0.106"), eleven),
+        "rtx 1.7.1.116": rtx,
     }
-    answers.update(scenario)
-    for name in (
-        "Builder",
-        "OnnxParser",
-        "ParserError",
-        "IBuilderConfig",
-        "INetworkDefinition",
-        "ITensor",
-        "ILayer",
-    ):
-        getattr(module, name)._scenario = answers
-    return module
+    assert set(expected) == set(versions())
+    asked = set(Capabilities.__annotations__) - {"runtime", "version"}
+    for version, able in expected.items():
+        assert {name for name in asked if answer(version, name)} == able, version
 
 
-@pytest.fixture
-def records(shared_data: Path) -> Path:
-    folder = shared_data / "tensorrt_api"
-    if not folder.is_dir():
-        pytest.skip(f"no records of TensorRT's names at {folder}")
-    return folder
+@pytest.mark.usefixtures("needs_rtx")
+def test_the_record_is_what_the_module_here_has() -> None:
+    from hasn_edge.engine.capabilities import find_module
 
-
-def compile_with(
-    trt: Any, target: EngineTarget, *, runtime: EngineRuntime, force: bool = False
-) -> dict[str, Any]:
-    able = probe(trt, runtime)
-    able = replace(able, strong_typing=True) if force else able
-    plan, facts = compile_plan(
-        trt, able, b"onnx", target, on_message=lambda *_: None, on_step=lambda *_: True
-    )
-    assert plan == b"plan"
-    return facts
-
-
-@pytest.mark.parametrize("version", WEAK + STRONG)
-def test_only_names_that_the_version_has_are_used(records: Path, version: str) -> None:
-    trt = fake_module(records / f"tensorrt-{version}.json")
-    facts = compile_with(trt, TARGET, runtime=EngineRuntime.TENSORRT, force=version in WEAK)
-    calls = dict(trt.calls)
-    (flags,) = calls["Builder.create_network"]
-    kinds = trt.NetworkDefinitionCreationFlag
-    assert flags == sum(1 << int(kind) for kind in kinds if kind.name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
-    assert calls["IOptimizationProfile.set_shape"] == (
-        "input",
-        (1, 3, 32, 32),
-        (1, 3, 180, 320),
-        (1, 3, 540, 960),
-    )
-    assert calls["IBuilderConfig.clear_flag"] == (trt.BuilderFlag.TF32,)
-    assert calls["IBuilderConfig.set_memory_pool_limit"] == (trt.MemoryPoolType.WORKSPACE, 1 << 28)
-    assert calls["IBuilderConfig.builder_optimization_level="] == (4,)
-    assert ("IBuilderConfig.progress_monitor=" in calls) == (version != "8.6.1")
-    assert trt.calls[-1][0] == "Builder.build_serialized_network"
-    assert facts["layers"] == {"all": 1, "convolution": 1, "quantize": 0}
-
-
-def test_rtx_gets_the_gpus_one_by_one(records: Path) -> None:
-    trt = fake_module(records / "tensorrt_rtx-1.7.1.116.json")
-    target = EngineTarget(name="rtx", compute_capabilities=("ada", "8.6"), tf32=True)
-    compile_with(trt, target, runtime=EngineRuntime.RTX)
-    sm = trt.ComputeCapability
-    chosen = [args for name, args in trt.calls if name == "IBuilderConfig.set_compute_capability"]
-    assert chosen == [(sm.SM86, 0), (sm.SM89, 1)]
-    assert ("IBuilderConfig.num_compute_capabilities=", (2,)) in trt.calls
-    assert ("IBuilderConfig.set_flag", (trt.BuilderFlag.TF32,)) in trt.calls
-
-
-@pytest.mark.parametrize("version", WEAK)
-def test_versions_that_take_precision_from_flags_are_refused(records: Path, version: str) -> None:
-    trt = fake_module(records / f"tensorrt-{version}.json")
-    with pytest.raises(UnsupportedError, match=f"TensorRT {version} reads precision from builder flags"):
-        compile_with(trt, TARGET, runtime=EngineRuntime.TENSORRT)
-
-
-def test_capabilities_say_what_the_records_say(records: Path) -> None:
-    rtx = probe(fake_module(records / "tensorrt_rtx-1.7.1.116.json"), EngineRuntime.RTX)
-    assert rtx.title == "TensorRT for RTX 1.7.1.116"
-    assert rtx.compute_capabilities == ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-    old = probe(fake_module(records / "tensorrt-8.6.1.json"), EngineRuntime.TENSORRT)
-    assert (old.strong_typing_flag, old.explicit_batch_flag, old.progress_monitor) == (False, True, False)
-    assert old.compute_capabilities == ()
-    new = probe(fake_module(records / "tensorrt-11.4.0.106.json"), EngineRuntime.TENSORRT)
-    assert (new.strong_typing, new.strong_typing_flag, new.explicit_batch_flag) == (True, True, False)
-
-
-@pytest.mark.parametrize(
-    ("version", "where"), [("8.6.1", "node 7"), ("11.4.0.106", r"node 'conv_1' \(Conv\)")]
-)
-def test_parser_errors_are_told_as_well_as_the_version_can(records: Path, version: str, where: str) -> None:
-    trt = fake_module(records / f"tensorrt-{version}.json", **{"OnnxParser.parse": lambda data: False})
-    with pytest.raises(BuildError, match=f"cannot read the ONNX graph:\n  {where}: types differ$"):
-        compile_with(trt, TARGET, runtime=EngineRuntime.TENSORRT, force=True)
-
-
-def test_refusals_of_the_compiler(records: Path) -> None:
-    record = records / "tensorrt-11.4.0.106.json"
-
-    def refused(target: EngineTarget = TARGET, **scenario: Any) -> str:
-        with pytest.raises((BuildError, UnsupportedError)) as info:
-            compile_with(fake_module(record, **scenario), target, runtime=EngineRuntime.TENSORRT)
-        return str(info.value)
-
-    assert refused(**{"Builder.build_serialized_network": lambda *_: None}).endswith(
-        "could not compile the graph"
-    )
-    assert "has 2 inputs; expected one" in refused(**{"INetworkDefinition.num_inputs": 2})
-    assert "has shape (1, 3); expected (N, C, H, W)" in refused(**{"ITensor.shape": (1, 3)})
-    assert "refused the input range (1, 3, 32, 32)" in refused(
-        **{"IBuilderConfig.add_optimization_profile": lambda profile: -1}
-    )
-    batches = ShapeRange(minimum=(2, 3, 32, 32), typical=(2, 3, 32, 32), maximum=(2, 3, 32, 32))
-    assert "fixed to (1, 3, -1, -1), but the target asks for (2, 3, 32, 32)" in refused(
-        replace(TARGET, shapes=batches)
-    )
-    gray = fake_module(record, **{"ITensor.shape": (-1, 1, -1, -1)})
-    facts = compile_with(gray, TARGET, runtime=EngineRuntime.TENSORRT)
-    assert facts["profile"]["maximum"] == [1, 1, 540, 960]
+    version, names = record_api.record(find_module(EngineRuntime.RTX))
+    if version not in versions():
+        pytest.skip(f"{version} is not recorded; python tests/engine/record_api.py adds it")
+    assert names == names_of(version)
