@@ -1,21 +1,17 @@
-"""Frames by OpenCV: cameras (V4L2, CSI through GStreamer), streams and files (FFmpeg); BGR ends here."""
+"""Frames by OpenCV: whatever it captures, and opening streams and files by its FFmpeg; BGR ends here."""
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import SourceError, UnsupportedError
-from hasn_edge.machine import opencv_distribution
+from hasn_edge.errors import SourceError
 from hasn_edge.optional import require
 from hasn_edge.video.frame import Frame
 from hasn_edge.video.source import Source
-
-DEVICES = Path("/dev")
 
 READ_TIMEOUT_S = 5.0
 """FFmpeg gives up waiting for a server after so long."""
@@ -24,8 +20,8 @@ RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 """FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of a
 picture to a full socket, and frames are given out as they come."""
 
-_UNCOMPRESSED = 640 * 480  # USB 2 carries 30 frames a second of so many pixels, 16 bits each
 _WHOLE = 0.9  # of the frames promised, which some containers only estimate
+_DAMAGED = 20  # reads of a stream that fail one after the other: fewer are damaged frames, not its end
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _environment = threading.Lock()
 
@@ -54,7 +50,7 @@ class CaptureSource(Source):
         frames: int | None = None,
         local: bool = False,
     ) -> None:
-        self._cv2 = _cv2()
+        self._cv2 = opencv()
         self._capture = capture
         self.name = name
         self.live = live
@@ -81,10 +77,16 @@ class CaptureSource(Source):
             if self._closed:
                 return None
             good, bgr = self._capture.read()
+            damaged = 0
+            while not good and self.live and self._timed and damaged < _DAMAGED and not self._closed:
+                damaged += 1
+                good, bgr = self._capture.read()
             captured = time.monotonic()
-            if not good or bgr is None:
+            if not good:
                 self._missing()
                 return None
+            self.dropped += damaged
+            self._index += damaged
             time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
             pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
         self._index += 1
@@ -109,97 +111,6 @@ class CaptureSource(Source):
                 self._busy.release()
 
 
-def cameras() -> list[str]:
-    """Return the capture devices of this Linux machine, ``/dev/video0`` first; some may be no cameras."""
-    numbers = (path.name.removeprefix("video") for path in DEVICES.glob("video*"))
-    return [str(DEVICES / f"video{number}") for number in sorted(int(n) for n in numbers if n.isdecimal())]
-
-
-def open_camera(device: str, size: tuple[int, int] | None = None, fps: float | None = None) -> CaptureSource:
-    """Open a USB or other V4L2 camera.
-
-    Args:
-        device: ``"/dev/video0"``, or its number as text where there are no such files (macOS, Windows).
-        size: (height, width) to ask for; the camera chooses the nearest that it has.
-        fps: Frames a second to ask for.
-
-    Raises:
-        SourceError: no such device, no permission, or it gives no pictures.
-    """
-    cv2 = _cv2()
-    linux = sys.platform.startswith("linux")
-    if linux:
-        _check_device(device)
-    capture = cv2.VideoCapture(device, cv2.CAP_V4L2) if linux else cv2.VideoCapture(int(device))
-    if not capture.isOpened():
-        raise SourceError(
-            f"{device}: cannot be opened as a camera; another program may be using it, or it is the metadata "
-            f"device of one, then try its neighbour. Found: {', '.join(cameras()) or 'none'}"
-        )
-    if size is not None:
-        # Up to VGA, USB 2 carries uncompressed pictures: JPEG's blocks would be enlarged with the rest.
-        if size[0] * size[1] > _UNCOMPRESSED:
-            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[1])
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[0])
-    if fps is not None:
-        capture.set(cv2.CAP_PROP_FPS, fps)
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    lost = "no picture came; it may have been unplugged"
-    return CaptureSource(capture, device, live=True, timed=False, lost=lost)
-
-
-def csi_pipeline(sensor: int, size: tuple[int, int], fps: float, *, flip: int = 0) -> str:
-    """Return the GStreamer pipeline of a Jetson's CSI camera, as ``cv2.VideoCapture`` takes it.
-
-    The image processor scales, the frame leaves its memory once, and only the newest is kept.
-
-    Args:
-        sensor: Number of the sensor.
-        size: (height, width) in pixels.
-        fps: Frames a second.
-        flip: ``nvvidconv``'s flip-method; 2 turns a camera that is mounted upside down.
-    """
-    return (
-        f"nvarguscamerasrc sensor-id={sensor} ! "
-        f"video/x-raw(memory:NVMM),format=NV12,framerate={round(fps)}/1 ! "
-        f"nvvidconv flip-method={flip} ! "
-        f"video/x-raw,format=BGRx,width={size[1]},height={size[0]} ! "
-        "videoconvert ! video/x-raw,format=BGR ! "
-        "appsink drop=true max-buffers=1 sync=false"
-    )
-
-
-def open_csi(sensor: int, size: tuple[int, int], fps: float = 30.0) -> CaptureSource:
-    """Open a Jetson's CSI camera.
-
-    Raises:
-        UnsupportedError: OpenCV was built without GStreamer.
-        SourceError: the camera does not answer.
-    """
-    cv2 = _cv2()
-    name = f"csi:{sensor}"
-    if not has_gstreamer(cv2.getBuildInformation()):
-        raise UnsupportedError(
-            f"{name}: CSI cameras need an OpenCV with GStreamer, and {opencv_distribution()} "
-            f"{cv2.__version__} has none. JetPack's own has it: make the environment with 'python3 -m venv "
-            "--system-site-packages', install hasn-edge there, then 'pip uninstall "
-            f"{opencv_distribution()}' so that JetPack's cv2 is found; or use a USB camera"
-        )
-    capture = cv2.VideoCapture(csi_pipeline(sensor, size, fps), cv2.CAP_GSTREAMER)
-    if not capture.isOpened():
-        raise SourceError(
-            f"{name}: the camera does not answer; check its cable and 'sudo systemctl restart nvargus-daemon'"
-        )
-    return CaptureSource(capture, name, live=True, timed=False, lost="no picture came; check its cable")
-
-
-def has_gstreamer(build_information: str) -> bool:
-    """Whether ``cv2.getBuildInformation()`` says that GStreamer is in."""
-    lines = (line.split() for line in build_information.splitlines())
-    return any(words[:2] == ["GStreamer:", "YES"] for words in lines)
-
-
 def open_stream(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> CaptureSource:
     """Open an RTSP or HTTP address by FFmpeg.
 
@@ -213,7 +124,7 @@ def open_stream(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> Ca
     Raises:
         SourceError: no answer, or nothing that is a video.
     """
-    cv2 = _cv2()
+    cv2 = opencv()
     milliseconds = round(timeout_s * 1e3)
     settings = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds),
@@ -248,7 +159,7 @@ def open_file(path: Path) -> CaptureSource:
         raise SourceError(f"{path}: {what}; --source takes a camera, an address, a video file or 'pattern'")
     if not os.access(path, os.R_OK):
         raise SourceError(f"{path}: cannot be read; check its permissions")
-    cv2 = _cv2()
+    cv2 = opencv()
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise SourceError(
@@ -265,23 +176,12 @@ def _frame_count(cv2: Any, capture: Any) -> int | None:
     return round(frames) if 0 < frames < 1e9 else None
 
 
-def _check_device(device: str) -> None:
-    path = Path(device)
-    if not path.exists():
-        raise SourceError(
-            f"{device}: no such camera; found: {', '.join(cameras()) or 'none'}. Plug one in, or go without by "
-            "--source pattern"
-        )
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise SourceError(
-            f"{device}: no permission; add yourself to its group with 'sudo usermod -aG video $USER' and log "
-            "in again"
-        )
-
-
-def _cv2() -> Any:
+def opencv() -> Any:
+    """Import OpenCV and keep it quiet."""
     # What fails is raised in our words; the libraries' own go to standard error, in the middle of a picture.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2 = require("cv2", extra="all", needed_for="Cameras, streams and video files")
-    cv2.setLogLevel(0)
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is not None:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     return cv2

@@ -190,7 +190,8 @@ class Remote(Source):
             self._connection.give_up()
             pause_s = self._backoff_s[min(self._failures, len(self._backoff_s) - 1)]
             self._failures += 1
-            self.report(f"{self.name}: {reason}; trying again in {pause_s:g} s (attempt {self._failures})")
+            about = "" if reason.startswith(self.name) else f"{self.name}: "
+            self.report(f"{about}{reason}; trying again in {pause_s:g} s (attempt {self._failures})")
             if self._closed.wait(pause_s):
                 return
             connection = self._connection = _Connection(self._open)

@@ -7,14 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hasn_edge.errors import InputError, SourceError
-from hasn_edge.video.capture import (
-    CaptureSource,
-    cameras,
-    open_camera,
-    open_csi,
-    open_file,
-    open_stream,
-)
+from hasn_edge.video.cameras import cameras, open_camera, open_csi
+from hasn_edge.video.capture import CaptureSource, open_file, open_stream
 from hasn_edge.video.remote import STALL_S, Remote
 from hasn_edge.video.source import DEFAULT_SIZE, PatternSource, Source
 
