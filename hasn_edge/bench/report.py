@@ -6,15 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import writing
 from hasn_edge.bench.complexity import PAPER_SIZE, UNCOUNTED, complexity
 from hasn_edge.bench.latency import Latency
+from hasn_edge.device.power import INTERVAL_SECONDS
 from hasn_edge.spec import ModelSpec
 
-SCHEMA = 2
+if TYPE_CHECKING:
+    from hasn_edge.bench.energy import Energy
+    from hasn_edge.bench.measure import Effort, Sustained
+
+SCHEMA = 3
 """Version of the JSON report."""
+
+THROTTLED = 1.05
+"""How many times as long as the first tenth of its frames the last one takes before it is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,14 @@ class BenchCase:
     """Host to host; ``None`` where a time would mean nothing, with the reason in ``not_measured``."""
     peak_bytes: int | None
     """Largest resident memory of a process that ran only this case, libraries included."""
+    device: str = "cpu"
+    """Where it ran."""
+    parts: Mapping[str, Latency] = field(default_factory=dict)
+    """Durations inside a call where the backend tells them: ``gpu``, ``enqueue``, ``transfers``."""
+    energy: Energy | None = None
+    sustained: Sustained | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How the session ran, in its own words: CUDA graphs, memory, CUDA access."""
     quality: Mapping[str, SetQuality] = field(default_factory=dict)
     not_measured: tuple[str, ...] = ()
 
@@ -64,8 +80,15 @@ class BenchReport:
     cases: tuple[BenchCase, ...]
     environment: Mapping[str, str]
     date: str
-    warmup_calls: int
+    effort: Effort
     threads: int | None
+    device: str = "cpu"
+    """What ``--device`` said."""
+    before: Mapping[str, Any] = field(default_factory=dict)
+    """What the device said of itself before the first turn; ``after`` likewise after the last one."""
+    after: Mapping[str, Any] = field(default_factory=dict)
+    framed: bool = False
+    """Quality is of one frame with the set's pictures side by side, for engines of one size."""
     command: str = ""
 
     @property
@@ -79,22 +102,53 @@ class BenchReport:
         )
         return (
             f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, float32 array in to "
-            f"float32 array out, {span} samples a case after {self.warmup_calls} warm-up calls, cases "
+            f"float32 array out, {span} samples a case after {self.effort.warmup} warm-up calls, cases "
             f"timed in turns, {self.threads or 'all'} threads, frame size known to ONNX Runtime",
+            *self._device_conventions,
             "speed-up: median over turns of the ratio within a turn, which a busy machine disturbs least",
             "parameters and MACs: of the unfused network; fvcore's rules (multiply-accumulates; LayerNorm 5, "
             f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}",
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
-            "11x11 Gaussian SSIM, mean over images",
+            "11x11 Gaussian SSIM, mean over images"
+            + (f"; one {width}x{height} frame with the set's pictures side by side" if self.framed else ""),
             f"drift: against {self.cases[0].label}; fidelity is the PSNR of the 8-bit RGB outputs",
             "peak memory: resident set of a process that ran only this case up to the end of its timing, "
             "libraries included",
         )
 
     @property
+    def _device_conventions(self) -> tuple[str, ...]:
+        said = []
+        if any(case.parts for case in self.cases):
+            said.append(
+                "latency is host to host: checks, copies in and out, network, waiting; GPU time: the network "
+                "between two events on its stream, no copies; enqueue: the processor's part of starting it; "
+                "transfers: the copies to the GPU and back between events"
+            )
+        rails = sorted({case.energy.rail or "no total known" for case in self.cases if case.energy})
+        if rails:
+            said.append(
+                f"power and energy: rail {', '.join(rails)}, read every {INTERVAL_SECONDS:g} s; mean over "
+                "the turns; energy: all that the rail delivered in them over all frames, warm-up included; "
+                "idle: before the first turn, every case open and none running"
+            )
+        if self.effort.sustained_minutes is not None:
+            said.append(
+                f"sustained: {self.effort.sustained_minutes:g} minutes without a pause after the turns; "
+                "median of the last tenth of the frames"
+            )
+        return tuple(said)
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """What a reader should not overlook."""
-        found = []
+        found = [text for case in self.cases for text in _throttling(case)]
+        if self.before.get("jetson", {}).get("clocks_locked") is False and not self.effort.set_clocks:
+            mode = self.before["jetson"].get("power_mode")
+            found.append(
+                f"the clocks of this Jetson float (power mode {mode}); --set-clocks holds them at the mode's "
+                "maximum while it measures"
+            )
         for case in self.cases:
             same = [c for c in self.cases if (c.backend, c.precision) == (case.backend, "fp32") and c.latency]
             if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
@@ -124,6 +178,8 @@ class BenchReport:
             "conventions": list(self.conventions),
             "findings": list(self.findings),
             "environment": dict(self.environment),
+            "device": {"kind": self.device, "before": dict(self.before), "after": dict(self.after)},
+            "effort": dict(vars(self.effort)),
             "date": self.date,
             "command": self.command,
         }
@@ -139,25 +195,56 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or value in (float("inf"), float("-inf")) else value
 
 
+def _throttling(case: BenchCase) -> list[str]:
+    found = []
+    for what, latency in (
+        ("", case.latency),
+        (" of the sustained run", case.sustained.latency if case.sustained else None),
+    ):
+        tenths = latency.tenths_ms if latency else None
+        if tenths and tenths[1] > THROTTLED * tenths[0]:
+            found.append(
+                f"{case.label}: the last tenth of the frames{what} took {tenths[1] / tenths[0]:.2f}x the "
+                f"time of the first: the device throttled, or something else ran"
+            )
+    return found
+
+
+def _latency_dict(latency: Latency) -> dict[str, Any]:
+    first, last = latency.tenths_ms or (None, None)
+    return {
+        "median_ms": latency.median_ms,
+        "p90_ms": latency.quantile_ms(0.9),
+        "p99_ms": latency.quantile_ms(0.99),
+        "std_ms": latency.std_ms,
+        "first_tenth_ms": first,
+        "last_tenth_ms": last,
+        "samples": len(latency.seconds),
+        "turns_seconds": [list(turn) for turn in latency.turns],
+    }
+
+
 def _case_dict(case: BenchCase, reference: BenchCase) -> dict[str, Any]:
     latency = None
     if case.latency is not None:
         latency = {
-            "median_ms": case.latency.median_ms,
-            "p90_ms": case.latency.quantile_ms(0.9),
-            "p99_ms": case.latency.quantile_ms(0.99),
+            **_latency_dict(case.latency),
             "fps": case.latency.fps,
             "speedup": reference.latency.times(case.latency) if reference.latency else None,
-            "turns_seconds": [list(turn) for turn in case.latency.turns],
         }
     return {
         "label": case.label,
         "backend": case.backend,
         "precision": case.precision,
+        "device": case.device,
         "file": case.file,
         "sha256": case.sha256,
         "file_bytes": case.file_bytes,
         "latency": latency,
+        "parts": {name: _latency_dict(part) for name, part in case.parts.items()},
+        "energy": case.energy.to_dict() if case.energy else None,
+        "sustained": case.sustained.to_dict() if case.sustained else None,
+        "session": dict(case.facts),
         "peak_bytes": case.peak_bytes,
         "quality": {
             name: {key: _finite(v) if isinstance(v, float) else v for key, v in vars(quality).items()}

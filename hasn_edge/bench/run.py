@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hasn_edge.artifact import Artifact, load_artifact
-from hasn_edge.bench.latency import Latency
+from hasn_edge.bench.measure import Effort, Measured, measure
+from hasn_edge.bench.mosaic import mosaic
+from hasn_edge.bench.plans import Plan, Wanted, plans
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
-from hasn_edge.bench.worker import CaseSpec, Worker
+from hasn_edge.bench.worker import Worker
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
-from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.device.board import find_board
+from hasn_edge.errors import InputError
 from hasn_edge.machine import compute_cores, environment
 from hasn_edge.model.zoo import load_model_checkpoint
-from hasn_edge.pipeline import build, export
 from hasn_edge.quality import Scores, drift
 from hasn_edge.spec import ModelSpec, Precision
 
-ROUNDS = 5
-"""Turns that each case gets: a machine that slows down half-way slows all of them."""
+DEFAULT_SIZE = (180, 320)
+"""Input (height, width) of the latency figures where neither the user nor a file says another."""
 
-WARMUP = 2
-"""Calls before the first timed one; one more before each further turn."""
+RUNS, SECONDS, WARMUP = 20, 1.0, 2
+"""The same figures on a processor as below on a device."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A case before it ran."""
-
-    case: CaseSpec
-    artifact: Artifact | None = None
-    timed: bool = True
-    note: tuple[str, ...] = ()
+DEVICE_RUNS, DEVICE_SECONDS, DEVICE_WARMUP = 200, 10.0, 10
+"""Timed calls and time of each case on a device, whichever is longer; and calls before the first timed one,
+in which clocks rise, TensorRT sets itself up and graphs are recorded."""
 
 
 def benchmark(
@@ -45,11 +41,14 @@ def benchmark(
     device: str = "cpu",
     precisions: Sequence[str] = ("fp32", "fp16", "int8"),
     data: Sequence[str] = (),
-    size: tuple[int, int] = (180, 320),
-    runs: int = 20,
+    size: tuple[int, int] | None = None,
+    runs: int | None = None,
     recipe: str = "default",
     tile: int | None = None,
     threads: int | None = None,
+    cuda: str | None = None,
+    sustained_minutes: float | None = None,
+    set_clocks: bool = False,
     command: str = "",
     progress: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
@@ -59,14 +58,19 @@ def benchmark(
         model: Bundled name or weights file. With it, the unfused network in PyTorch is the reference
             of every ratio and drift; without it the first of ``artifacts`` is.
         artifacts: Built files to measure as they are.
-        device: ``"cpu"``.
-        precisions: Precisions to build for this machine and measure.
+        device: ``"cpu"``, ``"cuda"`` (TensorRT, PyTorch and ONNX Runtime on an NVIDIA GPU), ``"rtx"``
+            (TensorRT for RTX) or ``"jetson"`` (as cuda, with the module's power rails).
+        precisions: Precisions to build for the device and measure.
         data: Evaluation sets, ``"NAME=DIR"``; the pictures that ship where empty.
-        size: Input (height, width) of the latency figures, pixels.
-        runs: Timed calls of each case, at least.
+        size: Input (height, width) of the latency figures, pixels; ``None`` for the files' own, else
+            :data:`DEFAULT_SIZE`.
+        runs: Timed calls of each case, at least; ``None`` for 20 on a processor, 200 on a device.
         recipe: INT8 recipe.
         tile: Tile side in pixels whose drift from whole frames is reported too.
         threads: Processor threads; all cores where ``None``.
+        cuda: What gives engines their memory and streams: see :func:`~hasn_edge.runtime.open.open_session`.
+        sustained_minutes: After the turns, run each case for so long without a pause.
+        set_clocks: Set a Jetson's clocks to the power mode's maximum meanwhile, and back afterwards.
         command: What the report says it was printed by.
         progress: Called with what is under way.
 
@@ -74,46 +78,61 @@ def benchmark(
         The finished report; the first case is the reference.
 
     Raises:
+        UnsupportedError: the device is not here; the message says what is.
         HasnEdgeError: a file, set or precision cannot be used, or a build missed its budget.
     """
-    if device != "cpu":
-        raise UnsupportedError(f"unknown device {device!r}; this version benches on: cpu")
+    board = find_board(device)
     if model is None and not artifacts:
         raise InputError("nothing to bench; give a model or the path of a built file")
     # What can be refused is refused before minutes of building.
     wanted = [Precision.parse(text) for text in precisions]
     loaded = [load_artifact(path) for path in artifacts]
     spec = _common_spec(model, loaded)
+    size = _common_size(loaded, size)
     sets = _sets(data, spec.scale)
     threads = compute_cores() if threads is None else threads
+    on_device = device != "cpu"
+    effort = Effort(
+        runs=runs or (DEVICE_RUNS if on_device else RUNS),
+        seconds=DEVICE_SECONDS if on_device else SECONDS,
+        warmup=DEVICE_WARMUP if on_device else WARMUP,
+        sustained_minutes=sustained_minutes,
+        set_clocks=set_clocks,
+    )
     with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder, ExitStack() as stack:
-        plans = _plans(model, loaded, wanted, Path(folder), recipe, tile, threads, progress)
+        planned = plans(
+            Wanted(
+                board=board,
+                model=model,
+                artifacts=loaded,
+                precisions=wanted,
+                recipe=recipe,
+                size=size,
+                threads=threads,
+                folder=Path(folder),
+                tile=tile,
+                cuda=cuda,
+                progress=progress,
+            )
+        )
         workers, facts = [], []
-        for plan in plans:
+        for plan in planned:
             progress(f"opening {plan.case.label}")
             workers.append(stack.enter_context(Worker(plan.case)))
             facts.append(workers[-1].open(size))
-        latencies = _time(plans, workers, runs, progress)
+        measured = measure(planned, workers, board, effort, progress)
         peaks = [worker.peak_bytes() for worker in workers]
+        # An engine of one size would compute padding with small pictures: all cases get one full frame.
+        framed = any(plan.artifact is not None and plan.artifact.size is not None for plan in planned)
+        if framed:
+            sets = [mosaic(eval_set, size) for eval_set in sets]
         cases = []
         reference: list[Scores] = []
-        for plan, worker, fact, latency, peak in zip(plans, workers, facts, latencies, peaks, strict=True):
+        for plan, worker, fact, one, peak in zip(planned, workers, facts, measured.cases, peaks, strict=True):
             progress(f"scoring {plan.case.label}")
-            scores = [worker.score(eval_set) for eval_set in sets]
-            cases.append(
-                BenchCase(
-                    label=plan.case.label,
-                    backend=str(fact["backend"]),
-                    precision=str(fact["precision"]),
-                    file=plan.artifact.path.name if plan.artifact else None,
-                    sha256=plan.artifact.sha256 if plan.artifact else None,
-                    file_bytes=plan.artifact.path.stat().st_size if plan.artifact else None,
-                    latency=latency,
-                    peak_bytes=peak if plan.timed else None,
-                    quality=_quality(reference, scores),
-                    not_measured=plan.note,
-                )
-            )
+            scores = [worker.score(eval_set, framed=framed) for eval_set in sets]
+            no_power = (measured.no_power,) if on_device and one and measured.no_power else ()
+            cases.append(_case(plan, fact, one, peak, _quality(reference, scores), (*plan.note, *no_power)))
             reference = reference or scores  # only the first case's pictures are kept
     name = model if model is not None else Path(artifacts[0]).name
     return BenchReport(
@@ -123,87 +142,57 @@ def benchmark(
         cases=tuple(cases),
         environment=environment(),
         date=datetime.date.today().isoformat(),
-        warmup_calls=WARMUP,
+        effort=effort,
         threads=threads,
+        device=device,
+        before=measured.before,
+        after=measured.after,
+        framed=framed,
         command=command,
     )
 
 
-def _plans(
-    model: str | None,
-    artifacts: Sequence[Artifact],
-    precisions: Sequence[Precision],
-    folder: Path,
-    recipe: str,
-    tile: int | None,
-    threads: int | None,
-    progress: Callable[[str], None],
-) -> list[_Plan]:
-    plans: list[_Plan] = []
-    if model is not None:
-        plans.append(_Plan(case=CaseSpec(label="PyTorch fp32", model=model, threads=threads)))
-        for precision in precisions:
-            progress(f"building {precision.value}")
-            built = build(
-                model,
-                precision=precision.value,
-                target="cpu",
-                recipe=recipe if precision is Precision.INT8 else "default",
-                output=folder,
-                progress=progress,
-            )
-            plans += [_artifact_plan(artifact, threads) for artifact in built.artifacts]
-            if precision is Precision.FP32:
-                # Not FP16: PyTorch computes half precision on a processor some fifty times slower.
-                script = export(
-                    model, format="torchscript", precision=precision.value, output=folder, progress=progress
-                )
-                plans.append(_artifact_plan(script, threads))
-            elif precision is Precision.INT8:
-                plans += [_emulation_plan(artifact, threads) for artifact in built.artifacts]
+def _case(
+    plan: Plan,
+    fact: Mapping[str, Any],
+    measured: Measured | None,
+    peak: int | None,
+    quality: Mapping[str, SetQuality],
+    not_measured: tuple[str, ...],
+) -> BenchCase:
+    artifact = plan.artifact
+    return BenchCase(
+        label=plan.case.label,
+        backend=str(fact["backend"]),
+        precision=str(fact["precision"]),
+        device=str(fact["device"]),
+        file=artifact.path.name if artifact else None,
+        sha256=artifact.sha256 if artifact else None,
+        file_bytes=artifact.path.stat().st_size if artifact else None,
+        latency=measured.latency if measured else None,
+        parts=measured.parts if measured else {},
+        energy=measured.energy if measured else None,
+        sustained=measured.sustained if measured else None,
+        facts=measured.facts if measured else {},
+        peak_bytes=peak if plan.timed else None,
+        quality=quality,
+        not_measured=not_measured,
+    )
+
+
+def _common_size(artifacts: Sequence[Artifact], size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the size to time at: what is asked for, else that of the files that take one only."""
     for artifact in artifacts:
-        plans.append(_artifact_plan(artifact, threads, label=artifact.path.name))
-        if artifact.precision is Precision.INT8:
-            plans.append(_emulation_plan(artifact, threads))
-    if tile is not None:
-        base = plans[0]
-        plans.append(
-            _Plan(
-                case=CaseSpec(
-                    **{**vars(base.case), "label": f"{base.case.label}, tiles of {tile}", "tile": tile}
-                ),
-                artifact=base.artifact,
-                timed=False,
-                note=(
-                    "latency: tiles are for frames that do not fit in memory; only their drift is measured",
-                ),
+        own = artifact.size
+        if own is None:
+            continue
+        if size is not None and own != size:
+            raise InputError(
+                f"{artifact.path.name} takes {own[1]}x{own[0]} pixels only and is to be timed at "
+                f"{size[1]}x{size[0]}; give --size {own[1]}x{own[0]}, or bench it on its own"
             )
-        )
-    return plans
-
-
-def _artifact_plan(artifact: Artifact, threads: int | None, label: str = "") -> _Plan:
-    names = {"onnx": "ONNX Runtime", "torchscript": "TorchScript", "engine": "TensorRT"}
-    return _Plan(
-        case=CaseSpec(
-            label=label or f"{names[artifact.kind.value]} {artifact.precision.value}",
-            artifact=artifact.path,
-            threads=threads,
-        ),
-        artifact=artifact,
-    )
-
-
-def _emulation_plan(artifact: Artifact, threads: int | None) -> _Plan:
-    return _Plan(
-        case=CaseSpec(label="INT8 emulated exactly", artifact=artifact.path, exact=True, threads=threads),
-        artifact=artifact,
-        timed=False,
-        note=(
-            "latency: this is the arithmetic an engine is expected to do, run on the processor; its speed "
-            "says nothing",
-        ),
-    )
+        size = own
+    return size or DEFAULT_SIZE
 
 
 def _common_spec(model: str | None, artifacts: Sequence[Artifact]) -> ModelSpec:
@@ -223,23 +212,6 @@ def _sets(data: Sequence[str], scale: int) -> list[EvalSet]:
         if names.count(name) > 1:
             raise InputError(f"two sets are called {name}; name them apart: --data NAME=DIR")
     return sets
-
-
-def _time(
-    plans: Sequence[_Plan],
-    workers: Sequence[Worker],
-    runs: int,
-    progress: Callable[[str], None],
-) -> list[Latency | None]:
-    samples: list[list[tuple[float, ...]]] = [[] for _ in plans]
-    for turn in range(ROUNDS):
-        for index, (plan, worker) in enumerate(zip(plans, workers, strict=True)):
-            if not plan.timed:
-                continue
-            progress(f"timing {plan.case.label}, turn {turn + 1} of {ROUNDS}")
-            share = -(-runs // ROUNDS)
-            samples[index].append(worker.time(warmup=WARMUP if turn == 0 else 1, at_least=share))
-    return [Latency(turns=tuple(turns)) if turns else None for turns in samples]
 
 
 def _quality(reference: Sequence[Scores], own: Sequence[Scores]) -> dict[str, SetQuality]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hasn_edge.bench.complexity import PAPER_SIZE, complexity
@@ -31,8 +32,10 @@ def rows(report: BenchReport) -> list[tuple[str, list[str]]]:
         ("median, ms", [_quantile(c, 0.5) for c in cases]),
         ("p90, ms", [_quantile(c, 0.9) for c in cases]),
         ("p99, ms", [_quantile(c, 0.99) for c in cases]),
+        ("std, ms", [GAP if c.latency is None else f"{c.latency.std_ms:.1f}" for c in cases]),
         ("FPS", [GAP if c.latency is None else f"{c.latency.fps:.2f}" for c in cases]),
         ("speed-up", [_speedup(c, cases[0]) for c in cases]),
+        *_device_rows(cases),
         ("peak memory, MB", [_number(c.peak_bytes, 0, 1e-6) for c in cases]),
     ]
     for name in cases[0].quality:
@@ -48,6 +51,31 @@ def rows(report: BenchReport) -> list[tuple[str, list[str]]]:
     return table
 
 
+def _device_rows(cases: Sequence[BenchCase]) -> list[tuple[str, list[str]]]:
+    """Return the rows of a device: those of which at least one case has a figure."""
+    gpu = [c.parts.get("gpu") for c in cases]
+    energy = [c.energy for c in cases]
+    tenths = [c.latency.tenths_ms if c.latency and c.device != "cpu" else None for c in cases]
+    long = [c.sustained.latency.tenths_ms if c.sustained else None for c in cases]
+    found = [
+        ("GPU median, ms", [GAP if g is None else f"{g.median_ms:.3f}" for g in gpu]),
+        ("GPU p90, ms", [GAP if g is None else f"{g.quantile_ms(0.9):.3f}" for g in gpu]),
+        ("GPU p99, ms", [GAP if g is None else f"{g.quantile_ms(0.99):.3f}" for g in gpu]),
+        ("GPU std, ms", [GAP if g is None else f"{g.std_ms:.3f}" for g in gpu]),
+        ("enqueue, ms", [_part(c, "enqueue") for c in cases]),
+        ("transfers, ms", [_part(c, "transfers") for c in cases]),
+        ("CUDA graphs", [_yes(c.facts.get("graphs")) for c in cases]),
+        ("last / first tenth", [GAP if t is None else f"{t[1] / t[0]:.2f}x" for t in tenths]),
+        ("sustained, ms", [GAP if t is None else f"{t[1]:.3f}" for t in long]),
+        ("power, W", [_number(e.watts if e else None, 2, 1) for e in energy]),
+        ("idle, W", [_number(e.idle_watts if e else None, 2, 1) for e in energy]),
+        ("energy, mJ a frame", [_number(e.joules_per_frame if e else None, 1, 1e3) for e in energy]),
+        ("of it above idle, mJ", [_number(e.joules_above_idle if e else None, 1, 1e3) for e in energy]),
+        ("GPU clock, MHz", [_number(e.gpu_hertz if e else None, 0, 1e-6) for e in energy]),
+    ]
+    return [(heading, cells) for heading, cells in found if set(cells) != {GAP}]
+
+
 def markdown(report: BenchReport) -> str:
     """Return the report as Markdown: table, findings, gaps, conventions, machine."""
     lines = [f"# {title(report)}", ""]
@@ -56,7 +84,7 @@ def markdown(report: BenchReport) -> str:
     lines += [f"| {heading} | " + " | ".join(cells) + " |" for heading, cells in rows(report)]
     lines.append("")
     lines += [f"- {text}" for text in notes(report)]
-    lines += ["", "Machine: " + "; ".join(f"{k} {v}" for k, v in report.environment.items()) + "."]
+    lines += ["", f"Machine: {machine_line(report)}."]
     if report.command:
         lines += ["", f"Printed by `{report.command}` on {report.date}."]
     return "\n".join(lines) + "\n"
@@ -70,7 +98,7 @@ def terminal_table(report: BenchReport) -> Table:
     table.add_column("", no_wrap=True)
     for case in report.cases:
         table.add_column(case.label, justify="right", overflow="fold")
-    sections = {"file, MB", "median, ms", "peak memory, MB"}
+    sections = {"file, MB", "median, ms", "GPU median, ms", "power, W", "peak memory, MB"}
     for heading, cells in rows(report):
         if heading in sections or heading.endswith("PSNR-Y, dB"):
             table.add_section()
@@ -87,7 +115,49 @@ def title(report: BenchReport) -> str:
 def notes(report: BenchReport) -> list[str]:
     """Return findings, gaps with their reasons, and conventions, one sentence each."""
     gaps = [f"{case.label}: {reason}" for case in report.cases for reason in case.not_measured]
-    return [*report.findings, *gaps, *report.conventions]
+    gaps += [
+        f"{case.label}: no CUDA graphs: {case.facts['graphs_reason']}"
+        for case in report.cases
+        if case.facts.get("graphs_reason")
+    ]
+    gaps += [
+        f"{case.label}: power could be read only for a part of the time: {case.energy.not_read}"
+        for case in report.cases
+        if case.energy and case.energy.not_read
+    ]
+    return [*report.findings, *gaps, *_sessions(report), *report.conventions]
+
+
+def _sessions(report: BenchReport) -> list[str]:
+    said = []
+    for case in report.cases:
+        if "memory" in case.facts:
+            said.append(
+                f"{case.label}: {case.facts.get('runtime', case.backend)}, memory {case.facts['memory']}, "
+                f"CUDA by {case.facts.get('cuda')}"
+            )
+    return said
+
+
+def machine_line(report: BenchReport) -> str:
+    """Return the machine and the device's state in one line."""
+    facts = dict(report.environment)
+    before = report.before
+    if report.device != "cpu" and before:
+        facts["device"] = str(before.get("title"))
+        for name, value in (before.get("jetson") or before.get("card") or {}).items():
+            if name in ("l4t", "jetpack", "power_mode", "driver", "power_limit_watts", "clocks_locked"):
+                facts[name.replace("_", " ")] = "unknown" if value is None else str(value)
+    return "; ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def _part(case: BenchCase, name: str) -> str:
+    part = case.parts.get(name)
+    return GAP if part is None else f"{part.median_ms:.3f}"
+
+
+def _yes(value: bool | None) -> str:
+    return GAP if value is None else "yes" if value else "no"
 
 
 def _number(value: float | None, digits: int, factor: float) -> str:

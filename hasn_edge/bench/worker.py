@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hasn_edge.bench.latency import time_calls
+from hasn_edge.bench.latency import Turn, time_session
 from hasn_edge.errors import BuildError, HasnEdgeError
 from hasn_edge.machine import peak_memory_bytes
 
@@ -41,15 +42,26 @@ class CaseSpec:
     threads: int | None = None
     tile: int | None = None
     """Tile side in pixels for the quality figures; ``None`` for whole frames."""
+    device: str | None = None
+    """Where it runs; ``None`` for the backend's choice: the processor, or the GPU for an engine."""
+    cuda: str | None = None
+    """What gives an engine its memory and streams; ``None`` for the first that works."""
 
     def open(self, frame: tuple[int, int] | None = None) -> Session:
         """Open the session, for frames of one (height, width) only where ``frame`` says so; slow."""
         from hasn_edge.runtime.open import open_model, open_session
 
         if self.artifact is not None:
-            return open_session(self.artifact, exact=self.exact, threads=self.threads, frame=frame)
+            return open_session(
+                self.artifact,
+                device=self.device,
+                exact=self.exact,
+                threads=self.threads,
+                frame=frame,
+                cuda=self.cuda,
+            )
         assert self.model is not None
-        return open_model(self.model, backend="pytorch", threads=self.threads)
+        return open_model(self.model, backend="pytorch", device=self.device, threads=self.threads)
 
 
 class Worker:
@@ -72,23 +84,36 @@ class Worker:
         self.close()
 
     def open(self, size: tuple[int, int]) -> Mapping[str, Any]:
-        """Open the model for frames of one (height, width); return ``backend`` and ``precision``."""
+        """Open the model for frames of one (height, width); return ``backend``, ``precision``, ``device``."""
         facts: Mapping[str, Any] = self._ask("open", size)
         return facts
 
-    def time(self, *, warmup: int, at_least: int) -> tuple[float, ...]:
-        """Return the durations in seconds of calls on one frame of noise of the size it was opened for."""
-        samples: tuple[float, ...] = self._ask("time", warmup, at_least)
-        return samples
+    def time(self, *, warmup: int, at_least: int, seconds: float = 0.2) -> Turn:
+        """Time calls on one frame of noise of the size it was opened for, after ``warmup`` untimed ones.
+
+        It goes on until ``at_least`` samples exist and ``seconds`` have passed.
+        """
+        turn: Turn = self._ask("time", warmup, at_least, seconds)
+        return turn
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the session says of how it runs (graphs, memory, CUDA access); ask after a turn."""
+        facts: Mapping[str, Any] = self._ask("facts")
+        return facts
 
     def peak_bytes(self) -> int | None:
         """Return the child's largest resident memory so far, its libraries included."""
         peak: int | None = self._ask("peak")
         return peak
 
-    def score(self, eval_set: EvalSet) -> Scores:
-        """Return PSNR-Y and SSIM on an evaluation set, outputs included."""
-        scores: Scores = self._ask("score", eval_set)
+    def score(self, eval_set: EvalSet, *, framed: bool = False) -> Scores:
+        """Return PSNR-Y and SSIM on an evaluation set, outputs included.
+
+        Args:
+            eval_set: Pictures.
+            framed: They all have the size that the session was opened for.
+        """
+        scores: Scores = self._ask("score", eval_set, framed)
         return scores
 
     def close(self) -> None:
@@ -153,24 +178,34 @@ class _Host:
         # Told the frame's size, as a session for a camera would be.
         session = self.case.open(frame=size)
         self.sessions, self.frame = [session], size
-        return {"backend": session.backend, "precision": session.precision.value}
+        return {
+            "backend": session.backend,
+            "precision": session.precision.value,
+            "device": session.device,
+        }
 
-    def time(self, warmup: int, at_least: int) -> tuple[float, ...]:
+    def time(self, warmup: int, at_least: int, seconds: float) -> Turn:
         session = self.sessions[0]
         shape = (1, session.spec.channels, *self.frame)
-        x = np.random.default_rng(0).random(shape, dtype=np.float32)
-        for _ in range(warmup):
-            session.run(x)
-        return time_calls(lambda: session.run(x), at_least=at_least)
+        x: NDArray[Any] = np.random.default_rng(0).random(shape, dtype=np.float32)
+        if session.pixels:
+            x = np.ascontiguousarray(np.rint(x * 255).astype(np.uint8).transpose(0, 2, 3, 1))
+        if warmup:
+            time_session(session, x, at_least=warmup, seconds=0)
+        return time_session(session, x, at_least=at_least, seconds=seconds)
+
+    def facts(self) -> dict[str, Any]:
+        tell = getattr(self.sessions[0], "facts", None)
+        return dict(tell()) if tell is not None else {}
 
     def peak(self) -> int | None:
         return peak_memory_bytes()
 
-    def score(self, eval_set: EvalSet) -> Scores:
+    def score(self, eval_set: EvalSet, framed: bool) -> Scores:
         from hasn_edge.quality import evaluate
         from hasn_edge.runtime.upscaler import Upscaler
 
-        if self.sessions[-1].size is not None and len(self.sessions) == 1:
+        if not framed and self.sessions[-1].size is not None and len(self.sessions) == 1:
             self.sessions.append(self.case.open())  # pictures have other sizes than the timed frame
         # Whole frames in every case, whatever the memory: tiles of different sizes would count as drift.
         upscaler = Upscaler(self.sessions[-1], tile=self.case.tile, memory_limit_bytes=1 << 62)

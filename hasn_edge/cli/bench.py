@@ -8,7 +8,15 @@ from typing import Protocol
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, console, model_option, status, threads_option
+from hasn_edge.cli.common import (
+    SIZE,
+    chosen_model,
+    console,
+    cuda_option,
+    model_option,
+    status,
+    threads_option,
+)
 
 
 class Report(Protocol):
@@ -25,9 +33,17 @@ class Report(Protocol):
     "artifacts",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Bench this built file (.onnx, .ts) as well; repeatable. Without --precision, only these.",
+    help="Bench this built file (.onnx, .ts, .engine) as well; repeatable. Without --precision, only these.",
 )
-@click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where to run.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "rtx", "jetson"]),
+    default="cpu",
+    show_default=True,
+    help="Where to run. cuda: TensorRT and PyTorch on an NVIDIA GPU; rtx: TensorRT for RTX; jetson: as cuda, "
+    "with the module's power rails.",
+)
+@cuda_option
 @click.option(
     "--estimate",
     "board",
@@ -49,14 +65,29 @@ class Report(Protocol):
     help="Set of pictures for the quality figures; repeatable.  [default: the pictures that ship]",
 )
 @click.option(
-    "--size", type=SIZE, default="320x180", show_default=True, help="Input size of the latency figures."
+    "--size",
+    type=SIZE,
+    default=None,
+    help="Input size of the latency figures.  [default: that of a file of one size, else 320x180]",
 )
 @click.option(
     "--runs",
     type=click.IntRange(2, 10000),
-    default=20,
-    show_default=True,
-    help="Timed calls a case, at least.",
+    default=None,
+    help="Timed calls a case, at least.  [default: 20 on a processor; on a device 200 and 10 seconds]",
+)
+@click.option(
+    "--sustained",
+    type=click.FloatRange(min=0, max=600, min_open=True),
+    default=None,
+    metavar="MIN",
+    help="Then run each case for MIN minutes without a pause, to see whether the device throttles.",
+)
+@click.option(
+    "--set-clocks",
+    is_flag=True,
+    help="Jetson, as root: clocks at the power mode's maximum while measuring, then as they were. Nothing is "
+    "changed without it.",
 )
 @click.option("--recipe", default="default", show_default=True, metavar="NAME|FILE", help="INT8 recipe.")
 @click.option(
@@ -81,11 +112,14 @@ def command(
     model: str | None,
     artifacts: tuple[Path, ...],
     device: str,
+    cuda: str | None,
     board: str | None,
     precisions: str | None,
     data: tuple[str, ...],
-    size: tuple[int, int],
-    runs: int,
+    size: tuple[int, int] | None,
+    runs: int | None,
+    sustained: float | None,
+    set_clocks: bool,
     recipe: str,
     tile: int | None,
     json_path: Path | None,
@@ -96,16 +130,18 @@ def command(
 
     Every case runs in a process of its own and all are timed in turns, against the unfused FP32
     network in PyTorch, in the same run. What could not be measured is '-' with its reason.
+    On a device also: GPU time, enqueue, transfers, power, energy a frame, throttling.
 
     \b
     Examples:
       hasn-edge bench
       hasn-edge bench --precision fp32,int8 --data Set5=datasets/Set5 --markdown bench.md
       hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --size 640x360
+      hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
     from hasn_edge.bench.run import benchmark
-    from hasn_edge.bench.table import markdown, notes, terminal_table
+    from hasn_edge.bench.table import machine_line, markdown, notes, terminal_table
 
     said = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
@@ -127,13 +163,16 @@ def command(
             recipe=recipe,
             tile=tile,
             threads=threads,
+            cuda=cuda,
+            sustained_minutes=sustained,
+            set_clocks=set_clocks,
             command=said,
             progress=update,
         )
     console().print(terminal_table(report))
     for note in notes(report):
         click.echo(f"- {note}")
-    click.echo("- machine: " + "; ".join(f"{k} {v}" for k, v in report.environment.items()))
+    click.echo(f"- machine: {machine_line(report)}")
     _write(report, markdown(report), json_path, markdown_path)
 
 
@@ -141,7 +180,7 @@ def _estimate(
     model: str | None,
     board: str,
     precisions: str | None,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     recipe: str,
     json_path: Path | None,
     markdown_path: Path | None,
@@ -153,7 +192,7 @@ def _estimate(
         chosen_model(model),
         board,
         precisions=[p for p in (precisions or "fp32,fp16,int8").split(",") if p],
-        size=size,
+        size=size or (180, 320),
         recipe=recipe,
         command=said,
     )

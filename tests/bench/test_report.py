@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from hasn_edge.bench.latency import Latency, time_calls
+from hasn_edge.bench.measure import Effort
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table
 from hasn_edge.spec import ModelSpec
@@ -57,7 +58,7 @@ def report() -> BenchReport:
         cases=cases,
         environment={"processor": "P"},
         date="2026-11-23",
-        warmup_calls=2,
+        effort=Effort(runs=20, seconds=1.0, warmup=2),
         threads=None,
         command="hasn-edge bench",
     )
