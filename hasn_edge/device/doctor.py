@@ -1,212 +1,207 @@
-"""What this machine can build and run, what is missing, and the command that mends it."""
+"""What this machine can build and run, which known traps it is in, and the command that mends each."""
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
-import importlib.util
-import platform
-import sys
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from hasn_edge import machine
-from hasn_edge.engine.capabilities import find_module
-from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import CheckpointError, MissingDependencyError
+from hasn_edge import machine as processor
+from hasn_edge.device.finding import Finding, State
+from hasn_edge.device.jetson import jetpack_of
+from hasn_edge.device.recognise import recognise
+from hasn_edge.device.traps import find_traps
+from hasn_edge.device.traps.packages import cuda_backends
+from hasn_edge.device.view import Machine, look
+from hasn_edge.errors import CheckpointError
 from hasn_edge.model import zoo
-from hasn_edge.optional import installed_version
+
+__all__ = ("Finding", "Machine", "State", "can_do", "diagnose", "facts", "find_traps", "look")
 
 PAPER_SET5_DB = 32.17
 """PSNR-Y that the paper reports for its x4 network on Set5 without self-ensemble (Table 9)."""
 
+RTX, RTX_MODULES = "TensorRT for RTX", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
-class State(str, Enum):
-    """How a finding stands."""
-
-    OK = "ok"
-    MISSING = "missing"
-    WARNING = "warning"
-    INFO = "info"
+_EXPORT = "pip install 'hasn-edge[export]'"
+_GPU = "an NVIDIA GPU with its driver"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One fact about the machine, with the cure where something is missing."""
+def diagnose(machine: Machine | None = None) -> tuple[Finding, ...]:
+    """Look at processor, packages, GPU, engines and bundled models; change and import nothing heavy.
 
-    name: str
-    state: State
-    detail: str
-    cure: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """Return plain JSON values."""
-        return {"name": self.name, "state": self.state.value, "detail": self.detail, "cure": self.cure}
+    Args:
+        machine: What to look at; this machine where ``None``.
+    """
+    seen = look() if machine is None else machine
+    return (*facts(seen), *find_traps(seen))
 
 
-def diagnose() -> tuple[Finding, ...]:
-    """Look at processor, packages, GPU, engines and bundled models; change and import nothing heavy."""
-    return (
-        *_machine(),
-        *_running(),
-        *_building(),
-        *_gpu(),
-        *_models(),
-    )
+def facts(machine: Machine) -> tuple[Finding, ...]:
+    """Return what is here: it need not be right or wrong."""
+    return (*_processor(machine), *_packages(machine), *_gpu(machine), *_models())
 
 
-def can_do() -> tuple[tuple[str, bool, str], ...]:
+def can_do(machine: Machine | None = None) -> tuple[tuple[str, bool, str], ...]:
     """Return what the verbs can do here: name, whether, and what is missing."""
-    torch, onnx, ort = _has("torch"), _has("onnx"), _has("onnxruntime")
-    safetensors = _has("safetensors")
-    export = torch and onnx and ort and safetensors
-    rtx = export and _has(_rtx_module())
-    need_export = "pip install 'hasn-edge[export]'"
-    return (
+    seen = look() if machine is None else machine
+    here = set(seen.modules)
+    torch, ort, safetensors = "torch" in here, "onnxruntime" in here, "safetensors" in here
+    export = torch and ort and safetensors and "onnx" in here
+    rtx = not here.isdisjoint(RTX_MODULES)
+    trt = "tensorrt" in here and not seen.missing
+    gpu = seen.gpu is not None
+    cuda = bool(cuda_backends(seen))
+    abilities = [
         ("run .onnx files and the bundled model on the processor", ort, "pip install onnxruntime"),
-        ("run checkpoints and .ts files with PyTorch", torch and safetensors, need_export),
-        ("export ONNX and TorchScript", export, need_export),
-        ("build FP16 and INT8 graphs for the processor or another device", export, need_export),
-        ("build TensorRT for RTX engines (no GPU needed)", rtx, "pip install 'hasn-edge[export,rtx]'"),
-        ("train", torch and safetensors, "pip install 'hasn-edge[train]'"),
+        ("run checkpoints and .ts files with PyTorch", torch and safetensors, _EXPORT),
+        ("export ONNX and TorchScript", export, _EXPORT),
+        ("build FP16 and INT8 graphs for the processor or another device", export, _EXPORT),
         (
-            "run TensorRT engines",
-            False,
-            "not in this version: engines are built and checked here, and run by TensorRT on the device",
+            "build TensorRT for RTX engines (no GPU needed)",
+            export and rtx,
+            "pip install 'hasn-edge[export,rtx]'",
         ),
-    )
-
-
-def cuda_driver() -> str | None:
-    """Return the CUDA version the installed NVIDIA driver supports, or ``None`` without a driver."""
-    for name in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        version = ctypes.c_int()
-        if library.cuInit(0) == 0 and library.cuDriverGetVersion(ctypes.byref(version)) == 0:
-            return f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return None
-
-
-def jetson_release() -> str | None:
-    """Return the L4T release line of a Jetson, or ``None`` on any other machine."""
-    try:
-        return Path("/etc/nv_tegra_release").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-    except (OSError, IndexError):
-        return None
-
-
-def _machine() -> tuple[Finding, ...]:
-    units = ", ".join(machine.vector_units()) or "no vector unit known to matter"
-    integer = machine.has_integer_dot_product()
-    total = machine.memory_bytes()
-    return (
-        Finding(
-            name="processor",
-            state=State.INFO,
-            detail=f"{machine.processor()}, {machine.compute_cores()} cores, {units}",
+        (
+            "build TensorRT engines for the GPU here",
+            export and trt and gpu,
+            _needs({_GPU: gpu, "TensorRT": trt, _EXPORT: export}),
         ),
-        Finding(
-            name="INT8 on this processor",
-            state=State.INFO if integer else State.WARNING,
-            detail="has integer dot products: INT8 may be faster than FP32; measure it"
-            if integer
-            else "no integer dot product (VNNI, AMX, i8mm): expect INT8 to be slower than FP32 here",
-            cure=""
-            if integer
-            else "build INT8 here for the device it is meant for; bench says what it costs",
+        (
+            "run engines",
+            gpu and (trt or rtx) and cuda,
+            _needs({_GPU: gpu, "TensorRT": trt or rtx, "pip install cuda-python": cuda}),
         ),
-        Finding(
-            name="memory",
-            state=State.INFO,
-            detail=f"{total / 2**30:.1f} GiB" if total else "unknown",
-        ),
-        Finding(name="python", state=State.OK, detail=f"{platform.python_version()} ({sys.executable})"),
-    )
-
-
-def _running() -> tuple[Finding, ...]:
-    return (
-        _package("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
-        _package(
-            machine.opencv_distribution(),
-            "cv2",
-            "reads and writes pictures",
-            "pip install opencv-python-headless",
-        ),
-        _package("torch", "torch", "loads checkpoints, trains, exports", "pip install 'hasn-edge[export]'"),
-    )
-
-
-def _building() -> tuple[Finding, ...]:
-    export = "pip install 'hasn-edge[export]'"
-    found = [
-        _package("onnx", "onnx", "writes graphs", export),
-        _package("safetensors", "safetensors", "reads weights", export),
-        _package("onnxsim", "onnxsim", "simplifies graphs", export + " (Python 3.11 or newer)"),
-        _package(
-            "tensorrt-rtx-cu13-bindings",
-            _rtx_module(),
-            "builds TensorRT for RTX engines",
-            "pip install 'hasn-edge[rtx]'",
-        ),
+        ("train", torch and safetensors, "pip install 'hasn-edge[train]'"),
     ]
-    version = installed_version("tensorrt")
-    located = importlib.util.find_spec("tensorrt")
-    if located is not None:
-        where = f" in {Path(located.origin).parent}" if located.origin else ""
-        found.append(
-            Finding(
-                name="tensorrt",
-                state=State.INFO,
-                detail=f"{version or 'installed'}{where}; its engines are not built or run by this version",
-            )
+    if seen.jetson is not None:  # TensorRT for RTX is for desktop GPUs
+        del abilities[4]
+    return tuple(abilities)
+
+
+def _needs(conditions: Mapping[str, bool]) -> str:
+    """Say which of several things is missing."""
+    return ", ".join(name for name, here in conditions.items() if not here)
+
+
+def _processor(machine: Machine) -> Iterator[Finding]:
+    units = ", ".join(processor.vector_units()) or "no vector unit known to matter"
+    integer = processor.has_integer_dot_product()
+    yield Finding(
+        name="processor",
+        state=State.INFO,
+        detail=f"{processor.processor()}, {processor.compute_cores()} cores, {units}",
+    )
+    yield Finding(
+        name="INT8 on this processor",
+        state=State.INFO if integer else State.WARNING,
+        detail="has integer dot products: INT8 may be faster than FP32; measure it"
+        if integer
+        else "no integer dot product (VNNI, AMX, i8mm): expect INT8 to be slower than FP32 here",
+        cure="" if integer else "build INT8 here for the device it is meant for; bench says what it costs",
+    )
+    memory = machine.memory_bytes
+    yield Finding(
+        name="memory",
+        state=State.INFO,
+        detail=f"{memory / 2**30:.1f} GiB" if memory else "unknown",
+    )
+    where = ", in a virtual environment" if machine.virtual_environment else ""
+    yield Finding(name="python", state=State.OK, detail=".".join(map(str, machine.python)) + where)
+
+
+def _packages(machine: Machine) -> Iterator[Finding]:
+    opencv = next((name for name in machine.versions if name.startswith("opencv")), "opencv")
+    for name, module, purpose, cure in (
+        ("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
+        (opencv, "cv2", "reads and writes pictures", "pip install opencv-python-headless"),
+        ("torch", "torch", "loads checkpoints, trains, exports", _EXPORT),
+        ("onnx", "onnx", "writes graphs", _EXPORT),
+        ("safetensors", "safetensors", "reads weights", _EXPORT),
+    ):
+        yield _package(machine, name, (module,), purpose, cure)
+    if "onnxsim" in machine.modules or machine.python >= (3, 11):  # pip has it for these only
+        yield _package(machine, "onnxsim", ("onnxsim",), "simplifies graphs", _EXPORT)
+    if machine.jetson is None:  # TensorRT for RTX is for desktop GPUs
+        yield _package(
+            machine, RTX, RTX_MODULES, "builds engines without a GPU", "pip install 'hasn-edge[rtx]'"
         )
-    return tuple(found)
+    if "tensorrt" in machine.modules:
+        yield Finding(
+            name="tensorrt",
+            state=State.MISSING if machine.missing else State.OK,
+            detail=f"{machine.tensorrt or 'installed'} in {machine.modules['tensorrt']}",
+            cure="see the libraries it lacks, below" if machine.missing else "",
+        )
+    backends = cuda_backends(machine)
+    if backends:
+        yield Finding(name="CUDA from Python", state=State.OK, detail=", ".join(backends))
 
 
-def _gpu() -> tuple[Finding, ...]:
-    driver = cuda_driver()
-    jetson = jetson_release()
-    found = [
-        Finding(
+def _gpu(machine: Machine) -> Iterator[Finding]:
+    gpu = machine.gpu
+    if gpu is None:
+        yield Finding(
             name="NVIDIA driver",
-            state=State.OK if driver else State.INFO,
-            detail=f"CUDA {driver}" if driver else "none: engines can be built here, not run",
+            state=State.INFO,
+            detail="no GPU that answers: engines for TensorRT for RTX can be built here, none can be run",
         )
-    ]
-    if jetson:
-        found.append(Finding(name="Jetson", state=State.OK, detail=jetson))
-    return tuple(found)
+    else:
+        driver = f"driver {gpu.driver}, " if gpu.driver else ""
+        yield Finding(name="NVIDIA driver", state=State.OK, detail=f"{driver}CUDA {gpu.cuda}")
+        yield Finding(
+            name="GPU",
+            state=State.OK,
+            detail=f"{gpu.title}, {gpu.total_memory_bytes / 2**30:.1f} GiB"
+            + (" shared with the processor" if gpu.integrated else ""),
+        )
+    if machine.jetson is not None:
+        yield Finding(name="Jetson", state=State.OK, detail=_jetson(machine.jetson))
+    known = recognise(machine)
+    if known is not None:
+        yield Finding(
+            name="device profile",
+            state=State.OK,
+            detail=f"this is a {known.profile.title.removeprefix('NVIDIA ')}; "
+            f"hasn-edge build --target {known.target}",
+        )
+        if known.profile.integrated:
+            yield Finding(name="DLA", state=State.INFO, detail=f"not used: {known.profile.dla}")
+    elif gpu is not None or machine.jetson is not None:
+        yield Finding(
+            name="device profile",
+            state=State.INFO,
+            detail="none for this device: it is built for and measured all the same, only not estimated",
+        )
 
 
-def _models() -> tuple[Finding, ...]:
+def _jetson(values: Mapping[str, Any]) -> str:
+    said = [str(values.get("model") or "unknown model")]
+    if values.get("l4t"):
+        said.append(f"Jetson Linux {values['l4t']}")
+    with suppress(LookupError):
+        said.append(f"JetPack {jetpack_of(values.get('l4t'))}")
+    if values.get("power_mode"):
+        said.append(f"power mode {values['power_mode']}")
+    return ", ".join(said)
+
+
+def _models() -> Iterator[Finding]:
     names = zoo.bundled_models()
     if not names:
-        return (
-            Finding(
-                name="bundled models",
-                state=State.MISSING,
-                detail="none in this build",
-                cure="give --model a .safetensors or .pth file",
-            ),
+        yield Finding(
+            name="bundled models",
+            state=State.MISSING,
+            detail="none in this build",
+            cure="give --model a .safetensors or .pth file",
         )
-    found = []
     for name in names:
-        default = " (default)" if name == zoo.DEFAULT_MODEL else ""
+        label = name + (" (default)" if name == zoo.DEFAULT_MODEL else "")
         try:
-            found.append(
-                Finding(
-                    name=name + default, state=State.OK, detail=honest_state(zoo.bundled_provenance(name))
-                )
-            )
+            said, state = honest_state(zoo.bundled_provenance(name)), State.OK
         except CheckpointError as exc:
-            found.append(Finding(name=name + default, state=State.MISSING, detail=str(exc)))
-    return tuple(found)
+            said, state = str(exc), State.MISSING
+        yield Finding(name=label, state=state, detail=said)
 
 
 def honest_state(provenance: dict[str, Any]) -> str:
@@ -221,19 +216,10 @@ def honest_state(provenance: dict[str, Any]) -> str:
     )
 
 
-def _rtx_module() -> str:
-    try:
-        return find_module(EngineRuntime.RTX)
-    except MissingDependencyError:
-        return "tensorrt_rtx"
-
-
-def _has(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-def _package(distribution: str, module: str, purpose: str, cure: str) -> Finding:
-    if _has(module):
-        version = installed_version(distribution) or "installed"
+def _package(
+    machine: Machine, distribution: str, modules: tuple[str, ...], purpose: str, cure: str
+) -> Finding:
+    if any(module in machine.modules for module in modules):
+        version = (machine.rtx if distribution == RTX else machine.versions.get(distribution)) or "installed"
         return Finding(name=distribution, state=State.OK, detail=f"{version}, {purpose}")
     return Finding(name=distribution, state=State.MISSING, detail=f"not installed; {purpose}", cure=cure)

@@ -1,0 +1,72 @@
+"""Which device profile a machine is: what the doctor, builds and estimates go by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hasn_edge.device.view import Machine
+from hasn_edge.engine.profile import DeviceProfile
+from hasn_edge.engine.target import load_target, shipped_targets
+
+
+@dataclass(frozen=True)
+class Known:
+    """A target and the profile of its device."""
+
+    target: str
+    profile: DeviceProfile
+
+
+def recognise(machine: Machine) -> Known | None:
+    """Return the profile of this machine's device, or ``None`` where there is none.
+
+    A Jetson is told by the model in its device tree, for the driver calls every Orin "Orin"; a card by the
+    driver's name, capability and number of multiprocessors. Of two profiles of one Jetson, the one that has
+    its present power mode is taken.
+    """
+    known = [
+        Known(name, target.device)
+        for name in shipped_targets()
+        if (target := load_target(name)).device is not None and target.device is not None
+    ]
+    fitting = _jetsons(machine, known) if machine.jetson is not None else _cards(machine, known)
+    return fitting[0] if fitting else None
+
+
+def _jetsons(machine: Machine, known: list[Known]) -> list[Known]:
+    """Return the fitting profiles, the best first."""
+    assert machine.jetson is not None
+    model = str(machine.jetson.get("model") or "").lower()
+    mode = plain(str(machine.jetson.get("power_mode") or ""))
+    # "super" names a power mode of the same module; older device trees do not have it.
+    fitting = [
+        entry
+        for entry in known
+        if entry.profile.integrated
+        and all(word in model for word in entry.target.split("-") if word != "super")
+    ]
+
+    def rank(entry: Known) -> tuple[bool, bool]:
+        has_mode = any(plain(known_mode.name) == mode for known_mode in entry.profile.power_modes)
+        return not has_mode, ("super" in entry.target) != ("super" in model)
+
+    return sorted(fitting, key=rank)
+
+
+def _cards(machine: Machine, known: list[Known]) -> list[Known]:
+    gpu = machine.gpu
+    if gpu is None:
+        return []
+    return [
+        entry
+        for entry in known
+        if not entry.profile.integrated
+        and entry.profile.title.startswith(gpu.name)
+        and (entry.profile.compute_capability, entry.profile.sm_count)
+        == (gpu.compute_capability, gpu.sm_count)
+    ]
+
+
+def plain(mode: str) -> str:
+    """Return a power mode's name as all sources write it: nvpmodel's ``MODE_15W`` is elsewhere ``15W``."""
+    return mode.upper().replace("_", " ").removeprefix("MODE ").strip()
