@@ -17,6 +17,7 @@ import torch
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards
+from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import InitConfig, InitKind, load_recipe
 from hasn_edge.train.trainer import Trainer
@@ -54,7 +55,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--val", required=True)
+    parser.add_argument("--val", help="NAME=DIR")
+    parser.add_argument(
+        "--weights", nargs="+", type=Path, help="only print the signal after each block of these checkpoints"
+    )
     parser.add_argument("--recipe", default="hasn-x4-small")
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--every", type=int, default=100)
@@ -66,6 +70,16 @@ def main():
     plan = load_recipe(arguments.recipe)
     plan = replace(plan, iterations=arguments.iterations, phases=(replace(plan.phases[0], until=1.0),))
     source = PatchSource([Shards(arguments.data)], seed=plan.seed)
+    if arguments.weights:
+        patches = (
+            torch.from_numpy(source.batch(0, 16, plan.phase(0).patch // plan.model.scale).lr).float() / 255
+        )
+        for path in arguments.weights:
+            shown = ", ".join(f"{value:.3g}" for value in signals(load_checkpoint(path).model(), patches))
+            print(f"| {path.stem} | {shown} |")
+        return
+    if arguments.val is None:
+        parser.error("--val is needed to score")
     sets = [load_eval_set(arguments.val, plan.model.scale)]
     world = World(rank=0, size=1, device=torch.device("cpu"))
     points = range(arguments.every, arguments.iterations + 1, arguments.every)
