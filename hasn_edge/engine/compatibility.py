@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,8 @@ from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import NAMES, version_tuple
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.gpu import GpuFacts
-from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError
+from hasn_edge.engine.target import EngineRuntime, load_target, shipped_targets
+from hasn_edge.errors import ArtifactError, HasnEdgeError
 
 
 def require_compatible(
@@ -50,16 +51,51 @@ def require_compatible(
 def rebuild_command(artifact: Artifact) -> str:
     """Return the command that builds an engine like this one for the machine that it is typed on."""
     details = artifact.details
-    words = ["hasn-edge build"]
-    model = details.get("model")
-    if model:
-        words.append(f"--model {model}")
-    words.append(f"--precision {artifact.precision.value}")
-    if details.get("target"):
-        words.append(f"--target {details['target']}")
+    words = ["hasn-edge", "build"]
+    if details.get("model"):
+        words += ["--model", str(details["model"])]
+    words += ["--precision", artifact.precision.value]
+    target = details.get("target")
+    if target:
+        words += ["--target", str(target) if target in shipped_targets() else f"{target}.toml"]
+    if details.get("int8_method") == "calibrator":
+        words += ["--int8-method", "calibrator"]
+    pixels = _input_dtype(details) == "uint8"
+    if pixels:
+        words.append("--pixels")
     if artifact.size is not None:
-        words.append(f"--size {artifact.size[1]}x{artifact.size[0]}")
-    return " ".join(words)
+        words += ["--size", _size(artifact.size)]
+    else:
+        words += _range(details, pixels=pixels)
+    return shlex.join(words)
+
+
+def _input_dtype(details: Any) -> str | None:
+    try:
+        return str(details["inputs"][0]["dtype"])
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _range(details: Any, *, pixels: bool) -> list[str]:
+    """Return the option for an engine's range of sizes, where it is not its target's own."""
+    first = 1 if pixels else 2
+    try:
+        sizes = [
+            tuple(int(n) for n in details["profile"][name][first : first + 2])
+            for name in ("minimum", "typical", "maximum")
+        ]
+        own = load_target(str(details["target"])).shapes
+    except (KeyError, TypeError, ValueError, HasnEdgeError):
+        return []
+    if sizes == [shape[2:] for shape in (own.minimum, own.typical, own.maximum)]:
+        return []
+    return ["--dynamic", *(_size((height, width)) for height, width in sizes)]
+
+
+def _size(size: tuple[int, int]) -> str:
+    """Write (height, width) as the command line reads it."""
+    return f"{size[1]}x{size[0]}"
 
 
 def _sidecar_problems(details: Any, header: PlanHeader) -> Iterator[str]:

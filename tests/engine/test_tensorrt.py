@@ -17,7 +17,7 @@ from hasn_edge.engine import capabilities, child, tensorrt
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, load_target
 from hasn_edge.engine.tensorrt import engine_from_onnx
 from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
-from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import ModelSpec, Precision
 
 MakeOnnx = Callable[..., bytes]
 
@@ -40,7 +40,9 @@ def gpus_of(plan: bytes) -> set[str]:
 class TestRealBuilds:
     def test_fp32_with_dynamic_size(self, hasn_onnx: MakeOnnx) -> None:
         steps: list[tuple[str, int, int]] = []
-        engine = engine_from_onnx(hasn_onnx("fp32"), RTX, progress=lambda *step: steps.append(step))
+        engine = engine_from_onnx(
+            hasn_onnx("fp32"), RTX, precision=Precision.FP32, progress=lambda *step: steps.append(step)
+        )
         details = json.loads(json.dumps(engine.details()))
         assert "size" not in details
         assert details["profile"] == {
@@ -63,7 +65,9 @@ class TestRealBuilds:
     ) -> None:
         (tmp_path / "tensorrt_rtx.py").write_text("raise SystemExit('a file of the user was imported')")
         monkeypatch.chdir(tmp_path)
-        engine = engine_from_onnx(hasn_onnx("fp16", size=(40, 56)), RTX.with_size(40, 56))
+        engine = engine_from_onnx(
+            hasn_onnx("fp16", size=(40, 56)), RTX.with_size(40, 56), precision=Precision.FP16
+        )
         details = engine.details()
         assert details["size"] == [40, 56]
         assert details["inputs"][0] == {"name": "input", "dtype": "float32", "shape": [1, 3, 40, 56]}
@@ -72,7 +76,7 @@ class TestRealBuilds:
 
     def test_int8_for_chosen_gpus(self, hasn_onnx: MakeOnnx) -> None:
         target = replace(RTX, compute_capabilities=("ada", "12.0"))
-        engine = engine_from_onnx(hasn_onnx("int8"), target)
+        engine = engine_from_onnx(hasn_onnx("int8"), target, precision=Precision.INT8)
         assert gpus_of(engine.plan) == {"8.9", "12.0"}
         details = engine.details()
         assert details["compute_capabilities"] == ["8.9", "12.0"]
@@ -82,6 +86,33 @@ class TestRealBuilds:
         engine = engine_from_onnx(hasn_onnx("fp16"), load_target("rtx-turing").with_size(32, 32))
         assert gpus_of(engine.plan) == {"7.5"}
         assert engine.details()["size"] == [32, 32]
+
+    @pytest.mark.parametrize("size", [None, (40, 56)])
+    def test_pixels_in_and_out(self, hasn_onnx: MakeOnnx, size: tuple[int, int] | None) -> None:
+        target = RTX.with_size(*size) if size else RTX
+        engine = engine_from_onnx(hasn_onnx("int8", size=size, pixels=True), target, precision=Precision.INT8)
+        details = engine.details()
+        shape = [1, *(size or (-1, -1)), 3]
+        assert details["inputs"] == [{"name": "input", "dtype": "uint8", "shape": shape}]
+        assert details["outputs"][0]["dtype"] == "uint8"
+        assert details["profile"]["maximum"] == [1, *(size or (96, 96)), 3]
+        assert details["precision"] == "int8"
+
+    def test_a_weak_graph_would_become_an_fp32_engine(self, hasn_onnx: MakeOnnx) -> None:
+        weak = hasn_onnx("fp32", form="weak")
+        assert engine_from_onnx(weak, RTX).precision is Precision.FP32
+        with pytest.raises(
+            BuildError, match=r"TensorRT for RTX [\d.]+ takes types from the graph: give it the"
+        ):
+            engine_from_onnx(weak, RTX, precision=Precision.FP16)
+
+    def test_a_cache_gets_no_timings_of_a_compiler_that_has_none(
+        self, hasn_onnx: MakeOnnx, tmp_path: Path
+    ) -> None:
+        engine = engine_from_onnx(hasn_onnx("fp32"), RTX, cache=tmp_path / "cache")
+        assert engine.details()["gpu"] is None
+        assert engine.details()["flags"]["workspace_from"] == "the compiler's default"
+        assert not (tmp_path / "cache").exists()
 
     def test_the_published_network_at_the_benchmarked_size(self, hasn_onnx: MakeOnnx) -> None:
         graph = hasn_onnx("int8", spec=ModelSpec(), size=(180, 320))

@@ -1,0 +1,202 @@
+"""Engines from elsewhere are refused before TensorRT sees them, with the reason and the command to type."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from samples import ADA, AGX, HOPPER, NANO, TURING, engine, plan
+
+from hasn_edge.artifact import Artifact, load_artifact, sidecar_path
+from hasn_edge.engine.compatibility import rebuild_command, require_compatible
+from hasn_edge.engine.gpu import GpuFacts
+from hasn_edge.errors import ArtifactError
+
+
+def refused(artifact: Artifact, gpu: GpuFacts | None = NANO, version: str | None = "10.3.0") -> str:
+    with pytest.raises(ArtifactError) as info:
+        require_compatible(artifact, gpu=gpu, runtime_version=version)
+    return str(info.value)
+
+
+def test_an_engine_at_home(tmp_path: Path) -> None:
+    for version in ("10.3.0", "10.3.0.30", "10.3", None):
+        header = require_compatible(engine(tmp_path), gpu=NANO, runtime_version=version)
+    assert header.version == (10, 3, 0, 30)
+
+
+def test_every_difference_is_named_with_the_command(tmp_path: Path) -> None:
+    said = refused(engine(tmp_path), ADA, "10.16.1.11")
+    assert said == (
+        f"{tmp_path}/a.engine: this engine cannot run here: it was built by TensorRT 10.3.0.30, and "
+        "10.16.1.11 is here, which runs its own engines only; it was built on Orin (compute capability 8.7), "
+        "and here is NVIDIA GeForce RTX 4090 (128 SM, compute capability 8.9). Build it again on this machine"
+        ": hasn-edge build --model hasn-x4-small --precision int8 --target tensorrt --size 320x180"
+    )
+
+
+def test_another_build_of_the_same_version(tmp_path: Path) -> None:
+    assert "built by TensorRT 10.3.0.30, and 10.3.0.26 is here" in refused(
+        engine(tmp_path), version="10.3.0.26"
+    )
+    assert "and 10.3.1 is here" in refused(engine(tmp_path), version="10.3.1")
+
+
+def test_boards_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    assert "built on Orin with 8 SM, and here is Orin (16 SM" in refused(engine(tmp_path), AGX)
+    assert "and there is none" in refused(engine(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    ("made", "running", "fine"),
+    [
+        ((10, 3, 0, 30), "10.3.0", True),
+        ((10, 3, 0, 30), "10.7.0", True),
+        ((10, 3, 0, 30), "11.4.0.106", True),
+        ((8, 6, 1, 6), "10.3.0", True),
+        ((8, 6, 1, 6), "11.4.0", False),
+        ((10, 7, 0, 23), "10.3.0", False),
+        ((11, 0, 0, 114), "10.16.1", False),
+    ],
+)
+def test_version_compatible_engines_run_on_newer_versions(
+    tmp_path: Path, made: tuple[int, ...], running: str, fine: bool
+) -> None:
+    version = ".".join(map(str, made))
+    artifact = engine(
+        tmp_path, content=plan(b"ftrt", made), version=version, flags={"version_compatible": True}
+    )
+    if fine:
+        require_compatible(artifact, gpu=NANO, runtime_version=running)
+    else:
+        assert "which runs its own engines only" in refused(artifact, version=running)
+
+
+@pytest.mark.parametrize(
+    ("level", "gpu", "fine"),
+    [
+        (None, HOPPER, False),
+        ("ampere_plus", HOPPER, True),
+        ("ampere_plus", TURING, False),
+        ("same_compute_capability", replace(ADA, sm_count=24, name="NVIDIA GeForce RTX 4060"), True),
+        ("same_compute_capability", HOPPER, False),
+    ],
+)
+def test_hardware_compatible_engines_run_on_other_gpus(
+    tmp_path: Path, level: str | None, gpu: GpuFacts, fine: bool
+) -> None:
+    artifact = engine(
+        tmp_path,
+        gpu=ADA.name,
+        compute_capability="8.9",
+        sm_count=128,
+        flags={"hardware_compatibility": level},
+    )
+    if fine:
+        require_compatible(artifact, gpu=gpu, runtime_version="10.3.0")
+    else:
+        assert f"built on {ADA.name}" in refused(artifact, gpu)
+
+
+def test_rtx_engines_run_on_the_gpus_they_were_built_for(tmp_path: Path) -> None:
+    artifact = engine(
+        tmp_path,
+        content=plan(b"vtrt", (1, 7, 1, 116)),
+        runtime="rtx",
+        version="1.7.1.116",
+        gpu=None,
+        compute_capability=None,
+        compute_capabilities=["8.6", "8.9"],
+        target="rtx",
+    )
+    require_compatible(artifact, gpu=ADA, runtime_version="1.7.1.116")
+    assert "built for compute capability 8.6, 8.9, and here is NVIDIA H200" in refused(
+        artifact, HOPPER, "1.7.1.116"
+    )
+    assert "built by TensorRT for RTX 1.7.1.116, and 1.8.0.1 is here" in refused(artifact, ADA, "1.8.0.1")
+
+
+def test_a_sidecar_of_another_engine(tmp_path: Path) -> None:
+    said = refused(engine(tmp_path, content=plan(b"vtrt", (10, 3, 0, 30))))
+    assert "its sidecar says runtime tensorrt, the plan is one of TensorRT for RTX" in said
+    said = refused(engine(tmp_path, content=plan(b"ftrt", (10, 7, 0, 23))), version="10.7.0")
+    assert "its sidecar says version 10.3.0.30, the plan 10.7.0.23" in said
+
+
+def test_truncated_tampered_and_foreign_files(tmp_path: Path) -> None:
+    artifact = engine(tmp_path)
+    content = artifact.path.read_bytes()
+    artifact.path.write_bytes(content[:700])
+    assert "only 700 bytes of a TensorRT plan; it was cut short" in refused(artifact)
+    artifact.path.write_bytes(b"\x08\x09" + content)
+    assert "not a TensorRT plan" in refused(artifact)
+    artifact.path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="its bytes changed since it was made"):
+        load_artifact(artifact.path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"flags": None},
+        {"flags": "none"},
+        {"compute_capabilities": "all"},
+        {"inputs": []},
+        {"profile": {"minimum": 3}},
+        {"sm_count": "many"},
+        {"target": 7},
+    ],
+)
+def test_a_damaged_sidecar_is_no_crash(tmp_path: Path, damage: dict[str, Any]) -> None:
+    artifact = engine(tmp_path)
+    side = sidecar_path(artifact.path)
+    values = json.loads(side.read_text())
+    values["details"].update(damage)
+    del values["details"]["size"]
+    side.write_text(json.dumps(values))
+    assert "and there is none" in refused(load_artifact(artifact.path), None)
+
+
+@pytest.mark.parametrize(
+    ("details", "options"),
+    [
+        ({}, "--target tensorrt --size 320x180"),
+        ({"model": None, "target": "my board"}, "--target 'my board.toml' --size 320x180"),
+        ({"model": "my net.pth"}, "--target tensorrt --size 320x180"),
+        ({"int8_method": "calibrator"}, "--target tensorrt --int8-method calibrator --size 320x180"),
+        ({"inputs": [{"dtype": "uint8"}]}, "--target tensorrt --pixels --size 320x180"),
+        (
+            {"size": None, "profile": {k: [1, 3, h, w] for k, h, w in (
+                ("minimum", 32, 48), ("typical", 180, 320), ("maximum", 360, 640))}},
+            "--target tensorrt --dynamic 48x32 320x180 640x360",
+        ),
+        (
+            {"size": None, "target": "rtx", "profile": {k: [1, 3, h, w] for k, h, w in (
+                ("minimum", 32, 32), ("typical", 180, 320), ("maximum", 540, 960))}},
+            "--target rtx",
+        ),
+    ],
+)  # fmt: skip
+def test_the_command_that_builds_it_again(
+    tmp_path: Path, details: dict[str, Any], options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hasn_edge import pipeline
+    from hasn_edge.cli import cli
+
+    command = rebuild_command(engine(tmp_path, **details))
+    model = details.get("model", "hasn-x4-small")
+    wanted = ["--model", shlex.quote(model)] if model else []
+    assert command == " ".join(["hasn-edge build", *wanted, "--precision int8", options])
+    # The command line takes it as it is.
+    asked: list[str] = []
+    monkeypatch.setattr(pipeline, "build", lambda model, **options: asked.append(model) or pipeline.Built(
+        artifacts=(), summary=()
+    ))  # fmt: skip
+    result = CliRunner().invoke(cli, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    assert asked == ([model] if model else ["hasn-x4-small"])

@@ -1,0 +1,234 @@
+"""The whole way through the child process for TensorRT: a fake module, a fake driver, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compiling import MakeOnnx
+
+from hasn_edge.engine.capabilities import ask_capabilities
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
+from hasn_edge.engine.tensorrt import BuiltEngine, CalibratorInput, engine_from_onnx
+from hasn_edge.errors import BuildError, OutputError, ShapeError, UnsupportedError
+from hasn_edge.spec import Precision
+
+HERE = Path(__file__).parent
+SHAPES = ShapeRange(minimum=(1, 3, 32, 32), typical=(1, 3, 32, 32), maximum=(1, 3, 64, 64))
+TARGET = EngineTarget(name="board", runtime=EngineRuntime.TENSORRT, shapes=SHAPES)
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(libcuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """``install("10.3.0")``: from now on ``import tensorrt`` gives the fake of that version."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(libcuda.parent))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{HERE}")
+    monkeypatch.syspath_prepend(folder)  # the parent looks for it, and does not import it
+
+    def write(version: str, before: str = "", **settings: object) -> None:
+        (folder / "tensorrt.py").write_text(
+            f"import sys\n{before}\nfrom fake_builder import fake_tensorrt\n"
+            f"sys.modules[__name__] = fake_tensorrt({version!r}, **{settings!r})\n"
+        )
+
+    return write
+
+
+def pictures(count: int = 2, side: int = 32) -> Iterator[np.ndarray]:
+    for i in range(count):
+        yield np.full((1, 3, side, side), i / 10, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("version", "form", "flags"),
+    [
+        ("8.5.2", "weak", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
+        ("10.3.0", "weak", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
+        ("11.4.0.106", "strong", None),
+    ],
+)
+def test_asked_and_built_in_a_child(
+    install: Install, hasn_onnx: MakeOnnx, tmp_path: Path, version: str, form: str, flags: list[str] | None
+) -> None:
+    install(version)
+    able = ask_capabilities(EngineRuntime.TENSORRT)
+    assert (able.title, able.form) == (f"TensorRT {version}", form)
+    cache = tmp_path / "cache"
+    steps: list[str] = []
+    engine = engine_from_onnx(
+        hasn_onnx("int8", form=form),
+        TARGET,
+        precision=Precision.INT8,
+        cache=cache,
+        progress=lambda phase, done, total: steps.append(phase),
+    )
+    assert "tensorrt" not in sys.modules
+    details = json.loads(json.dumps(engine.details()))
+    assert engine.precision is Precision.INT8
+    assert engine.header.version_text.startswith(version)
+    wanted = {
+        "target": "board",
+        "runtime": "tensorrt",
+        "precision": "int8",
+        "gpu": "Orin",
+        "compute_capability": "8.7",
+        "sm_count": 8,
+        "integrated": True,
+        "cuda": "12.6",
+        "timing_cache": None,
+    }
+    assert {key: details[key] for key in wanted} == wanted
+    assert {"driver", "l4t"} <= set(details)
+    assert details["flags"].get("builder_flags") == flags
+    assert details["flags"]["workspace_from"] == "free memory"
+    assert details["flags"]["workspace_bytes"] % (1 << 20) == 0
+    assert steps[0] == "reading the graph"
+    (kept,) = cache.iterdir()
+    assert kept.name.startswith("timing-Orin-sm8.7-8x-")
+    assert kept.name.endswith(f"-{version}.cache")
+    assert kept.read_bytes() == b"+timings"
+
+
+def test_the_next_build_starts_from_kept_timings(
+    install: Install, hasn_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    install("8.6.1", good_timings=(b"+timings",))
+    graph, cache = hasn_onnx("fp32", form="weak"), tmp_path / "cache"
+
+    def build() -> BuiltEngine:
+        return engine_from_onnx(graph, TARGET, precision=Precision.FP16, cache=cache)
+
+    assert build().facts["timing_cache"] is None
+    assert len(build().facts["timing_cache"]) == 64
+    assert [path.read_bytes() for path in cache.iterdir()] == [b"+timings+timings"]
+
+
+def test_calibration_through_the_driver_and_kept(
+    install: Install, hasn_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    install("8.6.1")
+    graph, cache = hasn_onnx("fp32", form="weak"), tmp_path / "cache"
+    steps: list[tuple[str, int, int]] = []
+
+    def build(batches: Iterator[np.ndarray], fingerprint: str = "abc") -> BuiltEngine:
+        steps.clear()
+        return engine_from_onnx(
+            graph,
+            TARGET,
+            cache=cache,
+            calibrator=CalibratorInput(
+                batches=batches, fingerprint=fingerprint, float_layers=("conv_1", "upsampler.0")
+            ),
+            progress=lambda *step: steps.append(step),
+        )
+
+    first = build(pictures(3))
+    assert first.precision is Precision.INT8
+    assert [step for step in steps if step[0] == "calibrating"] == [("calibrating", i, 3) for i in (1, 2, 3)]
+    assert first.facts["calibrator"] == {
+        "algorithm": "entropy 2",
+        "fingerprint": "abc",
+        "batches": 3,
+        "shape": [1, 3, 32, 32],
+    }
+    assert first.facts["flags"]["fp16_layers"] == ["conv_1", "upsampler.0"]
+    (ranges,) = cache.glob("calibration-*.cache")
+    assert ranges.read_bytes() == b"TRT-EntropyCalibration2 3"
+    build(pictures(3))
+    assert not [step for step in steps if step[0] == "calibrating"]
+    build(pictures(2), fingerprint="other pictures")
+    assert len(list(cache.glob("calibration-*.cache"))) == 2
+
+
+def test_pictures_that_cannot_calibrate(install: Install, hasn_onnx: MakeOnnx) -> None:
+    install("8.6.1")
+
+    def refused(batches: list[np.ndarray], kind: type[Exception] = ShapeError, **options: object) -> str:
+        with pytest.raises(kind) as info:
+            engine_from_onnx(
+                hasn_onnx("fp32", form="weak"),
+                TARGET,
+                calibrator=CalibratorInput(batches=batches, fingerprint="x"),
+                **options,
+            )
+        return str(info.value)
+
+    assert "no picture to calibrate on" in refused([])
+    assert "batch 2 has shape (1, 3, 40, 40), the first one (1, 3, 32, 32)" in refused(
+        [*pictures(1), *pictures(1, 40)]
+    )
+    assert "batch 1 is float64" in refused([np.zeros((1, 3, 32, 32))])
+    assert "a calibrator makes INT8 engines" in refused([], UnsupportedError, precision=Precision.FP16)
+
+
+def test_known_bad_versions(install: Install, hasn_onnx: MakeOnnx) -> None:
+    install("10.3.0", before="import fake_builder")
+    Path(next(p for p in sys.path if p.endswith("site")), "tensorrt.py").write_text(
+        "import sys\nfrom fake_builder import fake_tensorrt\nmodule = fake_tensorrt('10.3.0')\n"
+        "module.__version__ = '10.2.0'\nsys.modules[__name__] = module\n"
+    )
+    with pytest.raises(UnsupportedError, match=r"10\.2\.0 looks for Windows' .*; install any other version"):
+        engine_from_onnx(hasn_onnx("fp32", form="weak"), TARGET)
+    install("10.16.1.11")
+    path = Path(next(p for p in sys.path if p.endswith("site")), "tensorrt.py")
+    path.write_text(path.read_text() + "sys.modules[__name__].__version__ = '10.16.2.10'\n")
+    graph = hasn_onnx("int8")
+    (said,) = engine_from_onnx(graph, TARGET, precision=Precision.INT8).warnings
+    assert "TensorRT 10.16.2 on Orin fails to build" in said
+    assert "github.com/NVIDIA/TensorRT/issues/4832" in said
+
+
+def test_a_gpu_is_asked_for_before_tensorrt_is_imported(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("10.3.0", before="raise SystemExit('imported')")
+    monkeypatch.setenv("FAKE_CUDA_DEVICES", "0")
+    for ask in (lambda: ask_capabilities(EngineRuntime.TENSORRT), lambda: engine_from_onnx(b"", TARGET)):
+        with pytest.raises(UnsupportedError, match="and its driver sees no GPU here; run the build on the"):
+            ask()
+
+
+def test_a_child_that_dies_while_it_is_asked(install: Install) -> None:
+    install("10.3.0", before="import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(BuildError, match=r"TensorRT crashed \(SIGSEGV\)"):
+        ask_capabilities(EngineRuntime.TENSORRT)
+    install("10.3.0", before="raise ImportError('libnvinfer.so.10: cannot open')")
+    with pytest.raises(BuildError, match="'tensorrt'.* cannot be loaded: libnvinfer.so.10: cannot open"):
+        ask_capabilities(EngineRuntime.TENSORRT)
+
+
+def test_a_cache_folder_that_cannot_be_written(install: Install, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
+    install("8.6.1")
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OutputError, match="cache"):
+        engine_from_onnx(hasn_onnx("fp32", form="weak"), TARGET, cache=tmp_path / "cache")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's parent-death signal is Linux's")
+def test_a_child_dies_with_a_parent_that_is_killed() -> None:
+    child = (
+        "import time\nfrom hasn_edge.engine.worker import die_with_parent\ndie_with_parent()\n"
+        "print('ready', flush=True)\ntime.sleep(20)\nprint('survived', flush=True)"
+    )
+    parent = (
+        f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, encoding="utf-8", env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
+        assert process.stdout.read() == ""  # the end comes when the last holder of the pipe is gone
