@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact
+from hasn_edge.artifact import Artifact, load_artifact, output_error
 from hasn_edge.engine.cache import KEY, engine_key, lookup
 from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
 from hasn_edge.engine.gpu import gpu_facts
@@ -65,7 +66,8 @@ def export(
 
     Args:
         model: Bundled name, ``.safetensors`` or ``.pth``.
-        format: ``"onnx"`` or ``"torchscript"``.
+        format: ``"onnx"``, ``"torchscript"``, or ``"triton"`` for an ONNX graph in a model repository of
+            NVIDIA Triton Inference Server, which ``output`` then is.
         precision: ``"fp32"`` or ``"fp16"``; input and output are float32 either way.
         opset: ONNX opset from 17 to 20; 17 for FP32 and 20 for FP16 where ``None``.
         size: The one (height, width) in pixels that the file takes; any size where ``None``.
@@ -87,12 +89,58 @@ def export(
             raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")
         job = Job(model, progress=progress)
         return job.publish(job.torchscript(wanted), Path(output))
+    if format == "triton":
+        return export_triton(
+            model, precision=precision, opset=opset, size=size, output=output, progress=progress
+        )
     if format != "onnx":
-        raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript")
+        raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript, triton")
     if wanted is Precision.FP16 and opset not in (None, STRONG_OPSET):
         raise UnsupportedError(f"FP16 tensors need opset {STRONG_OPSET}; opset {opset} was asked for")
     job = Job(model, progress=progress)
     return job.publish(job.graph(Form.CPU, wanted, size=size, opset=opset, suffix=""), Path(output))
+
+
+def export_triton(
+    model: str | Path | Artifact,
+    *,
+    precision: str = "fp32",
+    opset: int | None = None,
+    size: tuple[int, int] | None = None,
+    name: str | None = None,
+    output: str | Path = "triton",
+    progress: Progress = lambda text: None,
+) -> Artifact:
+    """Add a model to a model repository of NVIDIA Triton Inference Server.
+
+    Args:
+        model: What :func:`export` takes, or a graph or TensorRT engine that was published before.
+        precision: Of a model that is exported here.
+        opset: Likewise.
+        size: Likewise.
+        name: What clients call it; the file's name where ``None``.
+        output: The repository's folder.
+        progress: Called with what is under way.
+
+    Returns:
+        The file in the repository.
+
+    Raises:
+        UnsupportedError: the server cannot run the file.
+        HasnEdgeError: see :func:`export` and :func:`hasn_edge.formats.triton.repository.triton_repository`.
+    """
+    from hasn_edge.formats.triton.repository import model_file, triton_repository
+
+    if isinstance(model, Artifact):
+        return load_artifact(model_file(triton_repository(model, output, name=name)))
+    try:
+        with tempfile.TemporaryDirectory(prefix="hasn-edge-export-") as folder:
+            made = export(
+                model, precision=precision, opset=opset, size=size, output=folder, progress=progress
+            )
+            return export_triton(made, name=name, output=output)
+    except OSError as exc:
+        raise output_error(Path(tempfile.gettempdir()), exc) from exc
 
 
 def build(

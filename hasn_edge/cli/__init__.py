@@ -15,7 +15,7 @@ VERBS = {
     "doctor": "Say what this machine can build and run, what is missing, and the cure.",
     "upscale": "Upscale pictures and folders of pictures.",
     "eval": "Measure PSNR-Y and SSIM on a set of pictures, as the literature does.",
-    "export": "Write a model as ONNX or TorchScript, checked against PyTorch.",
+    "export": "Write a model as ONNX, TorchScript or for Triton, checked against PyTorch.",
     "build": "Build an FP32, FP16 or INT8 artefact or engine within a quality budget.",
     "bench": "Measure latency, memory, quality and drift; print one table.",
     "data": "Prepare training pictures.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,9 +13,15 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
 @click.command("export")
 @model_option
 @click.option(
+    "--artifact",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Triton: a finished .onnx or TensorRT .engine file instead of --model.",
+)
+@click.option(
     "--format",
     "kind",
-    type=click.Choice(["onnx", "torchscript"]),
+    type=click.Choice(["onnx", "torchscript", "triton"]),
     default="onnx",
     show_default=True,
     help="What to write.",
@@ -33,36 +40,55 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     default=None,
     help="ONNX opset, 17 or 20.  [default: 17 for FP32, 20 for FP16]",
 )
+@click.option("--name", default=None, help="Triton: the model's name.  [default: the file's]")
 @output_option
+@click.pass_context
 def command(
+    context: click.Context,
     model: str | None,
+    artifact: Path | None,
     kind: str,
     precision: str,
     size: tuple[int, int] | None,
     opset: int | None,
+    name: str | None,
     output: Path,
 ) -> None:
-    """Write a model as ONNX or TorchScript.
+    """Write a model as ONNX or TorchScript, or for NVIDIA Triton Inference Server.
 
     The file is run and compared with PyTorch before it appears under its name; its sidecar
     (FILE.json) says what it was made from. The path is printed.
+
+    With --format triton, -o is the model repository (default: triton), to which the model is added, or
+    a further version of it. --artifact takes an INT8 graph or a TensorRT engine that 'build' made.
 
     \b
     Examples:
       hasn-edge export --format onnx
       hasn-edge export --format torchscript --precision fp16 -o out/
       hasn-edge export --model net.pth --size 320x180
+      hasn-edge export --format triton --artifact engines/net-int8.engine --name net
     """
-    from hasn_edge.pipeline import export
+    from hasn_edge.artifact import load_artifact
+    from hasn_edge.pipeline import export, export_triton
 
+    if kind != "triton" and (artifact is not None or name is not None):
+        raise click.UsageError("--artifact and --name go with --format triton")
+    clash = [option for option in ("model", "precision", "size", "opset") if _given(context, option)]
+    if artifact is not None and clash:
+        raise click.UsageError(f"--artifact is a finished file; leave out --{clash[0]}")
+    if kind == "triton" and not _given(context, "output"):
+        output = Path("triton")  # 'engines' may hold folders that the server would take for models
+    wanted: dict[str, Any] = {"precision": precision, "opset": opset, "size": size, "output": output}
     with status("exporting") as update:
-        artifact = export(
-            chosen_model(model),
-            format=kind,
-            precision=precision,
-            opset=opset,
-            size=size,
-            output=output,
-            progress=update,
-        )
-    click.echo(str(artifact.path))
+        if kind == "triton":
+            source = chosen_model(model) if artifact is None else load_artifact(artifact)
+            made = export_triton(source, name=name, progress=update, **wanted)
+        else:
+            made = export(chosen_model(model), format=kind, progress=update, **wanted)
+    click.echo(str(made.path))
+
+
+def _given(context: click.Context, option: str) -> bool:
+    """Whether the user said so, and not the default."""
+    return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT

@@ -94,6 +94,12 @@ def triton_repository(
     return folder / str(chosen)
 
 
+def model_file(version: Path) -> Path:
+    """Return the model's file in a version's folder."""
+    files = [version / backend.filename for backend in (ONNX_RUNTIME, TENSORRT)]
+    return next((file for file in files if file.exists()), files[0])
+
+
 def _read(artifact: Artifact) -> bytes:
     """Return the artefact's bytes; what is checked here is what is written."""
     try:
@@ -115,8 +121,7 @@ def _versions(folder: Path) -> dict[int, Artifact]:
     found = {}
     for version in folder.iterdir() if folder.is_dir() else ():
         if version.name.isdecimal():
-            files = [version / backend.filename for backend in (ONNX_RUNTIME, TENSORRT)]
-            found[int(version.name)] = load_artifact(next((f for f in files if f.exists()), files[0]))
+            found[int(version.name)] = load_artifact(model_file(version))
     if not found or not (folder / CONFIG).is_file():
         raise OutputError(
             f"{folder} exists and is no model of hasn-edge: {CONFIG} or the versions are missing; choose "

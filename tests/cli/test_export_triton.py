@@ -1,0 +1,85 @@
+"""``export --format triton``: from a model or from a finished file to a repository that a server loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from hasn_edge import export
+from hasn_edge.artifact import load_artifact
+from hasn_edge.cli import cli
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import ModelSpec
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(path, HASN(ModelSpec(features=8, blocks=1)))
+    return path
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(cli, ["export", *map(str, args)], prog_name="hasn-edge")
+
+
+def test_from_a_model(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("--model", tiny, "--format", "triton", "--precision", "fp16")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "triton/tiny-fp16/1/model.onnx"
+    made = load_artifact("triton/tiny-fp16/1/model.onnx")
+    assert made.precision.value == "fp16"
+    assert {path.name for path in tmp_path.iterdir()} == {"triton"}
+    assert "TYPE_FP32" in Path("triton/tiny-fp16/config.pbtxt").read_text(encoding="utf-8")
+    again = run("--model", tiny, "--format", "triton", "--precision", "fp16")
+    assert again.output.splitlines()[-1] == "triton/tiny-fp16/1/model.onnx", "nothing new to add"
+
+
+def test_from_a_file_under_a_name(tiny, tmp_path):
+    made = export(tiny, size=(24, 32), output=tmp_path / "files")
+    result = run("--artifact", made.path, "--format", "triton", "--name", "sr", "-o", tmp_path / "repo")
+    assert result.exit_code == 0, result.output
+    copy = load_artifact(tmp_path / "repo/sr/1/model.onnx")
+    assert copy.sha256 == made.sha256
+    assert "dims: [ 1, 3, 24, 32 ]" in (tmp_path / "repo/sr/config.pbtxt").read_text(encoding="utf-8")
+
+
+def test_from_python(tiny, tmp_path):
+    made = export(tiny, format="triton", output=tmp_path / "repo")
+    assert made.path == tmp_path / "repo" / "tiny-fp32" / "1" / "model.onnx"
+    with pytest.raises(UnsupportedError, match="onnx, torchscript, triton"):
+        export(tiny, format="openvino", output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--artifact", "x.onnx"], "--artifact and --name go with --format triton"),
+        (["--name", "x"], "--artifact and --name go with --format triton"),
+        (["--format", "triton", "--artifact", "x.onnx", "--model", "m"], "leave out --model"),
+        (["--format", "triton", "--artifact", "x.onnx", "--precision", "fp16"], "leave out --precision"),
+        (["--format", "triton", "--artifact", "x.onnx", "--size", "32x32"], "leave out --size"),
+    ],
+)
+def test_options_that_do_not_go_together(args, said):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_refusals(tiny, tmp_path):
+    made = export(tiny, format="torchscript", output=tmp_path / "files")
+    result = run("--artifact", made.path, "--format", "triton", "-o", tmp_path / "repo")
+    assert result.exit_code == 1
+    assert "a torchscript file" in result.output
+    result = run("--artifact", tmp_path / "absent.onnx", "--format", "triton", "-o", tmp_path / "repo")
+    assert result.exit_code == 1
+    assert "no such file" in result.output
+    assert not (tmp_path / "repo").exists()
