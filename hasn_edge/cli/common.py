@@ -145,8 +145,10 @@ def messages() -> Console:
 
 
 @contextmanager
-def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar on standard error; yield a function that advances it, with what is under way.
+def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on standard error; yield a function that advances it by one.
+
+    It takes ``current``, a text for what is under way, and ``total`` where that becomes known later.
 
     On anything but a terminal nothing is drawn.
     """
@@ -165,8 +167,8 @@ def progress(description: str, total: int | None, *, show: bool = True) -> Itera
     with bar:
         task = bar.add_task(description, total=total, current="")
 
-        def advance(current: str = "") -> None:
-            bar.update(task, advance=1, current=current)
+        def advance(current: str = "", total: int | None = None) -> None:
+            bar.update(task, advance=1, current=current, total=total)
 
         yield advance
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,10 +33,10 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     default=Path("out"),
     show_default=True,
-    help="Folder for the results.",
+    help="Folder for the results; for one video also a file: .mp4, .mov, .mkv or .webm.",
 )
 @click.option(
     "--format",
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
     type=click.Choice(["png", "jpg", "webp", "bmp", "tiff"]),
     default="png",
     show_default=True,
-    help="Format of the results; jpg, webp and bmp keep 8 bits, jpg and bmp no transparency.",
+    help="Format of pictures; jpg, webp and bmp keep 8 bits, jpg and bmp no transparency.",
 )
 @click.option(
     "--tile",
@@ -57,6 +62,28 @@ if TYPE_CHECKING:
 @click.option(
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."
 )
+@click.option(
+    "--codec",
+    metavar="NAME",
+    default=None,
+    help="Encoder of videos by FFmpeg's name.  [default: libx264; libvpx-vp9 in .webm]",
+)
+@click.option(
+    "--quality",
+    "--crf",
+    "quality",
+    type=float,
+    default=None,
+    metavar="N",
+    help="Quality of videos on the encoder's own scale, less is better.  [default: 17 for libx264]",
+)
+@click.option(
+    "--audio",
+    type=click.Choice(["copy", "none"]),
+    default="copy",
+    show_default=True,
+    help="Sound of videos: copied as it is, or left out.",
+)
 @model_option
 @artifact_option
 @device_option
@@ -69,43 +96,67 @@ def command(
     tile: int | None,
     overlap: int,
     self_ensemble: bool,
+    codec: str | None,
+    quality: float | None,
+    audio: Any,
     model: str | None,
     artifact: Path | None,
     device: str | None,
     cuda: str | None,
     threads: int | None,
 ) -> None:
-    """Upscale pictures and folders of pictures; NAME.jpg becomes NAME_x4.png.
+    """Upscale pictures, videos and folders of them; NAME.jpg becomes NAME_x4.png.
 
     PNG, JPEG, WebP, BMP and TIFF; 8 and 16 bit; gray and colour; transparency is kept; EXIF
-    orientation is applied. A picture that cannot be read is named, the rest go on, and the exit
+    orientation is applied. A file that cannot be read is named, the rest go on, and the exit
     code is 1.
+
+    Videos keep every frame at its time, sound, subtitles and colour tags; clip.mp4 becomes
+    clip_x4.mp4. Frames that cannot be decoded are counted, the rest go on, and the exit code
+    is 1. A video takes its name when it is whole: interrupted (exit code 130), nothing is left
+    of it, and the next run starts it afresh.
 
     \b
     Examples:
       hasn-edge upscale photo.jpg -o out/
       hasn-edge upscale holiday/ scan.tif -o out/ --tile 256
+      hasn-edge upscale clip.mp4 -o clip_x4.mp4 --codec libx265 --quality 20
       hasn-edge upscale photo.jpg --artifact engines/hasn-x4-small-fp16-rtx.engine
     """
     from hasn_edge.image import find_images
     from hasn_edge.runtime.upscaler import Upscaler
+    from hasn_edge.video.container import SUFFIXES
+    from hasn_edge.video.files import is_video
 
-    pictures = find_images(inputs)
+    files = find_images(inputs, also=SUFFIXES)
+    _check_output(files, output)
     failures = []
     with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda) as session:
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
-        targets = _targets(pictures, output, session.spec.scale, suffix)
+        targets = _targets(files, output, session.spec.scale, suffix)
+        work = list(zip(files, targets, strict=True))
+        videos = [(file, target) for file, target in work if is_video(file)]
+        pictures = [(file, target) for file, target in work if not is_video(file)]
         with progress("upscaling", len(pictures), show=len(pictures) > 1) as advance:
-            for picture, target in zip(pictures, targets, strict=True):
+            for picture, target in pictures:
                 try:
                     _upscale(upscaler, picture, target)
                 except InputError as exc:
                     failures.append(str(exc))
                     click.echo(f"Skipped: {exc}", err=True)
                 advance(picture.name)
+        for video, target in videos:
+            try:
+                with _interruptible(target):
+                    whole = _upscale_video(upscaler, video, target, codec=codec, quality=quality, audio=audio)
+                failures += [] if whole else [str(video)]
+            except InputError as exc:
+                failures.append(str(exc))
+                click.echo(f"Skipped: {exc}", err=True)
     if failures:
-        if len(pictures) > 1:
-            click.echo(f"{len(failures)} of {len(pictures)} pictures could not be upscaled", err=True)
+        if len(files) > 1:
+            what = "files could not be upscaled whole" if videos else "pictures could not be upscaled"
+            click.echo(f"{len(failures)} of {len(files)} {what}", err=True)
         sys.exit(1)
 
 
@@ -130,26 +181,97 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
         )
 
 
-def _targets(pictures: list[Path], folder: Path, scale: int, suffix: str) -> list[Path]:
-    """Name every result; pictures of the same name in different folders get a number.
+def _upscale_video(
+    upscaler: Upscaler, video: Path, target: Path, *, codec: str | None, quality: float | None, audio: Any
+) -> bool:
+    """Upscale one video, say how it went, and return whether all of it could be read."""
+    from hasn_edge.video.files import upscale_video
+
+    with progress(video.name, None) as advance:
+        begin_s = time.perf_counter()
+
+        def show(done: int, total: int | None) -> None:
+            advance(f"{done / (time.perf_counter() - begin_s):.1f} fps", total)
+
+        report = upscale_video(
+            video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=show
+        )
+    click.echo(str(target))
+    height, width = report.size
+    click.echo(
+        f"  {report.pictures} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
+        f"({report.fps:.1f} fps)",
+        err=True,
+    )
+    for note in report.notes:
+        click.echo(f"  {note}", err=True)
+    if not report.whole:
+        click.echo(f"Damaged: {video}: what could be read of it is in {target}", err=True)
+    return report.whole
+
+
+@contextmanager
+def _interruptible(target: Path) -> Iterator[None]:
+    """End with one sentence and the shell's exit code when interrupted or told to terminate."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    # Without a handler, SIGTERM would leave the temporary file.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted: nothing of {target} was kept; the next run starts it afresh", err=True)
+        sys.exit(130)
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_output(files: list[Path], output: Path) -> None:
+    """Refuse a file's name for several results, and a video's that cannot be written, before any work."""
+    from hasn_edge.video.container import SUFFIXES
+    from hasn_edge.video.encoders import check_container
+    from hasn_edge.video.files import is_video
+
+    if output.is_dir() or output.suffix.lower() not in SUFFIXES:
+        return
+    if len(files) != 1 or not is_video(files[0]):
+        raise click.UsageError(
+            f"-o {output} is the name of a video file, which one video can become; name a folder"
+        )
+    check_container(output)
+
+
+def _targets(files: list[Path], output: Path, scale: int, suffix: str) -> list[Path]:
+    """Name every result; files of the same name in different folders get a number.
 
     Raises:
-        OutputError: a result would overwrite one of the pictures.
+        OutputError: a result would overwrite one of the files.
     """
+    from hasn_edge.video.container import SUFFIXES
+    from hasn_edge.video.files import is_video, output_suffix
+
     targets: list[Path] = []
     taken: set[str] = set()
-    sources = {picture.resolve() for picture in pictures}
-    for picture in pictures:
-        name = f"{picture.stem}_x{scale}.{suffix}"
+    sources = {file.resolve() for file in files}
+    for file in files:
+        ending = output_suffix(file) if is_video(file) else f".{suffix}"
+        name = f"{file.stem}_x{scale}{ending}"
         count = 2
         while name.lower() in taken:
-            name = f"{picture.stem}_x{scale}_{count}.{suffix}"
+            name = f"{file.stem}_x{scale}_{count}{ending}"
             count += 1
         taken.add(name.lower())
-        if (folder / name).resolve() in sources:
+        # _check_output has seen to it that a file's name stands for one video.
+        named = output.suffix.lower() in SUFFIXES and not output.is_dir()
+        target = output if named else output / name
+        if target.resolve() in sources:
             raise OutputError(
-                f"{folder / name} is one of the pictures to upscale and would be overwritten; choose another "
-                "folder with -o"
+                f"{target} is one of the {'videos' if is_video(file) else 'pictures'} to upscale and would "
+                "be overwritten; choose another folder with -o"
             )
-        targets.append(folder / name)
+        targets.append(target)
     return targets

@@ -12,7 +12,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """File name endings, in lower case, of what is taken from folders and of what can be written."""
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False) -> list[Path]:
+def find_images(
+    paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False, also: tuple[str, ...] = ()
+) -> list[Path]:
     """List pictures: every file that was named, and those inside every folder that was named.
 
     Files in folders are taken by their ending (`SUFFIXES`, any case), sorted by name; hidden ones are
@@ -22,6 +24,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]], *, recursive: bool = Fa
     Args:
         paths: Files and folders.
         recursive: Look into folders inside folders as well; links to folders are not followed.
+        also: Other endings, in lower case, to take from folders.
 
     Raises:
         InputError: a folder without any picture, or one that may not be read.
@@ -31,7 +34,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]], *, recursive: bool = Fa
         if not path.is_dir():
             found[path] = None
             continue
-        inside = sorted(_files(path, recursive=recursive))
+        inside = sorted(_files(path, (*SUFFIXES, *also), recursive=recursive))
         if not inside:
             deeper = "" if recursive else " directly inside it"
             raise InputError(f"{path}: no picture{deeper}; looked for {', '.join(SUFFIXES)}")
@@ -39,7 +42,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]], *, recursive: bool = Fa
     return list(found)
 
 
-def _files(folder: Path, *, recursive: bool) -> Iterator[Path]:
+def _files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
     def refuse(exc: OSError) -> None:
         raise InputError(f"{folder}: cannot be listed ({exc.strerror}); check its permissions") from exc
 
@@ -47,5 +50,5 @@ def _files(folder: Path, *, recursive: bool) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in names:
             # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not pictures.
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield Path(parent, name)

@@ -1,0 +1,85 @@
+"""Video files are opened, and refused with the reason where there is nothing to upscale in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.errors import InputError
+from hasn_edge.image import MAX_PIXELS
+from hasn_edge.optional import require
+
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob"),
+    *(".wmv", ".flv", ".3gp", ".ogv", ".gif", ".y4m", ".mxf", ".h264", ".264", ".hevc", ".265", ".ivf"),
+)
+"""File name endings, in lower case, of what is taken for a video."""
+
+Packet = Any
+Stream = Any
+VideoFrame = Any
+"""PyAV's. It is optional, and its annotations differ between versions."""
+
+_ATTACHED_PICTURE = 1 << 10  # AV_DISPOSITION_ATTACHED_PIC
+_OUTPUT_CORRUPT = 1 << 3  # AV_CODEC_FLAG_OUTPUT_CORRUPT: do not silently drop what has errors
+
+
+def open_container(path: Path) -> Any:
+    """Open a video file for reading, told by its content.
+
+    Raises:
+        InputError: missing, a folder, not readable, or nothing that FFmpeg can read.
+        MissingDependencyError: PyAV is not installed.
+    """
+    av: Any = require("av", extra="video", needed_for="Reading video files")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a video file")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the spelling and the current folder")
+    try:
+        # The prefix keeps a name with a colon from being taken for a protocol; a playlist that calls itself
+        # a video may not fetch anything from the network.
+        return av.open(
+            f"file:{path}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
+        )
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
+    except av.error.FFmpegError as exc:
+        raise InputError(
+            f"{path}: not a video that FFmpeg can read ({exc.strerror or exc}); it may be cut off, damaged, "
+            "or something else under this name: try to play it"
+        ) from exc
+
+
+def main_video(container: Any, path: Path) -> Any:
+    """Return the largest video stream that is not a cover, ready to decode.
+
+    Raises:
+        InputError: none, no decoder for it, or larger than `hasn_edge.image.MAX_PIXELS`.
+    """
+    videos = [s for s in container.streams.video if not s.disposition & _ATTACHED_PICTURE]
+    if not videos:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise InputError(f"{path}: no video in it, only {' and '.join(kinds) or 'nothing'}")
+    decoded = [s for s in videos if s.codec_context is not None]
+    if not decoded:
+        raise InputError(
+            f"{path}: this FFmpeg has no decoder for its video; convert it, for example to H.264"
+        )
+    stream = max(decoded, key=lambda s: s.codec_context.width * s.codec_context.height)
+    check_size(path, stream.codec_context.height, stream.codec_context.width)
+    stream.codec_context.flags |= _OUTPUT_CORRUPT
+    return stream
+
+
+def check_size(path: Path, height: int, width: int) -> None:
+    """Refuse pictures that are too large before any is decoded.
+
+    Raises:
+        InputError: more than `hasn_edge.image.MAX_PIXELS`.
+    """
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{path}: it says that its pictures are {width} x {height}, more than the {MAX_PIXELS / 1e6:.0f} "
+            "megapixels that are decoded; get it again if they are not that large"
+        )

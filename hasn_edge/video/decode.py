@@ -1,0 +1,263 @@
+"""A video file is read picture by picture, upright and in RGB, with what travels beside the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from hasn_edge.errors import InputError
+from hasn_edge.image import Pixels
+from hasn_edge.optional import require
+from hasn_edge.video.colour import Colour, RgbFromFrame, Turn
+from hasn_edge.video.container import Packet, Stream, VideoFrame, check_size, main_video, open_container
+
+Self = TypeVar("Self", bound="Decoder")
+
+_MISSING_S = 1.0  # a file that ends this much before its own header says, and two pictures, was cut off
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Step:
+    """One picture, and the packets of other streams that come before it in the file."""
+
+    picture: Pixels | None
+    """``(H, W, 3)`` RGB, upright; uint8, or uint16 from videos of more than 8 bits. ``None`` in the last
+    step, which has packets only."""
+    pts: int = 0
+    """When it is shown, in the time base of the video."""
+    duration: int = 0
+    """For how long, as the file says it; 0 where it does not."""
+    packets: list[Packet] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What was read, and what was wrong with it."""
+
+    pictures: int = 0
+    damaged: int = 0
+    """Pictures that were decoded with errors; they are passed on."""
+    lost: int = 0
+    """Pictures that could not be decoded; the one before is shown for longer."""
+    retimed: int = 0
+    """Pictures without a time, or not later than the one before: they got one."""
+    ending: str | None = None
+    """Why the file ended too early; ``None`` where it did not."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every picture of the file was decoded without an error."""
+        return not (self.damaged or self.lost or self.ending)
+
+    def sentences(self) -> list[str]:
+        """Say what was wrong."""
+        said = [
+            (self.lost, "could not be decoded and are missing; the one before is shown for longer"),
+            (self.damaged, "were decoded with errors"),
+            (self.retimed, "had no time, or none later than the one before: they got one"),
+        ]
+        sentences = [f"{count} of its pictures {what}" for count, what in said if count]
+        return [*sentences, f"it ends too early: {self.ending}"] if self.ending else sentences
+
+
+class Decoder:
+    """Reads one file. :attr:`first` is decoded on opening, because only then its colours are known.
+
+    Args:
+        path: A video file, told by its content.
+
+    Raises:
+        InputError: missing, no video, no picture that can be decoded, or pictures larger than
+            `hasn_edge.image.MAX_PIXELS`.
+        MissingDependencyError: PyAV is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tally = Tally()
+        self.notes: list[str] = []
+        """What a user should know of how this file was read."""
+        self._av: Any = require("av", extra="video", needed_for="Reading video files")
+        self._container = open_container(path)
+        try:
+            self.stream = main_video(self._container, path)
+            self.others: list[Stream] = [s for s in self._container.streams if s is not self.stream]
+            self._last_pts: int | None = None
+            self._end_s = 0.0
+            self._suspects: set[int | None] = set()
+            self._frames = self._decoded()
+            self._packets: list[Packet] = []
+            self._head = next(self._frames, None)
+            if self._head is None:
+                raise InputError(f"{path}: no picture of it could be decoded{self._why_none()}")
+            self._describe(self._head)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright pictures."""
+        height, width = self._stored
+        return (width, height) if self.turn.transposes else (height, width)
+
+    @property
+    def time_base(self) -> Fraction:
+        """What one unit of a time lasts, in seconds."""
+        return self.stream.time_base or Fraction(1, 90_000)
+
+    @property
+    def rate(self) -> Fraction:
+        """Pictures per second on average."""
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return rate if rate else Fraction(25)
+
+    @property
+    def aspect(self) -> Fraction | None:
+        """Width of a pixel by its height, upright; ``None`` where the file does not say it."""
+        aspect = self.stream.sample_aspect_ratio
+        return 1 / aspect if aspect and self.turn.transposes else aspect or None
+
+    @property
+    def expected(self) -> int | None:
+        """How many pictures the file says it has, or about; ``None`` where it says nothing."""
+        if self.stream.frames:
+            return int(self.stream.frames)
+        seconds = self._declared_s()
+        return round(seconds * self.rate) if seconds else None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Title, date, and what else is said of the whole file."""
+        return dict(self._container.metadata)
+
+    @property
+    def chapters(self) -> list[Any]:
+        """Its chapters, as PyAV gives and takes them."""
+        return list(self._container.chapters()) if hasattr(self._container, "chapters") else []
+
+    def steps(self) -> Iterator[Step]:
+        """Yield every picture in the order it is shown, then a step with the packets after the last one.
+
+        Raises:
+            InputError: the size changes in the middle.
+        """
+        convert = RgbFromFrame(self.colour)
+        frame = self._head
+        self._head = None
+        while frame is not None:
+            if (frame.height, frame.width) != self._stored:
+                raise InputError(
+                    f"{self.path}: its size changes from {self._stored[1]}x{self._stored[0]} to {frame.width}"
+                    f"x{frame.height} at picture {self.tally.pictures + 1}; cut it there, upscale the parts"
+                )
+            self.tally.pictures += 1
+            self.tally.damaged += frame.is_corrupt or frame.pts in self._suspects
+            packets, self._packets = self._packets, []
+            picture = self.turn(convert(frame))
+            yield Step(picture=picture, pts=self._time(frame), duration=frame.duration or 0, packets=packets)
+            frame = next(self._frames, None)
+        missing_s = (self._declared_s() or 0.0) - self._end_s
+        if self.tally.ending is None and missing_s > max(_MISSING_S, float(2 / self.rate)):
+            self.tally.ending = (
+                f"it says that it lasts {self._declared_s():.1f} s and ends {missing_s:.1f} s before"
+            )
+        yield Step(picture=None, packets=self._packets)
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        self._container.close()
+
+    def __enter__(self: Self) -> Self:
+        """Return the decoder itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def _describe(self, frame: VideoFrame) -> None:
+        """Take from the first frame what holds for all."""
+        self._stored = frame.height, frame.width
+        check_size(self.path, *self._stored)
+        self.colour = Colour.of(frame, self.stream.codec_context)
+        self.turn = Turn.of(frame)
+        self.notes += self.colour.notes
+        if not self.turn.straight:
+            self.notes.append("it is to be shown at an angle that is no quarter turn: left as it is stored")
+        if frame.interlaced_frame:
+            self.notes.append(
+                "it is interlaced: its fields were upscaled as they lie in the frames, and the result is "
+                "progressive; deinterlace it first, for example with ffmpeg -i IN -vf bwdif OUT"
+            )
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Yield decoded frames; collect the packets of other streams; count what cannot be decoded."""
+        begun = False
+        for packet in self._demuxed():
+            self._look_at(packet)
+            if packet.stream is not self.stream:
+                self._packets += [packet] if packet.size else []
+                continue
+            try:
+                frames = self.stream.decode(packet)
+            except self._av.error.EOFError:
+                continue
+            except self._av.error.MemoryError as exc:
+                raise InputError(f"{self.path}: not enough memory to decode it") from exc
+            except self._av.error.FFmpegError:
+                self.tally.lost += 1
+                continue
+            for frame in frames:
+                # Before the first key frame the decoder has grey and shreds: no player shows them.
+                begun = begun or not frame.is_corrupt
+                if begun:
+                    yield frame
+                else:
+                    self.tally.lost += 1
+
+    def _demuxed(self) -> Iterator[Packet]:
+        try:
+            yield from self._container.demux()
+            return
+        except (self._av.error.FFmpegError, OSError) as exc:
+            self.tally.ending = f"reading stopped with an error ({exc.strerror or exc})"
+        flush = self._av.Packet()
+        flush.stream = self.stream
+        yield flush
+
+    def _look_at(self, packet: Packet) -> None:
+        """Note how far the file reaches, and which packets came damaged."""
+        if packet.pts is not None and packet.time_base:
+            self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.is_corrupt and packet.stream is self.stream:
+            self._suspects.add(packet.pts)
+
+    def _time(self, frame: VideoFrame) -> int:
+        """Return when a frame is shown, later than the one before."""
+        last = self._last_pts
+        pts: int | None = frame.pts if frame.pts is not None else frame.dts
+        if pts is None or (last is not None and pts <= last):
+            usual = max(1, round(1 / self.rate / self.time_base))
+            self.tally.retimed += 1
+            pts = 0 if last is None else last + (usual if pts is None else 1)
+        self._last_pts = pts
+        return pts
+
+    def _declared_s(self) -> float | None:
+        """Return how long the file says it lasts, from zero to its end; ``None`` where it does not."""
+        duration = self._container.duration
+        if not duration or duration < 0:
+            return None
+        return float((duration + max(0, self._container.start_time or 0)) / 1e6)
+
+    def _why_none(self) -> str:
+        lost = self.tally.lost
+        reason = f": {lost} of its packets are damaged" if lost else ": it holds none"
+        return f"{reason}; {self.tally.ending}" if self.tally.ending else reason

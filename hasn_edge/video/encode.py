@@ -1,0 +1,266 @@
+"""Pictures are encoded into a video file that takes its name when it is whole, or never."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.artifact import output_error, writing
+from hasn_edge.errors import OutputError, ShapeError, UnsupportedError
+from hasn_edge.image import Pixels
+from hasn_edge.optional import require
+from hasn_edge.video.colour import Colour, FrameFromRgb
+from hasn_edge.video.container import Packet, Stream
+from hasn_edge.video.encoders import check_container, check_output_size, find_encoder, quality_options
+
+_EIGHT_BITS = ("yuv420p", "nv12", "yuv422p", "yuv444p")
+_TEN_BITS = ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le")
+_OF_A_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
+_OF_A_STREAM = ("language", "title", "handler_name", "creation_time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """What a video file shall be."""
+
+    size: tuple[int, int]
+    """Height and width of every picture."""
+    time_base: Fraction
+    """What one unit of the pictures' times lasts, in seconds."""
+    rate: Fraction
+    """Pictures per second on average: for the encoder's control of its bit rate."""
+    colour: Colour
+    """Tags, range and depth."""
+    aspect: Fraction | None = None
+    """Width of a pixel by its height; ``None`` for square or not known."""
+    codec: str | None = None
+    """FFmpeg's name of an encoder or of a codec; ``None`` for the container's usual one."""
+    quality: float | None = None
+    """On the encoder's own scale, on which less is better; ``None`` for a good one."""
+
+
+@contextmanager
+def encoding(path: Path, wanted: Format) -> Iterator[Encoder]:
+    """Yield an :class:`Encoder` for ``path``; the file takes its name when the block ends, or never.
+
+    It is written under a temporary name beside it, which is removed on failure.
+
+    Args:
+        path: Ends in one of `hasn_edge.video.encoders.CONTAINERS`.
+        wanted: What the file shall be.
+
+    Raises:
+        InputError: another ending, a quality out of range, or pictures too large to write.
+        UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
+        OutputError: the encoder does not start, the folder cannot be written, or the disk is full.
+        MissingDependencyError: PyAV is not installed.
+    """
+    check_container(path)
+    check_output_size(path, wanted.size)
+    encoder_name = find_encoder(wanted.codec, path)
+    options = quality_options(encoder_name, wanted.quality)
+    with writing(path) as temporary:
+        encoder = Encoder(temporary, path, wanted, encoder_name, options)
+        try:
+            yield encoder
+            encoder.finish()
+        except BaseException:
+            encoder.abort()
+            raise
+
+
+class Encoder:
+    """One file being written: pictures that are encoded, and packets of other streams that are copied.
+
+    Made by :func:`encoding`. Not thread-safe; it may be made in one thread and used in another.
+    """
+
+    def __init__(
+        self, temporary: Path, path: Path, wanted: Format, encoder_name: str, options: dict[str, str]
+    ) -> None:
+        self._av: Any = require("av", extra="video", needed_for="Writing video files")
+        self._path = path
+        self._wanted = wanted
+        self.name = encoder_name
+        """FFmpeg's name of the encoder."""
+        self.notes: list[str] = []
+        """What a user should know of how the file is written."""
+        self._durations: dict[int, int] = {}
+        self._copies: dict[int, Stream] = {}
+        base, suffix = wanted.time_base, path.suffix.lower()
+        if suffix in (".mkv", ".webm"):
+            timescale = {}
+            if 1000 * base % 1:
+                self.notes.append(
+                    f"{suffix} keeps times in milliseconds: they are rounded by up to half of one"
+                )
+        else:
+            # Otherwise a coarse time base would be multiplied until it is fine enough.
+            timescale = {"video_track_timescale": str(base.denominator)}
+        self._container = self._av.open(f"file:{temporary}", "w", container_options=timescale)
+        try:
+            self._stream = self._container.add_stream(encoder_name, rate=wanted.rate)
+        except (ValueError, self._av.error.FFmpegError) as exc:
+            raise UnsupportedError(
+                f"cannot write {path}: a {suffix} file cannot hold what {encoder_name} makes; choose another "
+                "--codec, or .mkv, which holds nearly everything"
+            ) from exc
+        self._open(options)
+
+    def copy_stream(self, source: Stream) -> bool:
+        """Have a stream of another file copied; ``False`` where this container cannot hold it.
+
+        Call before the first picture.
+        """
+        if not self._holds(source):
+            return False
+        copy = self._container.add_stream_from_template(source)
+        copy.metadata.update(source.metadata)
+        copy.disposition = source.disposition
+        self._copies[source.index] = copy
+        return True
+
+    def describe(self, file: dict[str, str], stream: dict[str, str], chapters: list[Any]) -> None:
+        """Take over what another file says of itself and of its video. Call before the first picture."""
+        self._container.metadata.update({k: v for k, v in file.items() if k.lower() not in _OF_A_FILE})
+        self._stream.metadata.update({k: v for k, v in stream.items() if k.lower() in _OF_A_STREAM})
+        if chapters and hasattr(self._container, "set_chapters"):
+            self._container.set_chapters(chapters)
+
+    def write(self, rgb_HWC: Pixels, pts: int, duration: int = 0) -> None:
+        """Encode a picture.
+
+        Args:
+            rgb_HWC: ``(H, W, 3)`` RGB of uint8 or uint16.
+            pts: When it is shown, in units of the time base; later than the one before.
+            duration: For how long; 0 if not known.
+
+        Raises:
+            ShapeError: another size.
+            OutputError: the disk is full, or another failure to write.
+        """
+        if rgb_HWC.shape != (*self._wanted.size, 3):
+            raise ShapeError(
+                f"{self._path.name}: expected pictures of {(*self._wanted.size, 3)}, got {rgb_HWC.shape}"
+            )
+        frame = self._convert(rgb_HWC)
+        frame.pts, frame.time_base = pts, self._wanted.time_base
+        if duration:
+            self._durations[pts] = duration
+        self._encode(frame)
+
+    def copy(self, packet: Packet) -> bool:
+        """Write a packet of a stream that is copied; ``False`` where the container refuses it.
+
+        Packets of streams that are not copied are passed over. Times, bytes and side data stay as they are.
+
+        Raises:
+            OutputError: the disk is full, or another failure to write.
+        """
+        copy = self._copies.get(packet.stream.index)
+        if copy is None:
+            return True
+        packet.stream = copy
+        try:
+            self._container.mux_one(packet)
+        except OSError as exc:
+            raise self._failure(exc) from exc
+        except (ValueError, self._av.error.FFmpegError):
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Write what the encoder still holds, and the end of the file.
+
+        Raises:
+            OutputError: the disk is full, or another failure to write.
+        """
+        self._encode(None)
+        try:
+            self._container.close()
+        except self._av.error.FFmpegError as exc:
+            raise self._failure(exc) from exc
+
+    def abort(self) -> None:
+        """Let go of a file that is not whole."""
+        # PyAV writes an end all the same, which a full disk refuses; the error that counts came before.
+        with suppress(ValueError, OSError, self._av.error.FFmpegError):
+            self._container.close()
+
+    def _open(self, options: dict[str, str]) -> None:
+        wanted, context = self._wanted, self._stream.codec_context
+        context.height, context.width = wanted.size
+        context.pix_fmt = self._pixel_format()
+        context.time_base = self._stream.time_base = wanted.time_base
+        context.color_range, context.colorspace = wanted.colour.range, wanted.colour.matrix
+        context.color_primaries, context.color_trc = wanted.colour.primaries, wanted.colour.transfer
+        if wanted.aspect is not None:
+            context.sample_aspect_ratio = wanted.aspect
+        context.options = options
+        if self.name == "libsvtav1":
+            os.environ.setdefault(
+                "SVT_LOG", "1"
+            )  # it writes its settings to standard error, past FFmpeg's log
+        logging = self._av.logging
+        before = logging.get_level()
+        logging.set_level(logging.ERROR)
+        try:
+            with logging.Capture() as messages:
+                context.open()
+        # Before OSError: without a GPU, NVENC's failure is FFmpeg's "operation not permitted".
+        except self._av.error.FFmpegError as exc:
+            said = "; ".join(dict.fromkeys(text.strip() for _, _, text in messages)) or exc.strerror
+            height, width = wanted.size
+            raise OutputError(
+                f"cannot write {self._path}: the encoder {self.name} does not start for {width} x {height} "
+                f"pixels ({context.pix_fmt}, times in {wanted.time_base} s): {said}; choose another --codec"
+            ) from exc
+        finally:
+            logging.set_level(before)
+        self._convert = FrameFromRgb(wanted.colour, context.pix_fmt)
+
+    def _pixel_format(self) -> str:
+        """Return 4:2:0 of the video's depth, or what the encoder has that comes nearest."""
+        deep = self._wanted.colour.deep
+        known = [f.name for f in self._av.Codec(self.name, "w").video_formats or []]
+        formats: tuple[str, ...] = _TEN_BITS + _EIGHT_BITS if deep else _EIGHT_BITS + _TEN_BITS
+        if any(side % 2 for side in self._wanted.size):
+            formats = tuple(name for name in formats if "444" in name)
+        chosen = next((name for name in formats if name in known or not known), None)
+        if chosen is None:
+            raise UnsupportedError(
+                f"cannot write {self._path}: the encoder {self.name} takes {', '.join(known)}, and what is "
+                f"made here is {', '.join(formats)}; choose another with --codec"
+            )
+        if deep and chosen in _EIGHT_BITS:
+            self.notes.append(f"it has more than 8 bits, and the encoder {self.name} keeps 8")
+        return chosen
+
+    def _holds(self, source: Stream) -> bool:
+        """Try a header with this stream alone: containers refuse some streams only there."""
+        try:
+            with self._av.open(io.BytesIO(), "w", format=self._container.format.name) as trial:
+                trial.add_stream_from_template(source)
+                trial.start_encoding()
+        except (ValueError, TypeError, OSError, self._av.error.FFmpegError):
+            return False
+        return True
+
+    def _encode(self, frame: Any) -> None:
+        try:
+            for packet in self._stream.encode(frame):
+                packet.duration = self._durations.pop(packet.pts, packet.duration)
+                self._container.mux_one(packet)
+        except self._av.error.FFmpegError as exc:
+            raise self._failure(exc) from exc
+
+    def _failure(self, exc: Any) -> OutputError:
+        if isinstance(exc, OSError):
+            return output_error(self._path, exc)
+        return OutputError(f"cannot write {self._path}: FFmpeg refused a picture ({exc.strerror or exc})")

@@ -1,0 +1,134 @@
+"""Which encoders and containers there are, and how each encoder is told the quality."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.optional import require
+
+CONTAINERS = {
+    ".mp4": ("libx264", "libopenh264", "mpeg4"),
+    ".mov": ("libx264", "libopenh264", "mpeg4"),
+    ".mkv": ("libx264", "libopenh264", "mpeg4"),
+    ".webm": ("libvpx-vp9", "libsvtav1", "libvpx"),
+}
+"""File name endings that can be written, all of which keep a time for every picture, with the encoders that
+are tried for each unless told otherwise."""
+
+MAX_OUTPUT_PIXELS = 1 << 27
+"""Largest picture that is written: 134 megapixels, 16384 x 8192."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How an encoder is told the quality: its own scale, on which less is better."""
+
+    default: float
+    best: float = 0
+    worst: float
+    options: tuple[tuple[str, str], ...] = (("crf", "{}"),)
+    """Its options; ``{}`` is the quality, ``{lambda}`` the same in FFmpeg's 118ths."""
+
+
+SCALES = {
+    "libx264": Scale(default=17, worst=51),
+    "libx265": Scale(default=19, worst=51, options=(("crf", "{}"), ("x265-params", "log-level=none"))),
+    "libsvtav1": Scale(default=25, worst=63),
+    "libvpx-vp9": Scale(default=24, worst=63, options=(("crf", "{}"), ("row-mt", "1"), ("cpu-used", "3"))),
+    "libvpx": Scale(default=8, best=4, worst=63, options=(("crf", "{}"), ("b", "50M"), ("cpu-used", "3"))),
+    "mpeg4": Scale(
+        default=2, best=1, worst=31, options=(("flags", "+qscale"), ("global_quality", "{lambda}"))
+    ),
+    **{
+        name: Scale(default=18, best=1, worst=51, options=(("rc", "vbr"), ("cq", "{}"), ("b", "0")))
+        for name in ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
+    },
+}
+"""Encoders whose quality can be told. Others, lossless ones among them, take their own default."""
+
+
+def check_container(path: Path) -> None:
+    """Refuse a file whose ending is none of `CONTAINERS`.
+
+    Raises:
+        InputError: another ending; names those that can be written.
+    """
+    if path.suffix.lower() not in CONTAINERS:
+        raise InputError(
+            f"cannot write {path}: unknown ending {path.suffix!r} for a video; use one of "
+            f"{', '.join(CONTAINERS)}, which keep the time of every picture"
+        )
+
+
+def find_encoder(codec: str | None, path: Path) -> str:
+    """Return FFmpeg's name of the encoder to use.
+
+    Args:
+        codec: An encoder (``libx265``) or a codec (``hevc``), whose first encoder is taken; ``None`` for the
+            usual one of ``path``'s container.
+        path: The file to be written.
+
+    Raises:
+        UnsupportedError: this FFmpeg has no such encoder; names those it has.
+        MissingDependencyError: PyAV is not installed.
+    """
+    av: Any = require("av", extra="video", needed_for="Writing video files")
+    tried = CONTAINERS[path.suffix.lower()] if codec is None else (codec,)
+    for name in tried:
+        try:
+            found = av.Codec(name, "w")
+        except ValueError:
+            continue
+        if found.type == "video":
+            return str(found.name)
+    here = [name for name in SCALES if name in av.codecs_available]
+    raise UnsupportedError(
+        f"this FFmpeg ({av.ffmpeg_version_info}) has no video encoder {' or '.join(tried)!r}; of the usual "
+        f"ones it has {', '.join(here)}: choose one with --codec"
+    )
+
+
+def quality_options(encoder: str, quality: float | None) -> dict[str, str]:
+    """Return the options that tell ``encoder`` the quality.
+
+    Args:
+        encoder: FFmpeg's name.
+        quality: On the encoder's own scale (CRF, CQ, quantizer), less is better; ``None`` for a good one.
+
+    Raises:
+        InputError: out of the encoder's range, or an encoder whose scale is not known here.
+    """
+    scale = SCALES.get(encoder)
+    if scale is None:
+        if quality is not None:
+            raise InputError(
+                f"the encoder {encoder} takes no --quality (it is lossless, or not known here); known are "
+                f"{', '.join(SCALES)}"
+            )
+        return {}
+    value = scale.default if quality is None else quality
+    if not math.isfinite(value) or not scale.best <= value <= scale.worst:
+        raise InputError(
+            f"--quality is {value:g}; {encoder} takes {scale.best:g} (best) to {scale.worst:g}, and "
+            f"{scale.default:g} where nothing is said"
+        )
+    texts = {"{}": f"{value:g}", "{lambda}": str(round(value * 118))}
+    return {name: texts.get(text, text) for name, text in scale.options}
+
+
+def check_output_size(path: Path, size: tuple[int, int]) -> None:
+    """Refuse pictures that would be too large before anything is allocated for them.
+
+    Raises:
+        InputError: more than `MAX_OUTPUT_PIXELS`.
+    """
+    height, width = size
+    if height * width > MAX_OUTPUT_PIXELS:
+        raise InputError(
+            f"cannot write {path}: its pictures would be {width} x {height}, more than the "
+            f"{MAX_OUTPUT_PIXELS / 1e6:.0f} megapixels that are written; make the video smaller first"
+        )

@@ -1,0 +1,150 @@
+"""Video files are upscaled picture by picture; nothing else about them changes."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hasn_edge.errors import OutputError
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.video.container import SUFFIXES
+from hasn_edge.video.decode import Decoder
+from hasn_edge.video.encode import Encoder, Format, encoding
+from hasn_edge.video.encoders import CONTAINERS, check_container, check_output_size
+from hasn_edge.video.transcode import Network, Progress, transcode
+
+Audio = Literal["copy", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoReport:
+    """How one video was upscaled."""
+
+    path: Path
+    """The new file."""
+    pictures: int
+    """How many were written."""
+    size: tuple[int, int]
+    """Their height and width."""
+    codec: str
+    """FFmpeg's name of the encoder."""
+    seconds: float
+    """How long it took, from the first picture decoded to the file closed."""
+    damaged: int
+    """Pictures that were decoded with errors and written all the same."""
+    lost: int
+    """Pictures that could not be decoded; in the result the one before is shown for longer."""
+    notes: tuple[str, ...]
+    """What a user should know, one sentence each."""
+    whole: bool
+    """Whether every picture of the file was read without an error."""
+
+    @property
+    def fps(self) -> float:
+        """Pictures a second, decoding and encoding included."""
+        return self.pictures / self.seconds if self.seconds else 0.0
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file's name is that of a video."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def output_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the ending for the result of a video: its own where that can be written, else ``.mp4``."""
+    suffix = Path(path).suffix.lower()
+    return suffix if suffix in CONTAINERS else ".mp4"
+
+
+def upscale_video(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    upscaler: Upscaler,
+    *,
+    codec: str | None = None,
+    quality: float | None = None,
+    audio: Audio = "copy",
+    progress: Progress | None = None,
+) -> VideoReport:
+    """Upscale a video file: every picture, at its own time.
+
+    Times and time base, variable rates, colour tags, pixel aspect, metadata and chapters are kept. Sound and
+    subtitles are copied as they are where the new container can hold them. Rotation is done to the pixels.
+    Videos of more than 8 bits are computed from 16-bit RGB and written with 10 where the encoder can (a
+    session of 8-bit pixels computes in 8). Chroma is written as 4:2:0.
+
+    Decoding, the network and encoding overlap, each in its own thread; the network's is the caller's. The
+    new file takes its name when it is whole: after an interruption nothing is left, and the next run starts
+    afresh. What cannot be decoded is counted and left out, and decoding goes on.
+
+    Args:
+        path: The video.
+        output: The new file; ends in .mp4, .mov, .mkv or .webm. Missing folders are made.
+        upscaler: Over a session of any kind.
+        codec: FFmpeg's name of an encoder or of a codec; ``None`` for H.264 (VP9 in .webm).
+        quality: On the encoder's own scale (CRF, CQ, quantizer), less is better; ``None`` for a good one.
+        audio: ``"none"`` leaves sound out.
+        progress: Called after every picture.
+
+    Raises:
+        InputError: no video, nothing in it that can be decoded, a size that changes, or pictures too large.
+        UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
+        OutputError: ``output`` is the video itself, the encoder does not start, or a failure to write.
+        MissingDependencyError: PyAV is not installed.
+    """
+    path, output = Path(path), Path(output)
+    check_container(output)
+    if output.exists() and path.exists() and output.samefile(path):
+        raise OutputError(
+            f"{output} is the video to upscale and would be overwritten; choose another name with -o"
+        )
+    scale = upscaler.session.spec.scale
+    with Decoder(path) as decoder:
+        size = decoder.size[0] * scale, decoder.size[1] * scale
+        check_output_size(output, size)
+        network = Network(upscaler, size, deep=decoder.colour.deep)
+        begin_s = time.perf_counter()
+        wanted = Format(
+            size=size,
+            time_base=decoder.time_base,
+            rate=decoder.rate,
+            colour=decoder.colour,
+            aspect=decoder.aspect,
+            codec=codec,
+            quality=quality,
+        )
+        with encoding(output, wanted) as encoder:
+            left_out = _copy_streams(decoder, encoder, audio)
+            how = transcode(decoder, network, encoder, progress)
+        seconds = time.perf_counter() - begin_s
+    tally = decoder.tally
+    return VideoReport(
+        path=output,
+        pictures=tally.pictures,
+        size=size,
+        codec=encoder.name,
+        seconds=seconds,
+        damaged=tally.damaged,
+        lost=tally.lost,
+        notes=(*decoder.notes, *encoder.notes, *left_out, *how, *tally.sentences()),
+        whole=tally.whole,
+    )
+
+
+def _copy_streams(decoder: Decoder, encoder: Encoder, audio: Audio) -> list[str]:
+    """Have sound, subtitles and attachments copied; say what is not."""
+    encoder.describe(decoder.metadata, dict(decoder.stream.metadata), decoder.chapters)
+    notes = []
+    for stream in decoder.others:
+        if stream.type == "audio" and audio == "none":
+            continue
+        name = stream.codec_context.name if stream.codec_context is not None else "of unknown kind"
+        what = f"stream {stream.index} ({stream.type}, {name}) is left out"
+        if stream.type not in ("audio", "subtitle", "attachment"):
+            notes.append(f"{what}: only sound, subtitles and attachments are copied")
+        elif not encoder.copy_stream(stream):
+            notes.append(f"{what}: the new container cannot hold it; .mkv holds nearly everything")
+    return notes

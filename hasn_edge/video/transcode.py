@@ -1,0 +1,160 @@
+"""Decoding, the network and encoding overlap, each in its own thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hasn_edge.errors import InputError
+from hasn_edge.image import Pixels, from_tensor, to_tensor
+from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.video.decode import Decoder, Step
+from hasn_edge.video.encode import Encoder
+from hasn_edge.video.exchange import Closed, Lane
+from hasn_edge.video.runner import Runner
+
+T = TypeVar("T")
+
+Progress = Callable[[int, "int | None"], None]
+"""Called after every picture with how many are done, and how many there are if the file says so."""
+
+_WAITING = 2  # pictures between two stages: enough to even them out, and few, because they are large
+_LARGE = 1 << 23
+"""Pixels of a result from which on it is rounded to 8 bits at once, and by tiles, in the network's thread:
+four times less memory for each that waits. Below, that is done beside the network."""
+
+
+class Network:
+    """Takes pictures through a session; only :meth:`begin` and the result it returns compute.
+
+    Args:
+        upscaler: Over any session.
+        size: Height and width of the upscaled pictures.
+        deep: Whether pictures have 16 bits.
+    """
+
+    def __init__(self, upscaler: Upscaler, size: tuple[int, int], *, deep: bool) -> None:
+        self._upscaler = upscaler
+        self._runner = Runner(upscaler)
+        self._large = size[0] * size[1] > _LARGE
+        self._deep = deep
+        self.slots = 1 if self._large else self._runner.slots
+        """How many pictures may be under way at a time."""
+
+    def prepare(self, picture: Pixels) -> Any:
+        """Return what :meth:`begin` wants; in any thread."""
+        if self._large:
+            return picture
+        return to_tensor(picture) if self._deep else self._runner.prepare(picture)
+
+    def begin(self, x: Any) -> Pending[Any]:
+        """Begin to compute; in the session's thread."""
+        try:
+            return Pending.of(self._upscaler.upscale(x)) if self._large else self._runner.submit(x)
+        except MemoryError as exc:
+            raise InputError(
+                "not enough memory for pictures of this size; make the video smaller first"
+            ) from exc
+
+    def finish(self, y: Any) -> Pixels:
+        """Return the picture of a result; in any thread."""
+        if self._large:
+            upscaled: Pixels = y
+            return upscaled
+        return from_tensor(y, np.uint16) if self._deep else self._runner.finish(y)
+
+    def notes(self, picture: Pixels) -> list[str]:
+        """Say how pictures like this one were cut, and what that cost."""
+        report = self._upscaler.last_report
+        if report is None or report.tiles == 1:
+            return []
+        causes = {"memory": " because of memory", "static size": " because the model's file has one size"}
+        why = causes.get(report.reason or "", "")
+        drift = self._upscaler.tile_drift(picture)
+        return [
+            f"each picture was computed in {report.tiles} tiles of {report.tile}{why}; drift of the first "
+            f"from the whole frame: {drift}"
+        ]
+
+
+def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Progress | None) -> list[str]:
+    """Decode, upscale and encode every picture; copy what travels beside them.
+
+    The session is used in the calling thread only. What goes wrong in any thread stops all of them, and is
+    raised here.
+
+    Returns:
+        What a user should know, one sentence each.
+    """
+    decoded: Lane[tuple[Step, Any]] = Lane(_WAITING)
+    computed: Lane[tuple[Step, Any]] = Lane(_WAITING)
+
+    def read() -> None:
+        try:
+            for step in decoder.steps():
+                if not decoded.put((step, None if step.picture is None else network.prepare(step.picture))):
+                    return
+        finally:
+            decoded.finish()
+
+    def write() -> int:
+        refused = 0
+        try:
+            for step, y in _items(computed):
+                refused += sum(not encoder.copy(packet) for packet in step.packets)
+                if step.picture is not None:
+                    encoder.write(network.finish(y), step.pts, step.duration)
+        finally:
+            computed.close()
+        return refused
+
+    with ThreadPoolExecutor(2, thread_name_prefix="hasn-edge-video") as threads:
+        reading, writing = threads.submit(read), threads.submit(write)
+        try:
+            first: Pixels | None = None
+            results = _results(_items(decoded), network)
+            for count, (step, y) in enumerate(results, start=1):
+                if not computed.put((step, y)):
+                    break  # the writer failed; its error comes below
+                first = step.picture if first is None else first
+                if progress is not None and step.picture is not None:
+                    progress(count, decoder.expected)
+            decoded.close()
+            reading.result()
+            notes = [] if first is None else network.notes(first)
+            computed.finish()
+            refused = writing.result()
+        finally:
+            decoded.close()
+            computed.close()
+    return [*notes, f"{refused} packets of sound or subtitles could not be copied"] if refused else notes
+
+
+def _results(steps: Iterable[tuple[Step, Any]], network: Network) -> Iterator[tuple[Step, Any]]:
+    """Yield every step with its result, in order; as many are under way as the session has slots."""
+    under_way: deque[tuple[Step, Pending[Any] | None]] = deque()
+    for step, x in steps:
+        under_way.append((step, None if x is None else network.begin(x)))
+        if len(under_way) >= network.slots:
+            yield _result(*under_way.popleft())
+    while under_way:
+        yield _result(*under_way.popleft())
+
+
+def _result(step: Step, pending: Pending[Any] | None) -> tuple[Step, Any]:
+    return step, None if pending is None else pending.result()
+
+
+def _items(lane: Lane[T]) -> Iterator[T]:
+    """Take from a lane until nothing comes any more."""
+    with suppress(Closed):
+        while True:
+            item = lane.get()
+            assert item is not None
+            yield item
