@@ -79,8 +79,12 @@ class LoadedPlan:
             raise self.refused(f"{title} cannot start on this GPU") from exc
         if host_code:
             self._runtime.engine_host_code_allowed = True
-        engine = self._deserialize()
-        self.input, self.output = self._ends(engine)
+        try:
+            self._deserialize()
+            self.input, self.output = self._ends()
+        except BaseException:
+            self.close()
+            raise
 
     def create_context(self) -> Any:
         """Return a new execution context with the engine's one profile.
@@ -88,11 +92,14 @@ class LoadedPlan:
         Raises:
             BuildError: no memory on the GPU for its activations, usually.
         """
-        context = self._context_of(self._engines[0])
-        if context.active_optimization_profile < 0:
+        context = self._try_context(0)
+        if context is not None and context.active_optimization_profile < 0:
             # TensorRT 8 gives a profile to one context at a time: the next one needs an engine of its own.
-            del context
-            context = self._context_of(self._deserialize())
+            context = None
+            self._deserialize()
+            context = self._try_context(-1)
+        if context is None:
+            raise self.refused(f"{self.name}: no execution context; the GPU's memory may not suffice")
         return context
 
     def check(self, spec: ModelSpec) -> None:
@@ -127,7 +134,7 @@ class LoadedPlan:
         self._engines.clear()
         self._runtime = None
 
-    def _deserialize(self) -> Any:
+    def _deserialize(self) -> None:
         engine = self._runtime.deserialize_cuda_engine(self._plan)
         if engine is None:
             raise self.refused(
@@ -136,16 +143,11 @@ class LoadedPlan:
                 ArtifactError,
             )
         self._engines.append(engine)
-        return engine
 
-    def _context_of(self, engine: Any) -> Any:
+    def _try_context(self, index: int) -> Any:
+        engine = self._engines[index]
         config = self._runtime_config(engine)
-        context = (
-            engine.create_execution_context() if config is None else engine.create_execution_context(config)
-        )
-        if context is None:
-            raise self.refused(f"{self.name}: no execution context; the GPU's memory may not suffice")
-        return context
+        return engine.create_execution_context(*(() if config is None else (config,)))
 
     def _runtime_config(self, engine: Any) -> Any:
         """Return how TensorRT for RTX shall run; ``None`` for TensorRT.
@@ -162,27 +164,36 @@ class LoadedPlan:
         self._configs.append(config)
         return config
 
-    def _ends(self, engine: Any) -> tuple[Tensor, Tensor]:
-        inputs: list[Tensor] = []
-        outputs: list[Tensor] = []
-        for i in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(i)
-            is_input = engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
-            kind = engine.get_tensor_dtype(name).name
-            if kind not in _DTYPES:
-                raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has; {_AGAIN}")
-            shape = _plain(engine.get_tensor_shape(name))
-            low = high = shape
-            if is_input and -1 in shape:
-                low, _, high = (_plain(dims) for dims in engine.get_tensor_profile_shape(name, 0))
-            tensor = Tensor(name, np.dtype(_DTYPES[kind]), shape, low, high)
-            (inputs if is_input else outputs).append(tensor)
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        # No frame that raises holds an engine: its traceback would keep it alive longer than TensorRT.
+        found = self._tensors()
+        inputs = [self._tensor(*facts) for is_input, *facts in found if is_input]
+        outputs = [self._tensor(*facts) for is_input, *facts in found if not is_input]
         if len(inputs) != 1 or len(outputs) != 1:
             raise ArtifactError(
                 f"{self.name}: expected one input and one output, got {len(inputs)} and {len(outputs)}; it "
                 "is no engine that hasn-edge built"
             )
         return inputs[0], outputs[0]
+
+    def _tensors(self) -> list[tuple[Any, ...]]:
+        """Return of each end: whether it is an input, its name, type, shape, and the range of its shape."""
+        engine = self._engines[0]
+        found = []
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            is_input = engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+            shape = _plain(engine.get_tensor_shape(name))
+            low = high = shape
+            if is_input and -1 in shape:
+                low, _, high = (_plain(dims) for dims in engine.get_tensor_profile_shape(name, 0))
+            found.append((is_input, name, engine.get_tensor_dtype(name).name, shape, low, high))
+        return found
+
+    def _tensor(self, name: str, kind: str, *shapes: tuple[int, ...]) -> Tensor:
+        if kind not in _DTYPES:
+            raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has; {_AGAIN}")
+        return Tensor(name, np.dtype(_DTYPES[kind]), *shapes)
 
 
 def view(memory: NDArray[np.uint8], tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -240,7 +240,7 @@ class Slot:
             try:
                 self.cuda.launch(self._graph, self._stream)
                 return
-            except BuildError as exc:
+            except (BuildError, MemoryError) as exc:
                 self._drop_graph()
                 self.graph_refused = str(exc)
         if not self._context.execute_async_v3(self._stream.handle):
@@ -266,7 +266,7 @@ class Slot:
                 accepted = self._context.execute_async_v3(self._stream.handle)
             finally:
                 graph = self.cuda.end_capture(self._stream)
-        except BuildError as exc:
+        except (BuildError, MemoryError) as exc:
             text = str(exc)
         finally:
             if not accepted and graph is not None:

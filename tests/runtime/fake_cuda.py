@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -181,12 +181,14 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
         assert whole(flags) == 0
         if "instantiate" in gpu.fail:
             raise CudaError(gpu.fail.pop("instantiate"))
+        graph.made = True
         return cudaGraphExec_t(graph.thing, 9)
 
     @api
     def cudaGraphDestroy(graph: Any) -> None:
         assert type(graph) is cudaGraph_t
-        gpu.calls.append("graph_template_destroyed")
+        if not hasattr(graph, "made"):
+            gpu.destroy_graph(graph.thing)
 
     @api
     def cudaGraphExecDestroy(graph: Any) -> None:
@@ -305,11 +307,15 @@ def pycuda(gpu: FakeGpu) -> dict[str, Any]:
                 self.handle = gpu.create_stream().handle
 
         def synchronize(self) -> None:
+            handle = self.handle
+            del self  # the real one is no Python function: its frame would not keep the stream alive
             with Guarded():
-                gpu.synchronize(self.handle)
+                gpu.synchronize(handle)
 
         def __del__(self) -> None:
-            gpu.destroy_stream(self.handle)
+            with suppress(AssertionError):  # it is among the violations
+                if hasattr(self, "handle"):
+                    gpu.destroy_stream(self.handle)
 
     class Event:
         def __init__(self, flags: int = 0) -> None:
@@ -327,7 +333,8 @@ def pycuda(gpu: FakeGpu) -> dict[str, Any]:
                 return gpu.elapsed_ms(start.thing, self.thing)
 
         def __del__(self) -> None:
-            gpu.events.remove(self.thing)
+            if hasattr(self, "thing"):
+                gpu.events.remove(self.thing)
 
     def pagelocked_empty(shape: Any, dtype: Any, order: str = "C", mem_flags: int = 0) -> np.ndarray:
         assert isinstance(shape, tuple)
@@ -398,7 +405,8 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
             self.__array_interface__ = thing.array.__array_interface__
 
         def __del__(self) -> None:
-            gpu.free(self.thing)
+            with suppress(AssertionError):
+                gpu.free(self.thing)
 
     class Tensor:
         def __init__(self, storage: Storage, start: int, stop: int) -> None:
@@ -445,11 +453,14 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
                 self.cuda_stream = gpu.create_stream().handle
 
         def synchronize(self) -> None:
+            handle = self.cuda_stream
+            del self
             with guarded():
-                gpu.synchronize(self.cuda_stream)
+                gpu.synchronize(handle)
 
         def __del__(self) -> None:
-            gpu.streams.pop(self.cuda_stream)  # in truth PyTorch keeps it
+            if hasattr(self, "cuda_stream"):
+                gpu.streams.pop(self.cuda_stream)  # in truth PyTorch keeps it
 
     class Event:
         def __init__(self, *, enable_timing: bool) -> None:
@@ -466,7 +477,8 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
                 return gpu.elapsed_ms(self.thing, end.thing)
 
         def __del__(self) -> None:
-            gpu.events.remove(self.thing)
+            if hasattr(self, "thing"):
+                gpu.events.remove(self.thing)
 
     class CUDAGraph:
         def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:

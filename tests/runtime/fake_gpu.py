@@ -249,7 +249,7 @@ class FakeGpu:
             raise CudaError("cudaErrorStreamCaptureInvalidated")
         if "end_capture" in self.fail:
             raise CudaError(self.fail.pop("end_capture"))
-        graph = FakeGraph(ops)
+        graph = FakeGraph([] if self.fail.pop("empty graph", None) else ops)
         self.graphs.append(graph)
         return graph
 

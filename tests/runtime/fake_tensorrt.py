@@ -281,12 +281,14 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             a, source = gpu.find(self._addresses["input"], size, host=False)
             b, target = gpu.find(self._addresses["output"], out_size, host=False)
 
+            facts, ran = self._facts, self._ran  # a graph may outlive its context
+
             def run() -> None:
                 if a.freed or b.freed:
                     raise gpu.wrong("the network runs with memory that was freed")
                 x = source.view(dtype).reshape(shape)
-                target.view(dtype).reshape(out_shape)[...] = _compute(x, self._facts)
-                self._ran.add(shape)
+                target.view(dtype).reshape(out_shape)[...] = _compute(x, facts)
+                ran.add(shape)
 
             gpu.queue(stream_handle, Op(run, KERNEL_SECONDS * shape[0], (a, b), "network"))
             gpu.calls.append("network")

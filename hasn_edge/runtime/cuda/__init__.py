@@ -54,7 +54,7 @@ def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
 def _start(name: str, index: int) -> CudaBackend:
     try:
         return _OPENERS[name](index)
-    except (ImportError, OSError) as exc:  # installed, but one of its libraries is not
+    except (ImportError, OSError, RuntimeError) as exc:  # installed, but one of its libraries is not
         raise BuildError(f"{name} is installed but cannot be loaded: {exc}; install it again") from exc
 
 

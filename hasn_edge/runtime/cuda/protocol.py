@@ -167,6 +167,8 @@ def take(backend: str, holder: DeviceBuffer | HostBuffer | Stream | Event | Grap
         BuildError: it was freed before.
     """
     owner, holder.owner = holder.owner, None
+    if isinstance(holder, HostBuffer):
+        holder.array = np.empty(0, np.uint8)
     if owner is None:
         raise failed(backend, f"free a {type(holder).__name__}", "it was freed before")
     return owner
