@@ -93,6 +93,11 @@ class Live:
         self._stops = 0
 
     @property
+    def recorded(self) -> int:
+        """How many frames are in the recording."""
+        return self._stages.recorded
+
+    @property
     def engines(self) -> tuple[str, ...]:
         """Names that :meth:`select` takes."""
         return self._switch.names
@@ -198,3 +203,18 @@ class Live:
                 if self._failure is None:
                     self._failure = (stage, exc, self._stages.at.get(stage))
             self._stages.close()
+
+
+def lingering(wait_s: float = 0.5) -> tuple[str, ...]:
+    """Return the pipeline's threads that are still alive after ``wait_s`` seconds, by name.
+
+    They hang in a call of a library. Ending the interpreter under them may crash: leave by ``os._exit``.
+    """
+    deadline = time.monotonic() + wait_s
+    alive = []
+    for thread in threading.enumerate():
+        if thread.daemon and thread.name.startswith("hasn-edge "):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                alive.append(thread.name)
+    return tuple(alive)

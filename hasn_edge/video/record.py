@@ -24,12 +24,16 @@ OpenWriter = Callable[[tuple[int, int]], AbstractContextManager[Writer]]
 _LEAST_S = 0.001  # between two pictures: no encoder takes the same time twice
 
 
-def record(frames: Exchange[Shown], open_writer: OpenWriter, stats: Stats) -> None:
+def record(frames: Exchange[Shown], open_writer: OpenWriter, stats: Stats) -> int:
     """Write every frame until there are no more; a run without frames writes no file.
+
+    Returns:
+        How many were written.
 
     Raises:
         OutputError: the file cannot be written; nothing of it is left.
     """
+    count = 0
     with ExitStack() as stack:
         writer: Writer | None = None
         first = last = 0.0
@@ -37,7 +41,7 @@ def record(frames: Exchange[Shown], open_writer: OpenWriter, stats: Stats) -> No
             try:
                 shown = frames.get()
             except Closed:
-                return
+                break
             assert shown is not None
             frame = shown.frame
             time_s = frame.captured if frame.time_s is None or stats.live else frame.time_s
@@ -49,3 +53,5 @@ def record(frames: Exchange[Shown], open_writer: OpenWriter, stats: Stats) -> No
                     first, last = time_s, -_LEAST_S
                 last = max(time_s - first, last + _LEAST_S)
                 writer.write(shown.upscaled, last)
+            count += 1
+    return count

@@ -157,8 +157,9 @@ def scenery(size: tuple[int, int]) -> UInt8:
     turn = x * np.float32(np.pi / width)  # one full turn along the picture
     colour = np.stack([0.5 + 0.4 * np.cos(turn * k + c) for k, c in ((1, 0.0), (2, 2.1), (3, 4.2))], axis=-1)
     radius2 = (np.mod(x, width) - width / 2) ** 2 + (y - height / 2) ** 2
-    # The frequency grows to one cycle in four pixels at the upper edge: detail that a small picture can hold.
-    rings = 0.5 + 0.5 * np.cos(radius2 * np.float32(np.pi / (2 * height)))
+    # The frequency grows to one cycle in eight pixels at the upper edge: a picture a quarter as large still
+    # holds half of the rings.
+    rings = 0.5 + 0.5 * np.cos(radius2 * np.float32(np.pi / (4 * height)))
     rings[radius2 > (height / 2) ** 2] = 0.5
     picture = colour * (0.4 + 0.6 * rings[..., None])
     cell = max(2, height // 45)

@@ -74,6 +74,8 @@ class Stages:
         self._prepared: Lane[_Job] = Lane(1)
         self._computed: Lane[_Job] = Lane(1)
         self._recorded: Lane[Shown] = Lane(2)
+        self.recorded = 0
+        """Frames in the recording, once it is finished."""
         self.at: dict[str, int] = {}
         """Index of the frame that each stage works on."""
 
@@ -220,4 +222,4 @@ class Stages:
     def record(self) -> None:
         """Write what was shown to a file."""
         assert self._open_writer is not None
-        record(self._recorded, self._open_writer, self._stats)
+        self.recorded = record(self._recorded, self._open_writer, self._stats)

@@ -11,6 +11,7 @@ from typing import Any
 
 from hasn_edge.video.frame import Shown
 from hasn_edge.video.series import Series
+from hasn_edge.video.summary import overlay
 
 STAGES = ("capture", "prepare", "infer", "present", "record")
 """In the order a frame passes them. Capture includes waiting for the camera, so it is never *busy*."""
@@ -184,25 +185,7 @@ class Stats:
 
     def overlay(self) -> list[str]:
         """Return the lines that are drawn over the picture."""
-        values = self.snapshot()
-        now, frames, size = values["now"], values["frames"], values["input"]
-        lines = [
-            f"{values['engine'] or 'starting'}"
-            + (f"  {size[1]}x{size[0]} to {values['output'][1]}x{values['output'][0]}" if size else ""),
-            f"{_number(now['fps_out'])} fps shown, {_number(now['fps_in'])} captured, "
-            f"{frames['dropped']} dropped",
-            f"latency p50 {_number(now['latency_ms']['p50'])} ms, p95 {_number(now['latency_ms']['p95'])} ms",
-            "  ".join(
-                f"{stage} {_number(times['p50'])} ms"
-                for stage, times in now["stages_ms"].items()
-                if times["p50"] is not None
-            ),
-        ]
-        if values["quality"] is not None:
-            lines.append(_compared(values["quality"]["hasn_db"], values["quality"]["bicubic_db"]))
-        if values["limit"] is not None:
-            lines.append(f"limited by {values['limit']['text']}")
-        return lines
+        return overlay(self.snapshot())
 
     def _window(self, now: float, *, recent: bool) -> dict[str, Any]:
         seconds = max(1e-9, now - self._start)
@@ -268,16 +251,3 @@ class _Mean:
 
 def _milliseconds(summary: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if value is None else value * 1e3 for name, value in summary.items()}
-
-
-def _compared(hasn: float | None, bicubic: float | None) -> str:
-    if hasn is None or bicubic is None:
-        return "PSNR-Y: identical pictures have none"
-    return f"PSNR-Y {hasn:.2f} dB, bicubic {bicubic:.2f} dB ({hasn - bicubic:+.2f})"
-
-
-def _number(value: float | None) -> str:
-    """Write a figure with three digits that mean something."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

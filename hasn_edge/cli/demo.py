@@ -1,0 +1,193 @@
+"""The ``demo`` verb."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hasn_edge.cli.common import SIZE, chosen_model, console, messages, model_option, threads_option
+from hasn_edge.errors import HasnEdgeError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from hasn_edge.video.live import Live
+    from hasn_edge.video.stats import Stats
+
+
+class _InputSize(click.ParamType[Any]):
+    """A size, or ``native`` for the source's own."""
+
+    name = "WxH|native"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse ``320x180`` or ``native``."""
+        return value if value == "native" else SIZE.convert(value, param, ctx)
+
+
+@click.command("demo")
+@click.option(
+    "--source",
+    metavar="SOURCE",
+    default=None,
+    help="0, /dev/video0, csi:0, rtsp://..., http://..., a video file, 'pattern'.  [default: first camera]",
+)
+@click.option(
+    "--size",
+    type=_InputSize(),
+    default=None,
+    help="What the network gets; frames are cut to its shape, resized.  [default: the engine's or 320x180]",
+)
+@click.option(
+    "--view",
+    type=click.Choice(["auto", "window", "web", "none"]),
+    default="auto",
+    show_default=True,
+    help="auto: a window where there is a display, else the browser.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also write what is shown to a video file (.mp4, .mov, .mkv, .webm).",
+)
+@click.option("--codec", default=None, metavar="NAME", help="Encoder of --record.  [default: H.264]")
+@click.option("--quality", type=float, default=None, help="Of --record, on the encoder's own scale.")
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Make each frame smaller and upscale it back: live PSNR of HASN, and of bicubic beside it.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=None, help="Stop after so long."
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    default=None,
+    help="Write the figures to FILE; - for standard output.",
+)
+@model_option
+@click.option(
+    "--artifact",
+    "artifacts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A file that export or build made, instead of --model; repeatable, to choose from while it runs.",
+)
+@click.option(
+    "--engine",
+    default=None,
+    metavar="NAME",
+    help="Begin with this file of ./engines, or of --artifact.  [default: best for this machine]",
+)
+@threads_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that serves the web page.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Its port.")
+@click.option("--token", default=None, help="What viewers must know.  [default: made up where it is needed]")
+def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ...], **options: Any) -> None:
+    """Upscale a camera, stream or file live, and show what it takes.
+
+    The newest frame of a camera is upscaled whenever the network is free; a file loses no frame.
+    Ends with the source, after --seconds or by Ctrl-C, and prints what was measured.
+
+    \b
+    Examples:
+      hasn-edge demo
+      hasn-edge demo --source rtsp://camera.local/stream --view web --host 0.0.0.0
+      hasn-edge demo --source clip.mp4 --record clip_x4.mp4
+      hasn-edge demo --source pattern --self-test --seconds 10
+    """
+    if artifacts and model is not None:
+        raise click.UsageError("--model and --artifact exclude each other: an artefact holds its model")
+    if options["record"] is None and (options["codec"], options["quality"]) != (None, None):
+        raise click.UsageError("--codec and --quality belong to --record")
+    from hasn_edge.video.demo import Request
+
+    request = Request(model=chosen_model(model), artifacts=artifacts, **options)
+    try:
+        code = _run(request, json_path)
+    except HasnEdgeError as exc:
+        if not _lingering():
+            raise
+        click.echo(f"Error: {exc}", err=True)
+        code = exc.exit_code
+    if _lingering():
+        # A library's call does not return: ending the interpreter under it may crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run(request: Any, json_path: Path | None) -> int:
+    """Run and report; return the exit code: 128 and the signal's number where one ended it."""
+    from hasn_edge.video.demo import open_live
+    from hasn_edge.video.terminal import TerminalView
+
+    received: list[int] = []
+    try:
+        with ExitStack() as stack:
+            terminal = TerminalView(messages())
+            live = open_live(request, stack, lambda text: click.echo(text, err=True), (terminal,))
+            with _signals(live, received):
+                try:
+                    live.run()
+                finally:
+                    _report(live.stats, json_path)
+            if live.recorded:
+                click.echo(str(request.record), err=str(json_path) == "-")
+    except KeyboardInterrupt:  # before the run began, or a second one after it ended
+        received.append(signal.SIGINT)
+    return 128 + received[0] if received else 0
+
+
+@contextmanager
+def _signals(live: Live, received: list[int]) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the run as its own end would: recordings are finished, figures printed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        live.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(stats: Stats, json_path: Path | None) -> None:
+    """Print the table; write the figures where they were asked for."""
+    from hasn_edge.artifact import writing
+    from hasn_edge.machine import environment
+    from hasn_edge.video.summary import summary
+
+    snapshot = stats.snapshot()
+    piped = str(json_path) == "-"
+    (messages() if piped else console()).print(summary(snapshot))
+    if json_path is None:
+        return
+    text = json.dumps({**snapshot, "environment": environment()}, indent=1, allow_nan=False) + "\n"
+    if piped:
+        click.echo(text, nl=False)
+        return
+    with writing(json_path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    click.echo(str(json_path))
+
+
+def _lingering() -> bool:
+    from hasn_edge.video.live import lingering
+
+    return bool(lingering())

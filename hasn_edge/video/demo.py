@@ -1,0 +1,174 @@
+"""From what a user asked for to a live run that is ready to start."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from hasn_edge.errors import MissingDependencyError, UnsupportedError
+from hasn_edge.runtime.session import Session
+from hasn_edge.video.engines import engines_of, open_first
+from hasn_edge.video.live import Live
+from hasn_edge.video.record import Writer
+from hasn_edge.video.source import Paced, PatternSource, Source
+from hasn_edge.video.sources import first_camera, open_source
+from hasn_edge.video.view import View
+
+DEFAULT_SIZE = (180, 320)
+"""(height, width) that the network gets where neither the user nor the engine says otherwise."""
+
+VIEWS = ("auto", "window", "web", "none")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for; see the options of ``hasn-edge demo``."""
+
+    model: str
+    artifacts: tuple[Path, ...] = ()
+    engine: str | None = None
+    threads: int | None = None
+    source: str | None = None
+    size: tuple[int, int] | Literal["native"] | None = None
+    view: str = "auto"
+    host: str = "127.0.0.1"
+    port: int = 8765
+    token: str | None = None
+    record: Path | None = None
+    codec: str | None = None
+    quality: float | None = None
+    self_test: bool = False
+    seconds: float | None = None
+
+
+def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View, ...] = ()) -> Live:
+    """Open the engine, the source and the views that a user asked for.
+
+    Args:
+        request: What was asked for.
+        stack: Gets what closes it all again.
+        tell: Told what the user should know, in sentences.
+        views: Further views.
+
+    Raises:
+        HasnEdgeError: something of it does not exist or does not work.
+    """
+    writer = _checked_writer(request)
+    asked = None if request.size == "native" else request.size
+    engines = engines_of(request.model, request.artifacts, size=asked, threads=request.threads)
+    usual = None if request.size == "native" else asked or DEFAULT_SIZE
+    name, session = open_first(engines, request.engine, usual, tell)
+    runs: list[Live] = []
+    stack.callback(_close, session, runs)
+    size = session.size or usual if asked is None and request.size is None else asked
+    scale = session.spec.scale if request.self_test else 1
+    source = _source(request.source, None if size is None else (size[0] * scale, size[1] * scale), tell)
+    stack.callback(source.close)
+    if request.view != "none" and not source.live:
+        source = Paced(source)
+    shown = _views(request, tell)
+    live = Live(
+        source,
+        session,
+        (*shown, *views),
+        name=name,
+        engines={key: partial(engine.open, size) for key, engine in engines.items()},
+        size=size,
+        self_test=request.self_test,
+        open_writer=None if writer is None else partial(writer, source.fps or 30.0),
+        seconds=request.seconds,
+    )
+    runs.append(live)
+    return live
+
+
+def _close(session: Session, runs: list[Live]) -> None:
+    """Close the session, unless a thread is still inside it."""
+    if not any("infer" in run.stuck for run in runs):
+        session.close()
+
+
+def _source(text: str | None, size: tuple[int, int] | None, tell: Tell) -> Source:
+    """Open the source; without a word and without a camera, the test pattern."""
+    if text is not None:
+        return open_source(text, size)
+    camera = first_camera(size)
+    if camera is not None:
+        return camera
+    tell("no camera found: showing the test pattern; --source takes an address or a video file too")
+    return PatternSource(size or DEFAULT_SIZE)
+
+
+def _views(request: Request, tell: Tell) -> list[View]:
+    """Open the view: the one asked for, or the first that works here."""
+    if request.view == "none":
+        return []
+    if request.view != "auto":
+        return [_OPEN[request.view](request)]
+    reasons = []
+    for name in ("window", "web"):
+        if name == "window" and not _has_display():
+            reasons.append("window: there is no display")
+            continue
+        try:
+            return [_OPEN[name](request)]
+        except (UnsupportedError, MissingDependencyError) as exc:
+            reasons.append(f"{name}: {exc}")
+    tell(f"nothing is shown, only measured ({'; '.join(reasons)})")
+    return []
+
+
+def _window(request: Request) -> View:
+    return _view("window", "WindowView")()
+
+
+def _web(request: Request) -> View:
+    return _view("web", "WebView")(host=request.host, port=request.port, token=request.token)
+
+
+def _view(module: str, name: str) -> Callable[..., View]:
+    """Import a view when it is asked for; a build may come without it."""
+    try:
+        found: Callable[..., View] = getattr(importlib.import_module(f"hasn_edge.video.{module}"), name)
+    except ModuleNotFoundError as exc:
+        if exc.name != f"hasn_edge.video.{module}":
+            raise
+        raise UnsupportedError(f"this version has no {module} view; use --view none") from None
+    return found
+
+
+_OPEN: dict[str, Callable[[Request], View]] = {"window": _window, "web": _web}
+
+
+def _has_display() -> bool:
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _checked_writer(
+    request: Request,
+) -> Callable[[float, tuple[int, int]], AbstractContextManager[Writer]] | None:
+    """Return what opens the recording, after refusing what can be known to fail before anything runs."""
+    if request.record is None:
+        return None
+    from hasn_edge.video.encoders import check_container, find_encoder, quality_options
+    from hasn_edge.video.writer import VideoWriter
+
+    path = request.record
+    check_container(path)
+    quality_options(find_encoder(request.codec, path), request.quality)
+
+    def opened(fps: float, size: tuple[int, int]) -> Any:
+        return VideoWriter(path, size, fps, codec=request.codec, quality=request.quality)
+
+    return opened

@@ -1,0 +1,100 @@
+"""The figures of a live run in words: over the picture, and as a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_STAGES = {
+    "capture": "waiting for and decoding a frame",
+    "prepare": "fitting it to the network's input",
+    "infer": "network, host to host",
+    "present": "making the picture and handing it to the views",
+    "record": "encoding it",
+}
+
+
+def summary(snapshot: Mapping[str, Any]) -> Table:
+    """Return what :meth:`hasn_edge.video.stats.Stats.snapshot` says of the whole run, for people."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows(snapshot):
+        table.add_row(name, value)
+    return table
+
+
+def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the table's lines."""
+    run, frames = snapshot["run"], snapshot["frames"]
+    where = {"view": "from capture until handed to the views", "screen": "from capture until on the screen"}
+    lines = [("source", snapshot["source"]), ("engine", snapshot["engine"])]
+    if snapshot["input"] is not None:
+        (height, width), (large, wide) = snapshot["input"], snapshot["output"]
+        lines.append(("size", f"{width}x{height} to {wide}x{large}"))
+    lines += [
+        ("time", f"{snapshot['seconds']:.1f} s"),
+        ("frames", f"{frames['captured']} captured, {frames['shown']} shown, {frames['dropped']} dropped"),
+    ]
+    lines += [(f"dropped, {reason}", str(count)) for reason, count in frames["drops"].items() if count]
+    lines += [
+        ("frames a second", f"{number(run['fps_in'])} captured, {number(run['fps_out'])} shown"),
+        ("latency", f"{_times(run['latency_ms'])}, {where[snapshot['latency_ends']]}"),
+    ]
+    lines += [
+        (stage, f"{_times(times)}, {_STAGES[stage]}")
+        for stage, times in run["stages_ms"].items()
+        if times["p50"] is not None
+    ]
+    if snapshot["quality"] is not None:
+        quality = snapshot["quality"]
+        both = f"{decibels(quality['hasn_mean_db'])}, bicubic {decibels(quality['bicubic_mean_db'])}"
+        lines.append(("PSNR-Y", f"{both}, mean of {quality['frames']} frames"))
+    if snapshot["limit"] is not None:
+        lines.append(("limited by", snapshot["limit"]["text"]))
+    lines += [("reported", text) for text in snapshot["notices"][:5]]
+    return lines
+
+
+def overlay(snapshot: Mapping[str, Any]) -> list[str]:
+    """Return the lines over the picture: of the last seconds, short."""
+    now, frames, size = snapshot["now"], snapshot["frames"], snapshot["input"]
+    sizes = ""
+    if size is not None:
+        sizes = f"  {size[1]}x{size[0]} to {snapshot['output'][1]}x{snapshot['output'][0]}"
+    stages = {stage: times["p50"] for stage, times in now["stages_ms"].items() if times["p50"] is not None}
+    lines = [
+        f"{snapshot['engine']}{sizes}",
+        f"{number(now['fps_out'])} fps shown, {number(now['fps_in'])} captured, {frames['dropped']} dropped",
+        f"latency {_times(now['latency_ms'])}",
+        "  ".join(f"{stage} {number(median)} ms" for stage, median in stages.items()),
+    ]
+    if snapshot["quality"] is not None:
+        hasn, bicubic = snapshot["quality"]["hasn_db"], snapshot["quality"]["bicubic_db"]
+        gain = "" if hasn is None or bicubic is None else f" ({hasn - bicubic:+.2f})"
+        lines.append(f"PSNR-Y {decibels(hasn)}, bicubic {decibels(bicubic)}{gain}")
+    if snapshot["limit"] is not None:
+        lines.append(f"limited by {snapshot['limit']['text']}")
+    return [line for line in lines if line]
+
+
+def number(value: float | None) -> str:
+    """Write a figure with three digits that mean something."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def decibels(value: float | None) -> str:
+    """Write a PSNR; identical pictures have none."""
+    return "-" if value is None else f"{value:.2f} dB"
+
+
+def _times(summary: Mapping[str, float | None]) -> str:
+    return f"p50 {number(summary['p50'])} ms, p95 {number(summary['p95'])} ms"
