@@ -120,7 +120,7 @@ def golden_input(shape: tuple[int, ...]) -> Float32:
     """
     count, channels, height, width = shape
     n, c, i, j = np.ogrid[:count, :channels, :height, :width]
-    v, u, turn = (i + 0.5) / height, (j + 0.5) / width, n * 0.37 + c / 3
+    v, u, turn = (i + 0.5) / height, (j + 0.5) / width, n * 0.17 + c / 3
     waves = (
         0.5
         + 0.22 * np.cos(2 * np.pi * (1.5 * u + 0.5 * v + turn))

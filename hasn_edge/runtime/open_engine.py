@@ -86,7 +86,7 @@ def _no_gpu(artifact: Artifact, header: PlanHeader, index: int) -> UnsupportedEr
     needed = f"{NAMES[header.runtime]} {header.version_text}"
     return UnsupportedError(
         f"{artifact.path}: this machine cannot run an engine: {why}. It takes an NVIDIA GPU "
-        f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Or {_graph(artifact)}"
+        f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Without them, {_graph(artifact)}"
     )
 
 
