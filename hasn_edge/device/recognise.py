@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from hasn_edge.device.view import Machine
@@ -24,16 +25,19 @@ def recognise(machine: Machine) -> Known | None:
     driver's name, capability and number of multiprocessors. Of two profiles of one Jetson, the one that has
     its present power mode is taken.
     """
-    known = [
-        Known(name, target.device)
-        for name in shipped_targets()
-        if (target := load_target(name)).device is not None and target.device is not None
-    ]
+    known = _profiles()
     fitting = _jetsons(machine, known) if machine.jetson is not None else _cards(machine, known)
     return fitting[0] if fitting else None
 
 
-def _jetsons(machine: Machine, known: list[Known]) -> list[Known]:
+@functools.cache
+def _profiles() -> tuple[Known, ...]:
+    """Read the targets that ship: files that do not change while a program runs."""
+    targets = {name: load_target(name) for name in shipped_targets()}
+    return tuple(Known(name, target.device) for name, target in targets.items() if target.device is not None)
+
+
+def _jetsons(machine: Machine, known: tuple[Known, ...]) -> list[Known]:
     """Return the fitting profiles, the best first."""
     assert machine.jetson is not None
     model = str(machine.jetson.get("model") or "").lower()
@@ -53,7 +57,7 @@ def _jetsons(machine: Machine, known: list[Known]) -> list[Known]:
     return sorted(fitting, key=rank)
 
 
-def _cards(machine: Machine, known: list[Known]) -> list[Known]:
+def _cards(machine: Machine, known: tuple[Known, ...]) -> list[Known]:
     gpu = machine.gpu
     if gpu is None:
         return []
