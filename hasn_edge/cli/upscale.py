@@ -174,6 +174,7 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
     report = upscaler.last_report
     if report is not None and report.tiles > 1:
         why = {"memory": " because of memory", "static size": " because the file has one size"}
+        why["engine size"] = " because the engine takes no larger ones"
         click.echo(
             f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the "
             f"whole frame: {upscaler.tile_drift(image)}",

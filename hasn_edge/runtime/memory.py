@@ -32,6 +32,8 @@ def bytes_per_pixel(spec: ModelSpec, backend: str) -> int:
     """
     expanded = spec.features * spec.expansion
     output = spec.channels * spec.scale**2
+    if backend == "tensorrt":  # what lies between input and output was allocated when the engine was opened
+        return 2 * 4 * (spec.channels + output)
     return round(4 * (_WIDE_TENSORS.get(backend, 7.0) * expanded + 3 * spec.features + 2 * output))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from hasn_edge.runtime.tiling import Size
 
-Reason = Literal["asked", "memory", "static size"]
+Reason = Literal["asked", "memory", "static size", "engine size"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,6 +120,17 @@ def tile_for(frame: Size, pixels: int, *, overlap: int, minimum: int) -> Size:
     return min(candidates)[2]
 
 
+def even_side(tile: int, frame: int, least: int, most: int, *, overlap: int) -> int:
+    """Return a tile's side of at most ``most`` pixels that cuts ``frame`` into parts of about one size.
+
+    ``tile`` is the side that was wanted, which stays where it is small enough.
+    """
+    if tile <= most:
+        return tile
+    parts = math.ceil((frame - overlap) / (most - overlap))
+    return min(most, max(least, math.ceil((frame + (parts - 1) * overlap) / parts)))
+
+
 def receptive_radius(kernel_size: int, blocks: int) -> int:
     """Return how many pixels around an output sample a network without ESA and CAB looks at.
 

@@ -16,7 +16,7 @@ from hasn_edge.quality import self_ensembled
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
 from hasn_edge.runtime.report import Reason, TileDrift, UpscaleReport
 from hasn_edge.runtime.session import Float32, Session
-from hasn_edge.runtime.tiling import Plan, Size, tile_for, weights
+from hasn_edge.runtime.tiling import Plan, Size, even_side, tile_for, weights
 
 Self = TypeVar("Self", bound="Upscaler")
 
@@ -147,7 +147,7 @@ class Upscaler:
         plan, reason = self._plan(frame, taken_bytes, 1)
         if reason is None:
             return TileDrift(psnr_db=None, reason="the frame is computed whole")
-        if reason == "static size":
+        if reason in ("static size", "engine size"):
             return TileDrift(psnr_db=None, reason="this file takes no larger size than that of its tiles")
         region = self._tile_that_fits(frame, taken_bytes, 1)
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
@@ -179,11 +179,8 @@ class Upscaler:
     def _bands(self, x_NCHW: Float32, result_bytes: int) -> Iterator[tuple[int, Float32]]:
         """Yield the result in bands of whole rows, each with its first row; report how it was done."""
         count, _, height, width = x_NCHW.shape
-        scale, size = self.session.spec.scale, self.session.size
-        if size is not None:
-            padding = max(0, size[0] - height), max(0, size[1] - width)
-        else:
-            padding = self.session.spec.size.padding(height, width)
+        scale, smallest = self.session.spec.scale, self._limits()[0]
+        padding = max(0, smallest[0] - height), max(0, smallest[1] - width)
         if any(padding):
             x_NCHW = np.pad(x_NCHW, ((0, 0), (0, 0), (0, padding[0]), (0, padding[1])), mode="edge")
         plan, reason = self._plan(Size(*x_NCHW.shape[2:]), result_bytes + x_NCHW.nbytes, count)
@@ -239,6 +236,11 @@ class Upscaler:
             tile, reason = Size(min(frame.height, self.tile), min(frame.width, self.tile)), "asked"
         else:
             tile, reason = self._tile_that_fits(frame, taken_bytes, count), "memory"
+        smallest, largest = self._limits()
+        if largest is not None and (tile.height > largest[0] or tile.width > largest[1]):
+            bounds = zip(tile, frame, smallest, largest, strict=True)
+            tile = Size(*(even_side(*side, overlap=self.overlap) for side in bounds))
+            reason = "engine size"
         plan = Plan(frame=frame, tile=tile, overlap=self.overlap)
         return plan, reason if plan.tiles > 1 else None
 
@@ -247,15 +249,26 @@ class Upscaler:
         spec = self.session.spec
         for _ in range(2):
             pixels = largest_frame(self.session, max(0, limit - taken_bytes)) // count
-            tile = tile_for(frame, pixels, overlap=self.overlap, minimum=spec.size.minimum)
+            tile = tile_for(frame, pixels, overlap=self.overlap, minimum=max(self._limits()[0]))
             if tile == frame:
                 break
             # The band in which a row of tiles is joined needs memory too, less for smaller tiles.
             taken_bytes += 4 * count * spec.channels * spec.scale**2 * tile.height * frame.width
         return tile
 
+    def _limits(self) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """Return the smallest and the largest (height, width) that the session is given."""
+        smallest, largest = self.session.smallest, self.session.largest
+        if not self.self_ensemble:
+            return smallest, largest
+        # It also turns what it is given on its side.
+        square = min(largest) if largest is not None else 0
+        return (max(smallest), max(smallest)), (square, square) if square else None
+
     def _check_options(self) -> None:
-        size, batch, minimum = self.session.size, self.session.batch, self.session.spec.size.minimum
+        size, batch = self.session.size, self.session.batch
+        smallest, largest = self._limits()
+        minimum = max(smallest) if size is None else self.session.spec.size.minimum
         if batch not in (None, 1):
             raise UnsupportedError(
                 f"this file takes {batch} pictures at a time, Upscaler gives it one; export it with batch 1"
@@ -264,7 +277,8 @@ class Upscaler:
             raise InputError(
                 f"tiles of {self.tile} pixels are too small: this network needs at least {minimum}"
             )
-        side = min(size) if size is not None else self.tile
+        sides = [*(largest or ()), *((self.tile,) if self.tile is not None and size is None else ())]
+        side = min(sides, default=None)
         if self.overlap < 0 or (side is not None and self.overlap >= side):
             raise InputError(
                 f"an overlap of {self.overlap} pixels does not go with tiles of {side}; choose 0 to "

@@ -275,3 +275,60 @@ def test_tile_is_a_size():
     assert upscaler.last_report is not None
     assert upscaler.last_report.tile == Size(height=40, width=30)
     assert str(upscaler.last_report.tile) == "30x40"
+
+
+class Ranged(FakeSession):
+    """Takes sizes of a range, as an engine does."""
+
+    def __init__(self, smallest: tuple[int, int], largest: tuple[int, int]) -> None:
+        super().__init__(SPEC)
+        self.smallest, self.largest = smallest, largest
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "tiles", "padded"),
+    [
+        ((64, 96), (64, 96), 1, (0, 0)),
+        ((20, 30), (32, 48), 1, (12, 18)),
+        ((100, 96), (58, 96), 2, (0, 0)),
+        ((64, 100), (64, 58), 2, (0, 0)),
+        ((200, 20), (62, 48), 4, (0, 28)),
+        ((130, 200), (54, 78), 9, (0, 0)),
+    ],
+)
+def test_engines_of_a_range_are_given_what_they_take(size, tile, tiles, padded):
+    pixels = picture(*size, 3)
+    with Upscaler(Ranged((32, 48), (64, 96)), overlap=16) as upscaler:
+        np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
+        report = upscaler.last_report
+        assert (report.tile, report.tiles, report.padded) == (tile, tiles, padded)
+        assert report.reason == ("engine size" if tiles > 1 else None)
+        drift = upscaler.tile_drift(pixels)
+        assert drift.reason == (
+            "this file takes no larger size than that of its tiles"
+            if tiles > 1
+            else "the frame is computed whole"
+        )
+        assert set(upscaler.session.calls) == {(1, 3, *tile)}
+
+
+def test_engines_of_a_range_and_their_own_options():
+    ranged = Ranged((32, 48), (64, 96))
+    pixels = picture(130, 70, 3)
+    with Upscaler(ranged, overlap=8, self_ensemble=True) as upscaler:
+        np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
+    assert {max(shape[2:]) for shape in ranged.calls} <= set(range(48, 65))
+    assert min(min(shape[2:]) for shape in ranged.calls) >= 48
+    with pytest.raises(InputError, match="tiles of 40 pixels are too small: this network needs at least 48"):
+        Upscaler(Ranged((32, 48), (64, 96)), tile=40)
+    with pytest.raises(InputError, match="overlap of 64 pixels does not go with tiles of 64"):
+        Upscaler(Ranged((32, 48), (64, 96)), overlap=64)
+    with Upscaler(Ranged((32, 48), (64, 96)), tile=50, overlap=4) as upscaler:
+        upscaler(pixels)
+        assert (upscaler.last_report.tile, upscaler.last_report.reason) == ((50, 50), "asked")
+
+
+def test_engines_need_memory_for_what_goes_in_and_out_only():
+    from hasn_edge.runtime.memory import bytes_per_pixel
+
+    assert bytes_per_pixel(ModelSpec(), "tensorrt") == 2 * 4 * (3 + 3 * 16)
