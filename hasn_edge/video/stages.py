@@ -104,12 +104,13 @@ class Stages:
         finally:
             if stage in outputs:
                 outputs[stage].finish()
+            else:
+                self._recorded.close()
 
     def close(self) -> None:
         """End all stages at once; what was shown is still recorded."""
         for exchange in (self._captured, self._prepared, self._computed):
             exchange.close()
-        self._recorded.finish()
         self._turn.close()
 
     def drops(self) -> dict[str, int]:

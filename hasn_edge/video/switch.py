@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from hasn_edge.errors import HasnEdgeError, InputError
+from hasn_edge.errors import InputError
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.runner import Runner
@@ -18,7 +18,7 @@ class Switch:
     Args:
         runner: The first one; its owner closes it.
         name: What it is called.
-        engines: How to open the others by name; opening again what is in use already does nothing.
+        engines: How to open the others by name. The first one stays open and is never opened again.
         tell: Called with what is to be told to the user, ``None`` when it is over.
     """
 
@@ -31,7 +31,8 @@ class Switch:
     ) -> None:
         self.scale = runner.scale
         self._first = self._runner = runner
-        self._name = self._wanted = name
+        self._first_name = self._name = self._target = name
+        self._asked: str | None = None
         self._engines = dict(engines)
         self._tell = tell
         self._lock = threading.Lock()
@@ -42,7 +43,7 @@ class Switch:
     @property
     def names(self) -> tuple[str, ...]:
         """Every engine's name, the first one's included."""
-        return tuple(dict.fromkeys((*self._engines, self._name)))
+        return tuple(dict.fromkeys((*self._engines, self._first_name)))
 
     @property
     def name(self) -> str:
@@ -68,11 +69,9 @@ class Switch:
         if name not in self.names:
             raise InputError(f"no engine called {name!r}; choose one of {', '.join(self.names)}")
         with self._lock:
-            if self._closed or name == self._wanted:
+            if self._closed or name == self._target:
                 return
-            if name not in self._engines:
-                raise InputError(f"{name} was handed over open and cannot be opened again; restart with it")
-            self._wanted = name
+            self._target = self._asked = name
             if self._opener is None:
                 self._opener = threading.Thread(target=self._open, name="hasn-edge open", daemon=True)
                 self._opener.start()
@@ -84,8 +83,7 @@ class Switch:
             if change is not None:
                 old, (self._runner, self._name), self._next = self._runner, change, None
         if change is not None:
-            if old is not self._first:
-                old.close()
+            self._close_unless_first(old)
             self._tell(None)
         return self._runner, self._name
 
@@ -100,40 +98,45 @@ class Switch:
             self._closed = True
             waiting, self._next = self._next, None
         if waiting is not None:
-            waiting[0].close()
+            self._close_unless_first(waiting[0])
         if self._opener is not None:
             self._opener.join(max(0.0, deadline - time.monotonic()))
-        if self._runner is not self._first and not keep:
-            self._runner.close()
+        if not keep:
+            self._close_unless_first(self._runner)
 
     def _open(self) -> None:
-        name = ""
         while True:
             with self._lock:
-                if self._closed or name == self._wanted:
+                name, self._asked = self._asked, None
+                if self._closed or name is None:
                     self._opener = None
                     return
-                name = self._wanted
             self._tell(f"opening {name}")
             try:
-                runner = Runner(self._engines[name]())
-            except (HasnEdgeError, OSError, MemoryError) as exc:
-                self._give_up(name, exc)
-                continue
-            if runner.scale != self.scale:
-                runner.close()
-                self._give_up(name, InputError(f"it enlarges {runner.scale} times, not {self.scale}"))
+                runner = self._opened(name)
+            except Exception as exc:  # whatever it is, the frames go on and the user reads it
+                with self._lock:
+                    if self._target == name:
+                        self._target = self._name if self._next is None else self._next[1]
+                self._tell(f"{name} could not be opened, {self._name} goes on: {exc}")
                 continue
             with self._lock:
                 late, replaced = self._closed, self._next
                 self._next = None if late else (runner, name)
             if late:
-                runner.close()
+                self._close_unless_first(runner)
             if replaced is not None:
-                replaced[0].close()
+                self._close_unless_first(replaced[0])
 
-    def _give_up(self, name: str, exc: BaseException) -> None:
-        with self._lock:
-            if self._wanted == name:
-                self._wanted = self._name if self._next is None else self._next[1]
-        self._tell(f"{name} could not be opened, {self._name} goes on: {exc}")
+    def _opened(self, name: str) -> Runner:
+        if name == self._first_name:
+            return self._first
+        runner = Runner(self._engines[name]())
+        if runner.scale != self.scale:
+            runner.close()
+            raise InputError(f"it enlarges {runner.scale} times, the picture is made for {self.scale}")
+        return runner
+
+    def _close_unless_first(self, runner: Runner) -> None:
+        if runner is not self._first:
+            runner.close()
