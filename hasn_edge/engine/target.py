@@ -75,7 +75,7 @@ class ShapeRange:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTarget:
-    """One engine to build. Precision is not here: the ONNX graph already says it."""
+    """One engine to build. Precision is not here: it is the build's, and most graphs say it themselves."""
 
     name: str = ""
     """Appears in file names and reports; a target file's own name unless it says another."""
@@ -85,7 +85,8 @@ class EngineTarget:
     """GPUs that the engine runs on: generations ("turing", "ampere", "ada", "hopper", "blackwell") or
     capabilities ("8.6"). TensorRT for RTX only; empty leaves the choice to it (all it knows but Turing)."""
     workspace_bytes: int | None = None
-    """Scratch memory that a layer may use; unset leaves the compiler's default (all of the GPU's)."""
+    """Scratch memory that a layer may use. Unset, TensorRT gets a quarter of the free memory of a Jetson or
+    half of a card's; TensorRT for RTX has its own default."""
     optimization_level: int | None = None
     """0 (compiles fastest) to 5 (runs fastest, compiles for long); unset leaves the compiler's default, 3."""
     hardware_compatibility: str | None = None

@@ -216,17 +216,22 @@ def test_a_cache_folder_that_cannot_be_written(install: Install, hasn_onnx: Make
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's parent-death signal is Linux's")
-def test_a_child_dies_with_a_parent_that_is_killed() -> None:
-    child = (
-        "import time\nfrom hasn_edge.engine.worker import die_with_parent\ndie_with_parent()\n"
-        "print('ready', flush=True)\ntime.sleep(20)\nprint('survived', flush=True)"
+def test_a_child_dies_with_a_parent_that_is_killed(install: Install) -> None:
+    install(
+        "10.3.0",
+        before="import time\nprint('ready', flush=True)\ntime.sleep(20)\nprint('survived', flush=True)",
     )
     parent = (
-        f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
+        "import subprocess, sys, time\n"
+        "command = [sys.executable, '-m', 'hasn_edge.engine.worker', '--ask', 'tensorrt']\n"
+        "subprocess.Popen(command, stderr=subprocess.STDOUT)\ntime.sleep(60)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    paths = [str(HERE.parents[1]), os.environ["PYTHONPATH"]]
     with subprocess.Popen(
-        [sys.executable, "-c", parent], stdout=subprocess.PIPE, encoding="utf-8", env=environment
+        [sys.executable, "-c", parent],
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
