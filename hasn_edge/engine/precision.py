@@ -12,7 +12,7 @@ from hasn_edge.spec import Precision
 FLAGS = {Precision.FP32: (), Precision.FP16: ("FP16",), Precision.INT8: ("INT8", "FP16")}
 """Builder flags by precision. INT8 has both: a layer without INT8 shall fall to FP16, not to FP32."""
 
-_ARITHMETIC = frozenset({"ACTIVATION", "ELEMENTWISE", "NORMALIZATION", "REDUCE", "SCALE", "UNARY"})
+_ARITHMETIC = frozenset({"ACTIVATION", "ELEMENTWISE", "NORMALIZATION", "POOLING", "REDUCE", "SCALE", "UNARY"})
 """Types of layers that compute floats; the others move, cast or hold them."""
 
 # The graph's node names, which TensorRT's layers take over (tested with NVIDIA's parser): path and operator.
