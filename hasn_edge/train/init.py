@@ -19,8 +19,9 @@ from hasn_edge.train.recipe import InitConfig, InitKind
 
 _NOISE = 0.3
 """Root mean square of ``delta``'s noise over all taps of a filter; the orthogonal tap has about 1."""
-_TARGETS = {"conv_1": 0.5, "conv_2": 0.25, "upsampler.0": 0.25, "dwconv2.conv": 0.5}
-"""Root mean square wanted of a convolution's output, by the end of its name; 1 for those not named."""
+_TARGETS = {"conv_1": 0.5, "upsampler.0": 0.25, "dwconv2.conv": 0.5}
+"""Root mean square wanted of a convolution's output, by the end of its name; 1 for those not named, and what
+the recipe says for ``conv_2``, which ends the body."""
 
 
 def initialize(model: HASN, config: InitConfig, patches_NCHW: Tensor, *, seed: int) -> None:
@@ -47,9 +48,10 @@ def initialize(model: HASN, config: InitConfig, patches_NCHW: Tensor, *, seed: i
                 _orthogonal(conv, random)
             if name.endswith("esa.conv4"):
                 conv.weight.mul_(0.5)  # the gate begins near 0.5 everywhere, where its slope is largest
+        targets = {**_TARGETS, "conv_2": config.body}
         for name, conv in convolutions:
             if ".attention." not in name and ".esa." not in name:
-                target = next((t for end, t in _TARGETS.items() if name.endswith(end)), 1.0)
+                target = next((t for end, t in targets.items() if name.endswith(end)), 1.0)
                 conv.weight.mul_(target / max(_signal(model, conv, patches_NCHW), 1e-6))
 
 

@@ -103,6 +103,9 @@ class InitConfig:
     gate_bias: float = 0.0
     """Bias in front of the sigmoid of channel attention: 2 starts the gates at 0.88 instead of 0.5.
     Not used by ``default``."""
+    body: Positive = 0.25
+    """Root mean square of what the body adds to the stem at first. The larger, the sooner training finds that
+    silencing the body is the quickest way to be rid of its noise. Not used by ``default``."""
 
 
 @dataclass(frozen=True, kw_only=True)
