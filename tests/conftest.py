@@ -13,6 +13,16 @@ SHARED_DATA = Path(os.environ.get("HASN_EDGE_DATA", Path(__file__).parents[2] / 
 """Published pictures and weights that may be used for comparison but not redistributed."""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU unless ``-m gpu`` asks for it, and say so."""
+    if "gpu" in config.option.markexpr:
+        return
+    left_out = pytest.mark.skip(reason="needs an NVIDIA GPU with its driver; run with: pytest -m gpu")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(left_out)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     random.seed(0)

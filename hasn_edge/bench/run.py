@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,8 @@ def benchmark(
         for plan, worker, fact, one, peak in zip(planned, workers, facts, measured.cases, peaks, strict=True):
             progress(f"scoring {plan.case.label}")
             scores = [worker.score(eval_set, framed=framed) for eval_set in sets]
-            no_power = (measured.no_power,) if on_device and one and measured.no_power else ()
-            cases.append(_case(plan, fact, one, peak, _quality(reference, scores), (*plan.note, *no_power)))
+            gaps = (*plan.note, *(_gaps(one, measured.no_power) if on_device and one else ()))
+            cases.append(_case(plan, fact, one, peak, _quality(reference, scores), gaps))
             reference = reference or scores  # only the first case's pictures are kept
     name = model if model is not None else Path(artifacts[0]).name
     return BenchReport(
@@ -178,6 +178,17 @@ def _case(
         quality=quality,
         not_measured=not_measured,
     )
+
+
+def _gaps(measured: Measured, no_power: str) -> Iterator[str]:
+    """Say what a device's case has no figure of, and why."""
+    if not measured.parts:
+        yield "GPU time, enqueue, transfers: this backend is timed host to host only"
+    if no_power:
+        yield no_power
+    elif measured.energy and measured.energy.rail is None:
+        rails = ", ".join(measured.energy.rails)
+        yield f"power: which of the rails {rails} add up to the module is not known; the JSON has each"
 
 
 def _common_size(artifacts: Sequence[Artifact], size: tuple[int, int] | None) -> tuple[int, int]:

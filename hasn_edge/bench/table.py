@@ -55,6 +55,9 @@ def _device_rows(cases: Sequence[BenchCase]) -> list[tuple[str, list[str]]]:
     """Return the rows of a device: those of which at least one case has a figure."""
     gpu = [c.parts.get("gpu") for c in cases]
     energy = [c.energy for c in cases]
+    rails = {e.rail for e in energy if e and e.rail}
+    name = rails.pop() if len(rails) == 1 else None
+    rail = f" of {name}" if name and len(name) < 12 else " of the module" if name else ""
     tenths = [c.latency.tenths_ms if c.latency and c.device != "cpu" else None for c in cases]
     long = [c.sustained.latency.tenths_ms if c.sustained else None for c in cases]
     found = [
@@ -67,9 +70,9 @@ def _device_rows(cases: Sequence[BenchCase]) -> list[tuple[str, list[str]]]:
         ("CUDA graphs", [_yes(c.facts.get("graphs")) for c in cases]),
         ("last / first tenth", [GAP if t is None else f"{t[1] / t[0]:.2f}x" for t in tenths]),
         ("sustained, ms", [GAP if t is None else f"{t[1]:.3f}" for t in long]),
-        ("power, W", [_number(e.watts if e else None, 2, 1) for e in energy]),
+        (f"power{rail}, W", [_number(e.watts if e else None, 2, 1) for e in energy]),
         ("idle, W", [_number(e.idle_watts if e else None, 2, 1) for e in energy]),
-        ("energy, mJ a frame", [_number(e.joules_per_frame if e else None, 1, 1e3) for e in energy]),
+        (f"energy{rail}, mJ a frame", [_number(e.joules_per_frame if e else None, 1, 1e3) for e in energy]),
         ("of it above idle, mJ", [_number(e.joules_above_idle if e else None, 1, 1e3) for e in energy]),
         ("GPU clock, MHz", [_number(e.gpu_hertz if e else None, 0, 1e-6) for e in energy]),
     ]
@@ -98,9 +101,9 @@ def terminal_table(report: BenchReport) -> Table:
     table.add_column("", no_wrap=True)
     for case in report.cases:
         table.add_column(case.label, justify="right", overflow="fold")
-    sections = {"file, MB", "median, ms", "GPU median, ms", "power, W", "peak memory, MB"}
+    sections = {"file, MB", "median, ms", "GPU median, ms", "peak memory, MB"}
     for heading, cells in rows(report):
-        if heading in sections or heading.endswith("PSNR-Y, dB"):
+        if heading in sections or heading.startswith("power") or heading.endswith("PSNR-Y, dB"):
             table.add_section()
         table.add_row(heading, *cells)
     return table

@@ -17,7 +17,7 @@ from hasn_edge.bench import energy, measure, plans, run, worker
 from hasn_edge.bench.latency import Latency, Turn, latency_of, time_session
 from hasn_edge.bench.mosaic import mosaic
 from hasn_edge.bench.report import BenchReport
-from hasn_edge.bench.table import GAP, machine_line, markdown, notes, rows
+from hasn_edge.bench.table import machine_line, markdown, notes, rows
 from hasn_edge.cli import cli
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.device.board import Board
@@ -192,7 +192,10 @@ def test_an_engine_on_a_jetson(nano, engine, opened, monkeypatch, tmp_path):
     assert table["transfers, ms"] == ["300.000"]
     assert table["CUDA graphs"] == ["no"]
     assert table["last / first tenth"] == ["1.35x"]
-    assert table["power, W"] == ["6.00"]
+    assert table["power of VDD_IN, W"] == ["6.00"]
+    assert float(table["energy of VDD_IN, mJ a frame"][0]) == pytest.approx(
+        case.energy.joules_per_frame * 1e3, abs=0.06
+    )
     assert table["GPU clock, MHz"] == ["1000"]
     said = "\n".join(notes(report))
     assert "no CUDA graphs: pycuda has no CUDA graphs" in said
@@ -236,9 +239,14 @@ def test_what_was_not_read_is_a_gap_with_its_reason(nano, engine, opened, monkey
     (case,) = report.cases
     assert case.energy is None
     assert case.parts == {}
-    assert case.not_measured == ("power: no sensor",)
+    assert case.not_measured == (
+        "GPU time, enqueue, transfers: this backend is timed host to host only",
+        "power: no sensor",
+    )
     assert f"{engine.name}: power: no sensor" in notes(report)
-    assert not {"power, W", "GPU median, ms", "transfers, ms", "CUDA graphs"} & set(dict(rows(report)))
+    assert not [
+        name for name in dict(rows(report)) if name.startswith(("power", "energy", "GPU", "transfers"))
+    ]
     assert report.to_dict()["cases"][0]["energy"] is None
 
 
@@ -264,7 +272,20 @@ def test_a_sensor_that_fails_half_way_gives_no_energy(nano, engine, opened, monk
     assert found.joules_per_frame is None
     assert found.not_read == "sensor gone"
     assert any("could be read only for a part of the time: sensor gone" in note for note in notes(report))
-    assert dict(rows(report)).get("energy, mJ a frame", [GAP]) == [GAP]
+    assert "energy of VDD_IN, mJ a frame" not in dict(rows(report))
+
+
+def test_a_module_whose_rails_have_no_known_total(nano, engine, opened, monkeypatch):
+    class Unknown(Steady):
+        total = ()
+
+    report = bench(nano, engine, monkeypatch, power=(Unknown(), ""), runs=5)
+    found = report.cases[0]
+    assert (found.energy.rail, found.energy.watts, found.energy.joules_per_frame) == (None, None, None)
+    assert found.energy.rails == pytest.approx({"VDD_IN": 6, "VDD_GPU": 2})
+    assert found.not_measured == (
+        "power: which of the rails VDD_IN, VDD_GPU add up to the module is not known; the JSON has each",
+    )
 
 
 def test_clocks_are_set_only_when_asked(nano, engine, opened, monkeypatch):
