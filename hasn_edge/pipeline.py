@@ -200,6 +200,7 @@ def build(
         raise UnsupportedError(f"the target {engine.name!r} takes any size as it is; leave out the range")
     if method is Int8Method.CALIBRATOR and (wanted is not Precision.INT8 or not compiles):
         raise UnsupportedError("the calibrator is TensorRT's, for INT8: choose an engine target and int8")
+    engine.require_gpu(gpu_facts())
     capabilities = ask_capabilities(engine.runtime) if compiles else None  # before minutes of work, not after
     rules = DEFAULT_RULES["onnxruntime" if engine.runtime is EngineRuntime.CPU else "tensorrt"]
     job = Job(model, rules=rules, pixels=pixels, progress=progress)

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from hasn_edge.config import load_config
+from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.engine.profile import DeviceProfile
 from hasn_edge.errors import ConfigError, UnsupportedError
 from hasn_edge.resources import shipped
@@ -159,6 +160,27 @@ class EngineTarget:
         batch = self.shapes.typical[:2]
         low, middle, high = ((*batch, *size) for size in (minimum, typical, maximum))
         return replace(self, shapes=ShapeRange(minimum=low, typical=middle, maximum=high))
+
+    def require_gpu(self, gpu: GpuFacts | None) -> None:
+        """Refuse to compile for a described device anywhere but on one of its kind.
+
+        Raises:
+            UnsupportedError: TensorRT would compile for the GPU here, which is another, or there is none.
+        """
+        if self.device is None or (gpu and gpu.compute_capability == self.device.compute_capability):
+            return
+        here = f"the GPU here is {gpu.title}" if gpu else "there is no NVIDIA GPU with its driver here"
+        otherwise = (
+            "build for the GPU here with --target tensorrt"
+            if gpu
+            else "take the graphs of --target portable along"
+        )
+        raise UnsupportedError(
+            f"target {self.name!r} is {self.device.title} (compute capability "
+            f"{self.device.compute_capability}) and TensorRT compiles for the GPU that it runs on: {here}. "
+            f"Run this command on the device, or {otherwise}; what the device could do says: "
+            f"hasn-edge bench --estimate {self.name}"
+        )
 
 
 def _is_capability(text: str) -> bool:

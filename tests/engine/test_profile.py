@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.engine.profile import DeviceProfile, Versions
 from hasn_edge.engine.target import EngineRuntime, load_target, shipped_targets
-from hasn_edge.errors import ConfigError
+from hasn_edge.errors import ConfigError, UnsupportedError
 from hasn_edge.resources import shipped
 from hasn_edge.spec import Precision
 
@@ -117,3 +118,23 @@ def test_a_wrong_profile_is_named_with_its_mistake(tmp_path: Path, old: str, new
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ConfigError, match=f"wrong.toml: .*{message}"):
         load_target(path)
+
+
+def facts(capability: str) -> GpuFacts:
+    return GpuFacts(
+        name="GPU", compute_capability=capability, total_memory_bytes=8 << 30, driver=None, cuda="12.6",
+        integrated=True, l4t=None, sm_count=8,
+    )  # fmt: skip
+
+
+def test_a_board_is_built_for_on_such_a_board_only():
+    nano = load_target("orin-nano")
+    nano.require_gpu(facts("8.7"))
+    load_target("tensorrt").require_gpu(facts("8.9"))
+    load_target("rtx").require_gpu(None)
+    with pytest.raises(
+        UnsupportedError, match=r"'orin-nano' is NVIDIA Jetson Orin Nano .* the GPU here is GPU"
+    ):
+        nano.require_gpu(facts("8.9"))
+    with pytest.raises(UnsupportedError, match="no NVIDIA GPU .* --target portable .* --estimate orin-nano"):
+        nano.require_gpu(None)
