@@ -13,15 +13,13 @@ from hasn_edge.optional import require
 from hasn_edge.video.frame import Frame
 from hasn_edge.video.source import Source
 
-READ_TIMEOUT_S = 5.0
-"""FFmpeg gives up waiting for a server after so long."""
-
 RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 """FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of a
 picture to a full socket, and frames are given out as they come."""
 
 _WHOLE = 0.9  # of the frames promised, which some containers only estimate
-_DAMAGED = 20  # reads of a stream that fail one after the other: fewer are damaged frames, not its end
+_DAMAGED = 20  # reads that fail one after the other: fewer are damaged frames, not the end
+_DAMAGED_S = 0.3  # reads that fail later waited for a server
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _environment = threading.Lock()
 
@@ -77,8 +75,8 @@ class CaptureSource(Source):
             if self._closed:
                 return None
             good, bgr = self._capture.read()
-            damaged = 0
-            while not good and self.live and self._timed and damaged < _DAMAGED and not self._closed:
+            damaged, patience = 0, time.monotonic() + _DAMAGED_S
+            while not good and damaged < _DAMAGED and self._expected() and time.monotonic() < patience:
                 damaged += 1
                 good, bgr = self._capture.read()
             captured = time.monotonic()
@@ -92,11 +90,18 @@ class CaptureSource(Source):
         self._index += 1
         return Frame(index=self._index - 1, pixels=pixels, time_s=time_s, captured=captured)
 
+    def _early(self) -> bool:
+        """Whether a recording promises many more frames."""
+        return self._frames is not None and self._index < _WHOLE * self._frames
+
+    def _expected(self) -> bool:
+        """Whether FFmpeg may have more after a frame that it could not decode."""
+        return self._timed and (self.live or self._early()) and not self._closed
+
     def _missing(self) -> None:
-        early = self._frames is not None and self._index < _WHOLE * self._frames
-        if self.live or (early and not self._local):
+        if self.live or (self._early() and not self._local):
             raise SourceError(f"{self.name}: {self._lost}")
-        if early:
+        if self._early():
             self.report(
                 f"{self.name}: damaged or cut off: it ends after {self._index} of {self._frames} frames"
             )
@@ -111,7 +116,7 @@ class CaptureSource(Source):
                 self._busy.release()
 
 
-def open_stream(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> CaptureSource:
+def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> CaptureSource:
     """Open an RTSP or HTTP address by FFmpeg.
 
     A stream of known length, as a video file on a web server, is a recording: no frame of it is dropped.
@@ -119,16 +124,16 @@ def open_stream(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> Ca
     Args:
         url: The address, with the password if it needs one.
         name: For people, without it.
-        timeout_s: How long FFmpeg waits for the server before it gives up.
+        open_s: How long FFmpeg may take to open it.
+        read_s: How long it waits for more of it.
 
     Raises:
         SourceError: no answer, or nothing that is a video.
     """
     cv2 = opencv()
-    milliseconds = round(timeout_s * 1e3)
     settings = [
-        *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds),
-        *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds),
+        *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(open_s * 1e3)),
+        *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_s * 1.2e3)),  # after the stall was reported
     ]
     with _environment:
         own = url.startswith("rtsp") and _OPTIONS not in os.environ

@@ -11,6 +11,9 @@ from hasn_edge.video.exchange import Closed, Exchange, Lane, Mailbox
 from hasn_edge.video.frame import Frame
 from hasn_edge.video.source import Source
 
+OPEN_S = 10.0
+"""How long opening may take."""
+
 STALL_S = 5.0
 """Without a frame for so long, a source counts as lost."""
 
@@ -116,7 +119,7 @@ class Remote(Source):
         open_: Callable[[], Source],
         name: str,
         *,
-        open_s: float = 10.0,
+        open_s: float = OPEN_S,
         stall_s: float = STALL_S,
         backoff_s: tuple[float, ...] = BACKOFF_S,
     ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hasn_edge.errors import InputError, SourceError
 from hasn_edge.video.cameras import cameras, open_camera, open_csi
 from hasn_edge.video.capture import CaptureSource, open_file, open_stream
-from hasn_edge.video.remote import STALL_S, Remote
+from hasn_edge.video.remote import OPEN_S, STALL_S, Remote
 from hasn_edge.video.source import DEFAULT_SIZE, PatternSource, Source
 
 STREAMS = ("rtsp", "rtsps", "http", "https")
@@ -19,7 +20,12 @@ _KINDS = "a camera (0, /dev/video0, csi:0), an address (rtsp://, http://), a vid
 
 
 def open_source(
-    text: str, size: tuple[int, int] | None = None, *, fps: float | None = None, stall_s: float = STALL_S
+    text: str,
+    size: tuple[int, int] | None = None,
+    *,
+    fps: float | None = None,
+    open_s: float = OPEN_S,
+    stall_s: float = STALL_S,
 ) -> Source:
     """Open a source by what a user calls it.
 
@@ -27,6 +33,7 @@ def open_source(
         text: ``0``, ``/dev/video0``, ``csi:0``, ``rtsp://...``, ``http://...``, a path, or ``pattern``.
         size: (height, width) to ask a camera for, and of the test pattern; others deliver their own.
         fps: Frames a second to ask for, likewise.
+        open_s: How long a camera or stream may take to open.
         stall_s: Without a frame for so long, a camera or stream counts as lost.
 
     Returns:
@@ -37,6 +44,7 @@ def open_source(
         SourceError: it cannot be opened.
         UnsupportedError: OpenCV was built without what it needs.
     """
+    remote = partial(Remote, open_s=open_s, stall_s=stall_s)
     scheme, separator, _ = text.partition("://")
     if text == "pattern":
         return PatternSource(size or DEFAULT_SIZE, fps=fps or 30.0)
@@ -44,14 +52,14 @@ def open_source(
         if scheme.lower() not in STREAMS or not urlsplit(text).hostname:
             raise InputError(f"{display_name(text)}: no such kind of source; expected {_KINDS}")
         name = display_name(text)
-        return Remote(lambda: open_stream(text, name), name, stall_s=stall_s)
+        return remote(lambda: open_stream(text, name, open_s=open_s, read_s=stall_s), name)
     csi = re.fullmatch(r"csi:(\d)", text)
     if csi is not None:
         sensor = int(csi[1])
-        return Remote(lambda: open_csi(sensor, size or (720, 1280), fps or 30.0), text, stall_s=stall_s)
+        return remote(lambda: open_csi(sensor, size or (720, 1280), fps or 30.0), text)
     if text.isdecimal() or re.fullmatch(r"/dev/(video\d+|v4l/.+)", text):
         device = f"/dev/video{text}" if text.isdecimal() else text
-        return Remote(lambda: open_camera(device, size, fps), device, stall_s=stall_s)
+        return remote(lambda: open_camera(device, size, fps), device)
     if not text:
         raise InputError(f"the source is empty; expected {_KINDS}")
     return open_file(Path(text))

@@ -5,4 +5,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """A small video file of 40 frames of the test pattern at 25 frames a second, its index in front."""
+    import cv2
+
+    from hasn_edge.video.source import PatternSource
+
+    path = tmp_path_factory.mktemp("clips") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 96))
+    with PatternSource((96, 160), frames=40, live=False) as source:
+        while (frame := source.read()) is not None:
+            writer.write(cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
