@@ -36,10 +36,15 @@ class Colour:
     transfer: int
     range: int
     """0 unspecified (players take it as limited), `LIMITED` or `FULL`."""
-    deep: bool
-    """Whether samples have more than 8 bits: RGB then has 16, and the result 10 if its encoder can."""
+    bits: int = 8
+    """Of a sample. With more than 8, RGB has 16, and the result 10 if its encoder can."""
     notes: tuple[str, ...] = ()
     """What a user should know of the conversion."""
+
+    @property
+    def deep(self) -> bool:
+        """Whether samples have more than 8 bits."""
+        return self.bits > 8
 
     @property
     def converted_by(self) -> int:
@@ -49,7 +54,7 @@ class Colour:
     @classmethod
     def rgb(cls) -> Colour:
         """Return the colours for pictures that never were a video: BT.709, limited range, 8 bits."""
-        return cls(matrix=BT709, primaries=BT709, transfer=BT709, range=LIMITED, deep=False)
+        return cls(matrix=BT709, primaries=BT709, transfer=BT709, range=LIMITED)
 
     @classmethod
     def of(cls, frame: VideoFrame, context: Any) -> Colour:
@@ -88,7 +93,7 @@ class Colour:
             primaries=primaries,
             transfer=transfer,
             range=level,
-            deep=max(component.bits for component in components) > 8,
+            bits=max(component.bits for component in components),
             notes=tuple(notes),
         )
 
@@ -104,7 +109,7 @@ class RgbFromFrame:
         """Return ``(H, W, 3)`` RGB as the frame is stored: uint8, uint16 for more than 8 bits."""
         matrix = self._colour.converted_by
         converted = self._reformatter.reformat(
-            frame,
+            _plain(frame, matrix),
             format="rgb48le" if self._colour.deep else "rgb24",
             src_colorspace=matrix,
             dst_colorspace=matrix,
@@ -113,6 +118,12 @@ class RgbFromFrame:
             interpolation=_SWSCALE,
         )
         rgb_HWC: Pixels = converted.to_ndarray()
+        if frame.format.name.startswith("gray") and self._colour.range != FULL:
+            return _stretched(rgb_HWC)
+        if self._colour.deep:
+            shift = _short_of_white(self._colour.range, self._colour.bits)
+            rgb_HWC = np.minimum(rgb_HWC, 65535 - (65535 >> shift))
+            rgb_HWC += rgb_HWC >> shift
         return rgb_HWC
 
 
@@ -128,9 +139,13 @@ class FrameFromRgb:
     def __call__(self, rgb_HWC: Pixels) -> VideoFrame:
         """Return a frame of ``(H, W, 3)`` uint8 or uint16 RGB."""
         matrix = self._colour.converted_by
-        layout = "rgb24" if rgb_HWC.dtype == np.uint8 else "rgb48le"
+        layout = "rgb24"
+        if rgb_HWC.dtype == np.uint16:
+            layout = "rgb48le"
+            rgb_HWC = rgb_HWC - (rgb_HWC >> _short_of_white(self._colour.range, bits=10))
+        rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format=layout)
         frame: VideoFrame = self._reformatter.reformat(
-            self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format=layout),
+            _plain(rgb, matrix),
             format=self._format,
             src_colorspace=matrix,
             dst_colorspace=matrix,
@@ -171,6 +186,29 @@ class Turn:
         turned = rgb_HWC.swapaxes(0, 1) if self.transposes else rgb_HWC
         turned = turned[::-1] if self._flip_rows else turned
         return np.ascontiguousarray(turned[:, ::-1] if self._flip_columns else turned)
+
+
+def _plain(frame: VideoFrame, matrix: int) -> VideoFrame:
+    """Return the frame with its matrix as its only tag.
+
+    PyAV 17 passes over the argument for BT.2020, and FFmpeg refuses to convert with some of the other tags.
+    """
+    frame.colorspace = matrix
+    frame.color_primaries = frame.color_trc = UNSPECIFIED
+    return frame
+
+
+def _short_of_white(level: int, bits: int) -> int:
+    """Return how swscale's 16-bit RGB falls short: its white is 65535 less 65535 shifted by this."""
+    return bits if level == FULL else 8
+
+
+def _stretched(rgb_HWC: Pixels) -> Pixels:
+    """Return gray of limited range as RGB; swscale takes all gray for full range."""
+    unit, top = (1, 255) if rgb_HWC.dtype == np.uint8 else (256, 65535)
+    levels = (rgb_HWC.astype(np.float32) - 16 * unit) * np.float32(top / (219 * unit))
+    stretched: Pixels = np.rint(np.clip(levels, 0, top)).astype(rgb_HWC.dtype)
+    return stretched
 
 
 def _reformatter() -> Any:

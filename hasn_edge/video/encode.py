@@ -21,6 +21,8 @@ from hasn_edge.video.encoders import check_container, check_output_size, find_en
 
 _EIGHT_BITS = ("yuv420p", "nv12", "yuv422p", "yuv444p")
 _TEN_BITS = ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le")
+_LONGEST_DELAY_S = 600  # between decoding a picture and showing it: more is no time at all
+_REORDERED = 16  # pictures at most that are shown before one that is decoded before them (H.264 and H.265)
 _OF_A_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
 _OF_A_STREAM = ("language", "title", "handler_name", "creation_time")
 
@@ -91,6 +93,7 @@ class Encoder:
         """FFmpeg's name of the encoder."""
         self.notes: list[str] = []
         """What a user should know of how the file is written."""
+        self._last_dts: int | None = None
         self._durations: dict[int, int] = {}
         self._copies: dict[int, Stream] = {}
         base, suffix = wanted.time_base, path.suffix.lower()
@@ -256,9 +259,18 @@ class Encoder:
         try:
             for packet in self._stream.encode(frame):
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
+                self._last_dts = packet.dts = self._decoding_time(packet)
                 self._container.mux_one(packet)
         except self._av.error.FFmpegError as exc:
             raise self._failure(exc) from exc
+
+    def _decoding_time(self, packet: Packet) -> int:
+        """Return a packet's decoding time; x265 leaves it uninitialised in clips shorter than its delay."""
+        pts, dts, last = packet.pts, packet.dts, self._last_dts
+        longest = _LONGEST_DELAY_S / self._wanted.time_base
+        if dts is not None and pts - longest < dts <= pts and (last is None or last < dts):
+            return int(dts)
+        return int(pts) - _REORDERED if last is None else last + 1
 
     def _failure(self, exc: Any) -> OutputError:
         if isinstance(exc, OSError):
