@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +119,7 @@ class Slot:
             BuildError: TensorRT or CUDA refused.
             MemoryError: no room for the buffers.
         """
-        if self.busy:  # somebody stopped waiting for it
+        if self.busy:  # the last one failed half-way, or nobody waited for it to the end
             self.wait()
         self._prepare(x.shape)
         if self._graphs and self._graph is None and self._runs > 0 and self.graph_refused is None:
@@ -128,13 +127,8 @@ class Slot:
         if timed and not self._events:
             self._events = [self.cuda.create_event() for _ in range(4)]
         np.copyto(view(self._input.host.array, self.plan.input, x.shape), x)
-        self.busy = True  # from here on the stream may use the buffers
-        try:
-            self._queue(self._events if timed else [])
-        except BaseException:
-            with suppress(Exception):
-                self.wait()
-            raise
+        self.busy = True  # from here on the stream may use the buffers, also if what follows fails
+        self._queue(self._events if timed else [])
 
     def finish(self) -> NDArray[Any]:
         """Wait for the queued input; return its output in memory of its own.
@@ -219,11 +213,12 @@ class Slot:
         self._shape = None  # until all of this worked
         self._runs = 0
         self._drop_graph()
-        context, source, target = self._context, self.plan.input, self.plan.output
-        if not context.set_input_shape(source.name, shape):
+        source, target = self.plan.input, self.plan.output
+        # No local name for the context: a traceback that somebody keeps would keep it alive after close.
+        if not self._context.set_input_shape(source.name, shape):
             raise self.plan.refused(f"{self.plan.title} refused an input of {shape}")
-        missing = context.infer_shapes()
-        out_shape = tuple(int(n) for n in context.get_tensor_shape(target.name))
+        missing = self._context.infer_shapes()
+        out_shape = tuple(int(n) for n in self._context.get_tensor_shape(target.name))
         if missing or min(out_shape) < 1:
             raise self.plan.refused(
                 f"{self.plan.title} does not know the output's shape for an input of {shape}: {out_shape}"
@@ -231,7 +226,7 @@ class Slot:
         self._input.reserve(nbytes(source, shape))
         self._output.reserve(nbytes(target, out_shape))
         for name, memory in ((source.name, self._input), (target.name, self._output)):
-            if not context.set_tensor_address(name, memory.address):
+            if not self._context.set_tensor_address(name, memory.address):
                 raise self.plan.refused(f"{self.plan.title} refused the memory of {name!r}")
         self._shape, self._out_shape = shape, out_shape
 

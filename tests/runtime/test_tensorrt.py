@@ -256,7 +256,10 @@ class TestTimes:
     def test_events_measure_the_network_alone(self, lab, cuda):
         lab.set_up(cuda)
         with TensorRTSession(lab.engine(), cuda=cuda, slots=2) as session:
-            pending = session.submit(picture(5))  # times waits for what is under way
+            pending = session.submit(picture(5))
+            session.times(picture())
+            steps = calls(lab, "network", "synchronize")
+            assert steps == ["network", "synchronize", "network", "synchronize"]  # alone on the GPU
             for _ in range(3):
                 timing = session.times(picture())
                 assert timing.gpu_s == pytest.approx(lab.fakes.KERNEL_SECONDS)
@@ -328,10 +331,11 @@ class TestShapes:
             ({"more_outputs": 1}, "expected one input and one output, got 1 and 2"),
         ],
     )
-    def test_an_engine_of_something_else(self, lab, plan, message):
-        lab.set_up()
+    @pytest.mark.parametrize("cuda", CUDA)
+    def test_an_engine_of_something_else(self, lab, cuda, plan, message):
+        lab.set_up(cuda)
         with pytest.raises(ArtifactError, match=message):
-            TensorRTSession(lab.engine(**plan), cuda="cuda-python")
+            TensorRTSession(lab.engine(**plan), cuda=cuda)
 
 
 class TestFailures:
@@ -387,9 +391,14 @@ class TestFailures:
         with TensorRTSession(lab.engine(), cuda=cuda) as session:
             lab.trt.refuse.add(call)
             said = "" if call == "infer_shapes" else rf".*said:\n  IExecutionContext::{call}: Internal Error"
-            with pytest.raises(BuildError, match=rf"(?s)TensorRT 10\.3\.0 {message}{said}"):
-                session.run(picture())
+            for _ in range(2):
+                with pytest.raises(BuildError, match=rf"(?s)TensorRT 10\.3\.0 {message}{said}") as caught:
+                    session.run(picture())
+                assert str(caught.value).count("Internal Error") == bool(said)
             lab.trt.refuse.clear()
+            with pytest.raises(BuildError, match="profile") as caught:
+                session._run(picture(0, (1, 3, 14, 14)))
+            assert "Internal Error" not in str(caught.value)  # nor any other word of before
             run_and_check(session, times=3)
 
     @pytest.mark.parametrize("cuda", CUDA)
