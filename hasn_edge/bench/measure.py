@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
-from hasn_edge.bench.latency import PARTS, Latency, Turn, latency_of
+from hasn_edge.latency import PARTS, Latency, Turn, latency_of
 from hasn_edge.bench.plans import Plan
 from hasn_edge.bench.worker import Worker
 from hasn_edge.device.board import Board
@@ -66,7 +66,7 @@ class Measured:
 
     latency: Latency
     parts: Mapping[str, Latency] = field(default_factory=dict)
-    """Durations inside a call, by name: see :class:`~hasn_edge.bench.latency.Turn`."""
+    """Durations inside a call, by name: see :class:`~hasn_edge.latency.Turn`."""
     energy: Energy | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     sustained: Sustained | None = None

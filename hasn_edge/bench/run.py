@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.artifact import Artifact, load_artifact
+from hasn_edge.artifact import Artifact, Kind, load_artifact
 from hasn_edge.bench.measure import Effort, Measured, measure
 from hasn_edge.bench.mosaic import mosaic
 from hasn_edge.bench.plans import Plan, Wanted, plans
@@ -17,7 +17,9 @@ from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.worker import Worker
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.device.board import find_board
-from hasn_edge.errors import InputError
+from hasn_edge.device.clocks import require_clocks
+from hasn_edge.device.jetson import Jetson
+from hasn_edge.errors import InputError, UnsupportedError
 from hasn_edge.machine import compute_cores, environment
 from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.quality import Scores, drift
@@ -38,7 +40,7 @@ def benchmark(
     model: str | None = None,
     *,
     artifacts: Sequence[Path] = (),
-    device: str = "cpu",
+    device: str | None = None,
     precisions: Sequence[str] = ("fp32", "fp16", "int8"),
     data: Sequence[str] = (),
     size: tuple[int, int] | None = None,
@@ -59,7 +61,8 @@ def benchmark(
             of every ratio and drift; without it the first of ``artifacts`` is.
         artifacts: Built files to measure as they are.
         device: ``"cpu"``, ``"cuda"`` (TensorRT, PyTorch and ONNX Runtime on an NVIDIA GPU), ``"rtx"``
-            (TensorRT for RTX) or ``"jetson"`` (as cuda, with the module's power rails).
+            (TensorRT for RTX) or ``"jetson"`` (as cuda, with the module's power rails); ``None`` for the
+            device of the engines among ``artifacts``, else the processor.
         precisions: Precisions to build for the device and measure.
         data: Evaluation sets, ``"NAME=DIR"``; the pictures that ship where empty.
         size: Input (height, width) of the latency figures, pixels; ``None`` for the files' own, else
@@ -81,12 +84,15 @@ def benchmark(
         UnsupportedError: the device is not here; the message says what is.
         HasnEdgeError: a file, set or precision cannot be used, or a build missed its budget.
     """
-    board = find_board(device)
     if model is None and not artifacts:
         raise InputError("nothing to bench; give a model or the path of a built file")
     # What can be refused is refused before minutes of building.
     wanted = [Precision.parse(text) for text in precisions]
     loaded = [load_artifact(path) for path in artifacts]
+    device = _device(device, loaded)
+    board = find_board(device)
+    if set_clocks:
+        require_clocks()
     spec = _common_spec(model, loaded)
     size = _common_size(loaded, size)
     sets = _sets(data, spec.scale)
@@ -150,6 +156,20 @@ def benchmark(
         framed=framed,
         command=command,
     )
+
+
+def _device(asked: str | None, artifacts: Sequence[Artifact]) -> str:
+    engine = next((artifact for artifact in artifacts if artifact.kind is Kind.ENGINE), None)
+    if asked == "cpu" and engine is not None:
+        raise UnsupportedError(
+            f"{engine.path.name} is an engine and runs on its GPU only; leave out --device cpu, or bench the "
+            ".onnx that it was made of"
+        )
+    if asked is not None:
+        return asked
+    if engine is None:
+        return "cpu"
+    return "jetson" if Jetson().present else "cuda"
 
 
 def _case(

@@ -38,10 +38,9 @@ class Report(Protocol):
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda", "rtx", "jetson"]),
-    default="cpu",
-    show_default=True,
+    default=None,
     help="Where to run. cuda: TensorRT and PyTorch on an NVIDIA GPU; rtx: TensorRT for RTX; jetson: as cuda, "
-    "with the module's power rails.",
+    "with the module's power rails.  [default: cpu; an engine's GPU]",
 )
 @cuda_option
 @click.option(
@@ -111,7 +110,7 @@ class Report(Protocol):
 def command(
     model: str | None,
     artifacts: tuple[Path, ...],
-    device: str,
+    device: str | None,
     cuda: str | None,
     board: str | None,
     precisions: str | None,

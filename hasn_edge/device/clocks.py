@@ -27,12 +27,8 @@ def full_clocks(*, program: Path = PROGRAM, run: Run | None = None) -> Iterator[
         UnsupportedError: no ``jetson_clocks`` here, or this process is not root's.
         BuildError: it failed; its own message is carried.
     """
-    if not program.is_file():
-        raise UnsupportedError(f"--set-clocks needs {program}, which a Jetson has; on a desktop lock clocks "
-                               "with: sudo nvidia-smi -lgc MHZ")  # fmt: skip
     if run is None:
-        if os.geteuid() != 0:
-            raise UnsupportedError("--set-clocks changes the machine's clocks and needs root: run with sudo")
+        require_clocks(program)
         run = _run
     with tempfile.TemporaryDirectory(prefix="hasn-edge-clocks-") as folder:
         state = str(Path(folder) / "state")  # must not exist: the script would ask whether to overwrite it
@@ -42,6 +38,21 @@ def full_clocks(*, program: Path = PROGRAM, run: Run | None = None) -> Iterator[
             yield
         finally:
             run((str(program), "--restore", state))
+
+
+def require_clocks(program: Path = PROGRAM) -> None:
+    """Check that clocks could be set, and set none.
+
+    Raises:
+        UnsupportedError: no ``jetson_clocks`` here, or this process is not root's.
+    """
+    if not program.is_file():
+        raise UnsupportedError(
+            f"--set-clocks needs {program}, which a Jetson has; on a desktop lock clocks with: "
+            "sudo nvidia-smi -lgc MHZ"
+        )
+    if os.geteuid() != 0:
+        raise UnsupportedError("--set-clocks changes the machine's clocks and needs root: run with sudo")
 
 
 def _run(argv: Sequence[str]) -> None:

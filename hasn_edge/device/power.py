@@ -53,7 +53,7 @@ class PowerTrace:
     total: tuple[str, ...]
     """See :attr:`PowerSource.total`."""
     stopped_by: str | None = None
-    """Why reading ended early; ``None`` where it did not."""
+    """Why the last reading failed; ``None`` where it did not."""
 
     @property
     def rail(self) -> str | None:
@@ -152,12 +152,11 @@ class PowerSampler:
             self._take()
 
     def _take(self) -> None:
-        if self._stopped_by is not None:
-            return
         try:
             sample = self._source.read()
         except (OSError, ValueError) as exc:
-            self._stopped_by = str(exc)
+            self._stopped_by = str(exc)  # a busy sensor may answer the next time
             return
+        self._stopped_by = None
         self._seconds.append(self._clock())
         self._samples.append(sample)

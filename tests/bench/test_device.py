@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from hasn_edge.artifact import Kind, publish
 from hasn_edge.bench import energy, measure, plans, run, worker
-from hasn_edge.bench.latency import Latency, Turn, latency_of, time_session
+from hasn_edge.latency import Latency, Turn, latency_of, time_session
 from hasn_edge.bench.mosaic import mosaic
 from hasn_edge.bench.report import BenchReport
 from hasn_edge.bench.table import machine_line, markdown, notes, rows
@@ -300,11 +300,35 @@ def test_clocks_are_set_only_when_asked(nano, engine, opened, monkeypatch):
         calls.append("back")
 
     monkeypatch.setattr(measure, "full_clocks", full_clocks)
+    with pytest.raises(UnsupportedError, match="--set-clocks"):  # before anything is built
+        bench(nano, engine, monkeypatch, power=(None, "x"), set_clocks=True)
+    monkeypatch.setattr(run, "require_clocks", lambda: None)
     bench(nano, engine, monkeypatch, power=(None, "x"), runs=5)
     assert calls == []
     report = bench(nano, engine, monkeypatch, power=(None, "x"), runs=5, set_clocks=True)
     assert calls == ["set", "back"]
     assert not any("float" in finding for finding in report.findings)
+
+
+def test_an_engine_chooses_its_device(engine, opened, monkeypatch, tmp_path):
+    asked = []
+
+    def find(kind):
+        asked.append(kind)
+        raise UnsupportedError("not here")
+
+    monkeypatch.setattr(run, "find_board", find)
+    for jetson in (False, True):
+        monkeypatch.setattr(run.Jetson, "present", jetson)
+        with pytest.raises(UnsupportedError, match="not here"):
+            run.benchmark(artifacts=[engine])
+    with pytest.raises(UnsupportedError, match="not here"):
+        run.benchmark("hasn-x4-small")
+    assert asked == ["cuda", "jetson", "cpu"]
+    with pytest.raises(
+        UnsupportedError, match="is an engine and runs on its GPU only; leave out --device cpu"
+    ):
+        run.benchmark(artifacts=[engine], device="cpu")
 
 
 def test_the_size_is_the_engines_own(nano, engine, opened, monkeypatch):

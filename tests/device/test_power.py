@@ -55,7 +55,9 @@ def test_the_sampler_follows_a_sensor(orin_nano):
     current = orin_nano / "sys/class/hwmon/hwmon1/curr1_input"
     with PowerSampler(sensor, interval_seconds=0.005) as sampler:
         time.sleep(0.05)
-        current.write_text("2000\n")
+        changed = current.with_name("changed")
+        changed.write_text("2000\n")
+        changed.replace(current)  # a sensor's file is never empty for a moment
     found = sampler.trace()
     watts = [sample.watts["VDD_IN"] for sample in found.samples]
     assert watts[0] == pytest.approx(4.85376)
@@ -64,6 +66,24 @@ def test_the_sampler_follows_a_sensor(orin_nano):
     assert sorted(found.seconds) == list(found.seconds)
     assert found.stopped_by is None
     assert not [t for t in threading.enumerate() if t.name == "power sampler"]
+
+
+def test_a_sensor_that_is_busy_once_is_asked_again():
+    class Busy:
+        rails = total = ("A",)
+        answers = iter([1.0, OSError("busy"), ValueError("empty"), *[2.0] * 10_000])
+
+        def read(self):
+            answer = next(self.answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return Sample(watts={"A": answer})
+
+    with PowerSampler(Busy(), interval_seconds=0.002) as sampler:
+        time.sleep(0.05)
+    found = sampler.trace()
+    assert found.stopped_by is None
+    assert [sample.watts["A"] for sample in found.samples][:2] == [1.0, 2.0]
 
 
 def test_a_sensor_that_fails_ends_the_trace_and_says_why(orin_nano):
