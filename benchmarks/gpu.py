@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hasn_edge.artifact import Kind, writing
-from hasn_edge.bench.latency import Latency
+from hasn_edge.latency import Latency
 from hasn_edge.device.board import Board, find_board
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.formats.torchscript import torchscript_from_model

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hasn_edge.bench.latency import Latency, time_calls
+from hasn_edge.latency import Latency, time_calls
 from hasn_edge.bench.measure import Effort
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table

@@ -1,0 +1,135 @@
+"""How long calls take: raw samples first, statistics derived from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hasn_edge.runtime.session import Session
+
+TENTHS_FROM = 20
+"""Samples from which on the first and the last tenth are told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """One duration of repeated calls, warm-up excluded: host to host, or a part of it."""
+
+    turns: tuple[tuple[float, ...], ...]
+    """Every sample in seconds, by turn, in the order measured."""
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """Every sample."""
+        return tuple(sample for turn in self.turns for sample in turn)
+
+    def times(self, other: Latency) -> float:
+        """Return how many times as long as ``other`` this took.
+
+        The median over turns of the ratio of the turns' medians: both had their turn within seconds of
+        each other, so that what slows the machine down for a while slows both.
+
+        Raises:
+            ValueError: they did not have the same number of turns.
+        """
+        pairs = zip(self.turns, other.turns, strict=True)
+        return float(np.median([np.median(mine) / np.median(theirs) for mine, theirs in pairs]))
+
+    def quantile_ms(self, q: float) -> float:
+        """Return the ``q`` quantile in milliseconds, linearly interpolated; ``q`` from 0 to 1."""
+        return float(np.quantile(self.seconds, q)) * 1e3
+
+    @property
+    def median_ms(self) -> float:
+        """Median in milliseconds."""
+        return self.quantile_ms(0.5)
+
+    @property
+    def std_ms(self) -> float:
+        """Standard deviation of the samples in milliseconds."""
+        return float(np.std(self.seconds, ddof=1)) * 1e3 if len(self.seconds) > 1 else 0.0
+
+    @property
+    def tenths_ms(self) -> tuple[float, float] | None:
+        """Median of the first and of the last tenth of the samples: they differ where a device throttles.
+
+        ``None`` with fewer than :data:`TENTHS_FROM` samples.
+        """
+        tenth = len(self.seconds) // 10
+        if len(self.seconds) < TENTHS_FROM:
+            return None
+        first, last = np.median(self.seconds[:tenth]), np.median(self.seconds[-tenth:])
+        return float(first) * 1e3, float(last) * 1e3
+
+    @property
+    def fps(self) -> float:
+        """Frames per second at the median."""
+        return 1e3 / self.median_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Samples in seconds of calls in a row, in order. Parts that the backend does not tell are empty."""
+
+    total: tuple[float, ...]
+    """Host to host: array in, array out."""
+    gpu: tuple[float, ...] = ()
+    """The network on the GPU, between two events, no transfers."""
+    enqueue: tuple[float, ...] = ()
+    """The processor's part of starting the network."""
+    transfers: tuple[float, ...] = ()
+    """To the GPU and back, between events; empty where its memory is the processor's."""
+
+
+PARTS = ("gpu", "enqueue", "transfers")
+"""Fields of :class:`Turn` beside the whole."""
+
+
+def latency_of(turns: Sequence[Turn], part: str = "total") -> Latency | None:
+    """Return one duration of all turns; ``None`` where a turn does not have it."""
+    samples = tuple(getattr(turn, part) for turn in turns)
+    return Latency(turns=samples) if samples and all(samples) else None
+
+
+def time_session(session: Session, x: NDArray[Any], *, at_least: int, seconds: float) -> Turn:
+    """Run one input until ``at_least`` samples exist and ``seconds`` have passed.
+
+    Args:
+        session: One with a method ``times`` (TensorRT) is asked where the time of each call goes; of the
+            others the whole call is timed.
+        x: As for the session's ``run``, or for ``run_pixels`` where it is uint8.
+        at_least: Samples.
+        seconds: Time to fill.
+    """
+    times: Callable[[NDArray[Any]], Any] | None = getattr(session, "times", None)
+    if times is None:
+        run: Callable[[NDArray[Any]], object] = session.run_pixels if x.dtype == np.uint8 else session.run
+        return Turn(total=time_calls(lambda: run(x), at_least=at_least, seconds=seconds))
+    found: list[Any] = []
+    begin = time.perf_counter()
+    while len(found) < at_least or time.perf_counter() - begin < seconds:
+        found.append(times(x))
+    moved = [(t.to_device_s, t.to_host_s) for t in found]
+    return Turn(
+        total=tuple(t.total_s for t in found),
+        gpu=tuple(t.gpu_s for t in found),
+        enqueue=tuple(t.enqueue_s for t in found),
+        transfers=tuple(there + back for there, back in moved if there is not None and back is not None),
+    )
+
+
+def time_calls(call: Callable[[], object], *, at_least: int, seconds: float = 0.2) -> tuple[float, ...]:
+    """Call repeatedly until ``at_least`` samples exist and ``seconds`` have passed; return each duration."""
+    samples: list[float] = []
+    begin = time.perf_counter()
+    while len(samples) < at_least or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - start)
+    return tuple(samples)
