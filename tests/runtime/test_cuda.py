@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch as real_torch
 
+from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
 from hasn_edge.runtime.cuda import BACKENDS, choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
@@ -349,3 +350,39 @@ def test_the_real_cuda_python_takes_these_calls():
             call()
     assert rt.cudaGraphInstantiateWithFlags(rt.cudaGraph_t(0), 0)[0] != rt.cudaError_t.cudaSuccess
     assert rt.cudaHostGetDevicePointer(4096, 0)[0] != rt.cudaError_t.cudaSuccess
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", BACKENDS)
+def test_on_a_real_gpu(name):
+    """What the fakes promise: bytes arrive after waiting, mapped memory is the processor's, time passes."""
+    if gpu_facts() is None:
+        pytest.skip("no NVIDIA driver answers on this machine")
+    try:
+        backend = choose(name)
+    except (MissingDependencyError, UnsupportedError, BuildError) as exc:
+        pytest.skip(str(exc))
+    nbytes = 1 << 24
+    with backend.activate():
+        host, other = backend.host_alloc(nbytes, mapped=True), backend.host_alloc(nbytes)
+        device, stream = backend.malloc(nbytes), backend.create_stream()
+        start, end = backend.create_event(), backend.create_event()
+        assert host.device_address
+        assert stream.handle > 2
+        for seed in range(3):
+            wanted = np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8)
+            host.array[:] = wanted
+            backend.record(start, stream)
+            backend.to_device(device, host, nbytes, stream)
+            backend.to_host(other, device, nbytes, stream)
+            backend.record(end, stream)
+            backend.synchronize(stream)
+            np.testing.assert_array_equal(other.array, wanted)
+            assert 0 < backend.elapsed_s(start, end) < 10
+        for event in (start, end):
+            backend.destroy_event(event)
+        backend.free(device)
+        for buffer in (host, other):
+            backend.host_free(buffer)
+        backend.destroy_stream(stream)
+    backend.close()
