@@ -13,10 +13,10 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
 @model_option
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "int8", "auto"]),
     default="fp16",
     show_default=True,
-    help="Number format of the result.",
+    help="Number format of the result; auto builds FP16 and INT8, times both here and keeps the faster one.",
 )
 @click.option(
     "--target",
@@ -86,6 +86,7 @@ def command(
       hasn-edge build --precision int8
       hasn-edge build --precision int8 --target rtx --size 320x180
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
+      hasn-edge build --precision auto --size 640x360
     """
     from hasn_edge.pipeline import build
 

@@ -42,6 +42,11 @@ class EngineRuntime(str, Enum):
     TENSORRT = "tensorrt"
     """TensorRT: compiles on the device, for that device."""
 
+    @property
+    def compiles(self) -> bool:
+        """Whether an engine is made; otherwise the graph itself is what is taken along."""
+        return self in (EngineRuntime.RTX, EngineRuntime.TENSORRT)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeRange:

@@ -1,0 +1,182 @@
+"""One build: a model in one precision for one target, published when all of it passed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from hasn_edge.artifact import Artifact
+from hasn_edge.engine.cache import KEY, engine_key, lookup
+from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
+from hasn_edge.engine.gpu import gpu_facts
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
+from hasn_edge.errors import HasnEdgeError, UnsupportedError
+from hasn_edge.graphs import Form
+from hasn_edge.job import Job, Progress
+from hasn_edge.quantize.recipe import load_recipe
+from hasn_edge.spec import Precision
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class Int8Method(str, Enum):
+    """Where the ranges of INT8 come from."""
+
+    QDQ = "qdq"
+    """Measured here, by our observers, and written into the graph: any TensorRT reads it, and a processor."""
+    CALIBRATOR = "calibrator"
+    """TensorRT's own entropy calibrator: 8.5 to 10 only, known on the device only."""
+
+    @classmethod
+    def parse(cls, text: str) -> Int8Method:
+        """Return the method called ``text``.
+
+        Raises:
+            UnsupportedError: there is none.
+        """
+        try:
+            return cls(text)
+        except ValueError:
+            names = ", ".join(method.value for method in cls)
+            raise UnsupportedError(f"unknown INT8 method {text!r}; choose one of: {names}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What is built, but for model and precision; :func:`hasn_edge.pipeline.build` says what each means."""
+
+    target: str | Path | None = None
+    calibration: str | Path | None = None
+    recipe: str | Path = "default"
+    size: Size | None = None
+    dynamic: tuple[Size, Size, Size] | None = None
+    pixels: bool = False
+    int8_method: Int8Method = Int8Method.QDQ
+    rebuild: bool = False
+
+    def resolved(self) -> EngineTarget:
+        """Return the target with the shapes asked for.
+
+        Raises:
+            UnsupportedError: options that exclude each other, or that this target does not have.
+            HasnEdgeError: see :func:`hasn_edge.engine.target.load_target`.
+        """
+        if self.size is not None and self.dynamic is not None:
+            raise UnsupportedError("a fixed size and a range of sizes exclude each other; give one of them")
+        target = load_target(default_target() if self.target is None else self.target)
+        if self.dynamic is not None:
+            if not target.runtime.compiles:
+                raise UnsupportedError(
+                    f"the target {target.name!r} takes any size as it is; leave out the range"
+                )
+            return target.with_range(*self.dynamic)
+        return target if self.size is None else target.with_size(*self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a build published."""
+
+    artifacts: tuple[Artifact, ...]
+    """The files; the last one is the one to run."""
+    summary: tuple[str, ...]
+    """What the build measured, a sentence each."""
+
+
+def build_one(
+    model: str | Path,
+    precision: Precision,
+    options: BuildOptions,
+    *,
+    output: Path,
+    progress: Progress = lambda text: None,
+) -> Built:
+    """Build ``model`` in one precision.
+
+    Raises:
+        VerificationError: the budget was missed; the message names the costliest layers.
+        HasnEdgeError: see the message; nothing half-written stays.
+    """
+    from hasn_edge.fuse.apply import DEFAULT_RULES
+
+    target = options.resolved()
+    legacy = options.int8_method is Int8Method.CALIBRATOR
+    if legacy and (precision is not Precision.INT8 or not target.runtime.compiles):
+        raise UnsupportedError("the calibrator is TensorRT's, for INT8: choose an engine target and int8")
+    target.require_gpu(gpu_facts())
+    # Before minutes of work, not after.
+    capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
+    rules = DEFAULT_RULES["onnxruntime" if target.runtime is EngineRuntime.CPU else "tensorrt"]
+    job = Job(model, rules=rules, pixels=options.pixels, progress=progress)
+    if precision is Precision.INT8:
+        job.calibrate(load_recipe(options.recipe), options.calibration)
+    if capabilities is not None:
+        return _engine(job, precision, target, capabilities, output, legacy=legacy, rebuild=options.rebuild)
+    size = options.size
+    if target.runtime is EngineRuntime.CPU:
+        made = [job.graph(Form.CPU, precision, size=size, suffix="-cpu")]
+    else:
+        # There is no weak FP16 graph: TensorRT before 10.12 makes FP16 of the FP32 one by a builder flag.
+        forms = (Form.STRONG,) if precision is Precision.FP16 else (Form.WEAK, Form.STRONG)
+        made = [job.graph(form, precision, size=size, suffix=f"-{form.value}") for form in forms]
+    # Nothing takes its name before everything passed.
+    return Built(artifacts=tuple(job.publish(file, output) for file in made), summary=tuple(job.summary))
+
+
+def default_target() -> str:
+    """Return the target of a build that names none: TensorRT where it and its GPU are, else this CPU."""
+    if gpu_facts() is not None:
+        for runtime in (EngineRuntime.TENSORRT, EngineRuntime.RTX):
+            with suppress(HasnEdgeError):
+                find_module(runtime)
+                return str(runtime.value)
+    return EngineRuntime.CPU.value
+
+
+def _engine(
+    job: Job,
+    wanted: Precision,
+    target: EngineTarget,
+    capabilities: Capabilities,
+    folder: Path,
+    *,
+    legacy: bool,
+    rebuild: bool,
+) -> Built:
+    """Build an engine, or return the one in ``folder`` that was built of the very same."""
+    if legacy and not capabilities.calibrator:
+        raise UnsupportedError(
+            f"{capabilities.title} has no calibrator; use the method qdq, which serves all"
+        )
+    form = Form.WEAK if legacy else Form(capabilities.form)
+    # Weak graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
+    by_flag = form is Form.WEAK and (legacy or wanted is Precision.FP16)
+    precision, size = Precision.FP32 if by_flag else wanted, target.shapes.size
+    calibrator = job.calibrator() if legacy else None
+    key = engine_key(
+        job.identity(form, precision, size),
+        target,
+        precision=wanted,
+        capabilities=capabilities,
+        gpu=gpu_facts(),
+        calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
+    )
+    if not rebuild and (found := lookup(folder, key)) is not None:
+        return Built(artifacts=(found,), summary=(f"{found.path.name}: nothing changed since it was built",))
+    graph = job.graph(form, precision, size=size, suffix=f"-{form.value}")
+    # What a flag makes of an FP32 graph is foreseen by the graph whose tensors have that type.
+    emulated = job.graph(Form.STRONG, wanted, size=size, suffix="-strong") if by_flag else None
+    engine = job.engine(
+        graph,
+        target,
+        precision=wanted,
+        emulated=emulated,
+        details={KEY: key},
+        cache=folder / "cache",
+        calibrator=calibrator,
+    )
+    published = job.publish(graph, folder), job.publish(engine, folder)
+    return Built(artifacts=published, summary=tuple(job.summary))

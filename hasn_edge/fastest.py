@@ -1,0 +1,171 @@
+"""Build several precisions for one target, time them in turns, and keep the fastest whose quality passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasn_edge.artifact import Artifact, publish
+from hasn_edge.builder import BuildOptions, Built, build_one
+from hasn_edge.engine.gpu import gpu_facts
+from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.job import Progress
+from hasn_edge.latency import Latency, latency_of, time_session
+from hasn_edge.runtime.open import open_session
+from hasn_edge.runtime.session import Session
+from hasn_edge.spec import Precision
+
+WORTH = 1.03
+"""How many times as fast a coarser number format must be to be worth what it loses."""
+
+ROUNDS, CALLS, SECONDS = 5, 5, 0.3
+"""Turns of each candidate, and what a turn is at least."""
+
+SHELF = Path("cache", "candidates")
+"""Where the candidates lie, below the output folder: the next ``auto`` finds engines that did not change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One precision, built and timed."""
+
+    built: Built
+    latency: Latency
+
+    @property
+    def artifact(self) -> Artifact:
+        """The file that runs."""
+        return self.built.artifacts[-1]
+
+    def said(self) -> str:
+        """Return what was measured of it, as words."""
+        held_out = self.artifact.details.get("measured", {}).get("held_out")
+        quality = f", {held_out['dpsnr_db']:+.4f} dB" if held_out else ", the reference"
+        return f"{self.artifact.precision.value} {self.latency.median_ms:.2f} ms{quality}"
+
+
+def build_fastest(
+    model: str | Path,
+    options: BuildOptions,
+    *,
+    output: Path,
+    progress: Progress = lambda text: None,
+) -> Built:
+    """Build what :func:`hasn_edge.builder.build_one` builds, in the precision that is fastest here.
+
+    FP16 and INT8, on a processor FP32 too. A precision that misses its budget is left out. A coarser one is
+    kept only where it is at least :data:`WORTH` times as fast as the finer one.
+
+    Returns:
+        The files that were kept; the summary says what each candidate took and lost, and why this one.
+
+    Raises:
+        UnsupportedError: what is built for the target cannot run on this machine.
+        VerificationError: every candidate missed its budget.
+        HasnEdgeError: as for a build of one precision.
+    """
+    target = options.resolved()
+    _require_runnable(target)
+    precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
+    if target.runtime is EngineRuntime.CPU:
+        precisions = (Precision.FP32, *precisions)
+    made: list[Built] = []
+    left_out: list[str] = []
+    for precision in precisions:
+        try:
+            made.append(build_one(model, precision, options, output=output / SHELF, progress=progress))
+        except VerificationError as exc:
+            left_out.append(f"{precision.value} is left out: {exc}")
+    if not made:
+        raise VerificationError(" ".join(left_out))
+    candidates = measure(made, target, open_session, progress)
+    chosen, why = choose(candidates)
+    facts = {
+        "candidates": [c.said() for c in candidates],
+        "left_out": left_out,
+        "why": why,
+    }
+    kept = tuple(_publish(artifact, output, facts) for artifact in chosen.built.artifacts)
+    return Built(artifacts=kept, summary=(*chosen.built.summary, *facts["candidates"], *left_out, why))
+
+
+def measure(
+    made: Sequence[Built],
+    target: EngineTarget,
+    open_one: Callable[..., Session],
+    progress: Progress = lambda text: None,
+) -> tuple[Candidate, ...]:
+    """Time what was built on frames of the target's typical size, in turns."""
+    batch, channels, height, width = target.shapes.typical
+    frame = (height, width) if target.runtime is EngineRuntime.CPU else None
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(open_one(built.artifacts[-1], frame=frame)) for built in made]
+        inputs = [_frame(session, (batch, channels, height, width)) for session in sessions]
+        turns: list[list[Any]] = [[] for _ in sessions]
+        for turn in range(ROUNDS):
+            for index, (session, x) in enumerate(zip(sessions, inputs, strict=True)):
+                progress(f"timing {made[index].artifacts[-1].path.name}, turn {turn + 1} of {ROUNDS}")
+                session.run_pixels(x) if session.pixels else session.run(x)
+                turns[index].append(time_session(session, x, at_least=CALLS, seconds=SECONDS))
+    latencies = [latency_of(found) for found in turns]
+    return tuple(
+        Candidate(built=built, latency=latency)
+        for built, latency in zip(made, latencies, strict=True)
+        if latency is not None
+    )
+
+
+def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """Return the candidate to keep, and why; ``candidates`` go from the finest number format on."""
+    best = candidates[0]
+    for other in candidates[1:]:
+        if best.latency.times(other.latency) >= WORTH:
+            best = other
+    name = best.artifact.precision.value
+    others = [
+        f"{c.artifact.precision.value} took {c.latency.times(best.latency):.2f} times as long"
+        for c in candidates
+        if c is not best
+    ]
+    if not others:
+        return best, f"{name} is kept: it is the only one whose quality passes"
+    rule = f"a coarser format must be {WORTH:g} times as fast"
+    return best, f"{name} is kept: {', '.join(others)} ({rule})"
+
+
+def _frame(session: Session, shape: tuple[int, int, int, int]) -> Any:
+    batch, channels, height, width = shape
+    rng = np.random.default_rng(0)
+    if session.pixels:
+        return rng.integers(0, 256, (batch, height, width, channels), np.uint8)
+    return rng.random((batch, channels, height, width), dtype=np.float32)
+
+
+def _require_runnable(target: EngineTarget) -> None:
+    runs = target.runtime is EngineRuntime.CPU or (target.runtime.compiles and gpu_facts() is not None)
+    if not runs:
+        raise UnsupportedError(
+            f"auto runs what it builds, and what is built for {target.name!r} cannot run on this machine; "
+            "choose fp16 or int8, or build on the device"
+        )
+
+
+def _publish(artifact: Artifact, folder: Path, facts: Mapping[str, Any]) -> Artifact:
+    """Publish a candidate once more, from the shelf to where the user wants it."""
+    return publish(
+        artifact.path.read_bytes(),
+        folder / artifact.path.name,
+        kind=artifact.kind,
+        spec=artifact.spec,
+        precision=artifact.precision,
+        source=artifact.source,
+        parent=artifact.parent,
+        made_by=artifact.made_by,
+        details={**artifact.details, "auto": dict(facts)},
+    )
