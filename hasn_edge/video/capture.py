@@ -17,7 +17,7 @@ RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 """FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of a
 picture to a full socket, and frames are given out as they come."""
 
-_WHOLE = 0.9  # of the frames promised, which some containers only estimate
+_WHOLE, _MISSING_S = 0.95, 0.5  # of its length; what is nearer to it is whole, as containers only estimate it
 _DAMAGED = 20  # reads that fail one after the other: fewer are damaged frames, not the end
 _DAMAGED_S = 0.3  # reads that fail later waited for a server
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
@@ -33,7 +33,7 @@ class CaptureSource(Source):
         live: A missing frame means that it was lost; otherwise that the recording is over.
         timed: Its positions in milliseconds mean something.
         lost: What to say of a missing frame, with its cure.
-        frames: How many a recording promises, where that is known; often only an estimate.
+        length_s: How long a recording says it is, where that is known.
         local: A recording that ends early is damaged, not lost.
     """
 
@@ -45,7 +45,7 @@ class CaptureSource(Source):
         live: bool,
         timed: bool,
         lost: str,
-        frames: int | None = None,
+        length_s: float | None = None,
         local: bool = False,
     ) -> None:
         self._cv2 = opencv()
@@ -57,7 +57,8 @@ class CaptureSource(Source):
         self._index = 0
         self._busy = threading.Lock()
         self._closed = False
-        self._frames = frames
+        self._length_s = length_s
+        self._reached_s = 0.0
         self._local = local
         height = int(capture.get(self._cv2.CAP_PROP_FRAME_HEIGHT))
         width = int(capture.get(self._cv2.CAP_PROP_FRAME_WIDTH))
@@ -86,13 +87,15 @@ class CaptureSource(Source):
             self.dropped += damaged
             self._index += damaged
             time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
+            self._reached_s = max(self._reached_s, time_s or 0.0)
             pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
         self._index += 1
         return Frame(index=self._index - 1, pixels=pixels, time_s=time_s, captured=captured)
 
     def _early(self) -> bool:
-        """Whether a recording promises many more frames."""
-        return self._frames is not None and self._index < _WHOLE * self._frames
+        """Whether a recording is to last a good while longer."""
+        missing_s = 0.0 if self._length_s is None else self._length_s - self._reached_s
+        return missing_s > max(_MISSING_S, (1 - _WHOLE) * (self._length_s or 0.0))
 
     def _expected(self) -> bool:
         """Whether FFmpeg may have more after a frame that it could not decode."""
@@ -102,9 +105,8 @@ class CaptureSource(Source):
         if self.live or (self._early() and not self._local):
             raise SourceError(f"{self.name}: {self._lost}")
         if self._early():
-            self.report(
-                f"{self.name}: damaged or cut off: it ends after {self._index} of {self._frames} frames"
-            )
+            end = f"it ends at {self._reached_s:.1f} of {self._length_s:.1f} s"
+            self.report(f"{self.name}: damaged or cut off: {end}")
 
     def close(self) -> None:
         """Close the capture, unless a read is under way that does not return: it cannot be interrupted."""
@@ -148,9 +150,9 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
         raise SourceError(
             f"{name}: no video came; check the address, user and password, and that other players show it"
         )
-    frames = _frame_count(cv2, capture)
+    length_s = _length_s(cv2, capture)
     lost = "no picture came; the server or the network is gone"
-    return CaptureSource(capture, name, live=frames is None, timed=True, lost=lost, frames=frames)
+    return CaptureSource(capture, name, live=length_s is None, timed=True, lost=lost, length_s=length_s)
 
 
 def open_file(path: Path) -> CaptureSource:
@@ -171,14 +173,15 @@ def open_file(path: Path) -> CaptureSource:
             f"{path}: not a video that OpenCV's FFmpeg can read; it may be damaged or of another kind"
         )
     return CaptureSource(
-        capture, path.name, live=False, timed=True, lost="", frames=_frame_count(cv2, capture), local=True
+        capture, path.name, live=False, timed=True, lost="", length_s=_length_s(cv2, capture), local=True
     )
 
 
-def _frame_count(cv2: Any, capture: Any) -> int | None:
-    """Return how many frames the container promises; ``None`` for endless streams."""
+def _length_s(cv2: Any, capture: Any) -> float | None:
+    """Return how many seconds the container promises; ``None`` for endless streams."""
     frames = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    return round(frames) if 0 < frames < 1e9 else None
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    return frames / fps if 0 < frames < 1e9 and fps > 0 else None
 
 
 def opencv() -> Any:

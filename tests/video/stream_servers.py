@@ -16,7 +16,7 @@ import cv2
 from hasn_edge.video.source import PatternSource
 
 SIZE = (96, 160)
-FPS = 50
+FPS = 100
 
 
 def jpegs() -> Iterator[bytes]:

@@ -300,4 +300,4 @@ def test_a_file_that_was_cut_off_says_so(clip, tmp_path):
         while source.read() is not None:
             count += 1
     assert 15 <= count <= 20
-    assert told == [f"cut.avi: damaged or cut off: it ends after {count} of 40 frames"]
+    assert told == [f"cut.avi: damaged or cut off: it ends at {(count - 1) / 25:.1f} of 1.6 s"]

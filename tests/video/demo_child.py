@@ -1,0 +1,104 @@
+"""``hasn-edge demo`` in a process of its own that holds on in the stage named first; then its options.
+
+Says READY on standard error once it is in that stage, stays there until it is stopped and a while longer, and
+says JOINED with the seconds from the stop until every thread had ended. The network is a fake.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+from live_rig import Script, Session
+
+from hasn_edge.cli import main
+from hasn_edge.video import demo, stages, writer
+from hasn_edge.video.live import Live
+from hasn_edge.video.remote import Remote
+from hasn_edge.video.source import PatternSource
+
+STAGE = sys.argv[1]
+stopped = threading.Event()
+stopped_at = 0.0
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def hold(stage: str, *, when: bool = True) -> None:
+    """In that stage, say so and hold on until the run was stopped, and 0.7 seconds more."""
+    if stage == STAGE and when and not stopped.is_set():
+        say("READY")
+        stopped.wait(60)
+        time.sleep(0.7)
+
+
+class NotedLive(Live):
+    def stop(self) -> None:
+        global stopped_at
+        stopped_at = time.monotonic()
+        stopped.set()
+        super().stop()
+
+    def run(self):
+        try:
+            return super().run()
+        finally:
+            say(f"JOINED {time.monotonic() - stopped_at}")
+
+
+class Holding(Session):
+    def _run(self, x_NCHW):
+        hold("infer", when=len(self.calls) == 5)
+        y_NCHW = super()._run(x_NCHW)
+        if STAGE == "noise":  # so that an encoder has much to write
+            y_NCHW[:] = np.random.default_rng(len(self.calls)).random(y_NCHW.shape)
+        return y_NCHW
+
+
+class Lost(Script):
+    def read(self):
+        say("READY")
+        return super().read()
+
+
+class Writer(writer.VideoWriter):
+    def write(self, pixels, time_s=None):
+        if STAGE == "running" and self.frames == 5:
+            say("READY")
+        hold("record", when=self.frames == 5)
+        super().write(pixels, time_s)
+
+    def __exit__(self, *exc):
+        hold("finishing")
+        super().__exit__(*exc)
+
+
+def never():
+    say("READY")
+    time.sleep(60)
+
+
+def open_source(text, size):
+    if STAGE == "opening":
+        return Remote(never, "camera", open_s=60)
+    if STAGE == "lost":
+        return Remote(lambda: Lost(60.0), "camera", stall_s=60)
+    return PatternSource(size, frames=None if text == "pattern" else int(text), live=text == "pattern")
+
+
+writer.VideoWriter = Writer
+demo.Live = NotedLive
+demo.open_first = lambda engines, wanted, size, tell: ("fake", Holding())
+demo.open_source = open_source
+if STAGE == "present":
+    stages.quality = lambda frame, upscaled, scale: hold("present", when=frame.index > 5)
+sys.argv[1:2] = ["demo"]
+main()
