@@ -1,0 +1,162 @@
+"""The verb: options that do not go together, which view is chosen, what is printed and written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from live_rig import Session, Watcher
+
+from hasn_edge.cli import cli
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.video import demo
+from hasn_edge.video.demo import Request
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the verb with a fake network in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    sessions: list[Session] = []
+
+    def open_first(engines, wanted, size, tell):
+        sessions.append(Session())
+        return "fake", sessions[-1]
+
+    monkeypatch.setattr(demo, "open_first", open_first)
+
+    def run(*args: object) -> Result:
+        result = CliRunner().invoke(cli, ["demo", *map(str, args)], prog_name="hasn-edge")
+        result.sessions = sessions
+        return result
+
+    return run
+
+
+def test_the_table_names_what_was_measured(run):
+    result = run("--source", "pattern", "--view", "none", "--seconds", 0.4, "--size", "32x16")
+    assert result.exit_code == 0, result.output
+    for text in (
+        "pattern",
+        "32x16 to 128x64",
+        "captured",
+        "latency",
+        "p95",
+        "limited by",
+        "network, host to host",
+    ):
+        assert text in result.stdout
+    assert result.sessions[0].closed
+
+
+def test_json_on_standard_output_is_nothing_else(run):
+    options = ("--source", "pattern", "--size", "32x16", "--seconds", 0.5, "--self-test")
+    result = run("--view", "none", "--json", "-", *options)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["input"] == [16, 32]
+    assert report["quality"]["frames"] == report["frames"]["shown"]
+    assert "numpy" in report["environment"]
+    assert "latency" in result.stderr
+
+
+def test_json_file_and_recording(run, clip):
+    pytest.importorskip("av")
+    result = run(
+        *("--source", clip, "--size", "native", "--view", "none"),
+        *("--json", "out/run.json", "--record", "out/a.mp4"),
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(Path("out/run.json").read_text())
+    assert report["frames"]["shown"] == 40
+    assert report["output"] == [384, 640]
+    assert {path.name for path in Path("out").iterdir()} == {"a.mp4", "run.json"}
+    assert result.stdout.splitlines()[-2:] == ["out/run.json", "out/a.mp4"]
+
+
+def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
+    monkeypatch.setattr(demo, "first_camera", lambda size: None)
+    result = run("--view", "none", "--seconds", 0.2)
+    assert result.exit_code == 0
+    assert "no camera found: showing the test pattern" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--model", "x", "--artifact", "y.onnx"], 2, "--model and --artifact exclude each other"),
+        (["--codec", "libx264"], 2, "--codec and --quality belong to --record"),
+        (["--size", "320"], 2, "'320' is no size; expected WIDTHxHEIGHT"),
+        (["--seconds", "0"], 2, "--seconds"),
+        (["--view", "tv"], 2, "'tv' is not one of"),
+        (["--source", "nothing.mp4"], 1, "nothing.mp4: no such file; --source takes"),
+        (["--source", "ftp://x/y"], 1, "ftp://x/y: no such kind of source"),
+        (["--record", "out.gif"], 1, "unknown ending '.gif'"),
+        (["--record", "out.mp4", "--codec", "nonsense"], 1, "no video encoder nonsense"),
+        (["--record", "out.mp4", "--quality", "99"], 1, "takes 0 (best) to 51"),
+    ],
+)
+def test_bad_options(run, options, code, message):
+    if "--record" in options:
+        pytest.importorskip("av")
+    result = run("--view", "none", *options)
+    assert result.exit_code == code, result.output
+    assert message in result.output.replace("'nonsense'", "nonsense")
+    assert "Traceback" not in result.output
+    assert not any(Path().iterdir())
+
+
+def views(monkeypatch, *, display: bool, **working: bool) -> tuple[list, list[str]]:
+    """Choose a view with those that work; return the views and what was told."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    if display:
+        monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+
+    def opener(name):
+        def open_(request):
+            if not working[name]:
+                raise UnsupportedError(f"{name} does not work")
+            return f"{name} at {request.host}:{request.port}"
+
+        return open_
+
+    monkeypatch.setattr(demo, "_OPEN", {name: opener(name) for name in working})
+    told: list[str] = []
+    return demo._views(Request(model="m", host="h", port=1), told.append), told
+
+
+def test_the_view_is_a_window_where_there_is_a_display(monkeypatch):
+    assert views(monkeypatch, display=True, window=True, web=True) == (["window at h:1"], [])
+
+
+def test_else_the_browser(monkeypatch):
+    assert views(monkeypatch, display=False, window=True, web=True) == (["web at h:1"], [])
+    assert views(monkeypatch, display=True, window=False, web=True) == (["web at h:1"], [])
+
+
+def test_else_none_which_is_said(monkeypatch):
+    chosen, told = views(monkeypatch, display=False, window=True, web=False)
+    assert chosen == []
+    assert told == ["nothing is shown, only measured (window: there is no display; web: web does not work)"]
+
+
+def test_a_view_that_was_asked_for_must_work(monkeypatch):
+    monkeypatch.setattr(demo, "_OPEN", {"web": lambda request: (_ for _ in ()).throw(UnsupportedError("no"))})
+    with pytest.raises(UnsupportedError):
+        demo._views(Request(model="m", view="web"), print)
+
+
+def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_none(run, clip, monkeypatch):
+    lengths = {}
+    monkeypatch.setattr(demo, "_OPEN", {"web": lambda request: Watcher()})
+    for view in ("web", "none"):
+        result = run("--source", clip, "--size", "32x16", "--view", view, "--json", "-")
+        assert result.exit_code == 0, result.output
+        lengths[view] = json.loads(result.stdout)["seconds"]
+    assert lengths["web"] >= 39 / 25
+    assert lengths["none"] < lengths["web"]
