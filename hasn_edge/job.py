@@ -1,4 +1,4 @@
-"""One model on its way to files: every graph and engine is made here, measured, and given its name last."""
+"""One model on its way to files: every graph is made here, measured, and given its name last."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from hasn_edge.data.calibration import CalibrationData
-    from hasn_edge.engine.target import EngineTarget
-    from hasn_edge.engine.tensorrt import CalibratorInput
     from hasn_edge.quantize.ranges import Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
     from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -96,21 +94,6 @@ class Job:
             return None
         self.progress(f"measuring ranges on {len(self.pictures)} pictures")
         return self.maker.ranges(self.pictures, self.recipe)
-
-    def calibrator(self) -> CalibratorInput:
-        """Return the pictures for TensorRT's own calibrator, and what the recipe keeps out of INT8."""
-        from hasn_edge.engine.tensorrt import CalibratorInput
-        from hasn_edge.quantize.graph import convolutions
-
-        assert self.recipe is not None
-        assert self.pictures is not None
-        names = [conv.name for conv in convolutions(self.maker.fp32())]
-        chosen = set(self.recipe.select(names))
-        return CalibratorInput(
-            batches=self.pictures,
-            fingerprint=self.pictures.fingerprint,
-            float_layers=tuple(name for name in names if name not in chosen),
-        )
 
     def identity(self, form: Form, precision: Precision, size: tuple[int, int] | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
@@ -209,60 +192,6 @@ class Job:
             details={"measured": measured},
         )
 
-    def engine(
-        self,
-        graph: File,
-        target: EngineTarget,
-        *,
-        precision: Precision,
-        emulated: File | None = None,
-        details: Mapping[str, Any],
-        cache: Path | None = None,
-        calibrator: CalibratorInput | None = None,
-    ) -> File:
-        """Compile a checked graph.
-
-        Args:
-            graph: What is compiled.
-            target: What for.
-            precision: What the engine computes in: the graph's, or by a builder flag where that is FP32.
-            emulated: The graph whose arithmetic on a processor is nearest to the engine's, where that is
-                another than ``graph``; what it measured and what it computes is what the engine is held to.
-            details: More for the sidecar.
-            cache: Folder of timings of earlier builds.
-            calibrator: Pictures, where TensorRT shall choose INT8's ranges by its own legacy method.
-        """
-        from hasn_edge.engine.tensorrt import engine_from_onnx
-
-        def step(phase: str, done: int, steps: int) -> None:
-            self.progress(f"compiling for {target.name}: {phase} {done} of {steps}")
-
-        self.progress(f"compiling for {target.name}")
-        built = engine_from_onnx(
-            graph.data, target, precision=precision, progress=step, cache=cache, calibrator=calibrator
-        )
-        self.summary.append(f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}")
-        self.summary += [f"warning of the compiler: {text}" for text in built.warnings[:3]]
-        nearest = emulated or graph
-        return File(
-            data=built.plan,
-            kind=Kind.ENGINE,
-            precision=precision,
-            size=target.shapes.size,
-            suffix=f"-{target.name}",
-            details={
-                **built.details(),
-                "model": self.model,
-                "int8_method": "calibrator" if calibrator else None,
-                "emulated_as": f"{nearest.details['form']} graph, {nearest.precision.value}",
-                "measured": nearest.details["measured"],
-                "golden": self._golden(nearest, precision, target),
-                **details,
-            },
-            parent=hashlib.sha256(graph.data).hexdigest(),
-            made_by=built.made_by,
-        )
-
     def publish(self, file: File, folder: Path) -> Artifact:
         """Give a finished file its name in ``folder``, with its sidecar."""
         sized = f"-{file.size[1]}x{file.size[0]}" if file.size else ""
@@ -296,20 +225,6 @@ class Job:
             precision=precision,
             exact=precision is Precision.INT8,
         )
-
-    def _golden(self, file: File, precision: Precision, target: EngineTarget) -> dict[str, Any]:
-        """Return a picture and what the network makes of it, which every later load is checked against."""
-        from hasn_edge.runtime.golden import make_golden
-        from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
-
-        self.progress("computing the golden picture")
-        with OnnxRuntimeSession(
-            file.data,
-            self.maker.checkpoint.spec,
-            precision=precision,
-            exact=precision is Precision.INT8,
-        ) as session:
-            return make_golden(session, target.shapes.typical[2:])
 
     def _budget(self, precision: Precision) -> float:
         return self.recipe.budget_db if precision is Precision.INT8 and self.recipe else FP16_BUDGET_DB
