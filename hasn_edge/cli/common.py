@@ -116,14 +116,18 @@ def open_chosen(
     exact: bool = False,
     device: str | None = None,
     cuda: str | None = None,
+    slots: int = 1,
 ) -> Session:
-    """Open the session that ``--model`` or ``--artifact`` names."""
+    """Open the session that ``--model`` or ``--artifact`` names; an engine with so many ``slots``."""
+    from hasn_edge.artifact import Kind, load_artifact
     from hasn_edge.runtime.open import open_model, open_session
 
     if artifact is not None:
         if model is not None:
             raise click.UsageError("--model and --artifact exclude each other: an artefact holds its model")
-        return open_session(artifact, threads=threads, exact=exact, device=device, cuda=cuda)
+        built = load_artifact(artifact)
+        several = slots if built.kind is Kind.ENGINE else 1
+        return open_session(built, threads=threads, exact=exact, device=device, cuda=cuda, slots=several)
     if cuda is not None:
         raise click.UsageError("--cuda is for engines: name one with --artifact FILE.engine")
     return open_model(chosen_model(model), threads=threads, device=device)

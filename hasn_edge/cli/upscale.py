@@ -131,7 +131,8 @@ def command(
     files = find_images(inputs, also=SUFFIXES)
     _check_output(files, output)
     failures = []
-    with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda) as session:
+    slots = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
+    with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda, slots=slots) as session:
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
         targets = _targets(files, output, session.spec.scale, suffix)
         work = list(zip(files, targets, strict=True))

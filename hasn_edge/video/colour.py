@@ -176,10 +176,8 @@ class Turn:
     @classmethod
     def of(cls, frame: VideoFrame) -> Turn:
         """Read the display matrix of a decoded frame."""
-        for data in frame.side_data:
-            if data.type.name == "DISPLAYMATRIX":
-                return cls(struct.unpack("=9i", bytes(data)[:36]))
-        return cls(None)
+        data = frame.side_data.get("DISPLAYMATRIX")
+        return cls(None if data is None else struct.unpack("=9i", bytes(data)[:36]))
 
     def __call__(self, rgb_HWC: Pixels) -> Pixels:
         """Return the picture upright, C-contiguous."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ def open_container(path: Path) -> Any:
         raise InputError(f"{path}: is a folder, expected a video file")
     if not path.exists():
         raise InputError(f"{path}: no such file; check the spelling and the current folder")
+    # Titles are in any encoding; since PyAV 19 this needs no saying.
+    tolerant = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
         # The prefix keeps a name with a colon from being taken for a protocol; a playlist that calls itself
         # a video may not fetch anything from the network.
-        return av.open(
-            f"file:{path}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
-        )
+        return av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, **tolerant)
     except OSError as exc:
         raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
     except av.error.FFmpegError as exc:
@@ -71,6 +72,11 @@ def main_video(container: Any, path: Path) -> Any:
     check_size(path, stream.codec_context.height, stream.codec_context.width)
     stream.codec_context.flags |= _OUTPUT_CORRUPT
     return stream
+
+
+def exact(value: Any) -> Fraction | None:
+    """Return a rational number of PyAV's, whose type differs between versions; ``None`` for none or zero."""
+    return Fraction(value.numerator, value.denominator) if value else None
 
 
 def check_size(path: Path, height: int, width: int) -> None:

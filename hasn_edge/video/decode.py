@@ -13,7 +13,15 @@ from hasn_edge.errors import InputError
 from hasn_edge.image import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, RgbFromFrame, Turn
-from hasn_edge.video.container import Packet, Stream, VideoFrame, check_size, main_video, open_container
+from hasn_edge.video.container import (
+    Packet,
+    Stream,
+    VideoFrame,
+    check_size,
+    exact,
+    main_video,
+    open_container,
+)
 
 Self = TypeVar("Self", bound="Decoder")
 
@@ -108,19 +116,18 @@ class Decoder:
     @property
     def time_base(self) -> Fraction:
         """What one unit of a time lasts, in seconds."""
-        return self.stream.time_base or Fraction(1, 90_000)
+        return exact(self.stream.time_base) or Fraction(1, 90_000)
 
     @property
     def rate(self) -> Fraction:
         """Pictures per second on average."""
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        return rate if rate else Fraction(25)
+        return exact(self.stream.average_rate) or exact(self.stream.guessed_rate) or Fraction(25)
 
     @property
     def aspect(self) -> Fraction | None:
         """Width of a pixel by its height, upright; ``None`` where the file does not say it."""
-        aspect = self.stream.sample_aspect_ratio
-        return 1 / aspect if aspect and self.turn.transposes else aspect or None
+        aspect = exact(self.stream.sample_aspect_ratio)
+        return 1 / aspect if aspect is not None and self.turn.transposes else aspect
 
     @property
     def expected(self) -> int | None:
