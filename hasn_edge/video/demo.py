@@ -113,26 +113,26 @@ def _views(request: Request, tell: Tell) -> list[View]:
     if request.view == "none":
         return []
     if request.view != "auto":
-        return [_OPEN[request.view](request)]
+        return [_OPEN[request.view](request, tell)]
     reasons = []
     for name in ("window", "web"):
         if name == "window" and not _has_display():
             reasons.append("window: there is no display")
             continue
         try:
-            return [_OPEN[name](request)]
+            return [_OPEN[name](request, tell)]
         except (UnsupportedError, MissingDependencyError) as exc:
             reasons.append(f"{name}: {exc}")
     tell(f"nothing is shown, only measured ({'; '.join(reasons)})")
     return []
 
 
-def _window(request: Request) -> View:
+def _window(request: Request, tell: Tell) -> View:
     return _view("window", "WindowView")()
 
 
-def _web(request: Request) -> View:
-    return _view("web", "WebView")(host=request.host, port=request.port, token=request.token)
+def _web(request: Request, tell: Tell) -> View:
+    return _view("web", "WebView")(host=request.host, port=request.port, token=request.token, tell=tell)
 
 
 def _view(module: str, name: str) -> Callable[..., View]:
@@ -146,7 +146,7 @@ def _view(module: str, name: str) -> Callable[..., View]:
     return found
 
 
-_OPEN: dict[str, Callable[[Request], View]] = {"window": _window, "web": _web}
+_OPEN: dict[str, Callable[[Request, Tell], View]] = {"window": _window, "web": _web}
 
 
 def _has_display() -> bool:

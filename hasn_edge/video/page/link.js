@@ -1,0 +1,82 @@
+"use strict";
+// The connection to the server: token, messages, frames, and coming back when it is lost.
+
+const WRONG_TOKEN = 4401, ENDED = 1001, TOO_MANY = 4429;
+
+/** Read the token from the address, keep it for this tab, and take it out of sight. */
+function rememberedToken() {
+  const key = "hasn-edge token";
+  const given = new URLSearchParams(location.hash.slice(1)).get("token")
+    ?? new URLSearchParams(location.search).get("token");
+  try {
+    if (given !== null) sessionStorage.setItem(key, given);
+    if (given !== null) history.replaceState(null, "", location.pathname);
+    return given ?? sessionStorage.getItem(key);
+  } catch {
+    return given; // storage may be forbidden; then it lasts as long as the page
+  }
+}
+
+/** Calls `on.text(message)`, `on.picture(header, blobs)`, `on.open()` and `on.lost(text, code)`. */
+class Link {
+  constructor(on) {
+    this.on = on;
+    this.token = rememberedToken();
+    this.tries = 0;
+    this.timer = 0;
+    this.socket = null;
+    const again = () => { if (!document.hidden && !this.socket && this.timer) this.open(); };
+    addEventListener("online", again);
+    document.addEventListener("visibilitychange", again);
+  }
+
+  open() {
+    clearTimeout(this.timer);
+    this.timer = 0;
+    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.token }));
+    socket.onmessage = ({ data }) => {
+      this.tries = 0;
+      if (typeof data === "string") this.on.text(JSON.parse(data));
+      else this.unpack(data);
+    };
+    socket.onclose = ({ code, reason }) => this.closed(code, reason);
+    this.socket = socket;
+  }
+
+  send(type, content = {}) {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type, ...content }));
+  }
+
+  useToken(token) {
+    this.token = token;
+    try { sessionStorage.setItem("hasn-edge token", token); } catch { /* lasts as long as the page */ }
+    this.open();
+  }
+
+  unpack(data) {
+    const length = new DataView(data).getUint32(0);
+    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+    let start = 4 + length;
+    const blobs = header.lengths.map((size) => {
+      const blob = new Blob([new Uint8Array(data, start, size)], { type: header.media });
+      start += size;
+      return blob;
+    });
+    this.on.picture(header, blobs);
+  }
+
+  closed(code, reason) {
+    this.socket = null;
+    if (code === WRONG_TOKEN) {
+      this.on.lost(reason, code);
+      return;
+    }
+    const wait = code === ENDED || code === TOO_MANY ? 3000 : Math.min(5000, 500 * 2 ** this.tries);
+    this.tries += 1;
+    this.timer = setTimeout(() => this.open(), wait);
+    const text = { [ENDED]: "The run has ended; waiting for the next one", [TOO_MANY]: reason }[code];
+    this.on.lost(text ?? "Connection lost; trying again", code);
+  }
+}

@@ -1,0 +1,214 @@
+"use strict";
+// Puts the parts together: what comes from the server, and what the user does.
+
+const stage = byId("stage"), divider = byId("divider"), engine = byId("engine"), quality = byId("quality");
+const panel = new Panel();
+let paused = false, wanted = null, message = null, still = null, scale = 4, chosen = null, toastTimer = 0;
+
+const link = new Link({ text: heard, picture: received, lost });
+const picture = new Picture(stage, byId("picture"), {
+  onDrawn: (frame) => link.send("drawn", { frame }),
+  onChange: arranged,
+});
+
+function heard(data) {
+  ({ hello, stats, message: told, refused: toast })[data.type]?.(data.type === "refused" ? data.text : data);
+}
+
+function hello(data) {
+  scale = data.scale;
+  wanted = null;
+  still = null;
+  picture.forget();
+  panel.begin(data.history);
+  byId("source").textContent = data.source;
+  document.title = `${data.source} · hasn-edge live`;
+  engine.replaceChildren(...data.engines.map((name) => new Option(name, name)));
+  engine.disabled = data.engines.length < 2;
+  if (paused) pause();
+  state("live", "Live");
+  byId("waiting").textContent = "Waiting for the first picture";
+  tellWanted();
+}
+
+function stats(data) {
+  panel.update(data);
+  const { engine: now, notice } = data.stats;
+  // The engine asked for stays chosen while it is being opened; otherwise the one that computes is shown.
+  const opening = chosen && chosen.name !== now && (notice?.includes(`opening ${chosen.name}`) || Date.now() < chosen.until);
+  if (!opening) chosen = null;
+  engine.parentElement.classList.toggle("busy", Boolean(opening));
+  if (document.activeElement !== engine || !chosen) engine.value = chosen?.name ?? now;
+  if (data.stats.quality) {
+    divider.dataset.hasn = decibels(data.stats.quality.hasn_db);
+    divider.dataset.bicubic = decibels(data.stats.quality.bicubic_db);
+  }
+}
+
+function told({ text }) {
+  message = text;
+  state(text ? "trouble" : "live", text ? "Trouble" : "Live");
+  if (text?.startsWith("opening ")) state("live", "Live");
+  banner(text);
+}
+
+function lost(text, code) {
+  state(code === WRONG_TOKEN ? "refused" : "lost", code === WRONG_TOKEN ? "Not let in" : "Not connected");
+  byId("waiting").textContent = text;
+  banner(picture.shown ? text : null);
+  if (code === WRONG_TOKEN) {
+    if (link.token) toast(text);
+    byId("token").value = "";
+    byId("ask").showModal();
+  }
+}
+
+async function received(header, blobs) {
+  let images;
+  try {
+    images = await Promise.all(blobs.map((blob) => createImageBitmap(blob, { colorSpaceConversion: "none" })));
+  } catch {
+    link.socket?.close();
+    return;
+  }
+  if (header.kind === "still") {
+    await still?.take(header, images);
+    return;
+  }
+  if (paused) images.forEach((image) => image.close());
+  else picture.offer(header, images);
+}
+
+/** Tell the server which pictures are of use here. */
+function tellWanted() {
+  const want = { watch: !paused && !document.hidden, compare: picture.part > 0, quality: quality.value };
+  const text = JSON.stringify(want);
+  if (text === wanted) return;
+  wanted = text;
+  link.send("want", want);
+}
+
+/** Arrange what lies over the picture. */
+function arranged() {
+  const { shown, part } = picture, width = stage.clientWidth;
+  byId("waiting").hidden = Boolean(shown);
+  divider.hidden = !shown || picture.mode !== "compare";
+  divider.style.left = `${100 * picture.split}%`;
+  divider.ariaValueNow = String(Math.round(100 * picture.split));
+  divider.ariaValueText = `${divider.ariaValueNow} % bicubic`;
+  stage.classList.toggle("zoomed", picture.zoom > 1.01);
+  const { hasn = "", bicubic = "" } = divider.dataset;
+  label("left", `Bicubic ${bicubic}`, shown && part * width > 110);
+  label("right", `HASN ×${scale} ${hasn}`, shown && (1 - part) * width > 110);
+  const level = picture.perPixel();
+  byId("zoom").textContent = shown ? `${level >= 0.995 ? Math.round(100 * level) : (100 * level).toFixed(0)} %` : "fit";
+  document.querySelectorAll("[data-mode]").forEach((button) => {
+    button.ariaChecked = String(button.dataset.mode === picture.mode);
+    button.tabIndex = button.dataset.mode === picture.mode ? 0 : -1;
+  });
+  tellWanted();
+}
+
+function label(id, text, visible) {
+  const element = byId(id);
+  element.hidden = !picture.shown;
+  if (element.textContent !== text) element.textContent = text;
+  element.classList.toggle("gone", !visible);
+}
+
+function state(name, text) {
+  document.body.dataset.state = name;
+  byId("status").textContent = text;
+}
+
+function banner(text) {
+  byId("banner").hidden = !text;
+  byId("banner").textContent = text ? text[0].toUpperCase() + text.slice(1) : "";
+}
+
+function toast(text) {
+  clearTimeout(toastTimer);
+  byId("toast").textContent = text;
+  byId("toast").classList.add("up");
+  toastTimer = setTimeout(() => byId("toast").classList.remove("up"), 3200);
+}
+
+/** Ask for the lossless pictures of the frame that is shown; `use(header, images)` closes them or keeps them. */
+function freeze(use) {
+  if (still || picture.number < 0) return;
+  const asked = { take: async (header, images) => { if (still === asked) still = null; await use(header, images); } };
+  still = asked;
+  setTimeout(() => { if (still === asked) still = null; }, 10000);
+  link.send("still", { frame: picture.number });
+}
+
+function pause() {
+  paused = !paused;
+  const button = byId("pausing");
+  button.ariaPressed = String(paused);
+  button.ariaLabel = paused ? "Go on" : "Pause";
+  button.querySelector("use").setAttribute("href", paused ? "#play" : "#pause");
+  byId("badge").hidden = !paused;
+  byId("badge").textContent = "Paused";
+  tellWanted();
+  if (paused) {
+    freeze((header, images) => {
+      if (!paused || header.frame !== picture.number) return images.forEach((image) => image.close());
+      byId("badge").textContent = "Paused, lossless";
+      return picture.offer(header, images);
+    });
+  }
+}
+
+function snapshot() {
+  if (picture.number < 0) return toast("There is no picture yet");
+  const { mode } = picture;
+  return freeze(async (header, images) => {
+    const blob = await picture.saved(images);
+    images.forEach((image) => image.close());
+    const anchor = document.createElement("a");
+    anchor.href = URL.createObjectURL(blob);
+    anchor.download = `hasn-edge-frame${String(header.index).padStart(6, "0")}-${mode}.png`;
+    anchor.click();
+    setTimeout(() => URL.revokeObjectURL(anchor.href), 10000);
+    toast(`Saved ${anchor.download}`);
+  });
+}
+
+function full() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else byId("view").requestFullscreen?.();
+}
+
+const actions = {
+  pause, snapshot, full,
+  help: () => byId("help").showModal(),
+  in: () => picture.zoomBy(1.5),
+  out: () => picture.zoomBy(1 / 1.5),
+  fit: () => picture.zoom > 1.01 ? picture.fit() : picture.exact(),
+};
+document.querySelectorAll("[data-do]").forEach((button) => button.addEventListener("click", () => actions[button.dataset.do]()));
+const modes = [...document.querySelectorAll("[data-mode]")];
+modes.forEach((button, index) => {
+  button.addEventListener("click", () => picture.show(button.dataset.mode));
+  button.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const next = modes[(index + step + modes.length) % modes.length];
+    next.focus();
+    picture.show(next.dataset.mode);
+  });
+});
+document.querySelector('[data-do="full"]').hidden = !document.fullscreenEnabled;
+engine.addEventListener("change", () => {
+  chosen = { name: engine.value, until: Date.now() + 2000 };
+  link.send("select", { engine: engine.value });
+});
+quality.addEventListener("change", tellWanted);
+document.addEventListener("visibilitychange", tellWanted);
+byId("ask").addEventListener("close", () => link.useToken(byId("token").value));
+watchPointers(stage, divider, picture);
+watchKeys(picture, actions);
+link.open();
