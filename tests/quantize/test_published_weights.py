@@ -11,6 +11,7 @@ import pytest
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set
 from hasn_edge.formats.emulator import Emulator
+from hasn_edge.formats.pixels import with_pixels
 from hasn_edge.graphs import Form, GraphMaker
 from hasn_edge.image import from_tensor, to_tensor
 from hasn_edge.metrics import psnr_y
@@ -81,3 +82,11 @@ def test_the_conservative_recipe_on_set5(bench, form):
 
 def test_fp16_on_set5(bench):
     assert abs(bench.loss("Set5", Form.STRONG, Precision.FP16)) <= 0.005
+
+
+def test_pixels_in_the_graph_cost_nothing_on_set5(bench):
+    float_loss = bench.loss("Set5", Form.STRONG, Precision.FP16)
+    emulator = Emulator(with_pixels(bench.maker.make(Form.STRONG, Precision.FP16)), exact=True)
+    eval_set = load_eval_set(("Set5", bench.folder / "Set5"), 4)
+    reached = np.mean([psnr_y(emulator.run(pair.lr()[None])[0], pair.hr(), border=4) for pair in eval_set])
+    assert bench.reference["Set5"] - reached == pytest.approx(float_loss, abs=0.002)
