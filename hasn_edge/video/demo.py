@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -116,9 +114,6 @@ def _views(request: Request, tell: Tell) -> list[View]:
         return [_OPEN[request.view](request, tell)]
     reasons = []
     for name in ("window", "web"):
-        if name == "window" and not _has_display():
-            reasons.append("window: there is no display")
-            continue
         try:
             return [_OPEN[name](request, tell)]
         except (UnsupportedError, MissingDependencyError) as exc:
@@ -147,12 +142,6 @@ def _view(module: str, name: str) -> Callable[..., View]:
 
 
 _OPEN: dict[str, Callable[[Request, Tell], View]] = {"window": _window, "web": _web}
-
-
-def _has_display() -> bool:
-    if not sys.platform.startswith("linux"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _checked_writer(
