@@ -1,0 +1,173 @@
+"""What the live pipeline costs beyond the network, in time a frame and frames a second.
+
+    python benchmarks/live_overhead.py                             # the bundled model, 320x180, some minutes
+    python benchmarks/live_overhead.py --artifact engines/hasn-x4-fp16-rtx.engine --frames 300
+
+In turns, so that a machine that slows down slows all of them: the session alone on a tensor, the session
+alone on pixels, the pipeline over a recording, and the pipeline over a source faster than the network.
+Nothing is shown. Exits with 1 where the pipeline costs 5 % or more of a frame, or reaches less than 95 % of
+the session's frames a second.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+CASES = ("session, tensor", "session, pixels", "pipeline, recording", "pipeline, live")
+MOST_OVERHEAD, LEAST_FPS = 0.05, 0.95
+
+
+class Clock:
+    """Wall-clock and processor time of this process between two moments."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter(), time.process_time()
+
+    def since(self, frames: int) -> tuple[float, float]:
+        """Return both, in seconds a frame."""
+        wall, cpu = self.start
+        return (time.perf_counter() - wall) / frames, (time.process_time() - cpu) / frames
+
+
+def alone(call, x, frames: int) -> tuple[float, float]:
+    """Return wall-clock and processor seconds a frame of a session that does nothing else."""
+    clock = Clock()
+    for _ in range(frames):
+        call(x)
+    return clock.since(frames)
+
+
+def pipeline(session, size: tuple[int, int], frames: int, *, live: bool) -> tuple[tuple[float, float], dict]:
+    """Return the same of the pipeline, from its first shown frame on, and its figures."""
+    from hasn_edge.video.live import Live
+    from hasn_edge.video.source import PatternSource
+    from hasn_edge.video.view import View
+
+    class Timer(View):
+        """Measures from the first shown frame to the last one, then stops."""
+
+        def start(self, live: Live) -> None:
+            self._live = live
+            self._shown = 0
+
+        def show(self, shown: object) -> None:
+            if self._shown == 0:
+                self._clock = Clock()
+            if self._shown == frames:
+                self.taken = self._clock.since(frames)
+                self._live.stop()
+            self._shown += 1
+
+    timer = Timer()
+    source = PatternSource(size, fps=120) if live else PatternSource(size, live=False)
+    stats = Live(source, session, [timer]).run()
+    return timer.taken, stats.snapshot()
+
+
+def measure(session, size: tuple[int, int], frames: int, turns: int) -> tuple[dict, dict, list[dict]]:
+    """Return wall-clock and processor seconds a frame of every case by turn, and the pipeline's figures."""
+    from hasn_edge.image import to_tensor
+    from hasn_edge.video.source import PatternSource
+
+    with PatternSource(size, live=False) as source:
+        frame = source.read()
+    tensor, pixels = to_tensor(frame.pixels), frame.pixels[None]
+    alone(session.run, tensor, 2)
+    alone(session.run_pixels, pixels, 2)
+    wall: dict[str, list[float]] = {case: [] for case in CASES}
+    cpu: dict[str, list[float]] = {case: [] for case in CASES}
+    figures = []
+    for turn in range(turns):
+        click.echo(f"turn {turn + 1} of {turns}", err=True)
+        taken = [alone(session.run, tensor, frames), alone(session.run_pixels, pixels, frames)]
+        for live in (False, True):
+            seconds, snapshot = pipeline(session, size, frames, live=live)
+            taken.append(seconds)
+            figures.append(snapshot)
+        for case, seconds in zip(CASES, taken, strict=True):
+            wall[case].append(seconds[0])
+            cpu[case].append(seconds[1])
+    return wall, cpu, figures
+
+
+def ratio(seconds: dict[str, list[float]], case: str, reference: str) -> float:
+    """Return how many times as long ``case`` takes: the median over the turns of the turns' ratios."""
+    return float(np.median(np.divide(seconds[case], seconds[reference])))
+
+
+def markdown(wall: dict[str, list[float]], cpu: dict[str, list[float]], notes: list[str]) -> str:
+    """Return the table with its conventions."""
+    head = ("case", "ms a frame", "frames a second", "times the tensor's", "processor ms a frame")
+    lines = ["# What the live pipeline costs", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for case in CASES:
+        median = float(np.median(wall[case]))
+        share, busy = ratio(wall, case, CASES[0]), 1e3 * float(np.median(cpu[case]))
+        lines.append(f"| {case} | {median * 1e3:.2f} | {1 / median:.2f} | {share:.3f} | {busy:.2f} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+
+
+@click.command(help=__doc__)
+@click.option("--model", default=None, help="Bundled name or weights file.")
+@click.option("--artifact", type=click.Path(path_type=Path), default=None)
+@click.option("--threads", type=int, default=None)
+@click.option("--size", default="320x180", show_default=True, help="Input WIDTHxHEIGHT.")
+@click.option("--frames", default=40, show_default=True, help="Frames of a case in each turn.")
+@click.option("--turns", default=5, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder for the results.")
+def main(
+    model: str | None,
+    artifact: Path | None,
+    threads: int | None,
+    size: str,
+    frames: int,
+    turns: int,
+    output: Path | None,
+) -> None:
+    """Measure, print, judge."""
+    from hasn_edge.artifact import writing
+    from hasn_edge.machine import environment
+    from hasn_edge.model.zoo import DEFAULT_MODEL
+    from hasn_edge.video.engines import engines_of, open_first
+
+    width, height = (int(side) for side in size.split("x"))
+    engines = engines_of(
+        model or DEFAULT_MODEL, [artifact] if artifact else [], folder=Path("nowhere"), threads=threads
+    )
+    name, session = open_first(engines, None, (height, width), click.echo)
+    with session:
+        wall, cpu, figures = measure(session, (height, width), frames, turns)
+    overhead = ratio(wall, CASES[2], CASES[0]) - 1
+    fps = min(1 / ratio(wall, case, CASES[1]) for case in CASES[2:])
+    machine = environment()
+    today, limit = datetime.date.today(), f"limit {MOST_OVERHEAD:.0%}"
+    notes = [
+        f"{name}, {width}x{height}, batch 1; {turns} turns of {frames} frames a case; medians of turns and "
+        "of their ratios. The test pattern is read and nothing is shown.",
+        f"Overhead a frame beyond the network: {overhead:+.1%} ({limit}), of the pipeline over "
+        "a recording, against the session on a tensor, which converts no pixels.",
+        f"Frames a second: at least {fps:.1%} of what the session reaches on pixels (limit {LEAST_FPS:.0%}).",
+        "Processor time is that of all threads of the process: on a busy machine trust it, not the clock.",
+        "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
+        f"Printed by `python benchmarks/live_overhead.py {' '.join(sys.argv[1:])}` on {today}.",
+    ]
+    text = markdown(wall, cpu, notes)
+    click.echo(text)
+    if output is not None:
+        stem = f"live_overhead_{session.device.partition(':')[0]}_{today:%Y%m}"
+        raw = {"wall_s": wall, "cpu_s": cpu, "figures": figures, "notes": notes, "machine": machine}
+        with writing(output / f"{stem}.json") as path:
+            path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+        with writing(output / f"{stem}.md") as path:
+            path.write_text(text, encoding="utf-8")
+    sys.exit(0 if overhead < MOST_OVERHEAD and fps >= LEAST_FPS else 1)
+
+
+if __name__ == "__main__":
+    main()
