@@ -219,7 +219,9 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
             )
         strip = np.clip(strip, 0, 1, out=strip)
         strip *= levels
-        pixels[top : top + _STRIP] = np.rint(strip, out=strip).transpose(1, 2, 0)
+        rounded = np.rint(strip, out=strip).astype(dtype)
+        for channel in range(channels):  # twice as fast as one transposed copy
+            pixels[top : top + _STRIP, :, channel] = rounded[channel]
     return pixels
 
 
