@@ -14,7 +14,7 @@ from hasn_edge.artifact import Artifact, publish
 from hasn_edge.builder import BuildOptions, Built, build_one
 from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.job import Progress
 from hasn_edge.latency import Latency, latency_of, time_session
 from hasn_edge.runtime.open import open_session
@@ -59,8 +59,9 @@ def build_fastest(
 ) -> Built:
     """Build what :func:`hasn_edge.builder.build_one` builds, in the precision that is fastest here.
 
-    FP16 and INT8, on a processor FP32 too. A precision that misses its budget is left out. A coarser one is
-    kept only where it is at least :data:`WORTH` times as fast as the finer one.
+    FP16 and INT8, on a processor FP32 too. A precision that misses its budget, that the compiler cannot
+    build, or whose engine does not compute what its graph does, is left out. A coarser one is kept only where
+    it is at least :data:`WORTH` times as fast as the finer one.
 
     Returns:
         The files that were kept; the summary says what each candidate took and lost, and why this one.
@@ -68,6 +69,7 @@ def build_fastest(
     Raises:
         UnsupportedError: what is built for the target cannot run on this machine.
         VerificationError: every candidate missed its budget.
+        BuildError: none could be built.
         HasnEdgeError: as for a build of one precision.
     """
     target = options.resolved()
@@ -76,15 +78,16 @@ def build_fastest(
     if target.runtime is EngineRuntime.CPU:
         precisions = (Precision.FP32, *precisions)
     made: list[Built] = []
-    left_out: list[str] = []
+    failed: list[HasnEdgeError] = []
     for precision in precisions:
         try:
             made.append(build_one(model, precision, options, output=output / SHELF, progress=progress))
-        except VerificationError as exc:
-            left_out.append(f"{precision.value} is left out: {exc}")
-    if not made:
-        raise VerificationError(" ".join(left_out))
-    candidates = measure(made, target, open_session, progress)
+        except (VerificationError, BuildError) as exc:  # some TensorRTs fail to build INT8 at all
+            failed.append(_left_out(precision, exc))
+    candidates = measure(made, target, open_session, progress, failed)
+    if not candidates:
+        raise type(failed[0])(" ".join(map(str, failed)))
+    left_out = [str(exc) for exc in failed]
     chosen, why = choose(candidates)
     facts = {
         "candidates": [c.said() for c in candidates],
@@ -100,23 +103,41 @@ def measure(
     target: EngineTarget,
     open_one: Callable[..., Session],
     progress: Progress = lambda text: None,
+    failed: list[HasnEdgeError] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Time what was built on frames of the target's typical size, in turns."""
+    """Time what was built on frames of the target's typical size, in turns.
+
+    Args:
+        made: The candidates.
+        target: What they were built for.
+        open_one: Opens a file.
+        progress: Called with what is under way.
+        failed: Takes the errors of files that open wrong, which are left out; without it they are raised.
+    """
     batch, channels, height, width = target.shapes.typical
     frame = (height, width) if target.runtime is EngineRuntime.CPU else None
     with ExitStack() as stack:
-        sessions = [stack.enter_context(open_one(built.artifacts[-1], frame=frame)) for built in made]
+        opened: list[tuple[Built, Session]] = []
+        for built in made:
+            try:
+                opened.append((built, stack.enter_context(open_one(built.artifacts[-1], frame=frame))))
+            except ArtifactError as exc:
+                if failed is None:
+                    raise
+                failed.append(_left_out(built.artifacts[-1].precision, exc))
+        sessions = [session for _, session in opened]
         inputs = [_frame(session, (batch, channels, height, width)) for session in sessions]
         turns: list[list[Any]] = [[] for _ in sessions]
         for turn in range(ROUNDS):
             for index, (session, x) in enumerate(zip(sessions, inputs, strict=True)):
-                progress(f"timing {made[index].artifacts[-1].path.name}, turn {turn + 1} of {ROUNDS}")
+                name = opened[index][0].artifacts[-1].path.name
+                progress(f"timing {name}, turn {turn + 1} of {ROUNDS}")
                 session.run_pixels(x) if session.pixels else session.run(x)
                 turns[index].append(time_session(session, x, at_least=CALLS, seconds=SECONDS))
     latencies = [latency_of(found) for found in turns]
     return tuple(
         Candidate(built=built, latency=latency)
-        for built, latency in zip(made, latencies, strict=True)
+        for (built, _), latency in zip(opened, latencies, strict=True)
         if latency is not None
     )
 
@@ -137,6 +158,10 @@ def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
         return best, f"{name} is kept: it is the only one whose quality passes"
     rule = f"a coarser format must be {WORTH:g} times as fast"
     return best, f"{name} is kept: {', '.join(others)} ({rule})"
+
+
+def _left_out(precision: Precision, exc: HasnEdgeError) -> HasnEdgeError:
+    return type(exc)(f"{precision.value} is left out: {exc}")
 
 
 def _frame(session: Session, shape: tuple[int, int, int, int]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from hasn_edge import fastest
 from hasn_edge.artifact import Artifact, Kind, load_artifact
 from hasn_edge.builder import Built
 from hasn_edge.engine.target import load_target
-from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError, VerificationError
 from hasn_edge.fastest import Candidate, choose, measure
 from hasn_edge.latency import Latency
 from hasn_edge.model.checkpoint import save_checkpoint
@@ -130,6 +131,42 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path, monkeypa
     )
     assert built.artifacts[-1].precision is Precision.FP16
     assert any(line.startswith("int8 is left out: ") for line in built.summary)
+
+
+@pytest.mark.parametrize("where", ["built", "opened"])
+def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where):
+    """TensorRT 10.3 of JetPack 6 cannot build some INT8 networks; an engine may compute something else."""
+
+    def builds(model, precision, options, **rest):
+        if precision is Precision.INT8 and where == "built":
+            raise BuildError("assertion checkLinks::218")
+        return candidate(precision.value, [1.0]).built
+
+    def opens(artifact, **options):
+        if artifact.precision is Precision.INT8 and where == "opened":
+            raise ArtifactError("it computes something else")
+        return FakeSession(precision=artifact.precision)
+
+    monkeypatch.setattr(fastest, "SECONDS", 0.0)
+    monkeypatch.setattr(fastest, "WORTH", 0.0)  # the last one would win
+    monkeypatch.setattr(fastest, "build_one", builds)
+    monkeypatch.setattr(fastest, "open_session", opens)
+    monkeypatch.setattr(fastest, "_publish", lambda artifact, folder, facts: replace(artifact, details=facts))
+    built = hasn_edge.build("net", precision="auto", target="cpu", size=(16, 20), output=tmp_path)
+    assert built.artifacts[-1].precision is Precision.FP16
+    (said,) = built.artifacts[-1].details["left_out"]
+    assert said == "int8 is left out: " + (
+        "assertion checkLinks::218" if where == "built" else "it computes something else"
+    )
+
+
+def test_when_none_can_be_built_the_compilers_words_are_kept(tiny, tmp_path, monkeypatch):
+    def fails(model, precision, options, **rest):
+        raise BuildError(f"{precision.value} crashed.")
+
+    monkeypatch.setattr(fastest, "build_one", fails)
+    with pytest.raises(BuildError, match=r"fp16 is left out: fp16 crashed\. int8 is left out: int8 crashed"):
+        hasn_edge.build(tiny, precision="auto", target="cpu", output=tmp_path / "out")
 
 
 def test_when_none_passes_nothing_is_written(tiny, tmp_path, monkeypatch):
