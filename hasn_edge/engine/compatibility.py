@@ -10,8 +10,9 @@ from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import NAMES, version_tuple
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.gpu import GpuFacts
-from hasn_edge.engine.target import EngineRuntime, load_target, shipped_targets
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target, shipped_targets
 from hasn_edge.errors import ArtifactError, HasnEdgeError
+from hasn_edge.spec import Precision
 
 
 def require_compatible(
@@ -43,21 +44,29 @@ def require_compatible(
     if reasons:
         raise ArtifactError(
             f"{artifact.path}: this engine cannot run here: {'; '.join(reasons)}. Build it again on this "
-            f"machine: {rebuild_command(artifact)}"
+            f"machine: {rebuild_command(artifact, gpu=gpu)}"
         )
     return header
 
 
-def rebuild_command(artifact: Artifact) -> str:
-    """Return the command that builds an engine like this one for the machine that it is typed on."""
+def rebuild_command(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> str:
+    """Return the command that builds an engine like this one for the machine that it is typed on.
+
+    Args:
+        artifact: The engine.
+        gpu: The GPU there: where the engine's own target is for others, the command names one for this.
+        again: Compile even though the build would find nothing changed: the engine itself is what is wrong.
+    """
     details = artifact.details
     words = ["hasn-edge", "build"]
     if details.get("model"):
         words += ["--model", str(details["model"])]
     words += ["--precision", artifact.precision.value]
-    target = details.get("target")
+    if artifact.precision is Precision.INT8:
+        words += _int8(details)
+    target = _target(details, gpu)
     if target:
-        words += ["--target", str(target) if target in shipped_targets() else f"{target}.toml"]
+        words += ["--target", target]
     if details.get("int8_method") == "calibrator":
         words += ["--int8-method", "calibrator"]
     pixels = _input_dtype(details) == "uint8"
@@ -67,7 +76,44 @@ def rebuild_command(artifact: Artifact) -> str:
         words += ["--size", _size(artifact.size)]
     else:
         words += _range(details, pixels=pixels)
+    if again:
+        words.append("--rebuild")
     return shlex.join(words)
+
+
+def _int8(details: Any) -> list[str]:
+    """Return the options for ranges that are not the default's."""
+    words = []
+    for option, usual in (("recipe", "default"), ("calibration", None)):
+        given = details.get("asked", {}).get(option) if isinstance(details.get("asked"), dict) else None
+        if given not in (None, usual):
+            words += [f"--{option}", str(given)]
+    return words
+
+
+def _target(details: Any, gpu: GpuFacts | None) -> str | None:
+    """Return the target to build for: the engine's own, or where that is for other GPUs, one for ``gpu``."""
+    name = details.get("target")
+    if not name:
+        return None
+    if name not in shipped_targets():
+        return f"{name}.toml"
+    target = load_target(str(name))
+    if gpu is None or _is_for(target, gpu):
+        return str(name)
+    if target.runtime is EngineRuntime.RTX:
+        for other in shipped_targets():
+            candidate = load_target(other)
+            if candidate.runtime is EngineRuntime.RTX and _is_for(candidate, gpu):
+                return other
+    return EngineRuntime.TENSORRT.value
+
+
+def _is_for(target: EngineTarget, gpu: GpuFacts) -> bool:
+    if target.device is not None:
+        return target.device.compute_capability == gpu.compute_capability
+    able = target.compute_capabilities
+    return not able or gpu.compute_capability in able
 
 
 def _input_dtype(details: Any) -> str | None:
@@ -146,7 +192,10 @@ def _gpu_problems(details: Any, header: PlanHeader, gpu: GpuFacts | None) -> Ite
         return
     elif made_on is not None and (made_on, details.get("sm_count")) != (gpu.name, gpu.sm_count):
         # Jetson Orin Nano, NX and AGX have one name and one capability, and other kernels fit them.
-        yield f"it was built on {made_on} with {details.get('sm_count')} SM, and here is {gpu.title}"
+        reason = f"it was built on {made_on} with {details.get('sm_count')} SM, and here is {gpu.title}"
+        if gpu.integrated and made_on == gpu.name:
+            reason += "; so is one board in another power mode, which 'sudo nvpmodel -q' names"
+        yield reason
 
 
 def _flag(details: Any, name: str) -> Any:

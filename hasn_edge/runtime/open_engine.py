@@ -62,7 +62,8 @@ def open_engine(
             session,
             artifact.details.get("golden"),
             name=str(artifact.path),
-            cure=f"build it again on this machine: {rebuild_command(artifact)}",
+            # Nothing that the build looks at has changed: without --rebuild it would return this very file.
+            cure=f"build it again on this machine: {rebuild_command(artifact, gpu=gpu, again=True)}",
         )
     except BaseException:
         session.close()

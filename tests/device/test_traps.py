@@ -296,7 +296,7 @@ class TestEngines:
         assert found.name == str(path)
         assert "built on Orin" in found.detail
         assert "hasn-edge build" not in found.detail
-        assert found.cure == "hasn-edge build --precision int8 --target orin-nx --size 320x180"
+        assert found.cure == "hasn-edge build --precision int8 --target tensorrt --size 320x180"
 
     def test_of_another_tensorrt(self, desktop, plan):
         plan(version=(10, 3, 0, 26))

@@ -49,6 +49,8 @@ def test_another_build_of_the_same_version(tmp_path: Path) -> None:
 
 def test_boards_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert "built on Orin with 8 SM, and here is Orin (16 SM" in refused(engine(tmp_path), AGX)
+    assert "in another power mode" in refused(engine(tmp_path), AGX)
+    assert "in another power mode" not in refused(engine(tmp_path), ADA)
     assert "and there is none" in refused(engine(tmp_path), None)
 
 
@@ -121,6 +123,19 @@ def test_rtx_engines_run_on_the_gpus_they_were_built_for(tmp_path: Path) -> None
     assert "built by TensorRT for RTX 1.7.1.116, and 1.8.0.1 is here" in refused(artifact, ADA, "1.8.0.1")
 
 
+def test_the_command_is_one_for_the_gpu_that_is_here(tmp_path: Path) -> None:
+    """The engine's own target would give the same engine again, or refuse."""
+    rtx = engine(tmp_path, target="rtx", runtime="rtx")
+    assert " --target rtx " in rebuild_command(rtx)
+    assert " --target rtx " in rebuild_command(rtx, gpu=ADA)
+    assert " --target rtx-turing " in rebuild_command(rtx, gpu=TURING)
+    assert " --target tensorrt " in rebuild_command(rtx, gpu=HOPPER)
+    board = engine(tmp_path, target="orin-nano")
+    assert " --target orin-nano " in rebuild_command(board, gpu=AGX)
+    assert " --target tensorrt " in rebuild_command(board, gpu=ADA)
+    assert rebuild_command(board, again=True).endswith(" --rebuild")
+
+
 def test_a_sidecar_of_another_engine(tmp_path: Path) -> None:
     said = refused(engine(tmp_path, content=plan(b"vtrt", (10, 3, 0, 30))))
     assert "its sidecar says runtime tensorrt, the plan is one of TensorRT for RTX" in said
@@ -150,6 +165,7 @@ def test_truncated_tampered_and_foreign_files(tmp_path: Path) -> None:
         {"profile": {"minimum": 3}},
         {"sm_count": "many"},
         {"target": 7},
+        {"asked": "much"},
     ],
 )
 def test_a_damaged_sidecar_is_no_crash(tmp_path: Path, damage: dict[str, Any]) -> None:
@@ -168,6 +184,10 @@ def test_a_damaged_sidecar_is_no_crash(tmp_path: Path, damage: dict[str, Any]) -
         ({}, "--target tensorrt --size 320x180"),
         ({"model": None, "target": "my board"}, "--target 'my board.toml' --size 320x180"),
         ({"model": "my net.pth"}, "--target tensorrt --size 320x180"),
+        ({"asked": {"recipe": "conservative", "calibration": None}},
+         "--recipe conservative --target tensorrt --size 320x180"),
+        ({"asked": {"recipe": "default", "calibration": "my photos"}},
+         "--calibration 'my photos' --target tensorrt --size 320x180"),
         ({"int8_method": "calibrator"}, "--target tensorrt --int8-method calibrator --size 320x180"),
         ({"inputs": [{"dtype": "uint8"}]}, "--target tensorrt --pixels --size 320x180"),
         (

@@ -158,7 +158,7 @@ def stale_engines(machine: Machine) -> Iterator[Finding]:
         try:
             header = read_plan_header(path)
             artifact = load_artifact(path)
-            cure = rebuild_command(artifact)
+            cure = rebuild_command(artifact, gpu=machine.gpu)
             require_compatible(artifact, gpu=machine.gpu, runtime_version=versions[header.runtime])
         except HasnEdgeError as exc:
             said = str(exc).removeprefix(f"{path}: ").split(". Build it again on this machine:")[0]
