@@ -20,7 +20,7 @@ from hasn_edge.errors import HasnEdgeError, UnsupportedError
 from hasn_edge.graphs import Form
 from hasn_edge.job import File, Job, Progress
 from hasn_edge.quantize.recipe import load_recipe
-from hasn_edge.runtime.golden import make_golden
+from hasn_edge.runtime.golden import OWN_RANGES, make_golden
 from hasn_edge.spec import Precision
 
 Size = tuple[int, int]
@@ -119,7 +119,7 @@ def build_one(
     if precision is Precision.INT8:
         job.calibrate(load_recipe(options.recipe), options.calibration)
     if capabilities is not None:
-        return _engine(job, precision, target, capabilities, output, legacy=legacy, rebuild=options.rebuild)
+        return _engine(job, precision, target, capabilities, output, options)
     size = options.size
     if target.runtime is EngineRuntime.CPU:
         made = [job.graph(Form.CPU, precision, size=size, suffix="-cpu")]
@@ -147,11 +147,14 @@ def _engine(
     target: EngineTarget,
     capabilities: Capabilities,
     folder: Path,
-    *,
-    legacy: bool,
-    rebuild: bool,
+    options: BuildOptions,
 ) -> Built:
     """Build an engine, or return the one in ``folder`` that was built of the very same."""
+    legacy = options.int8_method is Int8Method.CALIBRATOR
+    if legacy and options.pixels:
+        raise UnsupportedError(
+            "the calibrator takes float pictures; leave out --pixels, or use the method qdq"
+        )
     if legacy and not capabilities.calibrator:
         raise UnsupportedError(
             f"{capabilities.title} has no calibrator; use the method qdq, which serves all"
@@ -159,7 +162,8 @@ def _engine(
     form = Form.WEAK if legacy else Form(capabilities.form)
     # Weak graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
     by_flag = form is Form.WEAK and (legacy or wanted is Precision.FP16)
-    precision, size = Precision.FP32 if by_flag else wanted, target.shapes.size
+    # TensorRT's calibrator runs the graph on pictures of their own size: the engine's is the profile's.
+    precision, size = Precision.FP32 if by_flag else wanted, None if legacy else target.shapes.size
     calibrator = _calibrator(job) if legacy else None
     key = engine_key(
         job.identity(form, precision, size),
@@ -169,7 +173,7 @@ def _engine(
         gpu=gpu_facts(),
         calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
     )
-    if not rebuild and (found := lookup(folder, key)) is not None:
+    if not options.rebuild and (found := lookup(folder, key)) is not None:
         return Built(artifacts=(found,), summary=(f"{found.path.name}: nothing changed since it was built",))
     graph = job.graph(form, precision, size=size, suffix=f"-{form.value}")
     # What a flag makes of an FP32 graph is foreseen by the graph whose tensors have that type.
@@ -180,7 +184,7 @@ def _engine(
         target,
         precision=wanted,
         emulated=emulated,
-        details={KEY: key},
+        details={KEY: key, **_ranges(job, wanted, options)},
         cache=folder / "cache",
         calibrator=calibrator,
     )
@@ -235,7 +239,7 @@ def _compiled(
             "int8_method": "calibrator" if calibrator else None,
             "emulated_as": f"{nearest.details['form']} graph, {nearest.precision.value}",
             "measured": nearest.details["measured"],
-            "golden": _golden(job, nearest, precision, target),
+            "golden": _golden(job, nearest, precision, target, OWN_RANGES if calibrator else None),
             **details,
         },
         parent=hashlib.sha256(graph.data).hexdigest(),
@@ -243,7 +247,13 @@ def _compiled(
     )
 
 
-def _golden(job: Job, file: File, precision: Precision, target: EngineTarget) -> dict[str, Any]:
+def _golden(
+    job: Job,
+    file: File,
+    precision: Precision,
+    target: EngineTarget,
+    tolerance: tuple[float, float] | None,
+) -> dict[str, Any]:
     """Return a picture and what the network makes of it, which every later load is checked against."""
     from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
@@ -254,7 +264,22 @@ def _golden(job: Job, file: File, precision: Precision, target: EngineTarget) ->
         precision=precision,
         exact=precision is Precision.INT8,
     ) as session:
-        return make_golden(session, target.shapes.typical[2:])
+        return make_golden(session, target.shapes.typical[2:], tolerance=tolerance)
+
+
+def _ranges(job: Job, precision: Precision, options: BuildOptions) -> dict[str, Any]:
+    """Return what an INT8 engine's sidecar says of its ranges: hash of the pictures, and what was asked."""
+    if precision is not Precision.INT8:
+        return {}
+    assert job.pictures is not None
+    pictures = options.calibration
+    return {
+        "calibration": {"fingerprint": job.pictures.fingerprint, "pictures": len(job.pictures)},
+        "asked": {
+            "recipe": Path(options.recipe).name,
+            "calibration": None if pictures is None else Path(pictures).name,
+        },
+    }
 
 
 def _calibrator(job: Job) -> CalibratorInput:

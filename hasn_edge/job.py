@@ -74,7 +74,8 @@ class Job:
         self.gate = Gate(self.maker.checkpoint)
         self.summary = list(self.maker.fused)
         """What was measured so far, a sentence each."""
-        self.model = str(model)
+        self.model = Path(model).name
+        """What a sidecar calls the model: never a folder of the machine that built the file."""
         self.recipe: QuantRecipe | None = None
         self.pictures: CalibrationData | None = None
 

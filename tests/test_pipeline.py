@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import hasn_edge
 from hasn_edge import builder, gate, pipeline
-from hasn_edge.artifact import Kind, file_sha256, load_artifact
+from hasn_edge.artifact import Kind, file_sha256, load_artifact, sidecar_path
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.graphs import Form
@@ -147,6 +147,12 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     assert engine.size == (48, 64)
     assert engine.details["measured"] == graph.details["measured"]
     assert engine.details["emulated_as"] == "strong graph, int8"
+    assert engine.details["model"] == tiny.name
+    assert engine.details["asked"] == {"recipe": "loose.toml", "calibration": None}
+    ranges = engine.details["calibration"]
+    assert ranges["fingerprint"] == graph.details["ranges"]["fingerprint"]
+    for path in (graph.path, engine.path):  # it goes to other people: no folder of this machine is in it
+        assert str(tmp_path.parent) not in sidecar_path(path).read_text()
     # What this engine must compute is known before a GPU is: the exact arithmetic of its graph.
     with open_session(graph, exact=True) as session:
         check_golden(session, engine.details["golden"])

@@ -1,0 +1,113 @@
+"""What a build on a Jetson hands to TensorRT, told to a compiler that only listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnx
+import pytest
+import torch
+
+import hasn_edge
+from hasn_edge import builder
+from hasn_edge.artifact import load_artifact
+from hasn_edge.engine.capabilities import Capabilities
+from hasn_edge.engine.engine_file import parse_plan_header
+from hasn_edge.engine.gpu import GpuFacts
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.engine.tensorrt import BuiltEngine
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime.golden import OWN_RANGES
+from hasn_edge.spec import ModelSpec, Precision
+
+NANO = GpuFacts(
+    name="Orin", compute_capability="8.7", total_memory_bytes=8 << 30, driver="540.4.0", cuda="12.6",
+    integrated=True, l4t="36.4.3", sm_count=8,
+)  # fmt: skip
+JETPACK_6 = Capabilities(
+    runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, strong_typing_flag=True,
+    explicit_batch_flag=True, precision_flags=True, calibrator=True, calibration_profile=True,
+    compute_capabilities=(), optimization_level=True, hardware_compatibility=(), version_compatible=True,
+    timing_cache=True, progress_monitor=True, parser_names_nodes=True,
+)  # fmt: skip
+PLAN = b"ftrt" + bytes(20) + bytes((10, 3, 0, 30)) + bytes(4096)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder / "tiny.safetensors", HASN(ModelSpec(features=16, blocks=1)))
+    (folder / "loose.toml").write_text("budget_db = 5.0\n")
+    return folder / "tiny.safetensors"
+
+
+@pytest.fixture
+def told(monkeypatch) -> SimpleNamespace:
+    """An Orin Nano with JetPack 6; what its compiler is told."""
+    seen = SimpleNamespace()
+
+    def compiles(data, target, *, precision, progress, cache, calibrator):
+        seen.graph, seen.target, seen.precision = onnx.load_from_string(data), target, precision
+        seen.calibrator = calibrator
+        return BuiltEngine(
+            plan=PLAN,
+            target=target,
+            precision=precision,
+            header=parse_plan_header(PLAN, file_bytes=len(PLAN), name="plan"),
+            made_by={"TensorRT": "10.3.0.30"},
+            warnings=(),
+            seconds=1.0,
+            facts={},
+        )
+
+    monkeypatch.setattr(builder, "gpu_facts", lambda: NANO)
+    monkeypatch.setattr(builder, "find_module", lambda runtime: "tensorrt")
+    monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: JETPACK_6)
+    monkeypatch.setattr(builder, "engine_from_onnx", compiles)
+    return seen
+
+
+def input_dims(graph: onnx.ModelProto) -> list[int]:
+    return [dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
+
+
+def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
+    built = hasn_edge.build(tiny, precision="fp16", size=(32, 40), output=tmp_path)
+    assert told.precision is Precision.FP16
+    assert (told.graph.opset_import[0].version, input_dims(told.graph)) == (17, [1, 3, 32, 40])
+    assert all(w.data_type != onnx.TensorProto.FLOAT16 for w in told.graph.graph.initializer)
+    engine = load_artifact(built.artifacts[-1].path)
+    assert (engine.precision, engine.size) == (Precision.FP16, (32, 40))
+    assert engine.details["emulated_as"] == "strong graph, fp16"
+    assert engine.details["golden"]["shape"] == [1, 3, 32, 40]
+
+
+def test_the_calibrator_has_a_graph_that_takes_its_pictures(tiny, told, tmp_path):
+    built = hasn_edge.build(
+        tiny,
+        precision="int8",
+        int8_method="calibrator",
+        recipe=tiny.with_name("loose.toml"),
+        size=(32, 40),
+        output=tmp_path,
+    )
+    shape = next(iter(told.calibrator.batches)).shape
+    # Of any size: the pictures that ship are not the engine's size, which is the profile's.
+    assert all(have in (0, want) for have, want in zip(input_dims(told.graph), shape, strict=True))
+    assert told.target.shapes.size == (32, 40)
+    engine = built.artifacts[-1]
+    assert engine.size == (32, 40)
+    tolerance = engine.details["golden"]["tolerance"]
+    assert (tolerance["rms"], tolerance["largest"]) == OWN_RANGES
+
+
+def test_the_calibrator_takes_no_pixels(tiny, told, tmp_path):
+    with pytest.raises(UnsupportedError, match="takes float pictures; leave out --pixels"):
+        hasn_edge.build(
+            tiny, precision="int8", int8_method="calibrator", pixels=True, output=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
