@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -148,27 +149,32 @@ class Jetson:
 class Ina3221:
     """The power sensors of a Jetson module (Texas Instruments INA3221), through the kernel's hwmon files.
 
+    Thor's carrier has an INA238 besides, which measures what the others do not: the whole board's input.
+
     Raises:
         LookupError: the module has none, or the kernel does not show it.
     """
 
     def __init__(self, jetson: Jetson) -> None:
         self._jetson = jetson
-        self._channels: dict[str, tuple[Path, Path]] = {}
+        self._channels: dict[str, tuple[Path, ...]] = {}
         parent = jetson.root / "sys/class/hwmon"
         for folder in sorted(parent.glob("hwmon*")):
             if _quiet(folder / "name") == "ina3221":
                 self._channels.update(_channels(folder))
+            elif _quiet(folder / "name") == "ina238" and (folder / "power1_input").is_file():
+                self._channels["VIN"] = (folder / "power1_input",)
         if not self._channels:
             raise LookupError(f"{parent}: no power sensor (ina3221) there")
         self.rails = tuple(self._channels)
         self.total = total_of(self.rails)
 
     def read(self) -> Sample:
-        """Return the power of each rail: its voltage times its current."""
+        """Return the power of each rail: its voltage times its current, or what the sensor multiplied."""
+        # hwmon's units are millivolts, milliamperes and microwatts: either way a millionth of a watt.
         watts = {
-            rail: int(text_of(volts)) * int(text_of(amperes)) / 1e6
-            for rail, (volts, amperes) in self._channels.items()
+            rail: math.prod(int(text_of(path)) for path in files) / 1e6
+            for rail, files in self._channels.items()
         }
         return Sample(watts=watts, celsius=self._jetson.celsius(), gpu_hertz=self._jetson.gpu_hertz())
 

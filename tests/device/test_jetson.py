@@ -128,6 +128,23 @@ def test_rails_without_a_known_total():
     )
 
 
+def test_thor_measures_its_input_with_another_sensor(tmp_path):
+    """INA3221 for parts of it, INA238 for the whole: jetson-stats' pull request 900, the kernel's ina238."""
+    hwmon = tmp_path / "sys/class/hwmon"
+    values = {
+        "hwmon3": {"name": "ina3221", "in1_label": "VDD_GPU", "in1_input": "12000", "curr1_input": "250",
+                   "in3_label": "VIN_SYS_5V0", "in3_input": "5000", "curr3_input": "900"},
+        "hwmon4": {"name": "ina238", "in1_input": "19900", "curr1_input": "1450", "power1_input": "28900000"},
+    }  # fmt: skip
+    for name, files in values.items():
+        (hwmon / name).mkdir(parents=True)
+        for file, text in files.items():
+            (hwmon / name / file).write_text(text + "\n")
+    sensor = Ina3221(Jetson(tmp_path))
+    assert sensor.total == ("VIN",)
+    assert sensor.read().watts == pytest.approx({"VDD_GPU": 3.0, "VIN_SYS_5V0": 4.5, "VIN": 28.9})
+
+
 LINES = {
     "Orin Nano, JetPack 6, user": (
         "01-21-2025 10:12:33 RAM 2345/7620MB (lfb 4x4MB) SWAP 0/3810MB (cached 0MB) CPU "
