@@ -69,10 +69,24 @@ class Server:
 
     async def run(self, listener: socket.socket) -> None:
         """Serve on a socket that is bound; raises what went wrong in serving a viewer."""
-        serve = websockets("asyncio.server").serve
-        serving = await serve(
+        library = websockets("asyncio.server")
+        transports: set[asyncio.Transport] = set()
+
+        class Connection(library.ServerConnection):  # type: ignore[misc, name-defined]
+            """Known from its first byte on, so that none is left at the end."""
+
+            def connection_made(self, transport: asyncio.Transport) -> None:
+                transports.add(transport)
+                super().connection_made(transport)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                transports.discard(self.transport)
+
+        serving = await library.serve(
             self._connected,
             sock=listener,
+            create_connection=Connection,
             process_request=self._answer,
             compression=None,
             max_size=protocol.LARGEST_REQUEST,
@@ -89,6 +103,10 @@ class Server:
         serving.close(code=protocol.ENDED, reason="the run has ended")
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(serving.wait_closed()), 2 * CLOSE_S)
+        for transport in list(transports):
+            transport.abort()
+        while transports:  # the loop tells each one that it is over
+            await asyncio.sleep(0)
         ending.cancel()
         ticking.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)

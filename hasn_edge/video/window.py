@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 TITLE = "hasn-edge"
 
 HELP = (
-    "drag, left/right, or a/d   move the divider",
-    "b   flip between HASN and bicubic       c   compare both",
-    "wheel, + and -   zoom at the pointer    0   whole picture",
-    "space   pause        s   save a snapshot (PNG)",
-    "e   next engine      i   figures on/off",
-    "h   this help        q or Esc   quit",
+    "left, right, a, d:  move the divider, or drag it",
+    "b:  flip between HASN and bicubic",
+    "c:  compare both",
+    "+, -, wheel:  zoom at the pointer",
+    "0:  whole picture",
+    "space:  pause",
+    "s:  save a snapshot (PNG)",
+    "e:  next engine",
+    "i:  figures on and off",
+    "h:  this help",
+    "q, Esc:  quit",
 )
 
 _LEFT = {ord("a"), 65361, 2424832, 63234}  # X11, Windows, macOS
