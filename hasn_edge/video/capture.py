@@ -73,23 +73,31 @@ class CaptureSource(Source):
             SourceError: a camera or stream gave none.
         """
         with self._busy:
-            if self._closed:
-                return None
+            try:
+                return self._read()
+            finally:
+                if self._closed:
+                    self._capture.release()
+
+    def _read(self) -> Frame | None:
+        if self._closed:
+            return None
+        good, bgr = self._capture.read()
+        damaged, patience = 0, time.monotonic() + _DAMAGED_S
+        while not good and damaged < _DAMAGED and self._expected() and time.monotonic() < patience:
+            damaged += 1
             good, bgr = self._capture.read()
-            damaged, patience = 0, time.monotonic() + _DAMAGED_S
-            while not good and damaged < _DAMAGED and self._expected() and time.monotonic() < patience:
-                damaged += 1
-                good, bgr = self._capture.read()
-            captured = time.monotonic()
-            if not good:
-                self._missing()
-                return None
-            self.dropped += damaged
-            self._index += damaged
-            time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
-            self._reached_s = max(self._reached_s, time_s or 0.0)
-            pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
-        self._index += 1
+        captured = time.monotonic()
+        if self._closed:
+            return None
+        if not good:
+            self._missing()
+            return None
+        self.dropped += damaged
+        self._index += damaged + 1
+        time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
+        self._reached_s = max(self._reached_s, time_s or 0.0)
+        pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
         return Frame(index=self._index - 1, pixels=pixels, time_s=time_s, captured=captured)
 
     def _early(self) -> bool:
@@ -109,9 +117,9 @@ class CaptureSource(Source):
             self.report(f"{self.name}: damaged or cut off: {end}")
 
     def close(self) -> None:
-        """Close the capture, unless a read is under way that does not return: it cannot be interrupted."""
+        """Close the capture, or let the read that is under way do so: OpenCV cannot be interrupted."""
         self._closed = True
-        if self._busy.acquire(timeout=1.0):
+        if self._busy.acquire(blocking=False):
             try:
                 self._capture.release()
             finally:

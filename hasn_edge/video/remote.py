@@ -31,13 +31,14 @@ class _End:
 class _Connection:
     """One opening of a source: opened, read and closed in one daemon thread, which may hang by itself.
 
-    Libraries block in open and read, some for longer than anybody wants to wait, and must not be closed by
-    another thread meanwhile. A connection that is given up closes itself once the library returns.
+    Libraries block in open and read, some for longer than anybody wants to wait. A connection that is given
+    up ends once the library returns.
     """
 
     def __init__(self, open_: Callable[[], Source]) -> None:
         self._open = open_
         self._opened: Mailbox[Source | _End] = Mailbox()
+        self._source: Source | None = None
         self._frames: Exchange[Frame | _End] | None = None
         self._given_up = False
         self._lost = 0
@@ -72,6 +73,8 @@ class _Connection:
         self._opened.close()
         if self._frames is not None:
             self._frames.close()
+        if self._source is not None:
+            self._source.close()
 
     def _run(self) -> None:
         try:
@@ -79,6 +82,7 @@ class _Connection:
         except BaseException as exc:
             self._opened.put(_End(exc))
             return
+        self._source = source
         with source:
             frames: Exchange[Frame | _End] = Mailbox() if source.live else Lane()
             self._frames = frames

@@ -62,9 +62,10 @@ def test_a_fault_of_ours_keeps_its_traceback_and_names_the_stage():
     assert isinstance(error.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("at", [0, 4])
-def test_disk_fills_while_recording(at):
-    view, writer = Watcher(), Writer(fail_at=at)
+@pytest.mark.parametrize(("at", "seconds"), [(0, 0.0), (4, 0.0), (2, 0.1)], ids=["first", "later", "slow"])
+def test_disk_fills_while_recording(at, seconds):
+    """The slow one is behind: when it fails, a shown frame is waiting for its turn."""
+    view, writer = Watcher(), Writer(fail_at=at, seconds=seconds)
     error = fails(Live(PatternSource(SIZE, fps=200), Session(), [view], open_writer=writer))
     assert error.stage == "record"
     assert isinstance(error.__cause__, OutputError)
@@ -97,10 +98,10 @@ def test_a_view_fails(where):
 def test_two_failures_report_the_first():
     class Late(Writer):
         def write(self, pixels, time_s):
-            time.sleep(0.2)
+            time.sleep(0.3)
             super().write(pixels, time_s)
 
-    error = fails(Live(Script(2, lost(), live=False), Session(), open_writer=Late(fail_at=1)))
+    error = fails(Live(Script(2, 0.4, lost(), live=False), Session(), open_writer=Late(fail_at=1)))
     assert error.stage == "capture"
 
 

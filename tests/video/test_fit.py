@@ -27,8 +27,8 @@ def test_the_middle_is_cut_out():
 
 
 def test_shrinking_averages():
-    pixels = picture(36, 64)
-    expected = pixels.reshape(18, 2, 32, 2, 3).astype(float).mean(axis=(1, 3))
+    pixels = picture(54, 96)
+    expected = pixels.reshape(18, 3, 32, 3, 3).astype(float).mean(axis=(1, 3))
     np.testing.assert_allclose(fitted(pixels, (18, 32)), expected, atol=0.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def test_a_camera_gives_rgb(fake, tmp_path):
             source.read()
     assert fake.opened[0].released
     assert source.read() is None
+
+
+def test_closing_during_a_read_lets_the_read_release(fake, tmp_path):
+    source = open_camera(str(tmp_path / "video0"))
+    opened = fake.opened[0]
+    read = opened.read
+
+    def closed_meanwhile():
+        closer = threading.Thread(target=source.close)
+        closer.start()
+        closer.join(2)
+        assert not closer.is_alive(), "close does not wait for the library"
+        assert not opened.released, "released under a read"
+        return read()
+
+    opened.read = closed_meanwhile
+    assert source.read() is None
+    assert opened.released
 
 
 def test_a_camera_is_asked_for_little_and_the_newest(fake, tmp_path):
