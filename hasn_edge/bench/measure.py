@@ -10,12 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
-from hasn_edge.latency import PARTS, Latency, Turn, latency_of
 from hasn_edge.bench.plans import Plan
 from hasn_edge.bench.worker import Worker
 from hasn_edge.device.board import Board
 from hasn_edge.device.clocks import full_clocks
 from hasn_edge.device.power import PowerSampler, PowerTrace
+from hasn_edge.latency import PARTS, Latency, Turn, latency_of
 
 ROUNDS = 5
 """Turns that each case gets: a machine that slows down half-way slows all of them."""
@@ -90,8 +90,19 @@ def measure(
     board: Board,
     effort: Effort,
     progress: Callable[[str], None] = lambda text: None,
+    *,
+    processor: Effort | None = None,
 ) -> Measurement:
     """Time every case that is to be timed, in turns.
+
+    Args:
+        plans: The cases.
+        workers: Their processes, opened, in the same order.
+        board: What they run on.
+        effort: How much is measured.
+        progress: Called with what is under way.
+        processor: How much is measured of a case that runs on the device's processor, where a frame may
+            take seconds; ``effort`` where ``None``.
 
     Raises:
         UnsupportedError: clocks are to be set and cannot be.
@@ -115,7 +126,8 @@ def measure(
         for turn in range(ROUNDS):
             for index in timed:
                 progress(f"timing {plans[index].case.label}, turn {turn + 1} of {ROUNDS}")
-                turns[index].append(_turn(workers[index], meters[index], effort, first=turn == 0))
+                much = effort if plans[index].case.device else processor or effort
+                turns[index].append(_turn(workers[index], meters[index], much, first=turn == 0))
         sustained = {}
         if effort.sustained_minutes is not None:
             for index in timed:

@@ -6,6 +6,7 @@ import datetime
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,9 @@ def benchmark(
             progress(f"opening {plan.case.label}")
             workers.append(stack.enter_context(Worker(plan.case)))
             facts.append(workers[-1].open(size))
-        measured = measure(planned, workers, board, effort, progress)
+        # PyTorch on a Jetson's processor would take ten minutes for the samples that its GPU has in seconds.
+        processor = replace(effort, runs=runs or RUNS, seconds=SECONDS)
+        measured = measure(planned, workers, board, effort, progress, processor=processor)
         peaks = [worker.peak_bytes() for worker in workers]
         # An engine of one size would compute padding with small pictures: all cases get one full frame.
         framed = any(plan.artifact is not None and plan.artifact.size is not None for plan in planned)

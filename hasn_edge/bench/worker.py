@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.latency import Turn, time_session
 from hasn_edge.errors import BuildError, HasnEdgeError
+from hasn_edge.latency import Turn, time_session
 from hasn_edge.machine import peak_memory_bytes
 
 if TYPE_CHECKING:

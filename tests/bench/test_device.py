@@ -14,7 +14,6 @@ from click.testing import CliRunner
 
 from hasn_edge.artifact import Kind, publish
 from hasn_edge.bench import energy, measure, plans, run, worker
-from hasn_edge.latency import Latency, Turn, latency_of, time_session
 from hasn_edge.bench.mosaic import mosaic
 from hasn_edge.bench.report import BenchReport
 from hasn_edge.bench.table import machine_line, markdown, notes, rows
@@ -25,6 +24,7 @@ from hasn_edge.device.jetson import Jetson
 from hasn_edge.device.power import Sample
 from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.errors import InputError, MissingDependencyError, UnsupportedError
+from hasn_edge.latency import Latency, Turn, latency_of, time_session
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -224,6 +224,21 @@ def test_an_engine_on_a_jetson(nano, engine, opened, monkeypatch, tmp_path):
     assert one["sustained"]["frames"] == len(case.sustained.latency.seconds)
     assert one["session"]["graphs"] is False
     assert content["effort"]["runs"] == 200
+
+
+def test_the_processors_case_is_not_run_as_often(nano, engine, opened, monkeypatch):
+    """A frame there may take seconds: 200 of them would take ten minutes."""
+    found = [
+        plans.Plan(case=worker.CaseSpec(label="PyTorch fp32, processor", model="m")),
+        plans.Plan(case=worker.CaseSpec(label="engine", artifact=engine, device="cuda")),
+    ]
+    monkeypatch.setattr(run, "plans", lambda wanted: found)
+    monkeypatch.setattr(run, "SECONDS", 0.0)
+    report = bench(nano, engine, monkeypatch, (Steady(), ""))
+    assert [len(case.latency.seconds) for case in report.cases] == [run.RUNS, run.DEVICE_RUNS]
+    assert "20 to 200 samples a case" in report.conventions[0]
+    report = bench(nano, engine, monkeypatch, (Steady(), ""), runs=30)
+    assert [len(case.latency.seconds) for case in report.cases] == [30, 30]
 
 
 def test_power_comes_from_the_boards_own_files(nano, engine, opened, monkeypatch):
