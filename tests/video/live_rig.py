@@ -184,9 +184,9 @@ class Writer:
 
     def write(self, pixels: np.ndarray, time_s: float) -> None:
         self.threads.add(threading.current_thread().name)
+        time.sleep(self._seconds)
         if len(self.pictures) == self._fail_at:
             raise OutputError("cannot write out.mp4: No space left on device")
-        time.sleep(self._seconds)
         self.pictures.append(pixels)
         self.times.append(time_s)
 
