@@ -137,6 +137,8 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
 
 def die_with_parent() -> None:
     """Let the system kill this process when its parent dies, however it does; Linux only."""
+    if sys.platform != "linux":  # Windows does not even know the name None
+        return
     set_parent_death_signal = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

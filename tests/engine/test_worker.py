@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from compiling import MakeOnnx
 
+from hasn_edge.engine import worker
 from hasn_edge.engine.capabilities import ask_capabilities
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
 from hasn_edge.engine.tensorrt import BuiltEngine, CalibratorInput, engine_from_onnx
@@ -237,3 +238,12 @@ def test_a_child_dies_with_a_parent_that_is_killed(install: Install) -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGKILL)
         assert process.stdout.read() == ""  # the end comes when the last holder of the pipe is gone
+
+
+def test_the_compilers_process_starts_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def windows(name: str | None) -> None:
+        raise TypeError("LoadLibrary() argument 1 must be str, not None")
+
+    monkeypatch.setattr(worker.ctypes, "CDLL", windows)
+    monkeypatch.setattr(worker.sys, "platform", "win32")
+    worker.die_with_parent()
