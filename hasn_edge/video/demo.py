@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -123,22 +122,15 @@ def _views(request: Request, tell: Tell) -> list[View]:
 
 
 def _window(request: Request, tell: Tell) -> View:
-    return _view("window", "WindowView")()
+    from hasn_edge.video.window import WindowView
+
+    return WindowView()
 
 
 def _web(request: Request, tell: Tell) -> View:
-    return _view("web", "WebView")(host=request.host, port=request.port, token=request.token, tell=tell)
+    from hasn_edge.video.web import WebView
 
-
-def _view(module: str, name: str) -> Callable[..., View]:
-    """Import a view when it is asked for; a build may come without it."""
-    try:
-        found: Callable[..., View] = getattr(importlib.import_module(f"hasn_edge.video.{module}"), name)
-    except ModuleNotFoundError as exc:
-        if exc.name != f"hasn_edge.video.{module}":
-            raise
-        raise UnsupportedError(f"this version has no {module} view; use --view none") from None
-    return found
+    return WebView(host=request.host, port=request.port, token=request.token, tell=tell)
 
 
 _OPEN: dict[str, Callable[[Request, Tell], View]] = {"window": _window, "web": _web}

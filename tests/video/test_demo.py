@@ -110,15 +110,11 @@ def test_bad_options(run, options, code, message):
     assert not any(Path().iterdir())
 
 
-def views(monkeypatch, *, display: bool, **working: bool) -> tuple[list, list[str]]:
+def views(monkeypatch, **working: bool) -> tuple[list, list[str]]:
     """Choose a view with those that work; return the views and what was told."""
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    if display:
-        monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
 
     def opener(name):
-        def open_(request):
+        def open_(request, tell):
             if not working[name]:
                 raise UnsupportedError(f"{name} does not work")
             return f"{name} at {request.host}:{request.port}"
@@ -130,30 +126,25 @@ def views(monkeypatch, *, display: bool, **working: bool) -> tuple[list, list[st
     return demo._views(Request(model="m", host="h", port=1), told.append), told
 
 
-def test_the_view_is_a_window_where_there_is_a_display(monkeypatch):
-    assert views(monkeypatch, display=True, window=True, web=True) == (["window at h:1"], [])
-
-
-def test_else_the_browser(monkeypatch):
-    assert views(monkeypatch, display=False, window=True, web=True) == (["web at h:1"], [])
-    assert views(monkeypatch, display=True, window=False, web=True) == (["web at h:1"], [])
-
-
-def test_else_none_which_is_said(monkeypatch):
-    chosen, told = views(monkeypatch, display=False, window=True, web=False)
+def test_the_view_is_a_window_else_the_browser_else_none(monkeypatch):
+    assert views(monkeypatch, window=True, web=True) == (["window at h:1"], [])
+    assert views(monkeypatch, window=False, web=True) == (["web at h:1"], [])
+    chosen, told = views(monkeypatch, window=False, web=False)
     assert chosen == []
-    assert told == ["nothing is shown, only measured (window: there is no display; web: web does not work)"]
+    assert told == ["nothing is shown, only measured (window: window does not work; web: web does not work)"]
 
 
 def test_a_view_that_was_asked_for_must_work(monkeypatch):
-    monkeypatch.setattr(demo, "_OPEN", {"web": lambda request: (_ for _ in ()).throw(UnsupportedError("no"))})
+    monkeypatch.setattr(
+        demo, "_OPEN", {"web": lambda request, tell: (_ for _ in ()).throw(UnsupportedError("no"))}
+    )
     with pytest.raises(UnsupportedError):
         demo._views(Request(model="m", view="web"), print)
 
 
 def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_none(run, clip, monkeypatch):
     lengths = {}
-    monkeypatch.setattr(demo, "_OPEN", {"web": lambda request: Watcher()})
+    monkeypatch.setattr(demo, "_OPEN", {"web": lambda request, tell: Watcher()})
     for view in ("web", "none"):
         result = run("--source", clip, "--size", "32x16", "--view", view, "--json", "-")
         assert result.exit_code == 0, result.output
