@@ -98,7 +98,8 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     """Upscale a camera, stream or file live, and show what it takes.
 
     The newest frame of a camera is upscaled whenever the network is free; a file loses no frame.
-    Ends with the source, after --seconds or by Ctrl-C, and prints what was measured.
+    Ends with the source, after --seconds or by Ctrl-C (exit code 130); finishes the recording and
+    prints what was measured.
 
     \b
     Examples:

@@ -67,6 +67,9 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
     runs: list[Live] = []
     stack.callback(_close, session, runs)
     size = session.size or usual if asked is None and request.size is None else asked
+    if session.size is not None and size is not None and session.size != size:
+        (height, width), (high, wide) = session.size, size
+        tell(f"{name} takes {width}x{height}: frames of {wide}x{high} are padded or computed in tiles")
     scale = session.spec.scale if request.self_test else 1
     source = _source(request.source, None if size is None else (size[0] * scale, size[1] * scale), tell)
     stack.callback(source.close)

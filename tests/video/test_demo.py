@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from live_rig import Session, Watcher
+from live_rig import Script, Session, Watcher
+from rich.console import Console
 
 from hasn_edge.cli import cli
 from hasn_edge.errors import UnsupportedError
+from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.video import demo
 from hasn_edge.video.demo import Request
+from hasn_edge.video.live import Live
+from hasn_edge.video.terminal import TerminalView
 
 
 @pytest.fixture
@@ -76,6 +82,31 @@ def test_json_file_and_recording(run, clip):
     assert report["output"] == [384, 640]
     assert {path.name for path in Path("out").iterdir()} == {"a.mp4", "run.json"}
     assert result.stdout.splitlines()[-2:] == ["out/run.json", "out/a.mp4"]
+
+
+def test_an_engine_for_another_size_is_told(run, monkeypatch):
+    monkeypatch.setattr(demo, "open_first", lambda *args: ("static", FakeSession(size=(32, 32))))
+    result = run("--source", "pattern", "--view", "none", "--seconds", 0.2, "--size", "48x40")
+    assert "static takes 32x32: frames of 48x40 are padded or computed in tiles" in result.stderr
+    assert "48x40 to 192x160" in result.stdout
+    result = run("--source", "pattern", "--view", "none", "--seconds", 0.2)
+    assert "32x32 to 128x128" in result.stdout
+    assert result.stderr == ""
+
+
+def test_figures_are_drawn_on_a_terminal_and_only_messages_elsewhere():
+    for terminal in (True, False):
+        text = io.StringIO()
+        source = Script(3, 0.7, 3)
+        view = TerminalView(Console(file=text, force_terminal=terminal, width=100))
+        live = Live(source, FakeSession(), [view])
+        live.stats.report("before the run nobody is told")
+        reporting = threading.Timer(0.1, lambda source=source: source.report("the camera is lost"))
+        reporting.start()
+        live.run()
+        reporting.join()
+        assert text.getvalue().count("the camera is lost") >= 1
+        assert ("fps shown" in text.getvalue()) == terminal
 
 
 def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
