@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory) -> Path:
     """A small video file of 40 frames of the test pattern at 25 frames a second, its index in front."""
-    import cv2
-
+    from hasn_edge.video.capture import opencv
     from hasn_edge.video.source import PatternSource
+
+    cv2 = opencv()  # quiet from the start: FFmpeg is told once
 
     path = tmp_path_factory.mktemp("clips") / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 96))
