@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.artifact import Artifact, Kind
+from hasn_edge.artifact import Artifact
 from hasn_edge.engine.cache import KEY, engine_key, lookup
 from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
 from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
-from hasn_edge.engine.tensorrt import CalibratorInput, engine_from_onnx
+from hasn_edge.engine_job import calibrator_input, compiled, tried
 from hasn_edge.errors import HasnEdgeError, UnsupportedError
 from hasn_edge.graphs import Form
-from hasn_edge.job import File, Job, Progress
+from hasn_edge.job import Job, Progress
 from hasn_edge.quantize.recipe import load_recipe
-from hasn_edge.runtime.golden import OWN_RANGES, make_golden
 from hasn_edge.spec import Precision
+
+CACHE = "cache"
+"""Folder below the output's in which timings of earlier builds are kept."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -97,9 +97,18 @@ def build_one(
     options: BuildOptions,
     *,
     output: Path,
+    cache: Path | None = None,
     progress: Progress = lambda text: None,
 ) -> Built:
     """Build ``model`` in one precision.
+
+    Args:
+        model: As for :func:`hasn_edge.pipeline.build`.
+        precision: What it computes in.
+        options: The rest.
+        output: Folder of the published files.
+        cache: Folder of what makes the next build faster; below ``output`` where ``None``.
+        progress: Called with what is under way.
 
     Raises:
         VerificationError: the budget was missed; the message names the costliest layers.
@@ -119,7 +128,7 @@ def build_one(
     if precision is Precision.INT8:
         job.calibrate(load_recipe(options.recipe), options.calibration)
     if capabilities is not None:
-        return _engine(job, precision, target, capabilities, output, options)
+        return _engine(job, precision, target, capabilities, output, cache or output / CACHE, options)
     size = options.size
     if target.runtime is EngineRuntime.CPU:
         made = [job.graph(Form.CPU, precision, size=size, suffix="-cpu")]
@@ -147,6 +156,7 @@ def _engine(
     target: EngineTarget,
     capabilities: Capabilities,
     folder: Path,
+    cache: Path,
     options: BuildOptions,
 ) -> Built:
     """Build an engine, or return the one in ``folder`` that was built of the very same."""
@@ -164,13 +174,14 @@ def _engine(
     by_flag = form is Form.WEAK and (legacy or wanted is Precision.FP16)
     # TensorRT's calibrator runs the graph on pictures of their own size: the engine's is the profile's.
     precision, size = Precision.FP32 if by_flag else wanted, None if legacy else target.shapes.size
-    calibrator = _calibrator(job) if legacy else None
+    calibrator = calibrator_input(job) if legacy else None
+    gpu = gpu_facts()
     key = engine_key(
         job.identity(form, precision, size),
         target,
         precision=wanted,
         capabilities=capabilities,
-        gpu=gpu_facts(),
+        gpu=gpu,
         calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
     )
     if not options.rebuild and (found := lookup(folder, key)) is not None:
@@ -178,93 +189,19 @@ def _engine(
     graph = job.graph(form, precision, size=size, suffix=f"-{form.value}")
     # What a flag makes of an FP32 graph is foreseen by the graph whose tensors have that type.
     emulated = job.graph(Form.STRONG, wanted, size=size, suffix="-strong") if by_flag else None
-    engine = _compiled(
+    engine = compiled(
         job,
         graph,
         target,
         precision=wanted,
         emulated=emulated,
         details={KEY: key, **_ranges(job, wanted, options)},
-        cache=folder / "cache",
+        cache=cache,
         calibrator=calibrator,
     )
+    job.summary.append(tried(job, engine, target, gpu))
     published = job.publish(graph, folder), job.publish(engine, folder)
     return Built(artifacts=published, summary=tuple(job.summary))
-
-
-def _compiled(
-    job: Job,
-    graph: File,
-    target: EngineTarget,
-    *,
-    precision: Precision,
-    emulated: File | None = None,
-    details: Mapping[str, Any],
-    cache: Path | None = None,
-    calibrator: CalibratorInput | None = None,
-) -> File:
-    """Compile a checked graph.
-
-    Args:
-        job: Where the graph was made.
-        graph: What is compiled.
-        target: What for.
-        precision: What the engine computes in: the graph's, or by a builder flag where that is FP32.
-        emulated: The graph whose arithmetic on a processor is nearest to the engine's, where that is
-            another than ``graph``; what it measured and what it computes is what the engine is held to.
-        details: More for the sidecar.
-        cache: Folder of timings of earlier builds.
-        calibrator: Pictures, where TensorRT shall choose INT8's ranges by its own legacy method.
-    """
-
-    def step(phase: str, done: int, steps: int) -> None:
-        job.progress(f"compiling for {target.name}: {phase} {done} of {steps}")
-
-    job.progress(f"compiling for {target.name}")
-    built = engine_from_onnx(
-        graph.data, target, precision=precision, progress=step, cache=cache, calibrator=calibrator
-    )
-    job.summary.append(f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}")
-    job.summary += [f"warning of the compiler: {text}" for text in built.warnings[:3]]
-    nearest = emulated or graph
-    return File(
-        data=built.plan,
-        kind=Kind.ENGINE,
-        precision=precision,
-        size=target.shapes.size,
-        suffix=f"-{target.name}",
-        details={
-            **built.details(),
-            "model": job.model,
-            "int8_method": "calibrator" if calibrator else None,
-            "emulated_as": f"{nearest.details['form']} graph, {nearest.precision.value}",
-            "measured": nearest.details["measured"],
-            "golden": _golden(job, nearest, precision, target, OWN_RANGES if calibrator else None),
-            **details,
-        },
-        parent=hashlib.sha256(graph.data).hexdigest(),
-        made_by=built.made_by,
-    )
-
-
-def _golden(
-    job: Job,
-    file: File,
-    precision: Precision,
-    target: EngineTarget,
-    tolerance: tuple[float, float] | None,
-) -> dict[str, Any]:
-    """Return a picture and what the network makes of it, which every later load is checked against."""
-    from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
-
-    job.progress("computing the golden picture")
-    with OnnxRuntimeSession(
-        file.data,
-        job.maker.checkpoint.spec,
-        precision=precision,
-        exact=precision is Precision.INT8,
-    ) as session:
-        return make_golden(session, target.shapes.typical[2:], tolerance=tolerance)
 
 
 def _ranges(job: Job, precision: Precision, options: BuildOptions) -> dict[str, Any]:
@@ -280,18 +217,3 @@ def _ranges(job: Job, precision: Precision, options: BuildOptions) -> dict[str, 
             "calibration": None if pictures is None else Path(pictures).name,
         },
     }
-
-
-def _calibrator(job: Job) -> CalibratorInput:
-    """Return the pictures for TensorRT's own calibrator, and what the recipe keeps out of INT8."""
-    from hasn_edge.quantize.graph import convolutions
-
-    assert job.recipe is not None
-    assert job.pictures is not None
-    names = [conv.name for conv in convolutions(job.maker.fp32())]
-    chosen = set(job.recipe.select(names))
-    return CalibratorInput(
-        batches=job.pictures,
-        fingerprint=job.pictures.fingerprint,
-        float_layers=tuple(name for name in names if name not in chosen),
-    )

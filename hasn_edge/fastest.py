@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.artifact import Artifact, publish
-from hasn_edge.builder import BuildOptions, Built, build_one
+from hasn_edge.builder import CACHE, BuildOptions, Built, build_one
 from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, UnsupportedError, VerificationError
@@ -27,7 +27,7 @@ WORTH = 1.03
 ROUNDS, CALLS, SECONDS = 5, 5, 0.3
 """Turns of each candidate, and what a turn is at least."""
 
-SHELF = Path("cache", "candidates")
+SHELF = Path(CACHE, "candidates")
 """Where the candidates lie, below the output folder: the next ``auto`` finds engines that did not change."""
 
 
@@ -81,7 +81,16 @@ def build_fastest(
     failed: list[HasnEdgeError] = []
     for precision in precisions:
         try:
-            made.append(build_one(model, precision, options, output=output / SHELF, progress=progress))
+            made.append(
+                build_one(
+                    model,
+                    precision,
+                    options,
+                    output=output / SHELF,
+                    cache=output / CACHE,
+                    progress=progress,
+                )
+            )
         except (VerificationError, BuildError) as exc:  # some TensorRTs fail to build INT8 at all
             failed.append(_left_out(precision, exc))
     candidates = measure(made, target, open_session, progress, failed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import Artifact, Kind, publish
+from hasn_edge.engine.precision import FLAGS
 from hasn_edge.gate import FP16_BUDGET_DB, Gate, check_pixels, check_static
 from hasn_edge.graphs import Form, GraphMaker
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from hasn_edge.quantize.ranges import Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
     from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
-
-BUILDER_FLAGS = {Precision.FP32: (), Precision.FP16: ("FP16",), Precision.INT8: ("INT8", "FP16")}
-"""Flags that TensorRT 8.5 to 10.11 must be given with a weak graph, whose tensors are all FP32."""
 
 Progress = Callable[[str], None]
 
@@ -164,7 +162,7 @@ class Job:
             suffix=suffix,
             details={
                 "form": form.value,
-                **({"builder_flags": list(BUILDER_FLAGS[precision])} if form is Form.WEAK else {}),
+                **({"builder_flags": list(FLAGS[precision])} if form is Form.WEAK else {}),
                 "opset": graph.opset_import[0].version,
                 "fused": list(self.maker.rules),
                 **self._quantization(precision),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hasn_edge
-from hasn_edge import builder
+from hasn_edge import builder, engine_job
 from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.engine_file import parse_plan_header
@@ -67,7 +67,9 @@ def told(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(builder, "gpu_facts", lambda: NANO)
     monkeypatch.setattr(builder, "find_module", lambda runtime: "tensorrt")
     monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: JETPACK_6)
-    monkeypatch.setattr(builder, "engine_from_onnx", compiles)
+    monkeypatch.setattr(engine_job, "engine_from_onnx", compiles)
+    monkeypatch.setattr(engine_job, "tried", lambda *engine: "not tried: the GPU is a description")
+    monkeypatch.setattr(builder, "tried", engine_job.tried)
     return seen
 
 

@@ -28,6 +28,7 @@ FLOORS = (
     {"latency", "verify"},
     {"gate"},
     {"job"},
+    {"engine_job"},
     {"builder"},
     {"fastest"},
     {"pipeline"},

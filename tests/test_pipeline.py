@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import hasn_edge
-from hasn_edge import builder, gate, pipeline
+from hasn_edge import engine_job, gate, pipeline
 from hasn_edge.artifact import Kind, file_sha256, load_artifact, sidecar_path
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
@@ -164,7 +164,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     def never(*args, **options):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(builder, "engine_from_onnx", never)
+    monkeypatch.setattr(engine_job, "engine_from_onnx", never)
     again = hasn_edge.build(
         tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
     )
