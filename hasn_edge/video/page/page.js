@@ -75,7 +75,7 @@ async function received(header, blobs) {
     await still?.take(header, images);
     return;
   }
-  if (paused) images.forEach((image) => image.close());
+  if (paused || document.hidden) images.forEach((image) => image.close());
   else picture.offer(header, images);
 }
 
@@ -85,6 +85,7 @@ function tellWanted() {
   const text = JSON.stringify(want);
   if (text === wanted) return;
   wanted = text;
+  if (!want.watch) picture.hold();
   link.send("want", want);
 }
 
@@ -190,7 +191,10 @@ const actions = {
 document.querySelectorAll("[data-do]").forEach((button) => button.addEventListener("click", () => actions[button.dataset.do]()));
 const modes = [...document.querySelectorAll("[data-mode]")];
 modes.forEach((button, index) => {
-  button.addEventListener("click", () => picture.show(button.dataset.mode));
+  button.addEventListener("click", (event) => {
+    picture.show(button.dataset.mode);
+    if (event.detail) button.blur(); // clicked: the arrows move the divider, not this choice
+  });
   button.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;

@@ -34,8 +34,14 @@ class Picture {
     this.redraw();
   }
 
-  forget() {
+  /** Let what is shown stay: the server knows it by its number. */
+  hold() {
+    this.next?.images.forEach((image) => image.close());
     this.next = null;
+  }
+
+  forget() {
+    this.hold();
     if (this.shown) this.shown.header.frame = -1; // a new run counts from the beginning
   }
 
