@@ -49,8 +49,7 @@ def pipeline(
 ) -> tuple[tuple[float, float], dict]:
     """Return the same of the pipeline, from its first shown frame on, and its figures.
 
-    Args:
-        fps: Of a live source; ``None`` for a recording.
+    With ``fps`` its source is live; with ``None``, a recording.
     """
     from hasn_edge.video.live import Live
     from hasn_edge.video.source import PatternSource
