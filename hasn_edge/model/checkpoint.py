@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,15 +231,31 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from exc
 
 
+def _refuse_flipped_bytes(path: Path) -> None:
+    """Compare the checksums that a ``.pth`` carries, which PyTorch writes and does not read."""
+    if not zipfile.is_zipfile(path):
+        return  # the format before PyTorch 1.6 has none
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as exc:
+        raise CheckpointError(f"{path}: damaged ({exc}); copy it again") from exc
+    if wrong is not None:
+        raise CheckpointError(f"{path}: damaged: the checksum of {wrong} in it is wrong; copy it again")
+
+
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_flipped_bytes(path)
     except pickle.UnpicklingError as exc:
-        reason = str(exc).splitlines()[0] if str(exc) else "unpickling failed"
+        # PyTorch's own text ends in how to load the file all the same, executing what is in it.
+        found = re.search(r"GLOBAL ([\w.]+)", str(exc))
+        reason = f" (it refers to {found[1]})" if found else ""
         raise CheckpointError(
-            f"{path}: refused: it holds more than tensors, or is no PyTorch file ({reason}). Nothing in it "
+            f"{path}: refused: it holds more than tensors, or is no PyTorch file{reason}. Nothing in it "
             "was executed. Re-save its weights alone: torch.save(model.state_dict(), ...), or as .safetensors"
         ) from exc
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as exc:

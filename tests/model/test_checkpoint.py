@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 
 import pytest
 import torch
@@ -90,9 +91,37 @@ def test_pickle_is_not_executed(tmp_path, monkeypatch):
     torch.save({"params": Bomb()}, tmp_path / "evil.pth")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Bomb()))
     for name in ("evil.pth", "raw.pth"):
-        with pytest.raises(CheckpointError, match="refused: it holds more than tensors"):
+        with pytest.raises(CheckpointError, match="refused: it holds more than tensors") as caught:
             load_checkpoint(tmp_path / name)
+        assert "weights_only" not in str(caught.value), "how to execute it all the same"
     assert not (tmp_path / "executed").exists()
+
+
+def test_what_a_pickle_refers_to_is_named(tmp_path):
+    torch.save({"params": Bomb()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match=rf"\(it refers to {os.name}\.system\)"):
+        load_checkpoint(tmp_path / "evil.pth")
+
+
+def test_a_flipped_bit_among_the_weights_is_found(model, tmp_path):
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    weights["conv_2.weight"][:] = 0.7109375
+    torch.save(weights, tmp_path / "m.pth")
+    data = bytearray((tmp_path / "m.pth").read_bytes())
+    place = data.index(struct.pack("<f", 0.7109375) * 4)
+    data[place + 2] ^= 1
+    (tmp_path / "m.pth").write_bytes(data)
+    changed = torch.load(tmp_path / "m.pth", weights_only=True)["conv_2.weight"]
+    assert torch.isfinite(changed).all(), "PyTorch takes it for good"
+    assert not torch.equal(changed, weights["conv_2.weight"])
+    with pytest.raises(CheckpointError, match=r"m.pth: damaged: the checksum of m/data/\d+ in it is wrong"):
+        load_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_checkpoint_from_before_there_were_checksums(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "m.pth", _use_new_zipfile_serialization=False)
+    loaded = load_checkpoint(tmp_path / "m.pth", spec=SPEC)
+    assert same(loaded.model().state_dict(), model.state_dict())
 
 
 def test_damaged_files(model, tmp_path):
