@@ -11,7 +11,12 @@ from hasn_edge.cli.common import messages, threads_option
 
 @click.group("data")
 def command() -> None:
-    """Prepare training pictures."""
+    """Prepare training pictures.
+
+    \b
+    Example:
+      hasn-edge data prepare photos -o data/train
+    """
 
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)

@@ -84,7 +84,7 @@ def command(
         name = f"{named} ({session.backend} {session.precision.value})"
         upscaler = Upscaler(session)
         results: list[tuple[Scores, Scores]] = []
-        tiled: list[str] = []
+        tiled: dict[str, str] = {}
         with progress("evaluating", 2 * sum(len(s) for s in sets)) as advance:
             for eval_set in sets:
                 ours = evaluate(
@@ -97,10 +97,11 @@ def command(
                 base = evaluate(bicubic_baseline(scale), eval_set, keep_outputs=False, progress=advance)
                 results.append((ours, base))
     _print(name, results, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
-    if tiled:
+    for why in dict.fromkeys(tiled.values()):
+        names = [picture for picture, reason in tiled.items() if reason == why]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         click.echo(
-            f"computed in tiles because of memory, which changes the figures: {', '.join(tiled[:5])}",
-            err=True,
+            f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True
         )
     if json_path is not None:
         content: dict[str, Any] = {
@@ -113,12 +114,22 @@ def command(
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def watching(advance: Callable[[str], None], upscaler: Upscaler, tiled: list[str]) -> Callable[[str], None]:
-    """Return ``advance``, noting in ``tiled`` the pictures that did not fit in memory whole."""
+WHY_TILES = {
+    "memory": "because of memory",
+    "static size": "because the file has one size",
+    "engine size": "because the engine takes no larger ones",
+}
+
+
+def watching(
+    advance: Callable[[str], None], upscaler: Upscaler, tiled: dict[str, str]
+) -> Callable[[str], None]:
+    """Return ``advance``, noting in ``tiled`` the pictures that were not computed whole, and why."""
 
     def step(name: str) -> None:
-        if upscaler.last_report is not None and upscaler.last_report.tiles > 1:
-            tiled.append(name)
+        report = upscaler.last_report
+        if report is not None and report.tiles > 1:
+            tiled[name] = WHY_TILES[report.reason or "memory"]
         advance(name)
 
     return step
