@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-DEFAULT_MODEL = "hasn-x4-small"
+DEFAULT_MODEL = "hasn-x4"
 """The bundled model that is used when none is named: the better one on Set5."""
 
 
