@@ -20,10 +20,13 @@ from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.device.board import find_board
 from hasn_edge.device.clocks import require_clocks
 from hasn_edge.device.jetson import Jetson
+from hasn_edge.engine.engine_file import read_plan_header
+from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.errors import InputError, UnsupportedError
 from hasn_edge.machine import compute_cores, environment
 from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.quality import Scores, drift
+from hasn_edge.runtime.open_engine import no_gpu
 from hasn_edge.spec import ModelSpec, Precision
 
 DEFAULT_SIZE = (180, 320)
@@ -172,6 +175,8 @@ def _device(asked: str | None, artifacts: Sequence[Artifact]) -> str:
         return asked
     if engine is None:
         return "cpu"
+    if gpu_facts() is None:  # find_board would speak of a --device that nobody gave
+        raise no_gpu(engine, read_plan_header(engine.path))
     return "jetson" if Jetson().present else "cuda"
 
 

@@ -51,7 +51,7 @@ def open_engine(
     header = read_plan_header(artifact.path)
     gpu = gpu_facts(index)
     if gpu is None:
-        raise _no_gpu(artifact, header, index)
+        raise no_gpu(artifact, header, index)
     find_module(header.runtime, needed_for="Running an engine")
     require_compatible(artifact, gpu=gpu, runtime_version=_installed(header.runtime))
     _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
@@ -77,7 +77,8 @@ def _installed(runtime: EngineRuntime) -> str | None:
     return next((version for version in versions if version is not None), None)
 
 
-def _no_gpu(artifact: Artifact, header: PlanHeader, index: int) -> UnsupportedError:
+def no_gpu(artifact: Artifact, header: PlanHeader, index: int = 0) -> UnsupportedError:
+    """Say what an engine needs and what to run instead, where no GPU of that number answers."""
     why = f"its NVIDIA driver knows no GPU number {index} (a container must be given one: --gpus all)"
     if not driver_present():
         why = "it has no NVIDIA driver (libcuda), so no GPU that could run it"

@@ -333,6 +333,7 @@ def test_an_engine_chooses_its_device(engine, opened, monkeypatch, tmp_path):
         raise UnsupportedError("not here")
 
     monkeypatch.setattr(run, "find_board", find)
+    monkeypatch.setattr(run, "gpu_facts", lambda: ORIN)
     for jetson in (False, True):
         monkeypatch.setattr(run.Jetson, "present", jetson)
         with pytest.raises(UnsupportedError, match="not here"):
@@ -344,6 +345,14 @@ def test_an_engine_chooses_its_device(engine, opened, monkeypatch, tmp_path):
         UnsupportedError, match="is an engine and runs on its GPU only; leave out --device cpu"
     ):
         run.benchmark(artifacts=[engine], device="cpu")
+
+
+def test_an_engine_without_a_gpu_says_what_to_bench_instead(engine, monkeypatch):
+    monkeypatch.setattr(run, "gpu_facts", lambda: None)
+    with pytest.raises(UnsupportedError, match=r"net-fp16-64x48.engine: this machine cannot run") as caught:
+        run.benchmark(artifacts=[engine])
+    assert "--device" not in str(caught.value)
+    assert "run the .onnx that it was made from on any processor" in str(caught.value)
 
 
 def test_the_size_is_the_engines_own(nano, engine, opened, monkeypatch):
