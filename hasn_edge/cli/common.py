@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,3 +183,15 @@ def status(text: str) -> Iterator[Callable[[str], None]]:
     """Show a spinner with what is under way on standard error; yield a function that changes the text."""
     with messages().status(text) as spinner:
         yield spinner.update
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line, above the progress bar where one is drawn on the terminal.
+
+    click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain line.
+    """
+    stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
+    if own is not None and own.isatty() and stream is not own:
+        stream.write(f"{text}\n")
+    else:
+        click.echo(text, err=err)

@@ -20,6 +20,7 @@ from hasn_edge.cli.common import (
     model_option,
     open_chosen,
     progress,
+    say,
     threads_option,
 )
 from hasn_edge.errors import InputError, OutputError
@@ -144,7 +145,7 @@ def command(
                     _upscale(upscaler, picture, target)
                 except InputError as exc:
                     failures.append(str(exc))
-                    click.echo(f"Skipped: {exc}", err=True)
+                    say(f"Skipped: {exc}", err=True)
                 advance(picture.name)
         for video, target in videos:
             try:
@@ -153,11 +154,11 @@ def command(
                 failures += [] if whole else [str(video)]
             except InputError as exc:
                 failures.append(str(exc))
-                click.echo(f"Skipped: {exc}", err=True)
+                say(f"Skipped: {exc}", err=True)
     if failures:
         if len(files) > 1:
             what = "files could not be upscaled whole" if videos else "pictures could not be upscaled"
-            click.echo(f"{len(failures)} of {len(files)} {what}", err=True)
+            say(f"{len(failures)} of {len(files)} {what}", err=True)
         sys.exit(1)
 
 
@@ -171,12 +172,12 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
         height, width = image.shape[:2]
         raise InputError(f"{picture}: {width}x{height} pixels: not enough memory; cut the picture") from exc
     write_image(target, result, convert=True)
-    click.echo(str(target))
+    say(str(target))
     report = upscaler.last_report
     if report is not None and report.tiles > 1:
         why = {"memory": " because of memory", "static size": " because the file has one size"}
         why["engine size"] = " because the engine takes no larger ones"
-        click.echo(
+        say(
             f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the "
             f"whole frame: {upscaler.tile_drift(image)}",
             err=True,
@@ -198,17 +199,17 @@ def _upscale_video(
         report = upscale_video(
             video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=show
         )
-    click.echo(str(target))
+    say(str(target))
     height, width = report.size
-    click.echo(
+    say(
         f"  {report.pictures} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
         f"({report.fps:.1f} fps)",
         err=True,
     )
     for note in report.notes:
-        click.echo(f"  {note}", err=True)
+        say(f"  {note}", err=True)
     if not report.whole:
-        click.echo(f"Damaged: {video}: what could be read of it is in {target}", err=True)
+        say(f"Damaged: {video}: what could be read of it is in {target}", err=True)
     return report.whole
 
 
@@ -225,7 +226,7 @@ def _interruptible(target: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"Interrupted: nothing of {target} was kept; the next run starts it afresh", err=True)
+        say(f"Interrupted: nothing of {target} was kept; the next run starts it afresh", err=True)
         sys.exit(130)
     finally:
         if main:
