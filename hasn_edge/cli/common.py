@@ -188,7 +188,8 @@ def status(text: str) -> Iterator[Callable[[str], None]]:
 def say(text: str, *, err: bool = False) -> None:
     """Print a line, above the progress bar where one is drawn on the terminal.
 
-    click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain line.
+    click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
+    line.
     """
     stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
     if own is not None and own.isatty() and stream is not own:
