@@ -16,6 +16,7 @@ from hasn_edge.cli import cli
 from hasn_edge.engine.profile import Rates
 from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ConfigError, InputError, UnsupportedError
+from hasn_edge.model.zoo import DEFAULT_MODEL
 from hasn_edge.spec import Activation, Gate, ModelSpec, Precision
 
 INT8_NAMES = [
@@ -175,7 +176,8 @@ def test_the_word_stands_wherever_a_figure_does(tmp_path):
     assert result.exit_code == 0, result.output
     content = json.loads(files["json"].read_text())
     assert content["estimate"] is True
-    assert content["title"].startswith("ESTIMATE, not a measurement: hasn-x4-small, 640x360 -> 2560x1440 on ")
+    begin = f"ESTIMATE, not a measurement: {DEFAULT_MODEL}, 640x360 -> 2560x1440 on "
+    assert content["title"].startswith(begin)
     for one in content["precisions"]:
         assert one["estimate"] is True
         assert all(part["estimate"] is True for part in one["layers"])

@@ -16,6 +16,7 @@ from hasn_edge.artifact import Artifact, load_artifact, sidecar_path
 from hasn_edge.engine.compatibility import rebuild_command, require_compatible
 from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.errors import ArtifactError
+from hasn_edge.model.zoo import DEFAULT_MODEL
 
 
 def refused(artifact: Artifact, gpu: GpuFacts | None = NANO, version: str | None = "10.3.0") -> str:
@@ -219,4 +220,4 @@ def test_the_command_that_builds_it_again(
     ))  # fmt: skip
     result = CliRunner().invoke(cli, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
-    assert asked == ([model] if model else ["hasn-x4-small"])
+    assert asked == [model or DEFAULT_MODEL]

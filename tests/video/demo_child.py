@@ -36,7 +36,7 @@ def hold(stage: str, *, when: bool = True) -> None:
     """In that stage, say so and hold on until the run was stopped, and 0.7 seconds more."""
     if stage == STAGE and when and not stopped.is_set():
         say("READY")
-        stopped.wait(60)
+        stopped.wait(900)
         time.sleep(0.7)
 
 
@@ -83,14 +83,14 @@ class Writer(writer.VideoWriter):
 
 def never():
     say("READY")
-    time.sleep(60)
+    time.sleep(900)
 
 
 def open_source(text, size):
     if STAGE == "opening":
-        return Remote(never, "camera", open_s=60)
+        return Remote(never, "camera", open_s=900)
     if STAGE == "lost":
-        return Remote(lambda: Lost(60.0), "camera", stall_s=60)
+        return Remote(lambda: Lost(900.0), "camera", stall_s=900)
     return PatternSource(size, frames=None if text == "pattern" else int(text), live=text == "pattern")
 
 

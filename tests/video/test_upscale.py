@@ -111,7 +111,14 @@ def test_without_pyav_the_extra_is_named(clip, tmp_path, monkeypatch):
 def start(source: Path, folder: Path) -> subprocess.Popen[str]:
     """Begin to upscale in a process of its own, and wait until it writes."""
     command = [sys.executable, "-m", "hasn_edge", "upscale", source, "-o", folder, "--codec", "mpeg4"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell ignores SIGINT, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if folder.is_dir() and any(p.stat().st_size > 0 for p in folder.iterdir()):
