@@ -50,8 +50,11 @@ class Child:
             self.report,
         )
 
-        def limit() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        def prepare() -> None:
+            # A test run in the background of a shell ignores SIGINT, and its children would too.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if stage == "noise":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
         self._process = subprocess.Popen(
             [sys.executable, str(CHILD), stage, *STAGES[stage], *map(str, options)],
@@ -59,7 +62,7 @@ class Child:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHILD.parents[2])},
-            preexec_fn=limit if stage == "noise" else None,
+            preexec_fn=prepare,
         )
 
     def signal(self, number: int) -> None:
