@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hasn_edge.artifact import Kind, writing
-from hasn_edge.latency import Latency
 from hasn_edge.device.board import Board, find_board
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.formats.torchscript import torchscript_from_model
+from hasn_edge.latency import Latency
 from hasn_edge.machine import environment
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN

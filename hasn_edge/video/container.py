@@ -60,7 +60,7 @@ def main_video(container: Any, path: Path) -> Any:
     """
     videos = [s for s in container.streams.video if not s.disposition & _ATTACHED_PICTURE]
     if not videos:
-        kinds = sorted({stream.type for stream in container.streams})
+        kinds = sorted({"cover" if stream.type == "video" else stream.type for stream in container.streams})
         inside = f"only {' and '.join(kinds)}" if kinds else "nothing at all"
         raise InputError(f"{path}: no video in it, {inside}")
     decoded = [s for s in videos if s.codec_context is not None]

@@ -130,6 +130,12 @@ class Decoder:
         return 1 / aspect if aspect is not None and self.turn.transposes else aspect
 
     @property
+    def sample_rates(self) -> tuple[int, ...]:
+        """Samples per second of each track of sound whose codec is known."""
+        sound = [s.codec_context for s in self.others if s.type == "audio" and s.codec_context is not None]
+        return tuple(context.sample_rate for context in sound if context.sample_rate > 0)
+
+    @property
     def expected(self) -> int | None:
         """How many pictures the file says it has, or about; ``None`` where it says nothing."""
         if self.stream.frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,8 @@ class Format:
     """Tags, range and depth."""
     aspect: Fraction | None = None
     """Width of a pixel by its height; ``None`` for square or not known."""
+    sample_rates: tuple[int, ...] = ()
+    """Of the sound that will be copied, so that it begins at its exact time."""
     codec: str | None = None
     """FFmpeg's name of an encoder or of a codec; ``None`` for the container's usual one."""
     quality: float | None = None
@@ -104,8 +107,13 @@ class Encoder:
                     f"{suffix} keeps times in milliseconds: they are rounded by up to half of one"
                 )
         else:
-            # Otherwise a coarse time base would be multiplied until it is fine enough.
-            timescale = {"video_track_timescale": str(base.denominator)}
+            # Otherwise a coarse time base would be multiplied until it is fine enough, and tracks would begin
+            # at whole milliseconds.
+            movie = math.lcm(base.denominator, *wanted.sample_rates)
+            timescale = {
+                "video_track_timescale": str(base.denominator),
+                "movie_timescale": str(movie if movie < 1 << 31 else base.denominator),
+            }
         self._container = self._av.open(f"file:{temporary}", "w", container_options=timescale)
         try:
             self._stream = self._container.add_stream(encoder_name, rate=wanted.rate)

@@ -13,7 +13,7 @@ from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.container import SUFFIXES
 from hasn_edge.video.decode import Decoder
 from hasn_edge.video.encode import Encoder, Format, encoding
-from hasn_edge.video.encoders import CONTAINERS, check_container, check_output_size
+from hasn_edge.video.encoders import CONTAINERS, check_container
 from hasn_edge.video.transcode import Network, Progress, transcode
 
 Audio = Literal["copy", "none"]
@@ -104,7 +104,6 @@ def upscale_video(
     scale = upscaler.session.spec.scale
     with Decoder(path) as decoder:
         size = decoder.size[0] * scale, decoder.size[1] * scale
-        check_output_size(output, size)
         network = Network(upscaler, size, deep=decoder.colour.deep)
         begin_s = time.perf_counter()
         wanted = Format(
@@ -113,6 +112,7 @@ def upscale_video(
             rate=decoder.rate,
             colour=decoder.colour,
             aspect=decoder.aspect,
+            sample_rates=decoder.sample_rates,
             codec=codec,
             quality=quality,
         )

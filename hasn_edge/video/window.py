@@ -36,8 +36,8 @@ HELP = (
     "q, Esc:  quit",
 )
 
-_LEFT = {ord("a"), 65361, 2424832, 63234}  # X11, Windows, macOS
-_RIGHT = {ord("d"), 65363, 2555904, 63235}
+_LEFT = {65361, 2424832, 63234}  # X11, Windows, macOS
+_RIGHT = {65363, 2555904, 63235}
 _ESCAPE = 65307
 _STEP = 0.02
 _LARGEST_ZOOM = 16
@@ -189,6 +189,8 @@ class WindowView(View):
             self._move_to(self._split + (_STEP if {key, code} & _RIGHT else -_STEP))
             return
         actions: dict[str, Callable[[], None]] = {
+            "a": lambda: self._move_to(self._split - _STEP),
+            "d": lambda: self._move_to(self._split + _STEP),
             "q": self._quit,
             "\x1b": self._quit,
             " ": self._pause,
@@ -213,14 +215,14 @@ class WindowView(View):
         self._mode, self._split, self._stale = "compare", min(1.0, max(0.0, split)), True
 
     def _zoom_by(self, factor: float) -> None:
-        if self._zoom > 1:  # the pointer is in the part that is shown now
-            pointer = [c + (p - 0.5) / self._zoom for c, p in zip(self._centre, self._pointer, strict=True)]
-        else:
-            pointer = list(self._pointer)
-        half = 0.5 / max(1, self._zoom * factor)
-        self._zoom = min(_LARGEST_ZOOM, max(1, int(self._zoom * factor)))
-        self._centre = (min(1 - half, max(half, pointer[0])), min(1 - half, max(half, pointer[1])))
-        self._stale = True
+        zoom = min(_LARGEST_ZOOM, max(1, int(self._zoom * factor)))
+        # What is under the pointer stays there, as far as the picture's edges allow.
+        moved, half = 1 / self._zoom - 1 / zoom, 0.5 / zoom
+        x, y = (
+            min(1 - half, max(half, centre + (pointer - 0.5) * moved))
+            for centre, pointer in zip(self._centre, self._pointer, strict=True)
+        )
+        self._zoom, self._centre, self._stale = zoom, (x, y), True
 
     def _pause(self) -> None:
         self._paused = not self._paused

@@ -68,6 +68,7 @@ def make(
     pictures: list[list[np.ndarray]] | None = None,
     metadata: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
+    last: int | None = None,
 ) -> Path:
     """Write a clip.
 
@@ -75,6 +76,7 @@ def make(
         tags: Range, matrix, primaries and transfer, in the numbers of H.273.
         sound: Codec of a track of noise as long as the pictures.
         container: Options of the muxer.
+        last: How long the last picture is shown, in units of ``time_base``.
     """
     options = {"crf": "12", "preset": "veryfast"} | (options or {}) if "264" in codec else options or {}
     if path.suffix in (".mp4", ".mov"):
@@ -91,6 +93,13 @@ def make(
             context.color_range, context.colorspace, context.color_primaries, context.color_trc = tags
         if aspect is not None:
             context.sample_aspect_ratio = aspect
+
+        def write(encoded: list[Any]) -> None:
+            for packet in encoded:
+                if last is not None and packet.pts == (pts[-1] if pts else (count - 1) * step):
+                    packet.duration = last
+                out.mux(packet)
+
         step = round(1 / Fraction(rate) / time_base)
         track = out.add_stream(sound, rate=48_000) if sound else None
         for index in range(count):
@@ -99,7 +108,7 @@ def make(
             )
             frame = frame_of(planes, pix_fmt)
             frame.pts, frame.time_base = (pts[index] if pts else index * step), time_base
-            out.mux(stream.encode(frame))
+            write(stream.encode(frame))
         if track is not None:
             noise = np.random.default_rng(0)
             for index in range(int(count / Fraction(rate) * 48_000) // 1024):
@@ -108,7 +117,7 @@ def make(
                 piece.sample_rate, piece.pts, piece.time_base = 48_000, 1024 * index, Fraction(1, 48_000)
                 out.mux(track.encode(piece))
             out.mux(track.encode(None))
-        out.mux(stream.encode(None))
+        write(stream.encode(None))
     return path
 
 

@@ -53,7 +53,8 @@ class Recording(FakeSession):
     ("name", "options"),
     [
         ("b-frames.mp4", {"options": {"bf": "3"}, "pts": VFR}),
-        ("one-second-in.mp4", {"pts": [90_000 + t for t in VFR]}),
+        ("later.mp4", {"pts": [91_237 + t for t in VFR], "container": {"movie_timescale": "90000"}}),
+        ("broadcast.ts", {"pts": VFR, "sound": "aac"}),
         ("ntsc.mp4", {"time_base": Fraction(1, 30_000), "rate": Fraction(30_000, 1001)}),
         ("coarse.mp4", {"time_base": Fraction(1, 25), "rate": 25}),
         ("quicktime.mov", {"pts": VFR}),
@@ -63,7 +64,7 @@ class Recording(FakeSession):
 )
 def test_every_frame_keeps_its_time(tmp_path, name, options):
     source = make(tmp_path / name, **options)
-    report = run(source, tmp_path / f"out{source.suffix}")
+    report = run(source, tmp_path / f"out{output_suffix(source)}")
     assert times(report.path) == times(source)
     assert report.pictures == len(times(source)[1]) == 10
     assert report.whole
@@ -71,10 +72,11 @@ def test_every_frame_keeps_its_time(tmp_path, name, options):
 
 
 def test_last_frame_keeps_its_duration(tmp_path):
-    slow = make(tmp_path / "slow.mp4", 3, rate=2)
+    slow = make(tmp_path / "slow.mp4", 4, last=180_000, options={"bf": "0"})
     out = run(slow, tmp_path / "out.mp4").path
     with av.open(str(slow)) as a, av.open(str(out)) as b:
-        assert b.duration == a.duration == 1_500_000
+        assert b.duration == a.duration == 2_100_000  # three of 1/30 s, one of 2 s
+    assert [f.duration for f in frames(out)] == [3000, 3000, 3000, 180_000]
 
 
 def test_what_an_edit_list_hides_stays_hidden(tmp_path):
@@ -108,6 +110,22 @@ def test_sound_is_copied_byte_by_byte(tmp_path, codec):
     silent = run(source, tmp_path / "silent.mp4", audio="none")
     with av.open(str(silent.path)) as container:
         assert [s.type for s in container.streams] == ["video"]
+
+
+def test_sound_of_a_broadcast_keeps_its_times(tmp_path):
+    """Into MP4 it goes in units of its sample rate, and without the headers that each packet repeats."""
+    source = make(tmp_path / "clip.ts", 20, sound="aac")
+    before, after = (packets(p, "audio") for p in (source, run(source, tmp_path / "out.mp4").path))
+    assert len(before) == len(after) > 20
+    for a, b in zip(before, after, strict=True):
+        assert abs(a[0] * a[-1] - b[0] * b[-1]) <= Fraction(1, 48_000)
+        assert a[4].endswith(b[4])
+
+
+def test_titles_in_any_encoding(tmp_path):
+    source = make(tmp_path / "clip.mp4", 2, metadata={"title": "AAAA"})
+    source.write_bytes(source.read_bytes().replace(b"AAAA", b"\xe9\xff\xfeA"))
+    assert run(source, tmp_path / "out.mp4").whole
 
 
 def test_subtitles_chapters_and_descriptions_are_kept(tmp_path):
@@ -328,9 +346,13 @@ def test_a_file_that_was_cut_off(tmp_path):
 
 
 def audio_only(path: Path) -> None:
+    """Sound, and a cover, which is a stream of video to FFmpeg."""
     full = make(path.with_name("full.mp4"), 10, sound="aac")
     with av.open(str(full)) as a, av.open(str(path), "w") as out:
         copy = out.add_stream_from_template(a.streams.audio[0])
+        cover = out.add_stream("png", rate=1, width=8, height=8, pix_fmt="rgb24")
+        cover.disposition = 1 << 10
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8))))
         for packet in a.demux(audio=0):
             if packet.size:
                 packet.stream = copy
@@ -361,7 +383,7 @@ def no_frames(path: Path) -> None:
         ("text.mp4", lambda p: p.write_text("this is no video\n" * 100), "not a video that FFmpeg can read"),
         ("empty.mp4", lambda p: p.write_bytes(b""), "not a video that FFmpeg can read"),
         ("noindex.mp4", lambda p: p.write_bytes(make(p.with_name("w.mp4")).read_bytes()[:900]), "cut off"),
-        ("sound.mp4", audio_only, "no video in it, only audio"),
+        ("sound.mp4", audio_only, "no video in it, only audio and cover"),
         ("none.mp4", no_frames, "no video in it, nothing at all"),
         ("broken.mp4", all_broken, "no picture of it could be decoded: 10 of its packets are damaged"),
     ],
@@ -448,6 +470,7 @@ def test_the_video_itself_is_never_overwritten(tmp_path, link):
     assert source.read_bytes() == before
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at open files as Linux shows them")
 @pytest.mark.parametrize("stage", ["network", "writer", "reader", "interrupt"])
 def test_a_failure_leaves_nothing_and_stops_all_threads(tmp_path, monkeypatch, stage):
     class Failing(FakeSession):
@@ -466,9 +489,13 @@ def test_a_failure_leaves_nothing_and_stops_all_threads(tmp_path, monkeypatch, s
     if stage == "reader":
         monkeypatch.setattr("hasn_edge.video.transcode.Network.prepare", broken)
     error = KeyboardInterrupt if stage == "interrupt" else RuntimeError
-    with pytest.raises(error, match=None if stage == "interrupt" else stage):
+    with pytest.raises(error, match=None if stage == "interrupt" else stage) as caught:
         run(source, tmp_path / "out" / "result.mp4", session=session)
     assert not list((tmp_path / "out").iterdir())
+    assert caught.tb  # which keeps everything alive that was not closed
+    assert not [
+        name for name in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if str(tmp_path) in name
+    ]
     assert not [t for t in threading.enumerate() if t.name.startswith("hasn-edge-video")]
 
 
