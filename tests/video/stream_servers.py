@@ -1,4 +1,4 @@
-"""Servers on loopback that stream the test pattern, and misbehave as told: MJPEG by HTTP, JPEG by RTSP."""
+"""Servers on loopback that stream the test pattern and misbehave as told: MJPEG and files by HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import socketserver
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,92 +152,3 @@ class FileServer(Server):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/{self.path.name}"
-
-
-def rtp_payloads(jpeg: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Cut a baseline JPEG of 4:2:0 into payloads of RFC 2435; yield each, and whether it is the last."""
-    tables, position = b"", 2
-    while True:
-        marker, length = jpeg[position + 1], struct.unpack(">H", jpeg[position + 2 : position + 4])[0]
-        segment = jpeg[position + 4 : position + 2 + length]
-        position += 2 + length
-        if marker == 0xDB:  # one byte of number and precision before each table
-            tables += b"".join(segment[start + 1 : start + 65] for start in range(0, len(segment), 65))
-        if marker == 0xDA:
-            break
-    scan = jpeg[position:-2]
-    for offset in range(0, len(scan), 1200):
-        part = scan[offset : offset + 1200]
-        head = struct.pack(">I", offset) + bytes([1, 255, SIZE[1] // 8, SIZE[0] // 8])
-        if offset == 0:
-            head += struct.pack(">BBH", 0, 0, len(tables)) + tables
-        yield head + part, offset + 1200 >= len(scan)
-
-
-class _Rtsp(socketserver.StreamRequestHandler):
-    rig: RtspServer
-
-    def handle(self) -> None:
-        fault = self.rig.fault()
-        if fault == "refuse":
-            self.rig.hang()
-            return
-        try:
-            while self._answer():
-                pass
-            self._play(fault)
-        except OSError:
-            pass
-
-    def _answer(self) -> bool:
-        """Answer one request; ``False`` once it was PLAY."""
-        lines = []
-        while (line := self.rfile.readline().decode().strip()) or not lines:
-            if not line:
-                raise ConnectionError
-            lines.append(line)
-        method = lines[0].split()[0]
-        number = next(line.split(":")[1].strip() for line in lines if line.lower().startswith("cseq"))
-        body, extra = "", ""
-        if method == "OPTIONS":
-            extra = "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n"
-        elif method == "DESCRIBE":
-            body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\n"
-            body += "m=video 0 RTP/AVP 26\r\na=control:track\r\n"
-            extra = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
-        elif method == "SETUP":
-            extra = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n"
-        elif method == "PLAY":
-            extra = "Session: 1\r\n"
-        self.wfile.write(f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{extra}\r\n{body}".encode())
-        return method != "PLAY"
-
-    def _play(self, fault: str) -> None:
-        sequence = 0
-        start = time.monotonic()
-        for index, picture in enumerate(jpegs()):
-            if self.rig.stopping.is_set():
-                return
-            if index == self.rig.after and fault == "stall":
-                self.rig.hang()
-                return
-            if index == self.rig.after and fault == "reset":
-                reset(self.connection)
-                return
-            ticks = round(90000 * (time.monotonic() - start)) & 0xFFFFFFFF
-            for payload, last in rtp_payloads(picture):
-                if fault == "garbage" and index % 3 == 2:
-                    payload = bytes(range(256)) * 4
-                head = struct.pack(">BBHII", 0x80, 26 | (0x80 if last else 0), sequence & 0xFFFF, ticks, 7)
-                sequence += 1
-                packet = head + payload
-                self.wfile.write(b"$\0" + struct.pack(">H", len(packet)) + packet)
-
-
-class RtspServer(Server):
-    handler = _Rtsp
-    after = 50  # FFmpeg looks at some twenty pictures before it says that a stream is open
-
-    @property
-    def url(self) -> str:
-        return f"rtsp://viewer:secret@127.0.0.1:{self.port}/stream"

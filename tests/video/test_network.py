@@ -1,18 +1,25 @@
-"""Real streams over loopback: MJPEG by HTTP, JPEG by RTSP over TCP, a file by HTTP; and what goes wrong."""
+"""Real streams over loopback: MJPEG and H.264 by HTTP and by RTSP, a file; and what goes wrong."""
 
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
+import numpy as np
 import pytest
+from ffmpeg_server import FFMPEG, FfmpegServer
 from live_rig import Session, Watcher, number_of
-from stream_servers import SIZE, FileServer, MjpegServer, RtspServer
+from rtsp_servers import RtspH264Server, RtspServer
+from stream_servers import SIZE, FileServer, MjpegServer
 
 from hasn_edge.errors import SourceError, StageError
 from hasn_edge.video.live import Live, lingering
 from hasn_edge.video.sources import open_source
 
-SERVERS = pytest.mark.parametrize("kind", [MjpegServer, RtspServer], ids=["http", "rtsp"])
+SERVERS = pytest.mark.parametrize(
+    "kind", [MjpegServer, RtspServer, RtspH264Server], ids=["http", "rtsp", "rtsp-h264"]
+)
+BY_FFMPEG = pytest.mark.skipif(FFMPEG is None, reason="no ffmpeg; apt-get install ffmpeg")
 
 
 @pytest.fixture
@@ -81,6 +88,53 @@ def test_a_server_that_does_not_answer(serve, kind):
     assert time.monotonic() - start < 3
     assert "secret" not in str(refused.value)
     server.stopping.set()
+
+
+@BY_FFMPEG
+def test_ffmpeg_streams(serve):
+    with open_source(serve(FfmpegServer).url) as source:
+        assert source.live
+        frames = [source.read() for _ in range(20)]
+    assert all(frame.pixels.shape == (*SIZE, 3) for frame in frames)
+    moved = [np.abs(a.pixels.astype(int) - b.pixels).max() for a, b in pairwise(frames)]
+    assert min(moved) > 50  # no picture comes twice
+    times = [frame.time_s for frame in frames]
+    assert times == sorted(set(times))
+
+
+@BY_FFMPEG
+@pytest.mark.parametrize("fault", ["stall", "reset"])
+def test_a_break_in_what_ffmpeg_streams_is_reported_and_resumed(serve, fault):
+    server = serve(FfmpegServer, fault)
+    resumed = []
+
+    class Resumed(Watcher):
+        def message(self, text):
+            super().message(text)
+            resumed.extend([len(self.shown)] if text is None and not resumed else [])
+
+        def show(self, shown):
+            super().show(shown)
+            if resumed and len(self.shown) >= resumed[0] + 8:
+                self._live.stop()
+
+    view = Resumed()
+    Live(open_source(server.url, stall_s=1.0), Session(), [view], seconds=40).run()
+    assert server.connections == 2
+    assert resumed
+    assert len(view.shown) >= resumed[0] + 8
+    told = [text for text in view.messages if text]
+    assert "trying again in 0.5 s (attempt 1)" in told[0]
+
+
+@BY_FFMPEG
+def test_garbage_in_what_ffmpeg_streams_is_survived(serve):
+    server = serve(FfmpegServer, "garbage")
+    view = Watcher()
+    Live(open_source(server.url, stall_s=5.0), Session(), [view], seconds=server.after_s + 4).run()
+    assert server.connections == 1
+    assert server.damaged > 30
+    assert view.shown[-1].frame.captured - view.shown[0].frame.captured > server.after_s
 
 
 def test_nobody_listens():

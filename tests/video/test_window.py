@@ -332,7 +332,7 @@ def test_a_real_window_on_a_virtual_display(display, tmp_path):
         [sys.executable, "-c", code], env=display, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    if done.stdout.startswith("SKIP"):
+    if done.stdout.startswith("SKIP") and not GUI_CV2.is_dir():
         pytest.skip(done.stdout.strip())
     assert done.stdout.strip() == "DONE screen True ()"
     (picture,) = tmp_path.glob("hasn-edge-frame*-compare.png")
