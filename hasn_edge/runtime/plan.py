@@ -51,6 +51,7 @@ class LoadedPlan:
         title: Its name and version, for messages.
         name: What messages call the plan.
         graphs: Let TensorRT for RTX record and launch CUDA graphs by itself.
+        kernels: What :meth:`kernels` returned in an earlier process.
         host_code: The plan may hold code for the processor, as version-compatible ones do.
 
     Raises:
@@ -59,7 +60,15 @@ class LoadedPlan:
     """
 
     def __init__(
-        self, plan: bytes, trt: ModuleType, title: str, *, name: str, graphs: bool, host_code: bool = False
+        self,
+        plan: bytes,
+        trt: ModuleType,
+        title: str,
+        *,
+        name: str,
+        graphs: bool,
+        host_code: bool = False,
+        kernels: bytes = b"",
     ) -> None:
         self.title = title
         self.name = name
@@ -68,6 +77,8 @@ class LoadedPlan:
         self._plan = plan
         self._trt: Any = trt
         self._graphs = graphs
+        self._known_kernels = kernels
+        self._kernel_cache: Any = None
         self._messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
         # TensorRT keeps a plain pointer to the logger: it must outlive all the rest.
         self._logger = _make_logger(trt, self._messages)
@@ -128,9 +139,15 @@ class LoadedPlan:
         )
         return kind("\n  ".join(lines))
 
+    def kernels(self) -> bytes:
+        """Return what TensorRT for RTX compiled for this GPU; TensorRT's plans hold theirs: nothing."""
+        serialized = None if self._kernel_cache is None else self._kernel_cache.serialize()
+        return b"" if serialized is None else bytes(serialized)
+
     def close(self) -> None:
         """Let go of TensorRT's objects, children first; contexts must be gone. Safe to call twice."""
         self._configs.clear()
+        self._kernel_cache = None
         self._engines.clear()
         self._runtime = None
 
@@ -150,18 +167,23 @@ class LoadedPlan:
         return engine.create_execution_context(*(() if config is None else (config,)))
 
     def _runtime_config(self, engine: Any) -> Any:
-        """Return how TensorRT for RTX shall run; ``None`` for TensorRT.
-
-        It compiles kernels for a shape while others already run: a graph that we recorded would keep those
-        others for ever, one that it records itself does not.
-        """
-        if not self._graphs or not hasattr(self._trt, "CudaGraphStrategy"):
+        """Return how TensorRT for RTX shall run; ``None`` for TensorRT."""
+        if not hasattr(self._trt, "IRuntimeCache"):
             return None
-        wanted = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         config = engine.create_runtime_config()
-        config.cuda_graph_strategy = wanted
-        self.own_graphs = config.cuda_graph_strategy == wanted
         self._configs.append(config)
+        if self._kernel_cache is None:
+            self._kernel_cache = config.create_runtime_cache()
+            # It refuses what is damaged, or of another GPU or version, and then begins empty.
+            if self._known_kernels and not self._kernel_cache.deserialize(self._known_kernels):
+                self._kernel_cache.reset()
+        config.set_runtime_cache(self._kernel_cache)
+        if self._graphs:
+            # Kernels for a shape are compiled while others already run: a graph that we recorded would keep
+            # those others for ever, one that it records itself does not.
+            wanted = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            config.cuda_graph_strategy = wanted
+            self.own_graphs = config.cuda_graph_strategy == wanted
         return config
 
     def _ends(self) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import load_tensorrt
 from hasn_edge.engine.engine_file import parse_plan_header
+from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
+from hasn_edge.runtime.kernels import Kernels
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.runtime.plan import LoadedPlan
 from hasn_edge.runtime.session import Float32, Session, UInt8, out_of_memory
@@ -33,7 +35,8 @@ class TensorRTSession(Session):
     An input is copied to page-locked memory, from there to the GPU, the network runs, and the output takes
     the same way back; on a GPU that shares the processor's memory (Jetson) nothing is copied between the two.
     All that is queued in a stream of its own, and from the second input of a size on the network is launched
-    as a CUDA graph. With several slots the next input is copied while the one before it is computed.
+    as a CUDA graph. With several slots the next input is copied while the one before it is computed. Kernels
+    that TensorRT for RTX compiles meanwhile are kept in ``<engine>.kernels`` and loaded the next time.
 
     Use :func:`~hasn_edge.runtime.open.open_session`, which also refuses engines of another GPU or version and
     compares an output with the one that was stored when the engine was built.
@@ -75,6 +78,7 @@ class TensorRTSession(Session):
         self._cuda = choose(cuda, index=device_index) if cuda is None or isinstance(cuda, str) else cuda
         self._mapped = self._cuda.integrated if mapped is None else mapped
         self._graphs = graphs
+        self._kernels = Kernels(artifact.path)
         self._plan: LoadedPlan | None = None
         self._slots: list[Slot] = []
         self._free: deque[Slot] = deque()
@@ -89,6 +93,7 @@ class TensorRTSession(Session):
                     name=str(artifact.path),
                     graphs=graphs,
                     host_code=bool(artifact.details.get("flags", {}).get("version_compatible")),
+                    kernels=self._kernels.read() if header.runtime is EngineRuntime.RTX else b"",
                 )
                 self._plan.check(artifact.spec)
                 self._describe(artifact, self._plan)
@@ -260,6 +265,7 @@ class TensorRTSession(Session):
                         problem = problem or exc
                 self._free.clear()
                 if self._plan is not None:
+                    self._kernels.keep(self._plan.kernels())
                     self._plan.close()
                     self._plan = None
         finally:

@@ -39,6 +39,7 @@ VARIABLES = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
+    "kernel_cache": "IRuntimeCache",
 }
 """How the sources call TensorRT's objects; ``self._engine`` counts as ``engine``."""
 
@@ -79,10 +80,15 @@ GATED = {
     "IBuilderConfig.num_compute_capabilities": "compute_capabilities",
     "IBuilderConfig.set_compute_capability": "compute_capabilities",
     "Runtime.engine_host_code_allowed": "version_compatible",
-    "CudaGraphStrategy": "hasattr CudaGraphStrategy",
-    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE": "hasattr CudaGraphStrategy",
-    "ICudaEngine.create_runtime_config": "hasattr CudaGraphStrategy",
-    "IRuntimeConfig.cuda_graph_strategy": "hasattr CudaGraphStrategy",
+    "CudaGraphStrategy": "hasattr IRuntimeCache",
+    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE": "hasattr IRuntimeCache",
+    "ICudaEngine.create_runtime_config": "hasattr IRuntimeCache",
+    "IRuntimeConfig.cuda_graph_strategy": "hasattr IRuntimeCache",
+    "IRuntimeConfig.create_runtime_cache": "hasattr IRuntimeCache",
+    "IRuntimeConfig.set_runtime_cache": "hasattr IRuntimeCache",
+    "IRuntimeCache.deserialize": "hasattr IRuntimeCache",
+    "IRuntimeCache.reset": "hasattr IRuntimeCache",
+    "IRuntimeCache.serialize": "hasattr IRuntimeCache",
 }
 """Names that some versions lack, and the capability, or the name, that is asked for before they are used."""
 

@@ -61,6 +61,8 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     trt.refuse = set()
     trt.live = []
     trt.capture_attempts = 0
+    trt.kernels_compiled = 0
+    trt.made = 0
     old = version.startswith("8.")
 
     class Severity(enum.Enum):
@@ -77,21 +79,22 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     class Counted:
         """Know what is alive; refuse to die before the children."""
 
-        def __init__(self, parent: Any = None) -> None:
+        def __init__(self, *parents: Any) -> None:
             gpu.require_current(type(self).__name__)
-            self._parent_name = parent.name if parent is not None else ""
-            self.name = f"{type(self).__name__}{len(trt.live)}"
-            trt.live.append((self.name, self._parent_name))
+            self._parents = tuple(parent.name for parent in parents)
+            trt.made += 1
+            self.name = f"{type(self).__name__}{trt.made}"
+            trt.live.append((self.name, self._parents))
 
         def __del__(self) -> None:
             if not hasattr(self, "name"):
                 return
-            if any(parent == self.name for _, parent in trt.live):
+            if any(self.name in parents for _, parents in trt.live):
                 gpu.violations.append(f"{self.name} is destroyed before what was made of it")
             gpu_current = gpu._current.get(__import__("threading").get_ident())
             if not gpu_current:
                 gpu.violations.append(f"{self.name} is destroyed without a current context")
-            trt.live.remove((self.name, self._parent_name))
+            trt.live.remove((self.name, self._parents))
 
     class Runtime(Counted):
         def __init__(self, logger: Any) -> None:
@@ -178,6 +181,19 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
 
     class IRuntimeConfig(Counted):
         _strategy = 0
+        _cache: Any = None
+
+        def __init__(self, engine: Any) -> None:
+            super().__init__(engine)
+            self._engine = engine
+
+        def create_runtime_cache(self) -> Any:
+            return IRuntimeCache(self._engine)
+
+        def set_runtime_cache(self, cache: Any = None) -> bool:
+            assert isinstance(cache, IRuntimeCache)
+            self._cache = cache
+            return True
 
         @property
         def cuda_graph_strategy(self) -> Any:
@@ -189,9 +205,33 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             if "cuda_graph_strategy" not in trt.refuse:
                 self._strategy = value
 
+    class IRuntimeCache(Counted):
+        """Kernels of the fake are the shapes that ran."""
+
+        def __init__(self, engine: Any) -> None:
+            super().__init__(engine)
+            self.kernels: list[str] = []
+
+        def deserialize(self, blob: bytes) -> bool:
+            head, _, shapes = bytes(blob).partition(b"|")
+            if head != b"fake " + version.encode():
+                return False
+            self.kernels = shapes.decode().split(";")
+            return True
+
+        def reset(self) -> bool:
+            self.kernels = []
+            return True
+
+        def serialize(self) -> Any:
+            gpu.require_current("IRuntimeCache.serialize")
+            return memoryview(b"fake %s|%s" % (version.encode(), ";".join(self.kernels).encode()))
+
     class IExecutionContext(Counted):
         def __init__(self, engine: Any, profile: int, config: Any) -> None:
-            super().__init__(engine)
+            cache = getattr(config, "_cache", None)
+            super().__init__(engine, *([] if cache is None else [cache]))
+            self._kernels = [] if cache is None else cache.kernels
             self._facts, self._logger, self._profile = engine._facts, engine._logger, profile
             self._config = config
             self._shape: tuple[int, ...] | None = None
@@ -281,6 +321,10 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             a, source = gpu.find(self._addresses["input"], size, host=False)
             b, target = gpu.find(self._addresses["output"], out_size, host=False)
 
+            if str(shape) not in self._kernels:
+                self._kernels.append(str(shape))
+                trt.kernels_compiled += 1
+
             facts, ran = self._facts, self._ran  # a graph may outlive its context
 
             def run() -> None:
@@ -306,7 +350,7 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     trt.DataType = enum.Enum("DataType", "FLOAT HALF INT8 INT32 BOOL UINT8 FP8")
     if rtx:
         trt.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
-        trt.IRuntimeConfig = IRuntimeConfig
+        trt.IRuntimeConfig, trt.IRuntimeCache = IRuntimeConfig, IRuntimeCache
     return trt
 
 

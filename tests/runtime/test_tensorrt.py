@@ -138,6 +138,57 @@ class TestGraphs:
                 assert "says that this engine cannot be recorded" in session.facts()["graphs_reason"]
 
 
+class TestKernelsOfTensorRTForRTX:
+    """It compiles for the GPU when an engine runs: once, not in every process."""
+
+    def engine(self, lab):
+        return lab.engine(version=(1, 7, 1, 116), rtx=True)
+
+    def run(self, lab, engine, *, version: str = "1.7.1.116", **settings) -> int:
+        """Run in a process of its own, as far as TensorRT is concerned; return how much it compiled."""
+        lab.set_up(version=version, rtx=True)
+        with TensorRTSession(engine, cuda="cuda-python", **settings) as session:
+            run_and_check(session, times=2)
+        return lab.trt.kernels_compiled
+
+    @pytest.mark.parametrize("settings", [{}, {"graphs": False}, {"slots": 3}], ids=str)
+    def test_are_kept_for_the_next_process(self, lab, settings):
+        engine = self.engine(lab)
+        assert self.run(lab, engine, **settings) > 0
+        kept = engine.path.with_name(f"{engine.path.name}.kernels")
+        before = kept.read_bytes()
+        assert self.run(lab, engine, **settings) == 0
+        assert kept.read_bytes() == before
+
+    @pytest.mark.parametrize("damage", ["bytes", "version"])
+    def test_that_do_not_fit_are_compiled_again_and_replaced(self, lab, damage):
+        engine = self.engine(lab)
+        self.run(lab, engine)
+        kept = engine.path.with_name(f"{engine.path.name}.kernels")
+        if damage == "bytes":
+            kept.write_bytes(b"\0" * 100)
+        version = "1.7.1.116" if damage == "bytes" else "1.8.0.1"
+        assert self.run(lab, engine, version=version) > 0
+        assert self.run(lab, engine, version=version) == 0
+
+    def test_that_cannot_be_written_are_no_error(self, lab, monkeypatch):
+        def full(path):
+            raise OSError(28, "No space left on device", str(path))
+
+        monkeypatch.setattr("hasn_edge.runtime.kernels.writing", full)
+        engine = self.engine(lab)
+        assert self.run(lab, engine) > 0
+        assert self.run(lab, engine) > 0
+        assert sorted(path.name for path in lab.folder.iterdir()) == ["x4.engine", "x4.engine.json"]
+
+    def test_plans_of_tensorrt_hold_their_own(self, lab):
+        lab.set_up()
+        engine = lab.engine()
+        with TensorRTSession(engine, cuda="cuda-python") as session:
+            run_and_check(session)
+        assert sorted(path.name for path in lab.folder.iterdir()) == ["x4.engine", "x4.engine.json"]
+
+
 class TestSlots:
     @pytest.mark.parametrize("cuda", CUDA)
     def test_so_many_are_under_way_before_one_is_waited_for(self, lab, cuda):
