@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.artifact import Artifact
-from hasn_edge.engine.cache import KEY, engine_key, lookup
+from hasn_edge.artifact import Artifact, load_artifact
+from hasn_edge.engine.cache import KEY, engine_key, graph_of, lookup
 from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
 from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.engine_job import calibrator_input, compiled, tried
-from hasn_edge.errors import HasnEdgeError, UnsupportedError
+from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError
 from hasn_edge.graphs import Form
 from hasn_edge.job import Job, Progress
 from hasn_edge.quantize.recipe import load_recipe
@@ -82,6 +83,15 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Folders:
+    """Where a build of an engine writes, and where it looks first."""
+
+    output: Path
+    cache: Path
+    known: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Built:
     """What a build published."""
 
@@ -98,6 +108,7 @@ def build_one(
     *,
     output: Path,
     cache: Path | None = None,
+    known: Sequence[Path] = (),
     progress: Progress = lambda text: None,
 ) -> Built:
     """Build ``model`` in one precision.
@@ -108,6 +119,7 @@ def build_one(
         options: The rest.
         output: Folder of the published files.
         cache: Folder of what makes the next build faster; below ``output`` where ``None``.
+        known: More folders where an engine of the very same may lie; it is returned from there.
         progress: Called with what is under way.
 
     Raises:
@@ -128,7 +140,8 @@ def build_one(
     if precision is Precision.INT8:
         job.calibrate(load_recipe(options.recipe), options.calibration)
     if capabilities is not None:
-        return _engine(job, precision, target, capabilities, output, cache or output / CACHE, options)
+        folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
+        return _engine(job, precision, target, capabilities, folders, options)
     size = options.size
     if target.runtime is EngineRuntime.CPU:
         made = [job.graph(Form.CPU, precision, size=size, suffix="-cpu")]
@@ -155,11 +168,10 @@ def _engine(
     wanted: Precision,
     target: EngineTarget,
     capabilities: Capabilities,
-    folder: Path,
-    cache: Path,
+    folders: _Folders,
     options: BuildOptions,
 ) -> Built:
-    """Build an engine, or return the one in ``folder`` that was built of the very same."""
+    """Build an engine, or return the one that was built of the very same."""
     legacy = options.int8_method is Int8Method.CALIBRATOR
     if legacy and options.pixels:
         raise UnsupportedError(
@@ -184,8 +196,9 @@ def _engine(
         gpu=gpu,
         calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
     )
-    if not options.rebuild and (found := lookup(folder, key)) is not None:
-        return Built(artifacts=(found,), summary=(f"{found.path.name}: nothing changed since it was built",))
+    for folder in () if options.rebuild else folders.known:
+        if (found := lookup(folder, key)) is not None:
+            return _unchanged(found)
     graph = job.graph(form, precision, size=size, suffix=f"-{form.value}")
     # What a flag makes of an FP32 graph is foreseen by the graph whose tensors have that type.
     emulated = job.graph(Form.STRONG, wanted, size=size, suffix="-strong") if by_flag else None
@@ -196,12 +209,22 @@ def _engine(
         precision=wanted,
         emulated=emulated,
         details={KEY: key, **_ranges(job, wanted, options)},
-        cache=cache,
+        cache=folders.cache,
         calibrator=calibrator,
     )
     job.summary.append(tried(job, engine, target, gpu))
-    published = job.publish(graph, folder), job.publish(engine, folder)
+    published = job.publish(graph, folders.output), job.publish(engine, folders.output)
     return Built(artifacts=published, summary=tuple(job.summary))
+
+
+def _unchanged(engine: Artifact) -> Built:
+    """Return an engine that need not be built again, with its graph where that lies beside it."""
+    graph = graph_of(engine)
+    graphs = []
+    with suppress(ArtifactError):
+        graphs = [] if graph is None else [load_artifact(graph)]
+    summary = f"{engine.path.name}: nothing changed since it was built"
+    return Built(artifacts=(*graphs, engine), summary=(summary,))
 
 
 def _ranges(job: Job, precision: Precision, options: BuildOptions) -> dict[str, Any]:

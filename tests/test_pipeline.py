@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import hasn_edge
 from hasn_edge import engine_job, gate, pipeline
 from hasn_edge.artifact import Kind, file_sha256, load_artifact, sidecar_path
+from hasn_edge.builder import BuildOptions, build_one
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.graphs import Form
@@ -168,8 +169,20 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     again = hasn_edge.build(
         tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
     )
-    assert again.artifacts == (engine,)
+    assert again.artifacts == (graph, engine)
     assert "nothing changed" in again.summary[0]
+    elsewhere = build_one(
+        tiny,
+        Precision.INT8,
+        BuildOptions(target="rtx", recipe=recipe, size=(48, 64)),
+        output=tmp_path / "new",
+        known=(tmp_path / "out",),
+    )
+    assert elsewhere.artifacts == again.artifacts
+    graph.path.unlink()  # the engine runs without it
+    assert hasn_edge.build(
+        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+    ).artifacts == (engine,)
     for change in ({"rebuild": True}, {"size": (64, 64)}, {"pixels": True}, {"precision": "fp32"}):
         options = {"precision": "int8", "size": (48, 64), **change}
         options |= {"recipe": recipe} if options["precision"] == "int8" else {}

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from hasn_edge.artifact import Artifact, Kind
 from hasn_edge.bench.worker import CaseSpec
+from hasn_edge.builder import CACHE, BuildOptions, build_one
 from hasn_edge.device.board import Board
 from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError
+from hasn_edge.fastest import SHELF
 from hasn_edge.optional import require
-from hasn_edge.pipeline import build, export
+from hasn_edge.pipeline import export
 from hasn_edge.spec import Precision
 
 _NAMES = {Kind.ONNX: "ONNX Runtime", Kind.TORCHSCRIPT: "TorchScript", Kind.ENGINE: "TensorRT"}
@@ -43,7 +45,9 @@ class Wanted:
     """(height, width) that engines are built for."""
     threads: int | None
     folder: Path
-    """Where what is built goes."""
+    """Where graphs for the processor and TorchScript go."""
+    engines: Path = Path("engines")
+    """Where engines of earlier builds lie, and below which new ones are kept."""
     tile: int | None = None
     cuda: str | None = None
     progress: Callable[[str], None] = field(default=lambda text: None)
@@ -136,13 +140,16 @@ def _build(
     wanted: Wanted, model: str, precision: Precision, target: str, size: tuple[int, int] | None
 ) -> tuple[Artifact, ...]:
     wanted.progress(f"building {precision.value}" + ("" if target == "cpu" else f" for {target}"))
-    return build(
+    options = BuildOptions(target=target, recipe=wanted.recipe, size=size)
+    # Compiling takes minutes on a small board: engines are kept, and those of earlier builds are taken.
+    engines = target != "cpu"
+    return build_one(
         model,
-        precision=precision.value,
-        target=target,
-        recipe=wanted.recipe if precision is Precision.INT8 else "default",
-        size=size,
-        output=wanted.folder,
+        precision,
+        options,
+        output=wanted.engines / SHELF if engines else wanted.folder,
+        cache=wanted.engines / CACHE if engines else None,
+        known=(wanted.engines,) if engines else (),
         progress=wanted.progress,
     ).artifacts
 

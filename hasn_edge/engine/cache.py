@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +74,15 @@ def lookup(folder: Path, key: str) -> Artifact | None:
             return load_artifact(path)
         except (OSError, ValueError, KeyError, TypeError, ArtifactError):
             continue
+    return None
+
+
+def graph_of(engine: Artifact) -> Path | None:
+    """Return the ONNX file beside an engine that it was compiled from, by its hash; ``None`` without one."""
+    if engine.parent is None:
+        return None
+    for side in sorted(engine.path.parent.glob(f"*{Kind.ONNX.suffix}.json")):
+        with suppress(OSError, ValueError, AttributeError):
+            if json.loads(side.read_text(encoding="utf-8")).get("sha256") == engine.parent:
+                return side.with_suffix("")
     return None

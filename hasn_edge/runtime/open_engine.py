@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from hasn_edge.artifact import Artifact
+from hasn_edge.engine.cache import graph_of
 from hasn_edge.engine.capabilities import NAMES, driver_present, find_module, load_tensorrt
 from hasn_edge.engine.compatibility import rebuild_command, require_compatible
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
@@ -94,13 +93,9 @@ def no_gpu(artifact: Artifact, header: PlanHeader, index: int = 0) -> Unsupporte
 
 def _graph(artifact: Artifact) -> str:
     """Say how to run the graph that the engine was made from."""
-    for side in sorted(artifact.path.parent.glob("*.onnx.json")):
-        try:
-            made = json.loads(side.read_text(encoding="utf-8")).get("sha256")
-        except (OSError, ValueError, AttributeError):
-            continue
-        if artifact.parent is not None and made == artifact.parent:
-            return f"run the graph that it was made from on any processor: --artifact {side.with_suffix('')}"
+    graph = graph_of(artifact)
+    if graph is not None:
+        return f"run the graph that it was made from on any processor: --artifact {graph}"
     return (
         "run the .onnx that it was made from on any processor (--artifact FILE.onnx), or make one with "
         f"'hasn-edge build --precision {artifact.precision.value} --target cpu'"

@@ -432,7 +432,7 @@ def test_a_mosaic_is_full_of_picture(size):
 
 
 class Builds:
-    """Stands for ``build`` and ``export``: publishes what they would, and remembers what was asked."""
+    """Stands for ``build_one`` and ``export``: publishes what they would, and remembers what was asked."""
 
     def __init__(self, folder):
         self.folder, self.asked = folder, []
@@ -444,8 +444,14 @@ class Builds:
             precision=Precision(precision), source="0" * 64, details=details,
         )  # fmt: skip
 
-    def build(self, model, *, precision, target, size=None, **options):
+    def build(self, model, precision, options, *, output, cache, known, progress):
+        precision, target, size = precision.value, options.target, options.size
         self.asked.append((precision, target, size))
+        kept = self.folder / "engines"
+        if target == "cpu":
+            assert (output, cache, known) == (self.folder, None, ())
+        else:
+            assert (output, cache, known) == (kept / "cache" / "candidates", kept / "cache", (kept,))
         graph = self.artifact(f"{precision}-{target}.onnx", Kind.ONNX, precision, size)
         if target == "cpu":
             return type("Built", (), {"artifacts": (graph,)})
@@ -459,7 +465,7 @@ class Builds:
 @pytest.fixture
 def wanted(tmp_path, monkeypatch):
     builds = Builds(tmp_path)
-    monkeypatch.setattr(plans, "build", builds.build)
+    monkeypatch.setattr(plans, "build_one", builds.build)
     monkeypatch.setattr(plans, "export", builds.export)
 
     def make(kind, *, torch_gpu, ort_gpu=False, modules=("tensorrt", "rtx")):
@@ -474,7 +480,7 @@ def wanted(tmp_path, monkeypatch):
             plans.Wanted(
                 board=Board(kind=kind, title=kind), model="m", artifacts=(), recipe="default",
                 precisions=[Precision.FP32, Precision.FP16, Precision.INT8], size=(48, 64), threads=2,
-                folder=tmp_path, cuda="torch",
+                folder=tmp_path, engines=tmp_path / "engines", cuda="torch",
             )
         )  # fmt: skip
         return found, builds.asked
