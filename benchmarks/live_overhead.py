@@ -51,7 +51,7 @@ def pipeline(
 
     With ``fps`` its source is live; with ``None``, a recording.
     """
-    from hasn_edge.video.live import Live
+    from hasn_edge.video.live import Live, lingering
     from hasn_edge.video.source import PatternSource
     from hasn_edge.video.view import View
 
@@ -73,6 +73,8 @@ def pipeline(
     timer = Timer()
     source = PatternSource(size, live=False) if fps is None else PatternSource(size, fps=fps)
     stats = Live(source, session, [timer]).run()
+    if lingering(60):  # on a busy machine the last frame may take longer than a stop waits for
+        raise click.ClickException("a stage of the pipeline did not end within a minute")
     return timer.taken, stats.snapshot()
 
 
