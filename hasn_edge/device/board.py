@@ -51,13 +51,19 @@ class Board:
             return _jetson_power(self.jetson)
         if self.gpu is not None:
             card, why = self._card()
+            if card is not None and card.divided:
+                card.close()
+                return None, (
+                    f"power: {self.gpu.name} is one of several instances (MIG) of a card, and the card's "
+                    "sensor measures all of them together"
+                )
             return card, why
         return None, "power: not read on a processor"
 
     def _card(self) -> tuple[Nvml | None, str]:
         assert self.gpu is not None
         try:
-            return Nvml(name=self.gpu.name), ""
+            return Nvml(bus_id=self.gpu.pci_bus_id, name=self.gpu.name), ""
         except MissingDependencyError as exc:
             return None, f"power: {exc}"
         except LookupError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from hasn_edge.device.facts import Facts
@@ -26,19 +27,22 @@ _RAIL = "board"
 class Nvml:
     """One card, through the package ``nvidia-ml-py``.
 
+    The library counts cards by bus address, and CUDA by ``CUDA_VISIBLE_DEVICES`` and ``CUDA_DEVICE_ORDER``:
+    a number or a name that both know may be two cards. The address is one card's only.
+
     Args:
-        index: Number of the card as the management library counts them: by bus address.
-        name: Name of the card that CUDA uses; another of that name is taken where ``index`` has another.
+        bus_id: Address of the card that CUDA uses (:attr:`~hasn_edge.engine.gpu.GpuFacts.pci_bus_id`).
+        name: Its name, for a card without a known address: taken where exactly one card has it.
 
     Raises:
         MissingDependencyError: ``nvidia-ml-py`` is not installed.
-        LookupError: no driver, or no such card.
+        LookupError: no driver, or it cannot be told which card is meant.
     """
 
     rails: tuple[str, ...] = (_RAIL,)
     total: tuple[str, ...] = (_RAIL,)
 
-    def __init__(self, index: int = 0, *, name: str | None = None) -> None:
+    def __init__(self, *, bus_id: str | None, name: str) -> None:
         self._nvml = require("pynvml", extra="nvml", needed_for="Reading power and clocks of a card")
         try:
             self._nvml.nvmlInit()
@@ -46,7 +50,7 @@ class Nvml:
             raise LookupError(f"NVIDIA's management library: {exc}") from exc
         self._open = True
         try:
-            self._card = self._find(index, name)
+            self._card = self._find(bus_id, name)
         except BaseException:
             self.close()
             raise
@@ -64,10 +68,17 @@ class Nvml:
             "memory_clock_hz": lambda: nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_MEM) * 1_000_000,
             "performance_state": lambda: f"P{nvml.nvmlDeviceGetPerformanceState(card)}",
             "celsius.gpu": lambda: float(nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU)),
+            "divided": lambda: self.divided,
             "held_down_by": self.held_down_by,
         }.items():
             facts.ask(key, lambda read=read: self._ask(read))  # type: ignore[misc]
         return facts
+
+    @property
+    def divided(self) -> bool:
+        """Whether the card is divided into instances (MIG): its sensor measures all of them together."""
+        mode = self._maybe(lambda: self._nvml.nvmlDeviceGetMigMode(self._card))
+        return mode is not None and mode[0] == 1
 
     def held_down_by(self) -> list[str]:
         """Return what keeps the clocks below their maximum now."""
@@ -90,20 +101,25 @@ class Nvml:
             self._open = False
             self._nvml.nvmlShutdown()
 
-    def _find(self, index: int, name: str | None) -> Any:
+    def _find(self, bus_id: str | None, name: str) -> Any:
         nvml = self._nvml
-        cards = []
-        for number in range(self._ask(nvml.nvmlDeviceGetCount, LookupError)):
-            cards.append(
-                self._ask(lambda number=number: nvml.nvmlDeviceGetHandleByIndex(number), LookupError)
-            )
-        if not 0 <= index < len(cards):
-            raise LookupError(f"no card number {index}; NVIDIA's management library sees {len(cards)}")
-        if name is None or _text(nvml.nvmlDeviceGetName(cards[index])) == name:
-            return cards[index]
-        same = [card for card in cards if _text(nvml.nvmlDeviceGetName(card)) == name]
+        if bus_id is not None:
+            with suppress(nvml.NVMLError):
+                return nvml.nvmlDeviceGetHandleByPciBusId(bus_id.encode())
+        cards = [
+            self._ask(lambda number=number: nvml.nvmlDeviceGetHandleByIndex(number), LookupError)
+            for number in range(self._ask(nvml.nvmlDeviceGetCount, LookupError))
+        ]
+        names = [
+            _text(self._ask(lambda card=card: nvml.nvmlDeviceGetName(card), LookupError)) for card in cards
+        ]
+        same = [card for card, its in zip(cards, names, strict=True) if its == name]
         if len(same) != 1:
-            raise LookupError(f"cannot tell which of {len(cards)} cards CUDA's {name} is")
+            where = f"at {bus_id}" if bus_id else "at an address that CUDA does not tell"
+            raise LookupError(
+                f"cannot tell which of the {len(cards)} cards of NVIDIA's management library is CUDA's "
+                f"{name} {where}: {len(same)} of them have that name"
+            )
         return same[0]
 
     def _ask(self, read: Any, error: type[Exception] = OSError) -> Any:

@@ -40,6 +40,9 @@ class GpuFacts:
     """Release of Jetson Linux, e.g. ``"36.4.3"``; ``None`` on other machines."""
     sm_count: int
     """Streaming multiprocessors: what tells a Jetson Orin Nano (8) from an AGX Orin (16)."""
+    pci_bus_id: str | None = None
+    """Where it sits, e.g. ``"0000:3B:00.0"``: what tells it from others of its name, whatever number CUDA or
+    another library gives it. An instance of a divided card (MIG) has its card's."""
 
     @property
     def title(self) -> str:
@@ -78,6 +81,9 @@ def gpu_facts(index: int = 0) -> GpuFacts | None:
         value = c_int()
         return value.value if library.cuDeviceGetAttribute(byref(value), c_int(number), device) == 0 else 0
 
+    bus = (c_char * 32)()
+    placed = library.cuDeviceGetPCIBusId(bus, c_int(len(bus)), device) == 0
+
     return GpuFacts(
         name=name.value.decode(errors="replace"),
         compute_capability=f"{attribute(_CAPABILITY_MAJOR)}.{attribute(_CAPABILITY_MINOR)}",
@@ -87,6 +93,7 @@ def gpu_facts(index: int = 0) -> GpuFacts | None:
         integrated=bool(attribute(_INTEGRATED)),
         l4t=l4t_release(),
         sm_count=attribute(_MULTIPROCESSOR_COUNT),
+        pci_bus_id=bus.value.decode(errors="replace") if placed else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,7 @@ ORIN = GpuFacts(
 ADA = GpuFacts(
     name="NVIDIA GeForce RTX 4090", compute_capability="8.9", total_memory_bytes=24 << 30,
     driver="580.65.06", cuda="13.0", integrated=False, l4t=None, sm_count=128,
+    pci_bus_id="0000:01:00.0",
 )  # fmt: skip
 
 
@@ -29,14 +31,15 @@ class NVMLError(Exception):
 
 
 class FakeNvml(SimpleNamespace):
-    """The functions of pynvml that are used, for cards by name; what a card lacks raises as NVML does."""
+    """The functions of pynvml that are used, for cards by name, the first at bus 1, the second at 2 and so
+    on; what a card lacks raises as NVML does."""
 
     NVMLError = NVMLError
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
 
-    def __init__(self, *names, driver=True, lacks=()):
+    def __init__(self, *names, driver=True, mig=None, lacks=()):
         super().__init__(names=names, open=0)
-        self.driver = driver
+        self.driver, self.mig = driver, mig
         for name in lacks:
             setattr(self, name, self._not_supported)
 
@@ -58,6 +61,15 @@ class FakeNvml(SimpleNamespace):
     def nvmlDeviceGetHandleByIndex(self, index):
         return index
 
+    def nvmlDeviceGetHandleByPciBusId(self, bus_id):
+        domain, bus, rest = bus_id.decode().split(":")
+        if (int(domain, 16), rest) != (0, "00.0") or int(bus, 16) > len(self.names):
+            raise NVMLError("Not Found")
+        return int(bus, 16) - 1
+
+    def nvmlDeviceGetMigMode(self, card):
+        return self._not_supported() if self.mig is None else [self.mig, self.mig]
+
     def nvmlDeviceGetName(self, card):
         return self.names[card].encode()
 
@@ -68,7 +80,7 @@ class FakeNvml(SimpleNamespace):
         return 450_000
 
     def nvmlDeviceGetPowerUsage(self, card):
-        return 312_345
+        return 312_345 - 100_000 * card
 
     def nvmlDeviceGetClockInfo(self, card, kind):
         return {1: 2520, 2: 10501}[kind]
@@ -172,29 +184,62 @@ def test_a_card(tmp_path, nvml):
 
 def test_a_card_that_does_not_tell_its_power(nvml):
     nvml("A", lacks=["nvmlDeviceGetPowerUsage"])
-    card = Nvml()
+    card = Nvml(bus_id=None, name="A")
     with pytest.raises(OSError, match="management library: Not Supported"):
         card.read()
 
 
-def test_the_card_that_cuda_uses(nvml):
+def test_of_two_cards_of_one_name_the_one_that_cuda_uses(tmp_path, nvml):
+    """CUDA_VISIBLE_DEVICES=1 makes the second card CUDA's first."""
+    fake = nvml(ADA.name, ADA.name)
+    second = replace(ADA, pci_bus_id="0000:02:00.0")
+    source, why = find_board("cuda", root=tmp_path, gpu=lambda: second).power()
+    assert why == ""
+    assert source.read().watts == {"board": 212.345}
+    source.close()
+    for unknown in (None, "0000:7F:00.0"):
+        board = find_board("cuda", root=tmp_path, gpu=lambda: replace(ADA, pci_bus_id=unknown))  # noqa: B023
+        source, why = board.power()
+        assert source is None
+        assert "power: cannot tell which of the 2 cards" in why
+        assert "2 of them have that name" in why
+        assert "cannot tell which" in board.facts()["card"]["not_read"]["card"]
+    assert fake.open == 0
+
+
+def test_the_only_card_of_its_name(nvml):
     fake = nvml("A", "B", "A")
-    assert Nvml(0, name="B")._card == 1
-    assert Nvml(2, name="A")._card == 2
-    with pytest.raises(LookupError, match="cannot tell which of 3 cards CUDA's C is"):
-        Nvml(0, name="C")
-    with pytest.raises(LookupError, match="no card number 3"):
-        Nvml(3)
-    assert fake.open == 2, "two are still open, those that failed are not"
+    assert Nvml(bus_id=None, name="B")._card == 1
+    assert Nvml(bus_id="0000:09:00.0", name="B")._card == 1, "a container may not show the address"
+    assert Nvml(bus_id="0000:03:00.0", name="B")._card == 2, "the address tells more than the name"
+    with pytest.raises(LookupError, match="CUDA's C at an address that CUDA does not tell: 0 of them"):
+        Nvml(bus_id=None, name="C")
+    assert fake.open == 3, "three are still open, the one that failed is not"
     nvml("A", driver=False)
     with pytest.raises(LookupError, match="Driver Not Loaded"):
-        Nvml()
+        Nvml(bus_id=None, name="A")
+
+
+def test_an_instance_of_a_card_has_no_power_of_its_own(tmp_path, nvml):
+    fake = nvml("NVIDIA H100 80GB HBM3", mig=1)
+    part = replace(ADA, name="NVIDIA H100 80GB HBM3 MIG 1g.10gb")
+    board = find_board("cuda", root=tmp_path, gpu=lambda: part)
+    source, why = board.power()
+    assert source is None
+    assert why.startswith("power: NVIDIA H100 80GB HBM3 MIG 1g.10gb is one of several instances (MIG)")
+    assert board.facts()["card"]["divided"] is True
+    source, why = find_board("cuda", root=tmp_path, gpu=lambda: replace(part, pci_bus_id=None)).power()
+    assert source is None
+    assert "0 of them have that name" in why
+    assert fake.open == 0
+    nvml(ADA.name, mig=0)
+    assert find_board("cuda", root=tmp_path, gpu=lambda: ADA).power()[1] == ""
 
 
 def test_a_card_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'hasn-edge\[nvml\]'"):
-        Nvml()
+        Nvml(bus_id=None, name="A")
     board = find_board("cuda", root=tmp_path, gpu=lambda: ADA)
     assert board.power()[0] is None
     assert "hasn-edge[nvml]" in board.power()[1]

@@ -1,5 +1,6 @@
 /* A driver with one small GPU, a Jetson Orin Nano: the functions that hasn_edge.engine calls, with NVIDIA's
-   signatures. FAKE_CUDA_DEVICES and FAKE_CUDA_BYTES (memory left) change what it has. */
+   signatures. FAKE_CUDA_DEVICES, FAKE_CUDA_BYTES (memory left) and FAKE_CUDA_BUS (its place; "" for none) change
+   what it has. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,12 @@ int cuDeviceGetCount(int *count) { *count = number("FAKE_CUDA_DEVICES", 1); retu
 int cuDeviceGet(int *device, int index) { *device = 40 + index; return initialized ? 0 : 3; }
 int cuDeviceGetName(char *name, int size, int device) { snprintf(name, size, "Orin"); return device == 40 ? 0 : 101; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 7990000000ull; return device == 40 ? 0 : 101; }
+
+int cuDeviceGetPCIBusId(char *id, int size, int device) {
+    const char *place = getenv("FAKE_CUDA_BUS");
+    int written = snprintf(id, size, "%s", place ? place : "0000:3B:00.0");
+    return device == 40 && written > 0 && written < size ? 0 : 101;
+}
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     int known[][2] = {{16, 8}, {18, 1}, {75, 8}, {76, 7}};

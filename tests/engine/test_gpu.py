@@ -38,8 +38,15 @@ class TestDriver:
             integrated=True,
             l4t=l4t_release(),
             sm_count=8,
+            pci_bus_id="0000:3B:00.0",
         )
         assert facts.title == "Orin (8 SM, compute capability 8.7)"
+
+    def test_where_it_sits_may_not_be_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FAKE_CUDA_BUS", "")
+        facts = gpu_facts()
+        assert facts is not None
+        assert facts.pci_bus_id is None
 
     def test_no_such_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert gpu_facts(1) is None
