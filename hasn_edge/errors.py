@@ -9,6 +9,7 @@ HasnEdgeError                  the user's situation; the command line prints it 
 ├── ArtifactError              a built file that is missing, changed, stale or made for another device
 ├── MissingDependencyError     an optional package is not installed; names the extra
 ├── UnsupportedError           asked for something that this version, backend or rule cannot do exactly
+│   └── NoCudaError            no Python package for CUDA works here, so that no engine runs
 ├── BuildError                 a compiler (TensorRT, ONNX Runtime) refused; carries its messages whole
 ├── OutputError                a file could not be written: folder, permission, full disk
 ├── SourceError                a camera, stream or video that cannot be opened or was lost
@@ -52,24 +53,37 @@ class ArtifactError(HasnEdgeError):
 
 
 class MissingDependencyError(HasnEdgeError):
-    """An optional package is not installed."""
+    """An optional package is not installed.
 
-    def __init__(self, module: str, *, extra: str, needed_for: str) -> None:
+    Args:
+        module: Its import name.
+        extra: The extra of hasn-edge that installs it.
+        needed_for: What the user was doing, as the start of a sentence.
+        install: The command that installs it, where the machine needs another than the extra's.
+    """
+
+    def __init__(self, module: str, *, extra: str, needed_for: str, install: str | None = None) -> None:
+        command = install or f"pip install 'hasn-edge[{extra}]'"
         super().__init__(
             f"{needed_for} needs the Python package '{module}', which is not installed; "
-            f"install it with: pip install 'hasn-edge[{extra}]'"
+            f"install it with: {command}"
         )
+        self.install = install
         self.module = module
         self.extra = extra
         self.needed_for = needed_for
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = {"extra": self.extra, "needed_for": self.needed_for}
+        arguments: dict[str, Any] = {"extra": self.extra, "needed_for": self.needed_for, "install": self.install}
         return functools.partial(type(self), self.module, **arguments), ()
 
 
 class UnsupportedError(HasnEdgeError):
     """Asked for something that this version, backend or rule cannot do exactly."""
+
+
+class NoCudaError(UnsupportedError):
+    """No Python package for CUDA's memory and streams works here; building needs none, running does."""
 
 
 class BuildError(HasnEdgeError):

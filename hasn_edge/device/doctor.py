@@ -13,6 +13,7 @@ from hasn_edge.device.recognise import recognise
 from hasn_edge.device.traps import find_traps
 from hasn_edge.device.traps.packages import cuda_backends
 from hasn_edge.device.view import Machine, look
+from hasn_edge.engine.gpu import cuda_python_install
 from hasn_edge.errors import CheckpointError
 from hasn_edge.model import zoo
 
@@ -70,7 +71,7 @@ def can_do(machine: Machine | None = None) -> tuple[tuple[str, bool, str], ...]:
         (
             "run engines",
             gpu and (trt or rtx) and cuda,
-            _needs({_GPU: gpu, "TensorRT": trt or rtx, "pip install cuda-python": cuda}),
+            _needs({_GPU: gpu, "TensorRT": trt or rtx, cuda_python_install(seen.gpu): cuda}),
         ),
         ("train", torch and safetensors, "pip install 'hasn-edge[train]'"),
     ]

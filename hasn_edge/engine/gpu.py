@@ -97,6 +97,22 @@ def gpu_facts(index: int = 0) -> GpuFacts | None:
     )
 
 
+def cuda_python_install(gpu: GpuFacts | None, *, otherwise: str = "pip install 'hasn-edge[cuda]'") -> str:
+    """Return the command that installs the cuda-python of the driver's CUDA.
+
+    Without a version pip takes the newest, which a driver of an older CUDA refuses: that of JetPack 6 runs
+    CUDA 12 and no cuda-python 13.
+
+    Args:
+        gpu: The GPU whose driver it is for.
+        otherwise: The command where no GPU answers, so that its CUDA is not known.
+    """
+    if gpu is None:
+        return otherwise
+    major = int(gpu.cuda.split(".")[0])
+    return f"pip install 'cuda-python>={major},<{major + 1}'"
+
+
 def load_driver() -> Any:
     """Return NVIDIA's driver library, or ``None`` where there is none; initializes nothing."""
     try:

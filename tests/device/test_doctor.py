@@ -84,7 +84,7 @@ def test_engines_are_not_promised_without_what_they_need(jetson):
     for lack, said in (
         (replace(jetson, gpu=None), "an NVIDIA GPU with its driver"),
         (machine("cuda", gpu=ORIN), "TensorRT"),
-        (machine("tensorrt", gpu=ORIN), "pip install cuda-python"),
+        (machine("tensorrt", gpu=ORIN), "pip install 'cuda-python>=12,<13'"),
         (replace(jetson, missing=(view.Missing("libnvdla_compiler.so", "libnvinfer.so"),)), "TensorRT"),
     ):
         assert abilities(lack)["run engines"] == (False, said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pickle
 import sys
 import threading
 
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 import torch as real_torch
 
-from hasn_edge.engine.gpu import gpu_facts
-from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
+from hasn_edge.engine.gpu import GpuFacts, gpu_facts
+from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
 from hasn_edge.runtime.cuda import BACKENDS, choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
 
 WITH_GRAPHS = ("cuda-python", "torch")
+JETPACK_6 = GpuFacts(
+    name="Orin", compute_capability="8.7", total_memory_bytes=8 << 30, driver="540.4.0", cuda="12.6",
+    integrated=True, l4t="36.4.3", sm_count=8,
+)  # fmt: skip
 
 
 @pytest.fixture(params=BACKENDS)
@@ -214,6 +219,9 @@ def test_a_driver_that_is_too_old(lab, monkeypatch):
     monkeypatch.setattr(sys.modules["cuda.bindings.runtime"], "cudaSetDevice", lambda index: (error,))
     with pytest.raises(BuildError, match=r"failed to use GPU 0: .*pip install 'cuda-python<13'"):
         choose("cuda-python")
+    monkeypatch.setattr("hasn_edge.runtime.cuda.cuda_python.gpu_facts", lambda index: JETPACK_6)
+    with pytest.raises(BuildError, match=r"failed to use GPU 0: .*pip install 'cuda-python>=12,<13'"):
+        choose("cuda-python")
 
 
 class TestChoice:
@@ -259,6 +267,20 @@ class TestChoice:
         lab.set_up("pycuda" if name == "torch" else "torch")
         with pytest.raises(MissingDependencyError, match=rf"through {name} needs .*'hasn-edge\[{extra}\]'"):
             choose(name)
+
+    def test_the_cure_is_for_the_drivers_cuda(self, lab, monkeypatch):
+        """pip's newest cuda-python is for CUDA 13, which the driver of JetPack 6 does not run."""
+        lab.set_up("torch")
+        monkeypatch.setattr(sys.modules["torch"].cuda, "is_available", lambda: False)
+        monkeypatch.setattr("hasn_edge.runtime.cuda.gpu_facts", lambda index: JETPACK_6)
+        monkeypatch.setattr("hasn_edge.runtime.cuda.cuda_python.gpu_facts", lambda: JETPACK_6)
+        with pytest.raises(HasnEdgeError, match="for example with: pip install 'cuda-python>=12,<13'"):
+            choose()
+        with pytest.raises(
+            MissingDependencyError, match="with: pip install 'cuda-python>=12,<13'$"
+        ) as caught:
+            choose("cuda-python")
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
     def test_a_broken_package_is_no_traceback(self, lab, monkeypatch):
         lab.set_up("pycuda")

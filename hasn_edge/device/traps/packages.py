@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hasn_edge.device.finding import Finding, State
 from hasn_edge.device.view import Machine
 from hasn_edge.engine.capabilities import version_tuple
+from hasn_edge.engine.gpu import cuda_python_install
 
 
 def cuda_backend(machine: Machine) -> Iterator[Finding]:
@@ -15,7 +16,7 @@ def cuda_backend(machine: Machine) -> Iterator[Finding]:
     if machine.gpu is None:
         return
     newest = int(machine.gpu.cuda.split(".")[0])
-    install = f"pip install 'cuda-python>={newest},<{newest + 1}'"
+    install = cuda_python_install(machine.gpu)
     present = cuda_backends(machine)
     if not present:
         yield Finding(

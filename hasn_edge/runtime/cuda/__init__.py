@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
+from hasn_edge.engine.gpu import cuda_python_install, gpu_facts
+from hasn_edge.errors import (
+    BuildError,
+    HasnEdgeError,
+    MissingDependencyError,
+    NoCudaError,
+    UnsupportedError,
+)
 from hasn_edge.runtime.cuda.protocol import CudaBackend
 
 BACKENDS = ("torch", "cuda-python", "pycuda")
@@ -27,7 +34,8 @@ def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
         index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.
 
     Raises:
-        UnsupportedError: no such backend; or none of the three is installed and starts.
+        NoCudaError: none of the three is installed and starts.
+        UnsupportedError: no such backend.
         MissingDependencyError: the one that was named is not installed.
         BuildError: the one that was named does not start.
     """
@@ -44,9 +52,9 @@ def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
             reasons[candidate] = "not installed"
         except HasnEdgeError as exc:
             reasons[candidate] = str(exc)
-    raise UnsupportedError(
+    raise NoCudaError(
         "running an engine needs a Python package for CUDA's memory and streams, and none of the three "
-        "works here; install one, for example with: pip install 'hasn-edge[cuda]'"
+        f"works here; install one, for example with: {cuda_python_install(gpu_facts(index))}"
         + "".join(f"\n  {candidate}: {reason}" for candidate, reason in reasons.items())
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hasn_edge.engine.gpu import cuda_python_install, gpu_facts
 from hasn_edge.errors import BuildError, MissingDependencyError
 from hasn_edge.optional import require
 from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, failed, take
@@ -165,9 +166,8 @@ class CudaPythonBackend:
         if error == self._rt.cudaError_t.cudaErrorMemoryAllocation:
             raise MemoryError(f"CUDA (through {NAME}) could not {what}: {text}")
         if error.name == "cudaErrorInsufficientDriver":
-            text += (
-                "; install the cuda-python of the driver's CUDA, for example: pip install 'cuda-python<13'"
-            )
+            command = cuda_python_install(gpu_facts(self.index), otherwise="pip install 'cuda-python<13'")
+            text += f"; install the cuda-python of the driver's CUDA: {command}"
         raise failed(NAME, what, f"{text} ({error.name})")
 
 
@@ -180,4 +180,5 @@ def _module() -> ModuleType:
         try:
             return require("cuda.cudart", **needed)
         except MissingDependencyError:
-            raise missing from None
+            install = cuda_python_install(gpu_facts())
+            raise MissingDependencyError(missing.module, **needed, install=install) from None
