@@ -74,7 +74,11 @@ class MissingDependencyError(HasnEdgeError):
         self.needed_for = needed_for
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments: dict[str, Any] = {"extra": self.extra, "needed_for": self.needed_for, "install": self.install}
+        arguments: dict[str, Any] = {
+            "extra": self.extra,
+            "needed_for": self.needed_for,
+            "install": self.install,
+        }
         return functools.partial(type(self), self.module, **arguments), ()
 
 
