@@ -12,7 +12,7 @@ from hasn_edge.artifact import Kind, output_error
 from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.engine.tensorrt import CalibratorInput, engine_from_onnx
-from hasn_edge.errors import MissingDependencyError
+from hasn_edge.errors import MissingDependencyError, NoCudaError
 from hasn_edge.job import File, Job
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
 from hasn_edge.runtime.open import open_session
@@ -115,7 +115,7 @@ def tried(job: Job, engine: File, target: EngineTarget, gpu: GpuFacts | None) ->
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-try-") as folder:
             open_session(job.publish(engine, Path(folder))).close()
-    except MissingDependencyError as exc:
+    except (MissingDependencyError, NoCudaError) as exc:
         return f"{what} was not executed: {exc}"
     except OSError as exc:
         raise output_error(Path(tempfile.gettempdir()), exc) from exc

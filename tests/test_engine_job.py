@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 import hasn_edge
-from hasn_edge import builder, engine_job
+from hasn_edge import builder, engine_job, fastest
 from hasn_edge.artifact import Kind, load_artifact
 from hasn_edge.engine.gpu import GpuFacts
-from hasn_edge.errors import ArtifactError, MissingDependencyError
+from hasn_edge.errors import ArtifactError, NoCudaError
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime import open_engine
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.spec import ModelSpec
 
@@ -83,13 +85,30 @@ def test_without_its_gpu_it_is_said_not_to_have_run(tiny, tmp_path, monkeypatch,
     assert built.summary[-1] == "the fp32 engine for rtx was not executed: that needs its GPU"
 
 
-def test_without_a_cuda_package_it_is_built_and_the_cure_said(tiny, tmp_path, monkeypatch):
-    def lacks(artifact):
-        raise MissingDependencyError("cuda-python", extra="cuda", needed_for="Running an engine")
+@pytest.fixture
+def no_cuda_package(monkeypatch):
+    """A Jetson as it often is: a GPU, TensorRT, PyTorch for the processor, and nothing that opens CUDA."""
+    for name in ("cuda", "pycuda"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for module in (builder, fastest, open_engine):
+        monkeypatch.setattr(module, "gpu_facts", lambda index=0: ADA)
 
-    monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
-    monkeypatch.setattr(engine_job, "open_session", lacks)
+
+@pytest.mark.usefixtures("no_cuda_package")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NVIDIA's bindings, which are loaded here
+def test_without_a_cuda_package_it_is_built_and_the_cure_said(tiny, tmp_path):
     built = build(tiny, tmp_path / "out")
-    assert "was not executed: Running an engine needs" in built.summary[-1]
-    assert "hasn-edge[cuda]" in built.summary[-1]
+    said = built.summary[-1]
+    assert said.startswith("the fp32 engine for rtx was not executed: running an engine needs a Python ")
+    assert "pip install" in said
+    assert f"torch: CUDA (through torch): PyTorch {torch.__version__} here sees no GPU" in said
     assert len(files(tmp_path / "out")) == 4
+
+
+@pytest.mark.usefixtures("no_cuda_package")
+def test_without_a_cuda_package_auto_compiles_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(fastest, "build_one", lambda *args, **rest: pytest.fail("it began to build"))
+    with pytest.raises(NoCudaError, match="running an engine needs a Python package"):
+        hasn_edge.build(tiny, precision="auto", target="rtx", size=(32, 40), output=tmp_path / "out")
+    assert files(tmp_path / "out") == []

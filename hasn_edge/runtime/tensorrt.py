@@ -53,7 +53,7 @@ class TensorRTSession(Session):
     Raises:
         ArtifactError: no engine, or TensorRT does not take it.
         MissingDependencyError: TensorRT, or the CUDA backend that was named, is not installed.
-        UnsupportedError: no CUDA backend works.
+        NoCudaError: no CUDA backend works.
         BuildError: TensorRT or CUDA does not start, or the GPU's memory does not suffice.
     """
 
