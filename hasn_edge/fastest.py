@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.artifact import Artifact, publish
-from hasn_edge.builder import CACHE, BuildOptions, Built, build_one
+from hasn_edge.builder import CACHE, BuildOptions, Built, Int8Method, build_one
 from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.job import Progress
 from hasn_edge.latency import Latency, latency_of, time_session
+from hasn_edge.runtime import cuda
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
@@ -26,6 +27,10 @@ WORTH = 1.03
 
 ROUNDS, CALLS, SECONDS = 5, 5, 0.3
 """Turns of each candidate, and what a turn is at least."""
+
+_OF_ONE_PRECISION = (VerificationError, BuildError, ArtifactError, UnsupportedError)
+"""What one precision may fail with while another one can be built: some TensorRTs fail to build INT8 at all,
+and an engine may compute something else than its graph."""
 
 SHELF = Path(CACHE, "candidates")
 """Where the candidates lie, below the output folder: the next ``auto`` finds engines that did not change."""
@@ -60,25 +65,30 @@ def build_fastest(
     """Build what :func:`hasn_edge.builder.build_one` builds, in the precision that is fastest here.
 
     FP16 and INT8, on a processor FP32 too. A precision that misses its budget, that the compiler cannot
-    build, or whose engine does not compute what its graph does, is left out. A coarser one is kept only where
-    it is at least :data:`WORTH` times as fast as the finer one.
+    build, or whose engine does not compute what its graph does, is left out as long as another one remains. A
+    coarser one is kept only where it is at least :data:`WORTH` times as fast as the finer one.
 
     Returns:
         The files that were kept; the summary says what each candidate took and lost, and why this one.
 
     Raises:
-        UnsupportedError: what is built for the target cannot run on this machine.
+        NoCudaError: no Python package for CUDA works here, which running an engine needs.
+        UnsupportedError: what is built for the target cannot run on this machine, or no precision can be
+            built for it.
         VerificationError: every candidate missed its budget.
         BuildError: none could be built.
+        ArtifactError: none computes what its graph does.
         HasnEdgeError: as for a build of one precision.
     """
     target = options.resolved()
+    if options.int8_method is Int8Method.CALIBRATOR:
+        raise UnsupportedError("auto takes INT8's ranges from the graph; with the calibrator choose int8")
     _require_runnable(target)
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
     if target.runtime is EngineRuntime.CPU:
         precisions = (Precision.FP32, *precisions)
     made: list[Built] = []
-    failed: list[HasnEdgeError] = []
+    failed: list[tuple[Precision, HasnEdgeError]] = []
     for precision in precisions:
         try:
             made.append(
@@ -91,12 +101,15 @@ def build_fastest(
                     progress=progress,
                 )
             )
-        except (VerificationError, BuildError) as exc:  # some TensorRTs fail to build INT8 at all
-            failed.append(_left_out(precision, exc))
+        except _OF_ONE_PRECISION as exc:
+            failed.append((precision, exc))
     candidates = measure(made, target, open_session, progress, failed)
+    left_out = [f"{precision.value} is left out: {exc}" for precision, exc in failed]
     if not candidates:
-        raise type(failed[0])(" ".join(map(str, failed)))
-    left_out = [str(exc) for exc in failed]
+        first = failed[0][1]
+        if all(isinstance(exc, UnsupportedError) for _, exc in failed):
+            raise first  # it is not about a precision
+        raise type(first)(" ".join(left_out)) from first
     chosen, why = choose(candidates)
     facts = {
         "candidates": [c.said() for c in candidates],
@@ -112,7 +125,7 @@ def measure(
     target: EngineTarget,
     open_one: Callable[..., Session],
     progress: Progress = lambda text: None,
-    failed: list[HasnEdgeError] | None = None,
+    failed: list[tuple[Precision, HasnEdgeError]] | None = None,
 ) -> tuple[Candidate, ...]:
     """Time what was built on frames of the target's typical size, in turns.
 
@@ -133,7 +146,7 @@ def measure(
             except ArtifactError as exc:
                 if failed is None:
                     raise
-                failed.append(_left_out(built.artifacts[-1].precision, exc))
+                failed.append((built.artifacts[-1].precision, exc))
         sessions = [session for _, session in opened]
         inputs = [_frame(session, (batch, channels, height, width)) for session in sessions]
         turns: list[list[Any]] = [[] for _ in sessions]
@@ -169,10 +182,6 @@ def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
     return best, f"{name} is kept: {', '.join(others)} ({rule})"
 
 
-def _left_out(precision: Precision, exc: HasnEdgeError) -> HasnEdgeError:
-    return type(exc)(f"{precision.value} is left out: {exc}")
-
-
 def _frame(session: Session, shape: tuple[int, int, int, int]) -> Any:
     batch, channels, height, width = shape
     rng = np.random.default_rng(0)
@@ -188,6 +197,8 @@ def _require_runnable(target: EngineTarget) -> None:
             f"auto runs what it builds, and what is built for {target.name!r} cannot run on this machine; "
             "choose fp16 or int8, or build on the device"
         )
+    if target.runtime.compiles:  # minutes of compiling would be for nothing
+        cuda.choose().close()
 
 
 def _publish(artifact: Artifact, folder: Path, facts: Mapping[str, Any]) -> Artifact:

@@ -133,18 +133,27 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path, monkeypa
     assert any(line.startswith("int8 is left out: ") for line in built.summary)
 
 
-@pytest.mark.parametrize("where", ["built", "opened"])
-def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where):
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("built", BuildError("assertion checkLinks::218")),
+        ("built", ArtifactError("its golden picture came out wrong")),
+        ("built", UnsupportedError("TensorRT 9.9 has no INT8")),
+        ("opened", ArtifactError("it computes something else")),
+    ],
+    ids=["compiler", "golden", "unsupported", "opened"],
+)
+def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where, error):
     """TensorRT 10.3 of JetPack 6 cannot build some INT8 networks; an engine may compute something else."""
 
     def builds(model, precision, options, **rest):
         if precision is Precision.INT8 and where == "built":
-            raise BuildError("assertion checkLinks::218")
+            raise error
         return candidate(precision.value, [1.0]).built
 
     def opens(artifact, **options):
         if artifact.precision is Precision.INT8 and where == "opened":
-            raise ArtifactError("it computes something else")
+            raise error
         return FakeSession(precision=artifact.precision)
 
     monkeypatch.setattr(fastest, "SECONDS", 0.0)
@@ -155,9 +164,21 @@ def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where):
     built = hasn_edge.build("net", precision="auto", target="cpu", size=(16, 20), output=tmp_path)
     assert built.artifacts[-1].precision is Precision.FP16
     (said,) = built.artifacts[-1].details["left_out"]
-    assert said == "int8 is left out: " + (
-        "assertion checkLinks::218" if where == "built" else "it computes something else"
-    )
+    assert said == f"int8 is left out: {error}"
+
+
+def test_what_is_wrong_with_every_precision_keeps_its_own_words(tmp_path, monkeypatch):
+    def fails(model, precision, options, **rest):
+        raise UnsupportedError("this board is another")
+
+    monkeypatch.setattr(fastest, "build_one", fails)
+    with pytest.raises(UnsupportedError, match=r"^this board is another$"):
+        hasn_edge.build("net", precision="auto", target="cpu", output=tmp_path / "out")
+
+
+def test_auto_compares_ranges_of_one_kind(tmp_path):
+    with pytest.raises(UnsupportedError, match="with the calibrator choose int8"):
+        hasn_edge.build("net", precision="auto", target="cpu", int8_method="calibrator", output=tmp_path)
 
 
 def test_when_none_can_be_built_the_compilers_words_are_kept(tiny, tmp_path, monkeypatch):
