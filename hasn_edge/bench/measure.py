@@ -1,4 +1,4 @@
-"""Timing the cases in turns on one device, with its power read meanwhile."""
+"""Timing cases on one device, in turns, with its power read meanwhile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import TracebackType
 from typing import Any
 
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
@@ -14,7 +15,7 @@ from hasn_edge.bench.plans import Plan
 from hasn_edge.bench.worker import Worker
 from hasn_edge.device.board import Board
 from hasn_edge.device.clocks import full_clocks
-from hasn_edge.device.power import PowerSampler, PowerTrace
+from hasn_edge.device.power import PowerSampler, PowerSource, PowerTrace
 from hasn_edge.latency import PARTS, Latency, Turn, latency_of
 
 ROUNDS = 5
@@ -72,83 +73,102 @@ class Measured:
     sustained: Sustained | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """All cases, and the device before and after."""
-
-    cases: tuple[Measured | None, ...]
-    """In the order of the plans; ``None`` for those that are not timed."""
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    no_power: str
-    """Why power was not read; empty where it was."""
-
-
-def measure(
-    plans: Sequence[Plan],
-    workers: Sequence[Worker],
-    board: Board,
-    effort: Effort,
-    progress: Callable[[str], None] = lambda text: None,
-    *,
-    processor: Effort | None = None,
-) -> Measurement:
-    """Time every case that is to be timed, in turns.
+class Stopwatch:
+    """Times cases on one device, with its power read meanwhile. Use as a context manager, for one stretch.
 
     Args:
-        plans: The cases.
-        workers: Their processes, opened, in the same order.
-        board: What they run on.
+        board: What the cases run on.
         effort: How much is measured.
         progress: Called with what is under way.
         processor: How much is measured of a case that runs on the device's processor, where a frame may
             take seconds; ``effort`` where ``None``.
-
-    Raises:
-        UnsupportedError: clocks are to be set and cannot be.
-        HasnEdgeError: a case failed.
     """
-    timed = [index for index, plan in enumerate(plans) if plan.timed]
-    with ExitStack() as stack:
-        source, no_power = board.power()
-        if source is not None:
-            stack.callback(source.close)
-        stack.enter_context(full_clocks() if effort.set_clocks else nullcontext())
-        before = board.facts()
-        idle: PowerTrace | None = None
-        if source is not None:
-            progress("reading power with nothing running")
-            with PowerSampler(source) as sampler:
-                time.sleep(IDLE_SECONDS)
-            idle = sampler.trace()
-        meters = {index: EnergyMeter(source) for index in timed}
+
+    def __init__(
+        self,
+        board: Board,
+        effort: Effort,
+        progress: Callable[[str], None] = lambda text: None,
+        *,
+        processor: Effort | None = None,
+    ) -> None:
+        self._board, self._effort, self._progress = board, effort, progress
+        self._processor = processor or effort
+        self._stack = ExitStack()
+        self._source: PowerSource | None = None
+        self._idle: PowerTrace | None = None
+        self.before: Mapping[str, Any] = {}
+        """What the device said of itself before the first turn."""
+        self.after: Mapping[str, Any] = {}
+        """The same after the last one."""
+        self.no_power = ""
+        """Why power was not read; empty where it was."""
+
+    def __enter__(self) -> Stopwatch:
+        """Find the power's source, set the clocks where that is asked for, and read the idle power.
+
+        Raises:
+            UnsupportedError: clocks are to be set and cannot be.
+        """
+        with ExitStack() as stack:
+            self._source, self.no_power = self._board.power()
+            if self._source is not None:
+                stack.callback(self._source.close)
+            stack.enter_context(full_clocks() if self._effort.set_clocks else nullcontext())
+            self.before = self._board.facts()
+            if self._source is not None:
+                self._progress("reading power with nothing running")
+                with PowerSampler(self._source) as sampler:
+                    time.sleep(IDLE_SECONDS)
+                self._idle = sampler.trace()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the clocks back."""
+        self._stack.close()
+
+    def time(self, cases: Sequence[tuple[Plan, Worker]]) -> list[Measured | None]:
+        """Time those that are to be timed, in turns, and return what was measured of each.
+
+        Args:
+            cases: Each with its process, opened.
+
+        Returns:
+            In the order of ``cases``; ``None`` for those that are not timed.
+
+        Raises:
+            HasnEdgeError: a case failed.
+        """
+        timed = {index: case for index, case in enumerate(cases) if case[0].timed}
+        meters = {index: EnergyMeter(self._source) for index in timed}
         turns: dict[int, list[Turn]] = {index: [] for index in timed}
         for turn in range(ROUNDS):
-            for index in timed:
-                progress(f"timing {plans[index].case.label}, turn {turn + 1} of {ROUNDS}")
-                much = effort if plans[index].case.device else processor or effort
-                turns[index].append(_turn(workers[index], meters[index], much, first=turn == 0))
+            for index, (plan, worker) in timed.items():
+                self._progress(f"timing {plan.case.label}, turn {turn + 1} of {ROUNDS}")
+                much = self._effort if plan.case.device else self._processor
+                turns[index].append(_turn(worker, meters[index], much, first=turn == 0))
         sustained = {}
-        if effort.sustained_minutes is not None:
-            for index in timed:
-                progress(f"running {plans[index].case.label} for {effort.sustained_minutes:g} minutes")
-                sustained[index] = _sustain(
-                    workers[index], EnergyMeter(source), effort.sustained_minutes, idle
-                )
-        after = board.facts()
-    cases: list[Measured | None] = [None] * len(plans)
-    for index in timed:
-        whole = latency_of(turns[index])
-        assert whole is not None
-        parts = {name: part for name in PARTS if (part := latency_of(turns[index], name)) is not None}
-        cases[index] = Measured(
-            latency=whole,
-            parts=parts,
-            energy=meters[index].result(idle),
-            facts=workers[index].facts(),
-            sustained=sustained.get(index),
-        )
-    return Measurement(cases=tuple(cases), before=before, after=after, no_power=no_power)
+        minutes = self._effort.sustained_minutes
+        if minutes is not None:
+            for index, (plan, worker) in timed.items():
+                self._progress(f"running {plan.case.label} for {minutes:g} minutes")
+                sustained[index] = _sustain(worker, EnergyMeter(self._source), minutes, self._idle)
+        self.after = self._board.facts()
+        found: list[Measured | None] = [None] * len(cases)
+        for index, (_, worker) in timed.items():
+            whole = latency_of(turns[index])
+            assert whole is not None
+            found[index] = Measured(
+                latency=whole,
+                parts={name: part for name in PARTS if (part := latency_of(turns[index], name)) is not None},
+                energy=meters[index].result(self._idle),
+                facts=worker.facts(),
+                sustained=sustained.get(index),
+            )
+        return found
 
 
 def _turn(worker: Worker, meter: EnergyMeter, effort: Effort, *, first: bool) -> Turn:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SCHEMA = 3
 """Version of the JSON report."""
 
+LAUNCH_BOUND = 0.9
+"""Share of the GPU time from which on the time to start the network is as long as it."""
+
 THROTTLED = 1.05
 """How many times as long as the first tenth of its frames the last one takes before it is reported."""
 
@@ -87,6 +90,8 @@ class BenchReport:
     before: Mapping[str, Any] = field(default_factory=dict)
     """What the device said of itself before the first turn; ``after`` likewise after the last one."""
     after: Mapping[str, Any] = field(default_factory=dict)
+    apart: str = ""
+    """Why the cases ran one after the other; empty where they were timed in turns."""
     framed: bool = False
     """Quality is of one frame with the set's pictures side by side, for engines of one size."""
     command: str = ""
@@ -103,9 +108,15 @@ class BenchReport:
         return (
             f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, float32 array in to "
             f"float32 array out, {span} samples a case after {self.effort.warmup} warm-up calls, cases "
-            f"timed in turns, {self.threads or 'all'} threads, frame size known to ONNX Runtime",
+            f"{'run one after the other' if self.apart else 'timed in turns'}, {self.threads or 'all'} "
+            "threads, frame size known to ONNX Runtime",
             *self._device_conventions,
-            "speed-up: median over turns of the ratio within a turn, which a busy machine disturbs least",
+            "speed-up: median over turns of the ratio "
+            + (
+                "of turns with one number, which were not taken at one time"
+                if self.apart
+                else "within a turn, which a busy machine disturbs least"
+            ),
             "parameters and MACs: of the unfused network; fvcore's rules (multiply-accumulates; LayerNorm 5, "
             f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}",
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
@@ -119,18 +130,31 @@ class BenchReport:
     @property
     def _device_conventions(self) -> tuple[str, ...]:
         said = []
-        if any(case.parts for case in self.cases):
+        if self.apart:
             said.append(
-                "latency is host to host: checks, copies in and out, network, waiting; GPU time: the network "
-                "between two events on its stream, no copies; enqueue: the processor's part of starting it; "
-                "transfers: the copies to the GPU and back between events"
+                "order: each case was opened, timed, scored and closed before the next, not in turns with the "
+                f"others ({self.apart}): a device that gets slower meanwhile makes the later cases look "
+                "slow; of cases that are close, bench two alone"
             )
+        if any(case.parts for case in self.cases):
+            said += [
+                "latency is host to host: checks, copies in and out, network, waiting; GPU time: the network "
+                "between two events on its stream, no copies, and without a CUDA graph the gaps in which the "
+                "GPU waits for the next launch; enqueue: the processor's part of starting it; transfers: the "
+                "copies to the GPU and back between events",
+                "trtexec of TensorRT 8 and 10 uses by default no CUDA graph, waits asleep and copies frames; "
+                "that of 11 uses a graph, spins and copies none: its GPU Compute Time compares with the GPU "
+                "time here only where both had a graph or both had none (--useCudaGraph; in 11 "
+                "--noCudaGraph), its latency and throughput with nothing here, since it starts each frame "
+                "before the last one is done",
+            ]
+        idle_together = "before the first turn, every case open and none running"
         rails = sorted({case.energy.rail or "no total known" for case in self.cases if case.energy})
         if rails:
             said.append(
                 f"power and energy: rail {', '.join(rails)}, read every {INTERVAL_SECONDS:g} s; mean over "
                 "the turns; energy: all that the rail delivered in them over all frames, warm-up included; "
-                "idle: before the first turn, every case open and none running"
+                f"idle: {'before the first case was opened' if self.apart else idle_together}"
             )
         if self.effort.sustained_minutes is not None:
             said.append(
@@ -142,7 +166,7 @@ class BenchReport:
     @property
     def findings(self) -> tuple[str, ...]:
         """What a reader should not overlook."""
-        found = [text for case in self.cases for text in _throttling(case)]
+        found = [text for case in self.cases for text in (*_throttling(case), *_launches(case))]
         if self.before.get("jetson", {}).get("clocks_locked") is False and not self.effort.set_clocks:
             mode = self.before["jetson"].get("power_mode")
             found.append(
@@ -175,6 +199,7 @@ class BenchReport:
                 f"{self.size[1]}x{self.size[0]}": counted.total,
             },
             "cases": [_case_dict(case, self.cases[0]) for case in self.cases],
+            "one_after_the_other": self.apart or None,
             "conventions": list(self.conventions),
             "findings": list(self.findings),
             "environment": dict(self.environment),
@@ -208,6 +233,19 @@ def _throttling(case: BenchCase) -> list[str]:
                 f"time of the first: the device throttled, or something else ran"
             )
     return found
+
+
+def _launches(case: BenchCase) -> list[str]:
+    gpu, enqueue = case.parts.get("gpu"), case.parts.get("enqueue")
+    if gpu is None or enqueue is None or case.facts.get("graphs"):
+        return []
+    if enqueue.median_ms < LAUNCH_BOUND * gpu.median_ms:
+        return []
+    return [
+        f"{case.label}: the processor takes as long to start the network ({enqueue.median_ms:.3f} ms) as the "
+        f"GPU to run it ({gpu.median_ms:.3f} ms), and no CUDA graph is used: the GPU waits for launches, and "
+        "its time includes that"
+    ]
 
 
 def _latency_dict(latency: Latency) -> dict[str, Any]:

@@ -1,21 +1,20 @@
-"""Run a benchmark: build what is to be compared, time it in turns, score it, collect the report."""
+"""Run a benchmark: build what is to be compared, time it, score it, collect the report."""
 
 from __future__ import annotations
 
 import datetime
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact
-from hasn_edge.bench.measure import Effort, Measured, measure
+from hasn_edge.bench.measure import Effort, Measured, Stopwatch
 from hasn_edge.bench.mosaic import mosaic
-from hasn_edge.bench.plans import Plan, Wanted, plans
+from hasn_edge.bench.order import Course, Ran, too_many
+from hasn_edge.bench.plans import Wanted, plans
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
-from hasn_edge.bench.worker import Worker
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.device.board import find_board
 from hasn_edge.device.clocks import require_clocks
@@ -109,7 +108,7 @@ def benchmark(
         sustained_minutes=sustained_minutes,
         set_clocks=set_clocks,
     )
-    with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder:
         planned = plans(
             Wanted(
                 board=board,
@@ -125,27 +124,23 @@ def benchmark(
                 progress=progress,
             )
         )
-        workers, facts = [], []
-        for plan in planned:
-            progress(f"opening {plan.case.label}")
-            workers.append(stack.enter_context(Worker(plan.case)))
-            facts.append(workers[-1].open(size))
         # PyTorch on a Jetson's processor would take ten minutes for the samples that its GPU has in seconds.
         processor = replace(effort, runs=runs or RUNS, seconds=SECONDS)
-        measured = measure(planned, workers, board, effort, progress, processor=processor)
-        peaks = [worker.peak_bytes() for worker in workers]
+        watch = Stopwatch(board, effort, progress, processor=processor)
         # An engine of one size would compute padding with small pictures: all cases get one full frame.
         framed = any(plan.artifact is not None and plan.artifact.size is not None for plan in planned)
         if framed:
             sets = [mosaic(eval_set, size) for eval_set in sets]
+        course = Course(plans=planned, watch=watch, size=size, sets=sets, framed=framed, progress=progress)
+        apart = too_many(planned, board, spec, size)
         cases = []
-        reference: list[Scores] = []
-        for plan, worker, fact, one, peak in zip(planned, workers, facts, measured.cases, peaks, strict=True):
-            progress(f"scoring {plan.case.label}")
-            scores = [worker.score(eval_set, framed=framed) for eval_set in sets]
-            gaps = (*plan.note, *(_gaps(one, measured.no_power) if on_device and one else ()))
-            cases.append(_case(plan, fact, one, peak, _quality(reference, scores), gaps))
-            reference = reference or scores  # only the first case's pictures are kept
+        reference: Sequence[Scores] = []
+        with closing(course.run(apart=bool(apart))) as results:
+            for ran in results:
+                one = ran.measured
+                gaps = (*ran.plan.note, *(_gaps(one, watch.no_power) if on_device and one else ()))
+                cases.append(_case(ran, _quality(reference, ran.scores), gaps))
+                reference = reference or ran.scores  # only the first case's pictures are kept
     name = model if model is not None else Path(artifacts[0]).name
     return BenchReport(
         model=Path(name).name,
@@ -157,8 +152,9 @@ def benchmark(
         effort=effort,
         threads=threads,
         device=device,
-        before=measured.before,
-        after=measured.after,
+        before=watch.before,
+        after=watch.after,
+        apart=apart,
         framed=framed,
         command=command,
     )
@@ -180,20 +176,14 @@ def _device(asked: str | None, artifacts: Sequence[Artifact]) -> str:
     return "jetson" if Jetson().present else "cuda"
 
 
-def _case(
-    plan: Plan,
-    fact: Mapping[str, Any],
-    measured: Measured | None,
-    peak: int | None,
-    quality: Mapping[str, SetQuality],
-    not_measured: tuple[str, ...],
-) -> BenchCase:
+def _case(ran: Ran, quality: Mapping[str, SetQuality], not_measured: tuple[str, ...]) -> BenchCase:
+    plan, measured = ran.plan, ran.measured
     artifact = plan.artifact
     return BenchCase(
         label=plan.case.label,
-        backend=str(fact["backend"]),
-        precision=str(fact["precision"]),
-        device=str(fact["device"]),
+        backend=str(ran.facts["backend"]),
+        precision=str(ran.facts["precision"]),
+        device=str(ran.facts["device"]),
         file=artifact.path.name if artifact else None,
         sha256=artifact.sha256 if artifact else None,
         file_bytes=artifact.path.stat().st_size if artifact else None,
@@ -202,7 +192,7 @@ def _case(
         energy=measured.energy if measured else None,
         sustained=measured.sustained if measured else None,
         facts=measured.facts if measured else {},
-        peak_bytes=peak if plan.timed else None,
+        peak_bytes=ran.peak_bytes if plan.timed else None,
         quality=quality,
         not_measured=not_measured,
     )

@@ -32,7 +32,7 @@ def rows(report: BenchReport) -> list[tuple[str, list[str]]]:
         ("median, ms", [_quantile(c, 0.5) for c in cases]),
         ("p90, ms", [_quantile(c, 0.9) for c in cases]),
         ("p99, ms", [_quantile(c, 0.99) for c in cases]),
-        ("std, ms", [GAP if c.latency is None else f"{c.latency.std_ms:.1f}" for c in cases]),
+        ("std, ms", [GAP if c.latency is None else _milliseconds(c.latency.std_ms) for c in cases]),
         ("FPS", [GAP if c.latency is None else f"{c.latency.fps:.2f}" for c in cases]),
         ("speed-up", [_speedup(c, cases[0]) for c in cases]),
         *_device_rows(cases),
@@ -168,7 +168,12 @@ def _number(value: float | None, digits: int, factor: float) -> str:
 
 
 def _quantile(case: BenchCase, q: float) -> str:
-    return GAP if case.latency is None else f"{case.latency.quantile_ms(q):.1f}"
+    return GAP if case.latency is None else _milliseconds(case.latency.quantile_ms(q))
+
+
+def _milliseconds(value: float) -> str:
+    """Write four digits, of which one to three are decimals: an engine takes 1.234, a processor 1234.5."""
+    return f"{value:.{3 if value < 9.9995 else 2 if value < 99.995 else 1}f}"
 
 
 def _speedup(case: BenchCase, reference: BenchCase) -> str:

@@ -1,6 +1,7 @@
 """A child process that hosts one benched model, so that its memory and its libraries are its own.
 
-All cases are alive at once and are timed in turns: when the machine slows down, it slows down for all.
+Where memory suffices all cases are alive at once and are timed in turns: when the machine slows down, it
+slows down for all.
 """
 
 from __future__ import annotations

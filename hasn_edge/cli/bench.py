@@ -129,7 +129,8 @@ def command(
 
     Every case runs in a process of its own and all are timed in turns, against the unfused FP32
     network in PyTorch, in the same run. What could not be measured is '-' with its reason.
-    On a device also: GPU time, enqueue, transfers, power, energy a frame, throttling. Engines of
+    On a device also: GPU time, enqueue, transfers, power, energy a frame, throttling. Where its
+    memory would not hold all cases they run one after the other, and the report says so. Engines of
     earlier builds in ./engines are taken as they are; those that have to be built are kept there.
 
     \b

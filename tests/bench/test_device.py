@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from hasn_edge.artifact import Kind, publish
-from hasn_edge.bench import energy, measure, plans, run, worker
+from hasn_edge.bench import energy, measure, order, plans, run, worker
 from hasn_edge.bench.mosaic import mosaic
 from hasn_edge.bench.report import BenchReport
 from hasn_edge.bench.table import machine_line, markdown, notes, rows
@@ -148,7 +149,8 @@ def opened(monkeypatch):
         return make()
 
     monkeypatch.setattr(worker.CaseSpec, "open", open_case)
-    monkeypatch.setattr(run, "Worker", InProcess)
+    monkeypatch.setattr(order, "Worker", InProcess)
+    monkeypatch.setattr(order, "free_bytes", lambda gpu: 64 << 30)
     monkeypatch.setattr(measure, "IDLE_SECONDS", 0.02)
     monkeypatch.setattr(run, "DEVICE_SECONDS", 0.0)
     return sessions
@@ -239,6 +241,125 @@ def test_the_processors_case_is_not_run_as_often(nano, engine, opened, monkeypat
     assert "20 to 200 samples a case" in report.conventions[0]
     report = bench(nano, engine, monkeypatch, (Steady(), ""), runs=30)
     assert [len(case.latency.seconds) for case in report.cases] == [30, 30]
+
+
+class Counted(InProcess):
+    """Says which cases are open at once."""
+
+    open_now: ClassVar[list[str]] = []
+    log: ClassVar[list[tuple[str, ...]]] = []
+
+    def __enter__(self):
+        self.open_now.append(self.case.label)
+        self.log.append(tuple(self.open_now))
+        return super().__enter__()
+
+    def __exit__(self, *exc):
+        self.open_now.remove(self.case.label)
+        super().__exit__(*exc)
+
+
+@pytest.fixture
+def three(engine, opened, monkeypatch):
+    """Three cases, of which one is scored only."""
+    found = [
+        plans.Plan(case=worker.CaseSpec(label="PyTorch", model="m", device="cuda")),
+        plans.Plan(case=worker.CaseSpec(label="emulated", artifact=engine), timed=False),
+        plans.Plan(case=worker.CaseSpec(label="engine", artifact=engine, device="cuda")),
+    ]
+    monkeypatch.setattr(run, "plans", lambda wanted: found)
+    monkeypatch.setattr(order, "Worker", Counted)
+    monkeypatch.setattr(Counted, "open_now", [])
+    monkeypatch.setattr(Counted, "log", [])
+
+
+def test_a_small_board_holds_one_case_at_a_time(nano, engine, three, monkeypatch, tmp_path):
+    monkeypatch.setattr(order, "free_bytes", lambda gpu: 5_900_000_000)
+    source = Steady()
+    report = bench(nano, engine, monkeypatch, (source, ""), runs=30, sustained_minutes=0.001)
+    assert Counted.log == [("PyTorch",), ("emulated",), ("engine",)]
+    assert Counted.open_now == []
+    assert [case.latency and len(case.latency.seconds) for case in report.cases] == [30, None, 30]
+    assert [case.sustained is None for case in report.cases] == [False, True, False]
+    assert report.cases[2].energy.idle_watts == pytest.approx(6)
+    assert report.cases[2].quality["shipped"].fidelity_db is not None, "against the first, closed long ago"
+    assert source.closed == 1
+    said = "\n".join(report.conventions)
+    assert "cases run one after the other" in said
+    assert "3 open at once are reckoned to need 6.0 GB, and 5.9 GB are free" in said
+    assert "of turns with one number, which were not taken at one time" in said
+    assert "idle: before the first case was opened" in said
+    assert "timed in turns" not in said
+    assert report.to_dict()["one_after_the_other"] == report.apart
+    assert report.before["title"] == report.after["title"] == "Orin Nano"
+
+
+def test_where_memory_suffices_cases_are_timed_in_turns(nano, engine, three, monkeypatch):
+    report = bench(nano, engine, monkeypatch, (Steady(), ""), runs=30)
+    assert Counted.log[-1] == ("PyTorch", "emulated", "engine")
+    assert Counted.open_now == []
+    said = "\n".join(report.conventions)
+    assert "cases timed in turns" in said
+    assert "every case open and none running" in said
+    assert "one after the other" not in said
+    assert report.to_dict()["one_after_the_other"] is None
+
+
+def test_a_case_that_fails_leaves_none_open(nano, engine, three, opened, monkeypatch):
+    def broken():
+        raise UnsupportedError("no")
+
+    opened["engine"] = broken
+    for free in (64 << 30, 1 << 30):
+        monkeypatch.setattr(order, "free_bytes", lambda gpu, free=free: free)
+        source = Steady()
+        with pytest.raises(UnsupportedError, match="no"):
+            bench(nano, engine, monkeypatch, (source, ""), runs=5)
+        assert Counted.open_now == []
+        assert source.closed == (free == 1 << 30), "in turns, all are open before power is read"
+
+
+def test_how_many_cases_fit(nano, monkeypatch):
+    """By hand: 320 x 180 = 57,600 pixels at 4 x (7 x 156 + 3 x 52 + 2 x 48) bytes."""
+    frame = 57_600 * 5376
+    assert frame == 309_657_600
+    on_gpu = plans.Plan(case=worker.CaseSpec(label="a", device="cuda"))
+    beside = plans.Plan(case=worker.CaseSpec(label="b"))
+    seven = [on_gpu] * 6 + [beside]
+    card = Board(kind="cuda", title="card", gpu=replace(ORIN, integrated=False))
+
+    def why(board, planned=seven):
+        return order.too_many(planned, board, ModelSpec(), (180, 320))
+
+    for board, need in ((nano, 7 * (2_000_000_000 + frame)), (card, 6 * (500_000_000 + frame))):
+        monkeypatch.setattr(order, "free_bytes", lambda gpu, need=need: need)
+        assert why(board) == ""
+        monkeypatch.setattr(order, "free_bytes", lambda gpu, need=need: need - 1)
+        assert f"need {need / 1e9:.1f} GB" in why(board)
+        assert why(board, [on_gpu]) == "", "one has to be open"
+        monkeypatch.setattr(order, "free_bytes", lambda gpu: None)
+        assert why(board) == ""
+    assert why(Board(kind="cpu", title="P")) == ""
+
+
+def test_free_memory_of_a_board_and_of_a_card(monkeypatch):
+    monkeypatch.setattr(order.machine, "available_memory_bytes", lambda: 5_000)
+    assert order.free_bytes(ORIN) == 5_000
+    card = replace(ORIN, integrated=False)
+    asked = []
+
+    def answer(argv, **options):
+        asked.append(argv)
+        return type("Done", (), {"stdout": "777\n"})
+
+    monkeypatch.setattr(order.subprocess, "run", answer)
+    assert order.free_bytes(card) == 777
+    compile(asked[0][2], "code", "exec")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants missing")
+def test_without_an_answer_free_memory_is_not_known():
+    assert order.free_bytes(replace(ORIN, integrated=False)) is None
 
 
 def test_power_comes_from_the_boards_own_files(nano, engine, opened, monkeypatch):

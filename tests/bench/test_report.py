@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,49 @@ def test_table_figures(report):
     assert table["Set5: dPSNR, dB"] == [GAP, "+0.000", "-0.050", GAP]
     assert table["Set5: fidelity, dB"] == [GAP, "equal", "47.3", GAP]
     assert table["Set5: worst picture"] == [GAP, GAP, "butterfly -0.091", GAP]
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "written"),
+    [
+        (0.0123, "0.012"),
+        (1.2344, "1.234"),
+        (9.9999, "10.00"),
+        (23.456, "23.46"),
+        (99.999, "100.0"),
+        (1657.13, "1657.1"),
+    ],
+)
+def test_milliseconds_have_the_digits_that_tell_engines_apart(report, milliseconds, written):
+    latency = Latency(turns=((milliseconds / 1e3,) * 3,))
+    table = cells(replace(report, cases=(case("one", latency=latency),)))
+    assert table["median, ms"] == table["p90, ms"] == table["p99, ms"] == [written]
+    assert table["std, ms"] == ["0.000"]
+
+
+def parts(gpu: float, enqueue: float) -> dict[str, Latency]:
+    return {name: Latency(turns=((s / 1e3,) * 5,)) for name, s in (("gpu", gpu), ("enqueue", enqueue))}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "enqueue", "graphs", "said"),
+    [(1.5, 1.4, False, True), (1.5, 1.3, False, False), (1.5, 1.6, True, False), (1.5, 1.6, None, True)],
+)
+def test_a_gpu_that_waits_for_launches_is_told(report, gpu, enqueue, graphs, said):
+    one = case("engine", precision="fp16", parts=parts(gpu, enqueue), facts={"graphs": graphs})
+    found = [text for text in replace(report, cases=(one,)).findings if "waits for launches" in text]
+    assert len(found) == said
+    if said:
+        assert f"start the network ({enqueue:.3f} ms) as the GPU to run it (1.500 ms)" in found[0]
+
+
+def test_on_a_device_trtexecs_defaults_are_named(report):
+    assert not [text for text in report.conventions if "trtexec" in text]
+    engine = replace(report, cases=(case("engine", parts=parts(1, 1)),))
+    (text,) = (text for text in engine.conventions if text.startswith("trtexec of TensorRT 8 and 10"))
+    for word in ("CUDA graph", "spins", "copies", "--useCudaGraph", "--noCudaGraph"):
+        assert word in text
+    assert "gaps in which the GPU waits for the next launch" in "\n".join(engine.conventions)
 
 
 def test_slower_int8_is_said_plainly(report):
