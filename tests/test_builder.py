@@ -58,6 +58,7 @@ def told(monkeypatch) -> SimpleNamespace:
             target=target,
             precision=precision,
             header=parse_plan_header(PLAN, file_bytes=len(PLAN), name="plan"),
+            version="10.3.0.30",
             made_by={"TensorRT": "10.3.0.30"},
             warnings=(),
             seconds=1.0,

@@ -149,28 +149,35 @@ def _sidecar_problems(details: Any, header: PlanHeader) -> Iterator[str]:
     runtime = details.get("runtime")
     if runtime is not None and runtime != header.runtime.value:
         yield f"its sidecar says runtime {runtime}, the plan is one of {NAMES[header.runtime]}"
-    version = details.get("version")
-    if version is not None and str(version) != header.version_text:
-        yield f"its sidecar says version {version}, the plan {header.version_text}"
+    told = _told(details)
+    if told is not None and told != header.version_or(told):
+        yield f"its sidecar says version {told}, the plan {header.version_or(told)}"
 
 
 def _version_problems(details: Any, header: PlanHeader, running: str | None) -> Iterator[str]:
     if running is None:
         return
     name = NAMES[header.runtime]
-    here = version_tuple(running)
-    made = header.version[: len(here)]  # "10.3.0" names no build number; the plan does
-    if here == made:
+    version = header.version_or(_told(details))
+    if version is None:
+        yield f"nothing says which {name} built it: plans of 8.5 do not, and its sidecar does not either"
+        return
+    here, made = version_tuple(running), version_tuple(version)
+    least = min(len(here), len(made))  # "10.3.0" names no build number; the plan does
+    if here[:least] == made[:least]:
         return
     flexible = bool(_flag(details, "version_compatible"))
     # NVIDIA: newer within the major version, and from 8 to 10 and 10 to 11.
     reachable = here[0] == made[0] or (made[0], here[0]) in ((8, 10), (10, 11))
     if flexible and header.runtime is EngineRuntime.TENSORRT and here > made and reachable:
         return
-    yield (
-        f"it was built by {name} {header.version_text}, and {running} is here, which runs its own engines "
-        "only"
-    )
+    yield f"it was built by {name} {version}, and {running} is here, which runs its own engines only"
+
+
+def _told(details: Any) -> str | None:
+    """Return the version that a sidecar says; ``None`` for a word that is none."""
+    version = str(details.get("version"))
+    return version if version_tuple(version) else None
 
 
 def _gpu_problems(details: Any, header: PlanHeader, gpu: GpuFacts | None) -> Iterator[str]:

@@ -6,15 +6,23 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError
+
+Told = TypeVar("Told", bound="str | None")
 
 HEADER_BYTES = 64
 MINIMUM_BYTES = 1024
 """A plan below this size is a broken one: the smallest network's has hundreds of kilobytes."""
 
-_MAGIC = {b"ftrt": EngineRuntime.TENSORRT, b"vtrt": EngineRuntime.RTX}
+_MAGIC = {b"ftrt": EngineRuntime.TENSORRT, b"ptrt": EngineRuntime.TENSORRT, b"vtrt": EngineRuntime.RTX}
+_VERSIONED = (8, 6)
+"""The TensorRT from which on a plan says which one made it; before, there is only a serialization number (232
+for 8.5.3.1), and other bytes are where the version came to be."""
+_LARGEST_MAJOR = 99
 _FOREIGN = (
     (b"PK\x03\x04", "a zip archive, such as TorchScript"),
     (b"\x08", "probably an ONNX graph; 'hasn-edge build' makes an engine of it"),
@@ -28,16 +36,24 @@ class PlanHeader:
     """What a plan says about itself."""
 
     runtime: EngineRuntime
-    version: tuple[int, int, int, int]
+    version: tuple[int, int, int, int] | None
     """Major, minor, patch and build of the TensorRT that made the plan: bytes 24 to 27, as NVIDIA's
-    ``trtexec --getPlanVersionOnly`` reads them."""
+    ``trtexec --getPlanVersionOnly`` reads them. ``None`` for plans of TensorRT 8.5, which lack it."""
     file_bytes: int | None
     """Size that the file must have. Only plans of TensorRT for RTX are known to carry it (bytes 16 to 23)."""
 
-    @property
-    def version_text(self) -> str:
-        """The version as ``"1.7.1.116"``."""
-        return ".".join(str(n) for n in self.version)
+    def version_or(self, told: Told) -> str | Told:
+        """Return the version as ``"1.7.1.116"``.
+
+        Args:
+            told: What a sidecar or the compiler says; it holds where the plan cannot know better.
+        """
+        if self.version is None:
+            return told
+        # Whatever a plan of 8.5 has in these bytes, and were it a number that could be one.
+        if told is not None and self.runtime is EngineRuntime.TENSORRT and version_tuple(told) < _VERSIONED:
+            return told
+        return ".".join(map(str, self.version))
 
 
 def parse_plan_header(plan: bytes, *, file_bytes: int, name: str) -> PlanHeader:
@@ -58,19 +74,18 @@ def parse_plan_header(plan: bytes, *, file_bytes: int, name: str) -> PlanHeader:
     if runtime is None:
         what = next((what for start, what in _FOREIGN if plan.startswith(start)), "another kind of file")
         raise ArtifactError(
-            f"{name}: not a TensorRT plan: it begins with {plan[:4]!r}, expected b'ftrt' or b'vtrt'; "
-            f"it is {what}"
+            f"{name}: not a TensorRT plan: it begins with {plan[:4]!r}, expected b'ftrt', "
+            f"b'ptrt' or b'vtrt'; it is {what}"
         )
     if file_bytes < MINIMUM_BYTES or len(plan) < HEADER_BYTES:
         raise ArtifactError(f"{name}: only {file_bytes} bytes of a TensorRT plan; it was cut short, {again}")
-    major, minor, patch, build = plan[24:28]
     expected = struct.unpack_from("<Q", plan, 16)[0] if runtime is EngineRuntime.RTX else None
     if expected is not None and expected != file_bytes:
         raise ArtifactError(
             f"{name}: a TensorRT plan of {expected} bytes, but {file_bytes} are here; it was cut short or "
             f"changed, {again}"
         )
-    return PlanHeader(runtime=runtime, version=(major, minor, patch, build), file_bytes=expected)
+    return PlanHeader(runtime=runtime, version=_version(plan, runtime), file_bytes=expected)
 
 
 def read_plan_header(path: str | os.PathLike[str]) -> PlanHeader:
@@ -91,3 +106,12 @@ def read_plan_header(path: str | os.PathLike[str]) -> PlanHeader:
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     return parse_plan_header(start, file_bytes=size, name=str(path))
+
+
+def _version(plan: bytes, runtime: EngineRuntime) -> tuple[int, int, int, int] | None:
+    """Return what bytes 24 to 27 say, where they are a version."""
+    major, minor, patch, build = plan[24:28]
+    least = (1, 0) if runtime is EngineRuntime.RTX else _VERSIONED
+    if plan.startswith(b"ptrt") or (major, minor) < least or major > _LARGEST_MAJOR:
+        return None
+    return major, minor, patch, build

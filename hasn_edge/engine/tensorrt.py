@@ -31,6 +31,8 @@ class BuiltEngine:
     target: EngineTarget
     precision: Precision
     header: PlanHeader
+    version: str
+    """Of the compiler: as the plan says it, or where it does not (TensorRT 8.5), as the compiler does."""
     made_by: Mapping[str, str]
     """Name and version of the compiler, for a sidecar."""
     warnings: tuple[str, ...]
@@ -51,7 +53,7 @@ class BuiltEngine:
             **({"size": list(size)} if size else {}),
             "target": self.target.name,
             "runtime": self.target.runtime.value,
-            "version": self.header.version_text,
+            "version": self.version,
             "compute_capabilities": list(self.target.compute_capabilities),
             **self.facts,
             "build_seconds": round(self.seconds, 2),
@@ -123,12 +125,14 @@ def engine_from_onnx(
             "free some space there, or set TMPDIR to another folder"
         ) from exc
     header = parse_plan_header(plan, file_bytes=len(plan), name=f"the plan for target {target.name!r}")
+    version = header.version_or(result["version"])
     return BuiltEngine(
         plan=plan,
         target=target,
         precision=Precision(result["facts"]["precision"]),
         header=header,
-        made_by={NAMES[target.runtime]: header.version_text},
+        version=version,
+        made_by={NAMES[target.runtime]: version},
         warnings=tuple(conversation.texts("WARNING")),
         seconds=time.monotonic() - started,
         facts=result["facts"],

@@ -132,7 +132,7 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
             "batches": request.calibration.count,
             "shape": list(request.calibration.shape),
         }
-    return {"facts": {**facts, **_device(gpu)}, "keep": kept}
+    return {"facts": {**facts, **_device(gpu)}, "keep": kept, "version": capabilities.version}
 
 
 def die_with_parent() -> None:

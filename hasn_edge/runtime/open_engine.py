@@ -84,7 +84,8 @@ def no_gpu(artifact: Artifact, header: PlanHeader, index: int = 0) -> Unsupporte
     made_on = artifact.details.get("gpu") or ""
     if not made_on and artifact.details.get("compute_capabilities"):
         made_on = f"of compute capability {', '.join(artifact.details['compute_capabilities'])}"
-    needed = f"{NAMES[header.runtime]} {header.version_text}"
+    version = header.version_or(artifact.details.get("version")) or "of the version that built it"
+    needed = f"{NAMES[header.runtime]} {version}"
     return UnsupportedError(
         f"{artifact.path}: this machine cannot run an engine: {why}. It takes an NVIDIA GPU "
         f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Without them, {_graph(artifact)}"

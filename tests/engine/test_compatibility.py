@@ -48,6 +48,17 @@ def test_another_build_of_the_same_version(tmp_path: Path) -> None:
     assert "and 10.3.1 is here" in refused(engine(tmp_path), version="10.3.1")
 
 
+def test_a_plan_that_does_not_say_its_version(tmp_path: Path) -> None:
+    content = plan(b"ptrt", (0, 0, 0, 0))
+    told = engine(tmp_path, content=content, version="8.5.2.2")
+    for version in ("8.5.2.2", "8.5.2", None):
+        assert require_compatible(told, gpu=NANO, runtime_version=version).version is None
+    assert "built by TensorRT 8.5.2.2, and 8.6.2 is here" in refused(told, version="8.6.2")
+    for nothing in (None, "new"):
+        untold = engine(tmp_path, content=content, version=nothing)
+        assert "nothing says which TensorRT built it: plans of 8.5 do not" in refused(untold, version="8.5.2")
+
+
 def test_boards_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert "built on Orin with 8 SM, and here is Orin (16 SM" in refused(engine(tmp_path), AGX)
     assert "in another power mode" in refused(engine(tmp_path), AGX)

@@ -19,10 +19,35 @@ def test_a_header_names_compiler_and_version(tmp_path: Path) -> None:
     (tmp_path / "rtx.engine").write_bytes(plan())
     header = read_plan_header(tmp_path / "rtx.engine")
     assert header == PlanHeader(runtime=EngineRuntime.RTX, version=(1, 7, 1, 116), file_bytes=4096)
-    assert header.version_text == "1.7.1.116"
+    assert header.version_or("1.7.1") == header.version_or(None) == "1.7.1.116"
     (tmp_path / "trt.engine").write_bytes(plan(b"ftrt", version=(10, 16, 1, 11)))
     header = read_plan_header(tmp_path / "trt.engine")
-    assert (header.runtime, header.version_text) == (EngineRuntime.TENSORRT, "10.16.1.11")
+    assert (header.runtime, header.version_or(None)) == (EngineRuntime.TENSORRT, "10.16.1.11")
+
+
+@pytest.mark.parametrize(
+    ("magic", "version"),
+    [
+        (b"ptrt", (0, 0, 0, 0)),
+        (b"ptrt", (10, 3, 0, 30)),
+        (b"ftrt", (0, 0, 0, 0)),
+        (b"ftrt", (8, 5, 3, 1)),  # such a plan does not say it, so it is something else
+        (b"ftrt", (232, 0, 0, 0)),
+        (b"vtrt", (0, 0, 0, 0)),
+    ],
+)
+def test_a_header_without_a_version(magic: bytes, version: tuple[int, ...]) -> None:
+    """TensorRT 8.5 writes a serialization number only; NVIDIA reads the version of 8.6 and newer plans."""
+    header = parse_plan_header(plan(magic, version=version), file_bytes=4096, name="the plan")
+    assert header.version is None
+    assert header.version_or(None) is None
+    assert header.version_or("8.5.3.1") == "8.5.3.1"
+
+
+def test_what_a_plan_of_8_5_has_where_the_version_came_to_be() -> None:
+    header = parse_plan_header(plan(b"ftrt", version=(9, 1, 0, 0)), file_bytes=4096, name="the plan")
+    assert header.version_or("8.5.3.1") == "8.5.3.1"
+    assert header.version_or("8.6.1.6") == "9.1.0.0"
 
 
 @pytest.mark.parametrize(

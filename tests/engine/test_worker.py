@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiling import MakeOnnx
+from samples import NANO
 
+from hasn_edge.artifact import Kind, publish
 from hasn_edge.engine import worker
 from hasn_edge.engine.capabilities import ask_capabilities
+from hasn_edge.engine.compatibility import require_compatible
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
 from hasn_edge.engine.tensorrt import BuiltEngine, CalibratorInput, engine_from_onnx
-from hasn_edge.errors import BuildError, OutputError, ShapeError, UnsupportedError
-from hasn_edge.spec import Precision
+from hasn_edge.errors import ArtifactError, BuildError, OutputError, ShapeError, UnsupportedError
+from hasn_edge.spec import ModelSpec, Precision
 
 HERE = Path(__file__).parent
 SHAPES = ShapeRange(minimum=(1, 3, 32, 32), typical=(1, 3, 32, 32), maximum=(1, 3, 64, 64))
@@ -77,7 +80,10 @@ def test_asked_and_built_in_a_child(
     assert "tensorrt" not in sys.modules
     details = json.loads(json.dumps(engine.details()))
     assert engine.precision is Precision.INT8
-    assert engine.header.version_text.startswith(version)
+    assert engine.version == details["version"]
+    assert engine.version.startswith(version)
+    assert engine.made_by == {"TensorRT": engine.version}
+    assert (engine.header.version is None) is (version == "8.5.2")
     wanted = {
         "target": "board",
         "runtime": "tensorrt",
@@ -99,6 +105,24 @@ def test_asked_and_built_in_a_child(
     assert kept.name.startswith("timing-Orin-sm8.7-8x-")
     assert kept.name.endswith(f"-{version}.cache")
     assert kept.read_bytes() == b"+timings"
+
+
+def test_a_plan_of_8_5_is_known_by_its_sidecar(install: Install, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
+    install("8.5.2")
+    built = engine_from_onnx(hasn_onnx("fp32", form="weak"), TARGET)
+    assert built.plan.startswith(b"ptrt")
+    engine = publish(
+        built.plan,
+        tmp_path / "x.engine",
+        kind=Kind.ENGINE,
+        spec=ModelSpec(),
+        precision=built.precision,
+        source="0" * 64,
+        details=built.details(),
+    )
+    require_compatible(engine, gpu=NANO, runtime_version="8.5.2")
+    with pytest.raises(ArtifactError, match=r"built by TensorRT 8\.5\.2, and 8\.6\.1 is here, which runs"):
+        require_compatible(engine, gpu=NANO, runtime_version="8.6.1")
 
 
 def test_the_next_build_starts_from_kept_timings(

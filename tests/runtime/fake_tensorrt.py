@@ -50,7 +50,10 @@ def make_plan(
     header = bytearray(64)
     header[:4] = b"vtrt" if rtx else b"ftrt"
     struct.pack_into("<Q", header, 16, total)
-    header[24:28] = bytes(version)
+    if version[:2] == (8, 5):  # which does not say so
+        header[:4], header[8] = b"ptrt", 232
+    else:
+        header[24:28] = bytes(version)
     return bytes(header) + body
 
 

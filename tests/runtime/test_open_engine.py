@@ -152,6 +152,23 @@ class TestOrder:
             open_session(engine(details={"golden": None}).path)
 
 
+def test_tensorrt_8_5_whose_plans_do_not_say_their_version(engine, lab):
+    lab.set_up(version="8.5.2.2")
+    artifact = engine(version=(8, 5, 2, 2), details={"version": "8.5.2.2"})
+    assert artifact.path.read_bytes().startswith(b"ptrt")
+    with open_session(artifact.path) as session:
+        assert session.facts()["runtime"] == "TensorRT 8.5.2.2"
+    lab.set_up(version="8.6.2")
+    with pytest.raises(ArtifactError, match=r"built by TensorRT 8\.5\.2\.2, and 8\.6\.2 is here"):
+        open_session(artifact.path)
+    lab.facts = lambda index: None
+    with pytest.raises(UnsupportedError, match=r"with its driver, and TensorRT 8\.5\.2\.2\. Without"):
+        open_session(artifact.path)
+    untold = engine(version=(8, 5, 2, 2), details={"version": None})
+    with pytest.raises(UnsupportedError, match="and TensorRT of the version that built it"):
+        open_session(untold.path)
+
+
 def test_tensorrt_for_rtx(lab):
     lab.set_up(version="1.7.1.116", rtx=True)
     details = {"runtime": "rtx", "version": "1.7.1.116", "compute_capabilities": ["8.7"], "golden": golden()}
