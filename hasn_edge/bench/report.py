@@ -132,8 +132,8 @@ class BenchReport:
         said = []
         if self.apart:
             said.append(
-                "order: each case was opened, timed, scored and closed before the next, not in turns with the "
-                f"others ({self.apart}): a device that gets slower meanwhile makes the later cases look "
+                "order: each case was opened, timed, scored and closed before the next, not in turns with "
+                f"the others ({self.apart}): a device that gets slower meanwhile makes the later cases look "
                 "slow; of cases that are close, bench two alone"
             )
         if any(case.parts for case in self.cases):
