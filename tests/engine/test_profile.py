@@ -71,6 +71,15 @@ def test_rates_are_multiprocessors_times_clock(name):
     assert device.tensor_cores_macs_per_s.fp16 == pytest.approx(per_clock[1] * cycles, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(name for name in BOARDS if not name.startswith("rtx")))
+def test_a_boards_title_names_the_mode_that_its_rates_are_for(name):
+    """Orin NX at 25 W has 408 MHz, and its rates are of 918 MHz, MAXN."""
+    device = profile(name)
+    mode = device.power_modes[-1].name
+    written = mode[:-1] + " W" if mode.endswith("W") else mode
+    assert device.title.endswith(f"({written})")
+
+
 def test_units_are_chosen_as_kernels_are():
     device = profile("orin-nano")
     assert device.rate(Precision.INT8, tensor_cores=True) == (10.24e12, "tensor cores")
