@@ -160,12 +160,16 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
         yield Finding(name="Jetson", state=State.OK, detail=_jetson(machine.jetson))
     known = recognise(machine)
     if known is not None:
-        yield Finding(
-            name="device profile",
-            state=State.OK,
-            detail=f"this is a {known.profile.title.removeprefix('NVIDIA ')}; "
-            f"hasn-edge build --target {known.target}",
-        )
+        title, build = known.profile.title.removeprefix("NVIDIA "), f"hasn-edge build --target {known.target}"
+        said = f"this is a {title}; {build}"
+        if not known.exact:
+            memory = (machine.memory_bytes or 0) / 2**30
+            said = (
+                f"the nearest is {title}, and this one has {memory:.1f} GiB of memory, so that its "
+                f"multiprocessors or clocks may be others too: {build} is right for it, an estimate is of the "
+                "other"
+            )
+        yield Finding(name="device profile", state=State.OK if known.exact else State.INFO, detail=said)
         if known.profile.integrated:
             yield Finding(name="DLA", state=State.INFO, detail=f"not used: {known.profile.dla}")
     elif gpu is not None or machine.jetson is not None:

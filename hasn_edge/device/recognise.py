@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasn_edge.device.view import Machine
 from hasn_edge.engine.profile import DeviceProfile
 from hasn_edge.engine.target import load_target, shipped_targets
+
+LEAST_SHARE = 0.75
+"""What the system has of a Jetson's memory at least, as a share of the module's: firmware and the GPU's
+carve-outs take 2 to 20 %. Another module of the same name has half or twice as much."""
 
 
 @dataclass(frozen=True)
@@ -16,18 +20,26 @@ class Known:
 
     target: str
     profile: DeviceProfile
+    exact: bool = True
+    """It is this very module. Otherwise another of its name with more or less memory, whose multiprocessors
+    and clocks may be others too: an AGX Orin 32GB where the profile is of the 64GB."""
 
 
 def recognise(machine: Machine) -> Known | None:
     """Return the profile of this machine's device, or ``None`` where there is none.
 
-    A Jetson is told by the model in its device tree, for the driver calls every Orin "Orin"; a card by the
-    driver's name, capability and number of multiprocessors. Of two profiles of one Jetson, the one that has
-    its present power mode is taken.
+    A Jetson is told by the model in its device tree, for the driver calls every Orin "Orin", and by its
+    memory: power modes switch multiprocessors off, and no mode takes memory away. Where only the memory does
+    not fit, the profile is the nearest and says so. A card is told by the driver's name, capability and number
+    of multiprocessors. Of two profiles of one Jetson, the one that has its present power mode is taken.
     """
     known = _profiles()
-    fitting = _jetsons(machine, known) if machine.jetson is not None else _cards(machine, known)
-    return fitting[0] if fitting else None
+    if machine.jetson is None:
+        return next(iter(_cards(machine, known)), None)
+    fitting = _jetsons(machine, known)
+    if not fitting:
+        return None
+    return fitting[0] if _has_memory(machine, fitting[0]) else replace(fitting[0], exact=False)
 
 
 @functools.cache
@@ -50,11 +62,18 @@ def _jetsons(machine: Machine, known: tuple[Known, ...]) -> list[Known]:
         and all(word in model for word in entry.target.split("-") if word != "super")
     ]
 
-    def rank(entry: Known) -> tuple[bool, bool]:
+    def rank(entry: Known) -> tuple[bool, bool, bool]:
         has_mode = any(plain(known_mode.name) == mode for known_mode in entry.profile.power_modes)
-        return not has_mode, ("super" in entry.target) != ("super" in model)
+        other_kit = ("super" in entry.target) != ("super" in model)
+        return not _has_memory(machine, entry), not has_mode, other_kit
 
     return sorted(fitting, key=rank)
+
+
+def _has_memory(machine: Machine, entry: Known) -> bool:
+    """Whether the machine has the memory of a profile; where it is not known, it may."""
+    memory = machine.memory_bytes
+    return memory is None or LEAST_SHARE * entry.profile.memory_bytes <= memory <= entry.profile.memory_bytes
 
 
 def _cards(machine: Machine, known: tuple[Known, ...]) -> list[Known]:

@@ -107,6 +107,16 @@ def test_a_jetson(jetson):
     assert "build TensorRT for RTX engines (no GPU needed)" not in abilities(jetson)
 
 
+def test_a_module_with_less_memory_is_not_taken_for_the_other(jetson):
+    small = replace(jetson, memory_bytes=int(3.4 * 2**30))
+    found = by_name(facts(small))["device profile"]
+    assert found.state is State.INFO
+    assert found.detail.startswith(
+        "the nearest is Jetson Orin Nano 8GB Super (MAXN SUPER), and this one has 3.4"
+    )
+    assert "this is a" not in found.detail
+
+
 def test_a_device_without_a_profile():
     card = replace(ORIN, name="NVIDIA H200", compute_capability="9.0", integrated=False, l4t=None)
     assert by_name(facts(machine(gpu=card)))["device profile"].state is State.INFO

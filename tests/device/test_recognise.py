@@ -39,6 +39,32 @@ def test_boards(model, mode, target):
     assert (found and found.target) == target
 
 
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("model", "gibibytes", "target", "exact"),
+    [
+        ("NVIDIA Jetson AGX Orin Developer Kit", 61.4, "agx-orin", True),
+        ("NVIDIA Jetson AGX Orin Developer Kit", 29.9, "agx-orin", False),
+        ("NVIDIA Orin NX Developer Kit", 15.3, "orin-nx", True),
+        ("NVIDIA Orin NX Developer Kit", 7.4, "orin-nx", False),
+        ("NVIDIA Orin Nano Developer Kit", 7.4, "orin-nano", True),
+        ("NVIDIA Orin Nano Developer Kit", 3.4, "orin-nano", False),
+        ("NVIDIA Jetson Xavier NX Developer Kit", 6.7, "xavier-nx", True),
+        ("NVIDIA Jetson Xavier NX Developer Kit", 14.9, "xavier-nx", False),
+        ("Jetson-AGX Xavier", 30.4, "agx-xavier", True),
+        ("Jetson-AGX Xavier", 62.0, "agx-xavier", False),
+        ("NVIDIA Jetson AGX Thor Developer Kit", 122.8, "thor", True),
+        ("NVIDIA Jetson AGX Thor Developer Kit", None, "thor", True),
+    ],
+)
+def test_modules_of_one_name_are_told_apart_by_their_memory(model, gibibytes, target, exact):
+    memory = None if gibibytes is None else int(gibibytes * GIB)
+    found = recognise(Machine(jetson={"model": model, "power_mode": None}, memory_bytes=memory))
+    assert (found.target, found.exact) == (target, exact)
+
+
 def test_boards_by_their_files(orin_nano, agx_orin, xavier_nx):
     for root, target in ((orin_nano, "orin-nano-super"), (agx_orin, "agx-orin"), (xavier_nx, "xavier-nx")):
         assert recognise(Machine(root=root, jetson=Jetson(root).facts().values)).target == target

@@ -112,7 +112,8 @@ def not_for_this_board(machine: Machine) -> Iterator[Finding]:
     yield Finding(
         name=f"tensorrt {machine.tensorrt}",
         state=State.WARNING,
-        detail=f"{known.profile.title} is known to run TensorRT {known.profile.tensorrt}",
+        detail=f"{known.profile.title}{'' if known.exact else ', the nearest to this one,'} is known to run "
+        f"TensorRT {known.profile.tensorrt}",
         cure="install a version in that range; with another, run 'hasn-edge bench' before trusting it",
     )
 
