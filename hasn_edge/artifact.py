@@ -6,8 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ from hasn_edge.spec import ModelSpec, Precision
 
 SCHEMA = 1
 """Version of the sidecar format; a reader refuses every other one."""
+
+_unfinished: dict[Path, Path] = {}
+"""Temporary files that exist now, each with the name it is to take."""
+_naming = threading.RLock()
 
 
 class Kind(str, Enum):
@@ -156,23 +161,38 @@ def writing(path: Path) -> Iterator[Path]:
         OutputError: the folder cannot be made or written, or the disk is full; nothing is left behind.
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=path.suffix, dir=path.parent)
-        temporary = Path(name)
-        os.fchmod(handle, 0o666 & ~_umask())
-        os.close(handle)
+        with _naming:
+            _unfinished[temporary] = path  # before it exists: an interrupt may come at any time
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(path)
-        temporary = None
+        with _naming:
+            temporary.replace(path)
+            del _unfinished[temporary]
     except OSError as exc:
         raise output_error(path, exc) from exc
     finally:
-        if temporary is not None:
+        if _unfinished.pop(temporary, None) is not None:
             temporary.unlink(missing_ok=True)
+
+
+def abandon() -> tuple[Path, ...]:
+    """Remove every temporary file of :func:`writing`, right before the process is left by ``os._exit``.
+
+    For when a thread that writes hangs in a library. From now on no other thread can begin or finish a file.
+
+    Returns:
+        The names that they were to take.
+    """
+    _naming.acquire()  # for ever: what was not whole by now never is
+    dropped = tuple(_unfinished.values())
+    for temporary in list(_unfinished):
+        temporary.unlink(missing_ok=True)
+    return dropped
 
 
 def output_error(path: Path, exc: OSError) -> OutputError:
@@ -181,11 +201,9 @@ def output_error(path: Path, exc: OSError) -> OutputError:
         free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
         return OutputError(
             f"cannot write {path}: {exc.strerror} ({free / 1e6:.0f} MB free); free some space or choose "
-            "another folder with -o; nothing was left behind"
+            "another folder; nothing was left behind"
         )
-    return OutputError(
-        f"cannot write {path}: {exc.strerror or exc}; choose a folder that you may write to with -o"
-    )
+    return OutputError(f"cannot write {path}: {exc.strerror or exc}; choose a folder that you may write to")
 
 
 def publish(
@@ -228,9 +246,3 @@ def publish(
         with writing(sidecar_path(path)) as side:
             side.write_text(text, encoding="utf-8")
     return artifact
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

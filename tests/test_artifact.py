@@ -129,6 +129,41 @@ def test_full_disk_message(tmp_path):
     message = str(output_error(tmp_path / "deep" / "a.png", OSError(28, os.strerror(28))))
     assert "No space left on device" in message
     assert "MB free" in message
+    # The demo names the file by --record, not by -o.
+    assert " -o" not in message + str(output_error(tmp_path / "a.png", OSError(13, os.strerror(13))))
+
+
+def test_what_hangs_is_abandoned_and_never_finished(tmp_path):
+    """In a process of its own, which ends as one does that has a thread hanging in a library."""
+    code = f"""
+import os, threading
+from pathlib import Path
+from hasn_edge.artifact import abandon, writing
+folder = Path({str(tmp_path)!r})
+begun, go = threading.Event(), threading.Event()
+def hang():
+    with writing(folder / "a.bin") as temporary:
+        temporary.write_bytes(b"half")
+        begun.set()
+        go.wait(20)
+def late():
+    with writing(folder / "b.bin"):
+        pass
+threads = [threading.Thread(target=f, daemon=True) for f in (hang, late)]
+threads[0].start()
+begun.wait(20)
+assert len(list(folder.iterdir())) == 1
+print(*(path.name for path in abandon()))
+go.set()
+threads[1].start()
+threads[0].join(0.2)
+threads[1].join(0.1)
+print(*folder.iterdir(), flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["a.bin"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_permissions_follow_the_umask(tmp_path):
