@@ -166,8 +166,8 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
             memory = (machine.memory_bytes or 0) / 2**30
             said = (
                 f"the nearest is {title}, and this one has {memory:.1f} GiB of memory, so that its "
-                f"multiprocessors or clocks may be others too: {build} is right for it, an estimate is of the "
-                "other"
+                f"multiprocessors or clocks may be others too: {build} is right for it, an estimate is of "
+                "the other"
             )
         yield Finding(name="device profile", state=State.OK if known.exact else State.INFO, detail=said)
         if known.profile.integrated:

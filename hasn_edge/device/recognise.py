@@ -30,8 +30,8 @@ def recognise(machine: Machine) -> Known | None:
 
     A Jetson is told by the model in its device tree, for the driver calls every Orin "Orin", and by its
     memory: power modes switch multiprocessors off, and no mode takes memory away. Where only the memory does
-    not fit, the profile is the nearest and says so. A card is told by the driver's name, capability and number
-    of multiprocessors. Of two profiles of one Jetson, the one that has its present power mode is taken.
+    not fit, the profile is the nearest and says so. A card is told by the driver's name, capability and
+    number of multiprocessors. Of two profiles of one Jetson, that which has its power mode is taken.
     """
     known = _profiles()
     if machine.jetson is None:

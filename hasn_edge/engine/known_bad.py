@@ -54,6 +54,11 @@ class KnownBad:
         return f"{self.what}; {self.cure} ({self.source})"
 
 
+_GUARDED = (
+    "hasn-edge compares a picture whose result is known after every build and load, and refuses an engine "
+    "that computes something else"
+)
+
 TABLE = (
     KnownBad(
         name="builder-resource-10.2.0",
@@ -86,6 +91,26 @@ TABLE = (
         source="github.com/NVIDIA/TensorRT/issues/4832",
         precision=Precision.INT8,
         compute_capability="8.7",
+    ),
+    KnownBad(
+        name="wrong-boxes-thor-10.13",
+        version="10.13",
+        severity=Severity.WARN,
+        what="TensorRT 10.13 of JetPack 7.0 and 7.1 on Thor ran an engine that gave wrong results where the "
+        "same network was right on other boards",
+        cure=f"{_GUARDED}; where it refuses the engine, install JetPack 7.2 (TensorRT 10.16)",
+        source="github.com/ultralytics/ultralytics/issues/22873",
+        compute_capability="11.0",
+    ),
+    KnownBad(
+        name="shared-layernorm-thor-10.13",
+        version="10.13",
+        severity=Severity.WARN,
+        what="TensorRT 10.13.3.9 on Thor miscompiles, at batch 1, products that share the result of one "
+        "LayerNorm and that it computes side by side; f1, f2 and f3 of every block of HASN are such",
+        cure=f"{_GUARDED}; where it refuses the engine, install JetPack 7.2 (TensorRT 10.16)",
+        source="github.com/NVIDIA/TensorRT-Edge-LLM/issues/151",
+        compute_capability="11.0",
     ),
     KnownBad(
         name="nptype-8.5",

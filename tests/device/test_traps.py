@@ -94,6 +94,9 @@ def only(trap, machine: Machine) -> Finding:
     return found
 
 
+THOR = replace(ORIN, name="NVIDIA Thor", compute_capability="11.0", sm_count=20, l4t="38.4.0")
+
+
 def without(machine: Machine, *names: str, **changes) -> Machine:
     modules = {name: place for name, place in machine.modules.items() if name not in names}
     return replace(machine, modules={**modules, **changes.pop("modules", {})}, **changes)
@@ -209,12 +212,38 @@ def test_bad_versions(request, kind, version, numpy, said, state):
         assert version in found.name
 
 
+def test_thor_has_two_known_ones(jetson):
+    machine = replace(jetson, gpu=THOR, versions={**jetson.versions, "tensorrt": "10.13.3.9"})
+    wrong, fused = tensorrt.bad_version(machine)
+    assert "ultralytics/issues/22873" in wrong.detail
+    assert "TensorRT-Edge-LLM/issues/151" in fused.detail
+    assert "picture whose result is known" in fused.cure
+
+
 def test_a_version_that_is_not_for_the_board(jetson):
     machine = replace(jetson, versions={**jetson.versions, "tensorrt": "11.4.1"})
     found = only(tensorrt.not_for_this_board, machine)
     assert "Orin Nano" in found.detail
     assert not list(tensorrt.not_for_this_board(jetson))
     assert not list(tensorrt.not_for_this_board(replace(machine, jetson=None, gpu=None)))
+
+
+def test_tensorrt_11_on_a_gpu_before_turing(desktop):
+    volta = replace(CARD, name="NVIDIA TITAN V", compute_capability="7.0", sm_count=80)
+    found = only(tensorrt.too_old_gpu, replace(desktop, gpu=volta))
+    assert found.detail == (
+        "runs on Turing and newer GPUs (compute capability 7.5); here is NVIDIA TITAN V (80 SM, compute "
+        "capability 7.0)"
+    )
+    assert found.cure == "install an older TensorRT: pip install 'tensorrt<11'"
+    assert found in find_traps(replace(desktop, gpu=volta))
+    assert not list(tensorrt.too_old_gpu(replace(desktop, gpu=replace(volta, compute_capability="7.5"))))
+    assert not list(tensorrt.too_old_gpu(replace(desktop, gpu=replace(volta, compute_capability="12.0"))))
+    old = replace(desktop, gpu=volta, versions={**desktop.versions, "tensorrt": "10.4.0"})
+    assert not list(tensorrt.too_old_gpu(old))
+    xavier = replace(volta, name="Xavier", compute_capability="7.2")
+    board = replace(desktop, gpu=xavier, jetson={"model": "Jetson-AGX Xavier", "l4t": "35.6.0"})
+    assert "python3-libnvinfer" in only(tensorrt.too_old_gpu, board).cure
 
 
 @pytest.mark.parametrize("module", ["tensorrt_lean", "tensorrt_dispatch"])

@@ -11,6 +11,8 @@ from hasn_edge.errors import UnsupportedError
 from hasn_edge.spec import Precision
 
 JETPACK_7 = replace(NANO, l4t="39.2.0")
+THOR = replace(NANO, name="NVIDIA Thor", compute_capability="11.0", l4t="38.4.0")
+THOR_NAMES = ["wrong-boxes-thor-10.13", "shared-layernorm-thor-10.13"]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,10 @@ JETPACK_7 = replace(NANO, l4t="39.2.0")
         ("10.16.2.10", Precision.INT8, JETPACK_7, ["dequantize-orin-10.16.2"]),
         ("10.16.2.10", Precision.INT8, replace(JETPACK_7, compute_capability="11.0"), []),
         ("10.16.1.11", Precision.INT8, JETPACK_7, []),
+        ("10.13.3.9", Precision.FP16, THOR, THOR_NAMES),
+        ("10.13.3.9", Precision.INT8, THOR, THOR_NAMES),
+        ("10.13.3.9", Precision.FP16, ADA, []),
+        ("10.16.2.10", Precision.FP16, replace(THOR, l4t="39.2.0"), []),
         ("8.5.2.2", None, None, ["nptype-8.5"]),
         ("11.4.0.106", None, ADA, []),
     ],
@@ -41,6 +47,9 @@ def test_who_is_concerned(
 def test_what_the_builder_does() -> None:
     (said,) = warnings_before_build("10.3.0", precision=Precision.INT8, gpu=NANO)
     assert "install TensorRT 10.7" in said
+    said = warnings_before_build("10.13.3.9", precision=Precision.FP16, gpu=THOR)
+    assert len(said) == 2
+    assert all("picture whose result is known after every build and load" in text for text in said)
     assert warnings_before_build("8.5.2", precision=Precision.INT8, gpu=NANO) == []
     with pytest.raises(UnsupportedError, match="cannot build; install any other version"):
         warnings_before_build("10.2.0", precision=Precision.FP32, gpu=ADA)

@@ -20,6 +20,7 @@ TRAPS: tuple[Trap, ...] = (
     tensorrt.missing_libraries,
     tensorrt.bad_version,
     tensorrt.not_for_this_board,
+    tensorrt.too_old_gpu,
     tensorrt.lean_without_driver,
     tensorrt.old_driver,
     tensorrt.stale_engines,

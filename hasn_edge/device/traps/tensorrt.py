@@ -22,6 +22,9 @@ DRIVERS = {"13": (580, "13.0"), "12": (535, "12.2")}
 """Oldest driver, and its CUDA, for TensorRT 11 by the CUDA that it was built with; from NVIDIA's
 prerequisites of TensorRT 11.4 and the release notes of CUDA 13."""
 
+TURING = (7, 5)
+"""Compute capability of the oldest generation that TensorRT 11 supports; NVIDIA's prerequisites."""
+
 SERVER_BUILDS = 39
 """From this release on, Jetson Linux runs what is built for ARM servers, such as the packages on PyPI."""
 
@@ -116,6 +119,23 @@ def not_for_this_board(machine: Machine) -> Iterator[Finding]:
         f"TensorRT {known.profile.tensorrt}",
         cure="install a version in that range; with another, run 'hasn-edge bench' before trusting it",
     )
+
+
+def too_old_gpu(machine: Machine) -> Iterator[Finding]:
+    """TensorRT 11 left out the GPUs before Turing."""
+    gpu = machine.gpu
+    if gpu is None or machine.tensorrt is None or version_tuple(machine.tensorrt) < (11,):
+        return
+    if version_tuple(gpu.compute_capability) < TURING:
+        yield Finding(
+            name=f"tensorrt {machine.tensorrt}",
+            state=State.WARNING,
+            detail=f"runs on Turing and newer GPUs (compute capability {_dotted(TURING)}); here is "
+            f"{gpu.title}",
+            cure="install JetPack's own TensorRT: sudo apt install python3-libnvinfer"
+            if machine.l4t
+            else "install an older TensorRT: pip install 'tensorrt<11'",
+        )
 
 
 def lean_without_driver(machine: Machine) -> Iterator[Finding]:
