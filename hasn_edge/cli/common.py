@@ -35,13 +35,13 @@ def artifact_option(function: F) -> F:
     )(function)
 
 
-def device_option(function: F) -> F:
-    """Add ``--device``."""
+def device_option(function: F, *, default: str = "cpu; cuda for an engine") -> F:
+    """Add ``--device``; ``default`` is what its help says of the verb's."""
     return click.option(
         "--device",
         metavar="cpu|cuda[:N]|tensorrt[:N]",
         default=None,
-        help="Where to run; tensorrt is ONNX Runtime's.  [default: cpu; cuda for an engine]",
+        help=f"Where to run; tensorrt is ONNX Runtime's.  [default: {default}]",
     )(function)
 
 

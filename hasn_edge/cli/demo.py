@@ -8,12 +8,22 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, console, messages, model_option, threads_option
+from hasn_edge.cli.common import (
+    SIZE,
+    chosen_model,
+    console,
+    cuda_option,
+    device_option,
+    messages,
+    model_option,
+    threads_option,
+)
 from hasn_edge.errors import HasnEdgeError
 
 if TYPE_CHECKING:
@@ -90,6 +100,8 @@ class _InputSize(click.ParamType[Any]):
     metavar="NAME",
     help="Begin with this file of ./engines, or of --artifact.  [default: best for this machine]",
 )
+@partial(device_option, default="best for this machine")
+@cuda_option
 @threads_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that serves the web page.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Its port.")
@@ -101,9 +113,13 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     Ends with the source, after --seconds or by Ctrl-C (exit code 130); finishes the recording and
     prints what was measured.
 
+    Without --engine and --device it begins with the best for this machine, and says what that
+    is: an engine of ./engines, else a GPU by ONNX Runtime or PyTorch, else the processor.
+
     \b
     Examples:
       hasn-edge demo
+      hasn-edge demo --device cuda
       hasn-edge demo --source rtsp://camera.local/stream --view web --host 0.0.0.0
       hasn-edge demo --source clip.mp4 --record clip_x4.mp4
       hasn-edge demo --source pattern --self-test --seconds 10

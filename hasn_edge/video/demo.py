@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from hasn_edge.errors import MissingDependencyError, UnsupportedError
+from hasn_edge.errors import MissingDependencyError, OutputError, UnsupportedError
 from hasn_edge.runtime.session import Session
 from hasn_edge.video.engines import engines_of, open_first
 from hasn_edge.video.live import Live
@@ -34,6 +34,8 @@ class Request:
     artifacts: tuple[Path, ...] = ()
     engine: str | None = None
     threads: int | None = None
+    device: str | None = None
+    cuda: str | None = None
     source: str | None = None
     size: tuple[int, int] | Literal["native"] | None = None
     view: str = "auto"
@@ -61,7 +63,14 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
     """
     writer = _checked_writer(request)
     asked = None if request.size == "native" else request.size
-    engines = engines_of(request.model, request.artifacts, size=asked, threads=request.threads)
+    engines = engines_of(
+        request.model,
+        request.artifacts,
+        size=asked,
+        threads=request.threads,
+        device=request.device,
+        cuda=request.cuda,
+    )
     usual = None if request.size == "native" else asked or DEFAULT_SIZE
     name, session = open_first(engines, request.engine, usual, tell)
     runs: list[Live] = []
@@ -145,12 +154,14 @@ def _checked_writer(
     """Return what opens the recording, after refusing what can be known to fail before anything runs."""
     if request.record is None:
         return None
-    from hasn_edge.video.encoders import check_container, find_encoder, quality_options
-    from hasn_edge.video.writer import VideoWriter
+    from hasn_edge.video.writer import VideoWriter, check_writer
 
-    path = request.record
-    check_container(path)
-    quality_options(find_encoder(request.codec, path), request.quality)
+    path, source = request.record, Path(request.source or "")
+    if source.is_file() and path.exists() and path.samefile(source):
+        raise OutputError(
+            f"{path} is the video to show and would be overwritten; choose another name with --record"
+        )
+    check_writer(path, codec=request.codec, quality=request.quality)
 
     def opened(fps: float, size: tuple[int, int]) -> Any:
         return VideoWriter(path, size, fps, codec=request.codec, quality=request.quality)

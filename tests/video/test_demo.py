@@ -124,6 +124,8 @@ def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
         (["--size", "320"], 2, "'320' is no size; expected WIDTHxHEIGHT"),
         (["--seconds", "0"], 2, "--seconds"),
         (["--view", "tv"], 2, "'tv' is not one of"),
+        (["--device", "gpu"], 1, "no device called 'gpu'; choose cpu, cuda"),
+        (["--cuda", "torch"], 1, "--cuda is for TensorRT engines"),
         (["--source", "nothing.mp4"], 1, "nothing.mp4: no such file; --source takes"),
         (["--source", "ftp://x/y"], 1, "ftp://x/y: no such kind of source"),
         (["--record", "out.gif"], 1, "unknown ending '.gif'"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +22,40 @@ OWN = f"{DEFAULT_MODEL} fp32"
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(engines, "has_integer_dot_product", lambda: True)
+    monkeypatch.setattr(engines, "gpu_facts", lambda: None)
     return tmp_path
+
+
+@pytest.fixture
+def gpu(folder, monkeypatch):
+    """Give the machine a GPU that these packages can use."""
+
+    def use(*, onnxruntime: bool = False, torch: bool = False) -> None:
+        providers = ["CUDAExecutionProvider"] if onnxruntime else []
+        packages = {
+            "onnxruntime": SimpleNamespace(get_available_providers=lambda: [*providers, "CPU"]),
+            "torch": SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: torch)),
+        }
+        monkeypatch.setattr(engines, "gpu_facts", lambda: "a GPU")
+        for name, package in packages.items():
+            monkeypatch.setitem(sys.modules, name, package)
+
+    return use
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple[str, dict]]:
+    """What was opened, and how."""
+    calls = []
+
+    def open_any(what, **settings):
+        name = what.path.stem if isinstance(what, Artifact) else Path(what).stem
+        calls.append((name, settings))
+        return FakeSession()
+
+    monkeypatch.setattr(engines, "open_session", open_any)
+    monkeypatch.setattr(engines, "open_model", open_any)
+    return calls
 
 
 def built(folder: Path, name: str, kind: Kind, precision: Precision, *, source: str | None = None, size=None):
@@ -79,14 +114,7 @@ def test_named_files_are_the_only_choice_in_their_order(folder):
         engines_of(DEFAULT_MODEL, [folder / "c.onnx"])
 
 
-def test_files_are_opened_as_their_kind_wants(folder, monkeypatch):
-    calls = []
-
-    def open_session(artifact, **settings):
-        calls.append((artifact.path.stem if isinstance(artifact, Artifact) else artifact.stem, settings))
-        return FakeSession()
-
-    monkeypatch.setattr(engines, "open_session", open_session)
+def test_files_are_opened_as_their_kind_wants(folder, calls):
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
     built(folder, "static", Kind.ONNX, Precision.FP32, size=[90, 160])
     built(folder, "ts", Kind.TORCHSCRIPT, Precision.FP32)
@@ -94,11 +122,107 @@ def test_files_are_opened_as_their_kind_wants(folder, monkeypatch):
     for engine in found.values():
         engine.open((180, 320))
     assert dict(calls) == {
-        "trt": {"slots": 2},
-        f"{DEFAULT_MODEL}-fp32-cpu": {"threads": 3, "frame": (180, 320)},
-        "static": {"threads": 3, "frame": None},
-        "ts": {"threads": 3, "frame": None},
+        "trt": {"slots": 2, "device": None, "cuda": None},
+        f"{DEFAULT_MODEL}-fp32-cpu": {"threads": 3, "frame": (180, 320), "device": None},
+        "static": {"threads": 3, "frame": None, "device": None},
+        "ts": {"threads": 3, "frame": None, "device": None},
     }
+
+
+def test_without_an_engine_a_gpu_of_onnx_runtime_comes_first(folder, gpu, calls):
+    gpu(onnxruntime=True)
+    for name, kind, precision in (
+        ("ts16", Kind.TORCHSCRIPT, Precision.FP16),
+        ("onnx16", Kind.ONNX, Precision.FP16),
+        ("onnx8", Kind.ONNX, Precision.INT8),
+    ):
+        built(folder, name, kind, precision)
+    found = engines_of(DEFAULT_MODEL, folder=folder)
+    gpus, processor = ["onnx16", OWN, "onnx8"], ["onnx8 cpu", f"{OWN} cpu", "onnx16 cpu", "ts16"]
+    assert list(found) == [*gpus, *processor]
+    for engine in found.values():
+        engine.open((180, 320))
+    assert [settings["device"] for _, settings in calls] == ["cuda"] * 3 + ["cpu"] * 3 + [None]
+    built(folder, "trt", Kind.ENGINE, Precision.FP16)
+    assert next(iter(engines_of(DEFAULT_MODEL, folder=folder))) == "trt"
+
+
+def test_else_a_gpu_of_pytorch_does(folder, gpu, calls):
+    gpu(torch=True)
+    built(folder, "ts16", Kind.TORCHSCRIPT, Precision.FP16)
+    found = engines_of(DEFAULT_MODEL, folder=folder, threads=2)
+    assert list(found) == ["ts16", OWN, f"{OWN} cpu", "ts16 cpu"]
+    found[OWN].open((180, 320))
+    found[f"{OWN} cpu"].open((180, 320))
+    assert calls == [
+        (DEFAULT_MODEL, {"backend": "pytorch", "device": "cuda", "threads": 2}),
+        (f"{DEFAULT_MODEL}-fp32-cpu", {"device": "cpu", "threads": 2, "frame": (180, 320)}),
+    ]
+
+
+def test_a_gpu_that_nothing_can_use_changes_nothing(folder, gpu, monkeypatch):
+    gpu()
+    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN]
+    for name in ("onnxruntime", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)  # not installed
+    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN]
+
+
+def test_a_gpu_that_does_not_start_is_said_and_the_processor_taken(folder, gpu, monkeypatch):
+    gpu(onnxruntime=True)
+
+    def open_session(artifact, *, device, **settings):
+        if device == "cuda":
+            raise BuildError("CUDAExecutionProvider did not start")
+        return FakeSession()
+
+    monkeypatch.setattr(engines, "open_session", open_session)
+    told = []
+    name, _ = open_first(engines_of(DEFAULT_MODEL, folder=folder), None, None, told.append)
+    assert name == f"{OWN} cpu"
+    assert told == [
+        f"{OWN} is left out: CUDAExecutionProvider did not start",
+        f"{OWN} cpu: computed by fake on cpu",
+    ]
+
+
+def test_a_device_that_was_asked_for_holds_for_all(folder, gpu, calls):
+    gpu(onnxruntime=True, torch=True)
+    for name, kind in (("trt", Kind.ENGINE), ("onnx", Kind.ONNX), ("ts", Kind.TORCHSCRIPT)):
+        built(folder, name, kind, Precision.FP16)
+    for device, names in {
+        "cuda:1": {"trt", "onnx", OWN, "ts"},
+        "tensorrt": {"onnx", OWN},
+        "cpu": {OWN, "onnx", "ts"},
+    }.items():
+        found = engines_of(DEFAULT_MODEL, folder=folder, device=device)
+        assert set(found) == names
+        for engine in found.values():
+            engine.open(None)
+        assert {settings["device"] for _, settings in calls[-len(names) :]} == {device}
+    named = engines_of(DEFAULT_MODEL, [folder / "ts.ts", folder / "trt.engine"], device="cpu", cuda="torch")
+    assert list(named) == ["ts", "trt"], "what was named is refused where it is opened"
+
+
+def test_named_files_are_offered_on_the_gpu_and_on_the_processor(folder, gpu):
+    gpu(onnxruntime=True)
+    for name, kind in (("b", Kind.ONNX), ("a", Kind.ENGINE)):
+        built(folder, name, kind, Precision.FP32)
+    assert list(engines_of(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.engine"])) == ["b", "b cpu", "a"]
+
+
+def test_what_gives_engines_their_memory(folder, calls):
+    built(folder, "trt", Kind.ENGINE, Precision.FP16)
+    engines_of(DEFAULT_MODEL, folder=folder, cuda="pycuda")["trt"].open(None)
+    assert calls == [("trt", {"slots": 2, "device": None, "cuda": "pycuda"})]
+    with pytest.raises(InputError, match=r"--cuda is for TensorRT engines, and there is none.*--artifact"):
+        engines_of(DEFAULT_MODEL, folder=folder / "none", cuda="pycuda")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:", "CUDA", "cuda:x"])
+def test_unknown_devices(folder, device):
+    with pytest.raises(InputError, match=f"no device called '{device}'; choose cpu, cuda, cuda:<index>"):
+        engines_of(DEFAULT_MODEL, folder=folder, device=device)
 
 
 def working(name: str, opened: list) -> Engine:
@@ -120,7 +244,7 @@ def test_what_does_not_work_here_is_left_out_and_said():
     assert name == "own"
     assert isinstance(session, FakeSession)
     assert opened == [("own", (180, 320))]
-    assert told == ["trt is left out: made for another GPU"]
+    assert told == ["trt is left out: made for another GPU", "own: computed by fake on cpu"]
 
 
 def test_the_one_that_was_named_must_work():
