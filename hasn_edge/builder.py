@@ -181,9 +181,9 @@ def _engine(
         raise UnsupportedError(
             f"{capabilities.title} has no calibrator; use the method qdq, which serves all"
         )
-    form = Form.WEAK if legacy else Form(capabilities.form)
+    form = Form(capabilities.weak_form if legacy else capabilities.form)
     # Weak graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
-    by_flag = form is Form.WEAK and (legacy or wanted is Precision.FP16)
+    by_flag = form.weak and (legacy or wanted is Precision.FP16)
     # TensorRT's calibrator runs the graph on pictures of their own size: the engine's is the profile's.
     precision, size = Precision.FP32 if by_flag else wanted, None if legacy else target.shapes.size
     calibrator = calibrator_input(job) if legacy else None

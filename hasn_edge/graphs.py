@@ -24,10 +24,17 @@ class Form(str, Enum):
     CPU = "cpu"
     """ONNX Runtime on a processor: FP32 tensors unless FP16 is asked for, LayerNormalization as one node."""
     WEAK = "weak"
-    """TensorRT 8.5 to 10.11: opset 17, FP32 tensors, LayerNorm in single operations, which 8.5 needs;
+    """TensorRT 8.5 to 10.11: opset 17, FP32 tensors, LayerNorm in single operations, which 8 needs;
     precision comes from Q/DQ nodes and from builder flags."""
+    WEAK_10 = "weak-10"
+    """TensorRT 10.0 to 10.11: the same, but LayerNormalization as one node, which has kernels of its own."""
     STRONG = "strong"
     """TensorRT 10.12 and newer, TensorRT for RTX: opset 20, every tensor has its type, FP16 inside."""
+
+    @property
+    def weak(self) -> bool:
+        """Whether its tensors are FP32 and builder flags decide the precision."""
+        return self in (Form.WEAK, Form.WEAK_10)
 
 
 @dataclass
@@ -99,7 +106,7 @@ class GraphMaker:
         chosen = opset or (STRONG_OPSET if typed else WEAK_OPSET)
         graph = self.fp32(chosen, decompose_norm=form is Form.WEAK, size=size)
         if precision is Precision.FP16 or (precision is Precision.INT8 and form is Form.STRONG):
-            assert form is not Form.WEAK, "weak graphs have FP32 tensors"
+            assert not form.weak, "weak graphs have FP32 tensors"
             graph = fp16_onnx_from_onnx(graph)
         if precision is Precision.INT8:
             assert ranges is not None

@@ -162,7 +162,7 @@ class Job:
             suffix=suffix,
             details={
                 "form": form.value,
-                **({"builder_flags": list(FLAGS[precision])} if form is Form.WEAK else {}),
+                **({"builder_flags": list(FLAGS[precision])} if form.weak else {}),
                 "opset": graph.opset_import[0].version,
                 "fused": list(self.maker.rules),
                 **self._quantization(precision),

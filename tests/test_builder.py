@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,10 +29,10 @@ NANO = GpuFacts(
     integrated=True, l4t="36.4.3", sm_count=8,
 )  # fmt: skip
 JETPACK_6 = Capabilities(
-    runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, strong_typing_flag=True,
-    explicit_batch_flag=True, precision_flags=True, calibrator=True, calibration_profile=True,
-    compute_capabilities=(), optimization_level=True, hardware_compatibility=(), version_compatible=True,
-    timing_cache=True, progress_monitor=True, parser_names_nodes=True,
+    runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, native_normalization=True,
+    strong_typing_flag=True, explicit_batch_flag=True, precision_flags=True, calibrator=True,
+    calibration_profile=True, compute_capabilities=(), optimization_level=True, hardware_compatibility=(),
+    version_compatible=True, user_allocation=False, timing_cache=True, progress_monitor=True, parser_names_nodes=True,
 )  # fmt: skip
 PLAN = b"ftrt" + bytes(20) + bytes((10, 3, 0, 30)) + bytes(4096)
 
@@ -74,6 +75,10 @@ def told(monkeypatch) -> SimpleNamespace:
     return seen
 
 
+def operators(graph: onnx.ModelProto) -> set[str]:
+    return {node.op_type for node in graph.graph.node}
+
+
 def input_dims(graph: onnx.ModelProto) -> list[int]:
     return [dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
 
@@ -87,6 +92,37 @@ def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
     assert (engine.precision, engine.size) == (Precision.FP16, (32, 40))
     assert engine.details["emulated_as"] == "strong graph, fp16"
     assert engine.details["golden"]["shape"] == [1, 3, 32, 40]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeypatch, precision):
+    def built(**rest) -> tuple[str, set[str]]:
+        recipe = {"recipe": tiny.with_name("loose.toml")} if precision == "int8" else {}
+        made = hasn_edge.build(
+            tiny, precision=precision, size=(32, 40), output=tmp_path / "out", **recipe, **rest
+        )
+        return made.artifacts[-1].details["cache_key"], operators(told.graph)
+
+    key, found = built()
+    assert "LayerNormalization" in found
+    assert not found & {"ReduceMean", "Sqrt"}
+    jetpack_5 = replace(JETPACK_6, version="8.5.2", native_normalization=False)
+    monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: jetpack_5)
+    other, found = built()
+    assert "LayerNormalization" not in found
+    assert found >= {"ReduceMean", "Sqrt"}
+    assert other != key
+    # One does not overwrite the other's graph.
+    graphs = {path.name for path in (tmp_path / "out").glob("*.onnx")}
+    plain = "int8" if precision == "int8" else "fp32"
+    assert graphs == {f"tiny-{plain}-weak-40x32.onnx", f"tiny-{plain}-weak-10-40x32.onnx"}
+
+
+def test_the_portable_graph_is_one_that_8_5_reads(tiny, told, tmp_path):
+    built = hasn_edge.build(tiny, precision="fp32", target="portable", size=(32, 40), output=tmp_path)
+    weak = onnx.load(built.artifacts[0].path)
+    assert built.artifacts[0].path.name == "tiny-fp32-weak-40x32.onnx"
+    assert "LayerNormalization" not in operators(weak)
 
 
 def test_the_calibrator_has_a_graph_that_takes_its_pictures(tiny, told, tmp_path):

@@ -37,7 +37,10 @@ class Capabilities:
     strong_typing: bool
     """Types are best taken from the graph, which must be the strong artefact (typed FP16 tensors, Q/DQ scales
     in the tensors' type): TensorRT for RTX, and TensorRT from 10.12 on, where precision flags are
-    deprecated. The only answer that a version number gives; all others are names that exist or do not."""
+    deprecated. Like the next answer from the version number; all others are names that exist or do not."""
+    native_normalization: bool
+    """LayerNormalization is read as one layer: TensorRT 10 and newer. 8.5 does not read it, and 8.6 is
+    reported to fail where sizes change."""
     strong_typing_flag: bool
     """A network must be created with ``STRONGLY_TYPED`` to be so (TensorRT 10; 11 accepts and ignores it)."""
     explicit_batch_flag: bool
@@ -58,6 +61,9 @@ class Capabilities:
     TensorRT for RTX has compute capabilities instead)."""
     version_compatible: bool
     """Engines can be made that a newer TensorRT runs (from 8.6 on; never with TensorRT for RTX)."""
+    user_allocation: bool
+    """An engine can be bound to memory of the caller, which recording a CUDA graph of it needs (TensorRT for
+    RTX)."""
     timing_cache: bool
     """Timings of one build help the next. Not TensorRT for RTX, where asking for it needs a GPU."""
     progress_monitor: bool
@@ -71,9 +77,14 @@ class Capabilities:
         return f"{NAMES[self.runtime]} {self.version}"
 
     @property
-    def form(self) -> Literal["weak", "strong"]:
-        """The form of graph that this TensorRT is given."""
-        return "strong" if self.strong_typing else "weak"
+    def form(self) -> Literal["weak", "weak-10", "strong"]:
+        """The form of graph that this TensorRT is given, see :class:`hasn_edge.graphs.Form`."""
+        return "strong" if self.strong_typing else self.weak_form
+
+    @property
+    def weak_form(self) -> Literal["weak", "weak-10"]:
+        """The form where builder flags, or a calibrator, shall decide the precision."""
+        return "weak-10" if self.native_normalization else "weak"
 
 
 def ask_capabilities(runtime: EngineRuntime) -> Capabilities:
@@ -134,6 +145,7 @@ def load_tensorrt(
     Raises:
         MissingDependencyError: it is not installed.
         BuildError: it is installed but cannot be loaded, for example because a library is missing.
+        UnsupportedError: it is older than 8.5.
     """
     name = find_module(runtime, needed_for=needed_for)
     try:
@@ -146,6 +158,12 @@ def load_tensorrt(
             f"{NAMES[runtime]} is installed (package '{name}') but cannot be loaded: {exc}; "
             f"install it again with: {again}"
         ) from exc
+    # With this name came the calls that run an engine in every version since.
+    if not hasattr(getattr(trt, "ICudaEngine", None), "num_io_tensors"):
+        raise UnsupportedError(
+            f"{needed_for} needs at least {NAMES[runtime]} 8.5, and {trt.__version__} is here: install a "
+            "newer one; on a Jetson it comes with JetPack 5.1 and newer"
+        )
     return trt, probe(trt, runtime)
 
 
@@ -162,6 +180,7 @@ def probe(trt: ModuleType, runtime: EngineRuntime) -> Capabilities:
         runtime=runtime,
         version=version,
         strong_typing=rtx or version_tuple(version) >= (10, 12),
+        native_normalization=rtx or version_tuple(version) >= (10,),
         strong_typing_flag=hasattr(network, "STRONGLY_TYPED"),
         explicit_batch_flag=hasattr(network, "EXPLICIT_BATCH"),
         precision_flags=_all(flags, "FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS")
@@ -178,6 +197,7 @@ def probe(trt: ModuleType, runtime: EngineRuntime) -> Capabilities:
         if not rtx and hasattr(config, "hardware_compatibility_level")
         else (),
         version_compatible=not rtx and hasattr(flags, "VERSION_COMPATIBLE"),
+        user_allocation=hasattr(flags, "REQUIRE_USER_ALLOCATION"),
         timing_cache=not rtx and hasattr(config, "create_timing_cache"),
         progress_monitor=hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor"),
         parser_names_nodes=hasattr(getattr(trt, "ParserError", None), "node_name"),

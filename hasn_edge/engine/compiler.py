@@ -181,6 +181,22 @@ def _configure(
         if not capabilities.optimization_level:
             raise UnsupportedError(f"{capabilities.title} has no optimization_level; leave it unset")
         config.builder_optimization_level = target.optimization_level
+    _set_compatibility(trt, capabilities, config, target)
+    if capabilities.user_allocation:
+        # NVIDIA: required where the caller records the graph, which the session does as a last resort.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    return {
+        "tf32": target.tf32,
+        "optimization_level": target.optimization_level,
+        "workspace_bytes": options.workspace_bytes,
+        "hardware_compatibility": target.hardware_compatibility,
+        "version_compatible": target.version_compatible,
+        "require_user_allocation": capabilities.user_allocation,
+    }
+
+
+def _set_compatibility(trt: Any, capabilities: Capabilities, config: Any, target: EngineTarget) -> None:
+    """Say where else than here the engine shall run."""
     if target.hardware_compatibility is not None:
         if target.hardware_compatibility not in capabilities.hardware_compatibility:
             known = ", ".join(capabilities.hardware_compatibility) or "none"
@@ -200,13 +216,6 @@ def _configure(
             member = getattr(trt.ComputeCapability, "SM" + capability.replace(".", ""))
             if not config.set_compute_capability(member, i):
                 raise BuildError(f"{capabilities.title} refused compute capability {capability}")
-    return {
-        "tf32": target.tf32,
-        "optimization_level": target.optimization_level,
-        "workspace_bytes": options.workspace_bytes,
-        "hardware_compatibility": target.hardware_compatibility,
-        "version_compatible": target.version_compatible,
-    }
 
 
 def _make_logger(trt: Any, on_message: OnMessage) -> object:

@@ -77,8 +77,8 @@ def engine_from_onnx(
 
     Args:
         onnx: The serialized graph, in the form that
-            :attr:`hasn_edge.engine.capabilities.Capabilities.form` names; with ``calibrator`` always the weak
-            FP32 graph.
+            :attr:`hasn_edge.engine.capabilities.Capabilities.form` names; with ``calibrator`` the FP32
+            graph in the form that ``weak_form`` names.
         target: What to build for.
         precision: What the engine shall compute in. A strong graph says so itself and is checked against it;
             a weak one takes it by builder flags. ``None``: what the graph says, which never is FP16 where

@@ -12,7 +12,9 @@ from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
 MakeOnnx = Callable[..., bytes]
 
 # By hand, from NVIDIA's release notes and the record: not computed by the code under test.
-WEAK = ("8.5.2", "8.6.1", "10.0.1", "10.3.0", "10.7.0")
+DECOMPOSED = ("8.5.2", "8.6.1")
+NATIVE = ("10.0.1", "10.3.0", "10.7.0")
+WEAK = DECOMPOSED + NATIVE
 STRONG_WITH_FLAG = ("10.13.3.9", "10.15.1.29", "10.16.1.11")
 STRONG_ONLY = ("11.0.0.114", "11.4.0.106", "rtx 1.7.1.116")
 EXPLICIT_BATCH, STRONGLY_TYPED = 1, 2
@@ -29,6 +31,7 @@ BUILDER_FLAGS = {
 LAYER_NORM = [
     f"block_1.ln.{name}" for name in ("ReduceMean", "Sub", "Mul", "ReduceMean_1", "Add", "Sqrt", "Div")
 ]
+ONE_NORM = ["block_1.ln.LayerNormalization"]
 AFFINE = ["block_1.ln.Mul_1", "block_1.ln.Add_1"]
 AVERAGE = ["block_1.cab.cab.3.attention.0.GlobalAveragePool"]
 
@@ -41,7 +44,7 @@ def target_of(version: str, **changes: Any) -> EngineTarget:
 
 
 def form_of(version: str) -> str:
-    return "weak" if version in WEAK else "strong"
+    return "weak" if version in DECOMPOSED else "weak-10" if version in NATIVE else "strong"
 
 
 def compile_with(

@@ -58,9 +58,9 @@ def hasn_onnx() -> Callable[..., bytes]:
         pixels: bool = False,
     ) -> bytes:
         torch.manual_seed(0)
-        weak = form == "weak"
+        weak = form != "strong"
         measured = onnx_from_model(
-            HASN(spec).eval(), opset=17 if weak else 20, decompose_norm=weak, simplify=False
+            HASN(spec).eval(), opset=17 if weak else 20, decompose_norm=form == "weak", simplify=False
         )
         proto = with_fixed_size(measured, size, spec.scale) if size else measured
         if precision != "fp32" and not weak:

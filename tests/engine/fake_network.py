@@ -26,6 +26,8 @@ LAYERS = {
     "Resize": "RESIZE",
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), "ELEMENTWISE"),
 }
+BROADCAST = ("Add", "Sub", "Mul", "Div", "LayerNormalization")
+"""Operators whose constants the parser brings into shape first."""
 DTYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF"}
 
 
@@ -155,7 +157,7 @@ class Network(Strict):
         for node in graph.node:
             inputs: list[Any] = []
             for name in node.input:
-                if name in constants and node.op_type in ("Add", "Sub", "Mul", "Div"):
+                if name in constants and node.op_type in BROADCAST:
                     facts[name] = (constants[name].data_type, tuple(constants[name].dims))
                     inputs.append(self._constant(tensor(name), len(self._layers)))
                 elif name not in constants:

@@ -71,6 +71,7 @@ GATED = {
     "IBuilderConfig.hardware_compatibility_level": "hardware_compatibility",
     "HardwareCompatibilityLevel": "hardware_compatibility",
     "BuilderFlag.VERSION_COMPATIBLE": "version_compatible",
+    "BuilderFlag.REQUIRE_USER_ALLOCATION": "user_allocation",
     "IProgressMonitor": "progress_monitor",
     "IProgressMonitor.__init__": "progress_monitor",
     "IBuilderConfig.progress_monitor": "progress_monitor",
@@ -187,11 +188,15 @@ def test_capabilities_are_what_is_known_of_each_version() -> None:
     """By hand, from NVIDIA's release notes."""
     eight = {"explicit_batch_flag", "precision_flags", "calibrator", "calibration_profile", "timing_cache"}
     from_8_6 = eight | {"optimization_level", "hardware_compatibility", "version_compatible"}
-    ten = from_8_6 | {"strong_typing_flag", "progress_monitor", "parser_names_nodes"}
+    ten = from_8_6 | {
+        "native_normalization", "strong_typing_flag", "progress_monitor", "parser_names_nodes"
+    }  # fmt: skip
     eleven = (ten | {"strong_typing"}) - {
         "explicit_batch_flag", "precision_flags", "calibrator", "calibration_profile"
     }  # fmt: skip
-    rtx = eleven - {"timing_cache", "hardware_compatibility", "version_compatible"} | {"compute_capabilities"}
+    rtx = eleven - {"timing_cache", "hardware_compatibility", "version_compatible"} | {
+        "compute_capabilities", "user_allocation"
+    }  # fmt: skip
     expected = {
         "8.5.2": eight,
         "8.6.1": from_8_6,

@@ -11,7 +11,9 @@ from compiling import (
     AVERAGE,
     BUILDER_FLAGS,
     LAYER_NORM,
+    NATIVE,
     NETWORK_FLAGS,
+    ONE_NORM,
     WEAK,
     MakeOnnx,
     compile_with,
@@ -33,15 +35,19 @@ def test_every_version_builds_every_precision(hasn_onnx: MakeOnnx, version: str,
     trt = fake_tensorrt(version)
     form = form_of(version)
     assert probe(trt, target_of(version).runtime).form == form
-    graph = hasn_onnx("fp32" if (form, precision) == ("weak", "fp16") else precision, form=form)
+    weak = version in WEAK
+    graph = hasn_onnx("fp32" if weak and precision == "fp16" else precision, form=form)
     made = compile_with(trt, graph, target_of(version), precision=Precision(precision))
     assert made.plan == trt.plan
     assert [name for name, _ in trt.calls] == ["create_network", "build"]
     assert trt.calls[0] == ("create_network", NETWORK_FLAGS[version])
-    expected = BUILDER_FLAGS[precision] if form == "weak" else set()
+    expected = BUILDER_FLAGS[precision] if weak else set()
+    if version.startswith("rtx"):
+        expected = {"REQUIRE_USER_ALLOCATION"}
     assert {flag.name for flag in trt.calls[1][1]} == expected
+    assert made.facts["flags"]["require_user_allocation"] is version.startswith("rtx")
     assert made.facts["precision"] == precision
-    assert made.facts["flags"]["strongly_typed"] is (form == "strong")
+    assert made.facts["flags"]["strongly_typed"] is not weak
     assert made.facts["profile"]["maximum"] == [1, 3, 96, 96]
     assert [p._shapes for p in trt.config._profiles] == [
         {"input": ((1, 3, 32, 32), (1, 3, 48, 64), (1, 3, 96, 96))}
@@ -50,7 +56,7 @@ def test_every_version_builds_every_precision(hasn_onnx: MakeOnnx, version: str,
     assert (made.facts["layers"]["quantize"] > 0) is (precision == "int8")
 
 
-@pytest.mark.parametrize("version", WEAK)
+@pytest.mark.parametrize("version", WEAK)  # from 10 on, the portable graph is read as well
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_normalizations_and_averages_stay_in_fp32(hasn_onnx: MakeOnnx, version: str, precision: str) -> None:
     trt = fake_tensorrt(version)
@@ -73,15 +79,28 @@ def test_normalizations_and_averages_stay_in_fp32(hasn_onnx: MakeOnnx, version: 
     assert {t.name for layer in layers.values() for t in layer._output_types.values()} == {"FLOAT"}
 
 
-def test_a_normalization_as_one_layer_is_pinned_too(hasn_onnx: MakeOnnx) -> None:
-    import onnx
-
-    proto = onnx.load_from_string(hasn_onnx("fp32"))
-    assert "LayerNormalization" in {node.op_type for node in proto.graph.node}
-    made = compile_with(
-        fake_tensorrt("10.7.0"), hasn_onnx("fp32"), target_of("10.7.0"), precision=Precision.FP16
-    )
-    assert made.facts["flags"]["fp32_layers"] == ["block_1.ln.LayerNormalization", *AVERAGE]
+@pytest.mark.parametrize("version", NATIVE)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_normalization_as_one_layer_is_pinned_too(
+    hasn_onnx: MakeOnnx, version: str, precision: str
+) -> None:
+    trt = fake_tensorrt(version)
+    graph = hasn_onnx("int8" if precision == "int8" else "fp32", form=form_of(version))
+    networks: list[Any] = []
+    create = trt.INetworkDefinition
+    trt.INetworkDefinition = lambda flags: networks.append(create(flags)) or networks[-1]
+    made = compile_with(trt, graph, target_of(version), precision=Precision(precision))
+    assert made.facts["flags"]["fp32_layers"] == [*ONE_NORM, *AVERAGE]
+    pinned = [layer for layer in networks[0]._layers if layer.precision is not None]
+    # Its weight and bias reach it unrounded as well.
+    assert [layer.name for layer in pinned if not layer.name.startswith("ONNXTRT_")] == [*ONE_NORM, *AVERAGE]
+    assert len(pinned) == 4
+    assert {layer.precision.name for layer in pinned} == {"FLOAT"}
+    assert [layer.name for layer in pinned if layer.type is trt.LayerType.NORMALIZATION] == ONE_NORM
+    # Pins count where TensorRT is told to obey them.
+    assert trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS in trt.calls[1][1]
+    # What it reads and gives may be FP16: inside it computes in FP32.
+    assert not any(layer._output_types for layer in pinned if not layer.name.startswith("ONNXTRT_"))
 
 
 def test_pixels_are_converted_in_fp32_and_laid_out_as_pixels(hasn_onnx: MakeOnnx) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
-from compiling import LAYER_NORM, MakeOnnx
+from compiling import LAYER_NORM, ONE_NORM, MakeOnnx
 from fake_builder import fake_tensorrt
 
 from hasn_edge.engine.capabilities import load_tensorrt
@@ -67,8 +68,8 @@ def test_nvidias_parser_keeps_the_names_that_pins_are_found_by(hasn_onnx: MakeOn
     """The parser of TensorRT for RTX is NVIDIA's; the fake must name layers as it does."""
 
     trt, _ = load_tensorrt(EngineRuntime.RTX)
-    for pixels in (False, True):
-        graph = hasn_onnx("fp32", form="weak", pixels=pixels)
+    for form, pixels in itertools.product(("weak", "weak-10"), (False, True)):
+        graph = hasn_onnx("fp32", form=form, pixels=pixels)
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
         real = builder.create_network(0)
@@ -83,4 +84,5 @@ def test_nvidias_parser_keeps_the_names_that_pins_are_found_by(hasn_onnx: MakeOn
             constants = list(_constants_of(layers, _read_only_by(layers, exact)))
             found.append(([layer.name for layer in exact], len(constants)))
         assert found[0] == found[1]
-        assert set(LAYER_NORM) < {real.get_layer(i).name for i in range(real.num_layers)}
+        norm = LAYER_NORM if form == "weak" else ONE_NORM
+        assert set(norm) < {real.get_layer(i).name for i in range(real.num_layers)}

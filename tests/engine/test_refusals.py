@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from compiling import MakeOnnx, compile_with, form_of, target_of
 from fake_builder import fake_tensorrt
 
-from hasn_edge.engine.target import ShapeRange
+from hasn_edge.engine import capabilities
+from hasn_edge.engine.target import EngineRuntime, ShapeRange
 from hasn_edge.errors import BuildError, UnsupportedError
 from hasn_edge.spec import Precision
 
@@ -53,6 +55,22 @@ def test_a_graph_with_foreign_names_is_refused_rather_than_built_wrong(hasn_onnx
         compile_with(
             fake_tensorrt("8.6.1"), proto.SerializeToString(), target_of("8.6.1"), precision=Precision.FP16
         )
+
+
+@pytest.mark.parametrize("doing", ["Building an engine", "Running an engine"])
+def test_versions_before_8_5_are_refused_when_they_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, doing: str
+) -> None:
+    trt = fake_tensorrt("8.5.2")
+    trt.__version__ = "8.4.1.5"
+    del trt.ICudaEngine.num_io_tensors  # there were bindings then
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(capabilities, "find_module", lambda runtime, needed_for: "tensorrt")
+    with pytest.raises(
+        UnsupportedError,
+        match=rf"^{doing} needs at least TensorRT 8\.5, and 8\.4\.1\.5 is here: .* JetPack 5\.1",
+    ):
+        capabilities.load_tensorrt(EngineRuntime.TENSORRT, needed_for=doing)
 
 
 class TestRefusals:

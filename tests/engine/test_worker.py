@@ -58,7 +58,7 @@ def pictures(count: int = 2, side: int = 32) -> Iterator[np.ndarray]:
     ("version", "form", "flags"),
     [
         ("8.5.2", "weak", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
-        ("10.3.0", "weak", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
+        ("10.3.0", "weak-10", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
         ("11.4.0.106", "strong", None),
     ],
 )
