@@ -113,9 +113,10 @@ def command(
     code is 1.
 
     Videos keep every frame at its time, sound, subtitles and colour tags; clip.mp4 becomes
-    clip_x4.mp4. Frames that cannot be decoded are counted, the rest go on, and the exit code
-    is 1. A video takes its name when it is whole: interrupted (exit code 130), nothing is left
-    of it, and the next run starts it afresh.
+    clip_x4.mp4, and clip.avi as well, or clip_x4.mkv where only that holds its sound. Frames
+    that cannot be decoded are counted, the rest go on, and the exit code is 1. A video takes its
+    name when it is whole: interrupted (exit code 130), nothing is left of it, and the next run
+    starts it afresh.
 
     \b
     Examples:
@@ -135,7 +136,7 @@ def command(
     slots = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
     with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda, slots=slots) as session:
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
-        targets = _targets(files, output, session.spec.scale, suffix)
+        targets = _targets(files, output, session.spec.scale, suffix, audio)
         work = list(zip(files, targets, strict=True))
         videos = [(file, target) for file, target in work if is_video(file)]
         pictures = [(file, target) for file, target in work if not is_video(file)]
@@ -208,6 +209,8 @@ def _upscale_video(
     )
     for note in report.notes:
         say(f"  {note}", err=True)
+    for loss in report.losses:
+        say(f"Warning: {video}: {loss}", err=True)
     if not report.whole:
         say(f"Damaged: {video}: what could be read of it is in {target}", err=True)
     return report.whole
@@ -248,7 +251,7 @@ def _check_output(files: list[Path], output: Path) -> None:
     check_container(output)
 
 
-def _targets(files: list[Path], output: Path, scale: int, suffix: str) -> list[Path]:
+def _targets(files: list[Path], output: Path, scale: int, suffix: str, audio: Any) -> list[Path]:
     """Name every result; files of the same name in different folders get a number.
 
     Raises:
@@ -260,16 +263,16 @@ def _targets(files: list[Path], output: Path, scale: int, suffix: str) -> list[P
     targets: list[Path] = []
     taken: set[str] = set()
     sources = {file.resolve() for file in files}
+    # _check_output has seen to it that a file's name stands for one video.
+    named = output.suffix.lower() in SUFFIXES and not output.is_dir()
     for file in files:
-        ending = output_suffix(file) if is_video(file) else f".{suffix}"
+        ending = output_suffix(file, audio) if is_video(file) and not named else f".{suffix}"
         name = f"{file.stem}_x{scale}{ending}"
         count = 2
         while name.lower() in taken:
             name = f"{file.stem}_x{scale}_{count}{ending}"
             count += 1
         taken.add(name.lower())
-        # _check_output has seen to it that a file's name stands for one video.
-        named = output.suffix.lower() in SUFFIXES and not output.is_dir()
         target = output if named else output / name
         if target.resolve() in sources:
             raise OutputError(

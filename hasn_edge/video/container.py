@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ from hasn_edge.image import MAX_PIXELS
 from hasn_edge.optional import require
 
 SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob"),
-    *(".wmv", ".flv", ".3gp", ".ogv", ".gif", ".y4m", ".mxf", ".h264", ".264", ".hevc", ".265", ".ivf"),
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".mk3d", ".webm", ".avi", ".divx", ".ts", ".m2ts", ".mts"),
+    *(".m2t", ".trp", ".tod", ".mpg", ".mpeg", ".mpe", ".mpv", ".m1v", ".m2v", ".vob", ".wmv", ".asf"),
+    *(".wtv", ".flv", ".f4v", ".3gp", ".3gpp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".gif", ".y4m"),
+    *(".mxf", ".gxf", ".dv", ".nut", ".mjpeg", ".mjpg", ".mj2", ".h264", ".264", ".avc", ".hevc", ".h265"),
+    *(".265", ".vvc", ".266", ".ivf", ".obu"),
 )
 """File name endings, in lower case, of what is taken for a video."""
 
@@ -21,6 +26,7 @@ Stream = Any
 VideoFrame = Any
 """PyAV's. It is optional, and its annotations differ between versions."""
 
+_SEARCHED = 1000  # packets: sound begins about where the pictures do
 _ATTACHED_PICTURE = 1 << 10  # AV_DISPOSITION_ATTACHED_PIC
 _OUTPUT_CORRUPT = 1 << 3  # AV_CODEC_FLAG_OUTPUT_CORRUPT: do not silently drop what has errors
 
@@ -72,6 +78,24 @@ def main_video(container: Any, path: Path) -> Any:
     check_size(path, stream.codec_context.height, stream.codec_context.width)
     stream.codec_context.flags |= _OUTPUT_CORRUPT
     return stream
+
+
+def first_packets(path: Path, indexes: set[int]) -> dict[int, bytes]:
+    """Return the first packet of each of these streams, read from the file anew.
+
+    Not of those that do not come within the first `_SEARCHED` packets, or after damage.
+    """
+    av: Any = require("av", extra="video", needed_for="Reading video files")
+    found: dict[int, bytes] = {}
+    if not indexes:
+        return found
+    with suppress(av.error.FFmpegError, OSError), open_container(path) as container:
+        for packet in islice(container.demux(), _SEARCHED):
+            if packet.stream.index in indexes and packet.size:
+                found.setdefault(packet.stream.index, bytes(packet))
+                if len(found) == len(indexes):
+                    break
+    return found
 
 
 def exact(value: Any) -> Fraction | None:

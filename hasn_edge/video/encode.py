@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hasn_edge.artifact import output_error, writing
 from hasn_edge.errors import OutputError, ShapeError, UnsupportedError
@@ -18,10 +17,17 @@ from hasn_edge.image import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, FrameFromRgb
 from hasn_edge.video.container import Packet, Stream
-from hasn_edge.video.encoders import check_container, check_output_size, find_encoder, quality_options
+from hasn_edge.video.encoders import (
+    EIGHT_BITS,
+    MUXERS,
+    check_container,
+    check_output_size,
+    find_encoder,
+    pixel_format,
+    quality_options,
+)
+from hasn_edge.video.tracks import Track, add_track
 
-_EIGHT_BITS = ("yuv420p", "nv12", "yuv422p", "yuv444p")
-_TEN_BITS = ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le")
 _LONGEST_DELAY_S = 600  # between decoding a picture and showing it: more is no time at all
 _REORDERED = 16  # pictures at most that are shown before one that is decoded before them (H.264 and H.265)
 _OF_A_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
@@ -87,7 +93,12 @@ class Encoder:
     """
 
     def __init__(
-        self, temporary: Path, path: Path, wanted: Format, encoder_name: str, options: dict[str, str]
+        self,
+        target: Path | BinaryIO,
+        path: Path,
+        wanted: Format,
+        encoder_name: str,
+        options: dict[str, str],
     ) -> None:
         self._av: Any = require("av", extra="video", needed_for="Writing video files")
         self._path = path
@@ -98,7 +109,9 @@ class Encoder:
         """What a user should know of how the file is written."""
         self._last_dts: int | None = None
         self._durations: dict[int, int] = {}
-        self._copies: dict[int, Stream] = {}
+        self._tracks: dict[int, Track] = {}
+        self.refused = 0
+        """Packets of other streams that the container did not take."""
         base, suffix = wanted.time_base, path.suffix.lower()
         if suffix in (".mkv", ".webm"):
             timescale = {}
@@ -114,7 +127,12 @@ class Encoder:
                 "video_track_timescale": str(base.denominator),
                 "movie_timescale": str(movie if movie < 1 << 31 else base.denominator),
             }
-        self._container = self._av.open(f"file:{temporary}", "w", container_options=timescale)
+        self._container = self._av.open(
+            f"file:{target}" if isinstance(target, Path) else target,
+            "w",
+            format=MUXERS[suffix],
+            container_options=timescale,
+        )
         try:
             self._stream = self._container.add_stream(encoder_name, rate=wanted.rate)
         except (ValueError, self._av.error.FFmpegError) as exc:
@@ -122,19 +140,25 @@ class Encoder:
                 f"cannot write {path}: a {suffix} file cannot hold what {encoder_name} makes; choose another "
                 "--codec, or .mkv, which holds nearly everything"
             ) from exc
+        if suffix in (".mp4", ".mov") and self._stream.codec_context.codec.canonical_name == "hevc":
+            self._stream.codec_context.codec_tag = "hvc1"  # Apple's players know no other
         self._open(options)
 
-    def copy_stream(self, source: Stream) -> bool:
+    def copy_stream(self, source: Stream, sample: bytes | None = None) -> bool:
         """Have a stream of another file copied; ``False`` where this container cannot hold it.
 
         Call before the first picture.
+
+        Args:
+            source: The stream; subtitles of text are converted where the container holds another kind.
+            sample: One of its packets, to see what is refused only when the end of the file is written.
         """
-        if not self._holds(source):
+        track = add_track(self._container, source, sample)
+        if track is None:
             return False
-        copy = self._container.add_stream_from_template(source)
-        copy.metadata.update(source.metadata)
-        copy.disposition = source.disposition
-        self._copies[source.index] = copy
+        self._tracks[source.index] = track
+        if track.into is not None:
+            self.notes.append(f"its subtitles (stream {source.index}) were converted to {track.into}")
         return True
 
     def describe(self, file: dict[str, str], stream: dict[str, str], chapters: list[Any]) -> None:
@@ -166,25 +190,25 @@ class Encoder:
             self._durations[pts] = duration
         self._encode(frame)
 
-    def copy(self, packet: Packet) -> bool:
-        """Write a packet of a stream that is copied; ``False`` where the container refuses it.
+    def copy(self, packet: Packet) -> None:
+        """Write a packet of a stream that is copied; count it where the container refuses it.
 
         Packets of streams that are not copied are passed over. Times, bytes and side data stay as they are.
 
         Raises:
             OutputError: the disk is full, or another failure to write.
         """
-        copy = self._copies.get(packet.stream.index)
-        if copy is None:
-            return True
-        packet.stream = copy
+        track = self._tracks.get(packet.stream.index)
+        if track is None:
+            return
         try:
-            self._container.mux_one(packet)
+            copy = track(packet)
+            if copy is not None:
+                self._container.mux_one(copy)
         except OSError as exc:
             raise self._failure(exc) from exc
         except (ValueError, self._av.error.FFmpegError):
-            return False
-        return True
+            self.refused += 1
 
     def finish(self) -> None:
         """Write what the encoder still holds, and the end of the file.
@@ -195,8 +219,13 @@ class Encoder:
         self._encode(None)
         try:
             self._container.close()
-        except self._av.error.FFmpegError as exc:
+        except OSError as exc:
             raise self._failure(exc) from exc
+        except self._av.error.FFmpegError as exc:
+            raise OutputError(
+                f"cannot write {self._path}: FFmpeg could not end the file ({exc.strerror or exc}), which is "
+                "most often for a track of sound or subtitles; another ending, such as .mkv, may hold it"
+            ) from exc
 
     def abort(self) -> None:
         """Let go of a file that is not whole."""
@@ -207,7 +236,9 @@ class Encoder:
     def _open(self, options: dict[str, str]) -> None:
         wanted, context = self._wanted, self._stream.codec_context
         context.height, context.width = wanted.size
-        context.pix_fmt = self._pixel_format()
+        context.pix_fmt = pixel_format(self._path, self.name, wanted.size, deep=wanted.colour.deep)
+        if wanted.colour.deep and context.pix_fmt in EIGHT_BITS:
+            self.notes.append(f"it has more than 8 bits, and the encoder {self.name} keeps 8")
         context.time_base = self._stream.time_base = wanted.time_base
         context.color_range, context.colorspace = wanted.colour.range, wanted.colour.matrix
         context.color_primaries, context.color_trc = wanted.colour.primaries, wanted.colour.transfer
@@ -235,33 +266,6 @@ class Encoder:
         finally:
             logging.set_level(before)
         self._convert = FrameFromRgb(wanted.colour, context.pix_fmt)
-
-    def _pixel_format(self) -> str:
-        """Return 4:2:0 of the video's depth, or what the encoder has that comes nearest."""
-        deep = self._wanted.colour.deep
-        known = [f.name for f in self._av.Codec(self.name, "w").video_formats or []]
-        formats: tuple[str, ...] = _TEN_BITS + _EIGHT_BITS if deep else _EIGHT_BITS + _TEN_BITS
-        if any(side % 2 for side in self._wanted.size):
-            formats = tuple(name for name in formats if "444" in name)
-        chosen = next((name for name in formats if name in known or not known), None)
-        if chosen is None:
-            raise UnsupportedError(
-                f"cannot write {self._path}: the encoder {self.name} takes {', '.join(known)}, and what is "
-                f"made here is {', '.join(formats)}; choose another with --codec"
-            )
-        if deep and chosen in _EIGHT_BITS:
-            self.notes.append(f"it has more than 8 bits, and the encoder {self.name} keeps 8")
-        return chosen
-
-    def _holds(self, source: Stream) -> bool:
-        """Try a header with this stream alone: containers refuse some streams only there."""
-        try:
-            with self._av.open(io.BytesIO(), "w", format=self._container.format.name) as trial:
-                trial.add_stream_from_template(source)
-                trial.start_encoding()
-        except (ValueError, TypeError, OSError, self._av.error.FFmpegError):
-            return False
-        return True
 
     def _encode(self, frame: Any) -> None:
         try:

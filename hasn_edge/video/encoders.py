@@ -19,6 +19,13 @@ CONTAINERS = {
 """File name endings that can be written, all of which keep a time for every picture, with the encoders that
 are tried for each unless told otherwise."""
 
+MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""FFmpeg's names of them."""
+
+EIGHT_BITS = ("yuv420p", "nv12", "yuv422p", "yuv444p")
+"""Pixel formats of 8 bits, those first that every player knows."""
+_TEN_BITS = ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le")
+
 MAX_OUTPUT_PIXELS = 1 << 27
 """Largest picture that is written: 134 megapixels, 16384 x 8192."""
 
@@ -118,6 +125,32 @@ def quality_options(encoder: str, quality: float | None) -> dict[str, str]:
         )
     texts = {"{}": f"{value:g}", "{lambda}": str(round(value * 118))}
     return {name: texts.get(text, text) for name, text in scale.options}
+
+
+def pixel_format(path: Path, encoder: str, size: tuple[int, int], *, deep: bool) -> str:
+    """Return 4:2:0 of the video's depth, or what an encoder has that comes nearest.
+
+    Args:
+        path: The file to be written.
+        encoder: FFmpeg's name.
+        size: Height and width: odd ones have no 4:2:0.
+        deep: Whether pictures have more than 8 bits.
+
+    Raises:
+        UnsupportedError: the encoder takes nothing that is made here.
+    """
+    av: Any = require("av", extra="video", needed_for="Writing video files")
+    known = [f.name for f in av.Codec(encoder, "w").video_formats or []]
+    formats: tuple[str, ...] = _TEN_BITS + EIGHT_BITS if deep else EIGHT_BITS + _TEN_BITS
+    if any(side % 2 for side in size):
+        formats = tuple(name for name in formats if "444" in name)
+    chosen = next((name for name in formats if name in known or not known), None)
+    if chosen is None:
+        raise UnsupportedError(
+            f"cannot write {path}: the encoder {encoder} takes {', '.join(known)}, and what is made here is "
+            f"{', '.join(formats)}; choose another with --codec"
+        )
+    return chosen
 
 
 def check_output_size(path: Path, size: tuple[int, int]) -> None:

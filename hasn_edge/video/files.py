@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hasn_edge.errors import OutputError
+from hasn_edge.errors import InputError, MissingDependencyError, OutputError
 from hasn_edge.runtime.upscaler import Upscaler
-from hasn_edge.video.container import SUFFIXES
+from hasn_edge.video.container import SUFFIXES, Stream, first_packets, open_container
 from hasn_edge.video.decode import Decoder
 from hasn_edge.video.encode import Encoder, Format, encoding
-from hasn_edge.video.encoders import CONTAINERS, check_container
+from hasn_edge.video.encoders import CONTAINERS, MUXERS, check_container
+from hasn_edge.video.tracks import holds
 from hasn_edge.video.transcode import Network, Progress, transcode
 
 Audio = Literal["copy", "none"]
+
+_TRAVEL = ("audio", "subtitle", "attachment")
+"""Types of streams that are copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class VideoReport:
     """Pictures that could not be decoded; in the result the one before is shown for longer."""
     notes: tuple[str, ...]
     """What a user should know, one sentence each."""
+    losses: tuple[str, ...]
+    """What the video has and the new file has not, one sentence each."""
     whole: bool
     """Whether every picture of the file was read without an error."""
 
@@ -53,10 +60,22 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def output_suffix(path: str | os.PathLike[str]) -> str:
-    """Return the ending for the result of a video: its own where that can be written, else ``.mp4``."""
-    suffix = Path(path).suffix.lower()
-    return suffix if suffix in CONTAINERS else ".mp4"
+def output_suffix(path: str | os.PathLike[str], audio: Audio = "copy") -> str:
+    """Return the ending for the result of a video: its own where that can be written, else ``.mp4``.
+
+    Instead of either it is ``.mkv`` where that holds sound or subtitles of the video that the other does not.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower() if path.suffix.lower() in CONTAINERS else ".mp4"
+    # What is wrong with a file is said when it is read.
+    with suppress(InputError, MissingDependencyError), open_container(path) as container:
+        tracks = [s for s in container.streams if s.type in _TRAVEL and (s.type, audio) != ("audio", "none")]
+        samples = _samples(path, tracks)
+        for track in tracks:
+            sample = samples.get(track.index)
+            if not holds(MUXERS[suffix], track, sample) and holds(MUXERS[".mkv"], track, sample):
+                return ".mkv"
+    return suffix
 
 
 def upscale_video(
@@ -72,7 +91,9 @@ def upscale_video(
     """Upscale a video file: every picture, at its own time.
 
     Times and time base, variable rates, colour tags, pixel aspect, metadata and chapters are kept. Sound and
-    subtitles are copied as they are where the new container can hold them. Rotation is done to the pixels.
+    subtitles are copied as they are where the new container can hold them; subtitles of text are converted
+    where it holds another kind. Rotation is done to the pixels. Times that begin anywhere, as those of
+    broadcasts do, begin at zero.
     Videos of more than 8 bits are computed from 16-bit RGB and written with 10 where the encoder can (a
     session of 8-bit pixels computes in 8). Chroma is written as 4:2:0.
 
@@ -117,9 +138,11 @@ def upscale_video(
             quality=quality,
         )
         with encoding(output, wanted) as encoder:
-            left_out = _copy_streams(decoder, encoder, audio)
+            notes, losses = _copy_streams(decoder, encoder, audio)
             how = transcode(decoder, network, encoder, progress)
         seconds = time.perf_counter() - begin_s
+    if encoder.refused:
+        losses.append(f"{encoder.refused} packets of sound or subtitles could not be copied")
     tally = decoder.tally
     return VideoReport(
         path=output,
@@ -129,22 +152,31 @@ def upscale_video(
         seconds=seconds,
         damaged=tally.damaged,
         lost=tally.lost,
-        notes=(*decoder.notes, *encoder.notes, *left_out, *how, *tally.sentences()),
+        notes=(*decoder.notes, *encoder.notes, *notes, *how, *tally.sentences()),
+        losses=tuple(losses),
         whole=tally.whole,
     )
 
 
-def _copy_streams(decoder: Decoder, encoder: Encoder, audio: Audio) -> list[str]:
-    """Have sound, subtitles and attachments copied; say what is not."""
+def _copy_streams(decoder: Decoder, encoder: Encoder, audio: Audio) -> tuple[list[str], list[str]]:
+    """Have sound, subtitles and attachments copied; say what never is, and what is lost."""
     encoder.describe(decoder.metadata, dict(decoder.stream.metadata), decoder.chapters)
-    notes = []
+    notes, losses = [], []
+    samples = _samples(decoder.path, [] if audio == "none" else decoder.others)
     for stream in decoder.others:
         if stream.type == "audio" and audio == "none":
             continue
         name = stream.codec_context.name if stream.codec_context is not None else "of unknown kind"
         what = f"stream {stream.index} ({stream.type}, {name}) is left out"
-        if stream.type not in ("audio", "subtitle", "attachment"):
+        sample = samples.get(stream.index)
+        if stream.type not in _TRAVEL:
             notes.append(f"{what}: only sound, subtitles and attachments are copied")
-        elif not encoder.copy_stream(stream):
-            notes.append(f"{what}: the new container cannot hold it; .mkv holds nearly everything")
-    return notes
+        elif not encoder.copy_stream(stream, sample):
+            cure = "; .mkv can" if holds(MUXERS[".mkv"], stream, sample) else ""
+            losses.append(f"{what}: the new container cannot hold it{cure}")
+    return notes, losses
+
+
+def _samples(path: Path, streams: list[Stream]) -> dict[int, bytes]:
+    """Return a packet of each track of sound: some containers look at one before they refuse the track."""
+    return first_packets(path, {stream.index for stream in streams if stream.type == "audio"})

@@ -103,16 +103,15 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
         finally:
             decoded.finish()
 
-    def write() -> int:
-        refused = 0
+    def write() -> None:
         try:
             for step, y in _items(computed):
-                refused += sum(not encoder.copy(packet) for packet in step.packets)
+                for packet in step.packets:
+                    encoder.copy(packet)
                 if step.picture is not None:
                     encoder.write(network.finish(y), step.pts, step.duration)
         finally:
             computed.close()
-        return refused
 
     with ThreadPoolExecutor(2, thread_name_prefix="hasn-edge-video") as threads:
         reading, writing = threads.submit(read), threads.submit(write)
@@ -129,11 +128,11 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
             reading.result()
             notes = [] if first is None else network.notes(first)
             computed.finish()
-            refused = writing.result()
+            writing.result()
         finally:
             decoded.close()
             computed.close()
-    return [*notes, f"{refused} packets of sound or subtitles could not be copied"] if refused else notes
+    return notes
 
 
 def _results(steps: Iterable[tuple[Step, Any]], network: Network) -> Iterator[tuple[Step, Any]]:

@@ -102,6 +102,8 @@ def make(
 
         step = round(1 / Fraction(rate) / time_base)
         track = out.add_stream(sound, rate=48_000) if sound else None
+        if track is not None and sound.startswith("wma"):
+            track.bit_rate = 128_000  # it has no default
         for index in range(count):
             planes = (
                 pictures[index] if pictures else planes_of(index, width, height, bits=bits, chroma=chroma)

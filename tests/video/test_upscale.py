@@ -66,6 +66,16 @@ def test_into_a_folder_with_pictures(clip, tmp_path):
         assert container.streams.video[0].codec_context.name == "hevc"
 
 
+def test_sound_is_lost_only_where_a_name_was_asked_for_and_never_silently(tmp_path):
+    source = make(tmp_path / "clip.avi", 2, codec="mpeg4", time_base=Fraction(1, 30), sound="pcm_u8")
+    result = run(source, "-o", tmp_path / "out")
+    assert "Warning" not in said(result)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip_x4.mkv"]
+    message = said(run(source, "-o", tmp_path / "named.mp4"))
+    assert f"Warning: {source}: stream 1 (audio, pcm_u8) is left out" in message
+    assert ".mkv can" in message
+
+
 def test_bad_videos_are_named_and_the_rest_goes_on(clip, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     result = run(tmp_path / "text.mp4", clip, tmp_path / "none.mkv", "-o", tmp_path / "out")

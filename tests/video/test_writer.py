@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for clips
 from clips import frames, tags, times  # noqa: E402
 
 from hasn_edge.errors import InputError, OutputError, ShapeError, UnsupportedError  # noqa: E402
-from hasn_edge.video.writer import VideoWriter  # noqa: E402
+from hasn_edge.video.writer import VideoWriter, check_writer  # noqa: E402
 
 SIZE = (48, 64)
 
@@ -66,6 +66,9 @@ def test_encoders(tmp_path, codec, capfd):
         for index in range(3):
             writer.write(picture(index))
     assert len(frames(tmp_path / "a.mp4")) == 3
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        # Apple's players refuse HEVC under its other name.
+        assert container.streams.video[0].codec_tag in ("mp4v", "hvc1", "av01")
     said = capfd.readouterr()
     assert "[info]" not in said.err + said.out
 
@@ -118,6 +121,30 @@ def test_what_is_wrong_is_said_on_opening(tmp_path, name, options, error, words)
     with pytest.raises(error, match=words), VideoWriter(tmp_path / name, size, fps, **settings):
         pytest.fail("it opened")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "words"),
+    [
+        ("a.avi", {}, InputError, "unknown ending"),
+        ("a.mp4", {"quality": 99}, InputError, "--quality is 99"),
+        ("a.webm", {"codec": "libx264"}, UnsupportedError, r"\.webm file cannot hold what libx264 makes"),
+        ("a.mp4", {"codec": "h264_nvenc"}, OutputError, r"h264_nvenc does not start.*choose another --codec"),
+    ],
+)
+def test_what_can_be_known_to_fail_is_said_without_a_picture(tmp_path, name, options, error, words):
+    absent = "h264_nvenc" in av.codecs_available and not Path("/dev/nvidiactl").exists()
+    if options.get("codec") == "h264_nvenc" and not absent:
+        pytest.skip("needs an FFmpeg that has NVENC on a machine that has none")
+    with pytest.raises(error, match=words):
+        check_writer(tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm"])
+def test_what_works_is_not_refused(tmp_path, name):
+    check_writer(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_misuse(tmp_path):
