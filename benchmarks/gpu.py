@@ -5,9 +5,9 @@
     python benchmarks/gpu.py --rehearse        # on the processor, to see that it runs; writes no result
 
 PyTorch eager, TorchScript (with and without CUDA graphs) and torch.compile in FP32, FP16 and, eager, TF32;
-ONNX Runtime's CUDA provider, TensorRT and TensorRT for RTX where they are installed and take this GPU. Prints
-a table for each network and size and writes benchmarks/results/<gpu>_<date>.json with all versions. What
-does not run is in the result with its reason.
+ONNX Runtime's CUDA provider, TensorRT and TensorRT for RTX where they are installed and take this GPU, in
+FP32, FP16 and INT8. Prints a table for each network and size and writes benchmarks/results/<gpu>_<date>.json
+with all versions. What does not run is in the result with the words of what refused it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,26 +27,25 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from gpu_build import Made, built, words
 from gpu_case import Bench, Case, Output
 from rich.console import Console
 from rich.table import Table
 
-from hasn_edge.artifact import Kind, writing
+from hasn_edge.artifact import writing
 from hasn_edge.device.board import Board, find_board
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.formats.torchscript import torchscript_from_model
 from hasn_edge.latency import Latency
 from hasn_edge.machine import environment
-from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model
 from hasn_edge.optional import installed_version
-from hasn_edge.pipeline import build
 from hasn_edge.spec import Precision
 
-PUBLISHED = "published"
-"""The published network as PyTorch initialises it: times do not depend on the weights. Its INT8 graph is not
-built: the quality gate has nothing to measure on random weights."""
+MODELS = ("hasn-x4", "hasn-x4-small")
+"""The one of the published network's size, and the small one. Both are trained: with random weights INT8 has
+no quality that its gate could measure, and is not built."""
 
 SIZES = "320x180,640x360,960x540"
 PACKAGES = (
@@ -63,7 +62,7 @@ CONVENTIONS = (
 )
 
 
-def cases(bench: Bench, model: HASN, files: dict[str, Path | str], x: Output) -> Iterator[Case]:
+def cases(bench: Bench, model: HASN, files: dict[str, Made], x: Output) -> Iterator[Case]:
     """Run every case of one network at one size; yield each when it is done."""
     on_device = torch.from_numpy(x).to(bench.device)
     half = model if bench.rehearsal else HASN(model.spec).eval().to(bench.device)
@@ -96,14 +95,19 @@ def cases(bench: Bench, model: HASN, files: dict[str, Path | str], x: Output) ->
             Case(label="torch.compile", precision=name),
             lambda case, own=own, tensor=tensor: bench.module(case, torch.compile(own), tensor),
         )
-    for label, path in files.items():
-        precision = label.split()[-1]
-        case = Case(label=label.rsplit(" ", 1)[0], precision=precision)
-        if isinstance(path, str):
-            case.error = path
+    yield from cases_of_files(bench, files, x)
+
+
+def cases_of_files(bench: Bench, files: dict[str, Made], x: Output) -> Iterator[Case]:
+    """Run what was built; what was not has the words of what refused it."""
+    for label, made in files.items():
+        name, precision = label.rsplit(" ", 1)
+        case = Case(label=name, precision=precision, refused=made.refused)
+        if made.path is None:
+            case.error = "; ".join(made.refused)
             yield case
         else:
-            yield run(case, lambda case, path=path: bench.session(case, path, x))
+            yield run(case, lambda case, path=made.path: bench.session(case, path, x))
 
 
 def run(case: Case, work: Callable[[Case], None]) -> Case:
@@ -112,9 +116,9 @@ def run(case: Case, work: Callable[[Case], None]) -> Case:
         with torch.inference_mode():
             work(case)
     except HasnEdgeError as exc:
-        case.error = str(exc).splitlines()[0][:300]
+        case.error = words(exc)
     except Exception as exc:
-        case.error = f"{type(exc).__name__}: {(str(exc).strip() or 'no message').splitlines()[0][:300]}"
+        case.error = f"{type(exc).__name__}: {words(exc)}"
     if case.error:
         case.gpu = case.host = case.enqueue = case.output = None
     return case
@@ -128,41 +132,6 @@ def tf32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = False
-
-
-def built(board: Board, model: str | Path, size: tuple[int, int], folder: Path) -> dict[str, Path | str]:
-    """Build what is run through sessions; what cannot be built has its reason instead of a path."""
-    found: dict[str, Path | str] = {}
-    rtx = folder / "this-gpu.toml"
-    if board.gpu is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        rtx.write_text(f'runtime = "rtx"\ncompute_capabilities = ["{board.gpu.compute_capability}"]\n')
-    engines = ("fp32", "fp16", "int8")
-    for label, targets, precisions in (
-        ("ONNX Runtime CUDA", ("cpu",), ("fp32", "fp16")),
-        ("TensorRT", ("tensorrt",), engines),
-        # First for this very GPU; what TensorRT for RTX does not know by name may still be taken by "rtx".
-        ("TensorRT for RTX", (str(rtx), "rtx") if board.gpu else ("rtx",), engines),
-    ):
-        for precision in precisions:
-            found[f"{label} {precision}"] = _built(model, precision, targets, size, folder)
-    return found
-
-
-def _built(
-    model: str | Path, precision: str, targets: Sequence[str], size: tuple[int, int], folder: Path
-) -> Path | str:
-    if isinstance(model, Path) and precision == "int8":
-        return "not built: there is no quality gate for random weights"
-    reasons = []
-    for target in targets:
-        kind, wanted = (Kind.ONNX, None) if target == "cpu" else (Kind.ENGINE, size)
-        try:
-            made = build(model, precision=precision, target=target, size=wanted, output=folder).artifacts
-            return next(artifact.path for artifact in made if artifact.kind is kind)
-        except HasnEdgeError as exc:
-            reasons.append(f"{Path(target).stem}: {str(exc).splitlines()[0][:300]}")
-    return "; ".join(reasons)
 
 
 def table(title: str, found: list[Case]) -> Table:
@@ -190,6 +159,17 @@ def table(title: str, found: list[Case]) -> Table:
     return grid
 
 
+def reasons(case: Case) -> list[str]:
+    """Return what refused a case, one message each."""
+    whole = "; ".join(case.refused)
+    return [*case.refused, *([case.error] if case.error and case.error != whole else [])]
+
+
+def short(text: str | None) -> str:
+    """Return the beginning of a message; the result file has it whole."""
+    return "" if text is None else text if len(text) <= 300 else text[:300] + " ..."
+
+
 def _three(latency: Latency | None) -> list[str]:
     if latency is None:
         return ["-"] * 3
@@ -202,7 +182,7 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("hasn-x4-small", PUBLISHED), show_default=True)
+@click.option("--model", "models", multiple=True, default=MODELS, show_default=True)
 @click.option("--size", "sizes", default=SIZES, show_default=True, help="WxH, comma-separated.")
 @click.option("--seconds", default=10.0, show_default=True, help="For each figure, at least.")
 @click.option("--runs", default=200, show_default=True, help="Calls of each case, at least.")
@@ -223,26 +203,21 @@ def main(
     console = Console(width=130)
     with tempfile.TemporaryDirectory(prefix="hasn-edge-gpu-") as folder:
         for name in models:
-            model = HASN().eval() if name == PUBLISHED else load_model(name)
-            path: str | Path = name
-            if name == PUBLISHED:
-                path = Path(folder) / "published.safetensors"
-                save_checkpoint(path, model)
+            model = load_model(name).eval()
             for size in _sizes(sizes):
                 x = np.random.default_rng(0).random((1, model.spec.channels, *size), dtype=np.float32)
-                where = Path(folder) / f"{name}-{size[1]}x{size[0]}"
-                files = built(board, path, size, where)
+                files = built(board.gpu, name, size, Path(folder) / Path(name).stem)
                 found = []
                 for case in cases(bench, model.to(bench.device), files, x):
                     found.append(case)
-                    click.echo(f"  {case.label} {case.precision}: {case.error or 'done'}", err=True)
+                    click.echo(f"  {case.label} {case.precision}: {short(case.error) or 'done'}", err=True)
                 reference = found[0].output
                 what = "REHEARSAL on a processor: " if rehearse else ""
                 title = f"{what}{name}, {size[1]}x{size[0]}, {board.title}: milliseconds"
                 console.print(table(title, found))
                 for case in found:
-                    if case.error:
-                        click.echo(f"- {case.label} {case.precision}: {case.error}")
+                    for text in reasons(case):
+                        click.echo(f"- {case.label} {case.precision}: {short(text)}")
                 results.append(
                     {
                         "model": name,

@@ -39,6 +39,8 @@ class Case:
     joules_per_frame: float | None = None
     facts: dict[str, Any] | None = None
     error: str | None = None
+    refused: tuple[str, ...] = ()
+    """What refused this case in another form before it was built in the one that ran."""
 
     def difference(self, reference: Output | None) -> tuple[float, float] | None:
         """Return the largest difference from ``reference`` and the PSNR of it in dB."""
@@ -61,6 +63,7 @@ class Case:
             "joules_per_frame": self.joules_per_frame,
             "session": self.facts,
             "error": self.error,
+            "refused": list(self.refused),
         }
 
 

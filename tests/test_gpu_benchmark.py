@@ -6,13 +6,18 @@ import importlib.util
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from hasn_edge.artifact import Kind
 from hasn_edge.device.board import find_board
+from hasn_edge.engine.gpu import GpuFacts
+from hasn_edge.errors import BuildError
 from hasn_edge.formats.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
@@ -32,6 +37,7 @@ def load(name: str):
 @pytest.fixture(scope="module")
 def gpu():
     load("gpu_case")
+    load("gpu_build")
     return load("gpu")
 
 
@@ -88,6 +94,82 @@ def test_an_artefact_is_timed_through_its_session(gpu, bench, model, x, tmp_path
     assert len(case.host.seconds) == 3
     with torch.inference_mode():
         assert np.abs(case.output - model(torch.from_numpy(x)).numpy()).max() < 1e-5
+
+
+HOPPER = GpuFacts(
+    name="NVIDIA H100 80GB HBM3", compute_capability="9.0", total_memory_bytes=80 << 30, driver="580.65.06",
+    cuda="13.0", integrated=False, l4t=None, sm_count=132,
+)  # fmt: skip
+
+
+def test_tensorrt_for_rtx_is_asked_without_naming_the_gpu_too(gpu, tmp_path, monkeypatch):
+    """Its list has no SM 9.0 and our check compares with what was named: unnamed, it answers itself."""
+    from hasn_edge.engine.compatibility import _gpu_problems
+    from hasn_edge.engine.engine_file import PlanHeader
+    from hasn_edge.engine.target import EngineRuntime, load_target
+
+    builds = sys.modules["gpu_build"]
+    targets = builds.rtx_targets(HOPPER, tmp_path)
+    assert [load_target(t).compute_capabilities for t in targets] == [
+        ("9.0",), (), load_target("rtx").compute_capabilities,
+    ]  # fmt: skip
+    header = PlanHeader(runtime=EngineRuntime.RTX, version=(1, 7, 1, 116), file_bytes=4096)
+    told = [
+        list(
+            _gpu_problems({"compute_capabilities": list(load_target(t).compute_capabilities)}, header, HOPPER)
+        )
+        for t in targets
+    ]
+    assert [bool(problems) for problems in told] == [False, False, True]
+
+    said = (
+        "TensorRT for RTX could not run it:\n  ERROR: " + "x" * 500 + "\n  The engine cannot run on this GPU"
+    )
+
+    def refuse(model, *, target, **options):
+        raise BuildError(f"SM90 is not known\nto it, {target}" if "this-gpu" in target else said)
+
+    monkeypatch.setattr(builds, "build", refuse)
+    made = builds.built(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX fp16"]
+    assert made.path is None
+    assert [text.split(":")[0] for text in made.refused] == ["this-gpu", "unnamed-gpu", "rtx"]
+    assert made.refused[1].endswith("The engine cannot run on this GPU"), "its words, whole"
+    (case,) = gpu.cases_of_files(None, {"TensorRT for RTX fp16": made}, None)
+    assert "The engine cannot run on this GPU" in case.to_dict(None)["error"]
+    assert case.to_dict(None)["refused"] == gpu.reasons(case) == list(made.refused)
+    assert len(gpu.short(case.error)) < 310
+
+
+def test_what_was_refused_before_stays_with_what_ran(gpu, tmp_path, monkeypatch):
+    builds = sys.modules["gpu_build"]
+    engine = SimpleNamespace(kind=Kind.ENGINE, path=tmp_path / "e.engine")
+    graph = SimpleNamespace(kind=Kind.ONNX, path=tmp_path / "g.onnx")
+
+    def some(model, *, target, **options):
+        if "this-gpu" in target:
+            raise BuildError("SM90 is not known")
+        return SimpleNamespace(artifacts=(graph, engine))
+
+    monkeypatch.setattr(builds, "build", some)
+    made = builds.built(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX int8"]
+    assert made == builds.Made(path=engine.path, refused=("this-gpu: SM90 is not known",))
+    ran = SimpleNamespace(session=lambda case, path, x: setattr(case, "facts", {"path": str(path)}))
+    (case,) = gpu.cases_of_files(ran, {"TensorRT for RTX int8": made}, None)
+    assert (case.error, case.facts["path"]) == (None, str(engine.path))
+    assert case.to_dict(None)["refused"] == gpu.reasons(case) == ["this-gpu: SM90 is not known"]
+    case.error = "it ran and failed"
+    assert gpu.reasons(case) == ["this-gpu: SM90 is not known", "it ran and failed"]
+
+
+def test_trained_networks_of_both_sizes_at_three_sizes(gpu):
+    from hasn_edge.model.zoo import bundled_models, load_model
+    from hasn_edge.spec import ModelSpec as Spec
+
+    assert set(gpu.MODELS) == set(bundled_models())
+    large = load_model(gpu.MODELS[0])
+    assert replace(large.spec, residual=False) == Spec(), "the published network's convolutions"
+    assert sum(p.numel() for p in large.parameters()) == 435_272
+    assert gpu._sizes(gpu.SIZES) == [(180, 320), (360, 640), (540, 960)]
 
 
 def test_the_result_file_says_it_was_a_rehearsal(gpu, tmp_path):
