@@ -14,6 +14,7 @@ from hasn_edge.device.libraries import Missing
 from hasn_edge.device.traps import TRAPS, board, find_traps, packages, tensorrt
 from hasn_edge.device.view import Machine, look
 from hasn_edge.engine.gpu import GpuFacts
+from hasn_edge.resources import shipped
 from hasn_edge.spec import ModelSpec, Precision
 
 ORIN = GpuFacts(
@@ -137,7 +138,13 @@ class TestVisible:
         (jetson.root / "usr/lib/python3.10").rename(jetson.root / "usr/lib/python3.8")
         found = only(tensorrt.not_visible, without(jetson, "tensorrt"))
         assert "for Python 3.8, and hasn-edge needs 3.10 or newer" in found.detail
-        assert "trtexec" in found.cure
+        assert f"module for 3.10 from its sources ({tensorrt.SOURCES})" in found.cure
+        assert (
+            f"{tensorrt.TRTEXEC} --onnx=FILE --fp16 --saveEngine=FILE, and --int8 for an INT8" in found.cure
+        )
+        written = " ".join(shipped("engines", "README.md").read_text(encoding="utf-8").split())
+        for way in (tensorrt.SOURCES, tensorrt.TRTEXEC, "hasn-edge build --precision int8 --target portable"):
+            assert way in written, "README and doctor say the same"
 
     def test_shared_folder(self, jetson):
         (jetson.root / "usr/lib/python3.10").rename(jetson.root / "usr/lib/python3")

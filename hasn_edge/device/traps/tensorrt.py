@@ -22,6 +22,10 @@ DRIVERS = {"13": (580, "13.0"), "12": (535, "12.2")}
 """Oldest driver, and its CUDA, for TensorRT 11 by the CUDA that it was built with; from NVIDIA's
 prerequisites of TensorRT 11.4 and the release notes of CUDA 13."""
 
+SOURCES = "github.com/NVIDIA/TensorRT, branch release/8.5, folder python"
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+"""The two ways that JetPack 5 leaves, whose TensorRT is for Python 3.8; engines/README.md describes them."""
+
 TURING = (7, 5)
 """Compute capability of the oldest generation that TensorRT 11 supports; NVIDIA's prerequisites."""
 
@@ -53,9 +57,9 @@ def not_visible(machine: Machine) -> Iterator[Finding]:
             "newer"
         )
         cure = (
-            f"build TensorRT's Python module for {mine} from its sources (github.com/NVIDIA/TensorRT, folder "
-            "python), or compile the graphs of 'hasn-edge build --target portable' with "
-            "/usr/src/tensorrt/bin/trtexec --onnx=FILE --saveEngine=FILE"
+            f"build TensorRT's Python module for {mine} from its sources ({SOURCES}); or compile the weak "
+            f"graph of 'hasn-edge build --target portable' with {TRTEXEC} --onnx=FILE --fp16 "
+            "--saveEngine=FILE, and --int8 for an INT8 one, without what hasn-edge checks"
         )
     yield Finding(name="tensorrt", state=State.MISSING, detail=detail, cure=cure)
 
