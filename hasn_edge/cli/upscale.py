@@ -123,7 +123,7 @@ def command(
       hasn-edge upscale photo.jpg -o out/
       hasn-edge upscale holiday/ scan.tif -o out/ --tile 256
       hasn-edge upscale clip.mp4 -o clip_x4.mp4 --codec libx265 --quality 20
-      hasn-edge upscale photo.jpg --artifact engines/hasn-x4-small-fp16-rtx.engine
+      hasn-edge upscale photo.jpg --artifact engines/hasn-x4-fp16-rtx.engine
     """
     from hasn_edge.image import find_images
     from hasn_edge.runtime.upscaler import Upscaler
