@@ -25,7 +25,7 @@ class Exchange(ABC, Generic[T]):
         self.dropped = 0
         """How many were replaced before anybody took them."""
         self.discarded = 0
-        """How many were still here when it was closed."""
+        """How many were still here when it was closed, or came after that."""
 
     @abstractmethod
     def put(self, item: T) -> bool:
@@ -81,6 +81,7 @@ class Mailbox(Exchange[T]):
         """Replace what nobody took, which counts as dropped."""
         with self._changed:
             if self._finished:
+                self.discarded += 1
                 return False
             self.dropped += len(self._items)
             self._items.clear()
@@ -108,6 +109,7 @@ class Lane(Exchange[T]):
             while len(self._items) >= self.capacity and not self._finished:
                 self._changed.wait()
             if self._finished:
+                self.discarded += 1
                 return False
             self._items.append(item)
             self._changed.notify_all()

@@ -60,15 +60,26 @@ class Stamps:
     """It arrived from the source."""
     taken: float
     """Its turn came: until here it waited for the network to become free."""
+    prepared: float
+    """It was ready for the network."""
     started: float
-    """It was ready, and the network began with it."""
+    """The network began with it."""
     computed: float
     """The network's result was in host memory."""
+    received: float
+    """Making its picture began."""
+    made: float
+    """Its picture was made, and is handed to the views."""
 
     @property
-    def wait_s(self) -> float:
-        """Seconds it waited before anything was done with it."""
+    def queued_s(self) -> float:
+        """Seconds from its arrival until its turn; of a recording, how far it was read ahead."""
         return self.taken - self.captured
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds after its turn in which nothing was done with it."""
+        return self.started - self.prepared + self.received - self.computed
 
     @property
     def infer_s(self) -> float:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from hasn_edge.errors import HasnEdgeError, StageError
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.video.fit import check_self_test
 from hasn_edge.video.record import OpenWriter
 from hasn_edge.video.runner import Runner
 from hasn_edge.video.source import Source
@@ -38,11 +39,14 @@ class Live:
         name: What the first engine is called.
         engines: Names of engines and how to open them, for :meth:`select`; what was opened is closed here.
         size: (height, width) that the network gets: frames are cut to its shape around their middle and
-            resized. ``None`` for the source's own.
+            resized. ``None`` for the source's own, with square pixels.
         self_test: Make each frame smaller by the scale first (MATLAB's bicubic), upscale that, and measure
             PSNR-Y against the frame, of the network and of bicubic.
         open_writer: Opens a recording of a given (height, width), e.g. by ``VideoWriter``; ``None`` for none.
         seconds: Stop after so long; ``None`` for never.
+
+    Raises:
+        InputError: a self-test cannot judge frames of that size.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Live:
         self._seconds = seconds
         self._switch = Switch(Runner(upscaler), name, engines or {}, lambda text: self._tell("engine", text))
         self.scale = self._switch.scale
+        if self_test and size is not None:
+            check_self_test(size, self.scale)
         stages = STAGES if open_writer is not None else STAGES[:-1]
         self.stats = Stats(source=source.name, live=source.live, stages=stages)
         self._stages = Stages(
@@ -89,8 +95,8 @@ class Live:
         self._notices: dict[str, str] = {}
         self._failure: tuple[str, BaseException, int | None] | None = None
         self._lock = threading.Lock()
-        self._left_over = 0
         self._stops = 0
+        self._why = "error"
 
     @property
     def recorded(self) -> int:
@@ -140,6 +146,9 @@ class Live:
                 for thread in self._threads.values():
                     thread.start()
                 self._watch()
+            except KeyboardInterrupt:
+                self._why = "stopped"
+                raise
             finally:
                 self._shut_down()
                 self._showing = ()
@@ -162,8 +171,10 @@ class Live:
                 if time.monotonic() >= next_poll[view]:
                     next_poll[view] = time.monotonic() + every
                     view.poll()
+            self._switch.tend()
             last[0].join(pause)
             last = [thread for thread in last if thread.is_alive()]
+        self._why = "stopped" if self._stops else "time" if last else "end of source"
 
     def _shut_down(self) -> None:
         deadline = time.monotonic() + JOIN_S
@@ -178,11 +189,11 @@ class Live:
             threads["record"].join(_POLL_S)
         self.stuck = tuple(stage for stage, thread in threads.items() if thread.is_alive())
         self._switch.close(deadline, keep="infer" in self.stuck)
-        self.stats.end()
-        self._left_over = self.stats.snapshot()["frames"]["in_flight"]
+        self.stats.end("error" if self._failure is not None else self._why)
 
     def _drops(self) -> dict[str, int]:
-        return {**self._stages.drops(), "end of run": self._left_over}
+        cut_off = self._stages.left_over() if self.stats.over else 0
+        return {**self._stages.drops(), "end of run": cut_off}
 
     def _tell(self, about: str, text: str | None) -> None:
         with self._lock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hasn_edge.data.resize import imresize
 from hasn_edge.metrics import psnr_y
 from hasn_edge.video.frame import Frame, Quality, UInt8
@@ -21,3 +23,28 @@ def quality(frame: Frame, upscaled: UInt8, scale: int) -> Quality:
         hasn_db=psnr_y(upscaled, frame.truth, border=scale),
         bicubic_db=psnr_y(bicubic, frame.truth, border=scale),
     )
+
+
+class Mean:
+    """Mean of decibels without the infinite ones, as :func:`hasn_edge.metrics.mean_db` takes it."""
+
+    def __init__(self) -> None:
+        self.count = self._finite = 0
+        """How many values came, the infinite ones included."""
+        self._total = 0.0
+        self.last: float | None = None
+        """The newest one; ``None`` where it was infinite."""
+
+    def add(self, value: float) -> None:
+        """Add a value."""
+        self.count += 1
+        # JSON has no infinity: two identical pictures have no figure.
+        self.last = value if math.isfinite(value) else None
+        if self.last is not None:
+            self._finite += 1
+            self._total += value
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the finite ones; ``None`` without any."""
+        return self._total / self._finite if self._finite else None

@@ -35,6 +35,8 @@ class Series:
     def add(self, value: float) -> None:
         """Add a value of at least 0 that came just now."""
         now = self._clock()
+        if len(self._recent) > 1 and self.stale(now):
+            self._recent.clear()  # what came before the silence says nothing of now
         self._recent.append((now, value))
         self._trim(now)
         cell = 0 if value <= _LOWEST else 1 + int(math.log(value / _LOWEST) / math.log(_RATIO))
@@ -49,12 +51,23 @@ class Series:
         if len(self._recent) < 2:
             return None
         first, last = self._recent[0][0], self._recent[-1][0]
+        if last <= first:
+            return None
         spacing = (last - first) / (len(self._recent) - 1)
         # When nothing comes any more, the silence counts as soon as it is longer than usual.
         silence = now - last
         if silence > 2 * spacing:
             return len(self._recent) / max(1e-9, now - first)
         return 1 / max(1e-9, spacing)
+
+    def stale(self, now: float) -> bool:
+        """Return whether the newest value is older than the window and than what is usual between two."""
+        self._trim(now)
+        if not self._recent:
+            return True
+        first, last = self._recent[0][0], self._recent[-1][0]
+        spacing = (last - first) / max(1, len(self._recent) - 1)
+        return now - last > max(WINDOW_S, 2 * spacing)
 
     def busy(self, now: float, running_since: float | None, begin: float, *, recent: bool) -> float:
         """Return which fraction of the time the values, as durations that ended when they came, cover.
@@ -75,17 +88,26 @@ class Series:
         return min(1.0, covered / max(1e-9, now - since))
 
     def summary(self, now: float, *, recent: bool) -> dict[str, float | None]:
-        """Return ``p50``, ``p95`` and ``max``; each ``None`` where there is no value."""
-        if recent:
-            self._trim(now)
-            values = sorted(value for _, value in self._recent)
-            if not values:
-                return {"p50": None, "p95": None, "max": None}
-            return {"p50": _exact(values, 0.5), "p95": _exact(values, 0.95), "max": values[-1]}
+        """Return ``p50``, ``p95`` and ``max``, each ``None`` where no value is, and how many there are.
+
+        Those of the last seconds are none once the newest value is :meth:`stale`.
+        """
+        if not recent:
+            largest = self.largest if self.count else None
+            return {
+                "p50": self.quantile(0.5),
+                "p95": self.quantile(0.95),
+                "max": largest,
+                "count": self.count,
+            }
+        if self.stale(now):
+            return {"p50": None, "p95": None, "max": None, "count": 0}
+        values = sorted(value for _, value in self._recent)
         return {
-            "p50": self.quantile(0.5),
-            "p95": self.quantile(0.95),
-            "max": self.largest if self.count else None,
+            "p50": _exact(values, 0.5),
+            "p95": _exact(values, 0.95),
+            "max": values[-1],
+            "count": len(values),
         }
 
     def quantile(self, q: float) -> float | None:

@@ -31,6 +31,8 @@ class Source(ABC):
     """(height, width) of its frames, where that is known."""
     fps: float | None = None
     """Frames a second that it says to deliver, where it says so."""
+    aspect: float | None = None
+    """How many times as wide as high its pixels are shown; ``None`` where that is not known: square."""
     dropped: int = 0
     """Frames that the source itself knows to have been lost between two reads."""
     report: Callable[[str | None], None] = staticmethod(lambda text: None)
@@ -128,6 +130,7 @@ class Paced(Source):
         self._source = source
         source.report = lambda text: self.report(text)
         self.name, self.live, self.size, self.fps = source.name, source.live, source.size, source.fps
+        self.aspect = source.aspect
         self._closed = threading.Event()
         self._start: float | None = None
 

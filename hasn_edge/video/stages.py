@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.video.exchange import Closed, Exchange, Lane, Mailbox
-from hasn_edge.video.fit import fitted, self_test_size, smaller
+from hasn_edge.video.fit import fitted, part_of, self_test_size, smaller, squared
 from hasn_edge.video.frame import Frame, Shown, Stamps
 from hasn_edge.video.quality import quality
 from hasn_edge.video.record import OpenWriter, record
@@ -20,7 +20,7 @@ from hasn_edge.video.runner import Runner
 from hasn_edge.video.source import Source
 from hasn_edge.video.stats import SOURCE, Stats
 from hasn_edge.video.switch import Switch
-from hasn_edge.video.turn import Turn
+from hasn_edge.video.turn import EARLY, Turn
 from hasn_edge.video.view import View
 
 
@@ -30,6 +30,7 @@ class _Job:
 
     frame: Frame
     taken: float
+    prepared: float
     runner: Runner
     x: NDArray[Any]
     engine: str = ""
@@ -69,7 +70,8 @@ class Stages:
         self._size = size
         self._self_test = self_test
         self._open_writer = open_writer
-        self._turn = Turn()
+        # Nothing is lost of a recording, so that its next frame may be ready early: throughput counts.
+        self._turn = Turn() if source.live else Turn(early=EARLY)
         self._captured: Exchange[Frame] = Mailbox() if source.live else Lane()
         self._prepared: Lane[_Job] = Lane(1)
         self._computed: Lane[_Job] = Lane(1)
@@ -78,6 +80,7 @@ class Stages:
         """Frames in the recording, once it is finished."""
         self.at: dict[str, int] = {}
         """Index of the frame that each stage works on."""
+        self._held: dict[str, int] = {}
 
     def bodies(self) -> dict[str, Callable[[], None]]:
         """Return what to run in a thread, by stage."""
@@ -117,48 +120,65 @@ class Stages:
         """Return how many frames were lost so far, by reason."""
         return {"network busy": self._captured.dropped, SOURCE: self._source.dropped}
 
+    def left_over(self) -> int:
+        """Return how many frames the end of the run cut off: those between stages, and those in their hands.
+
+        Each is counted where it was, so that a frame that got lost anywhere else is missing from the sum.
+        """
+        between = (self._captured, self._prepared, self._computed)
+        return sum(exchange.discarded for exchange in between) + sum(self._held.values())
+
     def capture(self) -> None:
         """Read frames until the source ends."""
+        lost = 0
         while True:
             start = time.monotonic()
             frame = self._source.read()
             if frame is None:
                 return
             self.at["capture"] = frame.index
-            self._stats.frame_captured(time.monotonic() - start)
+            before, lost = lost, self._source.dropped
+            self._stats.frame_captured(time.monotonic() - start, lost - before)
             if not self._captured.put(frame):
                 return
 
     def prepare(self) -> None:
-        """Bring frames to the network's size and form, live ones just in time."""
+        """Bring frames to the network's size and form just in time."""
         while True:
-            if self._source.live:
-                self._turn.wait()
+            self._turn.wait()
             frame = self._captured.get()
             assert frame is not None
-            self.at["prepare"] = frame.index
+            self.at["prepare"], self._held["prepare"] = frame.index, 1
             taken = time.monotonic()
             with self._stats.busy("prepare"):
-                if self._size is None:
-                    self._size = (
-                        self_test_size(frame.size, self._switch.scale) if self._self_test else frame.size
-                    )
-                size = self._size
-                if self._self_test:
-                    frame = smaller(frame, size, self._switch.scale)
-                else:
-                    frame = replace(frame, pixels=fitted(frame.pixels, size))
+                frame = self._fitted(frame)
                 runner = self._switch.runner
-                job = _Job(frame=frame, taken=taken, runner=runner, x=runner.prepare(frame.pixels))
-            self._turn.ready(time.monotonic() - taken)
-            if not self._prepared.put(job):
+                x = runner.prepare(frame.pixels)
+            prepared = time.monotonic()
+            self._turn.ready(prepared - taken)
+            self._held["prepare"] = 0
+            if not self._prepared.put(_Job(frame=frame, taken=taken, prepared=prepared, runner=runner, x=x)):
                 return
+
+    def _fitted(self, frame: Frame) -> Frame:
+        """Return the frame as the network gets it."""
+        captured, scale, aspect = frame.size, self._switch.scale, self._source.aspect or 1.0
+        if self._size is None:
+            own = squared(captured, aspect)
+            self._size = self_test_size(own, scale) if self._self_test else own
+        size = self._size
+        full = (size[0] * scale, size[1] * scale) if self._self_test else size
+        self._stats.frame_fitted(captured, part_of(captured, full, aspect), full, aspect)
+        if self._self_test:
+            return smaller(frame, size, scale, aspect)
+        return replace(frame, pixels=fitted(frame.pixels, size, aspect))
 
     def infer(self) -> None:
         """Compute: the only thread that touches a session."""
         flying: deque[tuple[_Job, Pending[Any]]] = deque()
         while True:
             job = self._next_job(flying)
+            self._held["infer"] = len(flying) + (job is not None)
             if job is None:
                 self._land(*flying.popleft())
                 continue
@@ -190,7 +210,8 @@ class Stages:
         self.at["infer"] = job.frame.index
         job.y = pending.result()
         job.computed = time.monotonic()
-        self._stats.ended("infer", self._turn.ended())
+        self._stats.ended("infer", job.computed - job.started, alone=self._turn.ended())
+        self._held["infer"] -= 1
         if not self._computed.put(job):
             raise Closed
 
@@ -199,24 +220,14 @@ class Stages:
         while True:
             job = self._computed.get()
             assert job is not None
-            assert job.y is not None
-            frame = job.frame
-            self.at["present"] = frame.index
+            self.at["present"], self._held["present"] = job.frame.index, 1
+            received = time.monotonic()
             with self._stats.busy("present"):
-                upscaled = job.runner.finish(job.y)
-                shown = Shown(
-                    frame=frame,
-                    upscaled=upscaled,
-                    scale=job.runner.scale,
-                    engine=job.engine,
-                    stamps=Stamps(
-                        captured=frame.captured, taken=job.taken, started=job.started, computed=job.computed
-                    ),
-                    quality=None if frame.truth is None else quality(frame, upscaled, job.runner.scale),
-                )
+                shown = _shown(job, received)
                 for view in self._views:
                     view.show(shown)
             self._stats.frame_shown(shown)
+            self._held["present"] = 0
             if self._open_writer is not None and not self._recorded.put(shown):
                 return
 
@@ -224,3 +235,23 @@ class Stages:
         """Write what was shown to a file."""
         assert self._open_writer is not None
         self.recorded = record(self._recorded, self._open_writer, self._stats)
+
+
+def _shown(job: _Job, received: float) -> Shown:
+    """Make the picture of a result, and judge it in a self-test."""
+    assert job.y is not None
+    frame, scale = job.frame, job.runner.scale
+    upscaled = job.runner.finish(job.y)
+    judged = None if frame.truth is None else quality(frame, upscaled, scale)
+    stamps = Stamps(
+        captured=frame.captured,
+        taken=job.taken,
+        prepared=job.prepared,
+        started=job.started,
+        computed=job.computed,
+        received=received,
+        made=time.monotonic(),
+    )
+    return Shown(
+        frame=frame, upscaled=upscaled, scale=scale, engine=job.engine, stamps=stamps, quality=judged
+    )

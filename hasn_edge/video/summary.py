@@ -10,11 +10,15 @@ if TYPE_CHECKING:
 
 _STAGES = {
     "capture": "waiting for and decoding a frame",
+    "wait": "waiting for the network and the stage behind it",
     "prepare": "fitting it to the network's input",
     "infer": "network, host to host",
     "present": "making the picture and handing it to the views",
+    "display": "from there until it was on a screen",
     "record": "encoding it",
 }
+_BEGINS = {"capture": "from capture", "turn": "from a frame's turn (a recording is read ahead)"}
+_ENDS = {"view": "until handed to the views", "screen": "until on the screen"}
 
 
 def summary(snapshot: Mapping[str, Any]) -> Table:
@@ -33,8 +37,10 @@ def summary(snapshot: Mapping[str, Any]) -> Table:
 def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the table's lines."""
     run, frames = snapshot["run"], snapshot["frames"]
-    where = {"view": "from capture until handed to the views", "screen": "from capture until on the screen"}
+    where = f"{_BEGINS[snapshot['latency_begins']]} {_ENDS[snapshot['latency_ends']]}"
     lines = [("source", snapshot["source"]), ("engine", snapshot["engine"])]
+    if snapshot["source_size"] is not None:
+        lines.append(("source frames", used(snapshot)))
     if snapshot["input"] is not None:
         (height, width), (large, wide) = snapshot["input"], snapshot["output"]
         lines.append(("size", f"{width}x{height} to {wide}x{large}"))
@@ -45,7 +51,12 @@ def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines += [(f"dropped, {reason}", str(count)) for reason, count in frames["drops"].items() if count]
     lines += [
         ("frames a second", f"{number(run['fps_in'])} captured, {number(run['fps_out'])} shown"),
-        ("latency", f"{_times(run['latency_ms'])}, {where[snapshot['latency_ends']]}"),
+    ]
+    if frames["displayed"] is not None:
+        screen = f"{frames['displayed']} of those shown, {number(run['fps_screen'])} a second"
+        lines.append(("on the screen", screen))
+    lines += [
+        ("latency", f"{_times(run['latency_ms'])}, {where}, of {run['latency_ms']['count']} frames"),
     ]
     lines += [
         (stage, f"{_times(times)}, {_STAGES[stage]}")
@@ -62,6 +73,22 @@ def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def used(snapshot: Mapping[str, Any]) -> str:
+    """Say what becomes of the source's frames before the network: what is cut, and how it is resized."""
+    (height, width), (high, wide) = snapshot["source_size"], snapshot["part"]
+    text = f"{width}x{height}"
+    aspect = snapshot["pixel_aspect"]
+    if aspect != 1:
+        text += f" with pixels of {aspect:.4g}:1"
+    if (high, wide) != (height, width):
+        text += f", of which the middle {wide}x{high}"
+    rows, columns = snapshot["fitted"]
+    if (rows, columns) != (high, wide):
+        how = "resized" if aspect != 1 else "enlarged" if rows > high else "made smaller"
+        text += f", {how} to {columns}x{rows}"
+    return text
+
+
 def overlay(snapshot: Mapping[str, Any]) -> list[str]:
     """Return the lines over the picture: of the last seconds, short."""
     now, frames, size = snapshot["now"], snapshot["frames"], snapshot["input"]
@@ -69,9 +96,11 @@ def overlay(snapshot: Mapping[str, Any]) -> list[str]:
     if size is not None:
         sizes = f"  {size[1]}x{size[0]} to {snapshot['output'][1]}x{snapshot['output'][0]}"
     stages = {stage: times["p50"] for stage, times in now["stages_ms"].items() if times["p50"] is not None}
+    screen = "" if now["fps_screen"] is None else f"{number(now['fps_screen'])} fps on the screen, "
     lines = [
         f"{snapshot['engine']}{sizes}",
-        f"{number(now['fps_out'])} fps shown, {number(now['fps_in'])} captured, {frames['dropped']} dropped",
+        f"{screen}{number(now['fps_out'])} fps shown, {number(now['fps_in'])} captured, "
+        f"{frames['dropped']} dropped",
         f"latency {_times(now['latency_ms'])}",
         "  ".join(f"{stage} {number(median)} ms" for stage, median in stages.items()),
     ]

@@ -11,6 +11,9 @@ from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.runner import Runner
 
+TOLD_S = 8.0
+"""How long it is told that an engine could not be opened."""
+
 
 class Switch:
     """Holds the runner that computes. :meth:`current` is the computing thread's, the rest is thread-safe.
@@ -20,6 +23,7 @@ class Switch:
         name: What it is called.
         engines: How to open the others by name. The first one stays open and is never opened again.
         tell: Called with what is to be told to the user, ``None`` when it is over.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class Switch:
         name: str,
         engines: Mapping[str, Callable[[], Session | Upscaler]],
         tell: Callable[[str | None], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scale = runner.scale
         self._first = self._runner = runner
@@ -39,6 +44,8 @@ class Switch:
         self._next: tuple[Runner, str] | None = None
         self._opener: threading.Thread | None = None
         self._closed = False
+        self._clock = clock
+        self._failed_at: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,12 +76,26 @@ class Switch:
         if name not in self.names:
             raise InputError(f"no engine called {name!r}; choose one of {', '.join(self.names)}")
         with self._lock:
-            if self._closed or name == self._target:
-                return
-            self._target = self._asked = name
-            if self._opener is None:
-                self._opener = threading.Thread(target=self._open, name="hasn-edge open", daemon=True)
-                self._opener.start()
+            asked = not self._closed and name != self._target
+            if asked:
+                self._target = self._asked = name
+                if self._opener is None:
+                    self._opener = threading.Thread(target=self._open, name="hasn-edge open", daemon=True)
+                    self._opener.start()
+        if not asked:
+            self._forget()
+
+    def tend(self) -> None:
+        """Take back, after a while, what was told of an engine that could not be opened; call it often."""
+        failed_at = self._failed_at
+        if failed_at is not None and self._clock() - failed_at > TOLD_S:
+            self._forget()
+
+    def _forget(self) -> None:
+        with self._lock:
+            failed, self._failed_at = self._failed_at, None
+        if failed is not None:
+            self._tell(None)
 
     def current(self, *, swap: bool) -> tuple[Runner, str]:
         """Return the runner for the next frame and its name; first change to the new one if ``swap``."""
@@ -111,6 +132,7 @@ class Switch:
                 if self._closed or name is None:
                     self._opener = None
                     return
+                self._failed_at = None
             self._tell(f"opening {name}")
             try:
                 runner = self._opened(name)
@@ -119,6 +141,7 @@ class Switch:
                     if self._target == name:
                         self._target = self._name if self._next is None else self._next[1]
                 self._tell(f"{name} could not be opened, {self._name} goes on: {exc}")
+                self._failed_at = self._clock()
                 continue
             with self._lock:
                 late, replaced = self._closed, self._next

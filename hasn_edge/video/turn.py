@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable
 
 _FOLLOW = 0.3  # how fast the expected durations follow the measured ones
-_EARLY = 0.05  # of the network's duration, so that its jitter does not make it wait
+EARLY = 0.25
+"""Where every frame counts: ready so early, in parts of the network's duration, that it hardly ever waits."""
+
+_EARLY = 0.05  # where the newest frame counts: just enough that jitter seldom makes the network wait
 _EARLY_S = 0.002
 
 
@@ -19,10 +22,12 @@ class Turn:
 
     Args:
         clock: Monotonic seconds.
+        early: In parts of the network's duration, how early a frame is to be ready.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, early: float = _EARLY) -> None:
         self._clock = clock
+        self._early = early
         self._changed = threading.Condition()
         self._slots = 1
         self._began: list[float] = []
@@ -82,4 +87,4 @@ class Turn:
         if len(self._began) < self._slots:
             return 0.0
         begin = max(self._began[0], self._last_end)
-        return begin + (1 - _EARLY) * self._network_s - 1.5 * self._prepare_s - _EARLY_S
+        return begin + (1 - self._early) * self._network_s - 1.5 * self._prepare_s - _EARLY_S

@@ -43,5 +43,8 @@ class View:
     def poll(self) -> None:
         """Do what must be done in the main thread; returns within a frame's time."""
 
+    def close(self) -> None:
+        """Let go of what was claimed before ``start``, which may never have come; safe to call twice."""
+
     def stop(self) -> None:
         """Close. Nothing of the view runs any more when this returns, within a second."""

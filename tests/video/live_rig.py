@@ -12,12 +12,21 @@ from hasn_edge.errors import BuildError, OutputError, SourceError
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.spec import ModelSpec
-from hasn_edge.video.frame import Frame, Shown
+from hasn_edge.video.frame import Frame, Shown, Stamps
 from hasn_edge.video.live import Live
 from hasn_edge.video.source import PatternSource, Source
 from hasn_edge.video.view import View
 
 SIZE = (48, 64)
+
+
+def stamps(captured: float, **later: float) -> Stamps:
+    """Return those of a frame for which each point is passed at once where nothing else is said."""
+    points = ("taken", "prepared", "started", "computed", "received", "made")
+    passed = {"captured": captured}
+    for point in points:
+        passed[point] = later.get(point, list(passed.values())[-1])
+    return Stamps(**passed)
 
 
 def number_of(pixels: np.ndarray) -> int:

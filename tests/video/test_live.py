@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 
 import numpy as np
 import pytest
-from live_rig import SIZE, Session, SlotSession, Watcher, Writer, threads
+from live_rig import SIZE, Session, SlotSession, Watcher, Writer, stamps, threads
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import BuildError, InputError
+from hasn_edge.errors import BuildError, InputError, StageError
 from hasn_edge.metrics import psnr_y
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
+from hasn_edge.video.exchange import Mailbox
 from hasn_edge.video.live import Live
 from hasn_edge.video.source import PatternSource
 
@@ -42,6 +44,7 @@ def test_a_recording_loses_no_frame_and_keeps_the_order(session):
     assert snapshot["frames"] == {
         "captured": 12,
         "shown": 12,
+        "displayed": None,
         "dropped": 0,
         "in_flight": 0,
         "drops": {"network busy": 0, "source": 0, "end of run": 0},
@@ -55,8 +58,45 @@ def test_what_is_shown_is_what_the_session_computes():
     for shown in view.shown:
         expected = np.repeat(np.repeat(shown.frame.pixels, 4, axis=0), 4, axis=1)
         np.testing.assert_array_equal(shown.upscaled, expected)
-        stamps = shown.stamps
-        assert shown.frame.captured == stamps.captured <= stamps.taken <= stamps.started <= stamps.computed
+        passed = list(vars(shown.stamps).values())
+        assert passed[0] == shown.frame.captured
+        assert passed == sorted(passed)
+
+
+def test_what_the_end_cuts_off_is_counted_where_it_was():
+    """Stopped while every stage is full: all that is neither shown nor dropped was in somebody's hands."""
+    view = Watcher(stop_at=4)
+    stats = Live(PatternSource(SIZE, live=False), SlotSession(2, seconds=0.03), [view]).run()
+    snapshot = stats.snapshot()
+    assert balanced(snapshot)
+    assert snapshot["frames"]["drops"]["end of run"] >= 2
+    assert snapshot["ended"] == "stopped"
+
+
+def test_why_it_ended_is_said():
+    assert Live(recording(2), Session()).run().snapshot()["ended"] == "end of source"
+    live = Live(PatternSource(SIZE), Session(), seconds=0.2)
+    assert live.stats.snapshot()["ended"] is None
+    assert live.run().snapshot()["ended"] == "time"
+    failing = Live(recording(2), Session(fail_at=1))
+    with pytest.raises(StageError):
+        failing.run()
+    assert failing.stats.snapshot()["ended"] == "error"
+
+
+def test_the_latency_of_a_recording_is_not_how_far_it_is_read_ahead():
+    """Some frames wait in front of the network, for most of the time between two of its results."""
+    view = Watcher()
+    live = Live(recording(8), Session(seconds=0.15), [view])
+    snapshot = live.run().snapshot()
+    assert snapshot["latency_begins"] == "turn"
+    stamps = [shown.stamps for shown in view.shown[3:]]
+    assert all(one.queued_s > 0.15 for one in stamps), "read ahead, which is no latency"
+    # With the network's own 150 ms; prepared as soon as the frame before was, it would be 300.
+    assert np.median([one.made - one.taken for one in stamps]) < 0.27
+    run = snapshot["run"]
+    assert run["stages_ms"]["infer"]["p50"] >= 150 * 0.99
+    assert run["latency_ms"]["p50"] < 290
 
 
 def test_a_live_source_drops_what_a_slow_network_cannot_take():
@@ -69,6 +109,30 @@ def test_a_live_source_drops_what_a_slow_network_cannot_take():
     assert view.numbers == sorted(set(view.numbers))
     assert snapshot["limit"]["stage"] == "infer"
     assert "--size" in snapshot["limit"]["text"]
+
+
+@pytest.mark.parametrize("lose", ["mailbox", "computed", "shown"])
+def test_a_frame_that_gets_lost_anywhere_is_missing_from_the_sum(monkeypatch, lose):
+    """What the end of the run cuts off is counted where it was: nothing else is put down to it."""
+    put = Mailbox.put
+    calls = itertools.count()
+
+    def every_third(work, *arguments):
+        return None if next(calls) % 3 == 2 else work(*arguments)
+
+    if lose == "mailbox":
+        monkeypatch.setattr(Mailbox, "put", lambda *a: every_third(put, *a) is not False)
+    live = Live(PatternSource(SIZE, fps=100), Session(seconds=0.02), seconds=0.6)
+    if lose == "computed":
+        give = live._stages._computed.put
+        monkeypatch.setattr(live._stages._computed, "put", lambda *a: every_third(give, *a) is not False)
+    if lose == "shown":
+        shown = live.stats.frame_shown
+        monkeypatch.setattr(live.stats, "frame_shown", lambda *a: every_third(shown, *a))
+    snapshot = live.run().snapshot()
+    assert snapshot["frames"]["shown"] > 3
+    assert not balanced(snapshot)
+    assert snapshot["frames"]["in_flight"] >= 3
 
 
 def test_the_delay_does_not_grow():
@@ -137,7 +201,7 @@ def test_self_test_cuts_what_is_no_multiple_of_the_scale():
 def test_identical_pictures_have_no_figure():
     """One grey picture: PSNR is infinite, which JSON does not know and a mean must leave out."""
     stats = Live(PatternSource((64, 64), frames=1, live=False), FakeSession(), self_test=True).run()
-    from hasn_edge.video.frame import Frame, Quality, Shown, Stamps
+    from hasn_edge.video.frame import Frame, Quality, Shown
 
     pixels = np.zeros((16, 16, 3), np.uint8)
     shown = Shown(
@@ -145,7 +209,7 @@ def test_identical_pictures_have_no_figure():
         upscaled=np.zeros((64, 64, 3), np.uint8),
         scale=4,
         engine="e",
-        stamps=Stamps(captured=0, taken=0, started=0, computed=0),
+        stamps=stamps(0.0),
         quality=Quality(hasn_db=np.inf, bicubic_db=40.0),
     )
     before = stats.snapshot()["quality"]

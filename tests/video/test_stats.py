@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from live_rig import stamps
 
-from hasn_edge.video.frame import Frame, Quality, Shown, Stamps
+from hasn_edge.video.frame import Frame, Quality, Shown
 from hasn_edge.video.series import Series
 from hasn_edge.video.stats import SOURCE, Stats
 from hasn_edge.video.summary import rows
@@ -32,7 +34,7 @@ def shown(clock: Clock, *, age: float = 0.0, quality: Quality | None = None) -> 
         upscaled=np.zeros((64, 128, 3), np.uint8),
         scale=4,
         engine="fp16",
-        stamps=Stamps(captured=captured, taken=captured, started=captured, computed=clock.now),
+        stamps=stamps(captured, computed=clock.now),
         quality=quality,
     )
 
@@ -71,8 +73,9 @@ def test_memory_is_bounded(clock):
 
 def test_nothing_is_no_figure(clock):
     series = Series(clock)
-    assert series.summary(clock.now, recent=True) == {"p50": None, "p95": None, "max": None}
-    assert series.summary(clock.now, recent=False) == {"p50": None, "p95": None, "max": None}
+    nothing = {"p50": None, "p95": None, "max": None, "count": 0}
+    assert series.summary(clock.now, recent=True) == nothing
+    assert series.summary(clock.now, recent=False) == nothing
     assert series.rate(clock.now) is None
     assert series.busy(clock.now, None, clock.now, recent=True) == 0
 
@@ -119,12 +122,16 @@ def test_snapshot_of_a_run(clock):
     assert values["frames"] == {
         "captured": 12,
         "shown": 5,
+        "displayed": None,
         "dropped": 5,
         "in_flight": 2,
         "drops": {"network busy": 3, SOURCE: 2},
     }
+    assert values["run"]["fps_in"] == pytest.approx(12), "those included that the source lost"
     assert values["run"]["fps_out"] == pytest.approx(5)
+    assert values["run"]["fps_screen"] is None
     assert values["run"]["latency_ms"]["p50"] == pytest.approx(120, rel=0.011)
+    assert values["run"]["latency_ms"]["count"] == values["now"]["latency_ms"]["count"] == 5
     assert values["now"]["latency_ms"]["p50"] == pytest.approx(120)
     assert values["now"]["latency_ms"]["p95"] == pytest.approx(138)
     assert values["run"]["stages_ms"]["infer"]["p95"] == pytest.approx(30, rel=0.011)
@@ -132,7 +139,7 @@ def test_snapshot_of_a_run(clock):
     assert values["limit"]["stage"] == "capture"
     assert values["input"] == [16, 32]
     assert values["output"] == [64, 128]
-    assert values["latency_ends"] == "view"
+    assert (values["latency_begins"], values["latency_ends"]) == ("capture", "view")
     json.dumps(values, allow_nan=False)
 
 
@@ -160,6 +167,126 @@ def test_a_view_that_knows_the_screen_ends_the_latency(clock):
     values = stats.snapshot()
     assert values["latency_ends"] == "screen"
     assert values["run"]["latency_ms"]["p50"] == pytest.approx(750, rel=0.011)
+    assert values["run"]["latency_ms"]["count"] == 1
+
+
+def test_what_is_on_the_screen_is_counted_beside_what_is_shown(clock):
+    stats = Stats(clock=clock)
+    for index in range(40):
+        clock.now += 0.1
+        stats.frame_captured(0.01)
+        frame = shown(clock)
+        stats.frame_shown(frame)
+        if index % 4 == 3:
+            stats.displayed(frame)
+    values = stats.snapshot()
+    assert (values["frames"]["shown"], values["frames"]["displayed"]) == (40, 10)
+    for window in ("now", "run"):
+        assert values[window]["fps_out"] == pytest.approx(10)
+        assert values[window]["fps_screen"] == pytest.approx(2.5)
+    assert values["now"]["latency_ms"]["count"] == 10
+    table = dict(rows(values))
+    assert table["on the screen"] == "10 of those shown, 2.50 a second"
+    assert table["latency"].endswith("from capture until on the screen, of 10 frames")
+    assert stats.overlay()[0].startswith("fp16")
+    assert "2.50 fps on the screen, 10.0 fps shown" in stats.overlay()[1]
+
+
+def test_when_nobody_looks_any_more_there_is_no_latency(clock):
+    stats = Stats(clock=clock)
+    for _ in range(200):
+        clock.now += 0.1
+        frame = shown(clock, age=0.5)
+        stats.frame_shown(frame)
+        if clock.now < 110:
+            stats.displayed(frame)
+    values = stats.snapshot()
+    assert values["now"]["latency_ms"] == {"p50": None, "p95": None, "max": None, "count": 0}
+    assert values["now"]["fps_screen"] is None
+    assert values["now"]["fps_out"] == pytest.approx(10)
+    assert values["run"]["latency_ms"]["p50"] == pytest.approx(500, rel=0.011)
+    # A viewer who comes later begins anew.
+    clock.now += 0.1
+    stats.displayed(shown(clock, age=2.0))
+    assert stats.snapshot()["now"]["latency_ms"]["p50"] == pytest.approx(2000)
+
+
+def test_a_slow_machine_has_figures_between_its_frames(clock):
+    series = Series(clock)
+    for _ in range(4):
+        clock.now += 8
+        series.add(7.0)
+    assert series.summary(clock.now + 7.9, recent=True)["p50"] == pytest.approx(7)
+    assert series.summary(clock.now + 17, recent=True)["p50"] is None
+
+
+def test_the_rate_of_capture_counts_what_the_source_lost(clock):
+    stats = Stats(clock=clock)
+    lost = 7
+    stats.frame_captured(0.01, lost)  # over which time nobody knows
+    for _ in range(40):
+        clock.now += 0.1
+        lost += 2
+        stats.frame_captured(0.01, 2)
+    stats.drops = lambda: {SOURCE: lost}
+    values = stats.snapshot()
+    assert values["frames"]["captured"] == 41 + lost
+    assert values["now"]["fps_in"] == pytest.approx(30)
+    assert values["run"]["fps_in"] == pytest.approx((41 + lost) / 4)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_stages_add_up_to_the_latency(clock, live):
+    """A live frame's latency begins with its capture, a recording's with its turn: it was read ahead."""
+    stats = Stats(live=live, clock=clock)
+    begin = clock.now
+    for stage, seconds in (("prepare", 0.1), ("infer", 0.4), ("present", 0.05)):
+        stats.ended(stage, seconds)
+    passed = {"taken": 3.0, "prepared": 3.1, "started": 3.2, "computed": 3.6, "received": 3.9, "made": 3.95}
+    frame = replace(shown(clock), stamps=stamps(begin, **{at: begin + s for at, s in passed.items()}))
+    clock.now = begin + 3.95
+    stats.frame_shown(frame)
+    clock.now += 0.25
+    stats.displayed(frame)
+    values = stats.snapshot()
+    times = {stage: summary["p50"] for stage, summary in values["now"]["stages_ms"].items()}
+    assert times.pop("capture") is times.pop("record") is None
+    assert times["wait"] == pytest.approx(400 + 3000 * live)
+    assert times["display"] == pytest.approx(250)
+    assert sum(times.values()) == pytest.approx(values["now"]["latency_ms"]["p50"])
+    assert sum(times.values()) == pytest.approx(1200 + 3000 * live)
+    assert values["latency_begins"] == ("capture" if live else "turn")
+    where = "from capture" if live else "from a frame's turn (a recording is read ahead)"
+    assert f"{where} until on the screen" in dict(rows(values))["latency"]
+
+
+def test_frames_that_overlap_in_the_network_do_not_make_it_twice_as_busy(clock):
+    stats = Stats(clock=clock)
+    for _ in range(10):
+        clock.now += 0.1
+        stats.ended("infer", 0.1, alone=0.05)
+    run = stats.snapshot()["run"]
+    assert run["stages_ms"]["infer"]["p50"] == pytest.approx(100, rel=0.011)
+    assert run["busy"]["infer"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("captured", "part", "fitted", "aspect", "text"),
+    [
+        ((90, 160), (90, 160), (90, 160), 1.0, "160x90"),
+        ((1920, 1080), (608, 1080), (180, 320), 1.0, "the middle 1080x608, made smaller to 320x180"),
+        ((36, 64), (36, 64), (180, 320), 1.0, "64x36, enlarged to 320x180"),
+        ((576, 720), (576, 720), (576, 1440), 2.0, "720x576 with pixels of 2:1, resized to 1440x576"),
+    ],
+)
+def test_what_becomes_of_the_frames_before_the_network_is_said(clock, captured, part, fitted, aspect, text):
+    stats = Stats(clock=clock)
+    assert "source frames" not in dict(rows(stats.snapshot()))
+    stats.frame_fitted(captured, part, fitted, aspect)
+    values = stats.snapshot()
+    sizes = [tuple(values[name]) for name in ("source_size", "part", "fitted")]
+    assert sizes == [captured, part, fitted]
+    assert dict(rows(values))["source frames"].endswith(text)
 
 
 def test_rates_stop_when_the_run_ends(clock):
@@ -197,5 +324,7 @@ def test_overlay_and_table_name_the_figures(clock):
     table = dict(rows(stats.snapshot()))
     assert table["source"] == "clip.mp4"
     assert table["frames"] == "5 captured, 5 shown, 0 dropped"
-    assert "from capture until handed to the views" in table["latency"]
+    assert "from a frame's turn (a recording is read ahead) until handed to the views" in table["latency"]
+    assert table["latency"].endswith("of 5 frames")
+    assert "on the screen" not in table
     assert table["PSNR-Y"] == "30.50 dB, bicubic 28.25 dB, mean of 5 frames"

@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from live_rig import stamps
 from websockets.sync.client import connect
 
 from hasn_edge.errors import InputError
 from hasn_edge.video import web_protocol as protocol
-from hasn_edge.video.frame import Frame, Shown, Stamps
+from hasn_edge.video.frame import Frame, Shown
 from hasn_edge.video.stats import Stats
 from hasn_edge.video.web import WebView
 
@@ -54,7 +55,7 @@ def shown(index: int, *, size: tuple[int, int] = (24, 32), age_s: float = 0.0) -
         upscaled=np.ascontiguousarray(pixels.repeat(4, 0).repeat(4, 1)),
         scale=4,
         engine="first",
-        stamps=Stamps(captured=now, taken=now, started=now, computed=now),
+        stamps=stamps(now),
     )
 
 
