@@ -48,7 +48,8 @@ class _InputSize(click.ParamType[Any]):
     "--source",
     metavar="SOURCE",
     default=None,
-    help="0, /dev/video0, csi:0, rtsp://..., http://..., a video file, 'pattern'.  [default: first camera]",
+    help="0, /dev/video0, csi:0, csi:0?flip=2 (nvvidconv's flip-method: upside down), rtsp://..., "
+    "http://..., a video file, 'pattern'.  [default: the first camera that gives pictures]",
 )
 @click.option(
     "--size",

@@ -10,6 +10,7 @@ from typing import Any
 
 from hasn_edge.errors import SourceError
 from hasn_edge.optional import require
+from hasn_edge.video.backends import require_backend
 from hasn_edge.video.frame import Frame
 from hasn_edge.video.source import Source
 
@@ -65,6 +66,7 @@ class CaptureSource(Source):
         self.size = (height, width) if height > 0 and width > 0 else None
         fps = float(capture.get(self._cv2.CAP_PROP_FPS))
         self.fps = fps if 0 < fps < 1000 else None
+        self.aspect = _aspect(self._cv2, capture)
 
     def read(self) -> Frame | None:
         """Return the next frame.
@@ -139,6 +141,7 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
 
     Raises:
         SourceError: no answer, or nothing that is a video.
+        UnsupportedError: OpenCV was built without FFmpeg.
     """
     cv2 = opencv()
     settings = [
@@ -155,6 +158,7 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
             if own:
                 del os.environ[_OPTIONS]
     if not capture.isOpened():
+        require_backend(cv2, "FFMPEG", name)
         raise SourceError(
             f"{name}: no video came; check the address, user and password, and that other players show it"
         )
@@ -168,6 +172,7 @@ def open_file(path: Path) -> CaptureSource:
 
     Raises:
         SourceError: it is none that FFmpeg can read.
+        UnsupportedError: OpenCV was built without FFmpeg.
     """
     if not path.is_file():
         what = "a folder, not a video" if path.is_dir() else "no such file"
@@ -177,6 +182,7 @@ def open_file(path: Path) -> CaptureSource:
     cv2 = opencv()
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
+        require_backend(cv2, "FFMPEG", str(path))
         raise SourceError(
             f"{path}: not a video that OpenCV's FFmpeg can read; it may be damaged or of another kind"
         )
@@ -190,6 +196,15 @@ def _length_s(cv2: Any, capture: Any) -> float | None:
     frames = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     fps = float(capture.get(cv2.CAP_PROP_FPS))
     return frames / fps if 0 < frames < 1e9 and fps > 0 else None
+
+
+def _aspect(cv2: Any, capture: Any) -> float | None:
+    """Return how many times as wide as high pixels are shown; ``None`` where the video does not say."""
+    wide, high = (float(capture.get(getattr(cv2, f"CAP_PROP_SAR_{part}"))) for part in ("NUM", "DEN"))
+    if not (wide > 0 and high > 0 and 0.1 <= wide / high <= 10):
+        return None
+    turned = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO) and capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180
+    return high / wide if turned else wide / high
 
 
 def opencv() -> Any:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from hasn_edge.errors import MissingDependencyError, OutputError, UnsupportedError
+from hasn_edge.errors import MissingDependencyError, OutputError, SourceError, UnsupportedError
 from hasn_edge.runtime.session import Session
 from hasn_edge.video.engines import engines_of, open_first
 from hasn_edge.video.live import Live
@@ -107,13 +107,17 @@ def _close(session: Session, runs: list[Live]) -> None:
 
 
 def _source(text: str | None, size: tuple[int, int] | None, tell: Tell) -> Source:
-    """Open the source; without a word and without a camera, the test pattern."""
+    """Open the source; without a word and without a camera that works, the test pattern."""
     if text is not None:
         return open_source(text, size)
-    camera = first_camera(size)
-    if camera is not None:
-        return camera
-    tell("no camera found: showing the test pattern; --source takes an address or a video file too")
+    try:
+        camera = first_camera(size)
+    except SourceError as exc:
+        tell(f"no camera works: showing the test pattern; tried {exc}")
+    else:
+        if camera is not None:
+            return camera
+        tell("no camera found: showing the test pattern; --source takes an address or a video file too")
     return PatternSource(size or DEFAULT_SIZE)
 
 

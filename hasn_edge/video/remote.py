@@ -20,6 +20,9 @@ STALL_S = 5.0
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses before each attempt to open it again; the last one repeats."""
 
+HANGING = 3
+"""Connections that may hang in a library at a time, given up; there is no further attempt before one ends."""
+
 
 @dataclass(frozen=True)
 class _End:
@@ -39,7 +42,8 @@ class _Connection:
         self._open = open_
         self._opened: Mailbox[Source | _End] = Mailbox()
         self._source: Source | None = None
-        self._frames: Exchange[Frame | _End] | None = None
+        self._frames: Exchange[Frame] | None = None
+        self._end = _End(None)
         self._given_up = False
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="hasn-edge connection", daemon=True)
@@ -60,12 +64,20 @@ class _Connection:
     def read(self, timeout: float) -> Frame | _End | None:
         """Return the next frame, or why there is none; ``None`` when the time is over."""
         assert self._frames is not None
-        return self._frames.get(timeout)
+        try:
+            return self._frames.get(timeout)
+        except Closed:
+            return self._end
 
     @property
     def dropped(self) -> int:
         """Frames that were lost because nobody read them in time."""
         return self._lost + (0 if self._frames is None else self._frames.dropped)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has left the library."""
+        return not self._thread.is_alive()
 
     def give_up(self) -> None:
         """Let it go; wakes whoever waits for it."""
@@ -84,20 +96,18 @@ class _Connection:
             return
         self._source = source
         with source:
-            frames: Exchange[Frame | _End] = Mailbox() if source.live else Lane()
+            frames: Exchange[Frame] = Mailbox() if source.live else Lane()
             self._frames = frames
             if self._given_up or not self._opened.put(source):
                 return
-            end = _End(None)
             try:
                 while (frame := source.read()) is not None:
                     self._lost = source.dropped
                     if not frames.put(frame):
                         return
             except BaseException as exc:
-                end = _End(exc)
-            frames.put(end)
-            frames.finish()
+                self._end = _End(exc)
+            frames.finish()  # a live source's last picture stays: the end is no frame in its place
 
 
 class Remote(Source):
@@ -113,6 +123,7 @@ class Remote(Source):
         open_s: How long the first opening may take.
         stall_s: Without a frame for so long, it counts as lost.
         backoff_s: Pauses before the attempts; the last one repeats.
+        cure: What to check where the first opening is not answered.
 
     Raises:
         SourceError: it cannot be opened, or not in time.
@@ -126,6 +137,7 @@ class Remote(Source):
         open_s: float = OPEN_S,
         stall_s: float = STALL_S,
         backoff_s: tuple[float, ...] = BACKOFF_S,
+        cure: str = "check the address, the network and that it is on",
     ) -> None:
         self.name = name
         self._open = open_
@@ -136,6 +148,7 @@ class Remote(Source):
         self._index = 0
         self._lost_before = 0
         self._failures = 0
+        self._hanging: list[_Connection] = []
         self.reconnects = 0
         """How often it came back."""
         self._connection = _Connection(open_)
@@ -146,10 +159,9 @@ class Remote(Source):
             raise
         if source is None:
             self._connection.give_up()
-            raise SourceError(
-                f"{name}: no answer within {open_s:g} s; check the address, the network and that it is on"
-            )
+            raise SourceError(f"{name}: no answer within {open_s:g} s; {cure}")
         self.live, self.size, self.fps = source.live, source.size, source.fps
+        self.aspect = source.aspect
 
     def read(self) -> Frame | None:
         """Return the next frame, however long it takes; ``None`` at the end and once it is closed.
@@ -158,9 +170,8 @@ class Remote(Source):
             SourceError: a recording was lost in the middle.
         """
         while not self._closed.is_set():
-            try:
-                item = self._connection.read(self._stall_s)
-            except Closed:
+            item = self._connection.read(self._stall_s)
+            if self._closed.is_set():
                 return None
             if isinstance(item, Frame):
                 self.dropped = self._lost_before + self._connection.dropped
@@ -193,7 +204,6 @@ class Remote(Source):
     def _reopen(self, reason: str) -> None:
         """Try until it is open again or closed."""
         while not self._closed.is_set():
-            self._lost_before += self._connection.dropped
             self._connection.give_up()
             pause_s = self._backoff_s[min(self._failures, len(self._backoff_s) - 1)]
             self._failures += 1
@@ -201,6 +211,12 @@ class Remote(Source):
             self.report(f"{about}{reason}; trying again in {pause_s:g} s (attempt {self._failures})")
             if self._closed.wait(pause_s):
                 return
+            hanging = [c for c in (*self._hanging, self._connection) if not c.ended]
+            if len(hanging) >= HANGING:
+                reason = f"{len(hanging)} earlier attempts still hang"
+                continue
+            self._hanging = hanging
+            self._lost_before += self._connection.dropped
             connection = self._connection = _Connection(self._open)
             if self._closed.is_set():
                 connection.give_up()

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from fake_opencv import FakeCv2
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def fake_opencv(monkeypatch, tmp_path) -> Iterator[FakeCv2]:
+    """A machine of Linux with three devices, and an OpenCV that remembers what it was told."""
+    from fake_opencv import FakeCv2
+
+    from hasn_edge.video import cameras, capture
+
+    fake = FakeCv2()
+    monkeypatch.setattr(cameras, "opencv", lambda: fake)
+    monkeypatch.setattr(capture, "opencv", lambda: fake)
+    monkeypatch.setattr(cameras, "DEVICES", tmp_path)
+    monkeypatch.setattr(cameras, "is_jetson", lambda: False)
+    monkeypatch.setattr(cameras.sys, "platform", "linux")
+    for name in ("video10", "video0", "video2", "videodev"):
+        (tmp_path / name).touch()
+    yield fake
+    fake.release.set()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from live_rig import SIZE, Script, lost, sequence
 
 from hasn_edge.errors import SourceError
 from hasn_edge.video.live import lingering
-from hasn_edge.video.remote import Remote
+from hasn_edge.video.remote import HANGING, Remote
 
 
 def test_what_cannot_be_opened_is_an_error_at_once():
@@ -82,6 +82,59 @@ def test_a_camera_comes_back(end):
     assert "trying again in 0.01 s (attempt 1)" in told[0]
     assert "trying again in 0.02 s (attempt 2)" in told[1]
     assert told[2] is None
+
+
+def test_the_last_picture_before_an_end_is_shown():
+    """What ends right after a picture has shown it all the same: nothing is put in its place."""
+    for _ in range(20):
+        first = Script(1, lost())
+        with Remote(sequence(first, Script(1, 60.0)), "cam", backoff_s=(0.01,)) as source:
+            while not first.closed:
+                time.sleep(0.001)
+            assert [source.read().index, source.read().index] == [0, 1]
+            assert source.dropped == 0
+
+
+def test_counters_hold_over_several_reconnects():
+    """Pictures are lost in every connection; some attempts fail in between."""
+    steps = (Script(3, lost()), lost(), Script(3, lost()), lost(), lost(), Script(3, lost()))
+
+    found = []
+    with Remote(sequence(*steps), "cam", backoff_s=(0.01,)) as source:
+        while source.reconnects < 2:
+            frame = source.read()
+            found.append((frame.index, source.dropped))
+    indices = [index for index, _ in found]
+    assert indices == sorted(set(indices))
+    assert all(index == place + dropped for place, (index, dropped) in enumerate(found))
+    assert [dropped for _, dropped in found] == sorted(dropped for _, dropped in found)
+
+
+def test_attempts_that_hang_do_not_pile_up():
+    release = threading.Event()
+    opened: list[str] = []
+    told: list[str | None] = []
+
+    def open_():
+        opened.append("open")
+        if len(opened) == 1:
+            return Script(lost())
+        release.wait(20)
+        return Script(*[1, 0.02] * 20, 60.0)
+
+    source = Remote(open_, "cam", open_s=0.02, stall_s=0.02, backoff_s=(0.01,))
+    source.report = told.append
+    frames: list = []
+    reader = threading.Thread(target=lambda: frames.append(source.read()))
+    reader.start()
+    while not any(text and f"{HANGING} earlier attempts" in text for text in told):
+        time.sleep(0.005)
+    time.sleep(0.1)
+    assert len(opened) == 1 + HANGING
+    release.set()
+    reader.join(10)
+    assert frames[0] is not None
+    source.close()
 
 
 def test_close_wakes_a_read_in_every_state():

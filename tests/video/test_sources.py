@@ -1,230 +1,17 @@
-"""What a user writes becomes a source or a message with its cure; files by OpenCV, cameras by a fake one."""
+"""What a user writes becomes a source or a message with its cure; files by OpenCV."""
 
 from __future__ import annotations
 
-import os
-import threading
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+from fake_opencv import JETPACK
 from live_rig import number_of
 
 from hasn_edge.errors import InputError, SourceError, UnsupportedError
-from hasn_edge.video import cameras, capture
-from hasn_edge.video.cameras import csi_pipeline, has_gstreamer, open_camera
 from hasn_edge.video.capture import open_file
-from hasn_edge.video.sources import display_name, first_camera, open_source
-
-PIP = "  Video I/O:\n    FFMPEG:             YES\n    GStreamer:          NO\n    v4l/v4l2:    YES\n"
-JETPACK = "  Video I/O:\n    FFMPEG:             YES\n    GStreamer:          YES (1.20.3)\n"
-
-
-class FakeCapture:
-    def __init__(self, rig: FakeCv2, target: Any, *options: Any) -> None:
-        self.rig, self.target, self.options = rig, target, options
-        self.settings: list[tuple[str, float]] = []
-        self.frames = list(rig.frames)
-        self.released = False
-        rig.opened.append(self)
-
-    def isOpened(self) -> bool:
-        return self.target not in self.rig.refused
-
-    def set(self, name: str, value: float) -> bool:
-        self.settings.append((name, value))
-        return True
-
-    def get(self, name: str) -> float:
-        return {"HEIGHT": 48.0, "WIDTH": 64.0, "FPS": 30.0}.get(name.rsplit("_", 1)[-1], 0.0)
-
-    def read(self):
-        assert not self.released, "read after release"
-        if not self.frames:
-            return False, None
-        return True, self.frames.pop(0)
-
-    def release(self) -> None:
-        self.released = True
-
-
-class FakeCv2:
-    """What a camera needs of OpenCV; every constant is its own name."""
-
-    COLOR_BGR2RGB = cv2.COLOR_BGR2RGB
-    cvtColor = staticmethod(cv2.cvtColor)  # noqa: N815 - OpenCV's name
-    __version__ = "4.10.0"
-
-    class VideoWriter:
-        @staticmethod
-        def fourcc(*letters: str) -> str:
-            return "".join(letters)
-
-    def __init__(self) -> None:
-        self.opened: list[FakeCapture] = []
-        self.refused: set[str] = set()
-        red = np.zeros((48, 64, 3), np.uint8)
-        red[..., 2] = 255  # OpenCV's order is blue, green, red
-        self.frames = [red, red]
-        self.information = PIP
-
-    def getBuildInformation(self) -> str:
-        return self.information
-
-    def VideoCapture(self, *args: Any) -> FakeCapture:
-        return FakeCapture(self, *args)
-
-    def __getattr__(self, name: str) -> str:
-        if name.startswith("CAP_"):
-            return name
-        raise AttributeError(name)
-
-
-@pytest.fixture
-def fake(monkeypatch, tmp_path) -> FakeCv2:
-    """A machine with /dev/video0 and /dev/video2, and an OpenCV that remembers what it was told."""
-    fake = FakeCv2()
-    monkeypatch.setattr(cameras, "opencv", lambda: fake)
-    monkeypatch.setattr(capture, "opencv", lambda: fake)
-    monkeypatch.setattr(cameras, "DEVICES", tmp_path)
-    monkeypatch.setattr(cameras.sys, "platform", "linux")
-    for name in ("video10", "video0", "video2", "videodev"):
-        (tmp_path / name).touch()
-    return fake
-
-
-def test_a_camera_gives_rgb(fake, tmp_path):
-    with open_camera(str(tmp_path / "video0")) as source:
-        frame = source.read()
-        assert frame.pixels[0, 0].tolist() == [255, 0, 0]
-        assert (source.live, source.size, source.fps) == (True, (48, 64), 30.0)
-        assert frame.time_s is None
-        assert source.read().index == 1
-        with pytest.raises(SourceError, match="no picture came; it may have been unplugged"):
-            source.read()
-    assert fake.opened[0].released
-    assert source.read() is None
-
-
-def test_closing_during_a_read_lets_the_read_release(fake, tmp_path):
-    source = open_camera(str(tmp_path / "video0"))
-    opened = fake.opened[0]
-    read = opened.read
-
-    def closed_meanwhile():
-        closer = threading.Thread(target=source.close)
-        closer.start()
-        closer.join(2)
-        assert not closer.is_alive(), "close does not wait for the library"
-        assert not opened.released, "released under a read"
-        return read()
-
-    opened.read = closed_meanwhile
-    assert source.read() is None
-    assert opened.released
-
-
-def test_a_camera_is_asked_for_little_and_the_newest(fake, tmp_path):
-    device = str(tmp_path / "video0")
-    open_camera(device, (180, 320), 60)
-    assert fake.opened[0].options == ("CAP_V4L2",)
-    settings = dict(fake.opened[0].settings)
-    assert settings == {
-        "CAP_PROP_FRAME_WIDTH": 320,
-        "CAP_PROP_FRAME_HEIGHT": 180,
-        "CAP_PROP_FPS": 60,
-        "CAP_PROP_BUFFERSIZE": 1,
-    }
-    open_camera(device, (720, 1280))
-    assert fake.opened[1].settings[0] == ("CAP_PROP_FOURCC", "MJPG")
-
-
-def test_a_camera_in_use_names_the_others(fake, tmp_path):
-    device = str(tmp_path / "video2")
-    fake.refused.add(device)
-    with pytest.raises(SourceError, match=r"another program may be using it.*video0, .*video2, .*video10$"):
-        open_camera(device)
-
-
-def test_a_missing_camera(fake, tmp_path):
-    with pytest.raises(SourceError, match="no such camera; found: .*video0.*--source pattern"):
-        open_camera(str(tmp_path / "video7"))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
-def test_a_camera_without_permission(fake, tmp_path):
-    (tmp_path / "video0").chmod(0)
-    with pytest.raises(SourceError, match="usermod -aG video"):
-        open_camera(str(tmp_path / "video0"))
-
-
-def test_permission_is_asked_for(fake, tmp_path, monkeypatch):
-    monkeypatch.setattr(cameras.os, "access", lambda path, mode: False)
-    with pytest.raises(SourceError, match="no permission; add yourself to its group"):
-        open_camera(str(tmp_path / "video0"))
-
-
-def test_the_first_camera_that_works_is_taken(fake, tmp_path):
-    fake.refused.add(str(tmp_path / "video0"))
-    with first_camera() as source:
-        assert source.read().pixels.shape == (48, 64, 3)
-    works = next(one.target for one in fake.opened if one.target not in fake.refused)
-    assert works == str(tmp_path / "video2")
-
-
-def test_no_camera_is_none(fake, tmp_path, monkeypatch):
-    monkeypatch.setattr(cameras, "DEVICES", tmp_path / "nothing")
-    assert first_camera() is None
-
-
-def test_cameras_that_all_refuse_say_why(fake, tmp_path):
-    fake.refused.update(str(tmp_path / f"video{n}") for n in (0, 2, 10))
-    with pytest.raises(SourceError, match=r"video0: cannot be opened.*video10: cannot be opened"):
-        first_camera()
-
-
-def test_csi_without_gstreamer_tells_the_cure(fake):
-    with pytest.raises(UnsupportedError, match=r"csi:0: .* 4.10.0 has none.*--system-site-packages"):
-        open_source("csi:0")
-    assert fake.opened == []
-
-
-def test_csi_with_gstreamer(fake):
-    fake.information = JETPACK
-    with open_source("csi:1", (180, 320), fps=60) as source:
-        assert source.read().pixels[0, 0].tolist() == [255, 0, 0]
-    opened = fake.opened[0]
-    assert opened.options == ("CAP_GSTREAMER",)
-    assert opened.target == csi_pipeline(1, (180, 320), 60)
-
-
-def test_csi_camera_that_does_not_answer(fake):
-    fake.information = JETPACK
-    fake.refused.add(csi_pipeline(0, (720, 1280), 30))
-    with pytest.raises(SourceError, match="nvargus-daemon"):
-        open_source("csi:0")
-
-
-def test_csi_pipeline_scales_before_the_frame_leaves_and_keeps_only_the_newest():
-    elements = [element.strip() for element in csi_pipeline(0, (180, 320), 29.97, flip=2).split("!")]
-    assert elements == [
-        "nvarguscamerasrc sensor-id=0",
-        "video/x-raw(memory:NVMM),format=NV12,framerate=30/1",
-        "nvvidconv flip-method=2",
-        "video/x-raw,format=BGRx,width=320,height=180",
-        "videoconvert",
-        "video/x-raw,format=BGR",
-        "appsink drop=true max-buffers=1 sync=false",
-    ]
-
-
-def test_gstreamer_is_read_off_the_build_information():
-    assert not has_gstreamer(PIP)
-    assert has_gstreamer(JETPACK)
-    assert not has_gstreamer("")
-    assert isinstance(has_gstreamer(cv2.getBuildInformation()), bool)
+from hasn_edge.video.sources import display_name, open_source
 
 
 @pytest.mark.parametrize(
@@ -234,7 +21,13 @@ def test_gstreamer_is_read_off_the_build_information():
         ("ftp://host/clip.mp4", InputError, "ftp://host/clip.mp4: no such kind of source; expected a camera"),
         ("rtsp://", InputError, "no such kind of source"),
         ("clip.mp4", SourceError, "clip.mp4: no such file; --source takes a camera"),
-        ("csi:x", SourceError, "csi:x: no such file"),
+        (
+            "csi:x",
+            InputError,
+            r"csi:x: no CSI camera; expected the sensor's number, as in csi:0, or",
+        ),
+        ("csi:0?flip=8", InputError, r"csi:0\?flip=8: no CSI camera; .*flip is 0 to 7"),
+        ("csi:0?turn=2", InputError, "no CSI camera"),
     ],
 )
 def test_what_is_no_source(text, error, message, tmp_path, monkeypatch):
@@ -253,6 +46,18 @@ def test_text_is_no_video(tmp_path, capfd):
     with pytest.raises(SourceError, match="not a video that OpenCV's FFmpeg can read"):
         open_source(str(tmp_path / "notes.mp4"))
     assert capfd.readouterr().err == "", "FFmpeg's own words"
+
+
+def test_an_opencv_without_ffmpeg_is_not_the_files_or_the_servers_fault(fake_opencv, tmp_path):
+    """Neither the address nor the file is wrong."""
+    fake_opencv.information = JETPACK.replace("FFMPEG:             YES", "FFMPEG:  NO")
+    clip, url = tmp_path / "clip.mp4", "rtsp://user:pass@host/stream"
+    clip.touch()
+    fake_opencv.refused |= {str(clip), url}
+    without = r"OpenCV 4.10.0 was built without FFmpeg, .*; install one that has it: pip install"
+    for text, name in ((str(clip), str(clip)), (url, "rtsp://host/stream")):
+        with pytest.raises(UnsupportedError, match=f"^{name}: {without}"):
+            open_source(text)
 
 
 def test_names_keep_secrets():
