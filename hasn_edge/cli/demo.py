@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from hasn_edge.cli.common import (
     device_option,
     messages,
     model_option,
+    say,
     threads_option,
 )
 from hasn_edge.errors import HasnEdgeError
@@ -48,8 +49,7 @@ class _InputSize(click.ParamType[Any]):
     "--source",
     metavar="SOURCE",
     default=None,
-    help="0, /dev/video0, csi:0, csi:0?flip=2 (nvvidconv's flip-method: upside down), rtsp://..., "
-    "http://..., a video file, 'pattern'.  [default: the first camera that gives pictures]",
+    help="0, /dev/video0, csi:0, rtsp://..., http://..., a video file, 'pattern'.  [default: first camera]",
 )
 @click.option(
     "--size",
@@ -141,6 +141,9 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
         code = exc.exit_code
     if _lingering():
         # A library's call does not return: ending the interpreter under it may crash.
+        from hasn_edge.artifact import abandon
+
+        abandon()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -157,25 +160,31 @@ def _run(request: Any, json_path: Path | None) -> int:
         with ExitStack() as stack:
             terminal = TerminalView(messages())
             live = open_live(request, stack, lambda text: click.echo(text, err=True), (terminal,))
-            with _signals(live, received):
+            with _signals(live, request.record, received):
+                whole = False
                 try:
                     live.run()
+                    whole = True
                 finally:
                     _report(live.stats, json_path)
-            if live.recorded:
-                click.echo(str(request.record), err=str(json_path) == "-")
+                    if request.record is not None:
+                        _say_recording(live, request.record, whole=whole, piped=str(json_path) == "-")
     except KeyboardInterrupt:  # before the run began, or a second one after it ended
         received.append(signal.SIGINT)
     return 128 + received[0] if received else 0
 
 
 @contextmanager
-def _signals(live: Live, received: list[int]) -> Iterator[None]:
+def _signals(live: Live, record: Path | None, received: list[int]) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the run as its own end would: recordings are finished, figures printed."""
+    told = (f"Stopping: {record} is being finished; Ctrl-C again drops it", "Dropping the recording")
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         live.stop()
+        if record is not None and len(received) <= len(told):
+            with suppress(RuntimeError):  # it interrupted this very stream
+                say(told[len(received) - 1], err=True)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -183,6 +192,23 @@ def _signals(live: Live, received: list[int]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
+    """Say what became of the recording; one that was given up leaves nothing on disk."""
+    from hasn_edge.artifact import abandon
+
+    stuck = "record" in live.stuck
+    if stuck:
+        abandon()
+        _lingering()  # what was finished just before is known after this
+    if live.recorded:
+        click.echo(str(path), err=piped)
+    elif not live.stats.snapshot()["frames"]["shown"]:
+        if whole:
+            say(f"Nothing to record: no frame was shown, and {path} was not written", err=True)
+    elif stuck:
+        say(f"The recording was dropped: nothing of {path} was kept", err=True)
 
 
 def _report(stats: Stats, json_path: Path | None) -> None:

@@ -16,14 +16,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from live_rig import Script, Session
 
+from hasn_edge.cli import demo as demo_verb
 from hasn_edge.cli import main
-from hasn_edge.video import demo, stages, writer
+from hasn_edge.video import demo, live, stages, writer
 from hasn_edge.video.live import Live
 from hasn_edge.video.remote import Remote
 from hasn_edge.video.source import PatternSource
 
 STAGE = sys.argv[1]
-stopped = threading.Event()
+stopped, twice = threading.Event(), threading.Event()
 stopped_at = 0.0
 
 
@@ -44,6 +45,8 @@ class NotedLive(Live):
     def stop(self) -> None:
         global stopped_at
         stopped_at = time.monotonic()
+        if stopped.is_set():
+            twice.set()
         stopped.set()
         super().stop()
 
@@ -78,6 +81,11 @@ class Writer(writer.VideoWriter):
 
     def __exit__(self, *exc):
         hold("finishing")
+        if STAGE in ("dropped", "meanwhile"):
+            say("READY")
+            twice.wait(60)
+            if STAGE == "dropped":
+                time.sleep(900)
         super().__exit__(*exc)
 
 
@@ -98,6 +106,9 @@ writer.VideoWriter = Writer
 demo.Live = NotedLive
 demo.open_first = lambda engines, wanted, size, tell: ("fake", Holding())
 demo.open_source = open_source
+if STAGE == "meanwhile":  # the recording is finished while the figures are printed
+    lingering, report = live.lingering, demo_verb._report
+    demo_verb._report = lambda *args: (report(*args), lingering(30))
 if STAGE == "present":
     stages.quality = lambda frame, upscaled, scale: hold("present", when=frame.index > 5)
 sys.argv[1:2] = ["demo"]

@@ -26,6 +26,8 @@ STAGES = {
     "present": ("--source", "pattern", "--self-test"),
     "record": ("--source", "pattern"),
     "finishing": ("--source", "12"),
+    "dropped": ("--source", "12"),
+    "meanwhile": ("--source", "12"),
     "running": ("--source", "pattern"),
     "end": ("--source", "15"),
     "noise": ("--source", "pattern", "--seconds", "30"),
@@ -65,10 +67,10 @@ class Child:
             preexec_fn=prepare,
         )
 
-    def signal(self, number: int) -> None:
-        """Send it once the child is in its stage."""
+    def signal(self, number: int, after: str = "READY") -> None:
+        """Send it once the child is in its stage, or has said something else."""
         for line in self._process.stderr:
-            if line.strip() == "READY":
+            if after in line:
                 break
         self._process.send_signal(number)
 
@@ -124,6 +126,27 @@ def test_interrupt(children, stage):
     assert numbers == sorted(set(numbers))
 
 
+def test_a_second_interrupt_drops_the_recording_and_leaves_nothing(children):
+    child = children["dropped"]
+    child.signal(signal.SIGINT)
+    child.signal(signal.SIGINT, after="a.mkv is being finished; Ctrl-C again drops it")
+    child.finish(130)
+    assert "Dropping the recording" in child.errors
+    assert f"nothing of {child.folder / 'a.mkv'} was kept" in " ".join(child.errors.split())
+    assert "a.mkv" not in child.output
+    assert child.files() == []
+
+
+def test_a_recording_that_was_finished_in_the_meantime_is_named(children):
+    child = children["meanwhile"]
+    child.signal(signal.SIGINT)
+    child.signal(signal.SIGINT, after="Ctrl-C again drops it")
+    child.finish(130)
+    assert "was dropped" not in child.errors
+    assert child.output.splitlines()[-1] == str(child.folder / "a.mkv")
+    assert child.numbers() == list(range(12))
+
+
 def test_interrupt_while_the_source_is_opened(children):
     child = children["opening"]
     child.signal(signal.SIGINT)
@@ -139,6 +162,7 @@ def test_interrupt_while_the_source_is_lost(children):
     assert child.joined_s() < JOIN_S
     assert child.files() == []
     assert json.loads(child.report.read_text())["frames"]["captured"] == 0
+    assert "Nothing to record: no frame was shown" in child.errors
 
 
 def test_terminate_is_an_orderly_end_too(children):
