@@ -142,7 +142,8 @@ def measure(
         opened: list[tuple[Built, Session]] = []
         for built in made:
             try:
-                opened.append((built, stack.enter_context(open_one(built.artifacts[-1], frame=frame))))
+                session = open_one(built.artifacts[-1], frame=frame, eager=True)
+                opened.append((built, stack.enter_context(session)))
             except ArtifactError as exc:
                 if failed is None:
                     raise

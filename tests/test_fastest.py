@@ -87,8 +87,9 @@ def test_candidates_take_turns(monkeypatch):
     made = [candidate("fp16", [1.0]).built, candidate("int8", [1.0]).built]
     opened = []
 
-    def open_one(artifact, *, frame):
+    def open_one(artifact, *, frame, eager):
         assert frame == (180, 320)
+        assert eager  # TensorRT for RTX would be timed while it still compiles
         opened.append(Slow(precision=artifact.precision))
         return opened[-1]
 

@@ -60,6 +60,7 @@ class CaseSpec:
                 threads=self.threads,
                 frame=frame,
                 cuda=self.cuda,
+                eager=frame is not None,  # it is timed
             )
         assert self.model is not None
         return open_model(self.model, backend="pytorch", device=self.device, threads=self.threads)

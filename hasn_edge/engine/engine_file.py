@@ -88,6 +88,19 @@ def parse_plan_header(plan: bytes, *, file_bytes: int, name: str) -> PlanHeader:
     return PlanHeader(runtime=runtime, version=_version(plan, runtime), file_bytes=expected)
 
 
+def read_plan(path: Path) -> tuple[bytes, PlanHeader]:
+    """Read the whole plan at ``path``.
+
+    Raises:
+        ArtifactError: it cannot be read, is not a plan, or is cut short.
+    """
+    try:
+        plan = path.read_bytes()
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    return plan, parse_plan_header(plan, file_bytes=len(plan), name=str(path))
+
+
 def read_plan_header(path: str | os.PathLike[str]) -> PlanHeader:
     """Read the header of the plan at ``path``; the rest of the file is not read.
 

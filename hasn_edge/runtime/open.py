@@ -24,6 +24,7 @@ def open_session(
     frame: tuple[int, int] | None = None,
     cuda: str | None = None,
     slots: int = 1,
+    eager: bool = False,
 ) -> Session:
     """Open a built file with the backend of its kind.
 
@@ -41,6 +42,9 @@ def open_session(
         cuda: For an engine, what gives it memory and streams: ``"torch"``, ``"cuda-python"`` or ``"pycuda"``;
             ``None`` for the first that works.
         slots: For an engine, how many inputs are in flight at a time, see :meth:`Session.submit`.
+        eager: For timing: an engine of TensorRT for RTX that takes a range of sizes compiles the kernels for
+            a size before that first runs, instead of running general ones until they are there. Nothing else
+            changes by it.
 
     Raises:
         ArtifactError: the file or its sidecar is missing, damaged or changed; or it is an engine that was
@@ -59,7 +63,7 @@ def open_session(
     if artifact.kind is Kind.ENGINE:
         from hasn_edge.runtime.open_engine import open_engine
 
-        return open_engine(artifact, device=device, cuda=cuda, slots=slots)
+        return open_engine(artifact, device=device, cuda=cuda, slots=slots, eager=eager)
     if cuda is not None or slots != 1:
         raise UnsupportedError(
             f"{artifact.path}: the choice of a CUDA backend and slots are for engines; open this "

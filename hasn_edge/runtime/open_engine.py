@@ -26,6 +26,7 @@ def open_engine(
     device: str | None = None,
     cuda: str | None = None,
     slots: int = 1,
+    eager: bool = False,
 ) -> TensorRTSession:
     """Open an engine whose sidecar was read and whose bytes are those that were published.
 
@@ -37,6 +38,7 @@ def open_engine(
         device: ``"cuda"`` or ``"cuda:<index>"``.
         cuda: See :func:`~hasn_edge.runtime.open.open_session`.
         slots: See :func:`~hasn_edge.runtime.open.open_session`.
+        eager: See :func:`~hasn_edge.runtime.open.open_session`.
 
     Raises:
         HasnEdgeError: as :func:`~hasn_edge.runtime.open.open_session`.
@@ -55,7 +57,7 @@ def open_engine(
     require_compatible(artifact, gpu=gpu, runtime_version=_installed(header.runtime))
     _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
     require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
-    session = TensorRTSession(artifact, cuda=cuda, slots=slots, device_index=index)
+    session = TensorRTSession(artifact, cuda=cuda, slots=slots, eager=eager, device_index=index)
     try:
         check_golden(
             session,

@@ -51,6 +51,7 @@ class LoadedPlan:
         title: Its name and version, for messages.
         name: What messages call the plan.
         graphs: Let TensorRT for RTX record and launch CUDA graphs by itself.
+        eager: Let it compile the kernels for a size before that first runs, where sizes change.
         kernels: What :meth:`kernels` returned in an earlier process.
         host_code: The plan may hold code for the processor, as version-compatible ones do.
 
@@ -67,6 +68,7 @@ class LoadedPlan:
         *,
         name: str,
         graphs: bool,
+        eager: bool = False,
         host_code: bool = False,
         kernels: bytes = b"",
     ) -> None:
@@ -74,9 +76,12 @@ class LoadedPlan:
         self.name = name
         self.own_graphs = False
         """TensorRT records and launches CUDA graphs by itself."""
+        self.kernels_of_a_size: str | None = None
+        """When TensorRT for RTX compiles them; ``None`` where there is one size only, and for TensorRT."""
         self._plan = plan
         self._trt: Any = trt
         self._graphs = graphs
+        self._eager = eager
         self._known_kernels = kernels
         self._kernel_cache: Any = None
         self._messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
@@ -178,6 +183,12 @@ class LoadedPlan:
             if self._known_kernels and not self._kernel_cache.deserialize(self._known_kernels):
                 self._kernel_cache.reset()
         config.set_runtime_cache(self._kernel_cache)
+        if -1 in self.input.shape:
+            self.kernels_of_a_size = "general ones run until they are compiled"
+            if self._eager:
+                before = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+                config.dynamic_shapes_kernel_specialization_strategy = before
+                self.kernels_of_a_size = "compiled before it runs"
         if self._graphs:
             # Kernels for a shape are compiled while others already run: a graph that we recorded would keep
             # those others for ever, one that it records itself does not.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import load_tensorrt
-from hasn_edge.engine.engine_file import parse_plan_header
+from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError
 from hasn_edge.runtime.cuda import choose
@@ -47,6 +46,8 @@ class TensorRTSession(Session):
             :func:`~hasn_edge.runtime.cuda.choose`'s order.
         slots: Inputs in flight, each with memory of its own for the network's activations.
         graphs: Record CUDA graphs where the backend can.
+        eager: Where TensorRT for RTX runs a range of sizes, let it compile the kernels for a size before that
+            runs, not beside the first runs: the beginning is slow, and what is timed is what stays.
         mapped: Let the GPU use the processor's memory instead of copying; ``None`` for integrated GPUs only.
         device_index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.
 
@@ -66,13 +67,13 @@ class TensorRTSession(Session):
         cuda: CudaBackend | str | None = None,
         slots: int = 1,
         graphs: bool = True,
+        eager: bool = False,
         mapped: bool | None = None,
         device_index: int = 0,
     ) -> None:
         if not 1 <= slots <= MAXIMUM_SLOTS:
             raise ConfigError(f"slots is {slots}; expected 1 to {MAXIMUM_SLOTS}")
-        plan = _read(artifact.path)
-        header = parse_plan_header(plan, file_bytes=len(plan), name=str(artifact.path))
+        plan, header = read_plan(artifact.path)
         trt, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
         self._owns_cuda = cuda is None or isinstance(cuda, str)
         self._cuda = choose(cuda, index=device_index) if cuda is None or isinstance(cuda, str) else cuda
@@ -92,6 +93,7 @@ class TensorRTSession(Session):
                     capabilities.title,
                     name=str(artifact.path),
                     graphs=graphs,
+                    eager=eager,
                     host_code=bool(artifact.details.get("flags", {}).get("version_compatible")),
                     kernels=self._kernels.read() if header.runtime is EngineRuntime.RTX else b"",
                 )
@@ -147,6 +149,7 @@ class TensorRTSession(Session):
             "cuda": self._cuda.name,
             "gpu_index": self._cuda.index,
             "memory": "mapped, nothing copied" if self._mapped else "page-locked, copied",
+            "kernels": self._plan.kernels_of_a_size,
             "graphs": refused is None,
             "graphs_reason": refused,
             "slots": len(self._slots),
@@ -291,10 +294,3 @@ class _Ticket:
             raise self.error
         output, self.output = self.output, None
         return output
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise ArtifactError(f"{path}: cannot be read: {exc.strerror or exc}") from exc

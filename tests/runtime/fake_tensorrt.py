@@ -65,6 +65,7 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     trt.live = []
     trt.capture_attempts = 0
     trt.kernels_compiled = 0
+    trt.specialization = []
     trt.made = 0
     old = version.startswith("8.")
 
@@ -175,6 +176,8 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
                 text = "Profile 0 has been chosen by another IExecutionContext. Use another profileIndex"
                 log(self._logger, Severity.ERROR, text)
             self._profile_taken = True
+            strategy = getattr(config, "_kernels", None)
+            trt.specialization.append(strategy and strategy.name)
             return IExecutionContext(self, profile, config)
 
         if rtx:
@@ -184,6 +187,7 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
 
     class IRuntimeConfig(Counted):
         _strategy = 0
+        _kernels: Any = None
         _cache: Any = None
 
         def __init__(self, engine: Any) -> None:
@@ -197,6 +201,15 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             assert isinstance(cache, IRuntimeCache)
             self._cache = cache
             return True
+
+        @property
+        def dynamic_shapes_kernel_specialization_strategy(self) -> Any:
+            return self._kernels
+
+        @dynamic_shapes_kernel_specialization_strategy.setter
+        def dynamic_shapes_kernel_specialization_strategy(self, value: Any) -> None:
+            assert isinstance(value, trt.DynamicShapesKernelSpecializationStrategy)
+            self._kernels = value
 
         @property
         def cuda_graph_strategy(self) -> Any:
@@ -353,6 +366,9 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     trt.DataType = enum.Enum("DataType", "FLOAT HALF INT8 INT32 BOOL UINT8 FP8")
     if rtx:
         trt.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
+        trt.DynamicShapesKernelSpecializationStrategy = enum.Enum(
+            "DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE"
+        )
         trt.IRuntimeConfig, trt.IRuntimeCache = IRuntimeConfig, IRuntimeCache
     return trt
 

@@ -173,8 +173,11 @@ def test_tensorrt_for_rtx(lab):
     lab.set_up(version="1.7.1.116", rtx=True)
     details = {"runtime": "rtx", "version": "1.7.1.116", "compute_capabilities": ["8.7"], "golden": golden()}
     artifact = lab.engine(version=(1, 7, 1, 116), rtx=True, details=details)
-    with open_session(artifact.path) as session:
-        assert session.facts()["runtime"] == "TensorRT for RTX 1.7.1.116"
+    kernels = {False: "general ones run until they are compiled", True: "compiled before it runs"}
+    for eager, said in kernels.items():
+        with open_session(artifact.path, eager=eager) as session:
+            assert session.facts()["runtime"] == "TensorRT for RTX 1.7.1.116"
+            assert session.facts()["kernels"] == said
 
 
 @pytest.mark.parametrize("device", ["cpu", "tensorrt", "cuda:x", "gpu"])

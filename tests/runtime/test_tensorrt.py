@@ -141,8 +141,23 @@ class TestGraphs:
 class TestKernelsOfTensorRTForRTX:
     """It compiles for the GPU when an engine runs: once, not in every process."""
 
-    def engine(self, lab):
-        return lab.engine(version=(1, 7, 1, 116), rtx=True)
+    def engine(self, lab, **plan):
+        return lab.engine(version=(1, 7, 1, 116), rtx=True, **plan)
+
+    @pytest.mark.parametrize(
+        ("eager", "size", "asked", "said"),
+        [
+            (False, None, None, "general ones run until they are compiled"),
+            (True, None, "EAGER", "compiled before it runs"),
+            (True, (32, 48), None, None),
+        ],
+    )
+    def test_of_a_size_are_there_before_it_is_timed(self, lab, eager, size, asked, said):
+        lab.set_up(version="1.7.1.116", rtx=True)
+        engine = self.engine(lab, size=size)
+        with TensorRTSession(engine, cuda="cuda-python", slots=2, eager=eager) as session:
+            assert lab.trt.specialization == [asked] * 2
+            assert session.facts()["kernels"] == said
 
     def run(self, lab, engine, *, version: str = "1.7.1.116", **settings) -> int:
         """Run in a process of its own, as far as TensorRT is concerned; return how much it compiled."""
