@@ -22,6 +22,7 @@ from hasn_edge.video.container import (
     main_video,
     open_container,
 )
+from hasn_edge.video.start import moved, moved_chapters, start_of
 
 Self = TypeVar("Self", bound="Decoder")
 
@@ -94,6 +95,9 @@ class Decoder:
         try:
             self.stream = main_video(self._container, path)
             self.others: list[Stream] = [s for s in self._container.streams if s is not self.stream]
+            self._start = start_of(self._container, [self.stream, *self.others])
+            if self._start:
+                self.notes.append(f"its times begin at {float(self._start):.3f} s; those of the result at 0")
             self._last_pts: int | None = None
             self._end_s = 0.0
             self._suspects: set[int | None] = set()
@@ -151,7 +155,8 @@ class Decoder:
     @property
     def chapters(self) -> list[Any]:
         """Its chapters, as PyAV gives and takes them."""
-        return list(self._container.chapters()) if hasattr(self._container, "chapters") else []
+        chapters = list(self._container.chapters()) if hasattr(self._container, "chapters") else []
+        return moved_chapters(chapters, self._start)
 
     def steps(self) -> Iterator[Step]:
         """Yield every picture in the order it is shown, then a step with the packets after the last one.
@@ -216,7 +221,7 @@ class Decoder:
         for packet in self._demuxed():
             self._look_at(packet)
             if packet.stream is not self.stream:
-                self._packets += [packet] if packet.size else []
+                self._packets += [moved(packet, self._start)] if packet.size else []
                 continue
             try:
                 frames = self.stream.decode(packet)
@@ -253,15 +258,15 @@ class Decoder:
             self._suspects.add(packet.pts)
 
     def _time(self, frame: VideoFrame) -> int:
-        """Return when a frame is shown, later than the one before."""
-        last = self._last_pts
+        """Return when a frame is shown, later than the one before, and counted from the start."""
+        last, shift = self._last_pts, int(self._start / self.time_base)
         pts: int | None = frame.pts if frame.pts is not None else frame.dts
         if pts is None or (last is not None and pts <= last):
             usual = max(1, round(1 / self.rate / self.time_base))
             self.tally.retimed += 1
-            pts = 0 if last is None else last + (usual if pts is None else 1)
+            pts = shift if last is None else last + (usual if pts is None else 1)
         self._last_pts = pts
-        return pts
+        return pts - shift
 
     def _declared_s(self) -> float | None:
         """Return how long the file says it lasts, from zero to its end; ``None`` where it does not."""

@@ -112,14 +112,47 @@ def test_sound_is_copied_byte_by_byte(tmp_path, codec):
         assert [s.type for s in container.streams] == ["video"]
 
 
-def test_sound_of_a_broadcast_keeps_its_times(tmp_path):
-    """Into MP4 it goes in units of its sample rate, and without the headers that each packet repeats."""
-    source = make(tmp_path / "clip.ts", 20, sound="aac")
-    before, after = (packets(p, "audio") for p in (source, run(source, tmp_path / "out.mp4").path))
-    assert len(before) == len(after) > 20
+@pytest.mark.parametrize("offset", [1.4, 60_000])
+def test_a_broadcast_begins_at_zero_and_its_sound_keeps_its_times(tmp_path, offset):
+    """Into MP4 sound goes in units of its sample rate, and without the headers that each packet repeats."""
+    source = make(tmp_path / "clip.ts", pts=VFR, sound="aac", container={"output_ts_offset": str(offset)})
+    report = run(source, tmp_path / "out.mp4")
+    with av.open(str(source)) as container:
+        start_s = Fraction(container.start_time, 1_000_000)
+    assert offset - 0.1 < start_s < offset + 0.1
+    assert report.notes == (f"its times begin at {float(start_s):.3f} s; those of the result at 0",)
+    (base, old), (same, new) = times(source), times(report.path)
+    assert base == same == TB
+    first = round(start_s / TB)
+    assert new == [pts - first for pts in old]
+    before, after = (packets(p, "audio") for p in (source, report.path))
+    assert len(before) == len(after) > 10
     for a, b in zip(before, after, strict=True):
-        assert abs(a[0] * a[-1] - b[0] * b[-1]) <= Fraction(1, 48_000)
+        assert abs(a[0] * a[-1] - first * TB - b[0] * b[-1]) <= Fraction(1, 48_000)
         assert a[4].endswith(b[4])
+    with av.open(str(report.path)) as container:
+        assert container.start_time == 0
+
+
+def test_a_recording_that_begins_late_begins_at_zero_with_its_chapters(tmp_path):
+    """Matroska of a live stream, in milliseconds."""
+    base = Fraction(1, 1000)
+    video = make(tmp_path / "video.mkv", time_base=base, pts=[75_000_040 + t // 90 for t in VFR])
+    source = tmp_path / "clip.mkv"
+    with av.open(str(video)) as a, av.open(str(source), "w") as out:
+        copy = out.add_stream_from_template(a.streams.video[0])
+        out.set_chapters(
+            [{"id": 1, "start": 75_000_100, "end": 75_000_300, "time_base": base, "metadata": {}}]
+        )
+        for packet in a.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    report = run(source, tmp_path / "out.mp4")
+    assert "its times begin at 75000.040 s; those of the result at 0" in report.notes
+    assert times(report.path) == (base, [t // 90 for t in VFR])
+    with av.open(str(report.path)) as container:
+        assert [c["start"] * c["time_base"] for c in container.chapters()] == [Fraction(60, 1000)]
 
 
 def test_titles_in_any_encoding(tmp_path):
