@@ -49,13 +49,15 @@ class _InputSize(click.ParamType[Any]):
     "--source",
     metavar="SOURCE",
     default=None,
-    help="0, /dev/video0, csi:0, rtsp://..., http://..., a video file, 'pattern'.  [default: first camera]",
+    help="0, /dev/video0, csi:0, csi:0?flip=2 (nvvidconv's flip-method: upside down), rtsp://..., "
+    "http://..., a video file, 'pattern'.  [default: the first camera that gives pictures]",
 )
 @click.option(
     "--size",
     type=_InputSize(),
     default=None,
-    help="What the network gets; frames are cut to its shape, resized.  [default: the engine's or 320x180]",
+    help="What the network gets; frames are cut to its shape, resized.  [default: the engine's, else 320x180 "
+    "for cameras, as many pixels at most for files and streams, in their own shape]",
 )
 @click.option(
     "--view",
@@ -155,6 +157,7 @@ def _run(request: Any, json_path: Path | None) -> int:
     from hasn_edge.video.demo import open_live
     from hasn_edge.video.terminal import TerminalView
 
+    _check_report(json_path)
     received: list[int] = []
     try:
         with ExitStack() as stack:
@@ -194,6 +197,18 @@ def _signals(live: Live, record: Path | None, received: list[int]) -> Iterator[N
             signal.signal(number, handler)
 
 
+def _check_report(json_path: Path | None) -> None:
+    """Refuse a place where the figures could not be written, before anything runs."""
+    from hasn_edge.artifact import writing
+
+    class Tried(Exception):  # noqa: N818 - no error: what was written is removed again
+        pass
+
+    if json_path is not None and str(json_path) != "-":
+        with suppress(Tried), writing(json_path):
+            raise Tried
+
+
 def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
     """Say what became of the recording; one that was given up leaves nothing on disk."""
     from hasn_edge.artifact import abandon
@@ -219,7 +234,10 @@ def _report(stats: Stats, json_path: Path | None) -> None:
 
     snapshot = stats.snapshot()
     piped = str(json_path) == "-"
-    (messages() if piped else console()).print(summary(snapshot))
+    if snapshot["frames"]["captured"]:
+        (messages() if piped else console()).print(summary(snapshot))
+    else:
+        click.echo("no frame came", err=True)
     if json_path is None:
         return
     text = json.dumps({**snapshot, "environment": environment()}, indent=1, allow_nan=False) + "\n"

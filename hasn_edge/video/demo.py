@@ -12,14 +12,17 @@ from typing import Any, Literal
 from hasn_edge.errors import MissingDependencyError, OutputError, SourceError, UnsupportedError
 from hasn_edge.runtime.session import Session
 from hasn_edge.video.engines import engines_of, open_first
+from hasn_edge.video.fit import kept_shape, self_test_size, squared
 from hasn_edge.video.live import Live
 from hasn_edge.video.record import Writer
 from hasn_edge.video.source import Paced, PatternSource, Source
-from hasn_edge.video.sources import first_camera, open_source
+from hasn_edge.video.sources import first_camera, open_source, takes_size
 from hasn_edge.video.view import View
+from hasn_edge.video.window_check import has_display
 
 DEFAULT_SIZE = (180, 320)
-"""(height, width) that the network gets where neither the user nor the engine says otherwise."""
+"""(height, width) that the network gets where neither the user nor the engine says otherwise; of files and
+streams, which keep their shape, as many pixels at most."""
 
 VIEWS = ("auto", "window", "web", "none")
 
@@ -62,6 +65,9 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
         HasnEdgeError: something of it does not exist or does not work.
     """
     writer = _checked_writer(request)
+    shown = _views(request, tell)
+    for view in (*shown, *views):
+        stack.callback(view.close)
     asked = None if request.size == "native" else request.size
     engines = engines_of(
         request.model,
@@ -71,20 +77,25 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
         device=request.device,
         cuda=request.cuda,
     )
-    usual = None if request.size == "native" else asked or DEFAULT_SIZE
-    name, session = open_first(engines, request.engine, usual, tell)
+    source = None if takes_size(request.source) else _source(request.source, None, tell)
+    if source is not None:
+        stack.callback(source.close)
+    first = engines.get(request.engine or next(iter(engines)))
+    expected = None if first is None or first.scale is None else _usual_size(request, source, first.scale)
+    name, session = open_first(engines, request.engine, expected, tell)
     runs: list[Live] = []
     stack.callback(_close, session, runs)
-    size = session.size or usual if asked is None and request.size is None else asked
+    usual = _usual_size(request, source, session.spec.scale)
+    size = session.size or usual if request.size is None else usual
     if session.size is not None and size is not None and session.size != size:
         (height, width), (high, wide) = session.size, size
         tell(f"{name} takes {width}x{height}: frames of {wide}x{high} are padded or computed in tiles")
-    scale = session.spec.scale if request.self_test else 1
-    source = _source(request.source, None if size is None else (size[0] * scale, size[1] * scale), tell)
-    stack.callback(source.close)
+    if source is None:
+        scale = session.spec.scale if request.self_test else 1
+        source = _source(request.source, None if size is None else (size[0] * scale, size[1] * scale), tell)
+        stack.callback(source.close)
     if request.view != "none" and not source.live:
         source = Paced(source)
-    shown = _views(request, tell)
     live = Live(
         source,
         session,
@@ -98,6 +109,21 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
     )
     runs.append(live)
     return live
+
+
+def _usual_size(request: Request, source: Source | None, scale: int) -> tuple[int, int] | None:
+    """Return the (height, width) that the network gets where its engine takes any; ``None`` for the source's.
+
+    Files and streams keep their shape unless the user asks for another one, and are not enlarged beforehand.
+    """
+    if request.size == "native":
+        return None
+    if request.size is not None:
+        return request.size
+    if source is None or source.size is None:
+        return DEFAULT_SIZE
+    own = squared(source.size, source.aspect or 1.0)
+    return kept_shape(self_test_size(own, scale) if request.self_test else own, DEFAULT_SIZE)
 
 
 def _close(session: Session, runs: list[Live]) -> None:
@@ -127,12 +153,18 @@ def _views(request: Request, tell: Tell) -> list[View]:
         return []
     if request.view != "auto":
         return [_OPEN[request.view](request, tell)]
-    reasons = []
+    reasons: list[str] = []
     for name in ("window", "web"):
         try:
-            return [_OPEN[name](request, tell)]
+            view = _OPEN[name](request, tell)
         except (UnsupportedError, MissingDependencyError) as exc:
             reasons.append(f"{name}: {exc}")
+        else:
+            # Without a display nobody expects a window.
+            if reasons and has_display():
+                why = reasons[0].removeprefix("window: ").split(";")[0]
+                tell(f"shown in the browser: {why}; --view window says how to mend that")
+            return [view]
     tell(f"nothing is shown, only measured ({'; '.join(reasons)})")
     return []
 
@@ -146,7 +178,9 @@ def _window(request: Request, tell: Tell) -> View:
 def _web(request: Request, tell: Tell) -> View:
     from hasn_edge.video.web import WebView
 
-    return WebView(host=request.host, port=request.port, token=request.token, tell=tell)
+    view = WebView(host=request.host, port=request.port, token=request.token, tell=tell)
+    view.bind()
+    return view
 
 
 _OPEN: dict[str, Callable[[Request, Tell], View]] = {"window": _window, "web": _web}

@@ -16,7 +16,7 @@ from hasn_edge.machine import has_integer_dot_product
 from hasn_edge.model.zoo import bundled_onnx, model_name, model_path
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.runtime.session import Session
-from hasn_edge.spec import Precision
+from hasn_edge.spec import ModelSpec, Precision
 
 SLOTS = 2
 """Of a TensorRT engine: one frame is copied while another is computed."""
@@ -35,6 +35,8 @@ class Engine:
     """Opens it for frames of a (height, width); ``None`` where that is not known."""
     size: Size | None = None
     """The one (height, width) that it takes; ``None`` for any."""
+    scale: int | None = None
+    """How many times it enlarges, where that is known before it is open."""
 
 
 def engines_of(
@@ -129,10 +131,14 @@ def _own(
     model: str, shipped: Path | None, threads: int | None, device: str | None
 ) -> Iterator[tuple[str | None, Engine]]:
     """Yield the model itself with each device: the one that was asked for, or a GPU and the processor."""
+    graph = None if shipped is None else load_artifact(shipped)
+    scale = None if graph is None else graph.spec.scale
 
     def opens(target: str | None, kind: Kind | None) -> Callable[[Size | None], Session]:
-        if shipped is not None and kind is not Kind.TORCHSCRIPT:
-            return lambda size: open_session(shipped, device=target, threads=threads, frame=size)
+        if graph is not None and kind is not Kind.TORCHSCRIPT:
+            return lambda size: open_session(
+                graph, device=target, threads=threads, frame=_whole(size, graph.spec)
+            )
         backend: Literal["pytorch"] | None = None if kind is None else "pytorch"
         return lambda size: open_model(model, backend=backend, device=target, threads=threads)
 
@@ -141,20 +147,26 @@ def _own(
     # What ONNX Runtime was built without, PyTorch may have.
     gpu = next((kind for kind in kinds if _has_gpu(kind)), None) if asks_gpu else None
     if gpu is not None:
-        yield device or "cuda", Engine(open=opens(device or "cuda", gpu))
+        yield device or "cuda", Engine(open=opens(device or "cuda", gpu), scale=scale)
     if gpu is None or device is None:
         target = "cpu" if gpu is not None else device
-        yield target, Engine(open=opens(target, None))
+        yield target, Engine(open=opens(target, None), scale=scale)
 
 
 def _built(artifact: Artifact, threads: int | None, device: str | None, cuda: str | None) -> Engine:
     def opened(size: Size | None) -> Session:
         if artifact.kind is Kind.ENGINE:
             return open_session(artifact, device=device, cuda=cuda, slots=SLOTS)
-        known = size if artifact.kind is Kind.ONNX and artifact.size is None else None
+        anything = artifact.kind is Kind.ONNX and artifact.size is None
+        known = _whole(size, artifact.spec) if anything else None
         return open_session(artifact, device=device, threads=threads, frame=known)
 
-    return Engine(open=opened, size=artifact.size)
+    return Engine(open=opened, size=artifact.size, scale=artifact.spec.scale)
+
+
+def _whole(size: Size | None, spec: ModelSpec) -> Size | None:
+    """Return a size that the network takes as it is; what is too small for it is padded."""
+    return size if size is not None and spec.size.padding(*size) == (0, 0) else None
 
 
 def _runs_on(kind: Kind, device: str | None) -> bool:

@@ -28,6 +28,8 @@ def part_of(captured: Size, size: Size, aspect: float = 1.0) -> Size:
         aspect: How many times as wide as high the frame's pixels are shown.
     """
     height, width = captured
+    if aspect == 1 and 0 <= height - size[0] < 2 and 0 <= width - size[1] < 2:
+        return size  # rather without its last row than made softer by resizing
     part_height = round(width * aspect * size[0] / size[1])
     part_width = round(height * size[1] / size[0] / aspect)
     return max(1, min(height, part_height)), max(1, min(width, part_width))

@@ -15,6 +15,7 @@ from hasn_edge.video.frame import Shown
 from hasn_edge.video.view import View
 from hasn_edge.video.web_gate import Gate
 from hasn_edge.video.web_library import websockets
+from hasn_edge.video.window_check import has_display
 
 if TYPE_CHECKING:
     from hasn_edge.video.live import Live
@@ -62,6 +63,7 @@ class WebView(View):
         self._host, self._port = host, port
         self._tell = tell
         self._viewers = viewers
+        self._listener: socket.socket | None = None
         self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -75,16 +77,33 @@ class WebView(View):
         """What serves, between start and stop."""
         return self._server
 
-    def start(self, live: Live) -> None:
-        """Begin to serve, and say where.
+    def bind(self) -> socket.socket:
+        """Claim the port before anything else is opened; who comes early waits.
 
         Raises:
             InputError: the port is taken or not allowed, or the address is not of this machine.
         """
+        if self._listener is None:
+            self._listener = _bound(self._host, self._port)
+        return self._listener
+
+    def close(self) -> None:
+        """Give back a port on which nothing was served."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    def start(self, live: Live) -> None:
+        """Begin to serve, and say where.
+
+        Raises:
+            InputError: as :meth:`bind`.
+        """
         from hasn_edge.video.web_server import Server
 
-        listener = _bound(self._host, self._port)
-        self.addresses = self.gate.addresses(listener.getsockname()[1])
+        listener, self._listener = self.bind(), None
+        port = listener.getsockname()[1]
+        self.addresses = self.gate.addresses(port)
         started = threading.Event()
 
         async def serve() -> None:
@@ -99,8 +118,7 @@ class WebView(View):
         self._thread.start()
         started.wait()
         if self._tell is not None:
-            warning = "" if self.gate.local else " (whoever has this address can watch and change the engine)"
-            self._tell(f"watch at {' or '.join(self.addresses)}{warning}")
+            self._tell(f"watch at {' or '.join(self.addresses)}{self._hint(port)}")
 
     def show(self, shown: Shown) -> None:
         """Put the frame where the server finds it; raises what ended the server."""
@@ -125,6 +143,17 @@ class WebView(View):
         if self._server is not None:
             self._call(self._server.end)
         self._thread.join(_STOP_S)
+
+    def _hint(self, port: int) -> str:
+        """Return what whoever reads the address should know besides."""
+        if not self.gate.local:
+            return " (whoever has this address can watch and change the engine)"
+        if has_display():
+            return ""
+        return (
+            f" (from this machine only, which has no display: from another one first 'ssh -L "
+            f"{port}:localhost:{port} USER@THIS-MACHINE', or start with --host 0.0.0.0)"
+        )
 
     def _publish(self) -> None:
         with self._lock:

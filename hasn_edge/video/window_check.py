@@ -28,7 +28,7 @@ def check_windows() -> None:
         )
     if not sys.platform.startswith("linux"):
         return
-    display = os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")
+    display = _display()
     if not display:
         raise UnsupportedError(
             "there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set); log in on the machine's own "
@@ -46,6 +46,15 @@ def check_windows() -> None:
         raise UnsupportedError(
             f"no window can be opened on display {display} ({reason.splitlines()[0]}); check it, {_INSTEAD}"
         )
+
+
+def has_display() -> bool:
+    """Return whether somebody may sit in front of this machine; nothing is opened."""
+    return not sys.platform.startswith("linux") or bool(_display())
+
+
+def _display() -> str | None:
+    return os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")
 
 
 def _toolkit() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.video import demo
 from hasn_edge.video.demo import Request
 from hasn_edge.video.live import Live
+from hasn_edge.video.source import PatternSource
 from hasn_edge.video.terminal import TerminalView
 
 
@@ -82,6 +84,102 @@ def test_json_file_and_recording(run, clip):
     assert report["output"] == [384, 640]
     assert {path.name for path in Path("out").iterdir()} == {"a.mp4", "run.json"}
     assert result.stdout.splitlines()[-2:] == ["out/run.json", "out/a.mp4"]
+
+
+def sources(monkeypatch, size: tuple[int, int], *, aspect: float | None = None) -> list:
+    """Let every file and stream deliver three frames of that size; return what was asked of them."""
+    asked = []
+
+    def open_source(text, size_asked):
+        asked.append(size_asked)
+        source = PatternSource(size, frames=3, live=False)
+        source.aspect = aspect
+        return source
+
+    monkeypatch.setattr(demo, "open_source", open_source)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("captured", "options", "computed", "said"),
+    [
+        ((640, 360), (), "180x320 to 720x1280", "360x640, made smaller to 180x320"),
+        ((36, 64), (), "64x36 to 256x144", "64x36"),
+        ((135, 97), (), "96x134 to 384x536", "97x135, of which the middle 96x134"),
+        ((640, 360), ("--size", "320x180"), "320x180 to 1280x720", "the middle 360x202, made smaller to 320x180"),
+        ((36, 64), ("--size", "320x180"), "320x180 to 1280x720", "64x36, enlarged to 320x180"),
+        ((36, 64), ("--size", "native"), "64x36 to 256x144", "64x36"),
+        ((144, 256), ("--self-test",), "64x36 to 256x144", "256x144"),
+    ],
+)
+def test_files_keep_their_shape_unless_a_size_is_asked_for(
+    run, monkeypatch, captured, options, computed, said
+):
+    assert not sources(monkeypatch, captured)
+    result = run("--source", "x.mp4", "--view", "none", *options, "--json", "x.json")
+    assert result.exit_code == 0, result.output
+    assert computed in result.stdout
+    assert f"{said} " in result.stdout
+    report = json.loads(Path("x.json").read_text())
+    assert tuple(report["source_size"]) == captured
+    assert report["ended"] == "end of source"
+
+
+def test_a_file_with_wide_pixels_keeps_the_shape_that_is_shown(run, monkeypatch):
+    sources(monkeypatch, (180, 160), aspect=2.0)
+    result = run("--source", "x.mp4", "--view", "none")
+    assert "160x180 with pixels of 2:1, resized to 320x180" in result.stdout
+    assert "320x180 to 1280x720" in result.stdout
+
+
+def test_cameras_are_asked_for_the_size(run, monkeypatch):
+    asked = sources(monkeypatch, (48, 64))
+    run("--source", "0", "--view", "none")
+    run("--source", "/dev/video2", "--view", "none", "--self-test", "--size", "32x16")
+    run("--source", "rtsp://camera/stream", "--view", "none")
+    assert asked == [(180, 320), (64, 128), None]
+
+
+def test_a_self_test_of_too_small_pictures_is_refused(run):
+    result = run("--source", "pattern", "--view", "none", "--self-test", "--size", "2x40")
+    assert result.exit_code == 1
+    assert "2x40 is too small for a self-test at x4" in result.stderr
+
+
+def test_what_fails_early_is_found_before_anything_runs(run):
+    pytest.importorskip("websockets")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        result = run("--source", "pattern", "--view", "web", "--port", number)
+    assert result.exit_code == 1
+    assert f"port {number} is in use" in result.stderr
+    result_of_host = run("--source", "pattern", "--view", "web", "--host", "192.0.2.7", "--port", 0)
+    assert "give an address of this machine to --host" in result_of_host.stderr
+    Path("file").touch()
+    result_of_json = run("--source", "pattern", "--view", "none", "--json", "file/run.json")
+    assert "cannot write file/run.json" in result_of_json.stderr
+    for failed in (result, result_of_host, result_of_json):
+        assert failed.exit_code == 1
+        assert failed.stdout == "", "no table of zeros"
+    assert result.sessions == []
+
+
+def test_a_port_that_was_claimed_for_nothing_is_given_back(run):
+    pytest.importorskip("websockets")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number = free.getsockname()[1]
+    for _ in range(2):
+        result = run("--source", "nothing.mp4", "--view", "web", "--port", number)
+        assert "nothing.mp4: no such file" in result.stderr
+
+
+def test_without_a_frame_there_is_no_table_but_the_reason_in_the_figures(run, monkeypatch):
+    monkeypatch.setattr(demo, "open_source", lambda text, size: Script(60.0))
+    result = run("--source", "0", "--view", "none", "--seconds", 0.1, "--json", "x.json")
+    assert result.exit_code == 0
+    assert result.stdout == "x.json\n"
+    assert "no frame came" in result.stderr
+    assert json.loads(Path("x.json").read_text())["ended"] == "time"
 
 
 def test_an_engine_for_another_size_is_told(run, monkeypatch):
@@ -160,11 +258,19 @@ def views(monkeypatch, **working: bool) -> tuple[list, list[str]]:
 
 
 def test_the_view_is_a_window_else_the_browser_else_none(monkeypatch):
+    monkeypatch.setattr(demo, "has_display", lambda: False)
     assert views(monkeypatch, window=True, web=True) == (["window at h:1"], [])
     assert views(monkeypatch, window=False, web=True) == (["web at h:1"], [])
     chosen, told = views(monkeypatch, window=False, web=False)
     assert chosen == []
     assert told == ["nothing is shown, only measured (window: window does not work; web: web does not work)"]
+
+
+def test_where_a_window_is_expected_it_is_said_why_there_is_none(monkeypatch):
+    monkeypatch.setattr(demo, "has_display", lambda: True)
+    assert views(monkeypatch, window=True, web=True)[1] == []
+    (told,) = views(monkeypatch, window=False, web=True)[1]
+    assert told == "shown in the browser: window does not work; --view window says how to mend that"
 
 
 def test_a_view_that_was_asked_for_must_work(monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from live_rig import Watcher
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact, publish
 from hasn_edge.errors import ArtifactError, BuildError, InputError
@@ -15,6 +16,8 @@ from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.spec import ModelSpec, Precision
 from hasn_edge.video import engines
 from hasn_edge.video.engines import Engine, engines_of, open_first
+from hasn_edge.video.live import Live
+from hasn_edge.video.source import PatternSource
 
 OWN = f"{DEFAULT_MODEL} fp32"
 
@@ -127,6 +130,24 @@ def test_files_are_opened_as_their_kind_wants(folder, calls):
         "static": {"threads": 3, "frame": None, "device": None},
         "ts": {"threads": 3, "frame": None, "device": None},
     }
+
+
+@pytest.mark.parametrize("size", [(14, 40), (8, 8), (1, 1)])
+def test_what_is_too_small_for_the_network_is_not_promised_to_it(folder, calls, size):
+    """It is padded then: a graph for frames of that very size would have to compute them in tiles of it."""
+    built(folder, "any", Kind.ONNX, Precision.FP32)
+    for engine in engines_of(DEFAULT_MODEL, folder=folder).values():
+        engine.open(size)
+    assert [settings["frame"] for _, settings in calls] == [None, None]
+
+
+def test_the_smallest_frames_are_computed():
+    size = (8, 14)
+    session = engines_of("hasn-x4-small", folder=Path("nowhere"))["hasn-x4-small fp32"].open(size)
+    view = Watcher()
+    with session:
+        Live(PatternSource(size, frames=1, live=False), session, [view], size=size).run()
+    assert view.shown[0].upscaled.shape == (32, 56, 3)
 
 
 def test_without_an_engine_a_gpu_of_onnx_runtime_comes_first(folder, gpu, calls):

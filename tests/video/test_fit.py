@@ -35,6 +35,12 @@ def test_the_middle_is_cut_out():
     assert fitted(pixels, (10, 20)).flags.c_contiguous
 
 
+def test_one_row_is_rather_cut_off_than_resized():
+    pixels = picture(35, 63)
+    np.testing.assert_array_equal(fitted(pixels, (34, 62)), pixels[:34, :62])
+    assert part_of((35, 63), (34, 62)) == (34, 62)
+
+
 def test_shrinking_averages():
     pixels = picture(54, 96)
     expected = pixels.reshape(18, 3, 32, 3, 3).astype(float).mean(axis=(1, 3))
