@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, replace
 
 from hasn_edge.device.view import Machine
@@ -54,18 +55,20 @@ def _jetsons(machine: Machine, known: tuple[Known, ...]) -> list[Known]:
     assert machine.jetson is not None
     model = str(machine.jetson.get("model") or "").lower()
     mode = plain(str(machine.jetson.get("power_mode") or ""))
-    # "super" names a power mode of the same module; older device trees do not have it.
+    # "super" names a power mode of the same module, which older device trees do not have; no tree names the
+    # memory.
     fitting = [
         entry
         for entry in known
         if entry.profile.integrated
-        and all(word in model for word in entry.target.split("-") if word != "super")
+        and all(word in model for word in entry.target.split("-") if not re.fullmatch(r"super|\d+gb", word))
     ]
 
-    def rank(entry: Known) -> tuple[bool, bool, bool]:
+    def rank(entry: Known) -> tuple[bool, bool, bool, int]:
         has_mode = any(plain(known_mode.name) == mode for known_mode in entry.profile.power_modes)
         other_kit = ("super" in entry.target) != ("super" in model)
-        return not _has_memory(machine, entry), not has_mode, other_kit
+        # The shortest name is that of the module which developer kits carry.
+        return not _has_memory(machine, entry), not has_mode, other_kit, len(entry.target)
 
     return sorted(fitting, key=rank)
 

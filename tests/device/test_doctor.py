@@ -110,9 +110,14 @@ def test_a_jetson(jetson):
 def test_a_module_with_less_memory_is_not_taken_for_the_other(jetson):
     small = replace(jetson, memory_bytes=int(3.4 * 2**30))
     found = by_name(facts(small))["device profile"]
+    assert found.detail.startswith(
+        "this is a Jetson Orin Nano 4GB (10 W); hasn-edge build --target orin-nano-4gb"
+    )
+    other = replace(jetson, memory_bytes=int(15.2 * 2**30))
+    found = by_name(facts(other))["device profile"]
     assert found.state is State.INFO
     assert found.detail.startswith(
-        "the nearest is Jetson Orin Nano 8GB Super (MAXN SUPER), and this one has 3.4"
+        "the nearest is Jetson Orin Nano 8GB Super (MAXN SUPER), and this one has 15.2"
     )
     assert "this is a" not in found.detail
 

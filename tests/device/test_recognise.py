@@ -46,17 +46,19 @@ GIB = 2**30
     ("model", "gibibytes", "target", "exact"),
     [
         ("NVIDIA Jetson AGX Orin Developer Kit", 61.4, "agx-orin", True),
-        ("NVIDIA Jetson AGX Orin Developer Kit", 29.9, "agx-orin", False),
+        ("NVIDIA Jetson AGX Orin Developer Kit", 29.9, "agx-orin-32gb", True),
         ("NVIDIA Orin NX Developer Kit", 15.3, "orin-nx", True),
-        ("NVIDIA Orin NX Developer Kit", 7.4, "orin-nx", False),
+        ("NVIDIA Orin NX Developer Kit", 7.4, "orin-nx-8gb", True),
         ("NVIDIA Orin Nano Developer Kit", 7.4, "orin-nano", True),
-        ("NVIDIA Orin Nano Developer Kit", 3.4, "orin-nano", False),
+        ("NVIDIA Orin Nano Developer Kit", 3.4, "orin-nano-4gb", True),
         ("NVIDIA Jetson Xavier NX Developer Kit", 6.7, "xavier-nx", True),
         ("NVIDIA Jetson Xavier NX Developer Kit", 14.9, "xavier-nx", False),
         ("Jetson-AGX Xavier", 30.4, "agx-xavier", True),
         ("Jetson-AGX Xavier", 62.0, "agx-xavier", False),
         ("NVIDIA Jetson AGX Thor Developer Kit", 122.8, "thor", True),
+        ("NVIDIA Jetson AGX Thor Developer Kit", 61.0, "thor", False),
         ("NVIDIA Jetson AGX Thor Developer Kit", None, "thor", True),
+        ("NVIDIA Jetson AGX Orin Developer Kit", None, "agx-orin", True),
     ],
 )
 def test_modules_of_one_name_are_told_apart_by_their_memory(model, gibibytes, target, exact):

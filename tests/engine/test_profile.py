@@ -19,8 +19,11 @@ SAID_BY_THE_MAKER = {
     # Dense TOPS in INT8 and TFLOPS in FP32 as the data sheets and white papers state them.
     "orin-nano": (20, 1.28),
     "orin-nano-super": (33, 2.09),
+    "orin-nano-4gb": (10, 0.64),
     "orin-nx": (30, 1.88),
+    "orin-nx-8gb": (25, 1.57),
     "agx-orin": (85, 5.3),
+    "agx-orin-32gb": (54, 3.37),
     "agx-xavier": (22, 1.4),
     "thor": (517, 8.064),
     "rtx-2080-ti": (215.2, 13.4),

@@ -64,7 +64,7 @@ def test_a_wrong_target_file_is_named_with_its_mistake(tmp_path: Path, text: str
 
 def test_an_unknown_target_lists_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(
-        UnsupportedError, match="unknown target 'rtz'; choose one of: agx-orin, .*cpu, .*rtx, "
+        UnsupportedError, match="unknown target 'rtz'; choose one of: agx-orin-32gb, .*cpu, .*rtx, "
     ):
         load_target("rtz")
     with pytest.raises(ConfigError, match="absent.toml: no such file"):
