@@ -48,3 +48,16 @@ class Mean:
     def mean(self) -> float | None:
         """The mean of the finite ones; ``None`` without any."""
         return self._total / self._finite if self._finite else None
+
+
+def so_far(hasn: Mean, bicubic: Mean) -> dict[str, float | None] | None:
+    """Return the figures of a run as JSON values; ``None`` before there is one."""
+    if hasn.count == 0:
+        return None
+    return {
+        "hasn_db": hasn.last,
+        "bicubic_db": bicubic.last,
+        "hasn_mean_db": hasn.mean,
+        "bicubic_mean_db": bicubic.mean,
+        "frames": hasn.count,
+    }

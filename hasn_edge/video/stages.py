@@ -81,6 +81,7 @@ class Stages:
         self.at: dict[str, int] = {}
         """Index of the frame that each stage works on."""
         self._held: dict[str, int] = {}
+        self._missed = 0
 
     def bodies(self) -> dict[str, Callable[[], None]]:
         """Return what to run in a thread, by stage."""
@@ -118,7 +119,7 @@ class Stages:
 
     def drops(self) -> dict[str, int]:
         """Return how many frames were lost so far, by reason."""
-        return {"network busy": self._captured.dropped, SOURCE: self._source.dropped}
+        return {"network busy": self._captured.dropped, SOURCE: self._source.dropped - self._missed}
 
     def left_over(self) -> int:
         """Return how many frames the end of the run cut off: those between stages, and those in their hands.
@@ -130,13 +131,16 @@ class Stages:
 
     def capture(self) -> None:
         """Read frames until the source ends."""
-        lost = 0
+        lost: int | None = None
         while True:
             start = time.monotonic()
             frame = self._source.read()
             if frame is None:
                 return
             self.at["capture"] = frame.index
+            if lost is None:
+                # What a camera showed while the engine was loading is nobody's loss.
+                lost = self._missed = self._source.dropped if self._source.live else 0
             before, lost = lost, self._source.dropped
             self._stats.frame_captured(time.monotonic() - start, lost - before)
             if not self._captured.put(frame):

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from hasn_edge.video.frame import Shown
-from hasn_edge.video.quality import Mean
+from hasn_edge.video.limit import limit
+from hasn_edge.video.quality import Mean, so_far
 from hasn_edge.video.series import Series
 from hasn_edge.video.summary import overlay
 
@@ -20,21 +21,11 @@ only where a view says when a picture is on the screen."""
 
 _WORK = ("prepare", "infer", "present", "record")  # stages that can be busy
 
-LIMITS = {
-    "infer": "the network: choose a smaller --size, a faster engine or precision",
-    "present": "showing the frames: close views, or leave --self-test out",
-    "record": "recording: choose a faster encoder or a smaller --size",
-    "prepare": "preparing the frames: let the source deliver the size that is computed",
-    "capture": "the source, which delivers no more frames",
-}
-"""What limits, with its cure, by stage."""
-
 SOURCE = "source"
 """The reason of frames that the source lost itself."""
 
 _MOST_NOTICES = 100
 _MOST_LOST = 1000  # that a rate of the last seconds counts at a time
-_BUSY = 0.85  # of the time: a stage above is what the others wait for
 
 
 class Stats:
@@ -267,9 +258,11 @@ class Stats:
                 "latency_ends": "screen" if screen else "view",
                 "now": self._window(now, captured, recent=True),
                 "run": self._window(now, captured, recent=False),
-                "quality": self._quality_so_far(),
+                "quality": so_far(*self._quality),
             }
-            result["limit"] = self._limit(result["now"] if self._end is None else result["run"])
+            began = self._shown or self._running
+            busy = result["now" if self._end is None else "run"]["busy"]
+            result["limit"] = limit(busy) if began else None
         return result
 
     def overlay(self) -> list[str]:
@@ -296,29 +289,6 @@ class Stats:
                 stage: series.busy(now, self._running.get(stage), self._start, recent=recent)
                 for stage, series in self._alone.items()
             },
-        }
-
-    def _limit(self, window: Mapping[str, Any]) -> dict[str, str] | None:
-        if self._shown == 0 and not self._running:
-            return None
-        stage, fraction = max(window["busy"].items(), key=lambda item: float(item[1]))
-        if fraction < _BUSY:
-            stage = "capture"
-        if stage == "capture":
-            return {"stage": stage, "text": LIMITS[stage]}
-        head, _, cure = LIMITS[stage].partition(":")
-        return {"stage": stage, "text": f"{head} ({fraction:.0%} busy):{cure}"}
-
-    def _quality_so_far(self) -> dict[str, Any] | None:
-        hasn, bicubic = self._quality
-        if hasn.count == 0:
-            return None
-        return {
-            "hasn_db": hasn.last,
-            "bicubic_db": bicubic.last,
-            "hasn_mean_db": hasn.mean,
-            "bicubic_mean_db": bicubic.mean,
-            "frames": hasn.count,
         }
 
 

@@ -106,7 +106,7 @@ def sources(monkeypatch, size: tuple[int, int], *, aspect: float | None = None) 
         ((640, 360), (), "180x320 to 720x1280", "360x640, made smaller to 180x320"),
         ((36, 64), (), "64x36 to 256x144", "64x36"),
         ((135, 97), (), "96x134 to 384x536", "97x135, of which the middle 96x134"),
-        ((640, 360), ("--size", "320x180"), "320x180 to 1280x720", "the middle 360x202, made smaller to 320x180"),
+        ((640, 360), ("--size", "320x180"), "320x180 to 1280x720", "middle 360x202, made smaller to 320x180"),
         ((36, 64), ("--size", "320x180"), "320x180 to 1280x720", "64x36, enlarged to 320x180"),
         ((36, 64), ("--size", "native"), "64x36 to 256x144", "64x36"),
         ((144, 256), ("--self-test",), "64x36 to 256x144", "256x144"),

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from live_rig import SIZE, Session, SlotSession, Watcher, Writer, stamps, threads
+from live_rig import SIZE, Script, Session, SlotSession, Watcher, Writer, stamps, threads
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import BuildError, InputError, StageError
@@ -71,6 +71,21 @@ def test_what_the_end_cuts_off_is_counted_where_it_was():
     assert balanced(snapshot)
     assert snapshot["frames"]["drops"]["end of run"] >= 2
     assert snapshot["ended"] == "stopped"
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_a_camera_lost_before_the_run_is_no_loss(live):
+    """It was open while the engine was loading; the damaged first frames of a file are a loss."""
+
+    class Early(Script):
+        def read(self):
+            self.dropped += 100 if self._pattern._next == 0 else 1
+            return super().read()
+
+    frames = Live(Early(5, live=live), Session(), seconds=10).run().snapshot()["frames"]
+    lost = 5 if live else 105  # one at the read that told of the end
+    assert frames["drops"]["source"] == lost
+    assert frames["captured"] == 5 + lost
 
 
 def test_why_it_ended_is_said():
