@@ -137,6 +137,9 @@ def build_one(
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     rules = DEFAULT_RULES["onnxruntime" if target.runtime is EngineRuntime.CPU else "tensorrt"]
     job = Job(model, rules=rules, pixels=options.pixels, progress=progress)
+    smallest = target.shapes.minimum[2:] if target.runtime.compiles else options.size
+    if smallest is not None:
+        job.require_size(smallest)
     if precision is Precision.INT8:
         job.calibrate(load_recipe(options.recipe), options.calibration)
     if capabilities is not None:

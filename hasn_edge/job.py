@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import Artifact, Kind, publish
 from hasn_edge.engine.precision import FLAGS
+from hasn_edge.errors import ShapeError
 from hasn_edge.gate import FP16_BUDGET_DB, Gate, check_pixels, check_static
 from hasn_edge.graphs import Form, GraphMaker
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
@@ -94,6 +95,20 @@ class Job:
         self.progress(f"measuring ranges on {len(self.pictures)} pictures")
         return self.maker.ranges(self.pictures, self.recipe)
 
+    def require_size(self, size: tuple[int, int]) -> None:
+        """Refuse a (height, width) that the network does not take, before anything is made for it.
+
+        Raises:
+            ShapeError: it is too small.
+        """
+        least = self.maker.checkpoint.spec.size.minimum
+        if min(size) < least:
+            raise ShapeError(
+                f"{self.name} takes no less than {least}x{least} pixels, and {size[1]}x{size[0]} was asked "
+                f"for; ask for {least}x{least} or more with --size, --dynamic or the target file's shapes: "
+                "smaller pictures are padded to that before they are upscaled"
+            )
+
     def identity(self, form: Form, precision: Precision, size: tuple[int, int] | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
         facts = {
@@ -121,11 +136,14 @@ class Job:
         """Make and check one ONNX file.
 
         Raises:
+            ShapeError: ``size`` is too small for the network.
             VerificationError: it is not this network, or misses its budget.
         """
         from hasn_edge.formats.pixels import with_pixels
         from hasn_edge.quantize.lint import lint
 
+        if size is not None:
+            self.require_size(size)
         what = f"{precision.value}{suffix}"
 
         def make(size: tuple[int, int] | None) -> ModelProto:

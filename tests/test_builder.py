@@ -11,14 +11,15 @@ import pytest
 import torch
 
 import hasn_edge
-from hasn_edge import builder, engine_job
+from hasn_edge import builder, engine_job, fastest
 from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.engine_file import parse_plan_header
 from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.engine.tensorrt import BuiltEngine
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import ShapeError, UnsupportedError
+from hasn_edge.graphs import GraphMaker
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.golden import OWN_RANGES
@@ -143,6 +144,38 @@ def test_the_calibrator_has_a_graph_that_takes_its_pictures(tiny, told, tmp_path
     assert engine.size == (32, 40)
     tolerance = engine.details["golden"]["tolerance"]
     assert (tolerance["rms"], tolerance["largest"]) == OWN_RANGES
+
+
+@pytest.mark.parametrize("asked", ["size", "dynamic", "file", "cpu", "portable"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
+def test_sizes_below_the_networks_are_refused_before_anything_is_made(
+    tiny, told, tmp_path, monkeypatch, asked, precision
+):
+    file = tmp_path / "small.toml"
+    file.write_text(
+        'runtime = "tensorrt"\n[shapes]\n'
+        "minimum = [1, 3, 32, 8]\ntypical = [1, 3, 32, 32]\nmaximum = [1, 3, 64, 64]\n"
+    )
+    options = {
+        "size": {"size": (32, 8)},
+        "dynamic": {"dynamic": ((32, 8), (32, 32), (64, 64))},
+        "file": {"target": file},
+        "cpu": {"target": "cpu", "size": (32, 8)},
+        "portable": {"target": "portable", "size": (32, 8)},
+    }[asked]
+    monkeypatch.setattr(fastest, "_require_runnable", lambda target: None)
+    monkeypatch.setattr(GraphMaker, "make", lambda *args, **rest: pytest.fail("a graph was made"))
+    with pytest.raises(
+        ShapeError, match=r"^tiny takes no less than 15x15 pixels, and 8x32 was asked for; ask for 15x15 or "
+    ):
+        hasn_edge.build(tiny, precision=precision, output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_refuses_such_a_size_as_well(tiny, tmp_path):
+    with pytest.raises(ShapeError, match=r"15x15 pixels, and 40x14 was asked for"):
+        hasn_edge.export(tiny, size=(14, 40), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_calibrator_takes_no_pixels(tiny, told, tmp_path):
