@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 WINDOW_S = 5.0
 """What *now* means, in seconds."""
@@ -122,6 +122,13 @@ class Series:
     def _trim(self, now: float) -> None:
         while len(self._recent) > _AT_LEAST and self._recent[0][0] < now - WINDOW_S:
             self._recent.popleft()
+
+
+def milliseconds(summary: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return a :meth:`Series.summary` of seconds in milliseconds; its count stays a count."""
+    return {
+        name: value if value is None or name == "count" else value * 1e3 for name, value in summary.items()
+    }
 
 
 def _exact(values: list[float], q: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from hasn_edge.video.frame import Shown
 from hasn_edge.video.limit import limit
 from hasn_edge.video.quality import Mean, so_far
-from hasn_edge.video.series import Series
+from hasn_edge.video.series import Series, milliseconds
 from hasn_edge.video.summary import overlay
 
 STAGES = ("capture", "wait", "prepare", "infer", "present", "display", "record")
@@ -280,9 +280,9 @@ class Stats:
             "fps_in": self._in.rate(now) if recent else captured / seconds,
             "fps_out": self._out.rate(now) if recent else self._shown / seconds,
             "fps_screen": displayed,
-            "latency_ms": _milliseconds(self._latency.summary(now, recent=recent)),
+            "latency_ms": milliseconds(self._latency.summary(now, recent=recent)),
             "stages_ms": {
-                stage: _milliseconds(series.summary(now, recent=recent))
+                stage: milliseconds(series.summary(now, recent=recent))
                 for stage, series in self._stages.items()
             },
             "busy": {
@@ -290,9 +290,3 @@ class Stats:
                 for stage, series in self._alone.items()
             },
         }
-
-
-def _milliseconds(summary: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {
-        name: value if value is None or name == "count" else value * 1e3 for name, value in summary.items()
-    }

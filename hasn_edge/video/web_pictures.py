@@ -21,6 +21,10 @@ _JPEG: dict[str, tuple[int, bool]] = {"best": (95, True), "good": (88, True), "l
 """Quality, and whether colours keep their full resolution, which is what an enlarged picture shows."""
 
 
+class PictureError(Exception):
+    """A picture could not be encoded, for anybody; the cause says why."""
+
+
 class Pictures:
     """Encodes in threads; the methods are the event loop's.
 
@@ -45,6 +49,9 @@ class Pictures:
             shown: The frame.
             quality: A key of :data:`MEDIA`.
             compare: Whether bicubic, too.
+
+        Raises:
+            PictureError: it cannot be encoded.
         """
         if number > self._number:
             self._number, self._files = number, {}
@@ -56,8 +63,11 @@ class Pictures:
                 self.encoded += 1
                 kept[quality, bicubic] = loop.run_in_executor(self._executor, encode, shown, quality, bicubic)
             waiting.append(kept[quality, bicubic])
-        # A viewer who leaves must not take the others' picture away.
-        return [await asyncio.shield(file) for file in waiting]
+        try:
+            # A viewer who leaves must not take the others' picture away.
+            return [await asyncio.shield(file) for file in waiting]
+        except Exception as exc:
+            raise PictureError from exc
 
 
 def encode(shown: Shown, quality: PictureQuality, bicubic: bool) -> bytes:

@@ -1,8 +1,9 @@
 """What the page and the server say to each other over the WebSocket.
 
 Text messages are JSON objects with a ``type``. The page sends the classes of :data:`Request`; the server
-sends ``hello``, ``stats``, ``message`` and ``refused``. Pictures are binary: four bytes, big-endian, with the
-length of a JSON header, the header, and then the files whose lengths it tells.
+sends ``hello``, ``stats``, ``message``, and ``refused``, which says ``about`` which type of request. Pictures
+are binary: four bytes, big-endian, with the length of a JSON header, the header, and then the files whose
+lengths it tells.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hasn_edge.video.frame import Shown
 LARGEST_REQUEST = 4096
 """Bytes; what is longer ends the connection."""
 
-WRONG_REQUEST, WRONG_TOKEN, TOO_MANY, ENDED = 4400, 4401, 4429, 1001
+WRONG_REQUEST, WRONG_TOKEN, TOO_MANY, ENDED, FAILED = 4400, 4401, 4429, 1001, 1011
 """Codes that a connection is closed with."""
 
 PictureQuality = Literal["best", "good", "light", "lossless"]

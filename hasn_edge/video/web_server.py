@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from hasn_edge.video.frame import Shown
 from hasn_edge.video.web_gate import HEADERS, Gate, content_policy
 from hasn_edge.video.web_library import websockets
 from hasn_edge.video.web_page import page
-from hasn_edge.video.web_pictures import Pictures
+from hasn_edge.video.web_pictures import PictureError, Pictures
 from hasn_edge.video.web_viewer import Viewer
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ WRONG_TOKEN_S = 0.5
 CLOSE_S = 0.4
 """How long viewers have to say goodbye."""
 
-_STRANGERS = 16  # connections that were not let in yet
+_STRANGERS = 16  # connections that may wait to be let in; the page says hello at once
 _ENCODERS = 2
 
 _LOG = logging.getLogger("hasn_edge.web")
@@ -58,7 +58,7 @@ class Server:
         self._live = live
         self._gate = gate
         self._most = viewers
-        self._strangers = 0
+        self._strangers: dict[Any, str] = {}
         self._executor = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="hasn-edge web encoder")
         self.pictures = Pictures(self._executor)
         self._history: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY)
@@ -68,7 +68,7 @@ class Server:
         self._failure: BaseException | None = None
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve on a socket that is bound; raises what went wrong in serving a viewer."""
+        """Serve on a socket that is bound; raises what went wrong for all viewers."""
         library = websockets("asyncio.server")
         transports: set[asyncio.Transport] = set()
 
@@ -130,6 +130,10 @@ class Server:
         self._message = text
         self._broadcast("message", text=text)
 
+    def age(self, shown: Shown) -> float:
+        """Return the latency of a frame that is on a screen now, in seconds."""
+        return self._live.stats.age(shown)
+
     def drawn(self, number: int, shown: Shown) -> None:
         """Count the moment when a frame came on the first of all screens."""
         if number > self._drawn:
@@ -160,19 +164,18 @@ class Server:
         refused = self._gate.refused_origin(origins, hosts)
         if refused is not None:
             return _response(HTTPStatus.FORBIDDEN, f"{refused}\n")
-        if self._strangers >= _STRANGERS:
-            return _response(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections wait to be let in\n")
         return None
 
     async def _connected(self, connection: Any) -> None:
         """Let a viewer in, or say why not, and serve it."""
-        self._strangers += 1
+        self._make_room()
+        self._strangers[connection] = _address(connection)
         try:
             refused = await self._stranger(connection)
         except (TimeoutError, asyncio.TimeoutError, websockets("exceptions").ConnectionClosed):
             return
         finally:
-            self._strangers -= 1
+            self._strangers.pop(connection, None)
         if refused is not None:
             await connection.close(*refused)
             return
@@ -183,11 +186,23 @@ class Server:
             viewer.note("message", protocol.note("message", text=self._message))
             viewer.note("stats", self._stats(viewer, msgspec.Raw(self._snapshot())))
             await viewer.serve()
-        except Exception as exc:  # in serving a viewer: the program's fault, which ends the run
-            self._failure = self._failure or exc
+        except PictureError as exc:  # no viewer's business: nobody would see a picture any more
+            self._failure = self._failure or exc.__cause__
             self._ended.set()
+        except Exception as exc:  # this viewer's end, and nobody else's; said when the run ends
+            _LOG.warning("a viewer was let go", exc_info=True)
+            self._live.stats.remember(f"a viewer of the web page was let go: {type(exc).__name__}: {exc}")
+            await connection.close(protocol.FAILED, "this connection failed; the others go on")
         finally:
             self.viewers.discard(viewer)
+
+    def _make_room(self) -> None:
+        """Let the one go that has waited longest, of the address with most of them, where too many wait."""
+        while len(self._strangers) >= _STRANGERS:
+            crowded, _ = Counter(self._strangers.values()).most_common(1)[0]
+            oldest = next(one for one, address in self._strangers.items() if address == crowded)
+            del self._strangers[oldest]
+            oldest.transport.abort()
 
     async def _stranger(self, connection: Any) -> tuple[int, str] | None:
         """Return code and reason to close a connection with; ``None`` if it may stay."""
@@ -209,9 +224,8 @@ class Server:
             snapshot = self._live.stats.snapshot()
             now = snapshot["now"]
             latency = now["latency_ms"]
-            self._history.append(
-                (snapshot["seconds"], latency["p50"], latency["p95"], now["fps_in"], now["fps_out"])
-            )
+            rates = now["fps_in"], now["fps_out"], now["fps_screen"]
+            self._history.append((snapshot["seconds"], latency["p50"], latency["p95"], *rates))
             raw = msgspec.Raw(msgspec.json.encode(snapshot))
             for viewer in self.viewers:
                 viewer.note("stats", self._stats(viewer, raw))
@@ -233,6 +247,12 @@ class Server:
             tick_s=TICK_S,
             history=list(self._history),
         )
+
+
+def _address(connection: Any) -> str:
+    """Return where a connection comes from, without the port."""
+    remote = connection.remote_address
+    return str(remote[0]) if remote else ""
 
 
 def _response(status: HTTPStatus, body: str | bytes, **headers: str) -> Any:

@@ -12,7 +12,7 @@ import msgspec
 from hasn_edge.errors import InputError
 from hasn_edge.video import web_protocol as protocol
 from hasn_edge.video.frame import Shown
-from hasn_edge.video.series import Series
+from hasn_edge.video.series import Series, milliseconds
 from hasn_edge.video.web_library import websockets
 from hasn_edge.video.web_pictures import MEDIA, Pictures
 
@@ -27,6 +27,9 @@ class Room(Protocol):
     pictures: Pictures
     latest: tuple[int, Shown] | None
     """The newest frame with its number."""
+
+    def age(self, shown: Shown) -> float:
+        """Return the latency of a frame that is on the screen now, in seconds."""
 
     def drawn(self, number: int, shown: Shown) -> None:
         """Hear that a frame came on a screen as soon as it could."""
@@ -65,11 +68,11 @@ class Viewer:
         self._wake.set()
 
     def figures(self) -> Mapping[str, float | None]:
-        """Return this viewer's own frames a second, and latency from capture until drawn in milliseconds."""
+        """Return this viewer's own frames a second, and the latency until it drew them in milliseconds."""
         now = time.monotonic()
         summary = self._latency.summary(now, recent=True)
-        milliseconds = {name: None if value is None else value * 1e3 for name, value in summary.items()}
-        return {"fps": self._latency.rate(now), **milliseconds}
+        fps = None if self._latency.stale(now) else self._latency.rate(now)
+        return {"fps": fps, **milliseconds(summary)}
 
     async def serve(self) -> None:
         """Send and listen until the connection ends; raises what goes wrong here, not there."""
@@ -139,20 +142,24 @@ class Viewer:
         self._under_way = {number: one for number, one in self._under_way.items() if number > request.frame}
         self._on_screen = (request.frame, shown)
         if request.frame > self._before:
-            self._latency.add(time.monotonic() - shown.frame.captured)
+            self._latency.add(self._room.age(shown))
             self._room.drawn(request.frame, shown)
 
     def _freeze(self, request: protocol.Still) -> None:
         if self._on_screen is not None and self._on_screen[0] == request.frame:
             self._still = self._on_screen
         else:
-            self.note("refused", protocol.note("refused", text="this picture is gone; take the next one"))
+            self._refuse("still", "this picture is gone; take the next one")
 
     def _select(self, request: protocol.Select) -> None:
         try:
             self._room.select(request.engine)
         except InputError as exc:
-            self.note("refused", protocol.note("refused", text=str(exc)))
+            self._refuse("select", str(exc))
+
+    def _refuse(self, about: str, text: str) -> None:
+        # By kind and request: of two that wait, none replaces the other.
+        self.note(f"refused {about}", protocol.note("refused", about=about, text=text))
 
     def _greeted(self, request: protocol.Hello) -> None:
         """Ignore it: this viewer is in already."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
+from contextlib import AbstractContextManager, ExitStack
 
 import cv2
 import numpy as np
@@ -13,12 +15,14 @@ from live_rig import Session
 from live_rig import threads as pipeline_threads
 from web_rig import Client, Deaf, Run, port, serving, shown, until
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 from hasn_edge.errors import InputError, MissingDependencyError
-from hasn_edge.video import web, web_pictures
+from hasn_edge.video import web, web_pictures, web_protocol, web_server
 from hasn_edge.video.live import Live
 from hasn_edge.video.source import PatternSource
 from hasn_edge.video.web import WebView
+from hasn_edge.video.web_viewer import Viewer
 
 
 def decoded(file: bytes) -> np.ndarray:
@@ -109,7 +113,8 @@ def test_a_still_is_lossless():
         viewer.say("drawn", frame=number)
         viewer.say("want", watch=False)
         viewer.say("still", frame=12345)
-        assert "gone" in viewer.hear("refused")["text"]
+        refused = viewer.hear("refused")
+        assert (refused["about"], "gone" in refused["text"]) == ("still", True)
         view.show(shown(4))
         viewer.say("still", frame=number)
         header, files = viewer.receive()
@@ -156,14 +161,15 @@ def test_what_is_told_reaches_everybody_and_those_who_come_later():
         until(lambda: len(view.server._history) >= 2)
         with Client(view) as late:
             assert len(late.greeted()["history"]) >= 2
-            assert len(late.notes["hello"]["history"][0]) == 5
+            assert len(late.notes["hello"]["history"][0]) == 6
 
 
 def test_the_selector_reaches_the_run():
     with serving() as (view, run), Client(view) as viewer:
         viewer.say("select", engine="second")
         viewer.say("select", engine="third")
-        assert "no engine called 'third'" in viewer.hear("refused")["text"]
+        refused = viewer.hear("refused")
+        assert (refused["about"], "no engine called 'third'" in refused["text"]) == ("select", True)
         assert run.selected == ["second"]
 
 
@@ -287,6 +293,52 @@ def test_what_breaks_in_the_server_ends_the_run(monkeypatch):
         with pytest.raises(RuntimeError, match="the web server ended") as raised:
             view.show(shown(1))
         assert isinstance(raised.value.__cause__, ValueError)
+
+
+def test_what_breaks_in_serving_one_viewer_is_that_viewers_end_only(monkeypatch):
+    real = Viewer._drew
+
+    def broken(viewer, request):
+        if request.frame == 77:
+            raise ZeroDivisionError("a bug")
+        real(viewer, request)
+
+    monkeypatch.setitem(Viewer._do, web_protocol.Drawn, broken)
+    with serving() as (view, run), Client(view) as good, Client(view) as bad:
+        good.watch()
+        bad.say("drawn", frame=77)
+        with pytest.raises(ConnectionClosed) as closed:
+            bad.hear("never")
+        assert closed.value.rcvd.code == 1011
+        view.show(shown(0))
+        assert good.receive()[0]["index"] == 0
+        assert run.stats.notices == ["a viewer of the web page was let go: ZeroDivisionError: a bug"]
+        assert run.stats.notice is None, "it is nothing to show over the picture"
+
+
+def silent(view: WebView, address: str) -> AbstractContextManager[ClientConnection]:
+    """Open a WebSocket from an address of this machine, and say nothing."""
+    place = f"127.0.0.1:{port(view)}"
+    bare = socket.create_connection(("127.0.0.1", port(view)), source_address=(address, 0))
+    return connect(f"ws://{place}/live", sock=bare, origin=f"http://{place}", close_timeout=0.3)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="127.0.0.2 is an address on Linux only")
+def test_silent_connections_keep_nobody_out(monkeypatch):
+    """Where too many wait, the oldest of the address with most of them goes, and no other."""
+    monkeypatch.setattr(web_server, "_STRANGERS", 4)
+    monkeypatch.setattr(web_server, "HELLO_S", 60.0)
+    with serving() as (view, _), ExitStack() as stack:
+        patient = stack.enter_context(silent(view, "127.0.0.1"))
+        rude = [stack.enter_context(silent(view, "127.0.0.2")) for _ in range(6)]
+        until(lambda: list(view.server._strangers.values()).count("127.0.0.2") == 3)
+        with Client(view) as good:
+            assert good.greeted()["source"] == "test"
+        for one in rude[:3]:
+            with pytest.raises(ConnectionClosed):
+                one.recv(timeout=20)
+        patient.send('{"type":"hello"}')
+        assert "hello" in patient.recv(timeout=20)
 
 
 def test_a_real_run_is_not_slowed_by_viewers_and_changes_engines():
