@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +19,7 @@ from hasn_edge.cli.common import (
     say,
     threads_option,
 )
+from hasn_edge.cli.interruption import Interruption
 from hasn_edge.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -134,7 +131,10 @@ def command(
     _check_output(files, output)
     failures = []
     slots = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
-    with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda, slots=slots) as session:
+    with (
+        Interruption() as interruption,
+        open_chosen(model, artifact, threads=threads, device=device, cuda=cuda, slots=slots) as session,
+    ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
         targets = _targets(files, output, session.spec.scale, suffix, audio)
         work = list(zip(files, targets, strict=True))
@@ -150,8 +150,10 @@ def command(
                 advance(picture.name)
         for video, target in videos:
             try:
-                with _interruptible(target):
-                    whole = _upscale_video(upscaler, video, target, codec=codec, quality=quality, audio=audio)
+                interruption.sentence = (
+                    f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
+                )
+                whole = _upscale_video(upscaler, video, target, codec=codec, quality=quality, audio=audio)
                 failures += [] if whole else [str(video)]
             except InputError as exc:
                 failures.append(str(exc))
@@ -214,26 +216,6 @@ def _upscale_video(
     if not report.whole:
         say(f"Damaged: {video}: what could be read of it is in {target}", err=True)
     return report.whole
-
-
-@contextmanager
-def _interruptible(target: Path) -> Iterator[None]:
-    """End with one sentence and the shell's exit code when interrupted or told to terminate."""
-
-    def terminate(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    # Without a handler, SIGTERM would leave the temporary file.
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, terminate) if main else None
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(f"Interrupted: nothing of {target} was kept; the next run starts it afresh", err=True)
-        sys.exit(130)
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _check_output(files: list[Path], output: Path) -> None:

@@ -142,7 +142,7 @@ def start(source: Path, folder: Path) -> subprocess.Popen[str]:
     ("number", "code", "words"),
     [
         (signal.SIGINT, 130, "nothing of"),
-        (signal.SIGTERM, 143, ""),
+        (signal.SIGTERM, 143, "nothing of"),
         (signal.SIGKILL, -9, ""),
     ],
 )
@@ -158,6 +158,38 @@ def test_an_interrupted_run_leaves_no_broken_file(tmp_path, number, code, words)
     assert not [p for p in left if not p.name.startswith(".")]
     # Nothing can clean up after SIGKILL: its hidden temporary file stays.
     assert bool(left) == (number == signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "code"),
+    [("network", signal.SIGINT, 130), ("encoder", signal.SIGTERM, 143), ("twice", signal.SIGINT, 130)],
+)
+def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, stage, number, code):
+    """In the main thread, in another one, and at the second signal without any waiting."""
+    source = make(tmp_path / "clip.mp4", 20)
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("upscale_child.py"), stage, source, "-o", tmp_path / "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert any("READY" in line for line in process.stderr)
+        assert list((tmp_path / "out").iterdir())
+        process.send_signal(number)
+        assert any("Stopping" in line for line in process.stderr)
+        if stage == "twice":
+            process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == code, errors
+    assert f"nothing of {tmp_path / 'out' / 'clip_x4.mp4'} was kept" in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert "Aborted" not in errors
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_full_disk(tmp_path):
