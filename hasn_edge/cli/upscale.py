@@ -146,7 +146,7 @@ def command(
                     _upscale(upscaler, picture, target)
                 except InputError as exc:
                     failures.append(str(exc))
-                    say(f"Skipped: {exc}", err=True)
+                    say(f"Skipped: {exc}{_of_video(picture)}", err=True)
                 advance(picture.name)
         for video, target in videos:
             try:
@@ -154,6 +154,7 @@ def command(
                     f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
                 )
                 whole = _upscale_video(upscaler, video, target, codec=codec, quality=quality, audio=audio)
+                interruption.sentence = "Interrupted"
                 failures += [] if whole else [str(video)]
             except InputError as exc:
                 failures.append(str(exc))
@@ -185,6 +186,16 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
             f"whole frame: {upscaler.tile_drift(image)}",
             err=True,
         )
+
+
+def _of_video(picture: Path) -> str:
+    """Return what else to say of a file that is no picture, where it may be a video by another name."""
+    from hasn_edge.image import SUFFIXES
+    from hasn_edge.video import container
+
+    if picture.suffix.lower() in SUFFIXES or not picture.is_file():
+        return ""
+    return f"; a video is told by its ending: {', '.join(container.SUFFIXES)}"
 
 
 def _upscale_video(

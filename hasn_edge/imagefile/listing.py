@@ -24,10 +24,10 @@ def find_images(
     Args:
         paths: Files and folders.
         recursive: Look into folders inside folders as well; links to folders are not followed.
-        also: Other endings, in lower case, to take from folders.
+        also: Endings of videos, in lower case, to take from folders as well.
 
     Raises:
-        InputError: a folder without any picture, or one that may not be read.
+        InputError: a folder without any of them, or one that may not be read.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -37,7 +37,8 @@ def find_images(
         inside = sorted(_files(path, (*SUFFIXES, *also), recursive=recursive))
         if not inside:
             deeper = "" if recursive else " directly inside it"
-            raise InputError(f"{path}: no picture{deeper}; looked for {', '.join(SUFFIXES)}")
+            what = "picture or video" if also else "picture"
+            raise InputError(f"{path}: no {what}{deeper}; looked for {', '.join((*SUFFIXES, *also))}")
         found.update(dict.fromkeys(inside))
     return list(found)
 

@@ -100,6 +100,20 @@ def test_a_damaged_video_is_written_and_exits_with_1(tmp_path):
     assert len(frames(tmp_path / "out.mp4")) == 9
 
 
+def test_videos_are_told_by_their_endings(clip, tmp_path):
+    (tmp_path / "media").mkdir()
+    message = said(run(tmp_path / "media", "-o", tmp_path / "out"), 1)
+    assert "no picture or video directly inside it; looked for .png" in message
+    assert ".mp4" in message
+    for ending in (".asf", ".3g2", ".f4v", ".m2v"):
+        clip.with_name(f"clip{ending}").write_bytes(b"")
+        assert "not a video" in said(run(clip.with_name(f"clip{ending}"), "-o", tmp_path / "out"), 1)
+    unknown = clip.rename(tmp_path / "clip.video")
+    message = said(run(unknown, "-o", tmp_path / "out"), 1)
+    assert "a video is told by its ending: .mp4" in message
+    assert "told by its ending" not in said(run(tmp_path / "none", "-o", tmp_path / "out"), 1)
+
+
 def test_usage(clip, tmp_path):
     picture = tmp_path / "a.png"
     write_image(picture, np.zeros((16, 16, 3), np.uint8))
