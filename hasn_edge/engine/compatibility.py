@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from hasn_edge.artifact import Artifact
@@ -44,19 +45,45 @@ def require_compatible(
     if reasons:
         raise ArtifactError(
             f"{artifact.path}: this engine cannot run here: {'; '.join(reasons)}. Build it again on this "
-            f"machine: {rebuild_command(artifact, gpu=gpu)}"
+            f"machine: {rebuild_advice(artifact, gpu=gpu)}"
         )
     return header
 
 
+def rebuild_advice(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> str:
+    """Return :func:`rebuild_command`, and which of its files are named without the folder that they are in.
+
+    A sidecar has no folders of the machine that built the engine: they are nobody's business.
+
+    Args:
+        artifact: The engine.
+        gpu: As for :func:`rebuild_command`.
+        again: As for :func:`rebuild_command`.
+    """
+    words = _words(artifact, gpu, again)
+    named = [f"{a} {shlex.quote(b)}" for a, b in pairwise(words) if _is_file(a, b)]
+    if not named:
+        return shlex.join(words)
+    return (
+        f"{shlex.join(words)} (write the folder of {' and of '.join(named)} as well: only the name is known "
+        "here)"
+    )
+
+
 def rebuild_command(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> str:
     """Return the command that builds an engine like this one for the machine that it is typed on.
+
+    What it builds takes the engine's place, unless that was renamed.
 
     Args:
         artifact: The engine.
         gpu: The GPU there: where the engine's own target is for others, the command names one for this.
         again: Compile even though the build would find nothing changed: the engine itself is what is wrong.
     """
+    return shlex.join(_words(artifact, gpu, again))
+
+
+def _words(artifact: Artifact, gpu: GpuFacts | None, again: bool) -> list[str]:
     details = artifact.details
     words = ["hasn-edge", "build"]
     if details.get("model"):
@@ -76,9 +103,16 @@ def rebuild_command(artifact: Artifact, *, gpu: GpuFacts | None = None, again: b
         words += ["--size", _size(artifact.size)]
     else:
         words += _range(details, pixels=pixels)
+    words += ["-o", str(artifact.path.parent)]
     if again:
         words.append("--rebuild")
-    return shlex.join(words)
+    return words
+
+
+def _is_file(option: str, value: str) -> bool:
+    """Whether an option of the command names a file or folder of the user's, and nothing that ships."""
+    kinds = {"--model": (".safetensors", ".pth", ".pt"), "--recipe": (".toml",), "--target": (".toml",)}
+    return option == "--calibration" or value.endswith(kinds.get(option, ("\0",)))
 
 
 def _int8(details: Any) -> list[str]:

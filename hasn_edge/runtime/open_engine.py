@@ -5,7 +5,7 @@ from __future__ import annotations
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.cache import graph_of
 from hasn_edge.engine.capabilities import NAMES, driver_present, find_module, load_tensorrt
-from hasn_edge.engine.compatibility import rebuild_command, require_compatible
+from hasn_edge.engine.compatibility import rebuild_advice, require_compatible
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.engine.target import EngineRuntime
@@ -64,7 +64,7 @@ def open_engine(
             artifact.details.get("golden"),
             name=str(artifact.path),
             # Nothing that the build looks at has changed: without --rebuild it would return this very file.
-            cure=f"build it again on this machine: {rebuild_command(artifact, gpu=gpu, again=True)}",
+            cure=f"build it again on this machine: {rebuild_advice(artifact, gpu=gpu, again=True)}",
         )
     except BaseException:
         session.close()

@@ -332,7 +332,8 @@ class TestEngines:
         assert found.name == str(path)
         assert "built on Orin" in found.detail
         assert "hasn-edge build" not in found.detail
-        assert found.cure == "hasn-edge build --precision int8 --target tensorrt --size 320x180"
+        command = "hasn-edge build --precision int8 --target tensorrt --size 320x180"
+        assert found.cure == f"{command} -o {path.parent}"
 
     def test_of_another_tensorrt(self, desktop, plan):
         plan(version=(10, 3, 0, 26))

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from samples import ADA, AGX, HOPPER, NANO, TURING, engine, plan
 
 from hasn_edge.artifact import Artifact, load_artifact, sidecar_path
-from hasn_edge.engine.compatibility import rebuild_command, require_compatible
+from hasn_edge.engine.compatibility import rebuild_advice, rebuild_command, require_compatible
 from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.errors import ArtifactError
 from hasn_edge.model.zoo import DEFAULT_MODEL
@@ -37,7 +37,8 @@ def test_every_difference_is_named_with_the_command(tmp_path: Path) -> None:
         f"{tmp_path}/a.engine: this engine cannot run here: it was built by TensorRT 10.3.0.30, and "
         "10.16.1.11 is here, which runs its own engines only; it was built on Orin (compute capability 8.7), "
         "and here is NVIDIA GeForce RTX 4090 (128 SM, compute capability 8.9). Build it again on this machine"
-        ": hasn-edge build --model hasn-x4-small --precision int8 --target tensorrt --size 320x180"
+        ": hasn-edge build --model hasn-x4-small --precision int8 --target tensorrt --size 320x180 "
+        f"-o {tmp_path}"
     )
 
 
@@ -220,15 +221,39 @@ def test_the_command_that_builds_it_again(
     from hasn_edge import pipeline
     from hasn_edge.cli import cli
 
-    command = rebuild_command(engine(tmp_path, **details))
+    folder = tmp_path / "my engines"
+    command = rebuild_command(engine(folder, **details))
     model = details.get("model", "hasn-x4-small")
     wanted = ["--model", shlex.quote(model)] if model else []
-    assert command == " ".join(["hasn-edge build", *wanted, "--precision int8", options])
+    assert command == " ".join(["hasn-edge build", *wanted, "--precision int8", options, f"-o '{folder}'"])
     # The command line takes it as it is.
-    asked: list[str] = []
-    monkeypatch.setattr(pipeline, "build", lambda model, **options: asked.append(model) or pipeline.Built(
-        artifacts=(), summary=()
-    ))  # fmt: skip
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        pipeline, "build", lambda model, **options: asked.extend((model, options["output"])) or
+        pipeline.Built(artifacts=(), summary=()),
+    )  # fmt: skip
     result = CliRunner().invoke(cli, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
-    assert asked == [model or DEFAULT_MODEL]
+    assert asked == [model or DEFAULT_MODEL, folder]
+
+
+@pytest.mark.parametrize(
+    ("details", "files"),
+    [
+        ({}, ""),
+        ({"model": "my net.pth"}, "--model 'my net.pth'"),
+        ({"target": "board"}, "--target board.toml"),
+        ({"asked": {"recipe": "conservative", "calibration": None}}, ""),
+        (
+            {"asked": {"recipe": "mine.toml", "calibration": "photos"}},
+            "--recipe mine.toml and of --calibration photos",
+        ),
+    ],
+)
+def test_files_whose_folder_is_not_known_are_named(
+    tmp_path: Path, details: dict[str, Any], files: str
+) -> None:
+    artifact = engine(tmp_path, **details)
+    note = f" (write the folder of {files} as well: only the name is known here)" if files else ""
+    assert rebuild_advice(artifact) == rebuild_command(artifact) + note
+    assert refused(artifact, ADA).endswith(rebuild_advice(artifact, gpu=ADA))

@@ -143,7 +143,7 @@ class TestOrder:
             ArtifactError,
             match=rf"x4\.engine: it loads, but computes something else .*{message}.*"
             r"build it again on this machine: hasn-edge build --model net --precision fp32 --target "
-            r"orin-nano --rebuild$",
+            r"orin-nano -o \S+ --rebuild$",
         ):
             open_session(engine(behaviour=behaviour).path)
 

@@ -9,7 +9,7 @@ from hasn_edge.device.finding import Finding, State
 from hasn_edge.device.recognise import recognise
 from hasn_edge.device.view import Machine
 from hasn_edge.engine.capabilities import version_tuple
-from hasn_edge.engine.compatibility import rebuild_command, require_compatible
+from hasn_edge.engine.compatibility import rebuild_advice, require_compatible
 from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.engine.known_bad import Severity, known_problems
 from hasn_edge.engine.target import EngineRuntime
@@ -183,7 +183,7 @@ def stale_engines(machine: Machine) -> Iterator[Finding]:
         try:
             header = read_plan_header(path)
             artifact = load_artifact(path)
-            cure = rebuild_command(artifact, gpu=machine.gpu)
+            cure = rebuild_advice(artifact, gpu=machine.gpu)
             require_compatible(artifact, gpu=machine.gpu, runtime_version=versions[header.runtime])
         except HasnEdgeError as exc:
             said = str(exc).removeprefix(f"{path}: ").split(". Build it again on this machine:")[0]
