@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from hasn_edge.optional import require
@@ -125,9 +126,11 @@ def _works(kind: Callable[[Any, Stream], Track], muxer: str, source: Stream, sam
                 packet = av.Packet(sample)
                 packet.pts = packet.dts = 0
                 packet.time_base, packet.is_keyframe = source.time_base, True
-                made = track(packet)
-                if made is not None:
-                    trial.mux_one(made)
+                # A damaged packet says nothing of the track.
+                with suppress(ValueError, av.error.FFmpegError):
+                    made = track(packet)
+                    if made is not None:
+                        trial.mux_one(made)
     except (ValueError, TypeError, OSError, av.error.FFmpegError):
         return False
     return True

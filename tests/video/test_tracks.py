@@ -17,7 +17,7 @@ from hasn_edge.errors import OutputError  # noqa: E402
 from hasn_edge.runtime.fake import FakeSession  # noqa: E402
 from hasn_edge.runtime.upscaler import Upscaler  # noqa: E402
 from hasn_edge.spec import ModelSpec  # noqa: E402
-from hasn_edge.video import tracks  # noqa: E402
+from hasn_edge.video import files, tracks  # noqa: E402
 from hasn_edge.video.files import VideoReport, output_suffix, upscale_video  # noqa: E402
 
 SECONDS = Fraction(1, 1000)
@@ -155,6 +155,16 @@ def test_hevc_has_the_tag_that_every_player_knows(tmp_path, name):
     with av.open(str(report.path)) as container:
         assert (container.streams.video[0].codec_tag == "hvc1") == (name != "out.mkv")
         assert len(list(container.decode(video=0))) == 3
+
+
+def test_a_damaged_packet_says_nothing_of_its_track(tmp_path, monkeypatch):
+    """A broadcast may begin in the middle of one."""
+    source = make(tmp_path / "clip.ts", 10, sound="aac")
+    monkeypatch.setattr(files, "first_packets", lambda path, indexes: dict.fromkeys(indexes, b"\xff\xf1\xff"))
+    assert output_suffix(source) == ".mp4"
+    report = run(source, tmp_path / "out.mp4")
+    assert report.losses == ()
+    assert len(packets(report.path, "audio")) == len(packets(source, "audio"))
 
 
 def test_packets_that_are_refused_count_as_lost(tmp_path, monkeypatch):
