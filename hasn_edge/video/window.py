@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 TITLE = "hasn-edge"
 
+LARGEST = (900, 1600)
+"""Height and width that the window opens with at most; larger pictures are made smaller, and zoomed into."""
+
 HELP = (
     "left, right, a, d:  move the divider, or drag it",
     "b:  flip between HASN and bicubic",
@@ -134,7 +137,9 @@ class WindowView(View):
         draw.cv2().imshow(TITLE, self._picture(shown))
         if shown is not None and shown.upscaled.shape[:2] != self._sized:
             height, width = self._sized = (shown.upscaled.shape[0], shown.upscaled.shape[1])
-            draw.cv2().resizeWindow(TITLE, width, height)
+            # OpenCV does not know the screen, and a window that is larger cannot be moved back.
+            factor = min(1.0, LARGEST[0] / height, LARGEST[1] / width)
+            draw.cv2().resizeWindow(TITLE, round(width * factor), round(height * factor))
 
     def _picture(self, shown: Shown | None) -> UInt8:
         """Return what to show, in OpenCV's order of colours."""

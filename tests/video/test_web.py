@@ -21,6 +21,7 @@ from hasn_edge.errors import InputError, MissingDependencyError
 from hasn_edge.video import web, web_pictures, web_protocol, web_server
 from hasn_edge.video.live import Live
 from hasn_edge.video.source import PatternSource
+from hasn_edge.video.stats import Stats
 from hasn_edge.video.web import WebView
 from hasn_edge.video.web_viewer import Viewer
 
@@ -147,6 +148,29 @@ def test_a_frame_is_displayed_once_however_many_draw_it():
         for viewer in (one, other):
             viewer.hear("stats", lambda note: note["you"]["p50"] is not None)
         assert len(run.seen) == 1
+
+
+def test_a_slow_viewer_s_rate_is_what_it_draws_not_what_is_shown():
+    """Fifteen frames are handed over; the browser has drawn one in five, which is what its screen shows."""
+    run = Run()
+    run.stats = Stats(source="test")
+    with serving(run) as (view, _), Client(view) as viewer:
+        viewer.watch()
+        for index in range(15):
+            frame = shown(index)
+            view.show(frame)
+            run.stats.frame_shown(frame)
+            if index % 5 < 2:
+                number = viewer.receive()[0]["frame"]
+            if index % 5 == 4:
+                viewer.say("drawn", frame=number)
+                drawn = index // 5 + 1
+                until(lambda drawn=drawn: run.stats.snapshot()["frames"]["displayed"] == drawn)
+                viewer.watch(watch=False)
+                viewer.watch()
+        snapshot = run.stats.snapshot()
+    assert (snapshot["frames"]["shown"], snapshot["frames"]["displayed"]) == (15, 3)
+    assert snapshot["run"]["fps_screen"] == pytest.approx(snapshot["run"]["fps_out"] / 5)
 
 
 def test_what_is_told_reaches_everybody_and_those_who_come_later():

@@ -139,6 +139,19 @@ def test_the_first_picture_sizes_the_window_and_is_said_to_be_displayed(view, op
     np.testing.assert_array_equal(picture[:, : EDGE - 8], FRAME.frame.bicubic(4)[:, : EDGE - 8])
 
 
+@pytest.mark.parametrize(
+    ("size", "opened"), [((225, 400), (1600, 900)), ((270, 480), (1600, 900)), ((400, 100), (225, 900))]
+)
+def test_a_large_picture_does_not_open_a_window_larger_than_screens(view, opencv, size, opened):
+    large = shown(0, size=size)
+    view.show(large)
+    press(view, opencv)
+    assert opencv.sizes == [opened]
+    # The mouse is still told in the picture's own pixels.
+    opencv.mouse(opencv.EVENT_LBUTTONDOWN, large.upscaled.shape[1] // 4, 10, 0, None)
+    assert view._split == 0.25
+
+
 def test_keys_choose_what_is_seen(view, opencv):
     view.show(FRAME)
     np.testing.assert_array_equal(press(view, opencv, "b"), FRAME.upscaled)
@@ -273,11 +286,20 @@ def test_a_missing_display_is_named_with_its_cure(monkeypatch):
         WindowView()
 
 
+def test_what_is_replaced_before_it_is_painted_is_not_displayed(view, opencv):
+    for index in range(6):
+        view.show(shown(index))
+        if index % 3 == 2:
+            press(view, opencv)
+    assert [one.frame.index for one in view.run.seen] == [2, 5]
+
+
 def test_a_run_with_the_window_as_its_view(opencv, tmp_path):
     """The pipeline's own threads hand over frames; windows are touched in the main thread only."""
     live = Live(PatternSource((24, 32), fps=50.0, frames=10), Session(), [WindowView(tmp_path)])
     stats = live.run().snapshot()
     assert stats["latency_ends"] == "screen"
+    assert 0 < stats["frames"]["displayed"] <= stats["frames"]["shown"]
     assert not opencv.open
 
 

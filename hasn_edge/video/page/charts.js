@@ -59,22 +59,23 @@ class Chart {
       context.fillStyle = colour("--muted");
       if (known.length) context.fillText(short(level), right + 6, y(level));
     }
-    let below = null;
+    let below = [];
     for (const { value, ink, under } of this.series) {
-      const points = samples.filter((s) => value(s) != null).map((s) => [x(s.at), y(value(s))]);
-      if (under && below && points.length > 1) {
-        context.globalAlpha = 0.13;
-        context.fillStyle = colour(ink);
-        fill(context, [...points, ...below.toReversed()]);
-        context.globalAlpha = 1;
-      }
+      const parts = unbroken(samples, value).map((part) => part.map((s) => [x(s.at), y(value(s))]));
       context.strokeStyle = colour(ink);
       context.lineWidth = 1.8;
       context.lineJoin = "round";
-      line(context, points);
-      const last = points.at(-1);
-      if (last) dot(context, last, colour(ink));
-      below = points;
+      parts.forEach((points, index) => {
+        if (under && points.length > 1 && below[index]?.length === points.length) {
+          context.globalAlpha = 0.13;
+          context.fillStyle = colour(ink);
+          fill(context, [...points, ...below[index].toReversed()]);
+          context.globalAlpha = 1;
+        }
+        line(context, points);
+      });
+      if (samples.length && value(samples.at(-1)) != null) dot(context, parts.at(-1).at(-1), colour(ink));
+      below = parts;
     }
     const at = this.pointed == null ? null : this.nearest(end - MINUTE * (1 - this.pointed / right));
     if (at) {
@@ -96,6 +97,16 @@ class Chart {
     texts.forEach((text, index) => { this.values[index].textContent = text; });
     this.canvas.ariaLabel = this.series.map(({ name }, index) => `${name} ${texts[index]} ${this.unit}`).join(", ");
   }
+}
+
+/** The samples in parts without a gap: where a figure was not known, no line claims that it was. */
+function unbroken(samples, value) {
+  const parts = [[]];
+  for (const sample of samples) {
+    if (value(sample) != null) parts.at(-1).push(sample);
+    else if (parts.at(-1).length) parts.push([]);
+  }
+  return parts.filter((part) => part.length);
 }
 
 /** The next number above that people like: 1, 2, 2.5, 4, 5 or 8 times a power of ten. */

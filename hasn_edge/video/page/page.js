@@ -12,7 +12,12 @@ const picture = new Picture(stage, byId("picture"), {
 });
 
 function heard(data) {
-  ({ hello, stats, message: told, refused: toast })[data.type]?.(data.type === "refused" ? data.text : data);
+  ({ hello, stats, message: told, refused })[data.type]?.(data);
+}
+
+function refused({ about, text }) {
+  if (about === "still") still = null; // there will be no answer; the next one may be asked for at once
+  toast(text);
 }
 
 function hello(data) {

@@ -2,12 +2,17 @@
 // The figures: tiles, what limits, the stages' times, and the rest.
 
 const STAGES = {
-  capture: ["Capture", "--faint", "waiting for the source included"],
+  capture: ["Capture", "--line", "waiting for the source included"],
+  wait: ["Waiting", "--faint", "for the network and the stage behind it; with the stages below it makes the latency"],
   prepare: ["Prepare", "--calm", "fitting the frame to the network's input"],
   infer: ["Network", "--hasn", "with copies to and from the device"],
   present: ["Present", "--other", "making the picture and handing it to views"],
+  display: ["Display", "--late", "from there until it was on a screen"],
   record: ["Record", "--alarm", "encoding the file"],
 };
+
+const BEGINS = { capture: "From the capture of a frame", turn: "From a frame's turn (a recording is read ahead)" };
+const ENDS = { screen: "until the first viewer has it on the screen", view: "until it is handed to the views" };
 
 const byId = (id) => document.getElementById(id);
 const sized = (size) => size ? `${size[1]}×${size[0]}` : "–";
@@ -20,16 +25,17 @@ class Panel {
       { name: "p95", ink: "--other", value: (s) => s.p95, under: true },
     ]);
     this.rate = new Chart(byId("fps-chart"), byId("fps-legend"), "frames a second", [
-      { name: "shown", ink: "--hasn", value: (s) => s.out },
+      { name: "screen", ink: "--late", value: (s) => s.screen },
+      { name: "upscaled", ink: "--hasn", value: (s) => s.out },
       { name: "captured", ink: "--calm", value: (s) => s.in },
     ]);
   }
 
-  /** Begin with what happened before this viewer came: [seconds, p50, p95, fps in, fps out]. */
+  /** Begin with what happened before this viewer came: [seconds, p50, p95, fps in, fps out, fps on the screen]. */
   begin(history) {
     this.latency.clear();
     this.rate.clear();
-    history.forEach(([at, p50, p95, fpsIn, out]) => this.push({ at, p50, p95, in: fpsIn, out }));
+    history.forEach(([at, p50, p95, fpsIn, out, screen]) => this.push({ at, p50, p95, in: fpsIn, out, screen }));
   }
 
   push(sample) {
@@ -39,12 +45,16 @@ class Panel {
 
   update({ stats, you, viewers }) {
     const { now, frames } = stats, latency = now.latency_ms;
-    this.push({ at: stats.seconds, p50: latency.p50, p95: latency.p95, in: now.fps_in, out: now.fps_out });
+    const rates = { in: now.fps_in, out: now.fps_out, screen: now.fps_screen };
+    this.push({ at: stats.seconds, p50: latency.p50, p95: latency.p95, ...rates });
     this.latency.draw();
     this.rate.draw();
-    figure("fps", now.fps_out, "fps");
-    byId("fps-in").textContent = `${short(now.fps_in)} captured`;
+    byId("fps-name").textContent = now.fps_screen == null ? "Frame rate" : "On screen";
+    figure("fps", now.fps_screen ?? now.fps_out, "fps");
+    byId("fps-out").textContent = `${short(now.fps_out)} upscaled`;
     figure("latency", ...duration(latency.p50));
+    const where = `${BEGINS[stats.latency_begins]} ${ENDS[stats.latency_ends]}`;
+    byId("latency-tile").title = byId("latency-caption").title = `${where}; ${latency.count} frames`;
     byId("latency-95").textContent = `p95 ${milliseconds(latency.p95)}`;
     if (stats.quality) this.quality(stats.quality);
     else this.drops(frames);
@@ -56,12 +66,14 @@ class Panel {
 
   drops(frames) {
     byId("third").textContent = "Dropped";
-    figure("dropped", frames.dropped, "", String);
+    figure("dropped", ...compact(frames.dropped), String);
+    byId("dropped").title = String(frames.dropped);
     byId("dropped-share").textContent = `${(100 * frames.dropped / Math.max(1, frames.captured)).toFixed(0)} % of all`;
   }
 
   quality({ hasn_db: hasn, bicubic_db: bicubic }) {
     byId("third").textContent = "PSNR-Y";
+    byId("dropped").title = "";
     figure("dropped", hasn, "dB", (value) => value.toFixed(1));
     const gain = hasn == null || bicubic == null ? "" : `${hasn >= bicubic ? "+" : "−"}${Math.abs(hasn - bicubic).toFixed(2)}`;
     byId("dropped-share").textContent = `${gain} over bicubic`;
@@ -77,10 +89,11 @@ class Panel {
       part.title = `${STAGES[stage][0]}: ${short(times[stage].p50)} ms`;
       return part;
     }));
-    byId("stages").replaceChildren(...Object.keys(times).map((stage) => {
+    const listed = Object.keys(times).filter((stage) => stage !== "display" || times[stage].p50 != null);
+    byId("stages").replaceChildren(...listed.map((stage) => {
       const [name, ink, title] = STAGES[stage];
       const row = document.createElement("tr"), head = document.createElement("th"), mark = document.createElement("i");
-      row.classList.toggle("waits", stage === "capture");
+      row.classList.toggle("waits", stage === "capture" || stage === "wait");
       row.title = title;
       head.scope = "row";
       mark.style.setProperty("--ink", `var(${ink})`);
@@ -95,12 +108,14 @@ class Panel {
   details(stats, you, viewers) {
     const { frames, run } = stats, minutes = Math.floor(stats.seconds / 60);
     const lines = [
+      ["Source", used(stats)],
       ["Size", `${sized(stats.input)} → ${sized(stats.output)}`],
       ["This screen", `${short(you.fps)} fps, ${milliseconds(you.p50)}`],
       ["Viewers", String(viewers)],
       ["Whole run", `p50 ${milliseconds(run.latency_ms.p50)}, p95 ${milliseconds(run.latency_ms.p95)}`],
       ["Captured", String(frames.captured)],
-      ["Shown", String(frames.shown)],
+      ["Upscaled", String(frames.shown)],
+      ["Came on a screen", frames.displayed == null ? "–" : String(frames.displayed)],
       ...Object.entries(frames.drops).filter(([, count]) => count).map(([why, count]) => [`Dropped, ${why}`, String(count)]),
       ["Running", minutes ? `${minutes} min ${Math.floor(stats.seconds % 60)} s` : `${Math.floor(stats.seconds)} s`],
     ];
@@ -115,6 +130,23 @@ class Panel {
       return [term, text];
     }));
   }
+}
+
+/** What becomes of the source's frames before the network. */
+function used({ source_size: size, part, fitted, pixel_aspect: aspect }) {
+  if (!size) return "–";
+  const same = (one, other) => one[0] === other[0] && one[1] === other[1];
+  const pixels = aspect === 1 ? "" : `, pixels ${short(aspect)}:1`;
+  const cut = same(part, size) ? "" : `, middle ${sized(part)}`;
+  const how = aspect !== 1 ? "resized" : fitted[0] > part[0] ? "enlarged" : "made smaller";
+  return `${sized(size)}${pixels}${cut}${same(fitted, part) ? "" : `, ${how} to ${sized(fitted)}`}`;
+}
+
+/** A count in a tile, as a number and its unit: exact as long as there is room. */
+function compact(count) {
+  if (count < 1e5) return [count, ""];
+  const power = count < 999500 ? 3 : count < 999.5e6 ? 6 : 9;
+  return [(count / 10 ** power).toPrecision(3), { 3: "k", 6: "M", 9: "G" }[power]];
 }
 
 /** A duration in milliseconds as a number and its unit. */
