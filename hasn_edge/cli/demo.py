@@ -113,8 +113,8 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     """Upscale a camera, stream or file live, and show what it takes.
 
     The newest frame of a camera is upscaled whenever the network is free; a file loses no frame.
-    Ends with the source, after --seconds or by Ctrl-C (exit code 130); finishes the recording and
-    prints what was measured.
+    Ends with the source, after --seconds or by Ctrl-C (exit code 130); finishes the recording,
+    which a second Ctrl-C drops, and prints what was measured.
 
     Without --engine and --device it begins with the best for this machine, and says what that
     is: an engine of ./engines, else a GPU by ONNX Runtime or PyTorch, else the processor.

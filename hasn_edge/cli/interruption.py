@@ -13,7 +13,7 @@ from hasn_edge.cli.common import messages, say
 
 Self = TypeVar("Self", bound="Interruption")
 
-LEAVE_S = 1.7
+LEAVE_S = 1.5
 """Seconds after which the process is left while a thread still hangs."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -96,6 +96,9 @@ class Interruption:
         abandon()
         messages().show_cursor()
         say(self.sentence, err=True)
+        if sys.__stderr__ is not None and sys.__stderr__.isatty():
+            sys.__stderr__.write("\r\x1b[2K")  # the progress bar, which is drawn below it once more
+            sys.__stderr__.flush()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + number)
