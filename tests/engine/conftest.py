@@ -27,13 +27,16 @@ class Noise:
 
     fingerprint = "noise"
 
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+
     def __len__(self) -> int:
         return 2
 
     def __iter__(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(0)
         for _ in range(2):
-            yield rng.random((1, 3, 32, 32), dtype=np.float32)
+            yield rng.random((1, self.channels, 32, 32), dtype=np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +70,8 @@ def hasn_onnx() -> Callable[..., bytes]:
             proto = fp16_onnx_from_onnx(proto)
         if precision == "int8":
             recipe = QuantRecipe(keep_float=("conv_1", "upsampler*"))
-            proto = int8_onnx_from_onnx(proto, ranges_from_onnx(measured, Noise(), recipe), recipe)
+            ranges = ranges_from_onnx(measured, Noise(spec.channels), recipe)
+            proto = int8_onnx_from_onnx(proto, ranges, recipe)
         return (with_pixels(proto) if pixels else proto).SerializeToString()
 
     return make
