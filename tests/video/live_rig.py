@@ -203,6 +203,26 @@ class Writer:
         self.state = "published" if kind is None else "removed"
 
 
+class Clock:
+    """Seconds that the test turns."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def recording(frames: int = 12) -> PatternSource:
+    """Return a short recording of the test pattern."""
+    return PatternSource(SIZE, frames=frames, live=False)
+
+
+def balanced(snapshot: dict) -> bool:
+    """Return whether every captured frame was shown or dropped for a known reason."""
+    frames = snapshot["frames"]
+    return frames["captured"] == frames["shown"] + frames["dropped"] and frames["in_flight"] == 0
+
+
 def lost() -> SourceError:
     return SourceError("script: no picture came; it may have been unplugged")
 

@@ -1,0 +1,174 @@
+"""Changing the engine of a run while frames keep coming, and what is told of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from live_rig import (
+    SIZE,
+    Clock,
+    Session,
+    Watcher,
+    recording,
+)
+
+from hasn_edge.errors import BuildError, InputError
+from hasn_edge.runtime.fake import FakeSession
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video import switch as switching
+from hasn_edge.video.live import Live
+from hasn_edge.video.runner import Runner
+from hasn_edge.video.source import PatternSource
+from hasn_edge.video.switch import TOLD_S, Switch
+
+
+def test_engines_are_changed_while_frames_keep_coming():
+    opened: list[Session] = []
+
+    def another() -> Session:
+        time.sleep(0.1)
+        opened.append(Session(seconds=0.001))
+        return opened[-1]
+
+    class Chooser(Watcher):
+        def show(self, shown):
+            super().show(shown)
+            if len(self.shown) == 3:
+                self._live.select("other")
+            if shown.engine == "other" and self.shown[-2].engine == "other":
+                self._live.stop()
+
+    first, view = Session(), Chooser()
+    live = Live(
+        PatternSource(SIZE, fps=100), first, [view], name="first", engines={"other": another}, seconds=5
+    )
+    live.run()
+    assert live.engines == ("other", "first")
+    assert live.engine == "other"
+    names = [shown.engine for shown in view.shown]
+    assert names == sorted(names, key=["first", "other"].index)
+    assert names.count("first") > 5, "frames went on while the other one was opened"
+    assert "opening other" in view.messages
+    assert view.messages[-1] is None
+    assert opened[0].closed
+    assert not first.closed
+
+
+def test_going_back_to_the_first_engine_closes_the_other_and_opens_nothing():
+    opened: list[Session] = []
+
+    class Chooser(Watcher):
+        def show(self, shown):
+            super().show(shown)
+            if len(self.shown) == 3:
+                self._live.select("other")
+            if shown.engine == "other" and self.shown[-2].engine != "other":
+                self._live.select("first")
+            if shown.engine == "first" and "other" in [before.engine for before in self.shown]:
+                self._live.stop()
+
+    def other() -> Session:
+        opened.append(Session())
+        return opened[-1]
+
+    first, view = Session(), Chooser()
+    engines = {"other": other, "first": lambda: pytest.fail("opened again")}
+    live = Live(PatternSource(SIZE, fps=100), first, [view], name="first", engines=engines, seconds=5)
+    live.run()
+    assert [session.closed for session in opened] == [True]
+    assert not first.closed
+    names = [shown.engine for shown in view.shown]
+    assert names[0] == names[-1] == "first"
+    assert "other" in names
+
+
+def test_an_engine_that_cannot_be_opened_is_reported_and_the_old_one_goes_on():
+    def broken() -> Session:
+        raise BuildError("broken.engine: made for another GPU")
+
+    class Chooser(Watcher):
+        def show(self, shown):
+            super().show(shown)
+            if len(self.shown) == 2:
+                self._live.select("broken")
+
+    view = Chooser()
+    live = Live(PatternSource(SIZE, fps=50), FakeSession(), [view], engines={"broken": broken}, seconds=0.5)
+    live.run()
+    assert "made for another GPU" in view.messages[-1]
+    assert {shown.engine for shown in view.shown} == {"engine"}
+    assert len(view.shown) > 10
+
+
+def failing_switch() -> tuple[Switch, Clock, list[str | None]]:
+    """Return one whose second engine could not be opened just now, a clock, and what was told."""
+
+    def broken() -> Session:
+        raise BuildError("made for another GPU")
+
+    clock, told = Clock(), []
+    switch = Switch(Runner(Session()), "first", {"broken": broken}, told.append, clock)
+    switch.select("broken")
+    deadline = time.monotonic() + 20
+    while switch._opener is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert told == ["opening broken", "broken could not be opened, first goes on: made for another GPU"]
+    return switch, clock, told
+
+
+def test_that_an_engine_failed_is_not_told_for_ever():
+    switch, clock, told = failing_switch()
+    clock.now += TOLD_S - 1
+    switch.tend()
+    assert told[-1] is not None
+    clock.now += 2
+    switch.tend()
+    switch.tend()
+    assert told[2:] == [None]
+
+
+def test_choosing_the_engine_that_computes_is_an_answer_to_a_failure():
+    switch, _, told = failing_switch()
+    switch.select("first")
+    switch.select("first")
+    assert told[2:] == [None]
+
+
+def test_a_run_takes_back_what_was_told_of_an_engine(monkeypatch):
+    monkeypatch.setattr(switching, "TOLD_S", 0.1)
+
+    class Patient(Watcher):
+        def show(self, shown):
+            super().show(shown)
+            stats = self._live.stats
+            if any("enlarges 2 times" in text for text in stats.notices) and stats.notice is None:
+                self._live.stop()
+
+    view, engines = Patient(), {"x2": lambda: FakeSession(ModelSpec(scale=2))}
+    live = Live(PatternSource(SIZE, fps=50), Session(), [view], engines=engines, seconds=20)
+    live.select("x2")
+    assert live.run().snapshot()["ended"] == "stopped"
+
+
+def test_an_engine_of_another_scale_is_refused():
+    view = Watcher()
+    live = Live(
+        PatternSource(SIZE, fps=50),
+        FakeSession(),
+        [view],
+        engines={"x2": lambda: FakeSession(ModelSpec(scale=2))},
+        seconds=0.4,
+    )
+    live.select("x2")
+    live.run()
+    assert live.engine == "engine"
+    assert any("enlarges 2 times" in text for text in live.stats.notices)
+
+
+def test_only_engines_that_exist_can_be_selected():
+    live = Live(recording(1), FakeSession())
+    with pytest.raises(InputError, match="no engine called 'x'; choose one of engine"):
+        live.select("x")
+    live.run()
