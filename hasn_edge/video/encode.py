@@ -136,9 +136,10 @@ class Encoder:
         try:
             self._stream = self._container.add_stream(encoder_name, rate=wanted.rate)
         except (ValueError, self._av.error.FFmpegError) as exc:
+            wider = "" if suffix == ".mkv" else ", or .mkv, which holds nearly everything"
             raise UnsupportedError(
                 f"cannot write {path}: a {suffix} file cannot hold what {encoder_name} makes; choose another "
-                "--codec, or .mkv, which holds nearly everything"
+                f"--codec{wider}"
             ) from exc
         if suffix in (".mp4", ".mov") and self._stream.codec_context.codec.canonical_name == "hevc":
             self._stream.codec_context.codec_tag = "hvc1"  # Apple's players know no other

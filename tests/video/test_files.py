@@ -472,7 +472,13 @@ def test_sizes_are_checked_before_anything_is_computed(tmp_path, monkeypatch):
     [
         ("out.mp4", {"codec": "libx999"}, UnsupportedError, "no video encoder 'libx999'; .* libx264"),
         ("out.mp4", {"codec": "aac"}, UnsupportedError, "no video encoder 'aac'"),
-        ("out.webm", {"codec": "libx264"}, UnsupportedError, r"\.webm file cannot hold what libx264 makes"),
+        ("out.webm", {"codec": "libx264"}, UnsupportedError, r"cannot hold what libx264 makes; .* or \.mkv"),
+        (
+            "out.mkv",
+            {"codec": "png"},
+            UnsupportedError,
+            "cannot hold what png makes; choose another --codec$",
+        ),
         ("out.avi", {}, InputError, r"unknown ending '\.avi'.*\.mp4, \.mov, \.mkv, \.webm"),
         ("out.mp4", {"quality": 52.0}, InputError, r"--quality is 52; libx264 takes 0 \(best\) to 51"),
         ("out.mp4", {"quality": float("nan")}, InputError, "--quality is nan"),
