@@ -2,14 +2,18 @@
 
 import sys
 
+from hasn_edge import interrupt
+
 
 def main() -> None:
-    """Run the command; Ctrl-C while it is still being loaded ends it as quietly as later on."""
+    """Run the command, and be the last thing that this process does."""
+    interrupt.leave_at_once()
     try:
         from hasn_edge.cli import main as run
-    except KeyboardInterrupt:
-        sys.exit(130)
-    run()
+
+        run()
+    except KeyboardInterrupt:  # by another handler
+        sys.exit(interrupt.EXIT_CODE)
 
 
 if __name__ == "__main__":

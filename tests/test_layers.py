@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
-    {"errors", "optional", "spec"},
+    {"errors", "interrupt", "optional", "spec"},
     {"artifact", "config", "config_dump", "machine", "resources", "image", "imagefile", "metrics"},
     {"data"},
     {"quality"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hasn_edge import interrupt
 from hasn_edge.errors import HasnEdgeError
 
 VERBS = {
@@ -60,9 +61,13 @@ class _Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interrupt.working():
+                return super().invoke(ctx)
         except HasnEdgeError as exc:
             raise _Failure(str(exc), exc.exit_code) from exc
+        except (KeyboardInterrupt, click.Abort):
+            # click would say "Aborted!" and return 1, which is a failure's code.
+            raise SystemExit(interrupt.EXIT_CODE) from None
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,0 +1,164 @@
+"""Ctrl-C at many moments of real processes: exit code 130, no traceback, nothing half-done on disk."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hasn_edge.cli import cli, doctor
+from hasn_edge.image import write_image
+
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
+class Ready:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hasn_edge.cli":
+            sys.meta_path.remove(self)
+            print("READY", file=sys.stderr, flush=True)
+sys.meta_path.insert(0, Ready())
+from hasn_edge.__main__ import main
+main()
+"""
+"""The command, which says when it begins to load; until then Python itself starts, and Ctrl-C is Python's."""
+
+VERBS = {
+    "help": ["--help"],
+    "doctor": ["doctor"],
+    "upscale": ["upscale", "photo.png"],
+    "demo": ["demo", "--source", "pattern", "--view", "none", "--size", "32x32", "--seconds", "0.2"],
+}
+MOMENTS = 6
+"""How often each is interrupted, spread over the time that it takes."""
+
+LOADING = """
+import os, pathlib, signal, sys, time
+from hasn_edge import artifact, interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+interrupt.leave_at_once()
+with interrupt.working(), artifact.writing(pathlib.Path("half.txt")):
+    try:
+        import slow
+    finally:
+        print("loaded" if "slow" in sys.modules else "not loaded", flush=True)
+        time.sleep(900)
+"""
+SLOW = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range({turns}):
+        time.sleep(0.01)
+except BaseException:
+    raise ImportError("as libraries say it of any error")
+"""
+
+
+def command(folder: Path, verb: str) -> subprocess.Popen[str]:
+    """Start it; return when it begins to load."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *VERBS[verb]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+    assert child.stderr is not None
+    assert child.stderr.readline() == "READY\n"
+    return child
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_at_any_moment_it_ends_quietly_with_130(tmp_path, verb):
+    write_image(tmp_path / "photo.png", np.zeros((20, 20, 3), np.uint8))
+    begin = time.monotonic()
+    whole = command(tmp_path, verb)
+    errors = whole.communicate(timeout=120)[1]
+    assert whole.returncode == 0, errors
+    takes_s = time.monotonic() - begin
+    codes = []
+    for moment in range(MOMENTS):
+        child = command(tmp_path, verb)
+        time.sleep(moment * takes_s / MOMENTS)
+        child.send_signal(signal.SIGINT)
+        errors = child.communicate(timeout=60)[1]
+        codes.append(child.returncode)
+        # upscale says that it stops, and what it kept.
+        assert len(errors.splitlines()) <= (2 if verb == "upscale" else 1) or child.returncode == 0, errors
+        assert "Traceback" not in errors
+        assert "Aborted" not in errors
+    # Where it was late, the command had ended; after Python's own handlers are gone, the signal ends it.
+    assert set(codes) <= {130, 0, -signal.SIGINT}
+    assert codes[0] == 130
+    assert not list(tmp_path.rglob(".*")), "a file under its temporary name"
+
+
+def loading(folder: Path, turns: int) -> subprocess.CompletedProcess[str]:
+    """Load a module that is interrupted, and that makes something else of it, while a file is written."""
+    (folder / "slow.py").write_text(SLOW.format(turns=turns))
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=folder,
+    )
+    assert not [path.name for path in folder.iterdir() if "half" in path.name]
+    return done
+
+
+def test_what_comes_while_a_module_is_loaded_waits_for_it(tmp_path):
+    done = loading(tmp_path, 2)
+    assert done.stdout == "loaded\n"
+    assert "ImportError" not in done.stderr
+    assert done.stderr.endswith("KeyboardInterrupt\n"), "raised in the work, as this is no command"
+
+
+def test_it_does_not_wait_for_ever(tmp_path):
+    done = loading(tmp_path, 10_000)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_job_in_the_background_goes_on(tmp_path):
+    """A shell lets it ignore Ctrl-C, which is for the job in front."""
+    code = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from hasn_edge import interrupt\n"
+        "interrupt.leave_at_once()\n"
+        "with interrupt.working(): os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('done')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_results_that_were_printed_are_not_lost_after_the_work():
+    code = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from hasn_edge import interrupt\n"
+        "interrupt.leave_at_once()\n"
+        "with interrupt.working(): print('result')\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "for _ in range(100): pass"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "result\n", "")
+
+
+def test_in_another_program_it_is_130_too_and_its_handler_stays(monkeypatch):
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(doctor.command, "callback", interrupted)
+    result = CliRunner().invoke(cli, ["doctor"])
+    assert (result.exit_code, result.output) == (130, "")
+    assert signal.getsignal(signal.SIGINT) is before
