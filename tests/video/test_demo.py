@@ -150,13 +150,14 @@ def test_what_fails_early_is_found_before_anything_runs(run):
     pytest.importorskip("websockets")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        result = run("--source", "pattern", "--view", "web", "--port", number)
+        options = ("--source", "pattern", "--seconds", 0.3)
+        result = run(*options, "--view", "web", "--port", number)
     assert result.exit_code == 1
     assert f"port {number} is in use" in result.stderr
-    result_of_host = run("--source", "pattern", "--view", "web", "--host", "192.0.2.7", "--port", 0)
+    result_of_host = run(*options, "--view", "web", "--host", "192.0.2.7", "--port", 0)
     assert "give an address of this machine to --host" in result_of_host.stderr
     Path("file").touch()
-    result_of_json = run("--source", "pattern", "--view", "none", "--json", "file/run.json")
+    result_of_json = run(*options, "--view", "none", "--json", "file/run.json")
     assert "cannot write file/run.json" in result_of_json.stderr
     for failed in (result, result_of_host, result_of_json):
         assert failed.exit_code == 1

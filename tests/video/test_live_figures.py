@@ -82,7 +82,11 @@ def test_what_a_camera_lost_before_the_run_is_no_loss(live):
             self.dropped += 100 if self._pattern._next == 0 else 1
             return super().read()
 
-    frames = Live(Early(5, live=live), Session(), seconds=10).run().snapshot()["frames"]
+    run, told = Live(Early(5, live=live), Session(), seconds=10), []
+    count = run.stats.frame_captured
+    run.stats.frame_captured = lambda seconds, lost: (told.append(lost), count(seconds, lost))
+    frames = run.run().snapshot()["frames"]
+    assert told == [0 if live else 100, 1, 1, 1, 1]
     lost = 5 if live else 105  # one at the read that told of the end
     assert frames["drops"]["source"] == lost
     assert frames["captured"] == 5 + lost

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from hasn_edge.errors import InputError
+from hasn_edge.video import web
 from hasn_edge.video.web_gate import Gate
 from hasn_edge.video.web_page import page
 
@@ -123,6 +124,18 @@ def test_other_machines_need_a_token_that_is_made_up_and_printed():
         with Client(view) as viewer, pytest.raises(ConnectionClosed):
             viewer.greeted()
     assert Gate("0.0.0.0", None).addresses(1) != Gate("0.0.0.0", None).addresses(1), "made up anew"
+
+
+@pytest.mark.parametrize("display", [True, False])
+def test_a_machine_without_a_display_says_how_to_watch_from_another(monkeypatch, display):
+    monkeypatch.setattr(web, "has_display", lambda: display)
+    told: list[str] = []
+    with serving(tell=told.append) as (view, _):
+        number = port(view)
+    (line,) = told
+    assert line.startswith(f"watch at http://127.0.0.1:{number}/")
+    assert (f"'ssh -L {number}:localhost:{number} USER@THIS-MACHINE'" in line) == (not display)
+    assert ("--host 0.0.0.0" in line) == (not display)
 
 
 def test_tokens_are_compared_in_constant_time(monkeypatch):
