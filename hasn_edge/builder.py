@@ -59,6 +59,7 @@ class BuildOptions:
     recipe: str | Path = "default"
     size: Size | None = None
     dynamic: tuple[Size, Size, Size] | None = None
+    batch: int | None = None
     pixels: bool = False
     int8_method: Int8Method = Int8Method.QDQ
     rebuild: bool = False
@@ -78,8 +79,20 @@ class BuildOptions:
                 raise UnsupportedError(
                     f"the target {target.name!r} takes any size as it is; leave out the range"
                 )
-            return target.with_range(*self.dynamic)
-        return target if self.size is None else target.with_size(*self.size)
+            target = target.with_range(*self.dynamic)
+        if self.size is not None:
+            if self.several and not target.runtime.compiles:
+                raise UnsupportedError(
+                    "a graph of one size takes one picture at a time; leave out the size or the batch, or "
+                    "build an engine, which has both"
+                )
+            target = target.with_size(*self.size)
+        return target if self.batch is None else target.with_batch(self.batch)
+
+    @property
+    def several(self) -> bool:
+        """Whether files for more than one picture at a time are asked for."""
+        return self.batch is not None and self.batch > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +149,9 @@ def build_one(
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     rules = DEFAULT_RULES["onnxruntime" if target.runtime is EngineRuntime.CPU else "tensorrt"]
-    job = Job(model, rules=rules, pixels=options.pixels, progress=progress)
+    low, high = target.shapes.minimum[0], target.shapes.maximum[0]
+    batch = (low, high) if target.runtime.compiles else (1, options.batch or 1)
+    job = Job(model, rules=rules, pixels=options.pixels, batch=batch, progress=progress)
     smallest = target.shapes.minimum[2:] if target.runtime.compiles else options.size
     if smallest is not None:
         job.require_size(smallest)
@@ -189,6 +204,8 @@ def _engine(
     by_flag = form.weak and (legacy or wanted is Precision.FP16)
     # TensorRT's calibrator runs the graph on pictures of their own size: the engine's is the profile's.
     precision, size = Precision.FP32 if by_flag else wanted, None if legacy else target.shapes.size
+    if len(set(job.batch)) > 1:
+        size = None  # a graph that takes any number of pictures takes any size; the engine's is the profile's
     calibrator = calibrator_input(job) if legacy else None
     gpu = gpu_facts()
     key = engine_key(

@@ -122,9 +122,11 @@ def check_pixels(floats: Session, pixels: Session) -> tuple[dict[str, Any], str]
     """
     values, differing, largest = 0, 0, 0
     for height, width in SIZES if pixels.size is None else (pixels.size,):
-        x_HWC = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        expected = from_tensor(floats.run(to_tensor(x_HWC)))
-        difference = np.abs(pixels.run_pixels(x_HWC[None])[0].astype(np.int16) - expected)
+        shape = (pixels.batch or 1, height, width, 3)
+        x_NHWC = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        expected = floats.run(np.concatenate([to_tensor(x_HWC) for x_HWC in x_NHWC]))
+        levels = np.stack([from_tensor(y_CHW[None]) for y_CHW in expected])
+        difference = np.abs(pixels.run_pixels(x_NHWC).astype(np.int16) - levels)
         values, differing = values + difference.size, differing + int(np.count_nonzero(difference))
         largest = max(largest, int(difference.max()))
     said = (
@@ -136,26 +138,58 @@ def check_pixels(floats: Session, pixels: Session) -> tuple[dict[str, Any], str]
 
 
 def check_static(
-    any_size: Callable[[], Session], one_size: Callable[[], Session], size: tuple[int, int]
+    checked: Callable[[], Session], fixed: Callable[[], Session], size: tuple[int, int], *, count: int = 1
 ) -> None:
-    """Run a file of one size against the checked one of any size, on one frame of noise.
+    """Run a file of one shape against the checked one that takes any, on frames of noise.
 
     One is closed before the other opens: a large frame may fit into the memory once and not twice.
+
+    Args:
+        checked: Opens the file that takes any size, and any number of pictures where ``count`` is not 1.
+        fixed: Opens the file of one size, one number of pictures, or both.
+        size: (height, width) of the frames.
+        count: How many at a time.
 
     Raises:
         VerificationError: they differ by more than rounding.
     """
-    with any_size() as session:
-        x = _noise(session.spec, *size)
+    with checked() as session:
+        x = _noise(session.spec, *size, count=count)
         expected = session.run(x)
-    with one_size() as session:
+    with fixed() as session:
         difference = float(np.abs(session.run(x) - expected).max())
-        allowed = 1e-5 if session.precision is Precision.FP32 else 1e-3
+        allowed = _rounding(session)
     if not difference <= allowed:
+        what = f"{size[1]}x{size[0]}" + ("" if count == 1 else f", {count} at a time")
         raise VerificationError(
-            f"the {size[1]}x{size[0]} graph is too far from the one of any size: {difference:.3g}, at most "
+            f"the graph of one shape ({what}) is too far from the one of any: {difference:.3g}, at most "
             f"{allowed:g} allowed; nothing was written"
         )
+
+
+def check_batch(session: Session) -> None:
+    """Do nothing if pictures that are computed together come out as each of them alone.
+
+    Args:
+        session: Of a file that takes any number.
+
+    Raises:
+        VerificationError: they differ by more than rounding.
+    """
+    x = _noise(session.spec, *SIZES[1], count=3)
+    together = session.run(x)
+    alone = np.concatenate([session.run(x[i : i + 1]) for i in range(len(x))])
+    difference, allowed = float(np.abs(together - alone).max()), _rounding(session)
+    if not difference <= allowed:
+        raise VerificationError(
+            f"three pictures at a time come out other than each alone: {difference:.3g}, at most {allowed:g} "
+            "allowed; nothing was written"
+        )
+
+
+def _rounding(session: Session) -> float:
+    """Return how far two ways to compute the same may be apart."""
+    return 1e-5 if session.precision is Precision.FP32 else 1e-3
 
 
 def _batches(spec: ModelSpec) -> Iterator[NDArray[np.float32]]:
@@ -163,5 +197,5 @@ def _batches(spec: ModelSpec) -> Iterator[NDArray[np.float32]]:
         yield _noise(spec, height, width)
 
 
-def _noise(spec: ModelSpec, height: int, width: int) -> NDArray[np.float32]:
-    return np.random.default_rng(0).random((1, spec.channels, height, width), dtype=np.float32)
+def _noise(spec: ModelSpec, height: int, width: int, *, count: int = 1) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((count, spec.channels, height, width), dtype=np.float32)

@@ -54,20 +54,26 @@ class GraphMaker:
         self.fused = []
         if self.rules:
             self._model, self.fused = fuse(self._model, self.rules)
-        self._fp32: dict[tuple[int, bool, tuple[int, int] | None], ModelProto] = {}
+        self._fp32: dict[tuple[int, bool, tuple[int, int] | None, int | None], ModelProto] = {}
 
     def fp32(
-        self, opset: int = WEAK_OPSET, *, decompose_norm: bool = False, size: tuple[int, int] | None = None
+        self,
+        opset: int = WEAK_OPSET,
+        *,
+        decompose_norm: bool = False,
+        size: tuple[int, int] | None = None,
+        batch: int | None = 1,
     ) -> ModelProto:
         """Return the FP32 graph; do not modify it, it is kept for further calls."""
         from hasn_edge.formats.onnx import onnx_from_model
 
-        key = (opset, decompose_norm, size)
+        key = (opset, decompose_norm, size, batch)
         if key not in self._fp32:
             self._fp32[key] = onnx_from_model(
                 self._model,
                 opset=opset,
                 size=size,
+                batch=batch,
                 decompose_norm=decompose_norm,
                 source=self.checkpoint.sha256,
             )
@@ -85,6 +91,7 @@ class GraphMaker:
         precision: Precision,
         *,
         size: tuple[int, int] | None = None,
+        batch: int | None = 1,
         opset: int | None = None,
         ranges: Ranges | None = None,
         recipe: QuantRecipe | None = None,
@@ -95,6 +102,7 @@ class GraphMaker:
             form: Who reads it.
             precision: INT8 needs ``ranges`` and ``recipe``.
             size: The one (height, width) that it takes; any size where ``None``.
+            batch: How many pictures it takes at a time; any number where ``None``, not with a size.
             opset: Instead of the form's own.
             ranges: From :meth:`ranges`.
             recipe: What is quantized.
@@ -104,7 +112,7 @@ class GraphMaker:
 
         typed = form is Form.STRONG or (form is Form.CPU and precision is Precision.FP16)
         chosen = opset or (STRONG_OPSET if typed else WEAK_OPSET)
-        graph = self.fp32(chosen, decompose_norm=form is Form.WEAK, size=size)
+        graph = self.fp32(chosen, decompose_norm=form is Form.WEAK, size=size, batch=batch)
         if precision is Precision.FP16 or (precision is Precision.INT8 and form is Form.STRONG):
             assert not form.weak, "weak graphs have FP32 tensors"
             graph = fp16_onnx_from_onnx(graph)

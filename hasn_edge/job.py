@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hasn_edge.artifact import Artifact, Kind, publish
 from hasn_edge.engine.precision import FLAGS
 from hasn_edge.errors import ShapeError
-from hasn_edge.gate import FP16_BUDGET_DB, Gate, check_pixels, check_static
+from hasn_edge.gate import FP16_BUDGET_DB, SIZES, Gate, check_batch, check_pixels, check_static
 from hasn_edge.graphs import Form, GraphMaker
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
 from hasn_edge.optional import installed_version
@@ -54,6 +54,7 @@ class Job:
         model: Bundled name, ``.safetensors`` or ``.pth``.
         rules: Fusion rules of the backend that the files are for.
         pixels: Whether graphs take and give 8-bit pixels instead of floats.
+        batch: Smallest and largest number of pictures that files take at a time.
         progress: Called with what is under way.
     """
 
@@ -63,11 +64,13 @@ class Job:
         *,
         rules: Sequence[str] = (),
         pixels: bool = False,
+        batch: tuple[int, int] = (1, 1),
         progress: Progress = lambda text: None,
     ) -> None:
         progress("loading the model")
         self.name = model_name(model)
         self.pixels = pixels
+        self.batch = batch
         self.progress = progress
         self.maker = GraphMaker(load_model_checkpoint(model), tuple(rules))
         self.gate = Gate(self.maker.checkpoint)
@@ -118,6 +121,7 @@ class Job:
             "form": form.value,
             "precision": precision.value,
             "size": size,
+            "batch": self._count,
             "recipe": self.recipe.to_dict() if self.recipe and precision is Precision.INT8 else None,
             "pictures": self.pictures.fingerprint if self.pictures else None,
             "tools": {tool: installed_version(tool) for tool in TOOLS},
@@ -137,6 +141,7 @@ class Job:
 
         Raises:
             ShapeError: ``size`` is too small for the network.
+            UnsupportedError: one size and any number of pictures.
             VerificationError: it is not this network, or misses its budget.
         """
         from hasn_edge.formats.pixels import with_pixels
@@ -146,13 +151,14 @@ class Job:
             self.require_size(size)
         what = f"{precision.value}{suffix}"
 
-        def make(size: tuple[int, int] | None) -> ModelProto:
+        def make(size: tuple[int, int] | None, batch: int | None) -> ModelProto:
             return self.maker.make(
-                form, precision, size=size, opset=opset, ranges=self.ranges, recipe=self.recipe
+                form, precision, size=size, batch=batch, opset=opset, ranges=self.ranges, recipe=self.recipe
             )
 
+        count = self._count
         self.progress(f"making {what}")
-        graph = make(None)
+        graph = make(None, 1 if count == 1 else None)
         self.progress(f"checking {what}")
         if precision is Precision.INT8:
             lint(graph)
@@ -160,11 +166,16 @@ class Job:
             measured, said = self.gate.check(
                 session, what=f"the ONNX graph {what}", budget_db=self._budget(precision), advice=self._advice
             )
+            if count != 1:
+                check_batch(session)
         self.summary.append(said)
-        if size is not None:
-            fixed = make(size)
+        if size is not None or count not in (1, None):
+            fixed = make(size, count)
             check_static(
-                lambda: self._session(graph, precision), lambda: self._session(fixed, precision), size
+                lambda: self._session(graph, precision),
+                lambda: self._session(fixed, precision),
+                size or SIZES[-1],
+                count=count or 1,
             )
             graph = fixed
         if self.pixels:
@@ -213,7 +224,9 @@ class Job:
         """Give a finished file its name in ``folder``, with its sidecar."""
         sized = f"-{file.size[1]}x{file.size[0]}" if file.size else ""
         pixels = "-u8" if self.pixels else ""
-        path = folder / f"{self.name}-{file.precision.value}{file.suffix}{pixels}{sized}{file.kind.suffix}"
+        batch = f"-b{self.batch[1]}" if self.batch[1] > 1 else ""
+        name = f"{self.name}-{file.precision.value}{file.suffix}{pixels}{sized}{batch}"
+        path = folder / f"{name}{file.kind.suffix}"
         self.progress(f"writing {path}")
         versions = {tool: version for tool in TOOLS if (version := installed_version(tool))}
         return publish(
@@ -228,9 +241,16 @@ class Job:
             details={
                 **({"size": list(file.size)} if file.size else {}),
                 **({"pixels": True} if self.pixels else {}),
+                **({"batch": list(self.batch)} if self.batch[1] > 1 else {}),
                 **file.details,
             },
         )
+
+    @property
+    def _count(self) -> int | None:
+        """How many pictures a graph takes at a time; ``None`` for any number."""
+        smallest, largest = self.batch
+        return largest if smallest == largest else None
 
     def _session(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:
         """Open a graph; INT8 as exact Q/DQ arithmetic, which is what an engine is expected to do."""

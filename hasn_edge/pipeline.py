@@ -24,6 +24,7 @@ def export(
     precision: str = "fp32",
     opset: int | None = None,
     size: tuple[int, int] | None = None,
+    batch: int = 1,
     output: str | Path = "engines",
     progress: Progress = lambda text: None,
 ) -> Artifact:
@@ -36,6 +37,8 @@ def export(
         precision: ``"fp32"`` or ``"fp16"``; input and output are float32 either way.
         opset: ONNX opset from 17 to 20; 17 for FP32 and 20 for FP16 where ``None``.
         size: The one (height, width) in pixels that the file takes; any size where ``None``.
+        batch: Pictures that the file takes at a time, at most. More than one make a graph that takes any
+            number and any size; a server for it is told this one as its limit.
         output: Folder.
         progress: Called with what is under way.
 
@@ -52,17 +55,21 @@ def export(
             raise UnsupportedError("TorchScript has no opset; leave out --opset, or export ONNX")
         if size is not None:
             raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")
+        if batch != 1:
+            raise UnsupportedError("TorchScript files take any number of pictures; leave out --batch")
         job = Job(model, progress=progress)
         return job.publish(job.torchscript(wanted), Path(output))
     if format == "triton":
         return export_triton(
-            model, precision=precision, opset=opset, size=size, output=output, progress=progress
+            model, precision=precision, opset=opset, size=size, batch=batch, output=output, progress=progress
         )
     if format != "onnx":
         raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript, triton")
     if wanted is Precision.FP16 and opset not in (None, STRONG_OPSET):
         raise UnsupportedError(f"FP16 tensors need opset {STRONG_OPSET}; opset {opset} was asked for")
-    job = Job(model, progress=progress)
+    if batch != 1 and size is not None:
+        raise UnsupportedError("a graph of one size takes one picture at a time; leave out --size or --batch")
+    job = Job(model, batch=(1, batch), progress=progress)
     return job.publish(job.graph(Form.CPU, wanted, size=size, opset=opset, suffix=""), Path(output))
 
 
@@ -72,6 +79,7 @@ def export_triton(
     precision: str = "fp32",
     opset: int | None = None,
     size: tuple[int, int] | None = None,
+    batch: int = 1,
     name: str | None = None,
     output: str | Path = "triton",
     progress: Progress = lambda text: None,
@@ -83,6 +91,7 @@ def export_triton(
         precision: Of a model that is exported here.
         opset: Likewise.
         size: Likewise.
+        batch: Likewise; from 2 on the server joins requests.
         name: What clients call it; the file's name where ``None``.
         output: The repository's folder.
         progress: Called with what is under way.
@@ -101,7 +110,13 @@ def export_triton(
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-export-") as folder:
             made = export(
-                model, precision=precision, opset=opset, size=size, output=folder, progress=progress
+                model,
+                precision=precision,
+                opset=opset,
+                size=size,
+                batch=batch,
+                output=folder,
+                progress=progress,
             )
             return export_triton(made, name=name, output=output)
     except OSError as exc:
@@ -117,6 +132,7 @@ def build(
     recipe: str | Path = "default",
     size: tuple[int, int] | None = None,
     dynamic: tuple[Size, Size, Size] | None = None,
+    batch: int | None = None,
     pixels: bool = False,
     int8_method: str = "qdq",
     rebuild: bool = False,
@@ -136,6 +152,8 @@ def build(
         recipe: INT8 recipe by name or file.
         size: The one (height, width) in pixels; otherwise the target's shapes.
         dynamic: Smallest, typical and largest (height, width) of an engine that takes a range of sizes.
+        batch: Pictures at a time, at most: an engine takes 1 to so many, fastest at so many; a graph any
+            number. The target's where ``None``, which is 1 but for a file that says otherwise.
         pixels: Take and give NHWC uint8 instead of NCHW float32: a quarter of the bytes to copy.
         int8_method: ``"qdq"``, ranges written into the graph; or ``"calibrator"``, chosen by TensorRT 8.5 to
             10 itself, to compare with.
@@ -153,6 +171,7 @@ def build(
         recipe=recipe,
         size=size,
         dynamic=dynamic,
+        batch=batch,
         pixels=pixels,
         int8_method=Int8Method.parse(int8_method),
         rebuild=rebuild,

@@ -49,6 +49,13 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     help="Let an engine take sizes from MIN to MAX, fastest at OPT: 64x64 320x180 960x540.",
 )
 @click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=None,
+    metavar="N",
+    help="Up to N pictures at a time: an engine is fastest at N, graphs take any number.  [default: 1]",
+)
+@click.option(
     "--int8-method",
     type=click.Choice(["qdq", "calibrator"]),
     default="qdq",
@@ -70,6 +77,7 @@ def command(
     recipe: str,
     size: tuple[int, int] | None,
     dynamic: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None,
+    batch: int | None,
     int8_method: str,
     rebuild: bool,
     pixels: bool,
@@ -99,6 +107,7 @@ def command(
             recipe=recipe,
             size=size,
             dynamic=dynamic,
+            batch=batch,
             int8_method=int8_method,
             rebuild=rebuild,
             pixels=pixels,

@@ -35,6 +35,13 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
 )
 @click.option("--size", type=SIZE, default=None, help="Fix the input size.  [default: any size]")
 @click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=1,
+    metavar="N",
+    help="Take any number of pictures at a time; Triton joins requests up to N.  [default: 1]",
+)
+@click.option(
     "--opset",
     type=click.IntRange(17, 20),
     default=None,
@@ -50,6 +57,7 @@ def command(
     kind: str,
     precision: str,
     size: tuple[int, int] | None,
+    batch: int,
     opset: int | None,
     name: str | None,
     output: Path,
@@ -67,6 +75,7 @@ def command(
       hasn-edge export --format onnx
       hasn-edge export --format torchscript --precision fp16 -o out/
       hasn-edge export --model net.pth --size 320x180
+      hasn-edge export --format triton --precision fp16 --batch 8
       hasn-edge export --format triton --artifact engines/net-int8.engine --name net
     """
     from hasn_edge.artifact import load_artifact
@@ -74,12 +83,13 @@ def command(
 
     if kind != "triton" and (artifact is not None or name is not None):
         raise click.UsageError("--artifact and --name go with --format triton")
-    clash = [option for option in ("model", "precision", "size", "opset") if _given(context, option)]
+    clash = [option for option in ("model", "precision", "size", "batch", "opset") if _given(context, option)]
     if artifact is not None and clash:
         raise click.UsageError(f"--artifact is a finished file; leave out --{clash[0]}")
     if kind == "triton" and not _given(context, "output"):
         output = Path("triton")  # 'engines' may hold folders that the server would take for models
-    wanted: dict[str, Any] = {"precision": precision, "opset": opset, "size": size, "output": output}
+    wanted: dict[str, Any] = {"precision": precision, "opset": opset, "size": size, "batch": batch}
+    wanted["output"] = output
     with status("exporting") as update:
         if kind == "triton":
             source = chosen_model(model) if artifact is None else load_artifact(artifact)

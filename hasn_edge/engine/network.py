@@ -157,7 +157,8 @@ def _fit(shape: Shape, fixed: tuple[int, ...], name: str, *, channel: int) -> Sh
     if any(have not in (-1, want) for have, want in zip(fixed, wanted, strict=True)):
         raise UnsupportedError(
             f"the graph's input {name!r} is fixed to {fixed}, but the target asks for {tuple(wanted)}; "
-            "export the graph with a dynamic size, or choose a target of the graph's size"
+            "export the graph with any size (and --batch for several pictures at a time), or choose a target "
+            "of the graph's shape"
         )
     return (wanted[0], wanted[1], wanted[2], wanted[3])
 

@@ -166,6 +166,18 @@ class EngineTarget:
         low, middle, high = ((*batch, *size) for size in (minimum, typical, maximum))
         return replace(self, shapes=ShapeRange(minimum=low, typical=middle, maximum=high))
 
+    def with_batch(self, largest: int) -> EngineTarget:
+        """Return this target for 1 to ``largest`` pictures at a time, fastest at ``largest``."""
+        shapes = self.shapes
+        return replace(
+            self,
+            shapes=ShapeRange(
+                minimum=(1, *shapes.minimum[1:]),
+                typical=(largest, *shapes.typical[1:]),
+                maximum=(largest, *shapes.maximum[1:]),
+            ),
+        )
+
     def require_gpu(self, gpu: GpuFacts | None) -> None:
         """Refuse to compile for a described device anywhere but on one of its kind.
 

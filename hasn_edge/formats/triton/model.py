@@ -12,7 +12,8 @@ from hasn_edge.formats.triton.config import ANY, ONNX_RUNTIME, TENSORRT, Backend
 from hasn_edge.spec import Precision
 
 LARGEST_BATCH = 8
-"""What an ONNX graph with a dynamic batch is given: the graph itself knows no limit, memory does."""
+"""What an ONNX graph is given that takes any number of pictures and whose sidecar names no limit: the graph
+itself knows none, memory does."""
 
 QUEUE_DELAY_US = 1000
 """How long a request waits for others to share a batch with: short next to the time of a frame."""
@@ -116,6 +117,7 @@ def _graph(artifact: Artifact, data: bytes) -> _Model:
     channels = artifact.spec.channels
     usual = (1, height, width, channels) if dtype == "uint8" else (1, channels, height, width)
     typical = tuple(size if known == ANY else known for size, known in zip(usual, shape, strict=True))
+    _, largest = artifact.details.get("batch", (1, LARGEST_BATCH))
     return _Model(
-        backend=ONNX_RUNTIME, inputs=inputs, outputs=outputs, typical=typical, largest_batch=LARGEST_BATCH
+        backend=ONNX_RUNTIME, inputs=inputs, outputs=outputs, typical=typical, largest_batch=int(largest)
     )
