@@ -20,8 +20,9 @@ class View:
     :meth:`Stats.overlay`), ``scale``, ``engines`` (names that can be chosen), ``engine`` (the one that
     computes now), ``select(name)`` (returns at once; a failure comes as a message), ``stop()`` (ends it).
 
-    A view that measures when a picture really is on the screen says so by ``live.stats.displayed(shown)``;
-    latency then ends there instead of where the picture was handed over.
+    A view that measures when a picture really is on the screen says so by ``live.stats.displayed(shown)``,
+    once for each; latency then ends there instead of where the picture was handed over, and the figures say
+    how many came that far.
     """
 
     poll_every_s: float | None = None
