@@ -390,6 +390,28 @@ class TestOpenCV:
         assert "hides the system's" in found.detail
         assert found.cure.startswith("pip uninstall -y")
 
+    def test_what_root_installed_by_pip_hides_the_systems_too(self, jetson):
+        place = jetson.root / "usr/local/lib/python3.10/dist-packages/cv2"
+        found = only(packages.opencv, without(jetson, modules={"cv2": place}, opencv_build="GStreamer: NO\n"))
+        assert f"hides the system's in {jetson.root / 'usr/lib/python3.10/dist-packages/cv2'}" in found.detail
+        assert "opencv-contrib-python" in found.cure
+
+    @pytest.mark.parametrize(
+        ("line", "library", "what"),
+        [
+            ("    FFMPEG:                      NO\n", "FFmpeg", "no streams and no video files"),
+            ("    v4l/v4l2:                    NO\n", "V4L2", "no cameras"),
+        ],
+    )
+    def test_without_what_the_demo_captures_by(self, desktop, jetson, line, library, what):
+        found = only(packages.opencv_backends, replace(desktop, opencv_build=line))
+        assert found.name == f"opencv without {library}"
+        assert what in found.detail
+        assert found.cure == "pip install --force-reinstall opencv-python-headless"
+        assert "hides JetPack's" in only(packages.opencv_backends, replace(jetson, opencv_build=line)).cure
+        whole = line.replace("NO", "YES (linux/videodev2.h)")
+        assert not list(packages.opencv_backends(replace(desktop, opencv_build=whole)))
+
     def test_a_jetson_with_pips_only(self, jetson):
         (jetson.root / "usr/lib/python3.10/dist-packages/cv2").rmdir()
         machine = without(jetson, modules={"cv2": SITE / "cv2"}, opencv_build="  GStreamer:   NO\n")

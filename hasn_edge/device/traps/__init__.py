@@ -27,6 +27,7 @@ TRAPS: tuple[Trap, ...] = (
     packages.cuda_backend,
     packages.torch_without_cuda,
     packages.opencv,
+    packages.opencv_backends,
 )
 """All of them, in the order in which they are mended: what stands first can be the cause of what follows."""
 

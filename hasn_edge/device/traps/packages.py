@@ -10,6 +10,13 @@ from hasn_edge.device.view import Machine
 from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.engine.gpu import cuda_python_install
 
+_OPENCV_WHEELS = (
+    "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python-headless",
+    "opencv-contrib-python",
+)
+
 
 def cuda_backend(machine: Machine) -> Iterator[Finding]:
     """Engines need one package for CUDA's memory and streams, and CUDA graphs need another than pycuda."""
@@ -75,8 +82,9 @@ def opencv(machine: Machine) -> Iterator[Finding]:
     if found is None or found[1] == "YES":
         return
     system = machine.system_packages("cv2")
-    hidden = bool(system) and "dist-packages" not in machine.modules["cv2"].parts
-    uninstall = "pip uninstall -y opencv-python-headless opencv-python"
+    # What root installs by pip lies in a folder of the same name as the system's, dist-packages.
+    hidden = bool(system) and machine.modules["cv2"] not in system.values()
+    uninstall = f"pip uninstall -y {' '.join(_OPENCV_WHEELS)}"
     if hidden:
         detail, cure = (
             f"pip's has no GStreamer and hides the system's in {next(iter(system.values()))}",
@@ -93,6 +101,23 @@ def opencv(machine: Machine) -> Iterator[Finding]:
         detail=f"{detail}; without it there are no CSI cameras and no hardware decoding",
         cure=cure,
     )
+
+
+def opencv_backends(machine: Machine) -> Iterator[Finding]:
+    """OpenCV that was built without what streams, video files and cameras come through."""
+    build = machine.opencv_build or ""
+    for library, line, what in (
+        ("FFmpeg", r"FFMPEG:\s*NO\b", "no streams and no video files for the demo"),
+        ("V4L2", r"v4l/v4l2:\s*NO\b", "no cameras but those that GStreamer opens"),
+    ):
+        if re.search(line, build):
+            yield Finding(
+                name=f"opencv without {library}",
+                state=State.WARNING,
+                detail=f"it was built without {library}: {what}",
+                cure="pip install --force-reinstall opencv-python-headless"
+                + ("; it hides JetPack's, which has GStreamer for CSI cameras" if machine.l4t else ""),
+            )
 
 
 def cuda_backends(machine: Machine) -> tuple[str, ...]:
