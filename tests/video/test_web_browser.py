@@ -1,151 +1,14 @@
-"""The real page in a real Chromium: what a person would do, and what they would see."""
+"""The real page in a real Chromium: what a person would do with the picture, and what they would see."""
 
 from __future__ import annotations
-
-import base64
-import json
-import os
-import shutil
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from live_rig import Session, Watcher
-from web_rig import PATIENCE_S, Client, until
+from browser_rig import first_picture, page, painted, paused, running, waits
+from web_rig import Client, until
 
-from hasn_edge.video.live import Live
-from hasn_edge.video.source import PatternSource
-from hasn_edge.video.web import WebView
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
-]
-
-SIZE = (48, 64)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        # As root, as in containers, Chromium's sandbox does not start.
-        arguments = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def running(**settings: Any) -> Iterator[tuple[WebView, Live, Watcher]]:
-    """Run the test pattern live for as long as the block takes."""
-    view, watcher = WebView(port=0, **settings), Watcher()
-    source = PatternSource(SIZE, fps=10.0)
-    live = Live(source, Session(), [view, watcher], name="first fp32", engines={"second int8": Session})
-    thread = threading.Thread(target=live.run)
-    thread.start()
-    until(lambda: view.addresses)
-    try:
-        yield view, live, watcher
-    finally:
-        live.stop()
-        thread.join(5)
-        assert not thread.is_alive()
-
-
-@contextmanager
-def page(chromium: Any, address: str, **settings: Any) -> Iterator[Any]:
-    """Open the page; nothing may be wrong in its console but connections that end."""
-    # A small window is quickly painted where there is no GPU.
-    context = chromium.new_context(**{"viewport": {"width": 720, "height": 560}, **settings})
-    tab = context.new_page()
-    wrong: list[str] = []
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-    tab.set_default_timeout(20_000)
-    tab.goto(address)
-    try:
-        yield tab
-    finally:
-        context.close()
-    assert [text for text in wrong if "WebSocket connection" not in text] == []
-
-
-def waits(tab: Any, condition: str) -> None:
-    """Wait until an expression holds; not by Playwright, which evaluates strings as the policy forbids."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not tab.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        tab.wait_for_timeout(30)
-
-
-def first_picture(tab: Any) -> None:
-    waits(tab, "picture.number >= 0")
-
-
-def paused(tab: Any) -> None:
-    """Pause and wait for the lossless picture."""
-    tab.keyboard.press("Space")
-    waits(tab, "byId('badge').textContent === 'Paused, lossless' && !picture.next")
-
-
-def painted(tab: Any) -> np.ndarray:
-    """Return what is on the canvas, as ``(H, W, 3)``."""
-    tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    file = base64.b64decode(tab.evaluate("picture.canvas.toDataURL('image/png')").split(",")[1])
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def test_the_picture_moves_and_the_numbers_change(chromium):
-    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
-        assert tab.title() == "pattern · hasn-edge live"
-        before = tab.evaluate("picture.number"), painted(tab)
-        waits(tab, f"picture.number > {before[0]} + 2")
-        assert np.abs(painted(tab).astype(int) - before[1]).mean() > 0.5
-        waits(tab, "parseFloat(byId('fps').textContent) > 0")
-        waits(tab, "parseFloat(byId('latency').textContent) > 0")
-        waits(tab, "byId('fps-name').textContent === 'On screen'")
-        assert tab.locator("#stages tr").count() == 6
-        assert "Waiting" in tab.locator("#stages").inner_text()
-        assert "64×48 → 256×192" in tab.locator("#details").inner_text()
-        first = tab.locator("#details").inner_text()
-        waits(tab, f"byId('details').innerText !== {json.dumps(first)}")
-        assert "p95" in tab.evaluate("byId('latency-chart').ariaLabel")
-        drawn = "[...byId('fps-chart').getContext('2d').getImageData(0, 0, 200, 80).data].some(Boolean)"
-        assert tab.evaluate(drawn)
-
-
-def test_charts_show_a_gap_where_nothing_was_known(chromium):
-    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        parts = "unbroken([1, 2, null, null, 3, null].map((p) => ({ p })), (s) => s.p)"
-        assert tab.evaluate(f"{parts}.map((part) => part.map((s) => s.p))") == [[1, 2], [3]]
-        assert tab.evaluate("unbroken([{}], (s) => s.p)") == []
-
-
-def test_large_numbers_fit_their_tiles(chromium):
-    phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
-    for settings in (phone, {"viewport": {"width": 1280, "height": 800}}):
-        with running() as (view, live, _), page(chromium, view.addresses[0], **settings) as tab:
-            live.stats.drops = lambda: {"network busy": 1_234_567, "source": 0, "end of run": 0}
-            waits(tab, "byId('dropped').textContent === '1.23M'")
-            assert tab.evaluate("byId('dropped').title") == "1234567"
-            assert "1234567" in tab.locator("#details").inner_text()
-            width = settings["viewport"]["width"]
-            assert tab.evaluate("document.documentElement.scrollWidth") == width
-            assert tab.evaluate(
-                "[...document.querySelectorAll('.tiles dd')].every((e) => "
-                "e.classList.contains('small') || e.scrollWidth <= e.clientWidth)"
-            )
-            for count, text in ((99_999, [99_999, ""]), (100_000, ["100", "k"]), (999_600, ["1.00", "M"])):
-                assert tab.evaluate(f"compact({count})") == text
+pytestmark = pytest.mark.browser
 
 
 def test_a_refused_still_does_not_block_the_next_one(chromium):
@@ -157,34 +20,6 @@ def test_a_refused_still_does_not_block_the_next_one(chromium):
         tab.evaluate("still = null")
         with tab.expect_download():
             tab.get_by_label("Save a snapshot").click()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_what_is_behind_them(chromium, scheme):
-    """WCAG 2's contrast of at least 4.5, computed as it says."""
-
-    def luminance(colour: str) -> float:
-        levels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
-        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-    with running() as (view, _, _), page(chromium, view.addresses[0], color_scheme=scheme) as tab:
-        colour = {
-            name: tab.evaluate(
-                f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()"
-            )
-            for name in ("hasn", "hasn-ink", "other", "surface", "text", "muted", "ground", "raised")
-        }
-    for ink, behind in (
-        ("hasn-ink", "hasn"),
-        ("other", "surface"),
-        ("text", "surface"),
-        ("muted", "surface"),
-        ("muted", "ground"),
-        ("muted", "raised"),
-    ):
-        low, high = sorted(luminance(colour[name]) for name in (ink, behind))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, behind)
 
 
 def test_the_divider_moves_by_mouse_and_keys(chromium):
@@ -260,18 +95,6 @@ def test_a_snapshot_is_what_the_network_computed(chromium, tmp_path):
             np.testing.assert_array_equal(saved[:, :part], one.frame.bicubic(4)[:, :part])
 
 
-def test_the_selector_changes_the_engine(chromium):
-    with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
-        assert tab.locator("#engine option").all_inner_texts() == ["second int8", "first fp32"]
-        assert tab.locator("#engine").input_value() == "first fp32"
-        tab.locator("#engine").select_option("second int8")
-        waits(tab, "picture.shown.header.engine === 'second int8'")
-        assert live.engine == "second int8"
-        live.select("first fp32")  # somebody else did
-        waits(tab, "engine.value === 'first fp32'")
-
-
 def test_pausing_is_one_viewers_own(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
         first_picture(tab)
@@ -296,18 +119,6 @@ def test_a_second_viewer_joins_and_vanishes(chromium):
         waits(tab, f"{viewers} === '1'")
         number = tab.evaluate("picture.number")
         waits(tab, f"picture.number > {number} + 2")
-
-
-def test_what_goes_wrong_is_said_over_the_picture(chromium):
-    with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
-        view.message("camera lost; trying again in 2 s")
-        tab.wait_for_selector("#banner:not([hidden])")
-        assert tab.locator("#banner").inner_text() == "Camera lost; trying again in 2 s"
-        view.message(None)
-        tab.wait_for_selector("#banner", state="hidden")
-        live.stop()
-        waits(tab, "byId('banner').textContent.startsWith('The run has ended')")
 
 
 def test_the_token_leaves_the_address_and_lasts_as_long_as_the_tab(chromium):
