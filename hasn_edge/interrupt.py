@@ -45,10 +45,37 @@ def working() -> Iterator[None]:
     signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
+    except Exception as exc:
+        if _waiting is not None:  # of it, most likely: a child has heard of Ctrl-C too, and ended
+            raise KeyboardInterrupt from exc
+        raise
     finally:
         with suppress(OSError, ValueError):  # said again when the process ends
             sys.stdout.flush()  # what comes after this may not
         signal.signal(signal.SIGINT, _leave)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started meanwhile, until they call :func:`ignore`.
+
+    A terminal sends it to all of them, and Python's start takes it with a traceback. Nothing on Windows.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore() -> None:
+    """Ignore Ctrl-C from now on, in a process that its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _leave(number: int, frame: FrameType | None, leave: Callable[[int], None] = os._exit) -> None:

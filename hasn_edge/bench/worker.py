@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hasn_edge import interrupt
 from hasn_edge.errors import BuildError, HasnEdgeError
 from hasn_edge.latency import Turn, time_session
 from hasn_edge.machine import peak_memory_bytes
@@ -74,7 +75,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child, case), daemon=True)
-        self._process.start()
+        with interrupt.held():
+            self._process.start()
         child.close()
 
     def __enter__(self) -> Worker:
@@ -147,7 +149,7 @@ class Worker:
 
 
 def _serve(connection: Connection, case: CaseSpec) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes us
+    interrupt.ignore()  # the parent handles Ctrl-C and closes us
     host = _Host(case)
     while True:
         try:
@@ -165,7 +167,10 @@ def _serve(connection: Connection, case: CaseSpec) -> None:
         except Exception:
             # A bug of ours: the parent shows the child's traceback, which pickling would lose.
             answer = (False, RuntimeError(f"{case.label}:\n{traceback.format_exc()}"))
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except BrokenPipeError:  # the parent was interrupted, and waits for no answer
+            return
 
 
 class _Host:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from hasn_edge import interrupt
 from hasn_edge.cli import cli, doctor
+from hasn_edge.errors import BuildError
 from hasn_edge.image import write_image
 
 COMMAND = """
@@ -138,6 +140,36 @@ def test_a_job_in_the_background_goes_on(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_a_child_that_its_parent_ends_hears_nothing_from_its_first_moment_on(tmp_path):
+    """The child interrupts itself before it could have said that it ignores it."""
+    (tmp_path / "child.py").write_text(
+        "import os, signal\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "from hasn_edge import interrupt\n"
+        "interrupt.ignore()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print(signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with interrupt.held():
+        child = subprocess.Popen(
+            [sys.executable, tmp_path / "child.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert child.communicate(timeout=60) == ("set()\n", "")
+
+
+def test_what_fails_while_an_interrupt_waits_fails_by_it(monkeypatch):
+    monkeypatch.setattr(interrupt, "_waiting", 1.0)
+    handler = signal.signal(signal.SIGINT, interrupt._leave)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupt.working():
+            raise BuildError("the child ended with code -2")
+        assert signal.getsignal(signal.SIGINT) is interrupt._leave
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_results_that_were_printed_are_not_lost_after_the_work():
