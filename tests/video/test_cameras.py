@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -12,11 +13,12 @@ import pytest
 from fake_opencv import JETPACK, PIP, FakeCapture
 
 from hasn_edge.errors import InputError, SourceError, UnsupportedError
-from hasn_edge.video import cameras
+from hasn_edge.video import cameras, sources
 from hasn_edge.video.backends import built_with, has_backend
 from hasn_edge.video.cameras import covering, csi_pipeline, open_camera, possible_cameras
 from hasn_edge.video.demo import _source
 from hasn_edge.video.live import lingering
+from hasn_edge.video.remote import Remote
 from hasn_edge.video.sources import first_camera, open_source
 
 
@@ -91,6 +93,13 @@ def test_permission_is_asked_for(fake_opencv, tmp_path, monkeypatch):
         open_camera(str(tmp_path / "video0"))
 
 
+@pytest.fixture
+def at_once(monkeypatch) -> None:
+    """What was lost is opened again without a pause."""
+    monkeypatch.setattr(sources, "Remote", partial(Remote, backoff_s=(0.01,)))
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("fault", ["refused", "silent"])
 def test_the_first_camera_that_gives_pictures_is_taken_and_kept(fake_opencv, tmp_path, fault):
     first, second = (str(tmp_path / name) for name in ("video0", "video2"))
@@ -124,6 +133,7 @@ def test_a_damaged_first_picture_does_not_pass_a_camera_over(fake_opencv, tmp_pa
         assert source.name == str(tmp_path / "video0")
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_camera_that_comes_back_under_another_number_is_found(fake_opencv, tmp_path):
     with first_camera() as source:
         source.read()
