@@ -112,7 +112,7 @@ class Panel {
       ["Size", `${sized(stats.input)} → ${sized(stats.output)}`],
       ["This screen", `${short(you.fps)} fps, ${milliseconds(you.p50)}`],
       ["Viewers", String(viewers)],
-      ["Whole run", `p50 ${milliseconds(run.latency_ms.p50)}, p95 ${milliseconds(run.latency_ms.p95)}, ${run.latency_ms.count} frames`],
+      ["Whole run", `p50 ${milliseconds(run.latency_ms.p50)}, p95 ${milliseconds(run.latency_ms.p95)}`],
       ["Captured", String(frames.captured)],
       ["Upscaled", String(frames.shown)],
       ["Came on a screen", frames.displayed == null ? "–" : String(frames.displayed)],
