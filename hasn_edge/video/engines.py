@@ -135,12 +135,19 @@ def _own(
     scale = None if graph is None else graph.spec.scale
 
     def opens(target: str | None, kind: Kind | None) -> Callable[[Size | None], Session]:
-        if graph is not None and kind is not Kind.TORCHSCRIPT:
-            return lambda size: open_session(
-                graph, device=target, threads=threads, frame=_whole(size, graph.spec)
-            )
         backend: Literal["pytorch"] | None = None if kind is None else "pytorch"
-        return lambda size: open_model(model, backend=backend, device=target, threads=threads)
+
+        def opened(size: Size | None) -> Session:
+            if graph is not None and kind is not Kind.TORCHSCRIPT:
+                try:
+                    return open_session(graph, device=target, threads=threads, frame=_whole(size, graph.spec))
+                except HasnEdgeError:
+                    # PyTorch brings CUDA's libraries along; ONNX Runtime wants to find them.
+                    if kind is None or not _has_gpu(Kind.TORCHSCRIPT):
+                        raise
+            return open_model(model, backend=backend, device=target, threads=threads)
+
+        return opened
 
     kinds = (Kind.TORCHSCRIPT,) if shipped is None else (Kind.ONNX, Kind.TORCHSCRIPT)
     asks_gpu = device is None or device.startswith("cuda")

@@ -207,6 +207,21 @@ def test_a_gpu_that_does_not_start_is_said_and_the_processor_taken(folder, gpu, 
     ]
 
 
+def test_pytorch_takes_the_gpu_that_onnx_runtime_does_not_start_on(folder, gpu, calls, monkeypatch):
+    gpu(onnxruntime=True, torch=True)
+
+    def refused(artifact, **settings):
+        raise BuildError("CUDAExecutionProvider did not start")
+
+    monkeypatch.setattr(engines, "open_session", refused)
+    for device in (None, "cuda"):
+        engines_of(DEFAULT_MODEL, folder=folder, device=device)[OWN].open(None)
+    assert calls == [(DEFAULT_MODEL, {"backend": "pytorch", "device": "cuda", "threads": None})] * 2
+    for device in ("tensorrt", "cpu"):
+        with pytest.raises(BuildError, match="did not start"):
+            engines_of(DEFAULT_MODEL, folder=folder, device=device)[OWN].open(None)
+
+
 def test_a_device_that_was_asked_for_holds_for_all(folder, gpu, calls):
     gpu(onnxruntime=True, torch=True)
     for name, kind in (("trt", Kind.ENGINE), ("onnx", Kind.ONNX), ("ts", Kind.TORCHSCRIPT)):
