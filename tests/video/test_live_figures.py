@@ -114,18 +114,18 @@ def test_the_delay_does_not_grow():
 
 
 def test_the_latency_of_a_recording_is_not_how_far_it_is_read_ahead():
-    """Some frames wait in front of the network, for most of the time between two of its results."""
+    """Frames wait where they do not age: each is prepared shortly before the network is free."""
     view = Watcher()
-    live = Live(recording(8), Session(seconds=0.15), [view])
+    live = Live(recording(7), Session(seconds=0.25), [view])
     snapshot = live.run().snapshot()
     assert snapshot["latency_begins"] == "turn"
     stamps = [shown.stamps for shown in view.shown[3:]]
-    assert all(one.queued_s > 0.15 for one in stamps), "read ahead, which is no latency"
-    # With the network's own 150 ms; prepared as soon as the frame before was, it would be 300.
-    assert np.median([one.made - one.taken for one in stamps]) < 0.27
-    run = snapshot["run"]
-    assert run["stages_ms"]["infer"]["p50"] >= 150 * 0.99
-    assert run["latency_ms"]["p50"] < 290
+    assert all(one.queued_s > 0.25 for one in stamps), "read ahead, which is no latency"
+    # Prepared as soon as the frame before was, it would wait for as long as the network takes.
+    infer_s = np.median([one.infer_s for one in stamps])
+    assert infer_s >= 0.25
+    assert np.median([one.idle_s for one in stamps]) < 0.5 * infer_s
+    assert snapshot["run"]["latency_ms"]["p50"] < 1e3 * np.median([one.made - one.captured for one in stamps])
 
 
 def test_self_test_measures_the_network_and_bicubic():
