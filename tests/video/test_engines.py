@@ -255,7 +255,7 @@ def test_what_gives_engines_their_memory(folder, calls):
         engines_of(DEFAULT_MODEL, folder=folder / "none", cuda="pycuda")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:", "CUDA", "cuda:x"])
+@pytest.mark.parametrize("device", ["vulkan", "cpu:0", "cuda:", "CUDA", "cuda:x"])
 def test_unknown_devices(folder, device):
     with pytest.raises(InputError, match=f"no device called '{device}'; choose cpu, cuda, cuda:<index>"):
         engines_of(DEFAULT_MODEL, folder=folder, device=device)
