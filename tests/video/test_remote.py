@@ -127,7 +127,9 @@ def test_attempts_that_hang_do_not_pile_up():
     frames: list = []
     reader = threading.Thread(target=lambda: frames.append(source.read()))
     reader.start()
+    deadline = time.monotonic() + 30
     while not any(text and f"{HANGING} earlier attempts" in text for text in told):
+        assert time.monotonic() < deadline, told
         time.sleep(0.005)
     time.sleep(0.1)
     assert len(opened) == 1 + HANGING
