@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.video.frame import Shown
-from hasn_edge.video.view import View
+from hasn_edge.video.view import Run, View
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from hasn_edge.video.live import Live
 
 
 class TerminalView(View):
@@ -24,15 +22,15 @@ class TerminalView(View):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live: Live | None = None
+        self._run: Run | None = None
         self._drawing: Any = None
         self._message: str | None = None
 
-    def start(self, live: Live) -> None:
+    def start(self, run: Run) -> None:
         """Begin to draw."""
         from rich.live import Live as Drawing
 
-        self._live = live
+        self._run = run
         if self._console.is_terminal:
             self._drawing = Drawing(console=self._console, auto_refresh=False, transient=True)
             self._drawing.start()
@@ -48,10 +46,10 @@ class TerminalView(View):
 
     def poll(self) -> None:
         """Draw."""
-        if self._drawing is not None and self._live is not None:
+        if self._drawing is not None and self._run is not None:
             from rich.text import Text
 
-            lines = self._live.stats.overlay()
+            lines = self._run.stats.overlay()
             if self._message is not None:
                 lines.append(self._message)
             self._drawing.update(Text("\n".join(lines)), refresh=True)

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from hasn_edge.video.frame import Shown
-    from hasn_edge.video.live import Live
+    from hasn_edge.video.stats import Stats
+
+
+class Run(Protocol):
+    """What a view may use of the run that it shows, from any thread."""
+
+    stats: Stats
+    """For :meth:`~hasn_edge.video.stats.Stats.snapshot` and :meth:`~hasn_edge.video.stats.Stats.overlay`."""
+    scale: int
+    """How many times as wide and high a frame becomes."""
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names that can be chosen."""
+
+    @property
+    def engine(self) -> str:
+        """The one that computes now."""
+
+    def select(self, name: str) -> None:
+        """Change the engine; returns at once, and a failure comes as a message."""
+
+    def stop(self) -> None:
+        """End the run soon."""
 
 
 class View:
     """A place where frames are shown; each method does nothing here and is overridden as needed.
 
-    ``start``, ``poll`` and ``stop`` are called in the thread that called :meth:`Live.run`, in this order and
+    ``start``, ``poll`` and ``stop`` are called in the thread that called ``Live.run``, in this order and
     ``stop`` exactly once for every view whose ``start`` returned; ``show`` and ``message`` in threads of the
     pipeline, between them. An exception from any of them ends the run, with the view's class in its message.
 
-    What a view may use of ``live``, from any thread: ``stats`` (:meth:`Stats.snapshot`,
-    :meth:`Stats.overlay`), ``scale``, ``engines`` (names that can be chosen), ``engine`` (the one that
-    computes now), ``select(name)`` (returns at once; a failure comes as a message), ``stop()`` (ends it).
-
-    A view that measures when a picture really is on the screen says so by ``live.stats.displayed(shown)``,
+    A view that measures when a picture really is on the screen says so by ``run.stats.displayed(shown)``,
     once for each; latency then ends there instead of where the picture was handed over, and the figures say
     how many came that far.
     """
@@ -29,7 +48,7 @@ class View:
     """How often ``poll`` wants to be called, in seconds; ``None`` for never. For toolkits that insist on
     the main thread."""
 
-    def start(self, live: Live) -> None:
+    def start(self, run: Run) -> None:
         """Get ready; raises what keeps the view from working."""
 
     def show(self, shown: Shown) -> None:

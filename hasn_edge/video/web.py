@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from hasn_edge.errors import InputError
 from hasn_edge.video.frame import Shown
-from hasn_edge.video.view import View
+from hasn_edge.video.view import Run, View
 from hasn_edge.video.web_gate import Gate
 from hasn_edge.video.web_library import websockets
 from hasn_edge.video.window_check import has_display
 
 if TYPE_CHECKING:
-    from hasn_edge.video.live import Live
     from hasn_edge.video.web_server import Server
 
 VIEWERS = 8
@@ -93,7 +92,7 @@ class WebView(View):
         if listener is not None:
             listener.close()
 
-    def start(self, live: Live) -> None:
+    def start(self, run: Run) -> None:
         """Begin to serve, and say where.
 
         Raises:
@@ -107,7 +106,7 @@ class WebView(View):
         started = threading.Event()
 
         async def serve() -> None:
-            self._server = Server(live, self.gate, viewers=self._viewers)
+            self._server = Server(run, self.gate, viewers=self._viewers)
             started.set()
             await self._server.run(listener)
 

@@ -9,20 +9,18 @@ import socket
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from hasn_edge.video import web_protocol as protocol
 from hasn_edge.video.frame import Shown
+from hasn_edge.video.view import Run
 from hasn_edge.video.web_gate import HEADERS, Gate, content_policy
 from hasn_edge.video.web_library import websockets
 from hasn_edge.video.web_page import page
 from hasn_edge.video.web_pictures import PictureError, Pictures
 from hasn_edge.video.web_viewer import Viewer
-
-if TYPE_CHECKING:
-    from hasn_edge.video.live import Live
 
 TICK_S = 0.5
 """How often viewers get new figures."""
@@ -47,15 +45,15 @@ class Server:
     """Serves viewers until :meth:`end`. Its methods are the event loop's, in one thread.
 
     Args:
-        live: The run that is shown and steered.
+        run: The run that is shown and steered.
         gate: Decides who may.
         viewers: How many may watch at once.
     """
 
-    def __init__(self, live: Live, gate: Gate, *, viewers: int) -> None:
+    def __init__(self, run: Run, gate: Gate, *, viewers: int) -> None:
         self.latest: tuple[int, Shown] | None = None
         self.viewers: set[Viewer] = set()
-        self._live = live
+        self._run = run
         self._gate = gate
         self._most = viewers
         self._strangers: dict[Any, str] = {}
@@ -132,17 +130,17 @@ class Server:
 
     def age(self, shown: Shown) -> float:
         """Return the latency of a frame that is on a screen now, in seconds."""
-        return self._live.stats.age(shown)
+        return self._run.stats.age(shown)
 
     def drawn(self, number: int, shown: Shown) -> None:
         """Count the moment when a frame came on the first of all screens."""
         if number > self._drawn:
             self._drawn = number
-            self._live.stats.displayed(shown)
+            self._run.stats.displayed(shown)
 
     def select(self, engine: str) -> None:
         """Change the engine."""
-        self._live.select(engine)
+        self._run.select(engine)
 
     def _broadcast(self, kind: str, **content: Any) -> None:
         text = protocol.note(kind, **content)
@@ -191,7 +189,7 @@ class Server:
             self._ended.set()
         except Exception as exc:  # this viewer's end, and nobody else's; said when the run ends
             _LOG.warning("a viewer was let go", exc_info=True)
-            self._live.stats.remember(f"a viewer of the web page was let go: {type(exc).__name__}: {exc}")
+            self._run.stats.remember(f"a viewer of the web page was let go: {type(exc).__name__}: {exc}")
             await connection.close(protocol.FAILED, "this connection failed; the others go on")
         finally:
             self.viewers.discard(viewer)
@@ -221,7 +219,7 @@ class Server:
 
     async def _tick(self) -> None:
         while True:
-            snapshot = self._live.stats.snapshot()
+            snapshot = self._run.stats.snapshot()
             now = snapshot["now"]
             latency = now["latency_ms"]
             rates = now["fps_in"], now["fps_out"], now["fps_screen"]
@@ -232,18 +230,18 @@ class Server:
             await asyncio.sleep(TICK_S)
 
     def _snapshot(self) -> bytes:
-        return msgspec.json.encode(self._live.stats.snapshot())
+        return msgspec.json.encode(self._run.stats.snapshot())
 
     def _stats(self, viewer: Viewer, snapshot: msgspec.Raw) -> str:
         return protocol.note("stats", stats=snapshot, you=viewer.figures(), viewers=len(self.viewers))
 
     def _hello(self) -> str:
-        live = self._live
+        run = self._run
         return protocol.note(
             "hello",
-            source=live.stats.source,
-            engines=live.engines,
-            scale=live.scale,
+            source=run.stats.source,
+            engines=run.engines,
+            scale=run.scale,
             tick_s=TICK_S,
             history=list(self._history),
         )

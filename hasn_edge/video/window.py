@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,8 @@ from hasn_edge.errors import HasnEdgeError
 from hasn_edge.image import write_image
 from hasn_edge.video import window_draw as draw
 from hasn_edge.video.frame import Shown, UInt8
-from hasn_edge.video.view import View
+from hasn_edge.video.view import Run, View
 from hasn_edge.video.window_check import check_windows
-
-if TYPE_CHECKING:
-    from hasn_edge.video.live import Live
 
 TITLE = "hasn-edge"
 
@@ -69,7 +66,7 @@ class WindowView(View):
         self._lock = threading.Lock()
         self._newest: Shown | None = None
         self._message: str | None = None
-        self._live: Live | None = None
+        self._run: Run | None = None
         self._open = False
         self._sized: tuple[int, int] | None = None
         self._on_screen: Shown | None = None
@@ -83,10 +80,10 @@ class WindowView(View):
         self._stale = True
         self._drawn_at = 0.0
 
-    def start(self, live: Live) -> None:
+    def start(self, run: Run) -> None:
         """Open the window."""
         cv2 = draw.cv2()
-        self._live = live
+        self._run = run
         cv2.namedWindow(
             TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | getattr(cv2, "WINDOW_GUI_NORMAL", 0)
         )
@@ -114,14 +111,14 @@ class WindowView(View):
         if fresh is not None or self._stale or time.monotonic() - self._drawn_at > _REFRESH_S:
             self._paint(fresh or self._on_screen)
         key = draw.cv2().waitKeyEx(1)
-        if fresh is not None and self._live is not None:
+        if fresh is not None and self._run is not None:
             self._on_screen = fresh
-            self._live.stats.displayed(fresh)
+            self._run.stats.displayed(fresh)
         if key >= 0:
             self._key(key)
-        if self._live is not None and self._closed_by_hand():
+        if self._run is not None and self._closed_by_hand():
             self._open = False
-            self._live.stop()
+            self._run.stop()
 
     def stop(self) -> None:
         """Close the window."""
@@ -152,10 +149,10 @@ class WindowView(View):
         bgr = draw.enlarged(bgr, self._zoom, self._centre)
         if self._mode == "compare" and self._zoom == 1:
             draw.divider(bgr, draw.column(shown, self._split))
-        if self._figures and self._live is not None:
+        if self._figures and self._run is not None:
             name = {"compare": "bicubic | HASN", "hasn": "HASN", "bicubic": "bicubic"}[self._mode]
             zoomed = f", x{self._zoom}" if self._zoom > 1 else ""
-            draw.words(bgr, [f"{name}{zoomed}", *self._live.stats.overlay()], "top")
+            draw.words(bgr, [f"{name}{zoomed}", *self._run.stats.overlay()], "top")
         note, until = self._note
         told = self._message or ("paused" if self._paused else None)
         draw.words(
@@ -233,16 +230,16 @@ class WindowView(View):
         self._paused = not self._paused
 
     def _quit(self) -> None:
-        if self._live is not None:
-            self._live.stop()
+        if self._run is not None:
+            self._run.stop()
 
     def _next_engine(self) -> None:
-        live = self._live
-        if live is None or len(live.engines) < 2:
+        run = self._run
+        if run is None or len(run.engines) < 2:
             self._tell("there is one engine only; --artifact names others")
             return
-        names = live.engines
-        live.select(names[(names.index(live.engine) + 1) % len(names)])
+        names = run.engines
+        run.select(names[(names.index(run.engine) + 1) % len(names)])
 
     def _snapshot(self) -> None:
         """Write what is shown, without words and divider, in full size."""
