@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -111,6 +112,9 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     again = "make it again with 'hasn-edge build' or 'hasn-edge export'"
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; 'hasn-edge build' prints the paths of what it made")
+    if path.suffix not in {kind.suffix for kind in Kind}:
+        endings = ", ".join(kind.suffix for kind in Kind)
+        raise ArtifactError(f"{path}: not a built file, which ends in one of {endings}; {again}")
     side = sidecar_path(path)
     try:
         values = json.loads(side.read_text(encoding="utf-8"))
@@ -178,6 +182,25 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         if _unfinished.pop(temporary, None) is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that it is to hold; leaves nothing behind.
+
+    Raises:
+        OutputError: its folder, or the nearest one that exists, cannot be written, or it is a folder itself.
+    """
+    path = Path(path)
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise output_error(path, exc) from exc
 
 
 def abandon() -> tuple[Path, ...]:

@@ -18,6 +18,7 @@ from hasn_edge.engine_job import calibrator_input, compiled, tried
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError
 from hasn_edge.graphs import Form
 from hasn_edge.job import Job, Progress
+from hasn_edge.optional import require
 from hasn_edge.quantize.recipe import load_recipe
 from hasn_edge.spec import Precision
 
@@ -139,6 +140,7 @@ def build_one(
         VerificationError: the budget was missed; the message names the costliest layers.
         HasnEdgeError: see the message; nothing half-written stays.
     """
+    require("torch", extra="export", needed_for="Building")
     from hasn_edge.fuse.apply import DEFAULT_RULES
 
     target = options.resolved()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, load_artifact, output_error
+from hasn_edge.artifact import Artifact, load_artifact, output_error, require_writable
 from hasn_edge.builder import BuildOptions, Built, Int8Method, Size, build_one
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.fastest import build_fastest
@@ -48,6 +48,7 @@ def export(
         HasnEdgeError: the model cannot be loaded or the folder not written.
     """
     wanted = Precision.parse(precision)
+    require_writable(Path(output, "graph"))
     if wanted is Precision.INT8:
         raise UnsupportedError("export writes fp32 and fp16; INT8 needs calibration: use hasn-edge build")
     if format == "torchscript":
@@ -176,11 +177,13 @@ def build(
         int8_method=Int8Method.parse(int8_method),
         rebuild=rebuild,
     )
+    require_writable(Path(output, "engine"))
     if precision == AUTO:
         return build_fastest(model, options, output=Path(output), progress=progress)
     wanted = Precision.parse(precision)
     if wanted is not Precision.INT8 and (calibration is not None or str(recipe) != "default"):
         raise UnsupportedError(
-            f"recipe and calibration are for INT8; the precision asked for is {wanted.value}"
+            f"recipe and calibration are for INT8; the precision asked for is {wanted.value}: add "
+            "--precision int8, or leave them out"
         )
     return build_one(model, wanted, options, output=Path(output), progress=progress)

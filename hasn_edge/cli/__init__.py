@@ -67,6 +67,7 @@ class _Verbs(click.Group):
             raise _Failure(str(exc), exc.exit_code) from exc
         except (KeyboardInterrupt, click.Abort):
             # click would say "Aborted!" and return 1, which is a failure's code.
+            click.echo("Interrupted; nothing half-written was kept", err=True)
             raise SystemExit(interrupt.EXIT_CODE) from None
 
 

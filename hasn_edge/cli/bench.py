@@ -141,9 +141,12 @@ def command(
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
+    from hasn_edge.artifact import require_writable
     from hasn_edge.bench.run import benchmark
     from hasn_edge.bench.table import machine_line, markdown, notes, terminal_table
 
+    for path in filter(None, (json_path, markdown_path)):
+        require_writable(path)
     said = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
         if artifacts:

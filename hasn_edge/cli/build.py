@@ -16,7 +16,8 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     type=click.Choice(["fp32", "fp16", "int8", "auto"]),
     default="fp16",
     show_default=True,
-    help="Number format of the result; auto builds FP16 and INT8, times both here and keeps the faster one.",
+    help="Number format of the result; auto builds FP16 and INT8, on a processor FP32 too, times them and "
+    "keeps the fastest; a coarser one must be worth what it loses.",
 )
 @click.option(
     "--target",

@@ -10,6 +10,7 @@ import click
 
 from hasn_edge.cli.common import (
     artifact_option,
+    chosen_model,
     console,
     cuda_option,
     device_option,
@@ -72,15 +73,17 @@ def command(
       hasn-edge eval --model net.pth --data Set5=datasets/Set5 --self-ensemble
       hasn-edge eval --artifact engines/hasn-x4-int8-cpu.onnx --data photos/
     """
-    from hasn_edge.artifact import writing
+    from hasn_edge.artifact import require_writable, writing
     from hasn_edge.data.pairs import bicubic_baseline, load_eval_set, shipped_eval_set
     from hasn_edge.quality import evaluate
     from hasn_edge.runtime.upscaler import Upscaler
 
+    if json_path is not None:
+        require_writable(json_path)
     with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda) as session:
         scale = session.spec.scale
         sets = [load_eval_set(item, scale) for item in data] or [shipped_eval_set(scale)]
-        named = artifact.name if artifact else model or "bundled model"
+        named = artifact.name if artifact else chosen_model(model)
         name = f"{named} ({session.backend} {session.precision.value})"
         upscaler = Upscaler(session)
         results: list[tuple[Scores, Scores]] = []

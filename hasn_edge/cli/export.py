@@ -45,7 +45,7 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     "--opset",
     type=click.IntRange(17, 20),
     default=None,
-    help="ONNX opset, 17 or 20.  [default: 17 for FP32, 20 for FP16]",
+    help="ONNX opset, 17 to 20.  [default: 17 for FP32, 20 for FP16]",
 )
 @click.option("--name", default=None, help="Triton: the model's name.  [default: the file's]")
 @output_option

@@ -96,7 +96,7 @@ def ask_capabilities(runtime: EngineRuntime) -> Capabilities:
         BuildError: it is installed but broken, or the process died.
         OutputError: no room for temporary files.
     """
-    find_module(runtime, needed_for="Asking what it can do")
+    find_module(runtime)
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-ask-") as name:
             answer = converse(Path(name), "--ask", runtime.value).outcome(NAMES[runtime])

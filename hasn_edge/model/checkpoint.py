@@ -259,6 +259,8 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "was executed. Re-save its weights alone: torch.save(model.state_dict(), ...), or as .safetensors"
         ) from exc
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as exc:
+        if not zipfile.is_zipfile(path) and path.suffix not in (".pth", ".pt", ".ckpt"):
+            raise CheckpointError(f"{path}: not a file of weights; expected .safetensors or .pth") from exc
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise CheckpointError(f"{path}: not a complete PyTorch file ({reason}); copy it again") from exc
     spec = content.get(SPEC_KEY) if isinstance(content, dict) else None

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError
 from hasn_edge.machine import compute_cores
 from hasn_edge.optional import require
@@ -141,10 +142,12 @@ def _providers(ort: Any, device: str) -> list[tuple[str, dict[str, str]]]:
         )
     names = _PROVIDERS[kind]
     if names[0] not in ort.get_available_providers():
+        lack = f"onnxruntime: device {device!r} needs {names[0]}, which ONNX Runtime {ort.__version__} lacks"
+        if gpu_facts() is None:  # a download of a gigabyte would not help
+            raise UnsupportedError(f"{lack}, and no NVIDIA GPU answers on this machine: use --device cpu")
         raise UnsupportedError(
-            f"onnxruntime: device {device!r} needs {names[0]}, which ONNX Runtime {ort.__version__} here "
-            "lacks; replace the package with: pip uninstall onnxruntime; pip install onnxruntime-gpu; or use "
-            "--device cpu"
+            f"{lack}; replace the package with: pip uninstall onnxruntime; pip install onnxruntime-gpu; or "
+            "use --device cpu"
         )
     return [(name, {} if name.startswith("CPU") else {"device_id": index or "0"}) for name in names]
 

@@ -192,5 +192,5 @@ def test_in_another_program_it_is_130_too_and_its_handler_stays(monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(doctor.command, "callback", interrupted)
     result = CliRunner().invoke(cli, ["doctor"])
-    assert (result.exit_code, result.output) == (130, "")
+    assert (result.exit_code, result.output) == (130, "Interrupted; nothing half-written was kept\n")
     assert signal.getsignal(signal.SIGINT) is before

@@ -17,6 +17,7 @@ import torch
 from hasn_edge.errors import ArtifactError, BuildError, InputError, ShapeError, UnsupportedError
 from hasn_edge.formats.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime import onnxruntime as module
 from hasn_edge.runtime.onnxruntime import SPEC_KEY, OnnxRuntimeSession
 from hasn_edge.spec import ModelSpec
 
@@ -163,8 +164,12 @@ def test_unknown_devices(device):
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
 )
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
-def test_missing_providers_name_the_package(device):
+def test_missing_providers_name_the_package_where_there_is_a_gpu(monkeypatch, device):
+    monkeypatch.setattr(module, "gpu_facts", lambda: object())
     with pytest.raises(UnsupportedError, match="lacks; replace the package .* pip install onnxruntime-gpu"):
+        opened(device=device)
+    monkeypatch.setattr(module, "gpu_facts", lambda: None)
+    with pytest.raises(UnsupportedError, match="lacks, and no NVIDIA GPU answers on this machine: use --dev"):
         opened(device=device)
 
 

@@ -1,0 +1,85 @@
+"""What cannot be written, or is not installed, is said before any work and not after."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hasn_edge.artifact import require_writable
+from hasn_edge.cli import cli
+from hasn_edge.errors import OutputError
+
+EVERY_VERB = [
+    ["bench", "--json", "{}"],
+    ["bench", "--markdown", "{}"],
+    ["bench", "--estimate", "orin-nano", "--markdown", "{}"],
+    ["eval", "--json", "{}"],
+    ["build", "--precision", "int8", "-o", "{}"],
+    ["export", "-o", "{}"],
+]
+
+
+@pytest.mark.parametrize("arguments", EVERY_VERB, ids=" ".join)
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, arguments):
+    (tmp_path / "file").write_text("no folder")
+    where = tmp_path / "file" / "report"
+
+    def never(*args, **options):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr("hasn_edge.model.zoo.load_model_checkpoint", never)
+    monkeypatch.setattr("hasn_edge.job.load_model_checkpoint", never)
+    monkeypatch.setattr("hasn_edge.runtime.open.open_session", never)
+    monkeypatch.setattr("hasn_edge.bench.run.benchmark", never)
+    done = CliRunner().invoke(cli, [text.format(where) for text in arguments])
+    assert done.exit_code == 1
+    assert "cannot write" in done.output
+
+
+def test_trying_leaves_nothing_behind(tmp_path):
+    require_writable(tmp_path / "new" / "folder" / "file")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match="cannot write"):
+        require_writable(tmp_path)
+
+
+WITHOUT = """
+import sys
+sys.modules["torch"] = None
+from hasn_edge.__main__ import main
+sys.argv = ["hasn-edge", *{arguments!r}]
+main()
+"""
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable", "rtx"])
+def test_a_build_without_pytorch_says_what_to_install(tmp_path, target):
+    arguments = ["build", "--target", target, "-o", str(tmp_path)]
+    code = WITHOUT.format(arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'hasn-edge[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["upscale", "{picture}", "--model", "{text}"], "not a file of weights; expected .safetensors or"),
+        (["bench", "--artifact", "{text}"], "not a built file, which ends in one of .ts, .onnx, .engine"),
+        (["build", "--recipe", "conservative"], "add --precision int8"),
+    ],
+)
+def test_the_wrong_kind_of_file(tmp_path, arguments, said):
+    picture = Path(__file__).parents[2] / "calibration" / "heldout" / "LRbicx4" / "coffee-0.png"
+    (tmp_path / "notes.txt").write_text("these are notes")
+    places = {"picture": picture, "text": tmp_path / "notes.txt"}
+    done = CliRunner().invoke(cli, [text.format(**places) for text in arguments])
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
