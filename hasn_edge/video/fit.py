@@ -92,6 +92,20 @@ def kept_shape(captured: Size, like: Size) -> Size:
     return height, width
 
 
+def misfit(name: str, takes: Size | None, size: Size | None) -> str | None:
+    """Say what an engine for frames of one size does with those of another; ``None`` where it takes them.
+
+    Args:
+        name: Of the engine.
+        takes: The one (height, width) that it takes; ``None`` for any.
+        size: (height, width) of the frames; ``None`` where it is not known.
+    """
+    if takes is None or size is None or takes == size:
+        return None
+    (height, width), (high, wide) = takes, size
+    return f"{name} takes {width}x{height}: frames of {wide}x{high} are padded or computed in tiles"
+
+
 def smaller(frame: Frame, size: Size, scale: int, aspect: float = 1.0) -> Frame:
     """Return the self-test's frame: the picture as ``truth``, its MATLAB-bicubic reduction as ``pixels``.
 

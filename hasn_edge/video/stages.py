@@ -188,7 +188,7 @@ class Stages:
                 continue
             while flying and self._switch.pending:
                 self._land(*flying.popleft())
-            runner, job.engine = self._switch.current(swap=not flying)
+            runner, job.engine = self._switch.current(swap=not flying, size=job.frame.size)
             self.at["infer"] = job.frame.index
             if job.runner is not runner:
                 job.runner, job.x = runner, runner.prepare(job.frame.pixels)

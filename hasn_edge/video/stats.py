@@ -67,6 +67,7 @@ class Stats:
         self._end: float | None = None
         self._ended: str | None = None
         self._captured = self._shown = 0
+        self._used: dict[str, int] = {}
         self._in, self._out, self._screen = Series(clock), Series(clock), Series(clock)
         self._latency = Series(clock)
         self._stages = {name: Series(clock) for name in stages}
@@ -154,6 +155,7 @@ class Stats:
             self._shown += 1
             self._out.add(0.0)
             self.engine = shown.engine
+            self._used[shown.engine] = self._used.get(shown.engine, 0) + 1
             self.input = shown.frame.size
             self.output = (shown.upscaled.shape[0], shown.upscaled.shape[1])
             stamps = shown.stamps
@@ -205,8 +207,9 @@ class Stats:
         """Return everything as JSON values.
 
         Returns:
-            ``source``, ``live`` (bool), ``engine``, ``engines`` (list), ``input`` and ``output``
-            (``[height, width]`` or ``None`` before the first frame), ``seconds`` since the start,
+            ``source``, ``live`` (bool), ``engine``, ``engines`` (list), ``engines_used`` (name -> frames
+            shown, in the order of their first ones), ``input`` and ``output`` (``[height, width]`` or
+            ``None`` before the first frame), ``seconds`` since the start,
             ``ended`` (why: ``"end of source"``, ``"stopped"``, ``"time"``, ``"error"``; ``None`` before),
             ``notice`` (str or ``None``), ``notices`` (list of str);
             ``source_size`` (``[height, width]`` as captured), ``part`` (of it, around the middle, that is
@@ -236,6 +239,7 @@ class Stats:
                 "live": self.live,
                 "engine": self.engine,
                 "engines": list(self.engines),
+                "engines_used": dict(self._used),
                 "input": None if self.input is None else list(self.input),
                 "output": None if self.output is None else list(self.output),
                 "source_size": None if self.source_size is None else list(self.source_size),

@@ -38,7 +38,7 @@ def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the table's lines."""
     run, frames = snapshot["run"], snapshot["frames"]
     where = f"{_BEGINS[snapshot['latency_begins']]} {_ENDS[snapshot['latency_ends']]}"
-    lines = [("source", snapshot["source"]), ("engine", snapshot["engine"])]
+    lines = [("source", snapshot["source"]), _engines(snapshot)]
     if snapshot["source_size"] is not None:
         lines.append(("source frames", used(snapshot)))
     if snapshot["input"] is not None:
@@ -71,6 +71,24 @@ def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("limited by", snapshot["limit"]["text"]))
     lines += [("reported", text) for text in snapshot["notices"][:5]]
     return lines
+
+
+def nothing_shown(snapshot: Mapping[str, Any]) -> str:
+    """Say why there are no figures of a run that showed no frame."""
+    if not snapshot["frames"]["captured"]:
+        return "no frame came"
+    if snapshot["ended"] != "time":
+        return "no frame was shown before the end"
+    return "no frame was shown: --seconds was too short for the first one; give it more"
+
+
+def _engines(snapshot: Mapping[str, Any]) -> tuple[str, str]:
+    """Name what computed; where several did, the lines below tell nothing of one of them alone."""
+    frames = snapshot["engines_used"]
+    if len(frames) < 2:
+        return "engine", snapshot["engine"]
+    parts = [f"{name} {count} frame{'s' * (count != 1)}" for name, count in frames.items()]
+    return "engines", f"{', '.join(parts)}; the figures below are of all engines"
 
 
 def used(snapshot: Mapping[str, Any]) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from hasn_edge.errors import InputError
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.video.fit import Size, misfit
 from hasn_edge.video.runner import Runner
 
 TOLD_S = 8.0
-"""How long it is told that an engine could not be opened."""
+"""How long it is told that an engine computes now, or could not be opened."""
 
 
 class Switch:
@@ -45,7 +46,9 @@ class Switch:
         self._opener: threading.Thread | None = None
         self._closed = False
         self._clock = clock
-        self._failed_at: float | None = None
+        self._opening: str | None = None
+        self._told_at: float | None = None
+        """When something was told that is over after a while."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,27 +89,41 @@ class Switch:
             self._forget()
 
     def tend(self) -> None:
-        """Take back, after a while, what was told of an engine that could not be opened; call it often."""
-        failed_at = self._failed_at
-        if failed_at is not None and self._clock() - failed_at > TOLD_S:
+        """Take back, after a while, what was told of a change that was made or failed; call it often."""
+        told_at = self._told_at
+        if told_at is not None and self._clock() - told_at > TOLD_S:
             self._forget()
 
     def _forget(self) -> None:
         with self._lock:
-            failed, self._failed_at = self._failed_at, None
-        if failed is not None:
+            told_at, self._told_at = self._told_at, None
+        if told_at is not None:
             self._tell(None)
 
-    def current(self, *, swap: bool) -> tuple[Runner, str]:
-        """Return the runner for the next frame and its name; first change to the new one if ``swap``."""
+    def current(self, *, swap: bool, size: Size | None = None) -> tuple[Runner, str]:
+        """Return the runner for the next frame and its name; first change to the new one if ``swap``.
+
+        Args:
+            swap: Whether it may change now.
+            size: (height, width) of the next frame; it is told where the new one takes only another size.
+        """
         with self._lock:
             change = self._next if swap else None
             if change is not None:
                 old, (self._runner, self._name), self._next = self._runner, change, None
         if change is not None:
             self._close_unless_first(old)
-            self._tell(None)
+            self._tell_change(size)
         return self._runner, self._name
+
+    def _tell_change(self, size: Size | None) -> None:
+        with self._lock:
+            opening = self._opening  # the user asked for yet another one meanwhile
+        misfits = misfit(self._name, self._runner.session.size, size)
+        texts = [f"{self._name} computes now", misfits, opening and f"opening {opening}"]
+        self._tell("; ".join(text for text in texts if text))
+        if opening is None:
+            self._told_at = self._clock()
 
     def close(self, deadline: float, *, keep: bool) -> None:
         """Close what was opened here, unless it is to be kept because a thread is still inside it.
@@ -128,22 +145,25 @@ class Switch:
     def _open(self) -> None:
         while True:
             with self._lock:
-                name, self._asked = self._asked, None
+                self._opening = name = self._asked
+                self._asked = None
                 if self._closed or name is None:
                     self._opener = None
                     return
-                self._failed_at = None
+                self._told_at = None
             self._tell(f"opening {name}")
             try:
                 runner = self._opened(name)
             except Exception as exc:  # whatever it is, the frames go on and the user reads it
                 with self._lock:
+                    self._opening = None
                     if self._target == name:
                         self._target = self._name if self._next is None else self._next[1]
                 self._tell(f"{name} could not be opened, {self._name} goes on: {exc}")
-                self._failed_at = self._clock()
+                self._told_at = self._clock()
                 continue
             with self._lock:
+                self._opening = None
                 late, replaced = self._closed, self._next
                 self._next = None if late else (runner, name)
             if late:

@@ -11,7 +11,7 @@ from live_rig import Clock, stamps
 
 from hasn_edge.video.frame import Frame, Quality, Shown
 from hasn_edge.video.stats import SOURCE, Stats
-from hasn_edge.video.summary import rows
+from hasn_edge.video.summary import nothing_shown, rows
 
 
 @pytest.fixture
@@ -65,6 +65,43 @@ def test_snapshot_of_a_run(clock):
     assert values["output"] == [64, 128]
     assert (values["latency_begins"], values["latency_ends"]) == ("capture", "view")
     json.dumps(values, allow_nan=False)
+
+
+def test_frames_are_counted_by_the_engine_that_computed_them(clock):
+    stats = Stats(clock=clock)
+    stats.engine = "a"
+    stats.frame_captured(0.01)
+    assert stats.snapshot()["engines_used"] == {}
+    for engine, frames in (("b", 3), ("a", 1), ("b", 2)):
+        for _ in range(frames):
+            stats.frame_shown(replace(shown(clock), engine=engine))
+        if engine == "b" and stats.snapshot()["frames"]["shown"] == 3:
+            assert ("engine", "b") in rows(stats.snapshot())
+    assert stats.snapshot()["engines_used"] == {"b": 5, "a": 1}
+    table = dict(rows(stats.snapshot()))
+    assert table["engines"] == "b 5 frames, a 1 frame; the figures below are of all engines"
+    assert "engine" not in table
+
+
+@pytest.mark.parametrize(
+    ("captured", "why", "said"),
+    [
+        (0, "time", "no frame came"),
+        (1, "stopped", "no frame was shown before the end"),
+        (
+            1,
+            "time",
+            "no frame was shown: --seconds was too short for the first one; give it more",
+        ),
+    ],
+)
+def test_why_no_frame_was_shown(clock, captured, why, said):
+    stats = Stats(clock=clock)
+    for _ in range(captured):
+        stats.frame_captured(0.01)
+    clock.now += 2
+    stats.end(why)
+    assert nothing_shown(stats.snapshot()) == said
 
 
 def test_the_busiest_stage_limits(clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -50,7 +51,11 @@ def test_engines_are_changed_while_frames_keep_coming():
     assert names == sorted(names, key=["first", "other"].index)
     assert names.count("first") > 5, "frames went on while the other one was opened"
     assert "opening other" in view.messages
-    assert view.messages[-1] is None
+    assert view.messages[-1] == "other computes now"
+    assert live.stats.notices == ["opening other", "other computes now"]
+    used = live.stats.snapshot()["engines_used"]
+    assert list(used) == ["first", "other"]
+    assert used == {name: names.count(name) for name in used}
     assert opened[0].closed
     assert not first.closed
 
@@ -134,6 +139,91 @@ def test_choosing_the_engine_that_computes_is_an_answer_to_a_failure():
     switch.select("first")
     switch.select("first")
     assert told[2:] == [None]
+
+
+def opened_switch(**engines: FakeSession) -> tuple[Switch, Clock, list[str | None]]:
+    """Return one that computes with ``first`` and has opened the others, the last one being pending."""
+    clock, told = Clock(), []
+    opens = {name: lambda session=session: session for name, session in engines.items()}
+    switch = Switch(Runner(FakeSession(size=SIZE)), "first", opens, told.append, clock)
+    select(switch, *engines)
+    return switch, clock, told
+
+
+def select(switch: Switch, *names: str) -> None:
+    for name in names:
+        switch.select(name)
+        deadline = time.monotonic() + 20
+        while switch._opener is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+
+def test_that_an_engine_computes_is_told_for_a_while():
+    switch, clock, told = opened_switch(other=FakeSession())
+    switch.current(swap=False, size=SIZE)
+    assert told == ["opening other"]
+    switch.current(swap=True, size=SIZE)
+    switch.current(swap=True, size=SIZE)
+    clock.now += TOLD_S - 1
+    switch.tend()
+    assert told == ["opening other", "other computes now"]
+    clock.now += 2
+    switch.tend()
+    switch.tend()
+    assert told[2:] == [None]
+
+
+def test_an_engine_that_takes_another_size_is_told_when_it_begins():
+    switch, _, told = opened_switch(small=FakeSession(size=(32, 40)))
+    switch.current(swap=True, size=SIZE)
+    text = "small computes now; small takes 40x32: frames of 64x48 are padded or computed in tiles"
+    assert told == ["opening small", text]
+    select(switch, "first")
+    switch.current(swap=True, size=SIZE)
+    assert told[2:] == ["opening first", "first computes now"]
+
+
+def test_the_size_that_is_told_is_that_of_the_frames():
+    class Chooser(Watcher):
+        def show(self, shown):
+            super().show(shown)
+            if len(self.shown) == 2:
+                self._live.select("small")
+            if shown.engine == "small":
+                self._live.stop()
+
+    live = Live(
+        PatternSource(SIZE, fps=50),
+        FakeSession(),
+        [Chooser()],
+        engines={"small": lambda: FakeSession(size=(32, 40))},
+        seconds=20,
+    )
+    assert live.run().snapshot()["ended"] == "stopped"
+    assert "small takes 40x32: frames of 64x48 are padded" in live.stats.notices[-1]
+
+
+def test_while_one_begins_the_next_is_still_being_opened():
+    going, told = threading.Event(), []
+
+    def slow() -> Session:
+        assert going.wait(20)
+        return Session()
+
+    switch = Switch(Runner(Session()), "first", {"a": Session, "b": slow}, told.append, Clock())
+    select(switch, "a")
+    switch.select("b")
+    deadline = time.monotonic() + 20
+    while "opening b" not in told:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    switch.current(swap=True)
+    assert told[-1] == "a computes now; opening b"
+    going.set()
+    select(switch, "b")
+    switch.current(swap=True)
+    assert told[-1] == "b computes now"
 
 
 def test_a_run_takes_back_what_was_told_of_an_engine(monkeypatch):
