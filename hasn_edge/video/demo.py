@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from hasn_edge.errors import MissingDependencyError, OutputError, SourceError, UnsupportedError
 from hasn_edge.runtime.session import Session
-from hasn_edge.video.engines import engines_of, open_first
-from hasn_edge.video.fit import kept_shape, self_test_size, squared
+from hasn_edge.video.engines import engines_of, named, open_first
+from hasn_edge.video.fit import kept_shape, misfit, self_test_size, squared
 from hasn_edge.video.live import Live
 from hasn_edge.video.record import Writer
 from hasn_edge.video.source import Paced, PatternSource, Source
@@ -80,16 +80,17 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
     source = None if takes_size(request.source) else _source(request.source, None, tell)
     if source is not None:
         stack.callback(source.close)
-    first = engines.get(request.engine or next(iter(engines)))
-    expected = None if first is None or first.scale is None else _usual_size(request, source, first.scale)
-    name, session = open_first(engines, request.engine, expected, tell)
+    wanted = None if request.engine is None else named(engines, request.engine)
+    first = engines[wanted or next(iter(engines))]
+    expected = None if first.scale is None else _usual_size(request, source, first.scale)
+    name, session = open_first(engines, wanted, expected, tell)
     runs: list[Live] = []
     stack.callback(_close, session, runs)
     usual = _usual_size(request, source, session.spec.scale)
     size = session.size or usual if request.size is None else usual
-    if session.size is not None and size is not None and session.size != size:
-        (height, width), (high, wide) = session.size, size
-        tell(f"{name} takes {width}x{height}: frames of {wide}x{high} are padded or computed in tiles")
+    misfits = misfit(name, session.size, size)
+    if misfits is not None:
+        tell(misfits)
     if source is None:
         scale = session.spec.scale if request.self_test else 1
         source = _source(request.source, None if size is None else (size[0] * scale, size[1] * scale), tell)

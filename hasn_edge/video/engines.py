@@ -49,7 +49,7 @@ def engines_of(
     device: str | None = None,
     cuda: str | None = None,
 ) -> dict[str, Engine]:
-    """Return engines by name, the one to begin with first.
+    """Return engines by name, the one to begin with first; built files are called as they are on disk.
 
     Args:
         model: Bundled name or weights file.
@@ -91,7 +91,7 @@ def engines_of(
     for place, artifact in enumerate(found):
         for target in _targets(artifact.kind, device):
             rank = _rank(artifact, size, target) if own else place
-            name = _called(artifact.path.stem, target, device)
+            name = _called(artifact.path.name, target, device)
             choices.append((rank, name, _built(artifact, threads, target, cuda)))
     return {name: engine for _, name, engine in sorted(choices, key=lambda choice: choice[0])}
 
@@ -103,17 +103,15 @@ def open_first(
 
     Args:
         engines: As :func:`engines_of` returned them.
-        wanted: Its name; ``None`` for the best.
+        wanted: Its name, see :func:`named`; ``None`` for the best.
         size: (height, width) of the frames where an engine takes any; ``None`` where it is not known.
         tell: Told about each one that does not work here, and where the chosen one is computed.
 
     Raises:
-        InputError: no engine of that name.
+        InputError: no engine of that name, or several.
         HasnEdgeError: the one that was named, or the last of all, does not work.
     """
-    if wanted is not None and wanted not in engines:
-        raise InputError(f"no engine called {wanted!r}; choose one of: {', '.join(engines)}")
-    names = list(engines) if wanted is None else [wanted]
+    names = list(engines) if wanted is None else [named(engines, wanted)]
     for name in names:
         try:
             session = engines[name].open(engines[name].size or size)
@@ -125,6 +123,23 @@ def open_first(
             tell(f"{name}: computed by {session.backend} on {session.device}")
             return name, session
     raise AssertionError("no engine to open")
+
+
+def named(engines: Mapping[str, Engine], wanted: str) -> str:
+    """Return the name of the engine that was asked for; a built file's may be said without its ending.
+
+    Raises:
+        InputError: no engine of that name, or files of several kinds.
+    """
+    if wanted in engines:
+        return wanted
+    base, processor = wanted.removesuffix(ON_PROCESSOR), ON_PROCESSOR * wanted.endswith(ON_PROCESSOR)
+    files = [name for kind in Kind if (name := f"{base}{kind.suffix}{processor}") in engines]
+    if len(files) > 1:
+        raise InputError(f"{wanted!r} may be any of {', '.join(files)}; say which, with its ending")
+    if not files:
+        raise InputError(f"no engine called {wanted!r}; choose one of: {', '.join(engines)}")
+    return files[0]
 
 
 def _own(

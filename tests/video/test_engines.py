@@ -15,7 +15,7 @@ from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.spec import ModelSpec, Precision
 from hasn_edge.video import engines
-from hasn_edge.video.engines import Engine, engines_of, open_first
+from hasn_edge.video.engines import engines_of, open_first
 from hasn_edge.video.live import Live
 from hasn_edge.video.source import PatternSource
 
@@ -91,14 +91,17 @@ def test_best_first(folder):
         built(folder, name, kind, precision)
     built(folder, "f-other-size", Kind.ENGINE, Precision.FP16, size=[90, 160])
     found = engines_of(DEFAULT_MODEL, folder=folder, size=(180, 320))
-    assert list(found) == ["e-trt16", "d-trt8", "c-onnx8", OWN, "b-onnx16", "a-ts", "f-other-size"]
-    assert found["f-other-size"].size == (90, 160)
+    assert list(found) == [
+        *("e-trt16.engine", "d-trt8.engine", "c-onnx8.onnx", OWN),
+        *("b-onnx16.onnx", "a-ts.ts", "f-other-size.engine"),
+    ]
+    assert found["f-other-size.engine"].size == (90, 160)
 
 
 def test_int8_on_a_processor_that_does_not_gain_stands_behind(folder, monkeypatch):
     monkeypatch.setattr(engines, "has_integer_dot_product", lambda: False)
     built(folder, "int8", Kind.ONNX, Precision.INT8)
-    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN, "int8"]
+    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN, "int8.onnx"]
 
 
 def test_files_of_other_models_and_damaged_ones_are_no_choice(folder):
@@ -112,7 +115,7 @@ def test_files_of_other_models_and_damaged_ones_are_no_choice(folder):
 def test_named_files_are_the_only_choice_in_their_order(folder):
     for name in ("b", "a"):
         built(folder, name, Kind.ONNX, Precision.FP32)
-    assert list(engines_of(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.onnx"])) == ["b", "a"]
+    assert list(engines_of(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.onnx"])) == ["b.onnx", "a.onnx"]
     with pytest.raises(ArtifactError, match="no such file"):
         engines_of(DEFAULT_MODEL, [folder / "c.onnx"])
 
@@ -159,20 +162,20 @@ def test_without_an_engine_a_gpu_of_onnx_runtime_comes_first(folder, gpu, calls)
     ):
         built(folder, name, kind, precision)
     found = engines_of(DEFAULT_MODEL, folder=folder)
-    gpus, processor = ["onnx16", OWN, "onnx8"], ["onnx8 cpu", f"{OWN} cpu", "onnx16 cpu", "ts16"]
-    assert list(found) == [*gpus, *processor]
+    gpus = ["onnx16.onnx", OWN, "onnx8.onnx"]
+    assert list(found) == [*gpus, "onnx8.onnx cpu", f"{OWN} cpu", "onnx16.onnx cpu", "ts16.ts"]
     for engine in found.values():
         engine.open((180, 320))
     assert [settings["device"] for _, settings in calls] == ["cuda"] * 3 + ["cpu"] * 3 + [None]
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
-    assert next(iter(engines_of(DEFAULT_MODEL, folder=folder))) == "trt"
+    assert next(iter(engines_of(DEFAULT_MODEL, folder=folder))) == "trt.engine"
 
 
 def test_else_a_gpu_of_pytorch_does(folder, gpu, calls):
     gpu(torch=True)
     built(folder, "ts16", Kind.TORCHSCRIPT, Precision.FP16)
     found = engines_of(DEFAULT_MODEL, folder=folder, threads=2)
-    assert list(found) == ["ts16", OWN, f"{OWN} cpu", "ts16 cpu"]
+    assert list(found) == ["ts16.ts", OWN, f"{OWN} cpu", "ts16.ts cpu"]
     found[OWN].open((180, 320))
     found[f"{OWN} cpu"].open((180, 320))
     assert calls == [
@@ -227,9 +230,9 @@ def test_a_device_that_was_asked_for_holds_for_all(folder, gpu, calls):
     for name, kind in (("trt", Kind.ENGINE), ("onnx", Kind.ONNX), ("ts", Kind.TORCHSCRIPT)):
         built(folder, name, kind, Precision.FP16)
     for device, names in {
-        "cuda:1": {"trt", "onnx", OWN, "ts"},
-        "tensorrt": {"onnx", OWN},
-        "cpu": {OWN, "onnx", "ts"},
+        "cuda:1": {"trt.engine", "onnx.onnx", OWN, "ts.ts"},
+        "tensorrt": {"onnx.onnx", OWN},
+        "cpu": {OWN, "onnx.onnx", "ts.ts"},
     }.items():
         found = engines_of(DEFAULT_MODEL, folder=folder, device=device)
         assert set(found) == names
@@ -237,19 +240,20 @@ def test_a_device_that_was_asked_for_holds_for_all(folder, gpu, calls):
             engine.open(None)
         assert {settings["device"] for _, settings in calls[-len(names) :]} == {device}
     named = engines_of(DEFAULT_MODEL, [folder / "ts.ts", folder / "trt.engine"], device="cpu", cuda="torch")
-    assert list(named) == ["ts", "trt"], "what was named is refused where it is opened"
+    assert list(named) == ["ts.ts", "trt.engine"], "what was named is refused where it is opened"
 
 
 def test_named_files_are_offered_on_the_gpu_and_on_the_processor(folder, gpu):
     gpu(onnxruntime=True)
     for name, kind in (("b", Kind.ONNX), ("a", Kind.ENGINE)):
         built(folder, name, kind, Precision.FP32)
-    assert list(engines_of(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.engine"])) == ["b", "b cpu", "a"]
+    names = list(engines_of(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.engine"]))
+    assert names == ["b.onnx", "b.onnx cpu", "a.engine"]
 
 
 def test_what_gives_engines_their_memory(folder, calls):
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
-    engines_of(DEFAULT_MODEL, folder=folder, cuda="pycuda")["trt"].open(None)
+    engines_of(DEFAULT_MODEL, folder=folder, cuda="pycuda")["trt.engine"].open(None)
     assert calls == [("trt", {"slots": 2, "device": None, "cuda": "pycuda"})]
     with pytest.raises(InputError, match=r"--cuda is for TensorRT engines, and there is none.*--artifact"):
         engines_of(DEFAULT_MODEL, folder=folder / "none", cuda="pycuda")
@@ -261,38 +265,7 @@ def test_unknown_devices(folder, device):
         engines_of(DEFAULT_MODEL, folder=folder, device=device)
 
 
-def working(name: str, opened: list) -> Engine:
-    def open_(size):
-        opened.append((name, size))
-        return FakeSession()
-
-    return Engine(open=open_)
-
-
-def broken(size):
-    raise BuildError("made for another GPU")
-
-
-def test_what_does_not_work_here_is_left_out_and_said():
-    opened, told = [], []
-    choice = {"trt": Engine(open=broken), "own": working("own", opened)}
-    name, session = open_first(choice, None, (180, 320), told.append)
-    assert name == "own"
-    assert isinstance(session, FakeSession)
-    assert opened == [("own", (180, 320))]
-    assert told == ["trt is left out: made for another GPU", "own: computed by fake on cpu"]
-
-
-def test_the_one_that_was_named_must_work():
-    opened = []
-    choice = {"trt": Engine(open=broken), "own": working("own", opened)}
-    with pytest.raises(BuildError, match="another GPU"):
-        open_first(choice, "trt", None, print)
-    assert open_first(choice, "own", None, print)[0] == "own"
-    with pytest.raises(InputError, match="no engine called 'x'; choose one of: trt, own"):
-        open_first(choice, "x", None, print)
-
-
-def test_the_last_one_must_work():
-    with pytest.raises(BuildError, match="another GPU"):
-        open_first({"trt": Engine(open=broken)}, None, None, print)
+def test_files_of_two_kinds_with_one_stem_are_two_choices(folder):
+    built(folder, "x", Kind.ONNX, Precision.FP16)
+    built(folder, "x", Kind.ENGINE, Precision.FP16)
+    assert set(engines_of(DEFAULT_MODEL, folder=folder)) == {"x.onnx", "x.engine", OWN}
