@@ -70,7 +70,8 @@ class _InputSize(click.ParamType[Any]):
     "--record",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="Also write what is shown to a video file (.mp4, .mov, .mkv, .webm).",
+    help="Also write what is shown to a video file (.mp4, .mov, .mkv, .webm), without sound; of files, "
+    "upscale keeps it.",
 )
 @click.option("--codec", default=None, metavar="NAME", help="Encoder of --record.  [default: H.264]")
 @click.option("--quality", type=float, default=None, help="Of --record, on the encoder's own scale.")
@@ -101,7 +102,8 @@ class _InputSize(click.ParamType[Any]):
     "--engine",
     default=None,
     metavar="NAME",
-    help="Begin with this file of ./engines, or of --artifact.  [default: best for this machine]",
+    help="Begin with this file of ./engines, or of --artifact, such as hasn-x4-fp16.onnx; 'hasn-x4 fp32' is "
+    "the model itself.  [default: best for this machine]",
 )
 @partial(device_option, default="best for this machine")
 @cuda_option
@@ -227,17 +229,17 @@ def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
 
 
 def _report(stats: Stats, json_path: Path | None) -> None:
-    """Print the table; write the figures where they were asked for."""
+    """Print the table, or why there is none; write the figures where they were asked for."""
     from hasn_edge.artifact import writing
     from hasn_edge.machine import environment
-    from hasn_edge.video.summary import summary
+    from hasn_edge.video.summary import nothing_shown, summary
 
     snapshot = stats.snapshot()
     piped = str(json_path) == "-"
-    if snapshot["frames"]["captured"]:
+    if snapshot["frames"]["shown"]:
         (messages() if piped else console()).print(summary(snapshot))
     else:
-        click.echo("no frame came", err=True)
+        click.echo(nothing_shown(snapshot), err=True)
     if json_path is None:
         return
     text = json.dumps({**snapshot, "environment": environment()}, indent=1, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""The verb: options that do not go together, which view is chosen, what is printed and written."""
+"""The verb: options that do not go together, what is printed and written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from live_rig import Script, Session, Watcher
 from rich.console import Console
 
 from hasn_edge.cli import cli
-from hasn_edge.errors import UnsupportedError
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.video import demo
-from hasn_edge.video.demo import Request
+from hasn_edge.video.engines import Engine
 from hasn_edge.video.live import Live
 from hasn_edge.video.source import PatternSource
 from hasn_edge.video.terminal import TerminalView
@@ -183,6 +182,22 @@ def test_without_a_frame_there_is_no_table_but_the_reason_in_the_figures(run, mo
     assert json.loads(Path("x.json").read_text())["ended"] == "time"
 
 
+def test_a_time_too_short_for_a_frame_is_said_instead_of_a_table(run, monkeypatch):
+    monkeypatch.setattr(demo, "open_first", lambda *args: ("slow", Session(seconds=1.5)))
+    result = run("--source", "pattern", "--view", "none", "--seconds", 0.3, "--size", "32x16")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "no frame was shown: --seconds was too short for the first one; give it more" in result.stderr
+
+
+def test_the_ending_of_an_engine_may_be_left_out(run, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(demo, "engines_of", lambda *args, **options: {"a.onnx": Engine(open=Session)})
+    monkeypatch.setattr(demo, "open_first", lambda *args: (wanted.append(args[1]), ("a.onnx", Session()))[1])
+    assert run("--engine", "a", "--view", "none", "--source", "pattern", "--seconds", 0.1).exit_code == 0
+    assert wanted == ["a.onnx"]
+
+
 def test_an_engine_for_another_size_is_told(run, monkeypatch):
     monkeypatch.setattr(demo, "open_first", lambda *args: ("static", FakeSession(size=(32, 32))))
     result = run("--source", "pattern", "--view", "none", "--seconds", 0.2, "--size", "48x40")
@@ -240,46 +255,6 @@ def test_bad_options(run, options, code, message):
     assert message in result.output.replace("'nonsense'", "nonsense")
     assert "Traceback" not in result.output
     assert not any(Path().iterdir())
-
-
-def views(monkeypatch, **working: bool) -> tuple[list, list[str]]:
-    """Choose a view with those that work; return the views and what was told."""
-
-    def opener(name):
-        def open_(request, tell):
-            if not working[name]:
-                raise UnsupportedError(f"{name} does not work")
-            return f"{name} at {request.host}:{request.port}"
-
-        return open_
-
-    monkeypatch.setattr(demo, "_OPEN", {name: opener(name) for name in working})
-    told: list[str] = []
-    return demo._views(Request(model="m", host="h", port=1), told.append), told
-
-
-def test_the_view_is_a_window_else_the_browser_else_none(monkeypatch):
-    monkeypatch.setattr(demo, "has_display", lambda: False)
-    assert views(monkeypatch, window=True, web=True) == (["window at h:1"], [])
-    assert views(monkeypatch, window=False, web=True) == (["web at h:1"], [])
-    chosen, told = views(monkeypatch, window=False, web=False)
-    assert chosen == []
-    assert told == ["nothing is shown, only measured (window: window does not work; web: web does not work)"]
-
-
-def test_where_a_window_is_expected_it_is_said_why_there_is_none(monkeypatch):
-    monkeypatch.setattr(demo, "has_display", lambda: True)
-    assert views(monkeypatch, window=True, web=True)[1] == []
-    (told,) = views(monkeypatch, window=False, web=True)[1]
-    assert told == "shown in the browser: window does not work; --view window says how to mend that"
-
-
-def test_a_view_that_was_asked_for_must_work(monkeypatch):
-    monkeypatch.setattr(
-        demo, "_OPEN", {"web": lambda request, tell: (_ for _ in ()).throw(UnsupportedError("no"))}
-    )
-    with pytest.raises(UnsupportedError):
-        demo._views(Request(model="m", view="web"), print)
 
 
 def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_none(run, clip, monkeypatch):

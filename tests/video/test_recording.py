@@ -77,3 +77,8 @@ def test_a_run_without_a_frame_says_that_nothing_was_recorded(run, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "Nothing to record: no frame was shown, and a.mp4 was not written" in result.stderr
     assert not list(Path().iterdir())
+
+
+def test_that_a_recording_has_no_sound_is_said_before_it_is_made():
+    text = " ".join(CliRunner().invoke(cli, ["demo", "--help"]).output.split())
+    assert "(.mp4, .mov, .mkv, .webm), without sound; of files, upscale keeps it." in text
