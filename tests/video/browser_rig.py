@@ -22,11 +22,14 @@ SIZE = (48, 64)
 
 
 @contextmanager
-def running(**settings: Any) -> Iterator[tuple[WebView, Live, Watcher]]:
+def running(
+    engines: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[tuple[WebView, Live, Watcher]]:
     """Run the test pattern live for as long as the block takes."""
     view, watcher = WebView(port=0, **settings), Watcher()
     source = PatternSource(SIZE, fps=10.0)
-    live = Live(source, Session(), [view, watcher], name="first fp32", engines={"second int8": Session})
+    engines = engines or {"second int8": Session}
+    live = Live(source, Session(), [view, watcher], name="first fp32", engines=engines)
     thread = threading.Thread(target=live.run)
     thread.start()
     until(lambda: view.addresses)

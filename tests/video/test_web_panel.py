@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
 from browser_rig import first_picture, page, painted, running, waits
+from live_rig import Session
 
 pytestmark = pytest.mark.browser
 
@@ -15,9 +17,10 @@ def test_the_picture_moves_and_the_numbers_change(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         first_picture(tab)
         assert tab.title() == "pattern · hasn-edge live"
-        before = tab.evaluate("picture.number"), painted(tab)
-        waits(tab, f"picture.number > {before[0]} + 2")
-        assert np.abs(painted(tab).astype(int) - before[1]).mean() > 0.5
+        before = painted(tab)
+        number = tab.evaluate("picture.number")  # not before: frames come while it is painted
+        waits(tab, f"picture.number > {number} + 2")
+        assert np.abs(painted(tab).astype(int) - before).mean() > 0.5
         waits(tab, "parseFloat(byId('fps').textContent) > 0")
         waits(tab, "parseFloat(byId('latency').textContent) > 0")
         waits(tab, "byId('fps-name').textContent === 'On screen'")
@@ -94,6 +97,46 @@ def test_the_selector_changes_the_engine(chromium):
         assert live.engine == "second int8"
         live.select("first fp32")  # somebody else did
         waits(tab, "engine.value === 'first fp32'")
+
+
+def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
+    going = threading.Event()
+
+    def slow() -> Session:
+        assert going.wait(60)
+        return Session()
+
+    with running(engines={"slow.onnx": slow}) as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        first_picture(tab)
+        waits(tab, "byId('status').textContent === 'Live'")
+        tab.locator("#engine").select_option("slow.onnx")
+        waits(tab, "byId('status').textContent === 'Opening engine'")
+        waits(tab, "document.body.dataset.state === 'opening'")
+        assert tab.evaluate("picture.shown.header.engine") == "first fp32"
+        going.set()
+        waits(tab, "byId('banner').textContent === 'slow.onnx computes now'")
+        waits(tab, "byId('status').textContent === 'Live'")
+
+
+def test_only_words_get_a_capital_and_only_troubles_are_called_so(chromium):
+    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        first_picture(tab)
+        for text, said, state in (
+            ("hasn-x4-fp16.onnx could not be opened", "hasn-x4-fp16.onnx could not be opened", "trouble"),
+            ("second int8 computes now", "second int8 computes now", "live"),
+            ("second int8 computes now; opening x", "second int8 computes now; opening x", "opening"),
+            ("opening x; camera lost", "Opening x; camera lost", "trouble"),
+        ):
+            view.message(text)
+            waits(tab, f"byId('banner').textContent === {json.dumps(said)}")
+            assert tab.evaluate("document.body.dataset.state") == state, text
+
+
+def test_a_number_and_its_unit_stay_on_one_line(chromium):
+    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        waits(tab, "/p50 [0-9.]+\u00a0m?s, p95 [0-9.]+\u00a0m?s/.test(byId('details').textContent)")
+        assert tab.evaluate("milliseconds(1180)") == "1.18\u00a0s"
+        assert tab.evaluate("decibels(30)") == "30.00\u00a0dB"
 
 
 def test_what_goes_wrong_is_said_over_the_picture(chromium):

@@ -3,6 +3,8 @@
 
 const stage = byId("stage"), divider = byId("divider"), engine = byId("engine"), quality = byId("quality");
 const panel = new Panel();
+// What is told of an engine when nothing is wrong.
+const QUIET = /^opening | computes now$| computed in tiles$/;
 let paused = false, wanted = null, message = null, still = null, scale = 4, chosen = null, toastTimer = 0;
 
 const link = new Link({ text: heard, picture: received, lost });
@@ -43,6 +45,7 @@ function stats(data) {
   const opening = chosen && chosen.name !== now && (notice?.includes(`opening ${chosen.name}`) || Date.now() < chosen.until);
   if (!opening) chosen = null;
   engine.parentElement.classList.toggle("busy", Boolean(opening));
+  condition();
   if (document.activeElement !== engine || !chosen) engine.value = chosen?.name ?? now;
   if (data.stats.quality) {
     divider.dataset.hasn = decibels(data.stats.quality.hasn_db);
@@ -52,9 +55,17 @@ function stats(data) {
 
 function told({ text }) {
   message = text;
-  state(text ? "trouble" : "live", text ? "Trouble" : "Live");
-  if (text?.startsWith("opening ")) state("live", "Live");
+  condition();
   banner(text);
+}
+
+/** Say whether all is well, and whether an engine that was chosen does not compute yet. */
+function condition() {
+  const parts = message?.split("; ") ?? [];
+  const opening = chosen || parts.some((part) => part.startsWith("opening "));
+  if (!parts.every((part) => QUIET.test(part))) state("trouble", "Trouble");
+  else if (opening) state("opening", "Opening engine");
+  else state("live", "Live");
 }
 
 function lost(text, code) {
@@ -129,7 +140,13 @@ function state(name, text) {
 
 function banner(text) {
   byId("banner").hidden = !text;
-  byId("banner").textContent = text ? text[0].toUpperCase() + text.slice(1) : "";
+  byId("banner").textContent = text ? sentence(text) : "";
+}
+
+/** Begin with a capital where the first word is one, and no name of a file or an engine. */
+function sentence(text) {
+  const name = [...engine.options].some((option) => text.startsWith(option.value));
+  return name || !/^[a-z]+[,;:]? /.test(text) ? text : text[0].toUpperCase() + text.slice(1);
 }
 
 function toast(text) {

@@ -16,7 +16,7 @@ const ENDS = { screen: "until the first viewer has it on the screen", view: "unt
 
 const byId = (id) => document.getElementById(id);
 const sized = (size) => size ? `${size[1]}×${size[0]}` : "–";
-const decibels = (value) => value == null ? "–" : `${value.toFixed(2)} dB`;
+const decibels = (value) => value == null ? "–" : `${value.toFixed(2)}\u00a0dB`;
 
 class Panel {
   constructor() {
@@ -110,14 +110,14 @@ class Panel {
     const lines = [
       ["Source", used(stats)],
       ["Size", `${sized(stats.input)} → ${sized(stats.output)}`],
-      ["This screen", `${short(you.fps)} fps, ${milliseconds(you.p50)}`],
+      ["This screen", `${short(you.fps)}\u00a0fps, ${milliseconds(you.p50)}`],
       ["Viewers", String(viewers)],
       ["Whole run", `p50 ${milliseconds(run.latency_ms.p50)}, p95 ${milliseconds(run.latency_ms.p95)}`],
       ["Captured", String(frames.captured)],
       ["Upscaled", String(frames.shown)],
       ["Came on a screen", frames.displayed == null ? "–" : String(frames.displayed)],
       ...Object.entries(frames.drops).filter(([, count]) => count).map(([why, count]) => [`Dropped, ${why}`, String(count)]),
-      ["Running", minutes ? `${minutes} min ${Math.floor(stats.seconds % 60)} s` : `${Math.floor(stats.seconds)} s`],
+      ["Running", minutes ? `${minutes}\u00a0min ${Math.floor(stats.seconds % 60)}\u00a0s` : `${Math.floor(stats.seconds)}\u00a0s`],
     ];
     if (stats.quality) {
       const { hasn_mean_db: hasn, bicubic_mean_db: bicubic } = stats.quality;
@@ -154,7 +154,7 @@ const duration = (value) => value == null ? [null, ""] : value < 1000 ? [value, 
 
 function milliseconds(value) {
   const [number, unit] = duration(value);
-  return unit ? `${short(number)} ${unit}` : "–";
+  return unit ? `${short(number)}\u00a0${unit}` : "–";
 }
 
 function figure(id, value, unit = "", write = short) {
