@@ -250,8 +250,13 @@ def check_pixels(pixels: Pixels) -> None:
     """Refuse what is not a picture.
 
     Raises:
-        ShapeError: not ``(H, W, C)`` with C from 1 to 4, no pixels, or neither uint8 nor uint16.
+        ShapeError: no array, not ``(H, W, C)`` with C from 1 to 4, no pixels, or neither uint8 nor uint16.
     """
+    if not isinstance(pixels, np.ndarray):
+        raise ShapeError(
+            f"expected a picture as a NumPy array (H, W, C) of uint8 or uint16, got {type(pixels).__name__}; "
+            "read_image of hasn_edge.image reads files"
+        )
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.size == 0:
         raise ShapeError(f"expected a picture (H, W, C) with 1 to 4 channels, got shape {pixels.shape}")
     if pixels.dtype not in (np.uint8, np.uint16):

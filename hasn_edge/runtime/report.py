@@ -9,6 +9,16 @@ from hasn_edge.runtime.tiling import Size
 
 Reason = Literal["asked", "memory", "static size", "engine size"]
 
+_NO_LARGER = (
+    "this file takes no larger size than that of its tiles; a file of any size computes the whole frame: "
+    "leave out --artifact, or build "
+)
+NO_WHOLE_FRAME: dict[Reason, str] = {
+    "static size": f"{_NO_LARGER}without --size",
+    "engine size": f"{_NO_LARGER}with a larger --dynamic",
+}
+"""Why the drift of tiles is not measured where the session's sizes are the reason for them, and the cure."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleReport:

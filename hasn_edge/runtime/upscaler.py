@@ -14,7 +14,7 @@ from hasn_edge.image import Pixels, check_pixels, from_tensor, split_alpha, to_r
 from hasn_edge.metrics import psnr
 from hasn_edge.quality import self_ensembled
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
-from hasn_edge.runtime.report import Reason, TileDrift, UpscaleReport
+from hasn_edge.runtime.report import NO_WHOLE_FRAME, Reason, TileDrift, UpscaleReport
 from hasn_edge.runtime.session import Float32, Session
 from hasn_edge.runtime.tiling import Plan, Size, even_side, tile_for, weights
 
@@ -91,7 +91,7 @@ class Upscaler:
             ShapeError: not such an array.
             InputError: memory does not suffice, or the network's output is not finite.
         """
-        if pixels.ndim == 2:
+        if isinstance(pixels, np.ndarray) and pixels.ndim == 2:
             flat: Pixels = self.upscale(pixels[:, :, None])[:, :, 0]
             return flat
         check_pixels(pixels)
@@ -140,15 +140,15 @@ class Upscaler:
         Args:
             pixels: A picture as for :meth:`upscale`.
         """
-        check_pixels(pixels[:, :, None] if pixels.ndim == 2 else pixels)
-        colour, _ = split_alpha(pixels[:, :, None] if pixels.ndim == 2 else pixels)
+        flat = isinstance(pixels, np.ndarray) and pixels.ndim == 2
+        colour, _ = split_alpha(pixels[:, :, None] if flat else pixels)
         frame, minimum = Size(*pixels.shape[:2]), self.session.spec.size.minimum
         taken_bytes = pixels.nbytes * self.session.spec.scale**2
         plan, reason = self._plan(frame, taken_bytes, 1)
         if reason is None:
             return TileDrift(psnr_db=None, reason="the frame is computed whole")
-        if reason in ("static size", "engine size"):
-            return TileDrift(psnr_db=None, reason="this file takes no larger size than that of its tiles")
+        if reason in NO_WHOLE_FRAME:
+            return TileDrift(psnr_db=None, reason=NO_WHOLE_FRAME[reason])
         region = self._tile_that_fits(frame, taken_bytes, 1)
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
         if tile == region:

@@ -64,6 +64,17 @@ def test_small_pictures_are_padded_with_their_edges_and_cropped():
     assert (report.size, report.padded, report.tiles, report.reason) == ((3, 20), (12, 0), 1, None)
 
 
+@pytest.mark.parametrize(
+    ("given", "name"), [(None, "NoneType"), ("x.png", "str"), ([[1]], "list"), (torch.zeros(9, 9), "Tensor")]
+)
+def test_what_is_no_array_is_refused(given, name):
+    upscaler = Upscaler(FakeSession(SPEC))
+    message = rf"expected a picture as a NumPy array \(H, W, C\) of uint8 or uint16, got {name}; read_image"
+    for upscale in (upscaler, upscaler.upscale, upscaler.tile_drift):
+        with pytest.raises(ShapeError, match=message):
+            upscale(given)
+
+
 def test_result_is_the_networks_rounded():
     network = session()
     pixels = picture(17, 21, 3)
@@ -207,6 +218,7 @@ def test_drift_that_cannot_be_measured_says_why():
     static = Upscaler(FakeSession(SPEC, size=(20, 20))).tile_drift(picture(20, 50, 3))
     assert static.psnr_db is None
     assert "no larger size" in str(static)
+    assert str(static).endswith("leave out --artifact, or build without --size)")
 
 
 def test_static_sessions_pad_and_tile_with_their_size():
@@ -305,7 +317,8 @@ def test_engines_of_a_range_are_given_what_they_take(size, tile, tiles, padded):
         assert report.reason == ("engine size" if tiles > 1 else None)
         drift = upscaler.tile_drift(pixels)
         assert drift.reason == (
-            "this file takes no larger size than that of its tiles"
+            "this file takes no larger size than that of its tiles; a file of any size computes the whole "
+            "frame: leave out --artifact, or build with a larger --dynamic"
             if tiles > 1
             else "the frame is computed whole"
         )
