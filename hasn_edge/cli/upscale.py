@@ -20,29 +20,31 @@ from hasn_edge.cli.common import (
     threads_option,
 )
 from hasn_edge.cli.interruption import Interruption
-from hasn_edge.errors import InputError, OutputError
+from hasn_edge.cli.upscale_files import check_output, find_files, name_results, say_result
+from hasn_edge.errors import InputError
 
 if TYPE_CHECKING:
     from hasn_edge.runtime.upscaler import Upscaler
 
 
 @click.command("upscale")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=click.Path())
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     default=Path("out"),
     show_default=True,
-    help="Folder for the results; for one video also a file: .mp4, .mov, .mkv or .webm.",
+    help="Folder for the results; for one picture also a file: .png, .jpg, .jpeg, .webp, .bmp, .tif or "
+    ".tiff; for one video: .mp4, .mov, .mkv or .webm.",
 )
 @click.option(
     "--format",
     "suffix",
     type=click.Choice(["png", "jpg", "webp", "bmp", "tiff"]),
-    default="png",
-    show_default=True,
-    help="Format of pictures; jpg, webp and bmp keep 8 bits, jpg and bmp no transparency.",
+    default=None,
+    help="Format of pictures; jpg, webp and bmp keep 8 bits, jpg and bmp no transparency.  [default: that of "
+    "a file named by -o, else png]",
 )
 @click.option(
     "--tile",
@@ -88,9 +90,9 @@ if TYPE_CHECKING:
 @cuda_option
 @threads_option
 def command(
-    inputs: tuple[Path, ...],
+    inputs: tuple[str, ...],
     output: Path,
-    suffix: str,
+    suffix: str | None,
     tile: int | None,
     overlap: int,
     self_ensemble: bool,
@@ -107,7 +109,7 @@ def command(
 
     PNG, JPEG, WebP, BMP and TIFF; 8 and 16 bit; gray and colour; transparency is kept; EXIF
     orientation is applied. A file that cannot be read is named, the rest go on, and the exit
-    code is 1.
+    code is 1. Folders inside folders are not entered.
 
     Videos keep every frame at its time, sound, subtitles and colour tags; clip.mp4 becomes
     clip_x4.mp4, and clip.avi as well, or clip_x4.mkv where only that holds its sound. Frames
@@ -118,32 +120,33 @@ def command(
     \b
     Examples:
       hasn-edge upscale photo.jpg -o out/
+      hasn-edge upscale photo.jpg -o large.webp
       hasn-edge upscale holiday/ scan.tif -o out/ --tile 256
       hasn-edge upscale clip.mp4 -o clip_x4.mp4 --codec libx265 --quality 20
       hasn-edge upscale photo.jpg --artifact engines/hasn-x4-fp16-rtx.engine
     """
-    from hasn_edge.image import find_images
     from hasn_edge.runtime.upscaler import Upscaler
-    from hasn_edge.video.container import SUFFIXES
     from hasn_edge.video.files import is_video
 
-    files = find_images(inputs, also=SUFFIXES)
-    _check_output(files, output)
-    failures = []
+    files = find_files(inputs, output)
+    check_output(files, output, suffix)
+    failures: list[str] = []
+    padded: list[Path] = []
     slots = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
     with (
         Interruption() as interruption,
         open_chosen(model, artifact, threads=threads, device=device, cuda=cuda, slots=slots) as session,
     ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
-        targets = _targets(files, output, session.spec.scale, suffix, audio)
-        work = list(zip(files, targets, strict=True))
+        several = len(files) > 1
+        work = name_results(files, output, session.spec.scale, suffix, audio)
         videos = [(file, target) for file, target in work if is_video(file)]
         pictures = [(file, target) for file, target in work if not is_video(file)]
         with progress("upscaling", len(pictures), show=len(pictures) > 1) as advance:
             for picture, target in pictures:
                 try:
-                    _upscale(upscaler, picture, target)
+                    _upscale(upscaler, picture, target, several=several)
+                    padded += [picture] if _is_padded(upscaler) else []
                 except InputError as exc:
                     failures.append(str(exc))
                     say(f"Skipped: {exc}{_of_video(picture)}", err=True)
@@ -153,20 +156,25 @@ def command(
                 interruption.sentence = (
                     f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
                 )
-                whole = _upscale_video(upscaler, video, target, codec=codec, quality=quality, audio=audio)
+                whole = _upscale_video(
+                    upscaler, video, target, codec=codec, quality=quality, audio=audio, several=several
+                )
+                padded += [video] if _is_padded(upscaler) else []
                 interruption.sentence = "Interrupted"
                 failures += [] if whole else [str(video)]
             except InputError as exc:
                 failures.append(str(exc))
                 say(f"Skipped: {exc}", err=True)
+    if padded:
+        _say_padded(padded, upscaler)
     if failures:
-        if len(files) > 1:
+        if several:
             what = "files could not be upscaled whole" if videos else "pictures could not be upscaled"
             say(f"{len(failures)} of {len(files)} {what}", err=True)
         sys.exit(1)
 
 
-def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
+def _upscale(upscaler: Upscaler, picture: Path, target: Path, *, several: bool) -> None:
     from hasn_edge.image import read_image, write_image
 
     image = read_image(picture)
@@ -176,7 +184,7 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
         height, width = image.shape[:2]
         raise InputError(f"{picture}: {width}x{height} pixels: not enough memory; cut the picture") from exc
     write_image(target, result, convert=True)
-    say(str(target))
+    say_result(picture, target, upscaler.session.spec.scale, several=several)
     report = upscaler.last_report
     if report is not None and report.tiles > 1:
         why = {"memory": " because of memory", "static size": " because the file has one size"}
@@ -188,22 +196,52 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path) -> None:
         )
 
 
+def _is_padded(upscaler: Upscaler) -> bool:
+    """Say whether the last picture was padded to what the file takes, beyond what its network needs."""
+    report = upscaler.last_report
+    return report is not None and report.padded != upscaler.session.spec.size.padding(*report.size)
+
+
+def _say_padded(padded: list[Path], upscaler: Upscaler) -> None:
+    """Say once for all of them that the file's size made the results others than those of any size."""
+    names = f"{padded[0]} and {len(padded) - 1} more were" if len(padded) > 1 else f"{padded[0]} was"
+    session = upscaler.session
+    one = session.size is not None
+    size, build = ("size", "without --size") if one else ("smallest size", "with a smaller --dynamic")
+    sees = "channel attention" if session.spec.cab else "what is near the border"
+    height, width = session.smallest
+    say(
+        f"{names} padded to {width}x{height}, the {size} this --artifact takes; {sees} sees the padding, "
+        "which changes the result; a file of any size gives that of the whole frame: leave out --artifact, "
+        f"or build {build}",
+        err=True,
+    )
+
+
 def _of_video(picture: Path) -> str:
     """Return what else to say of a file that is no picture, where it may be a video by another name."""
     from hasn_edge.image import SUFFIXES
-    from hasn_edge.video import container
+    from hasn_edge.imagefile.listing import USUAL_VIDEOS
 
     if picture.suffix.lower() in SUFFIXES or not picture.is_file():
         return ""
-    return f"; a video is told by its ending: {', '.join(container.SUFFIXES)}"
+    return f"; a video is told by its ending: {USUAL_VIDEOS}"
 
 
 def _upscale_video(
-    upscaler: Upscaler, video: Path, target: Path, *, codec: str | None, quality: float | None, audio: Any
+    upscaler: Upscaler,
+    video: Path,
+    target: Path,
+    *,
+    codec: str | None,
+    quality: float | None,
+    audio: Any,
+    several: bool,
 ) -> bool:
     """Upscale one video, say how it went, and return whether all of it could be read."""
     from hasn_edge.video.files import upscale_video
 
+    upscaler.last_report = None  # frames that the session takes as they are leave none
     with progress(video.name, None) as advance:
         begin_s = time.perf_counter()
 
@@ -213,7 +251,7 @@ def _upscale_video(
         report = upscale_video(
             video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=show
         )
-    say(str(target))
+    say_result(video, target, upscaler.session.spec.scale, several=several)
     height, width = report.size
     say(
         f"  {report.pictures} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
@@ -227,50 +265,3 @@ def _upscale_video(
     if not report.whole:
         say(f"Damaged: {video}: what could be read of it is in {target}", err=True)
     return report.whole
-
-
-def _check_output(files: list[Path], output: Path) -> None:
-    """Refuse a file's name for several results, and a video's that cannot be written, before any work."""
-    from hasn_edge.video.container import SUFFIXES
-    from hasn_edge.video.encoders import check_container
-    from hasn_edge.video.files import is_video
-
-    if output.is_dir() or output.suffix.lower() not in SUFFIXES:
-        return
-    if len(files) != 1 or not is_video(files[0]):
-        raise click.UsageError(
-            f"-o {output} is the name of a video file, which one video can become; name a folder"
-        )
-    check_container(output)
-
-
-def _targets(files: list[Path], output: Path, scale: int, suffix: str, audio: Any) -> list[Path]:
-    """Name every result; files of the same name in different folders get a number.
-
-    Raises:
-        OutputError: a result would overwrite one of the files.
-    """
-    from hasn_edge.video.container import SUFFIXES
-    from hasn_edge.video.files import is_video, output_suffix
-
-    targets: list[Path] = []
-    taken: set[str] = set()
-    sources = {file.resolve() for file in files}
-    # _check_output has seen to it that a file's name stands for one video.
-    named = output.suffix.lower() in SUFFIXES and not output.is_dir()
-    for file in files:
-        ending = output_suffix(file, audio) if is_video(file) and not named else f".{suffix}"
-        name = f"{file.stem}_x{scale}{ending}"
-        count = 2
-        while name.lower() in taken:
-            name = f"{file.stem}_x{scale}_{count}{ending}"
-            count += 1
-        taken.add(name.lower())
-        target = output if named else output / name
-        if target.resolve() in sources:
-            raise OutputError(
-                f"{target} is one of the {'videos' if is_video(file) else 'pictures'} to upscale and would "
-                "be overwritten; choose another folder with -o"
-            )
-        targets.append(target)
-    return targets

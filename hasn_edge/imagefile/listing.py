@@ -11,6 +11,9 @@ from hasn_edge.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """File name endings, in lower case, of what is taken from folders and of what can be written."""
 
+USUAL_VIDEOS = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
+"""What messages name instead of the fifty endings that are taken for videos."""
+
 
 def find_images(
     paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False, also: tuple[str, ...] = ()
@@ -38,9 +41,46 @@ def find_images(
         if not inside:
             deeper = "" if recursive else " directly inside it"
             what = "picture or video" if also else "picture"
-            raise InputError(f"{path}: no {what}{deeper}; looked for {', '.join((*SUFFIXES, *also))}")
+            known = ", ".join((*SUFFIXES, USUAL_VIDEOS) if also else SUFFIXES)
+            raise InputError(f"{path}: no {what}{deeper}; looked for {known}")
         found.update(dict.fromkeys(inside))
     return list(found)
+
+
+def folders_inside(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    also: tuple[str, ...] = (),
+    without: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """List the folders inside those of ``paths``, at any depth, that `find_images` would take files from.
+
+    Those that are among ``paths`` themselves, hidden ones, links, and ones that may not be read are left out.
+
+    Args:
+        paths: Files and folders.
+        also: As for `find_images`.
+        without: A folder that is left out, with all that is in it.
+    """
+    given = [path for path in map(Path, paths) if path.is_dir()]
+    known = {path.resolve() for path in given}
+    outside = None if without is None else Path(without).resolve()
+    found: dict[Path, Path] = {}
+    for path in given:
+        for parent, folders, names in os.walk(path):
+            inside = Path(parent).resolve()
+            if inside == outside and inside not in known:
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if inside not in known and any(_is_taken(name, (*SUFFIXES, *also)) for name in names):
+                found.setdefault(inside, Path(parent))
+    return list(found.values())
+
+
+def _is_taken(name: str, suffixes: tuple[str, ...]) -> bool:
+    # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not pictures.
+    return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 
 def _files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
@@ -50,6 +90,5 @@ def _files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool) -> Itera
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in names:
-            # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not pictures.
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+            if _is_taken(name, suffixes):
                 yield Path(parent, name)

@@ -1,0 +1,141 @@
+"""Which files the ``upscale`` verb was given, and what their results are called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hasn_edge.cli.common import say
+from hasn_edge.errors import OutputError
+
+_NAMED = 3  # subfolders that are named before the rest are counted
+
+
+def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
+    """List the pictures and videos that were given, and say which subfolders are not looked into.
+
+    Raises:
+        InputError: a folder without any of them, or one that may not be read.
+    """
+    from hasn_edge.image import find_images
+    from hasn_edge.imagefile.listing import folders_inside
+    from hasn_edge.video.container import SUFFIXES
+
+    for text in inputs:
+        _refuse_address(text)
+    # Results of an earlier run are not what the user forgot to name.
+    deeper = folders_inside(inputs, also=SUFFIXES, without=output)
+    if deeper:
+        one = len(deeper) == 1
+        count, them, were = (
+            ("1 subfolder", "it", "was") if one else (f"{len(deeper)} subfolders", "them", "were")
+        )
+        names = ", ".join(map(str, deeper[:_NAMED]))
+        more = f" and {len(deeper) - _NAMED} more" if len(deeper) > _NAMED else ""
+        say(
+            f"{count} with pictures or videos in {them} {were} not entered: {names}{more}; "
+            f"to include {them}, name {them} as well",
+            err=True,
+        )
+    return find_images(inputs, also=SUFFIXES)
+
+
+def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
+    """Refuse a file's name that the results cannot have, before any work.
+
+    Args:
+        files: What is upscaled.
+        output: A folder's name, or a file's.
+        suffix: The format that pictures were asked for in; ``None`` for any.
+
+    Raises:
+        InputError: a video of a format that cannot be written.
+    """
+    from hasn_edge.video.encoders import check_container
+    from hasn_edge.video.files import is_video
+
+    if not _is_file_name(output):
+        return
+    kind = "video" if is_video(output) else "picture"
+    if len(files) != 1 or is_video(files[0]) != is_video(output):
+        raise click.UsageError(
+            f"-o {output} is the name of a {kind} file, which one {kind} can become; name a folder"
+        )
+    if kind == "video":
+        check_container(output)
+    elif suffix is not None and suffix != {"jpeg": "jpg", "tif": "tiff"}.get(
+        _ending(output), _ending(output)
+    ):
+        raise click.UsageError(
+            f"--format {suffix} contradicts -o {output}; leave --format out, or name a file in .{suffix}"
+        )
+
+
+def name_results(
+    files: list[Path], output: Path, scale: int, suffix: str | None, audio: Any
+) -> list[tuple[Path, Path]]:
+    """Pair every file with its result; files of the same name in different folders get a number.
+
+    Raises:
+        OutputError: a result would overwrite one of the files.
+    """
+    from hasn_edge.video.files import is_video, output_suffix
+
+    pairs: list[tuple[Path, Path]] = []
+    taken: set[str] = set()
+    sources = {file.resolve() for file in files}
+    # check_output has seen to it that a file's name stands for one file of its kind.
+    named = _is_file_name(output)
+    for file in files:
+        ending = output_suffix(file, audio) if is_video(file) and not named else f".{suffix or 'png'}"
+        name = f"{file.stem}_x{scale}{ending}"
+        count = 2
+        while name.lower() in taken:
+            name = f"{file.stem}_x{scale}_{count}{ending}"
+            count += 1
+        taken.add(name.lower())
+        target = output if named else output / name
+        if target.resolve() in sources:
+            raise OutputError(
+                f"{target} is one of the {'videos' if is_video(file) else 'pictures'} to upscale and would "
+                f"be overwritten; choose another {'name' if named else 'folder'} with -o"
+            )
+        pairs.append((file, target))
+    return pairs
+
+
+def say_result(file: Path, target: Path, scale: int, *, several: bool) -> None:
+    """Print a result's path, and on standard error whose it is where its name does not say that."""
+    say(str(target))
+    if several and target.stem != f"{file.stem}_x{scale}":
+        say(f"  {file} -> {target}", err=True)
+
+
+def _refuse_address(text: str) -> None:
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if found is None or Path(text).exists():
+        return
+    if found[1].lower() == "file":
+        raise click.UsageError(
+            f"{text} is an address, and upscale takes files; name the file without file://"
+        )
+    from hasn_edge.video.sources import display_name
+
+    raise click.UsageError(
+        f"{display_name(text)} is an address, and upscale takes files: download the picture or video first; "
+        "live streams are for 'hasn-edge demo --source'"
+    )
+
+
+def _is_file_name(output: Path) -> bool:
+    from hasn_edge.image import SUFFIXES
+    from hasn_edge.video.files import is_video
+
+    return not output.is_dir() and (output.suffix.lower() in SUFFIXES or is_video(output))
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")

@@ -1,0 +1,201 @@
+"""The ``upscale`` verb: what it takes, what results are called, and what it says beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from hasn_edge.cli import cli
+from hasn_edge.image import read_image, write_image
+from hasn_edge.imagefile.listing import USUAL_VIDEOS, folders_inside
+from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video.container import SUFFIXES
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(path, HASN(ModelSpec(features=8, blocks=1)))
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The current folder, with a picture of 20x24 in it."""
+    monkeypatch.chdir(tmp_path)
+    picture("photo.png")
+    return tmp_path
+
+
+def picture(name: str, height: int = 24, width: int = 20) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    write_image(name, pixels)
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in args], prog_name="hasn-edge")
+
+
+def said(result: Result, code: int = 0) -> str:
+    """Standard error in one line, after checking how the verb ended."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [
+        ("big.png", b"\x89PNG"),
+        ("new/big.JPG", b"\xff\xd8"),
+        ("big.jpeg", b"\xff\xd8"),
+        ("big.webp", b"RIFF"),
+        ("big.bmp", b"BM"),
+        ("big.tif", b"II*"),
+        ("big.tiff", b"II*"),
+    ],
+)
+def test_one_picture_can_become_a_file(here, model, name, begin):
+    for _ in range(2):  # the second time over the first
+        result = run("upscale", "photo.png", "-o", name, "--model", model)
+        assert said(result) == ""
+        assert result.stdout == f"{name}\n"
+        assert Path(name).read_bytes().startswith(begin)
+        assert cv2.imread(name).shape == (96, 80, 3)
+
+
+def test_a_folder_may_be_called_like_a_picture(here, model):
+    Path("big.png").mkdir()
+    picture("b.png")
+    result = run("upscale", "photo.png", "b.png", "-o", "big.png", "--format", "jpg", "--model", model)
+    assert said(result) == ""
+    assert sorted(p.name for p in Path("big.png").iterdir()) == ["b_x4.jpg", "photo_x4.jpg"]
+
+
+def test_names_of_files_that_results_cannot_have(here, model):
+    picture("b.png")
+    before = Path("photo.png").read_bytes()
+    one = "-o big.png is the name of a picture file, which one picture can become; name a folder"
+    assert one in said(run("upscale", "photo.png", "b.png", "-o", "big.png", "--model", model), 2)
+    assert one in said(run("upscale", "clip.mp4", "-o", "big.png", "--model", model), 2)
+    for suffix, name in (("png", "big.jpg"), ("webp", "big.tif"), ("tiff", "big.png")):
+        message = said(run("upscale", "photo.png", "-o", name, "--format", suffix, "--model", model), 2)
+        assert f"--format {suffix} contradicts -o {name}; leave --format out" in message
+    message = said(run("upscale", "photo.png", "-o", "photo.png", "--model", model), 1)
+    assert (
+        "photo.png is one of the pictures to upscale and would be overwritten; choose another name" in message
+    )
+    assert Path("photo.png").read_bytes() == before
+    assert sorted(p.name for p in here.iterdir()) == ["b.png", "photo.png"]
+    for suffix, name in (("jpg", "big.jpeg"), ("tiff", "big.tif")):
+        said(run("upscale", "photo.png", "-o", name, "--format", suffix, "--model", model))
+
+
+def test_messages_name_the_usual_endings_only(here, model):
+    Path("notes.txt").write_text("no picture")
+    Path("empty").mkdir()
+    message = said(run("upscale", "notes.txt", "--model", model), 1)
+    usual = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
+    assert message.endswith(f"a video is told by its ending: {usual}")
+    message = said(run("upscale", "empty", "--model", model), 1)
+    assert message.endswith(f"looked for .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, {usual}")
+    assert {word.strip(",") for word in USUAL_VIDEOS.split() if word.startswith(".")} < set(SUFFIXES)
+
+
+def test_subfolders_that_are_not_entered_are_named(here, model):
+    for name in ("trip/a.png", "trip/day1/raw/b.png", "trip/day2/c.jpg", "trip/.cache/d.png"):
+        picture(name)
+    Path("trip/notes").mkdir()
+    Path("trip/notes/n.txt").write_text("")
+    result = run("upscale", "trip", "-o", "trip/out", "--model", model)
+    assert said(result) == (
+        "2 subfolders with pictures or videos in them were not entered: trip/day1/raw, trip/day2; to include "
+        "them, name them as well"
+    )
+    assert result.stdout == "trip/out/a_x4.png\n"
+    # What came of it is not what was forgotten, nor is what was named.
+    result = run("upscale", "trip", "trip/day2", "-o", "trip/out", "--model", model)
+    assert "1 subfolder with pictures or videos in it was not entered: trip/day1/raw; to" in said(result)
+    result = run("upscale", "trip", "trip/day2", "trip/day1/raw", "-o", "trip/out", "--model", model)
+    assert said(result) == ""
+    # Said also where there is nothing to upscale but what is in them.
+    message = said(run("upscale", "trip/day1", "--model", model), 1)
+    assert "not entered: trip/day1/raw; to include it, name it as well Error: trip/day1: no pict" in message
+
+
+def test_many_subfolders_are_counted(here, model):
+    for number in range(5):
+        picture(f"trip/{number}/a.png")
+    picture("trip/a.png")
+    message = said(run("upscale", "trip", "--model", model))
+    assert "5 subfolders with" in message
+    assert "not entered: trip/0, trip/1, trip/2 and 2 more; to" in message
+
+
+def test_folders_inside_follows_no_links(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c.MP4").touch()
+    (tmp_path / "a/b/again").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert folders_inside([tmp_path / "a"], also=(".mp4",)) == [tmp_path / "a/b"]
+    assert folders_inside([tmp_path / "a"]) == []
+    assert folders_inside([tmp_path / "a"], also=(".mp4",), without=tmp_path / "a/b") == []
+
+
+def test_addresses_are_refused_before_any_work(here, model):
+    message = said(run("upscale", "photo.png", "https://me:secret@example.com/x.jpg", "--model", model), 2)
+    assert "Error: https://example.com/x.jpg is an address, and upscale takes files: download the" in message
+    assert "'hasn-edge demo --source'" in message
+    message = said(run("upscale", "file:///home/x.jpg", "--model", model), 2)
+    assert "name the file without file://" in message
+    assert [p.name for p in here.iterdir()] == ["photo.png"]
+
+
+def test_results_of_the_same_name_are_told_apart(here, model):
+    picture("odd.jpg")
+    picture("odd.png")
+    result = run("upscale", "odd.jpg", "odd.png", "photo.png", "-o", "out", "--model", model)
+    assert said(result) == "odd.png -> out/odd_x4_2.png"
+    assert result.stdout == "out/odd_x4.png\nout/odd_x4_2.png\nout/photo_x4.png\n"
+
+
+@pytest.fixture(scope="module")
+def fixed(model, tmp_path_factory) -> str:
+    """A file that takes 32x24 only."""
+    made = run("export", "--model", model, "--size", "32x24", "-o", tmp_path_factory.mktemp("fixed"))
+    assert made.exit_code == 0, made.output
+    return made.stdout.splitlines()[-1]
+
+
+def test_padding_to_a_file_of_one_size_is_said_once(here, fixed, model):
+    padded = (
+        "padded to 32x24, the size this --artifact takes; channel attention sees the padding, which "
+        "changes the result; a file of any size gives that of the whole frame: leave out --artifact, or "
+        "build without --size"
+    )
+    result = run("upscale", "photo.png", "-o", "out", "--artifact", fixed)
+    assert said(result) == f"photo.png was {padded}"
+    said(run("upscale", "photo.png", "-o", "whole.png", "--model", model))
+    assert (read_image("out/photo_x4.png") != read_image("whole.png")).any()
+    picture("b.png")
+    picture("exact.png", 24, 32)
+    result = run("upscale", "exact.png", "photo.png", "b.png", "-o", "out", "--artifact", fixed)
+    assert said(result) == f"photo.png and 1 more were {padded}"
+    assert said(run("upscale", "exact.png", "-o", "out", "--artifact", fixed)) == ""
+    # What every file of this network pads changes nothing against the whole frame.
+    picture("dot.png", 3, 3)
+    assert said(run("upscale", "dot.png", "-o", "out", "--model", model)) == ""
+
+
+def test_drift_that_a_file_of_one_size_cannot_tell_has_a_cure(here, fixed):
+    picture("wide.png", 24, 60)
+    message = said(run("upscale", "wide.png", "-o", "out", "--artifact", fixed))
+    assert "tiles of 32x24 because the file has one size; drift from the whole frame: not measured" in message
+    assert message.endswith("computes the whole frame: leave out --artifact, or build without --size)")
