@@ -52,4 +52,6 @@ def test_names_in_commands_are_what_builds_publish(published):
     names = documented()
     assert len(names) >= 3
     for name, places in names.items():
-        assert name in published, f"{', '.join(sorted(places))} names {name}; a build makes {published}"
+        assert name in published or f"engines/{name}" in published, (
+            f"{', '.join(sorted(places))} names {name}; a build makes {published}"
+        )

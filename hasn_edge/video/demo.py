@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from hasn_edge.artifact import require_writable
 from hasn_edge.errors import MissingDependencyError, OutputError, SourceError, UnsupportedError
 from hasn_edge.runtime.session import Session
 from hasn_edge.video.engines import engines_of, named, open_first
@@ -200,6 +201,7 @@ def _checked_writer(
         raise OutputError(
             f"{path} is the video to show and would be overwritten; choose another name with --record"
         )
+    require_writable(path)
     check_writer(path, codec=request.codec, quality=request.quality)
 
     def opened(fps: float, size: tuple[int, int]) -> Any:

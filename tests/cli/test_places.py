@@ -83,3 +83,12 @@ def test_the_wrong_kind_of_file(tmp_path, arguments, said):
     done = CliRunner().invoke(cli, [text.format(**places) for text in arguments])
     assert done.exit_code == 1
     assert said in " ".join(done.output.split())
+
+
+def test_a_recording_too(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    place = str(tmp_path / "file" / "clip.mp4")
+    done = CliRunner().invoke(cli, ["demo", "--source", "pattern", "--view", "none", "--record", place])
+    assert done.exit_code == 1
+    assert "cannot write" in done.output
+    assert "frames" not in done.output
