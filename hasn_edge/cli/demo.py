@@ -102,8 +102,8 @@ class _InputSize(click.ParamType[Any]):
     "--engine",
     default=None,
     metavar="NAME",
-    help="Begin with this file of ./engines, or of --artifact, such as hasn-x4-int8-cpu.onnx; 'hasn-x4 fp32' is "
-    "the model itself.  [default: best for this machine]",
+    help="Begin with this file of ./engines, or of --artifact, such as hasn-x4-int8-cpu.onnx; 'hasn-x4 fp32' "
+    "is the model itself.  [default: best for this machine]",
 )
 @partial(device_option, default="best for this machine")
 @cuda_option
