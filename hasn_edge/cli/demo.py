@@ -156,10 +156,12 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
 
 def _run(request: Any, json_path: Path | None) -> int:
     """Run and report; return the exit code: 128 and the signal's number where one ended it."""
+    from hasn_edge.artifact import require_writable
     from hasn_edge.video.demo import open_live
     from hasn_edge.video.terminal import TerminalView
 
-    _check_report(json_path)
+    if json_path is not None and str(json_path) != "-":
+        require_writable(json_path)
     received: list[int] = []
     try:
         with ExitStack() as stack:
@@ -197,18 +199,6 @@ def _signals(live: Live, record: Path | None, received: list[int]) -> Iterator[N
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _check_report(json_path: Path | None) -> None:
-    """Refuse a place where the figures could not be written, before anything runs."""
-    from hasn_edge.artifact import writing
-
-    class Tried(Exception):  # noqa: N818 - no error: what was written is removed again
-        pass
-
-    if json_path is not None and str(json_path) != "-":
-        with suppress(Tried), writing(json_path):
-            raise Tried
 
 
 def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
-from stream_servers import FPS, SIZE, Server, jpegs, reset
+from stream_servers import FPS, SIZE, Server, jpegs
 
 from hasn_edge.video.source import PatternSource
 
@@ -134,13 +134,7 @@ class _Rtsp(socketserver.StreamRequestHandler):
         sequence = 0
         start = time.monotonic()
         for index, payloads in enumerate(self.pictures()):
-            if self.rig.stopping.is_set():
-                return
-            if index == self.rig.after and fault == "stall":
-                self.rig.hang()
-                return
-            if index == self.rig.after and fault == "reset":
-                reset(self.connection)
+            if self.rig.stopping.is_set() or self.rig.breaks_off(fault, index, self.connection):
                 return
             ticks = round(90000 * (time.monotonic() - start)) & 0xFFFFFFFF
             for payload, last in payloads:

@@ -64,6 +64,16 @@ class Server:
         """Say nothing any more."""
         self.stopping.wait(30)
 
+    def breaks_off(self, fault: str, index: int, connection: socket.socket) -> bool:
+        """Stall or reset where a fault wants that at picture ``index``; whether the stream ends there."""
+        if index != self.after or fault not in ("stall", "reset"):
+            return False
+        if fault == "stall":
+            self.hang()
+        else:
+            reset(connection)
+        return True
+
     def close(self) -> None:
         self.stopping.set()
         self._server.shutdown()
@@ -92,13 +102,7 @@ class _Mjpeg(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         try:
             for index, picture in enumerate(jpegs()):
-                if self.rig.stopping.is_set():
-                    return
-                if index == self.rig.after and fault == "stall":
-                    self.rig.hang()
-                    return
-                if index == self.rig.after and fault == "reset":
-                    reset(self.connection)
+                if self.rig.stopping.is_set() or self.rig.breaks_off(fault, index, self.connection):
                     return
                 data = bytes(range(256)) * 8 if fault == "garbage" and index % 3 == 2 else picture
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
