@@ -34,3 +34,18 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"comparison data not found at {SHARED_DATA}; set HASN_EDGE_DATA to its folder")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a network that is nearly a bilinear upsampler: its pictures look like pictures."""
+    import torch
+
+    from hasn_edge.model.checkpoint import save_checkpoint
+    from hasn_edge.model.hasn import HASN
+    from hasn_edge.spec import ModelSpec
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(path, HASN(ModelSpec(features=16, blocks=1)))
+    return path

@@ -5,26 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-import torch
 
 import hasn_edge
 from hasn_edge.artifact import load_artifact
 from hasn_edge.errors import UnsupportedError, VerificationError
 from hasn_edge.gate import check_batch, check_static
-from hasn_edge.model.checkpoint import save_checkpoint
-from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.upscaler import Upscaler
-from hasn_edge.spec import ModelSpec
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_checkpoint(path, HASN(ModelSpec(features=16, blocks=1)))
-    return path
 
 
 def pictures(count: int, height: int = 24, width: int = 33) -> np.ndarray:

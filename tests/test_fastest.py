@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 
 import hasn_edge
 from hasn_edge import fastest
@@ -19,18 +18,8 @@ from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError, VerificationError
 from hasn_edge.fastest import Candidate, choose, measure
 from hasn_edge.latency import Latency
-from hasn_edge.model.checkpoint import save_checkpoint
-from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.spec import ModelSpec, Precision
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_checkpoint(path, HASN(ModelSpec(features=16, blocks=1)))
-    return path
 
 
 def candidate(precision: str, milliseconds: list[float], loss: float = 0.0) -> Candidate:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 import hasn_edge
@@ -26,15 +25,6 @@ from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.spec import ModelSpec, Precision
 from hasn_edge.verify import Budget
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A network that is nearly a bilinear upsampler: its pictures look like pictures."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_checkpoint(path, HASN(ModelSpec(features=16, blocks=1)))
-    return path
 
 
 @pytest.fixture

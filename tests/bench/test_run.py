@@ -5,23 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from hasn_edge.bench.worker import CaseSpec, Worker
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, BuildError
-from hasn_edge.model.checkpoint import save_checkpoint
-from hasn_edge.model.hasn import HASN
-from hasn_edge.spec import ModelSpec
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_checkpoint(path, HASN(ModelSpec(features=16, blocks=1)))
-    return path
 
 
 @pytest.fixture(scope="module")
