@@ -82,18 +82,8 @@ class BuildOptions:
                 )
             target = target.with_range(*self.dynamic)
         if self.size is not None:
-            if self.several and not target.runtime.compiles:
-                raise UnsupportedError(
-                    "a graph of one size takes one picture at a time; leave out the size or the batch, or "
-                    "build an engine, which has both"
-                )
             target = target.with_size(*self.size)
         return target if self.batch is None else target.with_batch(self.batch)
-
-    @property
-    def several(self) -> bool:
-        """Whether files for more than one picture at a time are asked for."""
-        return self.batch is not None and self.batch > 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import Artifact, Kind, publish
 from hasn_edge.engine.precision import FLAGS
-from hasn_edge.errors import ShapeError
+from hasn_edge.errors import ShapeError, UnsupportedError
 from hasn_edge.gate import FP16_BUDGET_DB, SIZES, Gate, check_batch, check_pixels, check_static
 from hasn_edge.graphs import Form, GraphMaker
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
@@ -71,6 +71,7 @@ class Job:
         self.name = model_name(model)
         self.pixels = pixels
         self.batch = batch
+        self._count = batch[1] if batch[0] == batch[1] else None  # of a graph: None for any number
         self.progress = progress
         self.maker = GraphMaker(load_model_checkpoint(model), tuple(rules))
         self.gate = Gate(self.maker.checkpoint)
@@ -147,8 +148,14 @@ class Job:
         from hasn_edge.formats.pixels import with_pixels
         from hasn_edge.quantize.lint import lint
 
+        count = self._count
         if size is not None:
             self.require_size(size)
+            if count is None:
+                raise UnsupportedError(
+                    "a graph of one size takes one picture at a time; leave out --size or --batch, or build "
+                    "an engine, which has both"
+                )
         what = f"{precision.value}{suffix}"
 
         def make(size: tuple[int, int] | None, batch: int | None) -> ModelProto:
@@ -156,7 +163,6 @@ class Job:
                 form, precision, size=size, batch=batch, opset=opset, ranges=self.ranges, recipe=self.recipe
             )
 
-        count = self._count
         self.progress(f"making {what}")
         graph = make(None, 1 if count == 1 else None)
         self.progress(f"checking {what}")
@@ -245,12 +251,6 @@ class Job:
                 **file.details,
             },
         )
-
-    @property
-    def _count(self) -> int | None:
-        """How many pictures a graph takes at a time; ``None`` for any number."""
-        smallest, largest = self.batch
-        return largest if smallest == largest else None
 
     def _session(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:
         """Open a graph; INT8 as exact Q/DQ arithmetic, which is what an engine is expected to do."""

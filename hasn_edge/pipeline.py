@@ -68,8 +68,6 @@ def export(
         raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript, triton")
     if wanted is Precision.FP16 and opset not in (None, STRONG_OPSET):
         raise UnsupportedError(f"FP16 tensors need opset {STRONG_OPSET}; opset {opset} was asked for")
-    if batch != 1 and size is not None:
-        raise UnsupportedError("a graph of one size takes one picture at a time; leave out --size or --batch")
     job = Job(model, batch=(1, batch), progress=progress)
     return job.publish(job.graph(Form.CPU, wanted, size=size, opset=opset, suffix=""), Path(output))
 
