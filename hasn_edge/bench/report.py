@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from hasn_edge.bench.energy import Energy
     from hasn_edge.bench.measure import Effort, Sustained
 
+_AGAINST = (
+    " within a turn; their medians say the opposite, because the machine was not equally fast in all turns"
+)
+
 SCHEMA = 3
 """Version of the JSON report."""
 
@@ -179,9 +183,11 @@ class BenchReport:
                 continue
             ratio = case.latency.times(same[0].latency)
             word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
+            # The table shows medians of all samples: a machine that changed its speed may turn them round.
+            against = (ratio >= 1) != (case.latency.median_ms >= same[0].latency.median_ms)
             found.append(
                 f"{case.precision.upper()} is {word} than FP32 here: {case.label} took {share} the time of "
-                f"{same[0].label}"
+                f"{same[0].label}{_AGAINST if against else ''}"
             )
         return tuple(found)
 

@@ -166,6 +166,21 @@ def test_faster_precision_is_said_too(report):
     assert fast.findings == ("FP16 is faster than FP32 here: f took 1/2.00 of the time of eager",)
 
 
+def test_medians_that_say_the_opposite_are_explained(report):
+    """As on a machine that something else slowed down in most of one case's turns."""
+    slow_machine = case("eager", latency=Latency(turns=((1.0,), (1.0,), (0.1,))))
+    other = case("f", precision="fp16", latency=Latency(turns=((0.9,), (0.9, 0.9), (0.12, 0.12, 0.12, 0.12))))
+    found = replace(report, cases=(slow_machine, other)).findings
+    assert found == ("FP16 is faster than FP32 here: f took 1/1.11 of the time of eager",)
+    other = case("f", precision="fp16", latency=Latency(turns=((1.1,), (1.1,), (0.12,) * 9)))
+    found = replace(report, cases=(slow_machine, other)).findings
+    assert len(found) == 1
+    assert found[0].startswith(
+        "FP16 is slower than FP32 here: f took 1.10x the time of eager within a turn; "
+    )
+    assert "their medians say the opposite" in found[0]
+
+
 def test_json_keeps_samples_and_has_no_infinity(report, tmp_path):
     report.write_json(tmp_path / "r.json")
     content = json.loads((tmp_path / "r.json").read_text())
