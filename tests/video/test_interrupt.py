@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import hear
 from live_rig import number_of
 
 from hasn_edge.video.capture import open_file
@@ -69,9 +70,7 @@ class Child:
 
     def signal(self, number: int, after: str = "READY") -> None:
         """Send it once the child is in its stage, or has said something else."""
-        for line in self._process.stderr:
-            if after in line:
-                break
+        hear(self._process, after)
         self._process.send_signal(number)
 
     def finish(self, code: int) -> None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 av = pytest.importorskip("av")
 sys.path.insert(0, str(Path(__file__).parent))  # for clips
 
+from children import hear  # noqa: E402
 from clips import frames, make, packets, times  # noqa: E402
 
 from hasn_edge.cli import cli  # noqa: E402
@@ -189,10 +190,10 @@ def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, s
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        assert any("READY" in line for line in process.stderr)
+        assert hear(process, "READY")
         assert list((tmp_path / "out").iterdir())
         process.send_signal(number)
-        assert any("Stopping" in line for line in process.stderr)
+        assert hear(process, "Stopping")
         if stage == "twice":
             process.send_signal(number)
         _, errors = process.communicate(timeout=60)
