@@ -50,7 +50,7 @@ setup(
         "hasn_edge": ["py.typed"],
         "hasn_edge.model": ["weights/*"],
         "hasn_edge.train": ["recipes/*.toml"],
-        "hasn_edge.video": ["page/*"],
+        "hasn_edge.live.web": ["page/*"],
         "*": ["*.html", "*.css", "*.js", "*.j2"],
     },
     cmdclass={"build_py": BuildWithData},

@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hasn_edge.artifact import writing
-from hasn_edge.formats.onnx import onnx_from_model
-from hasn_edge.formats.torchscript import save_torchscript, torchscript_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.exporters.torchscript import save_torchscript, torchscript_from_model
 from hasn_edge.fuse.apply import RULES, fuse
-from hasn_edge.machine import compute_cores, environment
+from hasn_edge.hardware.host import compute_cores, environment
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession

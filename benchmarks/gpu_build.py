@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hasn_edge.artifact import Kind
-from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.errors import HasnEdgeError
-from hasn_edge.pipeline import build
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.pipeline.api import build
 
 WORDS = 4000
 """Characters of a message that are kept: compilers say the reason last."""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from hasn_edge.bench.energy import EnergyMeter
-from hasn_edge.device.power import PowerSource
 from hasn_edge.errors import HasnEdgeError
-from hasn_edge.latency import Latency, Turn, time_session
+from hasn_edge.evaluation.latency import Latency, Turn, time_session
+from hasn_edge.hardware.power import PowerSource
 from hasn_edge.runtime.open import open_session
 
 WARMUP = 10

@@ -26,12 +26,12 @@ from rich.table import Table
 from hasn_edge.artifact import writing
 from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
-from hasn_edge.formats.emulator import Emulator
+from hasn_edge.evaluation.quality import Scores, drift, evaluate
+from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.fuse.apply import DEFAULT_RULES
-from hasn_edge.graphs import Form, GraphMaker
-from hasn_edge.machine import environment
+from hasn_edge.hardware.host import environment
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
-from hasn_edge.quality import Scores, drift, evaluate
+from hasn_edge.pipeline.variants import Form, GraphMaker
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.recipe import QuantRecipe, load_recipe

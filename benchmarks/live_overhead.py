@@ -52,9 +52,9 @@ def pipeline(
 
     With ``fps`` its source is live; with ``None``, a recording.
     """
-    from hasn_edge.video.live import Live, lingering
-    from hasn_edge.video.source import PatternSource
-    from hasn_edge.video.view import View
+    from hasn_edge.live.pipeline import Live, lingering
+    from hasn_edge.live.sources.base import PatternSource
+    from hasn_edge.live.views.base import View
 
     class Timer(View):
         """Measures from the first shown frame to the last one, then stops."""
@@ -81,8 +81,8 @@ def pipeline(
 
 def measure(session, size: tuple[int, int], frames: int, turns: int) -> tuple[dict, dict, list[dict]]:
     """Return wall-clock and processor seconds a frame of every case by turn, and the pipeline's figures."""
-    from hasn_edge.image import to_tensor
-    from hasn_edge.video.source import PatternSource
+    from hasn_edge.images.arrays import to_tensor
+    from hasn_edge.live.sources.base import PatternSource
 
     with PatternSource(size, live=False) as source:
         frame = source.read()
@@ -150,9 +150,9 @@ def main(
 ) -> None:
     """Measure, print, judge."""
     from hasn_edge.artifact import writing
-    from hasn_edge.machine import environment
+    from hasn_edge.hardware.host import environment
+    from hasn_edge.live.engines import engines_of, open_first
     from hasn_edge.model.zoo import DEFAULT_MODEL
-    from hasn_edge.video.engines import engines_of, open_first
 
     width, height = (int(side) for side in size.split("x"))
     engines = engines_of(

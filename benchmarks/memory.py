@@ -26,7 +26,7 @@ def child(backend: str, folder: Path, size: tuple[int, int], whole: bool) -> Non
     """Run one case and print its figures as JSON."""
     import numpy as np
 
-    from hasn_edge.machine import peak_memory_bytes
+    from hasn_edge.hardware.host import peak_memory_bytes
     from hasn_edge.runtime.upscaler import Upscaler
     from hasn_edge.spec import ModelSpec
 
@@ -73,8 +73,8 @@ def export(folder: Path) -> None:
     """Write the network as ONNX and TorchScript, in a process whose memory is not measured."""
     import torch
 
-    from hasn_edge.formats.onnx import onnx_from_model
-    from hasn_edge.formats.torchscript import save_torchscript, torchscript_from_model
+    from hasn_edge.exporters.onnx import onnx_from_model
+    from hasn_edge.exporters.torchscript import save_torchscript, torchscript_from_model
     from hasn_edge.model.hasn import HASN
 
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def markdown(frames: list[dict], pictures: list[dict], notes: list[str]) -> str:
 def main(picture: str, frames: str, backends: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
     from hasn_edge.artifact import writing
-    from hasn_edge.machine import environment
+    from hasn_edge.hardware.host import environment
 
     def parsed(text: str) -> tuple[int, int]:
         width, height = text.lower().split("x")

@@ -34,7 +34,7 @@ def resident_mb() -> float:
 
 def sampler():
     """Return a view that takes a sample every two seconds, in the main thread."""
-    from hasn_edge.video.view import View
+    from hasn_edge.live.views.base import View
 
     class Sampler(View):
         poll_every_s = EVERY_S
@@ -113,9 +113,9 @@ def main(
 ) -> None:
     """Run, sample, judge."""
     from hasn_edge.artifact import writing
-    from hasn_edge.machine import environment
+    from hasn_edge.hardware.host import environment
+    from hasn_edge.live.demo import Request, open_live
     from hasn_edge.model.zoo import DEFAULT_MODEL
-    from hasn_edge.video.demo import Request, open_live
 
     output = options.pop("output")
     width, height = (int(side) for side in size.split("x"))

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hasn_edge.artifact import writing
-from hasn_edge.machine import environment
+from hasn_edge.hardware.host import environment
 from hasn_edge.resources import shipped
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skimage import data
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.image import luma, write_image
+from hasn_edge.images.arrays import luma, write_image
 
 Picture = NDArray[np.uint8]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hasn_edge.artifact import Artifact, load_artifact
-    from hasn_edge.bench.quality import evaluate
     from hasn_edge.bench.run import benchmark
     from hasn_edge.errors import HasnEdgeError
+    from hasn_edge.evaluation.evaluate import evaluate
     from hasn_edge.model.zoo import load_model
-    from hasn_edge.pipeline import build, export
+    from hasn_edge.pipeline.api import build, export
     from hasn_edge.runtime.open import open_model, open_session
     from hasn_edge.runtime.upscaler import Upscaler
     from hasn_edge.spec import ModelSpec, Precision
@@ -26,9 +26,9 @@ _HOMES = {
     "Precision": "spec",
     "Upscaler": "runtime.upscaler",
     "benchmark": "bench.run",
-    "build": "pipeline",
-    "evaluate": "bench.quality",
-    "export": "pipeline",
+    "build": "pipeline.api",
+    "evaluate": "evaluation.evaluate",
+    "export": "pipeline.api",
     "load_artifact": "artifact",
     "load_model": "model.zoo",
     "open_model": "runtime.open",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import ShapeError
-from hasn_edge.image import luma
+from hasn_edge.images.arrays import luma
 
 Float64 = NDArray[np.float64]
 
@@ -147,7 +147,7 @@ def _check_rgb8(pixels: NDArray[Any]) -> None:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ShapeError(
             f"expected an RGB picture (H, W, 3) of uint8, got {pixels.shape} of {pixels.dtype}; convert it "
-            "with hasn_edge.image.to_rgb and to_uint8"
+            "with hasn_edge.images.arrays.to_rgb and to_uint8"
         )
 
 

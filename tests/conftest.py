@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest_plugins = tuple(f"tests.support.{name}_fixtures" for name in ("board", "engine", "gpu", "live"))
+
 SHARED_DATA = Path(os.environ.get("HASN_EDGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Published pictures and weights that may be used for comparison but not redistributed."""
 

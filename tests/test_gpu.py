@@ -15,14 +15,14 @@ from click.testing import CliRunner
 from hasn_edge.artifact import Kind
 from hasn_edge.bench import run as bench_run
 from hasn_edge.cli import cli
-from hasn_edge.device.board import find_board
 from hasn_edge.engine.capabilities import find_module
-from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
+from hasn_edge.hardware.board import find_board
+from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model
-from hasn_edge.pipeline import build, export
+from hasn_edge.pipeline.api import build, export
 from hasn_edge.runtime.open import open_session
 from hasn_edge.spec import ModelSpec
 

@@ -8,33 +8,28 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
     {"errors", "interrupt", "optional", "spec"},
-    {"artifact", "config", "config_dump", "machine", "resources", "image", "imagefile", "metrics"},
-    {"data"},
-    {"quality"},
+    {"artifact", "config", "config_dump", "resources"},
+    {"hardware"},
+    {"images"},
+    {"metrics"},
     {"model"},
-    {"train"},
+    {"data"},
     {"fuse"},
-    {"formats"},
-    {"quantize"},
-    {"graphs"},
     {"engine"},
+    {"exporters"},
+    {"quantize"},
     {"runtime"},
-    {"latency", "verify"},
-    {"gate"},
-    {"job"},
-    {"engine_job"},
-    {"builder"},
-    {"fastest"},
+    {"evaluation"},
     {"pipeline"},
-    {"device"},
+    {"train"},
+    {"doctor"},
     {"bench"},
     {"video"},
+    {"live"},
     {"__init__"},
     {"cli"},
     {"__main__"},
@@ -59,18 +54,24 @@ DOORS = {
         "model/",
         "train/",
         "fuse/",
-        "formats/",
+        "exporters/",
         "runtime/pytorch",
         "runtime/torchscript",
     ),
     "safetensors": ("model/checkpoint", "train/"),
-    "onnx": ("formats/", "quantize/"),
+    "onnx": ("exporters/", "quantize/"),
 }
 """Files that may import a heavy package at their top: nobody imports them before they are needed."""
+
+MAX_LINES = 500
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    return str(path.relative_to(PACKAGE).with_suffix(""))
 
 
 def room(path: Path) -> str:
@@ -101,34 +102,50 @@ def imports(tree: ast.AST, *, top_only: bool) -> Iterator[tuple[str, int]]:
             yield from imports(node, top_only=top_only)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_left(path):
-    mine = floor(room(path))
-    for name, line in imports(ast.parse(path.read_text(encoding="utf-8")), top_only=False):
-        parts = name.split(".")
-        if parts[0] != "hasn_edge":
-            continue
-        target = parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).exists() else None
-        if target is None and len(parts) > 1 and (PACKAGE / f"{parts[1]}.py").exists():
-            target = parts[1]
-        other = floor(target or "__init__")
-        assert other <= mine, f"{path.relative_to(PACKAGE)}:{line} imports {name}, which is to its right"
+def target(name: str) -> str | None:
+    """Return the room that the dotted name is in; ``None`` where it is not this package's."""
+    parts = name.split(".")
+    if parts[0] != "hasn_edge":
+        return None
+    first = parts[1] if len(parts) > 1 else ""
+    return first if (PACKAGE / first).is_dir() or (PACKAGE / f"{first}.py").exists() else "__init__"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_heavy_packages_have_doors(path):
-    place = str(path.relative_to(PACKAGE).with_suffix(""))
-    for name, line in imports(ast.parse(path.read_text(encoding="utf-8")), top_only=True):
-        package = name.split(".")[0]
-        if package in HEAVY:
-            assert place.startswith(DOORS.get(package, ())), f"{place}.py:{line} imports {package} at its top"
+def offenders(*, top_only: bool) -> Iterator[tuple[Path, str, int]]:
+    for path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for name, line in imports(tree, top_only=top_only):
+            yield path, name, line
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_every_module_says_its_job(path):
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    assert docstring
-    assert docstring.split("\n\n")[0].rstrip().endswith((".", ":", "."))
+def test_imports_point_one_way():
+    wrong = [
+        f"{place(path)}.py:{line} imports {name}"
+        for path, name, line in offenders(top_only=False)
+        if (other := target(name)) is not None and floor(other or "__init__") > floor(room(path))
+    ]
+    assert wrong == []
+
+
+def test_heavy_packages_load_on_use():
+    wrong = [
+        f"{place(path)}.py:{line} imports {name} at its top"
+        for path, name, line in offenders(top_only=True)
+        if (package := name.split(".")[0]) in HEAVY and not place(path).startswith(DOORS.get(package, ()))
+    ]
+    assert wrong == []
+
+
+def test_every_module_says_its_job_in_at_most_500_lines():
+    wrong = []
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        first = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].rstrip()
+        if not first.endswith((".", ":")):
+            wrong.append(f"{place(path)}.py has no docstring that says its job")
+        if (lines := text.count("\n")) > MAX_LINES:
+            wrong.append(f"{place(path)}.py has {lines} lines")
+    assert wrong == []
 
 
 def python(code: str, *, without: tuple[str, ...] = ()) -> str:
@@ -156,9 +173,10 @@ assert not loaded, loaded
 
 def test_base_modules_need_no_heavy_package():
     code = """
-import hasn_edge, hasn_edge.artifact, hasn_edge.config, hasn_edge.image, hasn_edge.metrics, hasn_edge.quality
-import hasn_edge.verify, hasn_edge.runtime.fake, hasn_edge.runtime.open, hasn_edge.runtime.upscaler
-import hasn_edge.pipeline, hasn_edge.bench.run, hasn_edge.device.doctor, hasn_edge.model.zoo
+import hasn_edge, hasn_edge.artifact, hasn_edge.config, hasn_edge.images.arrays, hasn_edge.metrics
+import hasn_edge.evaluation.evaluate, hasn_edge.evaluation.compare
+import hasn_edge.runtime.open, hasn_edge.runtime.upscaler
+import hasn_edge.pipeline.api, hasn_edge.bench.run, hasn_edge.doctor.report, hasn_edge.model.zoo
 """
     python(code, without=HEAVY)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from hasn_edge.device.power import PowerSampler, PowerSource, PowerTrace
+from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
 
 IDLE_SECONDS = 2.0
 """How long power is read before the first turn, with nothing running."""

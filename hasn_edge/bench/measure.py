@@ -10,13 +10,13 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
+from hasn_edge.bench.cases import Plan
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
-from hasn_edge.bench.plans import Plan
 from hasn_edge.bench.worker import Worker
-from hasn_edge.device.board import Board
-from hasn_edge.device.clocks import full_clocks
-from hasn_edge.device.power import PowerSampler, PowerSource, PowerTrace
-from hasn_edge.latency import PARTS, Latency, Turn, latency_of
+from hasn_edge.evaluation.latency import PARTS, Latency, Turn, latency_of
+from hasn_edge.hardware.board import Board
+from hasn_edge.hardware.clocks import full_clocks
+from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
 
 ROUNDS = 5
 """Turns that each case gets: a machine that slows down half-way slows all of them."""
@@ -67,7 +67,7 @@ class Measured:
 
     latency: Latency
     parts: Mapping[str, Latency] = field(default_factory=dict)
-    """Durations inside a call, by name: see :class:`~hasn_edge.latency.Turn`."""
+    """Durations inside a call, by name: see :class:`~hasn_edge.evaluation.latency.Turn`."""
     energy: Energy | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     sustained: Sustained | None = None

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import writing
-from hasn_edge.bench.complexity import PAPER_SIZE, UNCOUNTED, complexity
-from hasn_edge.device.power import INTERVAL_SECONDS
-from hasn_edge.latency import Latency
+from hasn_edge.evaluation.latency import Latency
+from hasn_edge.hardware.power import INTERVAL_SECONDS
+from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, complexity
 from hasn_edge.spec import ModelSpec
 
 if TYPE_CHECKING:

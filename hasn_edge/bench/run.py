@@ -10,22 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.bench.cases import Wanted, plans
 from hasn_edge.bench.measure import Effort, Measured, Stopwatch
 from hasn_edge.bench.mosaic import mosaic
-from hasn_edge.bench.order import Course, Ran, too_many
-from hasn_edge.bench.plans import Wanted, plans
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
+from hasn_edge.bench.schedule import Course, Ran, too_many
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
-from hasn_edge.device.board import find_board
-from hasn_edge.device.clocks import require_clocks
-from hasn_edge.device.jetson import Jetson
 from hasn_edge.engine.engine_file import read_plan_header
-from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.errors import InputError, UnsupportedError
-from hasn_edge.machine import compute_cores, environment
+from hasn_edge.evaluation.quality import Scores, drift
+from hasn_edge.hardware.board import find_board
+from hasn_edge.hardware.clocks import require_clocks
+from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.hardware.host import compute_cores, environment
+from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model.zoo import load_model_checkpoint
-from hasn_edge.quality import Scores, drift
-from hasn_edge.runtime.open_engine import no_gpu
+from hasn_edge.runtime.tensorrt.open import no_gpu
 from hasn_edge.spec import ModelSpec, Precision
 
 DEFAULT_SIZE = (180, 320)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hasn_edge.bench.complexity import PAPER_SIZE, complexity
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
+from hasn_edge.model.complexity import PAPER_SIZE, complexity
 
 if TYPE_CHECKING:
     from rich.table import Table

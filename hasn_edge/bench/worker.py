@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from hasn_edge import interrupt
 from hasn_edge.errors import BuildError, HasnEdgeError
-from hasn_edge.latency import Turn, time_session
-from hasn_edge.machine import peak_memory_bytes
+from hasn_edge.evaluation.latency import Turn, time_session
+from hasn_edge.hardware.host import peak_memory_bytes
 
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
-    from hasn_edge.quality import Scores
+    from hasn_edge.evaluation.quality import Scores
     from hasn_edge.runtime.session import Session
 
 
@@ -209,7 +209,7 @@ class _Host:
         return peak_memory_bytes()
 
     def score(self, eval_set: EvalSet, framed: bool) -> Scores:
-        from hasn_edge.quality import evaluate
+        from hasn_edge.evaluation.quality import evaluate
         from hasn_edge.runtime.upscaler import Upscaler
 
         if not framed and self.sessions[-1].size is not None and len(self.sessions) == 1:

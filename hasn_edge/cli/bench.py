@@ -190,7 +190,7 @@ def _estimate(
     markdown_path: Path | None,
     said: str,
 ) -> None:
-    from hasn_edge.bench.estimate_report import estimate_model, markdown, terminal_tables
+    from hasn_edge.bench.estimate.report import estimate_model, markdown, terminal_tables
 
     report = estimate_model(
         chosen_model(model),

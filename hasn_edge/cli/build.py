@@ -97,7 +97,7 @@ def command(
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360
     """
-    from hasn_edge.pipeline import build
+    from hasn_edge.pipeline.api import build
 
     with status("building") as update:
         built = build(

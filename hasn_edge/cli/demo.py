@@ -30,8 +30,8 @@ from hasn_edge.errors import HasnEdgeError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from hasn_edge.video.live import Live
-    from hasn_edge.video.stats import Stats
+    from hasn_edge.live.pipeline import Live
+    from hasn_edge.live.stats import Stats
 
 
 class _InputSize(click.ParamType[Any]):
@@ -133,7 +133,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
         raise click.UsageError("--model and --artifact exclude each other: an artefact holds its model")
     if options["record"] is None and (options["codec"], options["quality"]) != (None, None):
         raise click.UsageError("--codec and --quality belong to --record")
-    from hasn_edge.video.demo import Request
+    from hasn_edge.live.demo import Request
 
     request = Request(model=chosen_model(model), artifacts=artifacts, **options)
     try:
@@ -157,8 +157,8 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
 def _run(request: Any, json_path: Path | None) -> int:
     """Run and report; return the exit code: 128 and the signal's number where one ended it."""
     from hasn_edge.artifact import require_writable
-    from hasn_edge.video.demo import open_live
-    from hasn_edge.video.terminal import TerminalView
+    from hasn_edge.live.demo import open_live
+    from hasn_edge.live.views.terminal import TerminalView
 
     if json_path is not None and str(json_path) != "-":
         require_writable(json_path)
@@ -221,8 +221,8 @@ def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
 def _report(stats: Stats, json_path: Path | None) -> None:
     """Print the table, or why there is none; write the figures where they were asked for."""
     from hasn_edge.artifact import writing
-    from hasn_edge.machine import environment
-    from hasn_edge.video.summary import nothing_shown, summary
+    from hasn_edge.hardware.host import environment
+    from hasn_edge.live.summary import nothing_shown, summary
 
     snapshot = stats.snapshot()
     piped = str(json_path) == "-"
@@ -242,6 +242,6 @@ def _report(stats: Stats, json_path: Path | None) -> None:
 
 
 def _lingering() -> bool:
-    from hasn_edge.video.live import lingering
+    from hasn_edge.live.pipeline import lingering
 
     return bool(lingering())

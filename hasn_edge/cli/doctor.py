@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from hasn_edge.device.finding import Finding
+    from hasn_edge.doctor.result import Finding
 
 
 @click.command("doctor")
@@ -34,7 +34,7 @@ def command(as_json: bool, engines: Path) -> None:
     Example:
       hasn-edge doctor
     """
-    from hasn_edge.device.doctor import can_do, facts, find_traps, look
+    from hasn_edge.doctor.report import can_do, facts, find_traps, look
 
     machine = look(engines=engines)
     found, traps, abilities = facts(machine), find_traps(machine), can_do(machine)
@@ -63,7 +63,7 @@ def _findings(title: str, findings: Sequence[Finding]) -> Table:
     """Return three columns; the cure stands below the detail, where there is room for a command."""
     from rich.markup import escape
 
-    from hasn_edge.device.finding import State
+    from hasn_edge.doctor.result import State
 
     colour = {State.OK: "green", State.MISSING: "red", State.WARNING: "yellow", State.INFO: "cyan"}
     table = _table(title, columns=3)

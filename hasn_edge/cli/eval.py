@@ -23,7 +23,7 @@ from hasn_edge.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hasn_edge.quality import Scores
+    from hasn_edge.evaluation.quality import Scores
     from hasn_edge.runtime.upscaler import Upscaler
 
 
@@ -75,7 +75,7 @@ def command(
     """
     from hasn_edge.artifact import require_writable, writing
     from hasn_edge.data.pairs import bicubic_baseline, load_eval_set, shipped_eval_set
-    from hasn_edge.quality import evaluate
+    from hasn_edge.evaluation.quality import evaluate
     from hasn_edge.runtime.upscaler import Upscaler
 
     if json_path is not None:

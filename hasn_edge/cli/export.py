@@ -79,7 +79,7 @@ def command(
       hasn-edge export --format triton --artifact engines/net-int8.engine --name net
     """
     from hasn_edge.artifact import load_artifact
-    from hasn_edge.pipeline import export, export_triton
+    from hasn_edge.pipeline.api import export, export_triton
 
     if kind != "triton" and (artifact is not None or name is not None):
         raise click.UsageError("--artifact and --name go with --format triton")

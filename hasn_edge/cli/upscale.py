@@ -175,7 +175,7 @@ def command(
 
 
 def _upscale(upscaler: Upscaler, picture: Path, target: Path, *, several: bool) -> None:
-    from hasn_edge.image import read_image, write_image
+    from hasn_edge.images.arrays import read_image, write_image
 
     image = read_image(picture)
     try:
@@ -220,8 +220,8 @@ def _say_padded(padded: list[Path], upscaler: Upscaler) -> None:
 
 def _of_video(picture: Path) -> str:
     """Return what else to say of a file that is no picture, where it may be a video by another name."""
-    from hasn_edge.image import SUFFIXES
-    from hasn_edge.imagefile.listing import USUAL_VIDEOS
+    from hasn_edge.images.arrays import SUFFIXES
+    from hasn_edge.images.listing import USUAL_VIDEOS
 
     if picture.suffix.lower() in SUFFIXES or not picture.is_file():
         return ""

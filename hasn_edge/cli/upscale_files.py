@@ -20,8 +20,8 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
     Raises:
         InputError: a folder without any of them, or one that may not be read.
     """
-    from hasn_edge.image import find_images
-    from hasn_edge.imagefile.listing import folders_inside
+    from hasn_edge.images.arrays import find_images
+    from hasn_edge.images.listing import folders_inside
     from hasn_edge.video.container import SUFFIXES
 
     for text in inputs:
@@ -122,7 +122,7 @@ def _refuse_address(text: str) -> None:
         raise click.UsageError(
             f"{text} is an address, and upscale takes files; name the file without file://"
         )
-    from hasn_edge.video.sources import display_name
+    from hasn_edge.live.sources.open import display_name
 
     raise click.UsageError(
         f"{display_name(text)} is an address, and upscale takes files: download the picture or video first; "
@@ -131,7 +131,7 @@ def _refuse_address(text: str) -> None:
 
 
 def _is_file_name(output: Path) -> bool:
-    from hasn_edge.image import SUFFIXES
+    from hasn_edge.images.arrays import SUFFIXES
     from hasn_edge.video.files import is_video
 
     return not output.is_dir() and (output.suffix.lower() in SUFFIXES or is_video(output))

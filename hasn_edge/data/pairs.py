@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.image import (
+from hasn_edge.images.arrays import (
     Float32,
     find_images,
     from_tensor,

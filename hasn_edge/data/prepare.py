@@ -17,7 +17,7 @@ from hasn_edge.data.layouts import TrainingPair, find_pairs
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
 from hasn_edge.errors import InputError
-from hasn_edge.image import read_image, read_image_size, to_rgb, to_uint8
+from hasn_edge.images.arrays import read_image, read_image_size, to_rgb, to_uint8
 from hasn_edge.metrics import psnr_rgb
 
 UInt8 = NDArray[np.uint8]

@@ -12,9 +12,9 @@ import msgspec
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact
 from hasn_edge.engine.capabilities import Capabilities
-from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import ArtifactError
+from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.optional import installed_version
 from hasn_edge.spec import Precision
 

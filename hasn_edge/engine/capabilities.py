@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from hasn_edge.engine.child import converse
-from hasn_edge.engine.gpu import l4t_release, load_driver
 from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.engine.worker_process import converse
 from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
+from hasn_edge.hardware.gpu import l4t_release, load_driver
 from hasn_edge.optional import require
 
 NAMES = {EngineRuntime.RTX: "TensorRT for RTX", EngineRuntime.TENSORRT: "TensorRT"}
@@ -78,7 +78,7 @@ class Capabilities:
 
     @property
     def form(self) -> Literal["weak", "weak-10", "strong"]:
-        """The form of graph that this TensorRT is given, see :class:`hasn_edge.graphs.Form`."""
+        """The form of graph that this TensorRT is given, see :class:`hasn_edge.pipeline.variants.Form`."""
         return "strong" if self.strong_typing else self.weak_form
 
     @property

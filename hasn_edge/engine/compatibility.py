@@ -10,9 +10,9 @@ from typing import Any
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import NAMES, version_tuple
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
-from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target, shipped_targets
 from hasn_edge.errors import ArtifactError, HasnEdgeError
+from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.spec import Precision
 
 
@@ -25,7 +25,7 @@ def require_compatible(
 
     Args:
         artifact: An engine, loaded with its sidecar.
-        gpu: The GPU to run on, from :func:`hasn_edge.engine.gpu.gpu_facts`.
+        gpu: The GPU to run on, from :func:`hasn_edge.hardware.gpu.gpu_facts`.
         runtime_version: Version of the TensorRT that will run it, as its module or package says it;
             ``None`` where it is not known yet: then it is not compared.
 

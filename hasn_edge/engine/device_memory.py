@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hasn_edge.engine.gpu import load_driver
 from hasn_edge.errors import BuildError
+from hasn_edge.hardware.gpu import load_driver
 
 
 class DeviceMemory:

@@ -95,7 +95,7 @@ def _exact_layers(layers: list[Any]) -> list[Any]:
         some = ", ".join(layer.name for layer in layers if layer.type.name == "REDUCE")
         raise BuildError(
             f"the layers that must compute in FP32 could not be found among this graph's names (its means "
-            f"are {some}); export it with 'hasn-edge export' or hasn_edge.formats.onnx.onnx_from_model"
+            f"are {some}); export it with 'hasn-edge export' or hasn_edge.exporters.onnx.onnx_from_model"
         )
     return found
 

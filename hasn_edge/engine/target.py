@@ -9,9 +9,9 @@ from enum import Enum
 from pathlib import Path
 
 from hasn_edge.config import load_config
-from hasn_edge.engine.gpu import GpuFacts
-from hasn_edge.engine.profile import DeviceProfile
 from hasn_edge.errors import ConfigError, UnsupportedError
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.hardware.profiles import DeviceProfile
 from hasn_edge.resources import shipped
 
 Shape = tuple[int, int, int, int]

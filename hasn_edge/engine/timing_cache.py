@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.engine.gpu import GpuFacts
+from hasn_edge.hardware.gpu import GpuFacts
 
 
 def timing_cache_name(gpu: GpuFacts, version: str) -> str:

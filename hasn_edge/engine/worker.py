@@ -21,17 +21,17 @@ from types import ModuleType
 from typing import Any
 
 from hasn_edge.engine import request as requests
+from hasn_edge.engine.builder import Calibration, Options, compile_plan
 from hasn_edge.engine.calibrator import calibration_cache_name, make_calibrator
 from hasn_edge.engine.capabilities import Capabilities, driver_present, load_tensorrt
-from hasn_edge.engine.compiler import Calibration, Options, compile_plan
 from hasn_edge.engine.device_memory import DeviceMemory
-from hasn_edge.engine.gpu import GpuFacts, gpu_facts
-from hasn_edge.engine.known_bad import warnings_before_build
+from hasn_edge.engine.known_issues import warnings_before_build
 from hasn_edge.engine.request import BuildRequest
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.engine.timing_cache import timing_cache_name
 from hasn_edge.engine.workspace import choose_workspace
 from hasn_edge.errors import HasnEdgeError, MissingDependencyError, UnsupportedError
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 
 
 class Channel:

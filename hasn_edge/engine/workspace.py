@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hasn_edge import machine
-from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.engine.target import EngineTarget
+from hasn_edge.hardware import host as machine
+from hasn_edge.hardware.gpu import GpuFacts
 
 INTEGRATED_SHARE = 4
 """On a Jetson a quarter of the free memory: compiler, weights and all other programs live in the same."""

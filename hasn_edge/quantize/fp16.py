@@ -37,7 +37,8 @@ def fp16_onnx_from_onnx(proto: ModelProto) -> ModelProto:
     is infinite: a constant that FP16 cannot hold is refused. Constants below 6e-8 become zero.
 
     Args:
-        proto: An FP32 graph of opset 20 or newer as :func:`hasn_edge.formats.onnx.onnx_from_model` writes it.
+        proto: An FP32 graph of opset 20 or newer, from
+            :func:`hasn_edge.exporters.onnx.onnx_from_model`.
 
     Raises:
         UnsupportedError: an older opset, a constant above 65504 (it is named), or an operator that makes
@@ -98,7 +99,7 @@ class _Writer:
         ):
             raise UnsupportedError(
                 f"node {node.name} ({node.op_type}) cannot be written in FP16; simplify the graph first "
-                "(hasn_edge.formats.onnx.onnx_from_model does)"
+                "(hasn_edge.exporters.onnx.onnx_from_model does)"
             )
         wanted = self._full if float32 else self._half
         for index, name in enumerate(node.input):

@@ -48,7 +48,7 @@ def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
         if not node.name or node.name in found:
             raise UnsupportedError(
                 f"the graph has a convolution named {node.name!r} more than once or not at all; ranges are "
-                "keyed by name: export it with hasn_edge.formats.onnx.onnx_from_model"
+                "keyed by name: export it with hasn_edge.exporters.onnx.onnx_from_model"
             )
         shape = weights.get(node.input[1], ())
         if len(shape) != 4:

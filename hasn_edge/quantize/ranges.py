@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError, CheckpointError, InputError
-from hasn_edge.formats.emulator import Emulator
+from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.optional import require
 from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import MagnitudeHistogram, Observer, observed_range

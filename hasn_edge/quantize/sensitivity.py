@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import InputError
-from hasn_edge.formats.emulator import Emulator
+from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 

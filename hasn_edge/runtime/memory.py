@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasn_edge.machine import available_memory_bytes
+from hasn_edge.hardware.host import available_memory_bytes
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import ModelSpec
 

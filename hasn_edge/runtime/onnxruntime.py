@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.engine.gpu import gpu_facts
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError
-from hasn_edge.machine import compute_cores
+from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.hardware.host import compute_cores
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Float32, Session, UInt8, out_of_memory
 from hasn_edge.spec import ModelSpec, Precision

@@ -61,7 +61,7 @@ def open_session(
             f"{artifact.kind.value} file without"
         )
     if artifact.kind is Kind.ENGINE:
-        from hasn_edge.runtime.open_engine import open_engine
+        from hasn_edge.runtime.tensorrt.open import open_engine
 
         return open_engine(artifact, device=device, cuda=cuda, slots=slots, eager=eager)
     if cuda is not None or slots != 1:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError, InputError, ShapeError
-from hasn_edge.image import from_tensor, to_tensor
+from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -154,7 +154,7 @@ class Session(ABC):
             kind = getattr(x_NHWC, "dtype", type(x_NHWC).__name__)
             raise ShapeError(
                 f"{self.backend}: expected uint8 (N, H, W, {channels}) with at least one pixel, got {kind} "
-                f"{getattr(x_NHWC, 'shape', '')}; hasn_edge.image.read_image makes (H, W, C) from a picture"
+                f"{getattr(x_NHWC, 'shape', '')}; hasn_edge.images.arrays.read_image makes (H, W, C)"
             )
         count, height, width = x_NHWC.shape[:3]
         self._check_size(count, height, width)
@@ -178,7 +178,7 @@ class Session(ABC):
             raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
         channels = self.spec.channels
         wanted = f"{self.backend}: expected float32 (N, {channels}, H, W)"
-        cure = "hasn_edge.image.to_tensor makes it from a picture"
+        cure = "hasn_edge.images.arrays.to_tensor makes it from a picture"
         if not isinstance(x_NCHW, np.ndarray):
             raise ShapeError(f"{wanted} as a NumPy array, got {type(x_NCHW).__name__}; {cure}")
         if x_NCHW.ndim != 4:
@@ -201,7 +201,7 @@ class Session(ABC):
         if low < _LOWEST or high > _HIGHEST:
             raise InputError(
                 f"{self.backend}: expected values in [0, 1], got {low:.6g} to {high:.6g}; divide by 255 "
-                "first, as hasn_edge.image.to_tensor does"
+                "first, as hasn_edge.images.arrays.to_tensor does"
             )
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -10,9 +10,8 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, UnsupportedError
-from hasn_edge.image import Pixels, check_pixels, from_tensor, split_alpha, to_rgb, to_tensor
+from hasn_edge.images.arrays import Pixels, check_pixels, from_tensor, split_alpha, to_rgb, to_tensor
 from hasn_edge.metrics import psnr
-from hasn_edge.quality import self_ensembled
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
 from hasn_edge.runtime.report import NO_WHOLE_FRAME, Reason, TileDrift, UpscaleReport
 from hasn_edge.runtime.session import Float32, Session
@@ -289,3 +288,25 @@ class Upscaler:
                 f"self-ensemble turns the picture on its side, and this file takes only {Size(*size)}; "
                 "export it with dynamic sizes"
             )
+
+
+def self_ensembled(run: Callable[[Float32], Float32]) -> Callable[[Float32], Float32]:
+    """Return a function that averages ``run`` over the eight flips and rotations of its input.
+
+    Each result is turned back first; the mean is taken in float32, before any rounding. Eight times
+    the work; ``run`` must accept the picture on its side as well.
+    """
+
+    def averaged(x_NCHW: Float32) -> Float32:
+        total: Float32 | None = None
+        for flip in (False, True):
+            for turns in range(4):
+                x = np.rot90(x_NCHW[..., ::-1] if flip else x_NCHW, turns, axes=(2, 3))
+                y = np.rot90(run(np.ascontiguousarray(x)), -turns, axes=(2, 3))
+                y = y[..., ::-1] if flip else y
+                total = y.astype(np.float32) if total is None else np.add(total, y, out=total)
+        assert total is not None
+        total /= 8
+        return np.ascontiguousarray(total)
+
+    return averaged

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from hasn_edge.data.pairs import EvalSet
-from hasn_edge.image import Float32
+from hasn_edge.evaluation.quality import evaluate
+from hasn_edge.images.arrays import Float32
 from hasn_edge.model.hasn import HASN
-from hasn_edge.quality import evaluate
 
 
 def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict[str, tuple[float, float]]:

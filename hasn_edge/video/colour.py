@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.image import Pixels
+from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.container import VideoFrame
 

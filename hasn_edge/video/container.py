@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.errors import InputError
-from hasn_edge.image import MAX_PIXELS
+from hasn_edge.images.arrays import MAX_PIXELS
 from hasn_edge.optional import require
 
 SUFFIXES = (
@@ -62,7 +62,7 @@ def main_video(container: Any, path: Path) -> Any:
     """Return the largest video stream that is not a cover, ready to decode.
 
     Raises:
-        InputError: none, no decoder for it, or larger than `hasn_edge.image.MAX_PIXELS`.
+        InputError: none, no decoder for it, or larger than `hasn_edge.images.arrays.MAX_PIXELS`.
     """
     videos = [s for s in container.streams.video if not s.disposition & _ATTACHED_PICTURE]
     if not videos:
@@ -107,7 +107,7 @@ def check_size(path: Path, height: int, width: int) -> None:
     """Refuse pictures that are too large before any is decoded.
 
     Raises:
-        InputError: more than `hasn_edge.image.MAX_PIXELS`.
+        InputError: more than `hasn_edge.images.arrays.MAX_PIXELS`.
     """
     if height * width > MAX_PIXELS:
         raise InputError(

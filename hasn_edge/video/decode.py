@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from hasn_edge.errors import InputError
-from hasn_edge.image import Pixels
+from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, RgbFromFrame, Turn
 from hasn_edge.video.container import (
@@ -81,7 +81,7 @@ class Decoder:
 
     Raises:
         InputError: missing, no video, no picture that can be decoded, or pictures larger than
-            `hasn_edge.image.MAX_PIXELS`.
+            `hasn_edge.images.arrays.MAX_PIXELS`.
         MissingDependencyError: PyAV is not installed.
     """
 

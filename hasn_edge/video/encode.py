@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from hasn_edge.artifact import output_error, writing
 from hasn_edge.errors import OutputError, ShapeError, UnsupportedError
-from hasn_edge.image import Pixels
+from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, FrameFromRgb
 from hasn_edge.video.container import Packet, Stream

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import UnsupportedError
-from hasn_edge.image import from_tensor, to_tensor
+from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
-from hasn_edge.video.frame import UInt8
+
+UInt8 = NDArray[np.uint8]
 
 
 class Runner:

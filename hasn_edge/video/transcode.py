@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hasn_edge.errors import InputError
-from hasn_edge.image import Pixels, from_tensor, to_tensor
+from hasn_edge.images.arrays import Pixels, from_tensor, to_tensor
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.decode import Decoder, Step
 from hasn_edge.video.encode import Encoder
-from hasn_edge.video.exchange import Closed, Lane
+from hasn_edge.video.queues import Closed, Lane
 from hasn_edge.video.runner import Runner
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from hasn_edge.errors import InputError
-from hasn_edge.image import Pixels
+from hasn_edge.images.arrays import Pixels
 from hasn_edge.video.colour import Colour
 from hasn_edge.video.encode import Encoder, Format, encoding
 from hasn_edge.video.encoders import check_container, find_encoder, quality_options

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,24 +12,23 @@ import torch
 from click.testing import CliRunner
 
 from hasn_edge.artifact import Kind, publish
-from hasn_edge.bench import energy, measure, order, plans, run, worker
+from hasn_edge.bench import cases as plans
+from hasn_edge.bench import energy, measure, run, worker
+from hasn_edge.bench import schedule as order
 from hasn_edge.bench.mosaic import mosaic
 from hasn_edge.bench.report import BenchReport
 from hasn_edge.bench.table import machine_line, markdown, notes, rows
 from hasn_edge.cli import cli
 from hasn_edge.data.pairs import shipped_eval_set
-from hasn_edge.device.board import Board
-from hasn_edge.device.jetson import Jetson
-from hasn_edge.device.power import Sample
-from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.errors import InputError, MissingDependencyError, UnsupportedError
-from hasn_edge.latency import Latency, Turn, latency_of, time_session
-from hasn_edge.runtime.fake import FakeSession
+from hasn_edge.evaluation.latency import Latency, Turn, latency_of, time_session
+from hasn_edge.hardware.board import Board
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.hardware.jetson import Jetson
+from hasn_edge.hardware.power import Sample
 from hasn_edge.spec import ModelSpec, Precision
-
-_SPEC = importlib.util.spec_from_file_location("boards", Path(__file__).parents[1] / "device/boards.py")
-boards = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(boards)
+from tests.support import boards
+from tests.support.fake_session import FakeSession
 
 SPEC = ModelSpec(features=8, blocks=1)
 ORIN = GpuFacts(
@@ -521,7 +518,7 @@ def test_a_session_without_times_is_timed_as_a_whole():
 
 
 def test_energy_is_power_times_time_over_frames():
-    from hasn_edge.device.power import PowerTrace
+    from hasn_edge.hardware.power import PowerTrace
 
     meter = energy.EnergyMeter(Steady())
     meter._traces = [

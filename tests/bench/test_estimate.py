@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.bench.estimate import MEMORY, estimate
-from hasn_edge.bench.estimate_report import boards, estimate_model, markdown
-from hasn_edge.bench.kernels import dataflow
+from hasn_edge.bench.estimate.kernels import dataflow
+from hasn_edge.bench.estimate.report import boards, estimate_model, markdown
+from hasn_edge.bench.estimate.roofline import MEMORY, estimate
 from hasn_edge.cli import cli
-from hasn_edge.engine.profile import Rates
 from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ConfigError, InputError, UnsupportedError
+from hasn_edge.hardware.profiles import Rates
 from hasn_edge.model.zoo import DEFAULT_MODEL
 from hasn_edge.spec import Activation, Gate, ModelSpec, Precision
 
@@ -125,7 +125,7 @@ def test_a_board_without_integer_units_computes_int8_in_fp32(flow, nano):
 def test_kernels_are_those_of_the_exported_graph(fields):
     import onnx
 
-    from hasn_edge.formats.onnx import onnx_from_model
+    from hasn_edge.exporters.onnx import onnx_from_model
     from hasn_edge.model.hasn import HASN
     from hasn_edge.quantize.graph import conv_macs
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from hasn_edge.bench.measure import Effort
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table
-from hasn_edge.latency import Latency, time_calls
+from hasn_edge.evaluation.latency import Latency, time_calls
 from hasn_edge.spec import ModelSpec
 
 REFERENCE = Latency(turns=((0.1, 0.3, 0.2), (0.4, 0.5)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hasn_edge.bench.worker import CaseSpec
 from hasn_edge.runtime import open as opening
-from hasn_edge.runtime.fake import FakeSession
+from tests.support.fake_session import FakeSession
 
 
 def test_what_is_timed_compiles_its_kernels_before(monkeypatch):

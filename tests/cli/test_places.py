@@ -32,7 +32,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, 
         raise AssertionError("the work began")
 
     monkeypatch.setattr("hasn_edge.model.zoo.load_model_checkpoint", never)
-    monkeypatch.setattr("hasn_edge.job.load_model_checkpoint", never)
+    monkeypatch.setattr("hasn_edge.pipeline.context.load_model_checkpoint", never)
     monkeypatch.setattr("hasn_edge.runtime.open.open_session", never)
     monkeypatch.setattr("hasn_edge.bench.run.benchmark", never)
     done = CliRunner().invoke(cli, [text.format(where) for text in arguments])

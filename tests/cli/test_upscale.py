@@ -11,8 +11,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from hasn_edge.cli import cli
-from hasn_edge.image import read_image, write_image
-from hasn_edge.imagefile.listing import USUAL_VIDEOS, folders_inside
+from hasn_edge.images.arrays import read_image, write_image
+from hasn_edge.images.listing import USUAL_VIDEOS, folders_inside
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec

@@ -7,10 +7,10 @@ import pickle
 import numpy as np
 import pytest
 
-from hasn_edge import image
 from hasn_edge.data.pairs import bicubic_baseline, load_eval_set, shipped_eval_set
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
+from hasn_edge.images import arrays as image
 
 
 def _picture(size=(26, 35), channels=3, seed=0, dtype=np.uint8):

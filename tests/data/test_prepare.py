@@ -4,7 +4,7 @@ import pytest
 from hasn_edge.data.prepare import prepare
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.image import read_image, to_rgb, write_image
+from hasn_edge.images.arrays import read_image, to_rgb, write_image
 
 
 def picture(height, width, seed=0):

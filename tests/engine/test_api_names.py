@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import record_api
-from fake_builder import fake_tensorrt, names_of, versions
 
 from hasn_edge.engine.capabilities import Capabilities, probe
 from hasn_edge.engine.target import EngineRuntime
+from tests.support import record_api
+from tests.support.fake_builder import fake_tensorrt, names_of, versions
 
 PACKAGE = Path(__file__).parents[2] / "hasn_edge"
 SOURCES = sorted(

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import AGX, NANO, engine
 
 from hasn_edge.artifact import sidecar_path
 from hasn_edge.engine.cache import KEY, engine_key, lookup
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.spec import Precision
+from tests.support.samples import AGX, NANO, engine
 
 ABLE = Capabilities(
     runtime=EngineRuntime.TENSORRT,

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiling import (
+
+from hasn_edge.engine.builder import Calibration
+from hasn_edge.engine.calibrator import make_calibrator
+from hasn_edge.engine.target import EngineTarget
+from hasn_edge.errors import BuildError, HasnEdgeError, UnsupportedError
+from tests.support.compiling import (
     BUILDER_FLAGS,
     EXPLICIT_BATCH,
     STRONG_ONLY,
@@ -17,12 +22,7 @@ from compiling import (
     compile_with,
     target_of,
 )
-from fake_builder import fake_tensorrt
-
-from hasn_edge.engine.calibrator import make_calibrator
-from hasn_edge.engine.compiler import Calibration
-from hasn_edge.engine.target import EngineTarget
-from hasn_edge.errors import BuildError, HasnEdgeError, UnsupportedError
+from tests.support.fake_builder import fake_tensorrt
 
 
 class TestCalibrator:

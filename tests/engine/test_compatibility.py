@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from samples import ADA, AGX, HOPPER, NANO, TURING, engine, plan
 
 from hasn_edge.artifact import Artifact, load_artifact, sidecar_path
 from hasn_edge.engine.compatibility import rebuild_advice, rebuild_command, require_compatible
-from hasn_edge.engine.gpu import GpuFacts
 from hasn_edge.errors import ArtifactError
+from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.model.zoo import DEFAULT_MODEL
+from tests.support.samples import ADA, AGX, HOPPER, NANO, TURING, engine, plan
 
 
 def refused(artifact: Artifact, gpu: GpuFacts | None = NANO, version: str | None = "10.3.0") -> str:
@@ -218,8 +218,8 @@ def test_a_damaged_sidecar_is_no_crash(tmp_path: Path, damage: dict[str, Any]) -
 def test_the_command_that_builds_it_again(
     tmp_path: Path, details: dict[str, Any], options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hasn_edge import pipeline
     from hasn_edge.cli import cli
+    from hasn_edge.pipeline import api as pipeline
 
     folder = tmp_path / "my engines"
     command = rebuild_command(engine(folder, **details))

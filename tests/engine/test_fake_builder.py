@@ -6,12 +6,12 @@ import itertools
 from typing import Any
 
 import pytest
-from compiling import LAYER_NORM, ONE_NORM, MakeOnnx
-from fake_builder import fake_tensorrt
 
 from hasn_edge.engine.capabilities import load_tensorrt
 from hasn_edge.engine.precision import _constants_of, _exact_layers, _read_only_by
 from hasn_edge.engine.target import EngineRuntime
+from tests.support.compiling import LAYER_NORM, ONE_NORM, MakeOnnx
+from tests.support.fake_builder import fake_tensorrt
 
 
 def test_the_fake_keeps_its_rules(hasn_onnx: MakeOnnx) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from compiling import SHAPES, MakeOnnx
 
+from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.engine.tensorrt import engine_from_onnx
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.compiling import SHAPES, MakeOnnx
 
 # One generation of GPUs: each costs time, and test_tensorrt.py builds for several.
 RTX = EngineTarget(name="test", shapes=SHAPES, compute_capabilities=("ada",))

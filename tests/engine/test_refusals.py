@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from compiling import MakeOnnx, compile_with, form_of, target_of
-from fake_builder import fake_tensorrt
 
 from hasn_edge.engine import capabilities
 from hasn_edge.engine.target import EngineRuntime, ShapeRange
 from hasn_edge.errors import BuildError, UnsupportedError
 from hasn_edge.spec import Precision
+from tests.support.compiling import MakeOnnx, compile_with, form_of, target_of
+from tests.support.fake_builder import fake_tensorrt
 
 
 @pytest.mark.parametrize(

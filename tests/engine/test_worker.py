@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiling import MakeOnnx
-from samples import NANO
 
 from hasn_edge.artifact import Kind, publish
 from hasn_edge.engine import worker
 from hasn_edge.engine.capabilities import ask_capabilities
 from hasn_edge.engine.compatibility import require_compatible
+from hasn_edge.engine.compile import BuiltEngine, CalibratorInput, engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
-from hasn_edge.engine.tensorrt import BuiltEngine, CalibratorInput, engine_from_onnx
 from hasn_edge.errors import ArtifactError, BuildError, OutputError, ShapeError, UnsupportedError
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.compiling import MakeOnnx
+from tests.support.samples import NANO
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 SHAPES = ShapeRange(minimum=(1, 3, 32, 32), typical=(1, 3, 32, 32), maximum=(1, 3, 64, 64))
 TARGET = EngineTarget(name="board", runtime=EngineRuntime.TENSORRT, shapes=SHAPES)
 
@@ -37,12 +37,12 @@ def install(libcuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.setenv("LD_LIBRARY_PATH", str(libcuda.parent))
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{HERE}")
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
     monkeypatch.syspath_prepend(folder)  # the parent looks for it, and does not import it
 
     def write(version: str, before: str = "", **settings: object) -> None:
         (folder / "tensorrt.py").write_text(
-            f"import sys\n{before}\nfrom fake_builder import fake_tensorrt\n"
+            f"import sys\n{before}\nfrom tests.support.fake_builder import fake_tensorrt\n"
             f"sys.modules[__name__] = fake_tensorrt({version!r}, **{settings!r})\n"
         )
 
@@ -198,9 +198,9 @@ def test_pictures_that_cannot_calibrate(install: Install, hasn_onnx: MakeOnnx) -
 
 
 def test_known_bad_versions(install: Install, hasn_onnx: MakeOnnx) -> None:
-    install("10.3.0", before="import fake_builder")
+    install("10.3.0", before="import tests.support.fake_builder")
     Path(next(p for p in sys.path if p.endswith("site")), "tensorrt.py").write_text(
-        "import sys\nfrom fake_builder import fake_tensorrt\nmodule = fake_tensorrt('10.3.0')\n"
+        "import sys\nfrom tests.support.fake_builder import fake_tensorrt\nmodule = fake_tensorrt('10.3.0')\n"
         "module.__version__ = '10.2.0'\nsys.modules[__name__] = module\n"
     )
     with pytest.raises(UnsupportedError, match=r"10\.2\.0 looks for Windows' .*; install any other version"):
@@ -251,7 +251,7 @@ def test_a_child_dies_with_a_parent_that_is_killed(install: Install) -> None:
         "command = [sys.executable, '-m', 'hasn_edge.engine.worker', '--ask', 'tensorrt']\n"
         "subprocess.Popen(command, stderr=subprocess.STDOUT)\ntime.sleep(60)"
     )
-    paths = [str(HERE.parents[1]), os.environ["PYTHONPATH"]]
+    paths = [str(ROOT), os.environ["PYTHONPATH"]]
     with subprocess.Popen(
         [sys.executable, "-c", parent],
         stdout=subprocess.PIPE,

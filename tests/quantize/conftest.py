@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.ranges import Ranges, ranges_from_onnx
 from hasn_edge.quantize.recipe import QuantRecipe

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from hasn_edge.errors import UnsupportedError
-from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import fuse
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 

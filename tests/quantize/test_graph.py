@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hasn_edge.errors import BuildError, UnsupportedError
-from hasn_edge.formats.emulator import Emulator
-from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import fuse
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.graph import conv_macs, convolutions, mac_share

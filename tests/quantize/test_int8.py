@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from hasn_edge.errors import ArtifactError, ConfigError, UnsupportedError
-from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import fuse
+from hasn_edge.quantize.check_qdq import problems
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.graph import array_of, convolutions, initializers
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx, scale_of, weight_ranges
-from hasn_edge.quantize.lint import problems
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.ranges import Ranges, ranges_from_onnx
 from hasn_edge.quantize.recipe import Granularity, QuantRecipe, WeightRange

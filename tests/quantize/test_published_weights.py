@@ -10,12 +10,12 @@ import pytest
 
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set
-from hasn_edge.formats.emulator import Emulator
-from hasn_edge.formats.pixels import with_pixels
-from hasn_edge.graphs import Form, GraphMaker
-from hasn_edge.image import from_tensor, to_tensor
+from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.exporters.uint8_io import with_pixels
+from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.metrics import psnr_y
 from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.pipeline.variants import Form, GraphMaker
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe, load_recipe

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hasn_edge.errors import ArtifactError, CheckpointError, ConfigError, InputError
-from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.ranges import Ranges, input_histograms, ranges_from_onnx
 from hasn_edge.quantize.recipe import QuantRecipe

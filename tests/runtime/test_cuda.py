@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import pickle
 import sys
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 import torch as real_torch
 
-from hasn_edge.engine.gpu import GpuFacts, gpu_facts
 from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.runtime.cuda import BACKENDS, choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
+from tests.support import fake_cuda
 
 WITH_GRAPHS = ("cuda-python", "torch")
 JETPACK_6 = GpuFacts(
@@ -204,7 +204,7 @@ def test_pycuda_takes_the_primary_context_and_leaves_the_stack_as_it_was(lab):
 )
 def test_cuda_python_has_had_two_names(lab, monkeypatch, layout, name):
     lab.set_up("torch")
-    fakes = importlib.import_module("fake_cuda")
+    fakes = fake_cuda
     monkeypatch.delitem(sys.modules, "cuda.bindings.runtime")
     monkeypatch.delitem(sys.modules, "cuda.bindings")
     for module, value in fakes.cuda_python(lab.gpu, layout=layout).items():
@@ -215,7 +215,7 @@ def test_cuda_python_has_had_two_names(lab, monkeypatch, layout, name):
 
 def test_a_driver_that_is_too_old(lab, monkeypatch):
     lab.set_up("cuda-python")
-    error = importlib.import_module("fake_cuda").cudaError_t.cudaErrorInsufficientDriver
+    error = fake_cuda.cudaError_t.cudaErrorInsufficientDriver
     monkeypatch.setattr(sys.modules["cuda.bindings.runtime"], "cudaSetDevice", lambda index: (error,))
     with pytest.raises(BuildError, match=r"failed to use GPU 0: .*pip install 'cuda-python<13'"):
         choose("cuda-python")
@@ -228,7 +228,7 @@ class TestChoice:
     @pytest.fixture
     def all_three(self, lab, monkeypatch):
         lab.set_up("torch")
-        fakes = importlib.import_module("fake_cuda")
+        fakes = fake_cuda
         for make in (fakes.cuda_python, fakes.pycuda):
             for name, module in make(lab.gpu).items():
                 monkeypatch.setitem(sys.modules, name, module)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from hasn_edge.errors import ArtifactError
-from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.golden import check_golden, golden_input, make_golden
 from hasn_edge.runtime.session import Session
-from hasn_edge.runtime.tensorrt import TensorRTSession
+from hasn_edge.runtime.tensorrt.session import TensorRTSession
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.fake_session import FakeSession
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 SIZE = (32, 48)

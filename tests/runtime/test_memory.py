@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from hasn_edge import machine
-from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.hardware import host as machine
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime import memory
-from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
+from tests.support.fake_session import FakeSession
 
 
 def test_the_published_network_takes_what_was_measured():
@@ -81,7 +81,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
-from hasn_edge.machine import peak_memory_bytes as peak
+from hasn_edge.hardware.host import peak_memory_bytes as peak
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.upscaler import Upscaler
 limit = int(sys.argv[2])

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hasn_edge.errors import ArtifactError, BuildError, InputError, ShapeError, UnsupportedError
-from hasn_edge.formats.onnx import onnx_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime import onnxruntime as module
 from hasn_edge.runtime.onnxruntime import SPEC_KEY, OnnxRuntimeSession

@@ -13,8 +13,8 @@ import torch
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact, publish, sidecar_path
 from hasn_edge.errors import ArtifactError, CheckpointError, UnsupportedError
-from hasn_edge.formats.onnx import onnx_from_model
-from hasn_edge.formats.torchscript import quiet_jit, torchscript_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
 from hasn_edge.model import zoo
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hasn_edge.errors import BuildError
-from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.pending import Pending
+from tests.support.fake_session import FakeSession
 
 
 def test_waits_once_and_keeps_the_result():

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hasn_edge.errors import InputError, ShapeError
-from hasn_edge.formats.onnx import onnx_from_model
-from hasn_edge.formats.torchscript import quiet_jit, torchscript_from_model
+from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.graph import convolutions
@@ -20,12 +20,12 @@ from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe
-from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
-from hasn_edge.runtime.tensorrt import TensorRTSession
+from hasn_edge.runtime.tensorrt.session import TensorRTSession
 from hasn_edge.runtime.torchscript import TorchScriptSession
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.fake_session import FakeSession
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hasn_edge.errors import ArtifactError, BuildError, InputError, ShapeError, UnsupportedError
-from hasn_edge.formats.torchscript import quiet_jit, torchscript_from_model
+from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.pytorch import PyTorchSession, torch_device
 from hasn_edge.runtime.torchscript import TorchScriptSession

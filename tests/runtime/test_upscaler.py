@@ -10,11 +10,11 @@ from skimage.metrics import peak_signal_noise_ratio
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, ShapeError, UnsupportedError
 from hasn_edge.model.hasn import HASN
-from hasn_edge.runtime.fake import FakeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.tiling import Size, receptive_radius
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
+from tests.support.fake_session import FakeSession
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 PLAIN = ModelSpec(features=6, blocks=1, kernel_size=3, esa=False, cab=False)

@@ -8,8 +8,8 @@ import torch
 
 from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, InputError
+from hasn_edge.evaluation.quality import evaluate
 from hasn_edge.model.checkpoint import load_checkpoint
-from hasn_edge.quality import evaluate
 from hasn_edge.train.loop import Interrupted
 from hasn_edge.train.recipe import Phase
 from hasn_edge.train.run import read_log, read_run_file

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hasn_edge.data.pairs import load_eval_set
+from hasn_edge.evaluation.quality import evaluate
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_models, model_path
-from hasn_edge.quality import evaluate
 from hasn_edge.train.recipe import load_recipe
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
-sys.path.insert(0, str(Path(__file__).parent))  # for clips
-
-import clips  # noqa: E402
-from clips import frames, make, planes_in, rgb_of, tags  # noqa: E402
-
-from hasn_edge.runtime.fake import FakeSession  # noqa: E402
-from hasn_edge.runtime.upscaler import Upscaler  # noqa: E402
-from hasn_edge.spec import ModelSpec  # noqa: E402
-from hasn_edge.video.colour import Colour, FrameFromRgb, RgbFromFrame, Turn  # noqa: E402
-from hasn_edge.video.files import VideoReport, upscale_video  # noqa: E402
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video.colour import Colour, FrameFromRgb, RgbFromFrame, Turn
+from hasn_edge.video.files import VideoReport, upscale_video
+from tests.support import clips
+from tests.support.clips import frames, make, planes_in, rgb_of, tags
+from tests.support.fake_session import FakeSession
 
 KR_KB = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 """ITU-T H.273, table 4."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -13,18 +12,15 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
-sys.path.insert(0, str(Path(__file__).parent))  # for clips
-
-import clips  # noqa: E402
-from clips import TB, VFR, frames, make, packets, planes_in, psnr, tags, times  # noqa: E402
-
-from hasn_edge.errors import InputError, OutputError, UnsupportedError  # noqa: E402
-from hasn_edge.runtime.fake import FakeSession  # noqa: E402
-from hasn_edge.runtime.pending import Pending  # noqa: E402
-from hasn_edge.runtime.upscaler import Upscaler  # noqa: E402
-from hasn_edge.spec import ModelSpec  # noqa: E402
-from hasn_edge.video import transcode as transcode_module  # noqa: E402
-from hasn_edge.video.files import VideoReport, is_video, output_suffix, upscale_video  # noqa: E402
+from hasn_edge.errors import InputError, OutputError, UnsupportedError
+from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video import transcode as transcode_module
+from hasn_edge.video.files import VideoReport, is_video, output_suffix, upscale_video
+from tests.support import clips
+from tests.support.clips import TB, VFR, frames, make, packets, planes_in, psnr, tags, times
+from tests.support.fake_session import FakeSession
 
 X2 = ModelSpec(scale=2)
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 av = pytest.importorskip("av")
-sys.path.insert(0, str(Path(__file__).parent))  # for clips
-
-from clips import make, packets  # noqa: E402
-
-from hasn_edge.errors import OutputError  # noqa: E402
-from hasn_edge.runtime.fake import FakeSession  # noqa: E402
-from hasn_edge.runtime.upscaler import Upscaler  # noqa: E402
-from hasn_edge.spec import ModelSpec  # noqa: E402
-from hasn_edge.video import files, tracks  # noqa: E402
-from hasn_edge.video.files import VideoReport, output_suffix, upscale_video  # noqa: E402
+from hasn_edge.errors import OutputError
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video import (
+    files,
+    tracks,
+)
+from hasn_edge.video.files import VideoReport, output_suffix, upscale_video
+from tests.support.clips import make, packets
+from tests.support.fake_session import FakeSession
 
 SECONDS = Fraction(1, 1000)
 

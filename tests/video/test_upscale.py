@@ -15,14 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 av = pytest.importorskip("av")
-sys.path.insert(0, str(Path(__file__).parent))  # for clips
-
-from children import hear  # noqa: E402
-from clips import frames, make, packets, times  # noqa: E402
-
-from hasn_edge.cli import cli  # noqa: E402
-from hasn_edge.image import read_image, write_image  # noqa: E402
-from hasn_edge.runtime.open import open_model  # noqa: E402
+from hasn_edge.cli import cli
+from hasn_edge.images.arrays import read_image, write_image
+from hasn_edge.runtime.open import open_model
+from tests.support.children import hear
+from tests.support.clips import frames, make, packets, times
 
 
 def run(*args: object) -> Result:
@@ -183,7 +180,14 @@ def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, s
     """In the main thread, in another one, and at the second signal without any waiting."""
     source = make(tmp_path / "clip.mp4", 20)
     process = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("upscale_child.py"), stage, source, "-o", tmp_path / "out"],
+        [
+            sys.executable,
+            Path(__file__).parents[1] / "support" / "upscale_child.py",
+            stage,
+            source,
+            "-o",
+            tmp_path / "out",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

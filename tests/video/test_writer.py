@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
-sys.path.insert(0, str(Path(__file__).parent))  # for clips
-
-from clips import frames, tags, times  # noqa: E402
-
-from hasn_edge.errors import InputError, OutputError, ShapeError, UnsupportedError  # noqa: E402
-from hasn_edge.video.writer import VideoWriter, check_writer  # noqa: E402
+from hasn_edge.errors import InputError, OutputError, ShapeError, UnsupportedError
+from hasn_edge.video.writer import VideoWriter, check_writer
+from tests.support.clips import frames, tags, times
 
 SIZE = (48, 64)
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from hasn_edge.engine.gpu import cuda_python_install, gpu_facts
-from hasn_edge.errors import (
-    BuildError,
-    HasnEdgeError,
-    MissingDependencyError,
-    NoCudaError,
-    UnsupportedError,
-)
+from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, NoCudaError, UnsupportedError
+from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.runtime.cuda.protocol import CudaBackend
 
 BACKENDS = ("torch", "cuda-python", "pycuda")

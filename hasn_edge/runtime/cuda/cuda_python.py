@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.engine.gpu import cuda_python_install, gpu_facts
 from hasn_edge.errors import BuildError, MissingDependencyError
+from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.optional import require
 from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, failed, take
 

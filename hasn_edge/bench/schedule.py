@@ -1,0 +1,136 @@
+"""All cases open at once and timed in turns, or, where memory would not suffice, one after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from hasn_edge.bench.cases import Plan
+from hasn_edge.bench.measure import Measured, Stopwatch
+from hasn_edge.bench.worker import Worker
+from hasn_edge.data.pairs import EvalSet
+from hasn_edge.evaluation.quality import Scores
+from hasn_edge.hardware import host as machine
+from hasn_edge.hardware.board import Board
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.runtime.memory import bytes_per_pixel
+from hasn_edge.spec import ModelSpec
+
+INTEGRATED_BYTES = 2_000_000_000
+"""What a process with CUDA takes of a Jetson's one memory before its first frame: interpreter, libraries with
+their kernels, context. Two reports say 2 GB: ONNX Runtime with TensorRT on a Jetson Nano
+(github.com/microsoft/onnxruntime/issues/4259), PyTorch with cuDNN (github.com/pytorch/pytorch/issues/12873).
+Not measured by us; newer CUDA loads kernels when they are needed and may take less."""
+
+CARD_BYTES = 500_000_000
+"""What its context takes of a card's own memory: 0.3 GB with CUDA 11.7 and newer, more before
+(github.com/pytorch/pytorch/issues/107667); rounded up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A case that ran."""
+
+    plan: Plan
+    facts: Mapping[str, Any]
+    """Backend, precision and device, as its worker says."""
+    measured: Measured | None
+    peak_bytes: int | None
+    scores: Sequence[Scores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What is done with every case."""
+
+    plans: Sequence[Plan]
+    watch: Stopwatch
+    size: tuple[int, int]
+    sets: Sequence[EvalSet]
+    framed: bool
+    """Every picture has the size that the case is opened for."""
+    progress: Callable[[str], None] = lambda text: None
+
+    def run(self, *, apart: bool) -> Generator[Ran, None, None]:
+        """Yield every case when it is done; close the generator to end what is still open.
+
+        Args:
+            apart: One after the other; otherwise all are open at once.
+
+        Raises:
+            HasnEdgeError: a case failed.
+        """
+        return self._apart() if apart else self._together()
+
+    def _together(self) -> Generator[Ran, None, None]:
+        """Open all, time them in turns, score them."""
+        with ExitStack() as stack:
+            workers, facts = [], []
+            for plan in self.plans:
+                workers.append(stack.enter_context(Worker(plan.case)))
+                facts.append(self._open(plan, workers[-1]))
+            with self.watch:
+                measured = self.watch.time(list(zip(self.plans, workers, strict=True)))
+            peaks = [worker.peak_bytes() for worker in workers]
+            for plan, worker, fact, one, peak in zip(
+                self.plans, workers, facts, measured, peaks, strict=True
+            ):
+                scores = self._score(plan, worker)
+                yield Ran(plan=plan, facts=fact, measured=one, peak_bytes=peak, scores=scores)
+
+    def _apart(self) -> Generator[Ran, None, None]:
+        """Open each when the one before it is closed; its turns follow each other."""
+        with self.watch:
+            for plan in self.plans:
+                with Worker(plan.case) as worker:
+                    facts = self._open(plan, worker)
+                    (measured,) = self.watch.time([(plan, worker)])
+                    peak = worker.peak_bytes()
+                    scores = self._score(plan, worker)
+                yield Ran(plan=plan, facts=facts, measured=measured, peak_bytes=peak, scores=scores)
+
+    def _open(self, plan: Plan, worker: Worker) -> Mapping[str, Any]:
+        self.progress(f"opening {plan.case.label}")
+        return worker.open(self.size)
+
+    def _score(self, plan: Plan, worker: Worker) -> list[Scores]:
+        self.progress(f"scoring {plan.case.label}")
+        return [worker.score(eval_set, framed=self.framed) for eval_set in self.sets]
+
+
+def too_many(plans: Sequence[Plan], board: Board, spec: ModelSpec, size: tuple[int, int]) -> str:
+    """Return why the cases cannot be open at once; empty where they can, or where nothing is known.
+
+    On a processor they always are: a case takes a few hundred megabytes there.
+    """
+    gpu = board.gpu
+    if gpu is None or len(plans) < 2:
+        return ""
+    here = plans if gpu.integrated else [plan for plan in plans if plan.case.device]
+    frame = bytes_per_pixel(spec, "pytorch") * size[0] * size[1]  # the most that any backend takes
+    need = len(here) * ((INTEGRATED_BYTES if gpu.integrated else CARD_BYTES) + frame)
+    free = free_bytes(gpu)
+    if free is None or need <= free:
+        return ""
+    return (
+        f"{len(here)} open at once are reckoned to need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    )
+
+
+def free_bytes(gpu: GpuFacts) -> int | None:
+    """Return the free memory of a GPU; ``None`` where it cannot be asked for."""
+    if gpu.integrated:
+        return machine.available_memory_bytes()
+    # In a process of its own: asking takes a context, which would stay in the memory that is asked about.
+    code = "from hasn_edge.engine.device_memory import DeviceMemory; print(DeviceMemory().free_bytes())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        )
+        return int(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

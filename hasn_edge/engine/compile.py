@@ -1,0 +1,152 @@
+"""An engine from an ONNX graph: the compiler runs in a child process, and however that ends is an answer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.artifact import writing
+from hasn_edge.engine import request as requests
+from hasn_edge.engine.capabilities import NAMES, find_module
+from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header
+from hasn_edge.engine.request import BuildRequest, CalibratorInput, write_batches
+from hasn_edge.engine.target import EngineTarget
+from hasn_edge.engine.worker_process import Progress, converse
+from hasn_edge.errors import OutputError, UnsupportedError
+from hasn_edge.spec import Precision
+
+__all__ = ["BuiltEngine", "CalibratorInput", "Progress", "engine_from_onnx"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """A compiled plan and what is known about it."""
+
+    plan: bytes
+    """A plain TensorRT plan, nothing added: other tools load it too."""
+    target: EngineTarget
+    precision: Precision
+    header: PlanHeader
+    version: str
+    """Of the compiler: as the plan says it, or where it does not (TensorRT 8.5), as the compiler does."""
+    made_by: Mapping[str, str]
+    """Name and version of the compiler, for a sidecar."""
+    warnings: tuple[str, ...]
+    """What the compiler warned of, each text once."""
+    seconds: float
+    """Wall-clock time of the build, the child's start included."""
+    facts: Mapping[str, Any] = field(repr=False)
+    """Inputs, outputs, layer counts, profile, flags, GPU and driver, as plain JSON values."""
+
+    def details(self) -> dict[str, Any]:
+        """Return what belongs into the engine's sidecar, as plain JSON values.
+
+        ``size`` is there for a static engine only, as :attr:`hasn_edge.artifact.Artifact.size` expects.
+        ``gpu`` and what follows from it is there for engines that are bound to the GPU they were built on.
+        """
+        size = self.target.shapes.size
+        return {
+            **({"size": list(size)} if size else {}),
+            "target": self.target.name,
+            "runtime": self.target.runtime.value,
+            "version": self.version,
+            "compute_capabilities": list(self.target.compute_capabilities),
+            **self.facts,
+            "build_seconds": round(self.seconds, 2),
+            "warnings": list(self.warnings),
+        }
+
+
+def engine_from_onnx(
+    onnx: bytes,
+    target: EngineTarget,
+    *,
+    precision: Precision | None = None,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    calibrator: CalibratorInput | None = None,
+) -> BuiltEngine:
+    """Compile an ONNX graph for ``target``.
+
+    The compiler runs in a process of its own, so a crash of it, or the system killing it for memory, is an
+    error here and not the end of this program. TensorRT for RTX needs no GPU.
+
+    Args:
+        onnx: The serialized graph, in the form that
+            :attr:`hasn_edge.engine.capabilities.Capabilities.form` names; with ``calibrator`` the FP32
+            graph in the form that ``weak_form`` names.
+        target: What to build for.
+        precision: What the engine shall compute in. A strong graph says so itself and is checked against it;
+            a weak one takes it by builder flags. ``None``: what the graph says, which never is FP16 where
+            flags decide.
+        progress: Called from this thread while the compiler works.
+        cache: Folder that keeps timings (and calibrations) for the next build; ``None`` keeps none.
+        calibrator: Let TensorRT choose the INT8 ranges, the legacy method of TensorRT 8.5 to 10.
+
+    Raises:
+        MissingDependencyError: TensorRT is not installed.
+        UnsupportedError: this TensorRT cannot build for the target, or the graph's fixed size is another.
+        BuildError: the compiler refused, crashed or was killed; carries its messages.
+        ShapeError: calibration pictures of several shapes, or none.
+        OutputError: no room for the temporary files, or in ``cache``.
+    """
+    if target.runtime not in NAMES:
+        raise UnsupportedError(
+            f"the target {target.name!r} has no engine: its runtime, {target.runtime.value!r}, takes the "
+            "graph itself; choose a target of TensorRT, such as 'rtx'"
+        )
+    if calibrator is not None and precision not in (None, Precision.INT8):
+        raise UnsupportedError(f"a calibrator makes INT8 engines; the precision asked for is {precision}")
+    find_module(target.runtime)
+    started = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="hasn-edge-build-") as name:
+            folder = Path(name)
+            (folder / requests.GRAPH).write_bytes(onnx)
+            request = BuildRequest(
+                target=target,
+                precision=precision,
+                cache=None if cache is None else str(cache.resolve()),
+                calibration=None if calibrator is None else write_batches(calibrator, folder),
+            )
+            request.write(folder)
+            conversation = converse(folder, str(folder), progress=progress or _silent)
+            result = conversation.outcome(NAMES[target.runtime])
+            plan = (folder / requests.PLAN).read_bytes()
+            if cache is not None:
+                _keep(folder, cache, result["keep"])
+    except OSError as exc:
+        raise OutputError(
+            f"cannot keep the build's temporary files in {tempfile.gettempdir()}: {exc.strerror or exc}; "
+            "free some space there, or set TMPDIR to another folder"
+        ) from exc
+    header = parse_plan_header(plan, file_bytes=len(plan), name=f"the plan for target {target.name!r}")
+    version = header.version_or(result["version"])
+    return BuiltEngine(
+        plan=plan,
+        target=target,
+        precision=Precision(result["facts"]["precision"]),
+        header=header,
+        version=version,
+        made_by={NAMES[target.runtime]: version},
+        warnings=tuple(conversation.texts("WARNING")),
+        seconds=time.monotonic() - started,
+        facts=result["facts"],
+    )
+
+
+def _silent(phase: str, done: int, steps: int) -> None:
+    pass
+
+
+def _keep(folder: Path, cache: Path, names: Mapping[str, str]) -> None:
+    """Move what the compiler left for the next build into the cache, each file whole or not at all."""
+    for made, name in names.items():
+        source = folder / made
+        if source.is_file():
+            with writing(cache / name) as temporary:
+                temporary.write_bytes(source.read_bytes())

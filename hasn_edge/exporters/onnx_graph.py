@@ -1,0 +1,229 @@
+"""Edits of an ONNX graph that keep its meaning: readable names, initializers, constant sizes, dead code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hasn_edge.errors import BuildError
+from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.optional import require
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUT, OUTPUT = "input", "output"
+"""Names of the one input and the one output of every graph of hasn-edge."""
+
+
+def onnx_module(needed_for: str = "Writing ONNX") -> ModuleType:
+    """Return the ``onnx`` package, or say how to install it."""
+    return require("onnx", extra="export", needed_for=needed_for)
+
+
+def module_path(scope: str) -> str:
+    """Return ``block_1.cab.cab.0`` for the exporter's ``/block_1/cab/cab/cab.0``.
+
+    PyTorch repeats a container's name in front of its children's numbers.
+    """
+    parts: list[str] = []
+    for part in scope.strip("/").split("/"):
+        if parts and part.startswith(parts[-1] + "."):
+            parts[-1] = part
+        else:
+            parts.append(part)
+    return ".".join(parts)
+
+
+def constants_to_initializers(model: onnx.ModelProto) -> None:
+    """Turn every Constant node into an initializer, equal ones into one, and read past Identity nodes."""
+    onnx = onnx_module()
+    graph = model.graph
+    kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    same: dict[str, str] = {}
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        array = onnx.numpy_helper.to_array(node.attribute[0].t)
+        key = (node.attribute[0].t.data_type, array.shape, array.tobytes())
+        if key not in kept:
+            kept[key] = node.output[0]
+            graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
+        same[node.output[0]] = kept[key]
+        graph.node.remove(node)
+    outputs = {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Identity"]:
+        # The exporter writes one for each parameter that equals an earlier one.
+        if node.output[0] not in outputs:
+            same[node.output[0]] = same.get(node.input[0], node.input[0])
+            graph.node.remove(node)
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = same.get(name, name)
+
+
+def remove_dead_nodes(model: onnx.ModelProto) -> None:
+    """Drop nodes, initializers and shape records that nothing reads; initializers in order of first use."""
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if needed.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            needed.update(node.input)
+    order = {name: i for i, name in reversed(list(enumerate(n for node in graph.node for n in node.input)))}
+    used = sorted((t for t in graph.initializer if t.name in order), key=lambda tensor: order[tensor.name])
+    tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in used]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+    # Records of intermediate shapes are recomputed by whoever wants them; stale ones would contradict edits.
+    del graph.value_info[:]
+
+
+def rename(model: onnx.ModelProto) -> None:
+    """Give every node and tensor a name that says where it comes from in the network.
+
+    A Conv node is called by the path of its convolution (``block_1.f1.conv``), and its parameters after it,
+    its own even where another convolution's have equal values; other nodes by path and operator
+    (``block_1.ln.Sqrt``). A node's output carries its node's name, except the graph's output; an unnamed
+    constant that of its first reader with the input's index.
+    """
+    graph = model.graph
+    taken: set[str] = set()
+    tensors = {value.name: value.name for value in (*graph.input, *graph.output)}
+    parameters = {tensor.name for tensor in graph.initializer if re.search(r"\.(weight|bias)$", tensor.name)}
+    constants = {tensor.name for tensor in graph.initializer} - parameters
+    for node in graph.node:
+        name = module_path(node.name.removesuffix("/Conv")) or node.op_type
+        node.name = _unique(name, taken)
+        for index, output in enumerate(node.output):
+            tensors.setdefault(output, node.name + (f".{index}" if index else ""))
+        for index, name in enumerate(node.input):
+            if name in constants:
+                tensors.setdefault(name, f"{node.name}.constant{index}")
+    for node in graph.node:
+        node.doc_string = ""
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = tensors.get(name, name)
+    for tensor in graph.initializer:
+        tensor.name = tensors.get(tensor.name, tensor.name)
+    _own_parameters(graph)
+
+
+def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with initializers for constants, no dead code and readable names."""
+    copy = type(model).FromString(model.SerializeToString())
+    constants_to_initializers(copy)
+    rename(copy)
+    remove_dead_nodes(copy)
+    return copy
+
+
+def with_fixed_size(model: onnx.ModelProto, size: tuple[int, int], scale: int) -> onnx.ModelProto:
+    """Return a copy that takes ``(H, W)`` only, with the target of every Resize a constant.
+
+    Raises:
+        BuildError: a Resize's output has no size that shape inference can tell.
+    """
+    onnx = onnx_module()
+    fixed = type(model).FromString(model.SerializeToString())
+    for value, factor in ((fixed.graph.input[0], 1), (fixed.graph.output[0], scale)):
+        for index, side in zip((2, 3), size, strict=True):
+            value.type.tensor_type.shape.dim[index].dim_value = side * factor
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in inferred.graph.value_info
+    }
+    for node in [node for node in fixed.graph.node if node.op_type == "Resize"]:
+        # ESA's Resize has a convolution's size, which inference knows where it cannot follow the arithmetic
+        # on shapes: both meet in the Add that reads the Resize.
+        sizes = shapes.get(node.output[0], [])
+        readers = [reader for reader in fixed.graph.node if node.output[0] in reader.input]
+        for name in (name for reader in readers if reader.op_type == "Add" for name in reader.input):
+            sizes = sizes if sizes and all(sizes) else shapes.get(name, [])
+        if len(sizes) != 4 or not all(sizes[1:]):
+            raise BuildError(f"{node.name}: its size could not be made constant (found {sizes})")
+        if not sizes[0]:
+            raise BuildError(
+                f"{node.name}: a static graph needs a fixed batch; pass batch=1 or another number"
+            )
+        name = f"{node.name}.sizes"
+        fixed.graph.initializer.append(onnx.numpy_helper.from_array(np.array(sizes, np.int64), name))
+        node.input[3] = name
+    remove_dead_nodes(fixed)
+    return fixed
+
+
+def conv_parameters(model: onnx.ModelProto) -> dict[str, tuple[bytes, ...]]:
+    """Return the bytes of the weight and the bias of every Conv by node name."""
+    onnx = onnx_module()
+    values = {t.name: onnx.numpy_helper.to_array(t).tobytes() for t in model.graph.initializer}
+    return {
+        node.name: tuple(values.get(name, b"") for name in node.input[1:])
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }
+
+
+def set_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
+    """Replace the model's metadata by ``values``, sorted by key so that equal graphs are equal bytes."""
+    del model.metadata_props[:]
+    for key in sorted(values):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, values[key]
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the model's metadata."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def largest_difference(
+    first: onnx.ModelProto, second: onnx.ModelProto, shapes: Iterable[tuple[int, int, int, int]]
+) -> float:
+    """Return the largest difference of two graphs' outputs on random images, relative to the output's range.
+
+    Args:
+        first: The graph to trust.
+        second: The graph to check.
+        shapes: NCHW shapes of the images.
+    """
+    run_first, run_second = (Emulator(graph, exact=True).run for graph in (first, second))
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for shape in shapes:
+        x = rng.random(shape, dtype=np.float32)
+        a, b = run_first(x), run_second(x)
+        if a.shape != b.shape:
+            return float("inf")
+        difference = float(np.abs(a - b).max()) / max(float(np.abs(a).max()), 1e-6)
+        worst = max(worst, difference if np.isfinite(difference) else float("inf"))
+    return worst
+
+
+def _own_parameters(graph: onnx.GraphProto) -> None:
+    # The exporter (like onnxsim) merges parameters of equal value, e.g. zero biases of a new network.
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for index in range(1, len(node.input) if node.op_type == "Conv" else 0):
+            name = f"{node.name}.{('weight', 'bias')[index - 1]}"
+            if node.input[index] in tensors and name not in tensors:
+                tensors[name] = type(graph.initializer[0])()
+                tensors[name].CopyFrom(tensors[node.input[index]])
+                tensors[name].name = name
+                graph.initializer.append(tensors[name])
+            if node.input[index] in tensors:
+                node.input[index] = name
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate

@@ -1,0 +1,123 @@
+"""What Triton must know of an artefact: its tensors, whether it is batched, a shape to warm it up with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hasn_edge.artifact import Artifact, Kind
+from hasn_edge.errors import ArtifactError, UnsupportedError
+from hasn_edge.exporters.onnx_graph import onnx_module
+from hasn_edge.exporters.triton.config import ANY, ONNX_RUNTIME, TENSORRT, Backend, TritonConfig, split_batch
+from hasn_edge.spec import Precision
+
+LARGEST_BATCH = 8
+"""What an ONNX graph is given that takes any number of pictures and whose sidecar names no limit: the graph
+itself knows none, memory does."""
+
+QUEUE_DELAY_US = 1000
+"""How long a request waits for others to share a batch with: short next to the time of a frame."""
+
+WARMUP_SIZE = (180, 320)
+"""Height and width of the request that warms up a model which takes any size."""
+
+
+def triton_config(artifact: Artifact, data: bytes, *, name: str, device: str | None = None) -> TritonConfig:
+    """Return the configuration of a model that consists of one artefact.
+
+    Args:
+        artifact: An ONNX graph, or an engine of TensorRT.
+        data: Its bytes.
+        name: The model's.
+        device: See :func:`~hasn_edge.exporters.triton.repository.triton_repository`.
+
+    Raises:
+        UnsupportedError: the server cannot run this kind of file.
+        ConfigError: a rule of the server is broken.
+    """
+    model = _engine(artifact) if artifact.kind is Kind.ENGINE else _graph(artifact, data)
+    batched, tensors = split_batch([*model.inputs, *model.outputs])
+    inputs, outputs = tensors[: len(model.inputs)], tensors[len(model.inputs) :]
+    largest = model.largest_batch if batched else 0
+    for_processor = artifact.precision is Precision.INT8 and artifact.details.get("form") == "cpu"
+    return TritonConfig(
+        name=name,
+        backend=model.backend,
+        inputs=inputs,
+        outputs=outputs,
+        max_batch_size=largest,
+        kind=device or ("gpu" if model.backend == TENSORRT else "cpu" if for_processor else "auto"),
+        queue_delay_us=QUEUE_DELAY_US if largest > 1 else None,
+        warmup={inputs[0].name: model.typical[1:] if batched else model.typical},
+    )
+
+
+_Tensor = tuple[str, str, tuple[int, ...]]
+"""Name, NumPy type and shape, with -1 where any size is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """What the server has to know of a file."""
+
+    backend: Backend
+    inputs: list[_Tensor]
+    outputs: list[_Tensor]
+    typical: tuple[int, ...]
+    """A shape of the one input that the file takes."""
+    largest_batch: int
+
+
+def _engine(artifact: Artifact) -> _Model:
+    """Read the sidecar, which was written by who built the plan: the plan says nothing without a GPU."""
+    details = artifact.details
+    if details.get("runtime") != "tensorrt":
+        raise UnsupportedError(
+            f"{artifact.path}: an engine of TensorRT for RTX, which Triton has no backend for; give it the "
+            "graph (.onnx) that was published with the engine, or build with TensorRT on the serving machine"
+        )
+    try:
+        inputs, outputs = (
+            [(t["name"], t["dtype"], tuple(int(n) for n in t["shape"])) for t in details[key]]
+            for key in ("inputs", "outputs")
+        )
+        typical, maximum = (tuple(map(int, details["profile"][key])) for key in ("typical", "maximum"))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ArtifactError(
+            f"{artifact.path}: its sidecar does not say the engine's tensors and profile ({exc!r}); build it "
+            "again with 'hasn-edge build'"
+        ) from exc
+    return _Model(backend=TENSORRT, inputs=inputs, outputs=outputs, typical=typical, largest_batch=maximum[0])
+
+
+def _graph(artifact: Artifact, data: bytes) -> _Model:
+    """Read an ONNX graph's ends."""
+    if artifact.kind is not Kind.ONNX:
+        raise UnsupportedError(
+            f"{artifact.path}: a {artifact.kind.value} file; Triton is given .onnx and TensorRT .engine "
+            "files: export the model with --format triton, or give --artifact such a file"
+        )
+    onnx = onnx_module("Writing a Triton model repository")
+
+    def ends(values: Any) -> list[_Tensor]:
+        found = []
+        for value in values:
+            kind = value.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+            shape = tuple(d.dim_value if d.HasField("dim_value") else ANY for d in kind.shape.dim)
+            found.append((value.name, dtype, shape))
+        return found
+
+    graph = onnx.load_from_string(data).graph
+    inputs, outputs = ends(graph.input), ends(graph.output)
+    (_, dtype, shape), *others = inputs
+    if others or len(shape) != 4:
+        raise UnsupportedError(f"{artifact.path}: expected one input of four dimensions, found {inputs}")
+    height, width = (max(size, artifact.spec.size.minimum) for size in WARMUP_SIZE)
+    channels = artifact.spec.channels
+    usual = (1, height, width, channels) if dtype == "uint8" else (1, channels, height, width)
+    typical = tuple(size if known == ANY else known for size, known in zip(usual, shape, strict=True))
+    _, largest = artifact.details.get("batch", (1, LARGEST_BATCH))
+    return _Model(
+        backend=ONNX_RUNTIME, inputs=inputs, outputs=outputs, typical=typical, largest_batch=int(largest)
+    )

@@ -1,0 +1,206 @@
+"""A Triton model repository: an artefact in folders as the server wants them, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from hasn_edge.artifact import Artifact, load_artifact, output_error, publish, writing
+from hasn_edge.errors import ArtifactError, OutputError
+from hasn_edge.exporters.triton.config import (
+    ONNX_RUNTIME,
+    TENSORRT,
+    TritonConfig,
+    message_text,
+    parameter_fields,
+)
+from hasn_edge.exporters.triton.model import triton_config
+from hasn_edge.exporters.triton.page import readme
+
+CONFIG, README = "config.pbtxt", "README.md"
+
+
+def triton_repository(
+    artifact: Artifact,
+    output: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    version: int | None = None,
+    device: str | None = None,
+) -> Path:
+    """Add an artefact to a model repository, which is made if it is not there.
+
+    The model's folder gets ``config.pbtxt``, a README and ``<version>/model.onnx`` or ``model.plan`` with its
+    sidecar. It is made beside the repository and then renamed, so that a server never sees half of it. A
+    further version leaves ``config.pbtxt`` as it is but for parameters that it appends. Without ``version``,
+    an artefact that is there already is not added again.
+
+    Args:
+        artifact: An ONNX graph, or an engine of TensorRT.
+        output: The repository's folder.
+        name: The model's; the file's own, without its ending, where ``None``.
+        version: A number from 1 that is not taken; the next one where ``None``.
+        device: ``"auto"``, ``"gpu"`` or ``"cpu"``; where ``None`` an engine gets a GPU, an INT8 graph made
+            for processors a processor, and any other graph a GPU where the server has one.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        UnsupportedError: the server cannot run this kind of file.
+        ArtifactError: the file changed since it was published, or the model there has other tensors.
+        ConfigError: the name, or what the graph says, breaks a rule of the server.
+        OutputError: the version is taken, the folder is no model repository, or it cannot be written.
+    """
+    data = _read(artifact)
+    config = triton_config(artifact, data, name=name or artifact.path.stem, device=device)
+    output = Path(output)
+    folder = output / config.name
+    present = _versions(folder)
+    chosen = max(present, default=0) + 1 if version is None else version
+    same = [number for number, known in present.items() if known.sha256 == artifact.sha256]
+    if same and version is None:
+        return folder / str(max(same))
+    if chosen < 1 or chosen in present:
+        raise OutputError(
+            f"{folder}: version {chosen} {'is taken' if chosen in present else 'cannot be'}; leave the "
+            f"version out to take the next one, {max(present, default=0) + 1}"
+        )
+    if present:
+        _check_exchangeable(artifact, config, present[max(present)])
+    else:
+        _check_repository(output)
+    facts = _parameters(artifact, chosen)
+    try:
+        with _staging(output, config.name) as staging:
+            made = staging / str(chosen)
+            _place(data, artifact, made / config.backend.filename)
+            if present:
+                made.rename(folder / made.name)
+                _append(folder / CONFIG, message_text(parameter_fields(facts)))
+            else:
+                (staging / CONFIG).write_text(replace(config, parameters=facts).text(), encoding="utf-8")
+                (staging / README).write_text(readme(config, artifact), encoding="utf-8")
+                staging.rename(folder)
+    except OSError as exc:
+        raise output_error(folder, exc) from exc
+    return folder / str(chosen)
+
+
+def model_file(version: Path) -> Path:
+    """Return the model's file in a version's folder."""
+    files = [version / backend.filename for backend in (ONNX_RUNTIME, TENSORRT)]
+    return next((file for file in files if file.exists()), files[0])
+
+
+def _read(artifact: Artifact) -> bytes:
+    """Return the artefact's bytes; what is checked here is what is written."""
+    try:
+        data = artifact.path.read_bytes()
+    except OSError as exc:
+        raise ArtifactError(f"{artifact.path}: cannot be read: {exc.strerror or exc}") from exc
+    if hashlib.sha256(data).hexdigest() != artifact.sha256:
+        raise ArtifactError(
+            f"{artifact.path}: its bytes changed since it was made; make it again with 'hasn-edge build' or "
+            "'hasn-edge export'"
+        )
+    return data
+
+
+def _versions(folder: Path) -> dict[int, Artifact]:
+    """Return the artefacts of a model that is there already, by version."""
+    if not folder.exists():
+        return {}
+    found = {}
+    for version in folder.iterdir() if folder.is_dir() else ():
+        if version.name.isdecimal():
+            found[int(version.name)] = load_artifact(model_file(version))
+    if not found or not (folder / CONFIG).is_file():
+        raise OutputError(
+            f"{folder} exists and is no model of hasn-edge: {CONFIG} or the versions are missing; choose "
+            "another name or another folder with -o"
+        )
+    return found
+
+
+def _check_repository(output: Path) -> None:
+    """Refuse a folder with subfolders that the server would take for models and fail on."""
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file; give a folder with -o")
+    for entry in sorted(output.iterdir()) if output.exists() else ():
+        if entry.is_dir() and not (entry / CONFIG).is_file():
+            raise OutputError(
+                f"{output} is no model repository: Triton would take its folder {entry.name!r} for a model; "
+                "choose another folder with -o"
+            )
+
+
+def _check_exchangeable(artifact: Artifact, config: TritonConfig, present: Artifact) -> None:
+    """Refuse a version that clients of the present ones could not use: the configuration is common to all."""
+    known = triton_config(present, present.path.read_bytes(), name=config.name)
+    for what, new, old in (
+        ("backend", config.backend.name, known.backend.name),
+        ("inputs", config.inputs, known.inputs),
+        ("outputs", config.outputs, known.outputs),
+        ("largest batch", config.max_batch_size, known.max_batch_size),
+        ("scale", artifact.spec.scale, present.spec.scale),
+    ):
+        if new != old:
+            raise ArtifactError(
+                f"{artifact.path} cannot be a version beside {present.path}: {what} of the one is {new}, of "
+                f"the other {old}, and all versions share one configuration; choose another name"
+            )
+
+
+def _parameters(artifact: Artifact, version: int) -> Mapping[str, str]:
+    """Say what a version is, for whoever asks the server."""
+    start = f"hasn_edge.{version}."
+    return {
+        start + "sha256": artifact.sha256,
+        start + "source": artifact.source,
+        start + "precision": artifact.precision.value,
+        start + "spec": json.dumps(artifact.spec.to_dict(), separators=(",", ":")),
+    }
+
+
+@contextmanager
+def _staging(output: Path, name: str) -> Iterator[Path]:
+    """Yield a folder that a server of ``output`` does not look into and that can be renamed into it."""
+    output.mkdir(parents=True, exist_ok=True)
+    beside = output.resolve().parent
+    renames = beside.stat().st_dev == output.stat().st_dev and os.access(beside, os.W_OK)
+    private = Path(tempfile.mkdtemp(prefix=".hasn-edge-", dir=beside if renames else output))
+    try:
+        staging = private / name
+        staging.mkdir()
+        yield staging
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _place(data: bytes, artifact: Artifact, path: Path) -> None:
+    publish(
+        data,
+        path,
+        kind=artifact.kind,
+        spec=artifact.spec,
+        precision=artifact.precision,
+        source=artifact.source,
+        parent=artifact.parent,
+        made_by=artifact.made_by,
+        details=artifact.details,
+    )
+
+
+def _append(path: Path, text: str) -> None:
+    """Add fields to a finished message, at whose end they may stand; what a person edited stays."""
+    present = path.read_text(encoding="utf-8")
+    with writing(path) as temporary:
+        temporary.write_text(present.rstrip("\n") + "\n" + text, encoding="utf-8")

@@ -1,0 +1,256 @@
+"""Which engines a live run can choose from, best first for this machine, and how each is opened."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hasn_edge.artifact import Artifact, Kind, file_sha256, load_artifact
+from hasn_edge.errors import ArtifactError, HasnEdgeError, InputError
+from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.hardware.host import has_integer_dot_product
+from hasn_edge.model.zoo import bundled_onnx, model_name, model_path
+from hasn_edge.runtime.open import open_model, open_session
+from hasn_edge.runtime.session import Session
+from hasn_edge.spec import ModelSpec, Precision
+
+SLOTS = 2
+"""Of a TensorRT engine: one frame is copied while another is computed."""
+
+ON_PROCESSOR = " cpu"
+"""Ending of the second name of what can be computed on a GPU, which the plain name means."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One way to compute."""
+
+    open: Callable[[Size | None], Session]
+    """Opens it for frames of a (height, width); ``None`` where that is not known."""
+    size: Size | None = None
+    """The one (height, width) that it takes; ``None`` for any."""
+    scale: int | None = None
+    """How many times it enlarges, where that is known before it is open."""
+
+
+def engines_of(
+    model: str,
+    artifacts: Iterable[Path] = (),
+    *,
+    folder: Path = Path("engines"),
+    size: Size | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    cuda: str | None = None,
+) -> dict[str, Engine]:
+    """Return engines by name, the one to begin with first; built files are called as they are on disk.
+
+    Args:
+        model: Bundled name or weights file.
+        artifacts: Built files; where there are any, only these, in this order.
+        folder: Where built files of ``model`` are looked for otherwise. Best first: TensorRT engines, FP16
+            before INT8; on a GPU that ONNX Runtime or PyTorch can use, FP16, the model itself in FP32, INT8;
+            INT8 graphs on a processor that gains by them; the model itself on the processor; the others,
+            those for another size last.
+        size: (height, width) that was asked for; ``None`` for any.
+        threads: Processor threads; ``None`` for the backend's choice.
+        device: Where all of them run, see :func:`~hasn_edge.runtime.open.open_session`. ``None`` for a GPU
+            where it can be used, and once more on the processor, under a name of its own.
+        cuda: What gives engines memory and streams; ``None`` for the first that works.
+
+    Raises:
+        ArtifactError: one of ``artifacts`` is missing, damaged or changed.
+        CheckpointError: no such model.
+        InputError: no such device; or ``cuda`` where there is no engine.
+    """
+    if device is not None and not re.fullmatch(r"cpu|(cuda|tensorrt)(:[0-9]+)?", device):
+        raise InputError(
+            f"no device called {device!r}; choose cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>"
+        )
+    found = [load_artifact(path) for path in artifacts]
+    own = not found
+    choices: list[tuple[int, str, Engine]] = []
+    if own:
+        shipped = bundled_onnx(model)
+        source = file_sha256(model_path(model)) if shipped is None else load_artifact(shipped).source
+        found = [a for a in _in(folder) if a.source == source and _runs_on(a.kind, device)]
+        for target, engine in _own(model, shipped, threads, device):
+            rank = _MODEL_ON_GPU if _is_gpu(target) else _MODEL
+            choices.append((rank, _called(f"{model_name(model)} fp32", target, device), engine))
+    if cuda is not None and all(artifact.kind is not Kind.ENGINE for artifact in found):
+        raise InputError(
+            "--cuda is for TensorRT engines, and there is none to choose here; build one with 'hasn-edge "
+            "build', or name one with --artifact FILE.engine"
+        )
+    for place, artifact in enumerate(found):
+        for target in _targets(artifact.kind, device):
+            rank = _rank(artifact, size, target) if own else place
+            name = _called(artifact.path.name, target, device)
+            choices.append((rank, name, _built(artifact, threads, target, cuda)))
+    return {name: engine for _, name, engine in sorted(choices, key=lambda choice: choice[0])}
+
+
+def open_first(
+    engines: Mapping[str, Engine], wanted: str | None, size: Size | None, tell: Callable[[str], None]
+) -> tuple[str, Session]:
+    """Open the engine to begin with: the one that was named, or the first that works.
+
+    Args:
+        engines: As :func:`engines_of` returned them.
+        wanted: Its name, see :func:`named`; ``None`` for the best.
+        size: (height, width) of the frames where an engine takes any; ``None`` where it is not known.
+        tell: Told about each one that does not work here, and where the chosen one is computed.
+
+    Raises:
+        InputError: no engine of that name, or several.
+        HasnEdgeError: the one that was named, or the last of all, does not work.
+    """
+    names = list(engines) if wanted is None else [named(engines, wanted)]
+    for name in names:
+        try:
+            session = engines[name].open(engines[name].size or size)
+        except HasnEdgeError as exc:
+            if name == names[-1]:
+                raise
+            tell(f"{name} is left out: {exc}")
+        else:
+            tell(f"{name}: computed by {session.backend} on {session.device}")
+            return name, session
+    raise AssertionError("no engine to open")
+
+
+def named(engines: Mapping[str, Engine], wanted: str) -> str:
+    """Return the name of the engine that was asked for; a built file's may be said without its ending.
+
+    Raises:
+        InputError: no engine of that name, or files of several kinds.
+    """
+    if wanted in engines:
+        return wanted
+    base, processor = wanted.removesuffix(ON_PROCESSOR), ON_PROCESSOR * wanted.endswith(ON_PROCESSOR)
+    files = [name for kind in Kind if (name := f"{base}{kind.suffix}{processor}") in engines]
+    if len(files) > 1:
+        raise InputError(f"{wanted!r} may be any of {', '.join(files)}; say which, with its ending")
+    if not files:
+        raise InputError(f"no engine called {wanted!r}; choose one of: {', '.join(engines)}")
+    return files[0]
+
+
+def _own(
+    model: str, shipped: Path | None, threads: int | None, device: str | None
+) -> Iterator[tuple[str | None, Engine]]:
+    """Yield the model itself with each device: the one that was asked for, or a GPU and the processor."""
+    graph = None if shipped is None else load_artifact(shipped)
+    scale = None if graph is None else graph.spec.scale
+
+    def opens(target: str | None, kind: Kind | None) -> Callable[[Size | None], Session]:
+        backend: Literal["pytorch"] | None = None if kind is None else "pytorch"
+
+        def opened(size: Size | None) -> Session:
+            if graph is not None and kind is not Kind.TORCHSCRIPT:
+                try:
+                    return open_session(graph, device=target, threads=threads, frame=_whole(size, graph.spec))
+                except HasnEdgeError:
+                    # PyTorch brings CUDA's libraries along; ONNX Runtime wants to find them.
+                    if kind is None or not _has_gpu(Kind.TORCHSCRIPT):
+                        raise
+            return open_model(model, backend=backend, device=target, threads=threads)
+
+        return opened
+
+    kinds = (Kind.TORCHSCRIPT,) if shipped is None else (Kind.ONNX, Kind.TORCHSCRIPT)
+    asks_gpu = device is None or device.startswith("cuda")
+    # What ONNX Runtime was built without, PyTorch may have.
+    gpu = next((kind for kind in kinds if _has_gpu(kind)), None) if asks_gpu else None
+    if gpu is not None:
+        yield device or "cuda", Engine(open=opens(device or "cuda", gpu), scale=scale)
+    if gpu is None or device is None:
+        target = "cpu" if gpu is not None else device
+        yield target, Engine(open=opens(target, None), scale=scale)
+
+
+def _built(artifact: Artifact, threads: int | None, device: str | None, cuda: str | None) -> Engine:
+    def opened(size: Size | None) -> Session:
+        if artifact.kind is Kind.ENGINE:
+            return open_session(artifact, device=device, cuda=cuda, slots=SLOTS)
+        anything = artifact.kind is Kind.ONNX and artifact.size is None
+        known = _whole(size, artifact.spec) if anything else None
+        return open_session(artifact, device=device, threads=threads, frame=known)
+
+    return Engine(open=opened, size=artifact.size, scale=artifact.spec.scale)
+
+
+def _whole(size: Size | None, spec: ModelSpec) -> Size | None:
+    """Return a size that the network takes as it is; what is too small for it is padded."""
+    return size if size is not None and spec.size.padding(*size) == (0, 0) else None
+
+
+def _runs_on(kind: Kind, device: str | None) -> bool:
+    """Whether files of a kind can run on a device that was asked for."""
+    if device is None or kind is Kind.ONNX:
+        return True
+    return device.startswith("cuda") or (device == "cpu" and kind is Kind.TORCHSCRIPT)
+
+
+def _targets(kind: Kind, device: str | None) -> tuple[str | None, ...]:
+    """Return the devices that a file is offered on, the better one first."""
+    if device is None and kind is not Kind.ENGINE and _has_gpu(kind):
+        return "cuda", "cpu"
+    return (device,)
+
+
+def _has_gpu(kind: Kind) -> bool:
+    """Whether what runs a kind of file, ONNX Runtime or PyTorch, can use a GPU of this machine."""
+    if gpu_facts() is None:
+        return False
+    try:
+        if kind is Kind.ONNX:
+            providers = importlib.import_module("onnxruntime").get_available_providers()
+            return "CUDAExecutionProvider" in providers
+        return bool(importlib.import_module("torch").cuda.is_available())
+    except (ImportError, OSError):  # not installed, or without its libraries
+        return False
+
+
+def _called(name: str, target: str | None, device: str | None) -> str:
+    return name + ON_PROCESSOR if device is None and target == "cpu" else name
+
+
+def _is_gpu(target: str | None) -> bool:
+    return target not in (None, "cpu")
+
+
+def _in(folder: Path) -> list[Artifact]:
+    """Return the artefacts in a folder; files that are none, or damaged, are no choice."""
+    suffixes = {kind.suffix for kind in Kind}
+    artifacts = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in suffixes:
+            try:
+                artifacts.append(load_artifact(path))
+            except ArtifactError:
+                continue
+    return artifacts
+
+
+_MODEL_ON_GPU, _MODEL = 5, 10  # where the model itself, in FP32, stands among the ranks
+
+
+def _rank(artifact: Artifact, size: Size | None, target: str | None) -> int:
+    if None not in (size, artifact.size) and artifact.size != size:
+        return 30
+    onnx, precision = artifact.kind is Kind.ONNX, artifact.precision
+    if artifact.kind is Kind.ENGINE:
+        return {Precision.FP16: 0, Precision.INT8: 1}.get(precision, 2)
+    if _is_gpu(target):
+        # Q/DQ in front of every convolution costs ONNX Runtime's CUDA kernels time.
+        return {Precision.FP16: 3, Precision.INT8: 8}.get(precision, 6) + (not onnx)
+    if onnx and precision is Precision.INT8 and has_integer_dot_product():
+        return 9
+    return 20 if onnx else 21

@@ -1,0 +1,218 @@
+"""Frames by OpenCV: whatever it captures, and opening streams and files by its FFmpeg; BGR ends here."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from hasn_edge.errors import SourceError
+from hasn_edge.live.frame import Frame
+from hasn_edge.live.sources.backends import require_backend
+from hasn_edge.live.sources.base import Source
+from hasn_edge.optional import require
+
+RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
+"""FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of a
+picture to a full socket, and frames are given out as they come."""
+
+_WHOLE, _MISSING_S = 0.95, 0.5  # of its length; what is nearer to it is whole, as containers only estimate it
+_DAMAGED = 20  # reads that fail one after the other: fewer are damaged frames, not the end
+_DAMAGED_S = 0.3  # reads that fail later waited for a server
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_environment = threading.Lock()
+
+
+class CaptureSource(Source):
+    """Whatever ``cv2.VideoCapture`` opened.
+
+    Args:
+        capture: The open capture; closed here.
+        name: For people.
+        live: A missing frame means that it was lost; otherwise that the recording is over.
+        timed: Its positions in milliseconds mean something.
+        lost: What to say of a missing frame, with its cure.
+        length_s: How long a recording says it is, where that is known.
+        local: A recording that ends early is damaged, not lost.
+    """
+
+    def __init__(
+        self,
+        capture: Any,
+        name: str,
+        *,
+        live: bool,
+        timed: bool,
+        lost: str,
+        length_s: float | None = None,
+        local: bool = False,
+    ) -> None:
+        self._cv2 = opencv()
+        self._capture = capture
+        self.name = name
+        self.live = live
+        self._timed = timed
+        self._lost = lost
+        self._index = 0
+        self._busy = threading.Lock()
+        self._closed = False
+        self._length_s = length_s
+        self._reached_s = 0.0
+        self._local = local
+        height = int(capture.get(self._cv2.CAP_PROP_FRAME_HEIGHT))
+        width = int(capture.get(self._cv2.CAP_PROP_FRAME_WIDTH))
+        self.size = (height, width) if height > 0 and width > 0 else None
+        fps = float(capture.get(self._cv2.CAP_PROP_FPS))
+        self.fps = fps if 0 < fps < 1000 else None
+        self.aspect = _aspect(self._cv2, capture)
+
+    def read(self) -> Frame | None:
+        """Return the next frame.
+
+        Raises:
+            SourceError: a camera or stream gave none.
+        """
+        with self._busy:
+            try:
+                return self._read()
+            finally:
+                if self._closed:
+                    self._capture.release()
+
+    def _read(self) -> Frame | None:
+        if self._closed:
+            return None
+        good, bgr = self._capture.read()
+        damaged, patience = 0, time.monotonic() + _DAMAGED_S
+        while not good and damaged < _DAMAGED and self._expected() and time.monotonic() < patience:
+            damaged += 1
+            good, bgr = self._capture.read()
+        captured = time.monotonic()
+        if self._closed:
+            return None
+        if not good:
+            self._missing()
+            return None
+        self.dropped += damaged
+        self._index += damaged + 1
+        time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
+        self._reached_s = max(self._reached_s, time_s or 0.0)
+        pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
+        return Frame(index=self._index - 1, pixels=pixels, time_s=time_s, captured=captured)
+
+    def _early(self) -> bool:
+        """Whether a recording is to last a good while longer."""
+        missing_s = 0.0 if self._length_s is None else self._length_s - self._reached_s
+        return missing_s > max(_MISSING_S, (1 - _WHOLE) * (self._length_s or 0.0))
+
+    def _expected(self) -> bool:
+        """Whether FFmpeg may have more after a frame that it could not decode."""
+        return self._timed and (self.live or self._early()) and not self._closed
+
+    def _missing(self) -> None:
+        if self.live or (self._early() and not self._local):
+            raise SourceError(f"{self.name}: {self._lost}")
+        if self._early():
+            end = f"it ends at {self._reached_s:.1f} of {self._length_s:.1f} s"
+            self.report(f"{self.name}: damaged or cut off: {end}")
+
+    def close(self) -> None:
+        """Close the capture, or let the read that is under way do so: OpenCV cannot be interrupted."""
+        self._closed = True
+        if self._busy.acquire(blocking=False):
+            try:
+                self._capture.release()
+            finally:
+                self._busy.release()
+
+
+def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> CaptureSource:
+    """Open an RTSP or HTTP address by FFmpeg.
+
+    A stream of known length, as a video file on a web server, is a recording: no frame of it is dropped.
+
+    Args:
+        url: The address, with the password if it needs one.
+        name: For people, without it.
+        open_s: How long FFmpeg may take to open it.
+        read_s: How long it waits for more of it.
+
+    Raises:
+        SourceError: no answer, or nothing that is a video.
+        UnsupportedError: OpenCV was built without FFmpeg.
+    """
+    cv2 = opencv()
+    settings = [
+        *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(open_s * 1e3)),
+        *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_s * 1.2e3)),  # after the stall was reported
+    ]
+    with _environment:
+        own = url.startswith("rtsp") and _OPTIONS not in os.environ
+        if own:
+            os.environ[_OPTIONS] = RTSP_OPTIONS
+        try:
+            capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings)
+        finally:
+            if own:
+                del os.environ[_OPTIONS]
+    if not capture.isOpened():
+        require_backend(cv2, "FFMPEG", name)
+        raise SourceError(
+            f"{name}: no video came; check the address, user and password, and that other players show it"
+        )
+    length_s = _length_s(cv2, capture)
+    lost = "no picture came; the server or the network is gone"
+    return CaptureSource(capture, name, live=length_s is None, timed=True, lost=lost, length_s=length_s)
+
+
+def open_file(path: Path) -> CaptureSource:
+    """Open a video file.
+
+    Raises:
+        SourceError: it is none that FFmpeg can read.
+        UnsupportedError: OpenCV was built without FFmpeg.
+    """
+    if not path.is_file():
+        what = "a folder, not a video" if path.is_dir() else "no such file"
+        raise SourceError(f"{path}: {what}; --source takes a camera, an address, a video file or 'pattern'")
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"{path}: cannot be read; check its permissions")
+    cv2 = opencv()
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        require_backend(cv2, "FFMPEG", str(path))
+        raise SourceError(
+            f"{path}: not a video that OpenCV's FFmpeg can read; it may be damaged or of another kind"
+        )
+    return CaptureSource(
+        capture, path.name, live=False, timed=True, lost="", length_s=_length_s(cv2, capture), local=True
+    )
+
+
+def _length_s(cv2: Any, capture: Any) -> float | None:
+    """Return how many seconds the container promises; ``None`` for endless streams."""
+    frames = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    return frames / fps if 0 < frames < 1e9 and fps > 0 else None
+
+
+def _aspect(cv2: Any, capture: Any) -> float | None:
+    """Return how many times as wide as high pixels are shown; ``None`` where the video does not say."""
+    wide, high = (float(capture.get(getattr(cv2, f"CAP_PROP_SAR_{part}"))) for part in ("NUM", "DEN"))
+    if not (wide > 0 and high > 0 and 0.1 <= wide / high <= 10):
+        return None
+    turned = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO) and capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180
+    return high / wide if turned else wide / high
+
+
+def opencv() -> Any:
+    """Import OpenCV and keep it quiet."""
+    # What fails is raised in our words; the libraries' own go to standard error, in the middle of a picture.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2 = require("cv2", extra="all", needed_for="Cameras, streams and video files")
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is not None:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    return cv2

@@ -1,0 +1,231 @@
+"""Sources that may stall, vanish and come back: read in a thread of their own, opened again with back-off."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hasn_edge.errors import HasnEdgeError, SourceError
+from hasn_edge.live.frame import Frame
+from hasn_edge.live.sources.base import Source
+from hasn_edge.video.queues import Closed, Exchange, Lane, Mailbox
+
+OPEN_S = 10.0
+"""How long opening may take."""
+
+STALL_S = 5.0
+"""Without a frame for so long, a source counts as lost."""
+
+BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses before each attempt to open it again; the last one repeats."""
+
+HANGING = 3
+"""Connections that may hang in a library at a time, given up; there is no further attempt before one ends."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """What a connection puts last: why there are no more frames."""
+
+    error: BaseException | None
+
+
+class _Connection:
+    """One opening of a source: opened, read and closed in one daemon thread, which may hang by itself.
+
+    Libraries block in open and read, some for longer than anybody wants to wait. A connection that is given
+    up ends once the library returns.
+    """
+
+    def __init__(self, open_: Callable[[], Source]) -> None:
+        self._open = open_
+        self._opened: Mailbox[Source | _End] = Mailbox()
+        self._source: Source | None = None
+        self._frames: Exchange[Frame] | None = None
+        self._end = _End(None)
+        self._given_up = False
+        self._lost = 0
+        self._thread = threading.Thread(target=self._run, name="hasn-edge connection", daemon=True)
+        self._thread.start()
+
+    def opened(self, timeout: float) -> Source | None:
+        """Wait until it is open; ``None`` when the time is over.
+
+        Raises:
+            Closed: it was given up.
+        """
+        found = self._opened.get(timeout)
+        if isinstance(found, _End):
+            assert found.error is not None
+            raise found.error
+        return found
+
+    def read(self, timeout: float) -> Frame | _End | None:
+        """Return the next frame, or why there is none; ``None`` when the time is over."""
+        assert self._frames is not None
+        try:
+            return self._frames.get(timeout)
+        except Closed:
+            return self._end
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were lost because nobody read them in time."""
+        return self._lost + (0 if self._frames is None else self._frames.dropped)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has left the library."""
+        return not self._thread.is_alive()
+
+    def give_up(self) -> None:
+        """Let it go; wakes whoever waits for it."""
+        self._given_up = True
+        self._opened.close()
+        if self._frames is not None:
+            self._frames.close()
+        if self._source is not None:
+            self._source.close()
+
+    def _run(self) -> None:
+        try:
+            source = self._open()
+        except BaseException as exc:
+            self._opened.put(_End(exc))
+            return
+        self._source = source
+        with source:
+            frames: Exchange[Frame] = Mailbox() if source.live else Lane()
+            self._frames = frames
+            if self._given_up or not self._opened.put(source):
+                return
+            try:
+                while (frame := source.read()) is not None:
+                    self._lost = source.dropped
+                    if not frames.put(frame):
+                        return
+            except BaseException as exc:
+                self._end = _End(exc)
+            frames.finish()  # a live source's last picture stays: the end is no frame in its place
+
+
+class Remote(Source):
+    """A camera or stream that is reported when it is lost, opened again with back-off, and resumed.
+
+    What cannot be opened the first time is an error: nobody would notice a wrong address otherwise. A
+    recording that comes over the network (not :attr:`live`) loses no frame, ends where it ends, and is not
+    opened again.
+
+    Args:
+        open_: Opens it; runs in another thread, again for every attempt.
+        name: For people.
+        open_s: How long the first opening may take.
+        stall_s: Without a frame for so long, it counts as lost.
+        backoff_s: Pauses before the attempts; the last one repeats.
+        cure: What to check where the first opening is not answered.
+
+    Raises:
+        SourceError: it cannot be opened, or not in time.
+    """
+
+    def __init__(
+        self,
+        open_: Callable[[], Source],
+        name: str,
+        *,
+        open_s: float = OPEN_S,
+        stall_s: float = STALL_S,
+        backoff_s: tuple[float, ...] = BACKOFF_S,
+        cure: str = "check the address, the network and that it is on",
+    ) -> None:
+        self.name = name
+        self._open = open_
+        self._open_s = open_s
+        self._stall_s = stall_s
+        self._backoff_s = backoff_s
+        self._closed = threading.Event()
+        self._index = 0
+        self._lost_before = 0
+        self._failures = 0
+        self._hanging: list[_Connection] = []
+        self.reconnects = 0
+        """How often it came back."""
+        self._connection = _Connection(open_)
+        try:
+            source = self._connection.opened(open_s)
+        except BaseException:
+            self._connection.give_up()
+            raise
+        if source is None:
+            self._connection.give_up()
+            raise SourceError(f"{name}: no answer within {open_s:g} s; {cure}")
+        self.live, self.size, self.fps = source.live, source.size, source.fps
+        self.aspect = source.aspect
+
+    def read(self) -> Frame | None:
+        """Return the next frame, however long it takes; ``None`` at the end and once it is closed.
+
+        Raises:
+            SourceError: a recording was lost in the middle.
+        """
+        while not self._closed.is_set():
+            item = self._connection.read(self._stall_s)
+            if self._closed.is_set():
+                return None
+            if isinstance(item, Frame):
+                self.dropped = self._lost_before + self._connection.dropped
+                if self._failures:
+                    self._failures = 0
+                    self.reconnects += 1
+                    self.report(None)
+                self._index += 1
+                return replace(item, index=self._index - 1 + self.dropped)
+            if item is None:
+                reason = f"no frame for {self._stall_s:g} s"
+            elif item.error is None:
+                if not self.live:
+                    return None
+                reason = "the stream ended"
+            elif isinstance(item.error, HasnEdgeError | OSError):
+                reason = str(item.error)
+            else:
+                raise item.error
+            if not self.live:
+                raise SourceError(f"{self.name}: lost at frame {self._index}: {reason}; start again")
+            self._reopen(reason)
+        return None
+
+    def close(self) -> None:
+        """Stop at once, whatever it waits for."""
+        self._closed.set()
+        self._connection.give_up()
+
+    def _reopen(self, reason: str) -> None:
+        """Try until it is open again or closed."""
+        while not self._closed.is_set():
+            self._connection.give_up()
+            pause_s = self._backoff_s[min(self._failures, len(self._backoff_s) - 1)]
+            self._failures += 1
+            about = "" if reason.startswith(self.name) else f"{self.name}: "
+            self.report(f"{about}{reason}; trying again in {pause_s:g} s (attempt {self._failures})")
+            if self._closed.wait(pause_s):
+                return
+            hanging = [c for c in (*self._hanging, self._connection) if not c.ended]
+            if len(hanging) >= HANGING:
+                reason = f"{len(hanging)} earlier attempts still hang"
+                continue
+            self._hanging = hanging
+            self._lost_before += self._connection.dropped
+            connection = self._connection = _Connection(self._open)
+            if self._closed.is_set():
+                connection.give_up()
+                return
+            try:
+                if connection.opened(max(self._open_s, self._stall_s)) is not None:
+                    return
+                reason = "no answer"
+            except Closed:
+                return
+            except (HasnEdgeError, OSError) as exc:
+                reason = str(exc)

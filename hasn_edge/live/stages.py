@@ -1,0 +1,261 @@
+"""What the threads of the live pipeline do, and what they hand to each other."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hasn_edge.live.engine_switch import Switch
+from hasn_edge.live.fit import fitted, part_of, self_test_size, smaller, squared
+from hasn_edge.live.frame import Frame, Shown, Stamps
+from hasn_edge.live.pacing import EARLY, Turn
+from hasn_edge.live.recording import OpenWriter, record
+from hasn_edge.live.self_test import quality
+from hasn_edge.live.sources.base import Source
+from hasn_edge.live.stats import SOURCE, Stats
+from hasn_edge.live.views.base import View
+from hasn_edge.runtime.pending import Pending
+from hasn_edge.video.queues import Closed, Exchange, Lane, Mailbox
+from hasn_edge.video.runner import Runner
+
+
+@dataclass(eq=False, kw_only=True)
+class _Job:
+    """A frame under way, with what its stages know so far."""
+
+    frame: Frame
+    taken: float
+    prepared: float
+    runner: Runner
+    x: NDArray[Any]
+    engine: str = ""
+    started: float = 0.0
+    computed: float = 0.0
+    y: NDArray[Any] | None = None
+
+
+class Stages:
+    """The bodies of the threads; each ends when its input does, and raises what goes wrong.
+
+    Args:
+        source: Delivers the frames.
+        switch: Holds the engine.
+        stats: Told of everything.
+        views: Where frames are shown.
+        size: (height, width) that the network gets; ``None`` for the source's own.
+        self_test: Judge every frame, see :class:`~hasn_edge.live.pipeline.Live`.
+        open_writer: Opens the recording; ``None`` for none.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        switch: Switch,
+        stats: Stats,
+        views: Sequence[View],
+        *,
+        size: tuple[int, int] | None,
+        self_test: bool,
+        open_writer: OpenWriter | None,
+    ) -> None:
+        self._source = source
+        self._switch = switch
+        self._stats = stats
+        self._views = views
+        self._size = size
+        self._self_test = self_test
+        self._open_writer = open_writer
+        # Nothing is lost of a recording, so that its next frame may be ready early: throughput counts.
+        self._turn = Turn() if source.live else Turn(early=EARLY)
+        self._captured: Exchange[Frame] = Mailbox() if source.live else Lane()
+        self._prepared: Lane[_Job] = Lane(1)
+        self._computed: Lane[_Job] = Lane(1)
+        self._recorded: Lane[Shown] = Lane(2)
+        self.recorded = 0
+        """Frames in the recording, once it is finished."""
+        self.at: dict[str, int] = {}
+        """Index of the frame that each stage works on."""
+        self._held: dict[str, int] = {}
+        self._missed = 0
+
+    def bodies(self) -> dict[str, Callable[[], None]]:
+        """Return what to run in a thread, by stage."""
+        bodies = {
+            "capture": self.capture,
+            "prepare": self.prepare,
+            "infer": self.infer,
+            "present": self.present,
+        }
+        return bodies if self._open_writer is None else {**bodies, "record": self.record}
+
+    def run(self, stage: str) -> None:
+        """Do a stage's work until its input ends, then let the next stage finish what it has."""
+        outputs: dict[str, Exchange[Any]] = {
+            "capture": self._captured,
+            "prepare": self._prepared,
+            "infer": self._computed,
+            "present": self._recorded,
+        }
+        try:
+            self.bodies()[stage]()
+        except Closed:
+            pass
+        finally:
+            if stage in outputs:
+                outputs[stage].finish()
+            else:
+                self._recorded.close()
+
+    def close(self) -> None:
+        """End all stages at once; what was shown is still recorded."""
+        for exchange in (self._captured, self._prepared, self._computed):
+            exchange.close()
+        self._turn.close()
+
+    def drops(self) -> dict[str, int]:
+        """Return how many frames were lost so far, by reason."""
+        return {"network busy": self._captured.dropped, SOURCE: self._source.dropped - self._missed}
+
+    def left_over(self) -> int:
+        """Return how many frames the end of the run cut off: those between stages, and those in their hands.
+
+        Each is counted where it was, so that a frame that got lost anywhere else is missing from the sum.
+        """
+        between = (self._captured, self._prepared, self._computed)
+        return sum(exchange.discarded for exchange in between) + sum(self._held.values())
+
+    def capture(self) -> None:
+        """Read frames until the source ends."""
+        lost: int | None = None
+        while True:
+            start = time.monotonic()
+            frame = self._source.read()
+            if frame is None:
+                return
+            self.at["capture"] = frame.index
+            if lost is None:
+                # What a camera showed while the engine was loading is nobody's loss.
+                lost = self._missed = self._source.dropped if self._source.live else 0
+            before, lost = lost, self._source.dropped
+            self._stats.frame_captured(time.monotonic() - start, lost - before)
+            if not self._captured.put(frame):
+                return
+
+    def prepare(self) -> None:
+        """Bring frames to the network's size and form just in time."""
+        while True:
+            self._turn.wait()
+            frame = self._captured.get()
+            assert frame is not None
+            self.at["prepare"], self._held["prepare"] = frame.index, 1
+            taken = time.monotonic()
+            with self._stats.busy("prepare"):
+                frame = self._fitted(frame)
+                runner = self._switch.runner
+                x = runner.prepare(frame.pixels)
+            prepared = time.monotonic()
+            self._turn.ready(prepared - taken)
+            self._held["prepare"] = 0
+            if not self._prepared.put(_Job(frame=frame, taken=taken, prepared=prepared, runner=runner, x=x)):
+                return
+
+    def _fitted(self, frame: Frame) -> Frame:
+        """Return the frame as the network gets it."""
+        captured, scale, aspect = frame.size, self._switch.scale, self._source.aspect or 1.0
+        if self._size is None:
+            own = squared(captured, aspect)
+            self._size = self_test_size(own, scale) if self._self_test else own
+        size = self._size
+        full = (size[0] * scale, size[1] * scale) if self._self_test else size
+        self._stats.frame_fitted(captured, part_of(captured, full, aspect), full, aspect)
+        if self._self_test:
+            return smaller(frame, size, scale, aspect)
+        return replace(frame, pixels=fitted(frame.pixels, size, aspect))
+
+    def infer(self) -> None:
+        """Compute: the only thread that touches a session."""
+        flying: deque[tuple[_Job, Pending[Any]]] = deque()
+        while True:
+            job = self._next_job(flying)
+            self._held["infer"] = len(flying) + (job is not None)
+            if job is None:
+                self._land(*flying.popleft())
+                continue
+            while flying and self._switch.pending:
+                self._land(*flying.popleft())
+            runner, job.engine = self._switch.current(swap=not flying, size=job.frame.size)
+            self.at["infer"] = job.frame.index
+            if job.runner is not runner:
+                job.runner, job.x = runner, runner.prepare(job.frame.pixels)
+            self._turn.began(runner.slots)
+            self._stats.began("infer")
+            job.started = time.monotonic()
+            flying.append((job, runner.submit(job.x)))
+
+    def _next_job(self, flying: deque[tuple[_Job, Pending[Any]]]) -> _Job | None:
+        """Return the next frame for the network; ``None`` where the oldest result is to be waited for."""
+        if not flying:
+            return self._prepared.get()
+        if len(flying) >= flying[0][0].runner.slots:
+            return None
+        try:
+            # Half of its time the network may wait for a second frame; then the first one must be shown.
+            return self._prepared.get(self._turn.network_s / 2)
+        except Closed:
+            return None
+
+    def _land(self, job: _Job, pending: Pending[Any]) -> None:
+        """Wait for a result and hand it on."""
+        self.at["infer"] = job.frame.index
+        job.y = pending.result()
+        job.computed = time.monotonic()
+        self._stats.ended("infer", job.computed - job.started, alone=self._turn.ended())
+        self._held["infer"] -= 1
+        if not self._computed.put(job):
+            raise Closed
+
+    def present(self) -> None:
+        """Make pictures of results, judge them in a self-test, and give them to the views."""
+        while True:
+            job = self._computed.get()
+            assert job is not None
+            self.at["present"], self._held["present"] = job.frame.index, 1
+            received = time.monotonic()
+            with self._stats.busy("present"):
+                shown = _shown(job, received)
+                for view in self._views:
+                    view.show(shown)
+            self._stats.frame_shown(shown)
+            self._held["present"] = 0
+            if self._open_writer is not None and not self._recorded.put(shown):
+                return
+
+    def record(self) -> None:
+        """Write what was shown to a file."""
+        assert self._open_writer is not None
+        self.recorded = record(self._recorded, self._open_writer, self._stats)
+
+
+def _shown(job: _Job, received: float) -> Shown:
+    """Make the picture of a result, and judge it in a self-test."""
+    assert job.y is not None
+    frame, scale = job.frame, job.runner.scale
+    upscaled = job.runner.finish(job.y)
+    judged = None if frame.truth is None else quality(frame, upscaled, scale)
+    stamps = Stamps(
+        captured=frame.captured,
+        taken=job.taken,
+        prepared=job.prepared,
+        started=job.started,
+        computed=job.computed,
+        received=received,
+        made=time.monotonic(),
+    )
+    return Shown(
+        frame=frame, upscaled=upscaled, scale=scale, engine=job.engine, stamps=stamps, quality=judged
+    )

@@ -1,0 +1,1 @@
+"""Where live frames are shown: a window or the terminal."""

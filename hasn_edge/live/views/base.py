@@ -1,0 +1,70 @@
+"""What the live pipeline needs of whatever shows its frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from hasn_edge.live.frame import Shown
+    from hasn_edge.live.stats import Stats
+
+
+class Run(Protocol):
+    """What a view may use of the run that it shows, from any thread."""
+
+    stats: Stats
+    """For :meth:`~hasn_edge.live.stats.Stats.snapshot` and :meth:`~hasn_edge.live.stats.Stats.overlay`."""
+    scale: int
+    """How many times as wide and high a frame becomes."""
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names that can be chosen."""
+
+    @property
+    def engine(self) -> str:
+        """The one that computes now."""
+
+    def select(self, name: str) -> None:
+        """Change the engine; returns at once, and a failure comes as a message."""
+
+    def stop(self) -> None:
+        """End the run soon."""
+
+
+class View:
+    """A place where frames are shown; each method does nothing here and is overridden as needed.
+
+    ``start``, ``poll`` and ``stop`` are called in the thread that called ``Live.run``, in this order and
+    ``stop`` exactly once for every view whose ``start`` returned; ``show`` and ``message`` in threads of the
+    pipeline, between them. An exception from any of them ends the run, with the view's class in its message.
+
+    A view that measures when a picture really is on the screen says so by ``run.stats.displayed(shown)``,
+    once for each; latency then ends there instead of where the picture was handed over, and the figures say
+    how many came that far.
+    """
+
+    poll_every_s: float | None = None
+    """How often ``poll`` wants to be called, in seconds; ``None`` for never. For toolkits that insist on
+    the main thread."""
+
+    def start(self, run: Run) -> None:
+        """Get ready; raises what keeps the view from working."""
+
+    def show(self, shown: Shown) -> None:
+        """Take a frame to show and return at once: keep it for a thread of the view's own, drop older ones.
+
+        Nothing may block here, whatever the viewer does: the pipeline waits for it.
+        """
+
+    def message(self, text: str | None) -> None:
+        """Show ``text`` over the picture, as 'camera lost; trying again in 2 s', until ``None`` comes."""
+
+    def poll(self) -> None:
+        """Do what must be done in the main thread; returns within a frame's time."""
+
+    def close(self) -> None:
+        """Let go of what was claimed before ``start``, which may never have come; safe to call twice."""
+
+    def stop(self) -> None:
+        """Close. Nothing of the view runs any more when this returns, within a second."""

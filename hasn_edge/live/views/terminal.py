@@ -1,0 +1,60 @@
+"""A view for machines without a display: the figures on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hasn_edge.live.frame import Shown
+from hasn_edge.live.views.base import Run, View
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class TerminalView(View):
+    """Writes the overlay's lines twice a second; without a terminal, only what happens.
+
+    Args:
+        console: Where to; standard error, so that results can be piped.
+    """
+
+    poll_every_s = 0.5
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._run: Run | None = None
+        self._drawing: Any = None
+        self._message: str | None = None
+
+    def start(self, run: Run) -> None:
+        """Begin to draw."""
+        from rich.live import Live as Drawing
+
+        self._run = run
+        if self._console.is_terminal:
+            self._drawing = Drawing(console=self._console, auto_refresh=False, transient=True)
+            self._drawing.start()
+
+    def show(self, shown: Shown) -> None:
+        """Show nothing of the picture."""
+
+    def message(self, text: str | None) -> None:
+        """Keep it for the next drawing, or write a line."""
+        if self._drawing is None and text is not None and text != self._message:
+            self._console.print(text, highlight=False, markup=False)
+        self._message = text
+
+    def poll(self) -> None:
+        """Draw."""
+        if self._drawing is not None and self._run is not None:
+            from rich.text import Text
+
+            lines = self._run.stats.overlay()
+            if self._message is not None:
+                lines.append(self._message)
+            self._drawing.update(Text("\n".join(lines)), refresh=True)
+
+    def stop(self) -> None:
+        """Clear the lines."""
+        if self._drawing is not None:
+            self._drawing.stop()

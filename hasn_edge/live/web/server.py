@@ -1,0 +1,268 @@
+"""The server of the web view: one document over HTTP, everything else over WebSockets; in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from hasn_edge.live.frame import Shown
+from hasn_edge.live.views.base import Run
+from hasn_edge.live.web import messages as protocol
+from hasn_edge.live.web.access import HEADERS, Gate, content_policy
+from hasn_edge.live.web.document import page
+from hasn_edge.live.web.images import PictureError, Pictures
+from hasn_edge.live.web.library import websockets
+from hasn_edge.live.web.viewer import Viewer
+
+TICK_S = 0.5
+"""How often viewers get new figures."""
+HISTORY = 120
+"""Ticks that a new viewer's charts begin with."""
+HELLO_S = 5.0
+"""How long a connection may take to say who it is."""
+WRONG_TOKEN_S = 0.5
+"""How long a wrong token is kept waiting for its answer."""
+CLOSE_S = 0.4
+"""How long viewers have to say goodbye."""
+
+_STRANGERS = 16  # connections that may wait to be let in; the page says hello at once
+_ENCODERS = 2
+
+_LOG = logging.getLogger("hasn_edge.web")
+_LOG.addHandler(logging.NullHandler())
+_LOG.propagate = False
+
+
+class Server:
+    """Serves viewers until :meth:`end`. Its methods are the event loop's, in one thread.
+
+    Args:
+        run: The run that is shown and steered.
+        gate: Decides who may.
+        viewers: How many may watch at once.
+    """
+
+    def __init__(self, run: Run, gate: Gate, *, viewers: int) -> None:
+        self.latest: tuple[int, Shown] | None = None
+        self.viewers: set[Viewer] = set()
+        self._run = run
+        self._gate = gate
+        self._most = viewers
+        self._strangers: dict[Any, str] = {}
+        self._executor = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="hasn-edge web encoder")
+        self.pictures = Pictures(self._executor)
+        self._history: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY)
+        self._message: str | None = None
+        self._drawn = -1
+        self._ended = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve on a socket that is bound; raises what went wrong for all viewers."""
+        library = websockets("asyncio.server")
+        transports: set[asyncio.Transport] = set()
+
+        class Connection(library.ServerConnection):  # type: ignore[misc, name-defined]
+            """Known from its first byte on, so that none is left at the end."""
+
+            def connection_made(self, transport: asyncio.Transport) -> None:
+                transports.add(transport)
+                super().connection_made(transport)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                transports.discard(self.transport)
+
+        serving = await library.serve(
+            self._connected,
+            sock=listener,
+            create_connection=Connection,
+            process_request=self._answer,
+            compression=None,
+            max_size=protocol.LARGEST_REQUEST,
+            ping_interval=10,
+            ping_timeout=10,
+            open_timeout=HELLO_S,
+            close_timeout=CLOSE_S,
+            server_header=None,
+            logger=_LOG,
+        )
+        ticking = asyncio.ensure_future(self._tick())
+        ending = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait({ticking, ending}, return_when=asyncio.FIRST_COMPLETED)
+        serving.close(code=protocol.ENDED, reason="the run has ended")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(serving.wait_closed()), 2 * CLOSE_S)
+        for transport in list(transports):
+            transport.abort()
+        while transports:  # the loop tells each one that it is over
+            await asyncio.sleep(0)
+        ending.cancel()
+        ticking.cancel()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._failure is None and ticking.done() and not ticking.cancelled():
+            self._failure = ticking.exception()
+        if self._failure is not None:
+            raise self._failure
+
+    def end(self) -> None:
+        """Let everybody go."""
+        self._ended.set()
+
+    def publish(self, shown: Shown) -> None:
+        """Take the newest frame."""
+        self.latest = (0 if self.latest is None else self.latest[0] + 1, shown)
+        for viewer in self.viewers:
+            viewer.wake()
+
+    def say(self, text: str | None) -> None:
+        """Tell everybody what the user is to know, ``None`` when it is over."""
+        self._message = text
+        self._broadcast("message", text=text)
+
+    def age(self, shown: Shown) -> float:
+        """Return the latency of a frame that is on a screen now, in seconds."""
+        return self._run.stats.age(shown)
+
+    def drawn(self, number: int, shown: Shown) -> None:
+        """Count the moment when a frame came on the first of all screens."""
+        if number > self._drawn:
+            self._drawn = number
+            self._run.stats.displayed(shown)
+
+    def select(self, engine: str) -> None:
+        """Change the engine."""
+        self._run.select(engine)
+
+    def _broadcast(self, kind: str, **content: Any) -> None:
+        text = protocol.note(kind, **content)
+        for viewer in self.viewers:
+            viewer.note(kind, text)
+
+    def _answer(self, connection: Any, request: Any) -> Any:
+        """Answer a request over HTTP; ``None`` lets a WebSocket begin."""
+        hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
+        refused = self._gate.refused_host(hosts)
+        if refused is not None:
+            return _response(HTTPStatus.MISDIRECTED_REQUEST, f"{refused}\n")
+        path = request.path.partition("?")[0]
+        if path == "/":
+            policy = content_policy(page().sources, hosts[0])
+            return _response(HTTPStatus.OK, page().body, **{"Content-Security-Policy": policy})
+        if path != "/live":
+            return _response(HTTPStatus.NOT_FOUND, "there is only one page here: /\n")
+        refused = self._gate.refused_origin(origins, hosts)
+        if refused is not None:
+            return _response(HTTPStatus.FORBIDDEN, f"{refused}\n")
+        return None
+
+    async def _connected(self, connection: Any) -> None:
+        """Let a viewer in, or say why not, and serve it."""
+        self._make_room()
+        self._strangers[connection] = _address(connection)
+        try:
+            refused = await self._stranger(connection)
+        except (TimeoutError, asyncio.TimeoutError, websockets("exceptions").ConnectionClosed):
+            return
+        finally:
+            self._strangers.pop(connection, None)
+        if refused is not None:
+            await connection.close(*refused)
+            return
+        viewer = Viewer(connection, self)
+        self.viewers.add(viewer)
+        try:
+            viewer.note("hello", self._hello())
+            viewer.note("message", protocol.note("message", text=self._message))
+            viewer.note("stats", self._stats(viewer, msgspec.Raw(self._snapshot())))
+            await viewer.serve()
+        except PictureError as exc:  # no viewer's business: nobody would see a picture any more
+            self._failure = self._failure or exc.__cause__
+            self._ended.set()
+        except Exception as exc:  # this viewer's end, and nobody else's; said when the run ends
+            _LOG.warning("a viewer was let go", exc_info=True)
+            self._run.stats.remember(f"a viewer of the web page was let go: {type(exc).__name__}: {exc}")
+            await connection.close(protocol.FAILED, "this connection failed; the others go on")
+        finally:
+            self.viewers.discard(viewer)
+
+    def _make_room(self) -> None:
+        """Let the one go that has waited longest, of the address with most of them, where too many wait."""
+        while len(self._strangers) >= _STRANGERS:
+            crowded, _ = Counter(self._strangers.values()).most_common(1)[0]
+            oldest = next(one for one, address in self._strangers.items() if address == crowded)
+            del self._strangers[oldest]
+            oldest.transport.abort()
+
+    async def _stranger(self, connection: Any) -> tuple[int, str] | None:
+        """Return code and reason to close a connection with; ``None`` if it may stay."""
+        try:
+            hello = protocol.request(await asyncio.wait_for(connection.recv(), HELLO_S))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            hello = None
+        if not isinstance(hello, protocol.Hello):
+            return protocol.WRONG_REQUEST, "expected a hello of this version's page"
+        if not self._gate.knows_token(hello.token):
+            await asyncio.sleep(WRONG_TOKEN_S)
+            return protocol.WRONG_TOKEN, "this is not the token; open the address that hasn-edge printed"
+        if len(self.viewers) >= self._most:
+            return protocol.TOO_MANY, f"{self._most} viewers watch already; close one of them"
+        return None
+
+    async def _tick(self) -> None:
+        while True:
+            snapshot = self._run.stats.snapshot()
+            now = snapshot["now"]
+            latency = now["latency_ms"]
+            rates = now["fps_in"], now["fps_out"], now["fps_screen"]
+            self._history.append((snapshot["seconds"], latency["p50"], latency["p95"], *rates))
+            raw = msgspec.Raw(msgspec.json.encode(snapshot))
+            for viewer in self.viewers:
+                viewer.note("stats", self._stats(viewer, raw))
+            await asyncio.sleep(TICK_S)
+
+    def _snapshot(self) -> bytes:
+        return msgspec.json.encode(self._run.stats.snapshot())
+
+    def _stats(self, viewer: Viewer, snapshot: msgspec.Raw) -> str:
+        return protocol.note("stats", stats=snapshot, you=viewer.figures(), viewers=len(self.viewers))
+
+    def _hello(self) -> str:
+        run = self._run
+        return protocol.note(
+            "hello",
+            source=run.stats.source,
+            engines=run.engines,
+            scale=run.scale,
+            tick_s=TICK_S,
+            history=list(self._history),
+        )
+
+
+def _address(connection: Any) -> str:
+    """Return where a connection comes from, without the port."""
+    remote = connection.remote_address
+    return str(remote[0]) if remote else ""
+
+
+def _response(status: HTTPStatus, body: str | bytes, **headers: str) -> Any:
+    data = body.encode() if isinstance(body, str) else body
+    kind = "text/plain" if isinstance(body, str) else "text/html"
+    fields = websockets("datastructures").Headers(
+        {
+            **HEADERS,
+            **headers,
+            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Length": str(len(data)),
+            "Connection": "close",
+        }
+    )
+    return websockets("http11").Response(status.value, status.phrase, fields, data)

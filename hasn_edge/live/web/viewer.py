@@ -1,0 +1,173 @@
+"""One viewer in a browser: what it asked for, and the newest picture whenever it has drawn the last one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from hasn_edge.errors import InputError
+from hasn_edge.live.frame import Shown
+from hasn_edge.live.series import Series, milliseconds
+from hasn_edge.live.web import messages as protocol
+from hasn_edge.live.web.images import MEDIA, Pictures
+from hasn_edge.live.web.library import websockets
+
+UNDER_WAY = 2
+"""Frames that a viewer may not have drawn yet: one travels while the other is decoded. Whatever lies between
+here and the eyes, no more than these can be late."""
+
+
+class Room(Protocol):
+    """What viewers share; all of it belongs to the event loop's thread."""
+
+    pictures: Pictures
+    latest: tuple[int, Shown] | None
+    """The newest frame with its number."""
+
+    def age(self, shown: Shown) -> float:
+        """Return the latency of a frame that is on the screen now, in seconds."""
+
+    def drawn(self, number: int, shown: Shown) -> None:
+        """Hear that a frame came on a screen as soon as it could."""
+
+    def select(self, engine: str) -> None:
+        """Change the engine; raises :class:`InputError` where there is no such engine."""
+
+
+class Viewer:
+    """Serves one connection after it was let in.
+
+    Args:
+        connection: A WebSocket of the library ``websockets``.
+        room: What it shares with the others.
+    """
+
+    def __init__(self, connection: Any, room: Room) -> None:
+        self._connection = connection
+        self._room = room
+        self._wake = asyncio.Event()
+        self._notes: dict[str, str] = {}
+        self._want = protocol.Want(watch=False)
+        self._sent = self._before = -1
+        self._under_way: dict[int, Shown] = {}
+        self._on_screen: tuple[int, Shown] | None = None
+        self._still: tuple[int, Shown] | None = None
+        self._latency = Series(time.monotonic)
+
+    def note(self, kind: str, text: str) -> None:
+        """Send a text message; an older one of this kind that is still waiting is replaced."""
+        self._notes[kind] = text
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look whether there is a new frame."""
+        self._wake.set()
+
+    def figures(self) -> Mapping[str, float | None]:
+        """Return this viewer's own frames a second, and the latency until it drew them in milliseconds."""
+        now = time.monotonic()
+        summary = self._latency.summary(now, recent=True)
+        fps = None if self._latency.stale(now) else self._latency.rate(now)
+        return {"fps": fps, **milliseconds(summary)}
+
+    async def serve(self) -> None:
+        """Send and listen until the connection ends; raises what goes wrong here, not there."""
+        closed = websockets("exceptions").ConnectionClosed
+        tasks = {asyncio.ensure_future(self._send()), asyncio.ensure_future(self._listen())}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except closed:
+            pass
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            # This waits while the viewer does not read; meanwhile newer things replace older ones.
+            while (message := await self._next()) is not None:
+                await self._connection.send(message)
+
+    async def _next(self) -> str | bytes | None:
+        """Return the next message: what is to be said first, then a still, then a frame if one is due."""
+        if self._notes:
+            return self._notes.pop(next(iter(self._notes)))
+        if self._still is not None:
+            number, shown = self._still
+            files = await self._room.pictures.files(number, shown, "lossless", compare=True)
+            self._still = None
+            return protocol.picture(number, shown, "still", MEDIA["lossless"], files)
+        latest, want = self._room.latest, self._want
+        if latest is None or not want.watch or len(self._under_way) >= UNDER_WAY or latest[0] <= self._sent:
+            return None
+        number, shown = latest
+        self._sent = number
+        self._under_way[number] = shown
+        files = await self._room.pictures.files(number, shown, want.quality, compare=want.compare)
+        return protocol.picture(number, shown, "frame", MEDIA[want.quality], files)
+
+    async def _listen(self) -> None:
+        async for text in self._connection:
+            try:
+                request = protocol.request(text)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                await self._connection.close(protocol.WRONG_REQUEST, "not a message of this version's page")
+                return
+            self._do[type(request)](self, request)
+            self._wake.set()
+
+    def _wanted(self, request: protocol.Want) -> None:
+        if (request.compare, request.quality) != (self._want.compare, self._want.quality):
+            self._sent = -1  # the newest frame again, as it is wanted now
+        if not request.watch:
+            self._under_way.clear()
+        # A picture that was waiting before anybody wanted it is old for no fault of the pipeline.
+        self._before = -1 if self._room.latest is None else self._room.latest[0]
+        self._want = request
+
+    def _drew(self, request: protocol.Drawn) -> None:
+        shown = self._under_way.get(request.frame)
+        if shown is None:
+            return
+        # Older ones were overtaken: the page draws the newest that it has.
+        self._under_way = {number: one for number, one in self._under_way.items() if number > request.frame}
+        self._on_screen = (request.frame, shown)
+        if request.frame > self._before:
+            self._latency.add(self._room.age(shown))
+            self._room.drawn(request.frame, shown)
+
+    def _freeze(self, request: protocol.Still) -> None:
+        if self._on_screen is not None and self._on_screen[0] == request.frame:
+            self._still = self._on_screen
+        else:
+            self._refuse("still", "this picture is gone; take the next one")
+
+    def _select(self, request: protocol.Select) -> None:
+        try:
+            self._room.select(request.engine)
+        except InputError as exc:
+            self._refuse("select", str(exc))
+
+    def _refuse(self, about: str, text: str) -> None:
+        # By kind and request: of two that wait, none replaces the other.
+        self.note(f"refused {about}", protocol.note("refused", about=about, text=text))
+
+    def _greeted(self, request: protocol.Hello) -> None:
+        """Ignore it: this viewer is in already."""
+
+    _do: Mapping[type, Callable[[Viewer, Any], None]] = {
+        protocol.Hello: _greeted,
+        protocol.Want: _wanted,
+        protocol.Drawn: _drew,
+        protocol.Still: _freeze,
+        protocol.Select: _select,
+    }

@@ -1,0 +1,1 @@
+"""The build path, from a model to published files."""

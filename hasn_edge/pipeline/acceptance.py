@@ -1,0 +1,201 @@
+"""What a file must show before it is published: agreement with PyTorch, and quality within its budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.data.pairs import shipped_eval_set
+from hasn_edge.errors import VerificationError
+from hasn_edge.evaluation.compare import BUDGETS, compare
+from hasn_edge.evaluation.quality import Scores, drift, evaluate
+from hasn_edge.images.arrays import from_tensor, to_tensor
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.spec import ModelSpec, Precision
+
+if TYPE_CHECKING:
+    from hasn_edge.model.checkpoint import Checkpoint
+    from hasn_edge.runtime.pytorch import PyTorchSession
+    from hasn_edge.runtime.session import Session
+
+FP16_BUDGET_DB = 0.01
+"""Largest accepted loss of mean PSNR-Y by FP16 on the held-out pictures, in dB."""
+
+SIZES = ((15, 15), (17, 29), (64, 48))
+"""Input (height, width) of the comparison with PyTorch: the smallest, a prime one, a plain one."""
+
+TIES = 1e-3
+"""Share of 8-bit levels that may be rounded the other way by a graph that rounds itself."""
+
+
+class Gate:
+    """Compares files of one checkpoint with its network in PyTorch, FP32 and unfused."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    @cached_property
+    def reference(self) -> PyTorchSession:
+        """The network, run eagerly."""
+        from hasn_edge.runtime.pytorch import PyTorchSession
+
+        return PyTorchSession(self.checkpoint.model())
+
+    @cached_property
+    def reference_scores(self) -> Scores:
+        """What the network reaches on the held-out pictures: none of them was used for calibration."""
+        return evaluate(Upscaler(self.reference).run, shipped_eval_set(self.checkpoint.spec.scale))
+
+    def check(
+        self,
+        candidate: Session,
+        *,
+        what: str,
+        budget_db: float = FP16_BUDGET_DB,
+        advice: Callable[[], str] = lambda: "",
+    ) -> tuple[dict[str, Any], str]:
+        """Run a file that takes any size against the network, and pictures through both.
+
+        FP32 must agree value by value. FP16 and INT8 must also keep PSNR-Y on the held-out pictures.
+
+        Args:
+            candidate: The file, opened.
+            what: What it is called in messages.
+            budget_db: Largest accepted loss of mean PSNR-Y by FP16 or INT8.
+            advice: Called when the budget is missed; says what can be done.
+
+        Returns:
+            What was measured, as plain JSON values, and the same as a sentence.
+
+        Raises:
+            VerificationError: it does not agree, or loses more than the budget.
+        """
+        agreement = compare(self.reference, candidate, _batches(self.checkpoint.spec))
+        agreement.require(BUDGETS[candidate.precision], what=what)
+        measured = {"against": "PyTorch FP32, unfused", **agreement.to_dict()}
+        if candidate.precision is Precision.FP32:
+            return measured, f"{what}: largest difference from PyTorch {agreement.max_abs:.1e}"
+        scores = evaluate(Upscaler(candidate).run, shipped_eval_set(self.checkpoint.spec.scale))
+        lost = drift(self.reference_scores, scores)
+        said = (
+            f"{what}: PSNR-Y on {len(scores.images)} held-out pictures {scores.psnr_y:.3f} dB, "
+            f"{lost.dpsnr:+.4f} dB against FP32 (worst: {lost.worst_image} {lost.worst_dpsnr:+.4f}), "
+            f"fidelity {lost.fidelity_psnr:.1f} dB"
+        )
+        if lost.dpsnr < -budget_db:
+            text = f"{said}. That is over the budget of {budget_db:g} dB, nothing was written. {advice()}"
+            raise VerificationError(text.rstrip())
+        measured["held_out"] = {
+            "set": scores.name,
+            "images": len(scores.images),
+            "psnr_y_db": scores.psnr_y,
+            "dpsnr_db": lost.dpsnr,
+            "dssim": lost.dssim,
+            "fidelity_db": lost.fidelity_psnr if math.isfinite(lost.fidelity_psnr) else None,
+            "worst_image": lost.worst_image,
+            "worst_dpsnr_db": lost.worst_dpsnr,
+            "budget_db": budget_db,
+        }
+        return measured, said
+
+
+def check_pixels(floats: Session, pixels: Session) -> tuple[dict[str, Any], str]:
+    """Run a file of 8-bit pixels against the checked one of floats that it was made from.
+
+    Dividing, rounding and converting inside the graph must give the very levels that
+    :mod:`hasn_edge.images.arrays` gives around it, but for a tie of rounding here and there.
+
+    Args:
+        floats: A session of the float graph.
+        pixels: A session of the same graph with pixels in and out.
+
+    Returns:
+        As :meth:`Gate.check` does.
+
+    Raises:
+        VerificationError: a level differs by more than one, or more than one in a thousand differs.
+    """
+    values, differing, largest = 0, 0, 0
+    for height, width in SIZES if pixels.size is None else (pixels.size,):
+        shape = (pixels.batch or 1, height, width, 3)
+        x_NHWC = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        expected = floats.run(np.concatenate([to_tensor(x_HWC) for x_HWC in x_NHWC]))
+        levels = np.stack([from_tensor(y_CHW[None]) for y_CHW in expected])
+        difference = np.abs(pixels.run_pixels(x_NHWC).astype(np.int16) - levels)
+        values, differing = values + difference.size, differing + int(np.count_nonzero(difference))
+        largest = max(largest, int(difference.max()))
+    said = (
+        f"pixels in and out: {differing} of {values} levels differ from the float graph, by {largest} at most"
+    )
+    if largest > 1 or differing > values * TIES:
+        raise VerificationError(f"{said}; one and {TIES:.1%} are allowed, nothing was written")
+    return {"levels": values, "differing": differing, "largest": largest}, said
+
+
+def check_static(
+    checked: Callable[[], Session], fixed: Callable[[], Session], size: tuple[int, int], *, count: int = 1
+) -> None:
+    """Run a file of one shape against the checked one that takes any, on frames of noise.
+
+    One is closed before the other opens: a large frame may fit into the memory once and not twice.
+
+    Args:
+        checked: Opens the file that takes any size, and any number of pictures where ``count`` is not 1.
+        fixed: Opens the file of one size, one number of pictures, or both.
+        size: (height, width) of the frames.
+        count: How many at a time.
+
+    Raises:
+        VerificationError: they differ by more than rounding.
+    """
+    with checked() as session:
+        x = _noise(session.spec, *size, count=count)
+        expected = session.run(x)
+    with fixed() as session:
+        difference = float(np.abs(session.run(x) - expected).max())
+        allowed = _rounding(session)
+    if not difference <= allowed:
+        what = f"{size[1]}x{size[0]}" + ("" if count == 1 else f", {count} at a time")
+        raise VerificationError(
+            f"the graph of one shape ({what}) is too far from the one of any: {difference:.3g}, at most "
+            f"{allowed:g} allowed; nothing was written"
+        )
+
+
+def check_batch(session: Session) -> None:
+    """Do nothing if pictures that are computed together come out as each of them alone.
+
+    Args:
+        session: Of a file that takes any number.
+
+    Raises:
+        VerificationError: they differ by more than rounding.
+    """
+    x = _noise(session.spec, *SIZES[1], count=3)
+    together = session.run(x)
+    alone = np.concatenate([session.run(x[i : i + 1]) for i in range(len(x))])
+    difference, allowed = float(np.abs(together - alone).max()), _rounding(session)
+    if not difference <= allowed:
+        raise VerificationError(
+            f"three pictures at a time come out other than each alone: {difference:.3g}, at most {allowed:g} "
+            "allowed; nothing was written"
+        )
+
+
+def _rounding(session: Session) -> float:
+    """Return how far two ways to compute the same may be apart."""
+    return 1e-5 if session.precision is Precision.FP32 else 1e-3
+
+
+def _batches(spec: ModelSpec) -> Iterator[NDArray[np.float32]]:
+    for height, width in SIZES:
+        yield _noise(spec, height, width)
+
+
+def _noise(spec: ModelSpec, height: int, width: int, *, count: int = 1) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((count, spec.channels, height, width), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Engines in TensorRT and TensorRT for RTX, on an NVIDIA GPU."""

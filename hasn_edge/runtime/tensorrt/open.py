@@ -1,0 +1,105 @@
+"""Opening an engine: everything that can be known is checked before TensorRT is touched, its result after."""
+
+from __future__ import annotations
+
+from hasn_edge.artifact import Artifact
+from hasn_edge.engine.cache import graph_of
+from hasn_edge.engine.capabilities import NAMES, driver_present, find_module, load_tensorrt
+from hasn_edge.engine.compatibility import rebuild_advice, require_compatible
+from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.optional import installed_version
+from hasn_edge.runtime.golden import check_golden
+from hasn_edge.runtime.tensorrt.session import TensorRTSession
+
+_DISTRIBUTIONS = {
+    EngineRuntime.TENSORRT: ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
+    EngineRuntime.RTX: ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
+}
+
+
+def open_engine(
+    artifact: Artifact,
+    *,
+    device: str | None = None,
+    cuda: str | None = None,
+    slots: int = 1,
+    eager: bool = False,
+) -> TensorRTSession:
+    """Open an engine whose sidecar was read and whose bytes are those that were published.
+
+    In this order: the plan's header, a driver and a GPU, the engine's GPU and TensorRT against those here,
+    TensorRT itself, the engine, and the picture whose result is known.
+
+    Args:
+        artifact: The engine.
+        device: ``"cuda"`` or ``"cuda:<index>"``.
+        cuda: See :func:`~hasn_edge.runtime.open.open_session`.
+        slots: See :func:`~hasn_edge.runtime.open.open_session`.
+        eager: See :func:`~hasn_edge.runtime.open.open_session`.
+
+    Raises:
+        HasnEdgeError: as :func:`~hasn_edge.runtime.open.open_session`.
+    """
+    kind, _, number = (device or "cuda").partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()):
+        raise UnsupportedError(
+            f"{artifact.path}: an engine runs on cuda or cuda:<index>, not on {device!r}; {_graph(artifact)}"
+        )
+    index = int(number or 0)
+    header = read_plan_header(artifact.path)
+    gpu = gpu_facts(index)
+    if gpu is None:
+        raise no_gpu(artifact, header, index)
+    find_module(header.runtime, needed_for="Running an engine")
+    require_compatible(artifact, gpu=gpu, runtime_version=_installed(header.runtime))
+    _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
+    require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
+    session = TensorRTSession(artifact, cuda=cuda, slots=slots, eager=eager, device_index=index)
+    try:
+        check_golden(
+            session,
+            artifact.details.get("golden"),
+            name=str(artifact.path),
+            # Nothing that the build looks at has changed: without --rebuild it would return this very file.
+            cure=f"build it again on this machine: {rebuild_advice(artifact, gpu=gpu, again=True)}",
+        )
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _installed(runtime: EngineRuntime) -> str | None:
+    """Return TensorRT's version as its package says it, without importing it."""
+    versions = (installed_version(name) for name in _DISTRIBUTIONS[runtime])
+    return next((version for version in versions if version is not None), None)
+
+
+def no_gpu(artifact: Artifact, header: PlanHeader, index: int = 0) -> UnsupportedError:
+    """Say what an engine needs and what to run instead, where no GPU of that number answers."""
+    why = f"its NVIDIA driver knows no GPU number {index} (a container must be given one: --gpus all)"
+    if not driver_present():
+        why = "it has no NVIDIA driver (libcuda), so no GPU that could run it"
+    made_on = artifact.details.get("gpu") or ""
+    if not made_on and artifact.details.get("compute_capabilities"):
+        made_on = f"of compute capability {', '.join(artifact.details['compute_capabilities'])}"
+    version = header.version_or(artifact.details.get("version")) or "of the version that built it"
+    needed = f"{NAMES[header.runtime]} {version}"
+    return UnsupportedError(
+        f"{artifact.path}: this machine cannot run an engine: {why}. It takes an NVIDIA GPU "
+        f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Without them, {_graph(artifact)}"
+    )
+
+
+def _graph(artifact: Artifact) -> str:
+    """Say how to run the graph that the engine was made from."""
+    graph = graph_of(artifact)
+    if graph is not None:
+        return f"run the graph that it was made from on any processor: --artifact {graph}"
+    return (
+        "run the .onnx that it was made from on any processor (--artifact FILE.onnx), or make one with "
+        f"'hasn-edge build --precision {artifact.precision.value} --target cpu'"
+    )

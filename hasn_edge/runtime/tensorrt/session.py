@@ -1,0 +1,296 @@
+"""Engines in TensorRT and TensorRT for RTX, on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasn_edge.artifact import Artifact
+from hasn_edge.engine.capabilities import load_tensorrt
+from hasn_edge.engine.engine_file import read_plan
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError
+from hasn_edge.runtime.cuda import choose
+from hasn_edge.runtime.cuda.protocol import CudaBackend
+from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.session import Float32, Session, UInt8, out_of_memory
+from hasn_edge.runtime.tensorrt.in_flight import Slot, Timing
+from hasn_edge.runtime.tensorrt.plan import LoadedPlan
+from hasn_edge.runtime.tensorrt.runtime_cache import Kernels
+
+T = TypeVar("T")
+
+MAXIMUM_SLOTS = 16
+
+
+class TensorRTSession(Session):
+    """Runs an engine of TensorRT 8.5 to 11 or of TensorRT for RTX.
+
+    An input is copied to page-locked memory, from there to the GPU, the network runs, and the output takes
+    the same way back; on a GPU that shares the processor's memory (Jetson) nothing is copied between the two.
+    All that is queued in a stream of its own, and from the second input of a size on the network is launched
+    as a CUDA graph. With several slots the next input is copied while the one before it is computed. Kernels
+    that TensorRT for RTX compiles meanwhile are kept in ``<engine>.kernels`` and loaded the next time.
+
+    Use :func:`~hasn_edge.runtime.open.open_session`, which also refuses engines of another GPU or version and
+    compares an output with the one that was stored when the engine was built.
+
+    Args:
+        artifact: The engine.
+        cuda: ``"torch"``, ``"cuda-python"``, ``"pycuda"``, or a backend that the caller closes; ``None`` for
+            :func:`~hasn_edge.runtime.cuda.choose`'s order.
+        slots: Inputs in flight, each with memory of its own for the network's activations.
+        graphs: Record CUDA graphs where the backend can.
+        eager: Where TensorRT for RTX runs a range of sizes, let it compile the kernels for a size before that
+            runs, not beside the first runs: the beginning is slow, and what is timed is what stays.
+        mapped: Let the GPU use the processor's memory instead of copying; ``None`` for integrated GPUs only.
+        device_index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+
+    Raises:
+        ArtifactError: no engine, or TensorRT does not take it.
+        MissingDependencyError: TensorRT, or the CUDA backend that was named, is not installed.
+        NoCudaError: no CUDA backend works.
+        BuildError: TensorRT or CUDA does not start, or the GPU's memory does not suffice.
+    """
+
+    backend = "tensorrt"
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        cuda: CudaBackend | str | None = None,
+        slots: int = 1,
+        graphs: bool = True,
+        eager: bool = False,
+        mapped: bool | None = None,
+        device_index: int = 0,
+    ) -> None:
+        if not 1 <= slots <= MAXIMUM_SLOTS:
+            raise ConfigError(f"slots is {slots}; expected 1 to {MAXIMUM_SLOTS}")
+        plan, header = read_plan(artifact.path)
+        trt, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
+        self._owns_cuda = cuda is None or isinstance(cuda, str)
+        self._cuda = choose(cuda, index=device_index) if cuda is None or isinstance(cuda, str) else cuda
+        self._mapped = self._cuda.integrated if mapped is None else mapped
+        self._graphs = graphs
+        self._kernels = Kernels(artifact.path)
+        self._plan: LoadedPlan | None = None
+        self._slots: list[Slot] = []
+        self._free: deque[Slot] = deque()
+        self._busy: deque[tuple[Slot, _Ticket]] = deque()
+        self._timed = False
+        try:
+            with self._cuda.activate():
+                self._plan = LoadedPlan(
+                    plan,
+                    trt,
+                    capabilities.title,
+                    name=str(artifact.path),
+                    graphs=graphs,
+                    eager=eager,
+                    host_code=bool(artifact.details.get("flags", {}).get("version_compatible")),
+                    kernels=self._kernels.read() if header.runtime is EngineRuntime.RTX else b"",
+                )
+                self._plan.check(artifact.spec)
+                self._describe(artifact, self._plan)
+                for _ in range(slots):
+                    slot = Slot(self._cuda, self._plan, graphs=graphs, mapped=self._mapped)
+                    self._slots.append(slot)
+                    self._free.append(slot)
+        except BaseException:
+            self._close()
+            raise
+
+    def times(self, x: Float32 | UInt8) -> Timing:
+        """Run one input as :meth:`run` or :meth:`run_pixels` and return where the time went.
+
+        The first two calls of a size are not typical: TensorRT sets itself up, and a graph is recorded.
+
+        Args:
+            x: As for :meth:`run`, or as for :meth:`run_pixels`.
+
+        Raises:
+            HasnEdgeError: as :meth:`run`.
+        """
+        if self.batch == 1 and len(x) != 1:
+            raise ShapeError(f"{self.backend}: times takes one picture of this engine, got {len(x)}")
+        self._drain()
+        self._timed = True
+        begin = time.perf_counter()
+        try:
+            if x.dtype == np.uint8:
+                self.run_pixels(x)  # type: ignore[arg-type]
+            else:
+                self.run(x)  # type: ignore[arg-type]
+        finally:
+            self._timed = False
+        total_s = time.perf_counter() - begin
+        return self._guarded(x.shape, lambda: self._free[-1].timing(total_s))
+
+    def facts(self) -> dict[str, Any]:
+        """Return how this session runs, as plain JSON values; graphs are known after two runs of a size."""
+        self._check_open()
+        assert self._plan is not None
+        refused = next((slot.graph_refused for slot in self._slots if slot.graph_refused), None)
+        if not self._graphs:
+            refused = "not asked for"
+        elif self._plan.own_graphs:
+            refused = None
+        elif not self._cuda.graphs:
+            refused = f"{self._cuda.name} has no CUDA graphs"
+        return {
+            "runtime": self._plan.title,
+            "cuda": self._cuda.name,
+            "gpu_index": self._cuda.index,
+            "memory": "mapped, nothing copied" if self._mapped else "page-locked, copied",
+            "kernels": self._plan.kernels_of_a_size,
+            "graphs": refused is None,
+            "graphs_reason": refused,
+            "slots": len(self._slots),
+            "pixels": self.pixels,
+        }
+
+    @property
+    def slots(self) -> int:
+        """Inputs that can be in flight."""
+        return len(self._slots)
+
+    def _run(self, x_NCHW: Float32) -> Float32:
+        return self._begin(x_NCHW).result()
+
+    def _run_pixels(self, x_NHWC: UInt8) -> UInt8:
+        return self._begin_pixels(x_NHWC).result()
+
+    def _begin(self, x_NCHW: Float32) -> Pending[Float32]:
+        return Pending(self._start(x_NCHW).result)
+
+    def _begin_pixels(self, x_NHWC: UInt8) -> Pending[UInt8]:
+        return Pending(self._start(x_NHWC).result)
+
+    def _start(self, x: NDArray[Any]) -> _Ticket:
+        if not self._free:
+            self._collect()
+        slot = self._free.popleft()
+        try:
+            self._guarded(x.shape, lambda: slot.start(x, timed=self._timed))
+        except BaseException:
+            self._free.append(slot)
+            raise
+        ticket = _Ticket(self, x.shape)
+        self._busy.append((slot, ticket))
+        return ticket
+
+    def _collect(self, wanted: _Ticket | None = None) -> None:
+        """Wait for one input, the oldest one unless told otherwise, and put its output on its ticket."""
+        index = 0
+        if wanted is not None:
+            index = next(i for i, (_, ticket) in enumerate(self._busy) if ticket is wanted)
+        slot, ticket = self._busy[index]
+        del self._busy[index]
+        try:
+            ticket.output = self._guarded(ticket.shape, slot.finish)
+        except BaseException as exc:
+            ticket.error = exc
+            if not isinstance(exc, Exception):  # Ctrl-C
+                raise
+        finally:
+            self._free.append(slot)
+
+    def _drain(self) -> None:
+        while self._busy:
+            self._collect()
+
+    def _guarded(self, shape: tuple[int, ...], call: Callable[[], T]) -> T:
+        """Call with the GPU's context current; memory that does not suffice gets the usual words."""
+        try:
+            with self._cuda.activate():
+                return call()
+        except MemoryError as exc:
+            height, width = shape[1:3] if self.pixels else shape[2:4]
+            raise out_of_memory(self.backend, (shape[0], height, width), exc) from exc
+
+    def _describe(self, artifact: Artifact, plan: LoadedPlan) -> None:
+        """Say what the engine takes; refuse one whose sidecar says something else."""
+        end = plan.input
+        self.pixels = end.dtype == np.uint8
+        rows = slice(1, 3) if self.pixels else slice(2, 4)
+        low, high = end.minimum, end.maximum
+        smallest, largest = (low[rows][0], low[rows][1]), (high[rows][0], high[rows][1])
+        size = smallest if smallest == largest else None
+        if artifact.size not in (None, size) or artifact.pixels != self.pixels:
+            kind = "uint8" if artifact.pixels else "float32"
+            raise ArtifactError(
+                f"{artifact.path}: the engine takes {size or 'any'} pixels of {end.dtype}, its sidecar says "
+                f"{artifact.size or 'any'} of {kind}; build the engine again with 'hasn-edge build'"
+            )
+        super().__init__(
+            artifact.spec,
+            precision=artifact.precision,
+            device=f"cuda:{self._cuda.index}",
+            size=size,
+            batch=low[0] if low[0] == high[0] else None,
+        )
+        minimum = artifact.spec.size.minimum
+        self.smallest = (max(smallest[0], minimum), max(smallest[1], minimum))
+        self.largest = largest
+        self._batches = (low[0], high[0])
+
+    def _check_size(self, count: int, height: int, width: int) -> None:
+        low, high = self._batches
+        if self.batch is None and not low <= count <= high:
+            raise ShapeError(
+                f"{self.backend}: this engine takes {low} to {high} pictures at a time, got {count}; "
+                "call run with other batches"
+            )
+        super()._check_size(count, height, width)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
+
+    def _close(self) -> None:
+        """Wait, then free: graphs, contexts, memory and streams, the engine, TensorRT, the GPU's context."""
+        problem: Exception | None = None
+        try:
+            with self._cuda.activate():
+                while self._busy:
+                    self._collect()
+                while self._slots:
+                    try:
+                        self._slots.pop().close()
+                    except Exception as exc:
+                        problem = problem or exc
+                self._free.clear()
+                if self._plan is not None:
+                    self._kernels.keep(self._plan.kernels())
+                    self._plan.close()
+                    self._plan = None
+        finally:
+            if self._owns_cuda:
+                self._cuda.close()
+        if problem is not None:
+            raise problem
+
+
+class _Ticket:
+    """An input in flight: where its output is put once it is there."""
+
+    def __init__(self, session: TensorRTSession, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.output: NDArray[Any] | None = None
+        self.error: BaseException | None = None
+        self._session: TensorRTSession = session
+
+    def result(self) -> Any:
+        if self.output is None and self.error is None:
+            self._session._collect(self)
+        if self.error is not None:
+            raise self.error
+        output, self.output = self.output, None
+        return output

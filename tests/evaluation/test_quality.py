@@ -1,0 +1,169 @@
+"""Published figures come out of evaluate, the self-ensemble is one, and drift says who lost what."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from hasn_edge.data.pairs import EvalSet, bicubic_baseline, load_eval_set
+from hasn_edge.errors import InputError, ShapeError
+from hasn_edge.evaluation import quality
+from hasn_edge.images import arrays as image
+
+
+@pytest.fixture
+def eval_set(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        smooth = np.add.outer(np.arange(32), np.arange(40))[..., None] * [1, 2, 3]
+        pixels = np.clip(smooth + rng.normal(0, 9, (32, 40, 3)), 0, 255).astype(np.uint8)
+        image.write_image(tmp_path / "tiny" / f"{name}.png", pixels)
+    return load_eval_set(tmp_path / "tiny", 4)
+
+
+def _brighter(by):
+    baseline = bicubic_baseline(4)
+    return lambda x: baseline(x) + np.float32(by / 255)
+
+
+@pytest.fixture(scope="module")
+def official(shared_data):
+    import torch
+
+    from hasn_edge.model.zoo import load_model
+
+    network = load_model(shared_data / "upstream" / "HASN.pth")
+
+    def run(x):
+        with torch.inference_mode():
+            return network(torch.from_numpy(x)).numpy()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "ensemble", "psnr", "ssim"),
+    [("Set5", False, 32.181, 0.8948), ("Set14", False, 28.608, 0.7814), ("Set5", True, 32.242, 0.8956)],
+)
+def test_the_official_network_reaches_its_published_figures(
+    shared_data, official, name, ensemble, psnr, ssim
+):
+    eval_set = load_eval_set(f"{name}={shared_data / 'eval' / name}", 4)
+    scores = quality.evaluate(official, eval_set, self_ensemble=ensemble, keep_outputs=False)
+    assert scores.psnr_y == pytest.approx(psnr, abs=0.001)
+    assert scores.ssim_y == pytest.approx(ssim, abs=0.0001)
+
+
+def test_bicubic_reaches_its_published_figures(shared_data):
+    scores = quality.evaluate(bicubic_baseline(4), load_eval_set(f"Set5={shared_data}/eval/Set5", 4))
+    assert scores.psnr_y == pytest.approx(28.43, abs=0.005)
+    assert scores.ssim_y == pytest.approx(0.811, abs=0.0005)
+
+
+def test_scores(eval_set):
+    seen = []
+    scores = quality.evaluate(bicubic_baseline(4), eval_set, progress=seen.append)
+    assert seen == ["one", "two"] == [score.name for score in scores.images]
+    assert scores.border == 4
+    assert scores.psnr_y == pytest.approx(np.mean([score.psnr_y for score in scores.images]))
+    assert scores.ssim_y == pytest.approx(np.mean([score.ssim_y for score in scores.images]))
+    for score, pair in zip(scores.images, eval_set, strict=True):
+        assert (score.output.shape, score.output.dtype) == (pair.hr().shape, np.uint8)
+    wider = quality.evaluate(bicubic_baseline(4), eval_set, border=0, keep_outputs=False)
+    assert wider.psnr_y != scores.psnr_y
+    assert all(score.output is None for score in wider.images)
+    content = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
+    assert content["images"][1]["psnr_y_db"] == scores.images[1].psnr_y
+
+
+def test_perfect_pictures_have_no_infinity_in_json_and_do_not_hide_the_others(eval_set):
+    truth = {image.to_tensor(pair.lr()).tobytes(): image.to_tensor(pair.hr()) for pair in eval_set}
+    perfect = quality.evaluate(lambda x: truth[x.tobytes()], eval_set)
+    assert perfect.psnr_y == math.inf
+    assert perfect.ssim_y == pytest.approx(1)
+    assert json.loads(json.dumps(perfect.to_dict(), allow_nan=False))["psnr_y_db"] is None
+    baseline = bicubic_baseline(4)
+    first = image.to_tensor(eval_set.pairs[0].lr()).tobytes()
+    mixed = quality.evaluate(lambda x: truth[first] if x.tobytes() == first else baseline(x), eval_set)
+    assert mixed.psnr_y == mixed.images[1].psnr_y
+    lost = quality.drift(perfect, mixed)
+    assert lost.worst_image == "two"
+    assert lost.worst_dpsnr == pytest.approx(mixed.images[1].psnr_y - 100)
+    assert lost.fidelity_psnr == lost.worst_fidelity_psnr < 100
+
+
+def test_drift_in_closed_form(eval_set):
+    reference = quality.evaluate(bicubic_baseline(4), eval_set)
+    same = quality.drift(reference, quality.evaluate(bicubic_baseline(4), eval_set))
+    assert (same.dpsnr, same.dssim, same.fidelity_psnr) == (0, 0, math.inf)
+    assert json.loads(json.dumps(same.to_dict(), allow_nan=False))["fidelity_psnr_db"] is None
+
+    candidate = quality.evaluate(_brighter(3), eval_set)
+    lost = quality.drift(reference, candidate)
+    changed = [
+        np.mean(np.square(b.output.astype(float) - a.output))
+        for a, b in zip(reference.images, candidate.images, strict=True)
+    ]
+    expected = [10 * math.log10(255**2 / error) for error in changed]
+    assert lost.fidelity_psnr == pytest.approx(np.mean(expected))
+    assert lost.worst_fidelity_psnr == pytest.approx(min(expected))
+    assert lost.worst_fidelity_image == ("one", "two")[int(np.argmin(expected))]
+    assert lost.dpsnr == pytest.approx(candidate.psnr_y - reference.psnr_y)
+    assert lost.dpsnr < 0
+    assert lost.dssim == pytest.approx(candidate.ssim_y - reference.ssim_y)
+    assert lost.worst_dpsnr == min(item.dpsnr for item in lost.images)
+
+
+def test_the_self_ensemble_visits_all_eight_and_averages_before_rounding():
+    x = np.random.default_rng(0).random((1, 3, 3, 5), dtype=np.float32)
+    seen = []
+
+    def run(x_NCHW):
+        assert x_NCHW.flags.c_contiguous
+        seen.append(x_NCHW)
+        y = x_NCHW.repeat(2, axis=2).repeat(2, axis=3)
+        y[0, :, 0, 0] += 0.8  # a corner that knows which way is up
+        return y
+
+    y = quality.self_ensembled(run)(x)
+    views = [t for f in (x, np.flip(x, 3)) for t in (np.rot90(f, k, (2, 3)) for k in range(4))]
+    assert len(seen) == 8
+    assert all(any(np.array_equal(s, v) for s in seen) for v in views)
+    expected = x.repeat(2, axis=2).repeat(2, axis=3)
+    expected[0, :, [0, 0, -1, -1], [0, -1, 0, -1]] += 0.2  # each corner is first in two of the eight
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+def test_an_equivariant_function_is_not_changed_by_the_ensemble(eval_set):
+    plain = quality.evaluate(bicubic_baseline(4), eval_set)
+    both = quality.evaluate(bicubic_baseline(4), eval_set, self_ensemble=True)
+    assert both.self_ensemble
+    # MATLAB's two passes round in between, and rows go first: a level apart here and there.
+    assert quality.drift(plain, both).worst_fidelity_psnr > 50
+
+
+def test_what_cannot_be_measured_is_named(eval_set, tmp_path):
+    with pytest.raises(
+        InputError, match=r"tiny/one: expected an output of \(1, 3, 32, 40\) at x4, got .*16, 20"
+    ):
+        quality.evaluate(bicubic_baseline(2), eval_set)
+    with pytest.raises(InputError, match="tiny/one: the network's output has values that are not numbers"):
+        quality.evaluate(_brighter(float("nan")), eval_set)
+    with pytest.raises(ShapeError, match="tiny/one: SSIM needs .* at least 11 x 11"):
+        quality.evaluate(bicubic_baseline(4), eval_set, border=12)
+    with pytest.raises(InputError, match="set none has no pictures"):
+        quality.evaluate(bicubic_baseline(4), EvalSet(name="none", scale=4, pairs=()))
+
+
+def test_drift_of_things_that_do_not_compare(eval_set):
+    scores = quality.evaluate(bicubic_baseline(4), eval_set)
+    with pytest.raises(InputError, match="keep_outputs=True"):
+        quality.drift(scores, quality.evaluate(bicubic_baseline(4), eval_set, keep_outputs=False))
+    with pytest.raises(InputError, match=r"border 4\) and tiny \(2 pictures, border 0"):
+        quality.drift(scores, quality.evaluate(bicubic_baseline(4), eval_set, border=0))
+    shorter = quality.Scores(name="other", images=scores.images[:1], border=4)
+    with pytest.raises(InputError, match=r"other \(1 pictures"):
+        quality.drift(scores, shorter)

@@ -1,0 +1,263 @@
+"""Files that are cut off, damaged, hostile or no pictures: one message with the cure, a clean terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hasn_edge.errors import InputError
+from hasn_edge.images import arrays as image
+
+RGB = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def _encoded(picture, kind, **options):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _read(tmp_path, data, name="picture.png"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    pixels = image.read_image(path)
+    assert image.read_image_size(path) == pixels.shape[:2]
+    return pixels
+
+
+def _png(header, *datas, name=b"IDAT", end=True):
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *header)), *((name, data) for data in datas)]
+    chunks += [(b"IEND", b"")] if end else []
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+WHOLE = {
+    "a.png": _encoded(NOISE, "PNG"),
+    "a.jpg": _encoded(NOISE, "JPEG"),
+    "p.jpg": _encoded(NOISE, "JPEG", progressive=True),
+    "a.webp": _encoded(NOISE, "WEBP"),
+    "l.webp": _encoded(NOISE, "WEBP", lossless=True),
+    "a.bmp": _encoded(NOISE, "BMP"),
+    "a.tif": _encoded(NOISE, "TIFF"),
+    "z.tif": _encoded(NOISE, "TIFF", compression="tiff_lzw"),
+}
+
+
+def _cut(data):
+    """Lengths to cut a file to: all short ones, then a sample, and all but the last bytes."""
+    return sorted({*range(1, 64), *range(64, len(data) - 4, max(1, len(data) // 40)), len(data) - 4})
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_cut_off_anywhere_is_refused_and_the_terminal_stays_clean(tmp_path, capfd, name):
+    data = WHOLE[name]
+    assert _read(tmp_path, data, name).shape == NOISE.shape
+    for length in _cut(data):
+        (tmp_path / name).write_bytes(data[:length])
+        with pytest.raises(InputError, match=name) as caught:
+            image.read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        if length > 100:
+            assert "ends early" in str(caught.value)
+            assert "get the file again" in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+# Plain pixels (BMP, TIFF) may well be zero, and WebP has neither checksum nor end mark.
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "p.jpg", "z.tif"])
+def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
+    data = WHOLE[name]
+    (tmp_path / name).write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
+    with pytest.raises(InputError, match=name):
+        image.read_image(tmp_path / name)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("empty.png", b"", "empty.png: the file is empty; .* get the file again"),
+        (
+            "notes.png",
+            b"this is a note\n" * 9,
+            "notes.png: not a picture .* text; save it as PNG, JPEG, WebP",
+        ),
+        ("clip.jpg", _encoded(RGB, "GIF"), "a GIF"),
+        ("doc.png", b"%PDF-1.7\n\xff\xfe", "a PDF"),
+        ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0heic", "a HEIC, AVIF or video"),
+        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("blob.png", bytes(range(128, 228)), "none of the formats known"),
+        ("one.png", b"\x89", "none of the formats known"),
+        ("bits.png", _png((4, 4, 3, 2, 0, 0, 0), b""), "colour type 2, 3 bits"),
+        ("zero.png", _png((0, 4, 8, 2, 0, 0, 0), b""), "0 x 4 pixels"),
+        ("noend.png", _png((4, 4, 8, 0, 0, 0, 0), zlib.compress(bytes(20)), end=False), "ends early"),
+        ("short.png", _png((4, 4, 8, 0, 0, 0, 0), zlib.compress(bytes(15))), "pixel data for 15 of 20 bytes"),
+        ("none.png", _png((4, 4, 8, 0, 0, 0, 0)), "pixel data for 0 of 20 bytes"),
+        ("deflate.png", _png((4, 4, 8, 0, 0, 0, 0), b"\x78\x9cgarbage!"), "does not decompress"),
+        ("filter.png", _png((4, 4, 8, 0, 0, 0, 0), zlib.compress(b"\x09" + bytes(19))), "damaged"),
+        ("palette.png", _png((4, 4, 8, 3, 0, 0, 0), zlib.compress(bytes(20))), "palette is missing"),
+        ("scan.jpg", b"\xff\xd8\xff\xd9", "no pixel data"),
+        ("soi.jpg", b"\xff\xd8\xff\xe0\0\0", "segment of 0 bytes"),
+        ("riff.webp", b"RIFF\x0c\0\0\0WEBPABCD\0\0\0\0", "no picture inside"),
+        ("x.bmp", b"BM" + bytes(40), "BMP header of 0 bytes"),
+        ("x.tif", b"II*\0\x08\0\0\0\0\0\0\0\0\0", "no width or height"),
+        ("y.tif", b"II*\0\xff\xff\xff\0", "ends early"),
+    ],
+)
+def test_what_is_no_picture_is_named_with_its_cure(tmp_path, capfd, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        image.read_image(tmp_path / name)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert name == "filter.png" or err == ""  # libpng itself reports an unknown row filter
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(tmp_path, capfd):
+    data = bytearray(WHOLE["a.png"])
+    data[len(data) // 2] ^= 4
+    with pytest.raises(InputError, match=r"checksum of its IDAT data at byte 41 is wrong"):
+        _read(tmp_path, bytes(data))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_profiles_that_libpng_complains_about_do_not_reach_it(tmp_path, capfd):
+    whole = WHOLE["a.png"]
+    bad = b"sRGB\0\0broken"
+    chunk = struct.pack(">I", len(bad)) + b"iCCP" + bad + struct.pack(">I", zlib.crc32(b"iCCP" + bad))
+    np.testing.assert_array_equal(_read(tmp_path, whole[:33] + chunk + whole[33:]), NOISE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_interlaced_png(tmp_path):
+    # Pillow writes none: the seven passes of a 5 x 3 gray picture, by the definition of the format.
+    pixels = np.arange(15, dtype=np.uint8).reshape(3, 5) * 16
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
+    rows = [b"\0" + row.tobytes() for x, y, dx, dy in passes for row in pixels[y::dy, x::dx] if row.size]
+    data = _png((5, 3, 8, 0, 0, 0, 1), zlib.compress(b"".join(rows)))
+    np.testing.assert_array_equal(_read(tmp_path, data)[..., 0], pixels)
+    with pytest.raises(InputError, match="pixel data for"):
+        _read(tmp_path, _png((5, 3, 8, 0, 0, 0, 1), zlib.compress(b"".join(rows[:-1]))))
+
+
+def test_a_picture_after_the_end_of_a_jpeg_is_ignored(tmp_path):
+    expected = _read(tmp_path, WHOLE["a.jpg"])
+    np.testing.assert_array_equal(
+        _read(tmp_path, WHOLE["a.jpg"] + b"MotionPhoto" + WHOLE["p.jpg"][:99]), expected
+    )
+
+
+def _bombs():
+    size = 40_000
+    png = _png((size, size, 8, 2, 0, 0, 0), zlib.compress(b""))
+    bmp = b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, size, size, 1, 24, 0, 0, 0, 0, 0, 0)
+    jpg = bytearray(WHOLE["a.jpg"])
+    at = jpg.index(b"\xff\xc0")
+    jpg[at + 5 : at + 9] = struct.pack(">HH", size, size)
+    webp = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (size - 1).to_bytes(3, "little") * 2
+    tif = _encoded(RGB, "TIFF")
+    for tag in (256, 257):
+        for kind in (3, 4):
+            entry = struct.pack("<HHI", tag, kind, 1)
+            if entry in tif:
+                at = tif.index(entry)
+                tif = tif[:at] + struct.pack("<HHII", tag, 4, 1, size) + tif[at + 12 :]
+    return {"b.png": png, "b.bmp": bmp, "b.jpg": bytes(jpg), "b.webp": webp, "b.tif": tif}
+
+
+@pytest.mark.parametrize("name", _bombs())
+def test_a_size_that_would_fill_the_memory_is_refused_before_decoding(tmp_path, monkeypatch, name):
+    from hasn_edge.images import codec
+
+    monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("decoded"))
+    (tmp_path / name).write_bytes(_bombs()[name])
+    for read in (image.read_image, image.read_image_size):
+        with pytest.raises(InputError, match=rf"{name}: .*40000 x 40000 pixels.*268 megapixels.*cut it"):
+            read(tmp_path / name)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png: no such file; check the spelling"):
+        image.read_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="is a folder"):
+        image.read_image_size(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="not an ordinary file"):
+        image.read_image(tmp_path / "pipe.png")
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(WHOLE["a.png"])
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(
+        InputError, match=r"a\.png: cannot be read \(Permission denied\); check its permissions"
+    ):
+        image.read_image(tmp_path / "a.png")
+
+
+def test_a_tiff_that_opencv_would_make_black_is_refused(tmp_path, capfd):
+    lzw = struct.pack("<HHIHH", 259, 3, 1, 5, 0)
+    data = WHOLE["z.tif"].replace(lzw, lzw[:8] + struct.pack("<HH", 34712, 0))  # JPEG 2000 inside
+    with pytest.raises(
+        InputError, match=r"a\.tif: a TIFF of compression 34712 cannot be read; save it with LZW"
+    ):
+        _read(tmp_path, data, "a.tif")
+    data = bytearray(_encoded(NOISE, "TIFF", compression="tiff_deflate"))
+    data[2000] ^= 1
+    with pytest.raises(InputError, match=r"b\.tif: the file is damaged \(its pixel data does not decompress"):
+        _read(tmp_path, bytes(data), "b.tif")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_opencv_cannot_decode_is_reported_by_us_and_not_in_its_log(tmp_path, capfd):
+    import cv2
+
+    log = cv2 if hasattr(cv2, "getLogLevel") else cv2.utils.logging
+    before = log.getLogLevel()
+    rows = struct.pack("<HHI", 278, 4, 1)  # rows per strip
+    whole = WHOLE["a.tif"]
+    assert rows in whole
+    with pytest.raises(
+        InputError, match=r"a\.tif: it is damaged, or a kind of TIFF that OpenCV .* ordinary PNG"
+    ):
+        _read(tmp_path, whole.replace(rows + bytes([len(NOISE)]), rows + b"\0"), "a.tif")
+    assert capfd.readouterr() == ("", "")
+    assert log.getLogLevel() == before > 0
+
+
+def test_an_end_marker_inside_a_comment_is_not_the_end_of_a_jpeg(tmp_path):
+    data = WHOLE["p.jpg"]
+    first = data.index(b"\xff\xda")
+    second = data.index(b"\xff\xda", first + 2)  # a progressive JPEG has one scan after another
+    between = data[:second] + b"\xff\xfe\x00\x06ab\xff\xd9" + data[second:]
+    np.testing.assert_array_equal(_read(tmp_path, between, "a.jpg"), _read(tmp_path, data, "b.jpg"))
+    with pytest.raises(InputError, match="ends early"):
+        _read(tmp_path, between[: second + 50], "c.jpg")
+
+
+def test_a_bmp_whose_rows_run_downwards(tmp_path):
+    data = bytearray(WHOLE["a.bmp"])
+    data[22:26] = struct.pack("<i", -NOISE.shape[0])
+    np.testing.assert_array_equal(_read(tmp_path, bytes(data), "a.bmp"), NOISE[::-1])

@@ -1,0 +1,152 @@
+"""The page around the picture, in a real Chromium: figures, charts, colours, the engine, what is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from tests.support.browser_rig import first_picture, page, painted, running, waits
+from tests.support.live_rig import Session
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_picture_moves_and_the_numbers_change(chromium):
+    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        first_picture(tab)
+        assert tab.title() == "pattern · hasn-edge live"
+        before = painted(tab)
+        number = tab.evaluate("picture.number")  # not before: frames come while it is painted
+        waits(tab, f"picture.number > {number} + 2")
+        assert np.abs(painted(tab).astype(int) - before).mean() > 0.5
+        waits(tab, "parseFloat(byId('fps').textContent) > 0")
+        waits(tab, "parseFloat(byId('latency').textContent) > 0")
+        waits(tab, "byId('fps-name').textContent === 'On screen'")
+        assert tab.locator("#stages tr").count() == 6
+        assert "Waiting" in tab.locator("#stages").inner_text()
+        assert "64×48 → 256×192" in tab.locator("#details").inner_text()
+        first = tab.locator("#details").inner_text()
+        waits(tab, f"byId('details').innerText !== {json.dumps(first)}")
+        assert "p95" in tab.evaluate("byId('latency-chart').ariaLabel")
+        drawn = "[...byId('fps-chart').getContext('2d').getImageData(0, 0, 200, 80).data].some(Boolean)"
+        assert tab.evaluate(drawn)
+
+
+def test_charts_show_a_gap_where_nothing_was_known(chromium):
+    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        parts = "unbroken([1, 2, null, null, 3, null].map((p) => ({ p })), (s) => s.p)"
+        assert tab.evaluate(f"{parts}.map((part) => part.map((s) => s.p))") == [[1, 2], [3]]
+        assert tab.evaluate("unbroken([{}], (s) => s.p)") == []
+
+
+def test_large_numbers_fit_their_tiles(chromium):
+    phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+    for settings in (phone, {"viewport": {"width": 1280, "height": 800}}):
+        with running() as (view, live, _), page(chromium, view.addresses[0], **settings) as tab:
+            live.stats.drops = lambda: {"network busy": 1_234_567, "source": 0, "end of run": 0}
+            waits(tab, "byId('dropped').textContent === '1.23M'")
+            assert tab.evaluate("byId('dropped').title") == "1234567"
+            assert "1234567" in tab.locator("#details").inner_text()
+            width = settings["viewport"]["width"]
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
+            assert tab.evaluate(
+                "[...document.querySelectorAll('.tiles dd')].every((e) => "
+                "e.classList.contains('small') || e.scrollWidth <= e.clientWidth)"
+            )
+            for count, text in ((99_999, [99_999, ""]), (100_000, ["100", "k"]), (999_600, ["1.00", "M"])):
+                assert tab.evaluate(f"compact({count})") == text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(chromium, scheme):
+    """WCAG 2's contrast of at least 4.5, computed as it says."""
+
+    def luminance(colour: str) -> float:
+        levels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    with running() as (view, _, _), page(chromium, view.addresses[0], color_scheme=scheme) as tab:
+        colour = {
+            name: tab.evaluate(
+                f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()"
+            )
+            for name in ("hasn", "hasn-ink", "other", "surface", "text", "muted", "ground", "raised")
+        }
+    for ink, behind in (
+        ("hasn-ink", "hasn"),
+        ("other", "surface"),
+        ("text", "surface"),
+        ("muted", "surface"),
+        ("muted", "ground"),
+        ("muted", "raised"),
+    ):
+        low, high = sorted(luminance(colour[name]) for name in (ink, behind))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, behind)
+
+
+def test_the_selector_changes_the_engine(chromium):
+    with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
+        first_picture(tab)
+        assert tab.locator("#engine option").all_inner_texts() == ["second int8", "first fp32"]
+        assert tab.locator("#engine").input_value() == "first fp32"
+        tab.locator("#engine").select_option("second int8")
+        waits(tab, "picture.shown.header.engine === 'second int8'")
+        assert live.engine == "second int8"
+        live.select("first fp32")  # somebody else did
+        waits(tab, "engine.value === 'first fp32'")
+
+
+def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
+    going = threading.Event()
+
+    def slow() -> Session:
+        assert going.wait(60)
+        return Session()
+
+    with running(engines={"slow.onnx": slow}) as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        first_picture(tab)
+        waits(tab, "byId('status').textContent === 'Live'")
+        tab.locator("#engine").select_option("slow.onnx")
+        waits(tab, "byId('status').textContent === 'Opening engine'")
+        waits(tab, "document.body.dataset.state === 'opening'")
+        assert tab.evaluate("picture.shown.header.engine") == "first fp32"
+        going.set()
+        waits(tab, "byId('banner').textContent === 'slow.onnx computes now'")
+        waits(tab, "byId('status').textContent === 'Live'")
+
+
+def test_only_words_get_a_capital_and_only_troubles_are_called_so(chromium):
+    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        first_picture(tab)
+        for text, said, state in (
+            ("hasn-x4-fp16.onnx could not be opened", "hasn-x4-fp16.onnx could not be opened", "trouble"),
+            ("second int8 computes now", "second int8 computes now", "live"),
+            ("second int8 computes now; opening x", "second int8 computes now; opening x", "opening"),
+            ("opening x; camera lost", "Opening x; camera lost", "trouble"),
+        ):
+            view.message(text)
+            waits(tab, f"byId('banner').textContent === {json.dumps(said)}")
+            assert tab.evaluate("document.body.dataset.state") == state, text
+
+
+def test_a_number_and_its_unit_stay_on_one_line(chromium):
+    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        waits(tab, "/p50 [0-9.]+\u00a0m?s, p95 [0-9.]+\u00a0m?s/.test(byId('details').textContent)")
+        assert tab.evaluate("milliseconds(1180)") == "1.18\u00a0s"
+        assert tab.evaluate("decibels(30)") == "30.00\u00a0dB"
+
+
+def test_what_goes_wrong_is_said_over_the_picture(chromium):
+    with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
+        first_picture(tab)
+        view.message("camera lost; trying again in 2 s")
+        tab.wait_for_selector("#banner:not([hidden])")
+        assert tab.locator("#banner").inner_text() == "Camera lost; trying again in 2 s"
+        view.message(None)
+        tab.wait_for_selector("#banner", state="hidden")
+        live.stop()
+        waits(tab, "byId('banner').textContent.startsWith('The run has ended')")

@@ -1,0 +1,301 @@
+"""From a checkpoint to published files: what is written, what it says of itself, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import hasn_edge
+from hasn_edge.artifact import Kind, file_sha256, load_artifact, sidecar_path
+from hasn_edge.cli import cli
+from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
+from hasn_edge.evaluation.compare import Budget
+from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.pipeline import acceptance as gate
+from hasn_edge.pipeline import api as pipeline
+from hasn_edge.pipeline import engine_build as engine_job
+from hasn_edge.pipeline.build import BuildOptions, build_one
+from hasn_edge.pipeline.context import Job
+from hasn_edge.pipeline.variants import Form
+from hasn_edge.runtime.golden import check_golden
+from hasn_edge.runtime.open import open_session
+from hasn_edge.runtime.pytorch import PyTorchSession
+from hasn_edge.spec import ModelSpec, Precision
+from tests.support.fake_session import FakeSession
+
+
+@pytest.fixture
+def x() -> np.ndarray:
+    return np.random.default_rng(1).random((1, 3, 40, 33), dtype=np.float32)
+
+
+def files(folder) -> list[str]:
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
+def test_export_equals_pytorch(tiny, tmp_path, x, format, precision, tolerance):
+    artifact = hasn_edge.export(tiny, format=format, precision=precision, output=tmp_path)
+    assert files(tmp_path) == [artifact.path.name, artifact.path.name + ".json"]
+    assert artifact.source == file_sha256(tiny)
+    assert artifact.precision is Precision(precision)
+    with PyTorchSession(load_checkpoint(tiny).model()) as reference, open_session(artifact.path) as session:
+        np.testing.assert_allclose(session.run(x), reference.run(x), rtol=0, atol=tolerance)
+
+
+def test_static_export_takes_one_size(tiny, tmp_path, x):
+    artifact = hasn_edge.export(tiny, size=(40, 33), output=tmp_path)
+    assert artifact.path.name == "tiny-fp32-33x40.onnx"
+    assert artifact.size == (40, 33)
+    with open_session(artifact.path) as session:
+        assert session.run(x).shape == (1, 3, 160, 132)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
+    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
+    with pytest.raises(VerificationError, match="is too far from its reference"):
+        hasn_edge.export(tiny, format=format, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_new_file_replaces_the_old_only_if_it_passed(tiny, tmp_path, monkeypatch):
+    first = hasn_edge.export(tiny, output=tmp_path)
+    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
+    with pytest.raises(VerificationError):
+        hasn_edge.export(tiny, output=tmp_path)
+    assert load_artifact(first.path) == first
+
+
+def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
+    recipe = tmp_path / "strict.toml"
+    recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        cli, ["build", "--model", str(tiny), "--precision", "int8", "--recipe", str(recipe), "-o", str(out)]
+    )
+    assert result.exit_code == 3, result.output
+    message = " ".join(result.output.split())
+    assert "over the budget of 0 dB, nothing was written. The costliest layers:" in message
+    assert "keep_float" in message
+    assert not out.exists()
+
+
+def test_int8_sidecar_says_how(tiny, tmp_path):
+    recipe = tmp_path / "loose.toml"
+    recipe.write_text("budget_db = 5.0\n")
+    built = hasn_edge.build(tiny, precision="int8", recipe=recipe, output=tmp_path / "out")
+    (artifact,) = built.artifacts
+    details = json.loads((tmp_path / "out" / "tiny-int8-cpu.onnx.json").read_text())["details"]
+    assert details["ranges"]["observer"] == details["recipe"]["observer"] == "mse"
+    assert len(details["ranges"]["fingerprint"]) == 64
+    assert details["ranges"]["pictures"] >= 30
+    assert set(details["ranges"]["values"]) == set(details["int8_convolutions"])
+    assert 0 < details["int8_mac_share"] <= 1
+    assert details["measured"]["held_out"]["images"] == 8
+    assert details["measured"]["held_out"]["dpsnr_db"] >= -5
+    assert artifact.precision is Precision.INT8
+    assert any("held-out pictures" in line for line in built.summary)
+
+
+def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
+    import onnx
+
+    recipe = tmp_path / "loose.toml"
+    recipe.write_text("budget_db = 5.0\n")
+    built = hasn_edge.build(
+        tiny, precision="int8", target="portable", recipe=recipe, output=tmp_path, size=(48, 64)
+    )
+    weak, strong = (onnx.load(a.path) for a in built.artifacts)
+    assert [a.path.name for a in built.artifacts] == [
+        "tiny-int8-weak-64x48.onnx",
+        "tiny-int8-strong-64x48.onnx",
+    ]
+    assert (weak.opset_import[0].version, strong.opset_import[0].version) == (17, 20)
+    assert "LayerNormalization" not in {node.op_type for node in weak.graph.node}
+    assert "LayerNormalization" in {node.op_type for node in strong.graph.node}
+    for graph in (weak, strong):
+        assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.graph.node}
+        assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert built.artifacts[0].details["builder_flags"] == ["INT8", "FP16"]
+
+
+def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    recipe = tmp_path / "loose.toml"
+    recipe.write_text("budget_db = 5.0\n")
+    built = hasn_edge.build(
+        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+    )
+    graph, engine = (load_artifact(a.path) for a in built.artifacts)
+    assert engine.kind is Kind.ENGINE
+    assert engine.parent == graph.sha256
+    assert engine.source == graph.source == file_sha256(tiny)
+    assert engine.size == (48, 64)
+    assert engine.details["measured"] == graph.details["measured"]
+    assert engine.details["emulated_as"] == "strong graph, int8"
+    assert engine.details["model"] == tiny.name
+    assert engine.details["asked"] == {"recipe": "loose.toml", "calibration": None}
+    ranges = engine.details["calibration"]
+    assert ranges["fingerprint"] == graph.details["ranges"]["fingerprint"]
+    for path in (graph.path, engine.path):  # it goes to other people: no folder of this machine is in it
+        assert str(tmp_path.parent) not in sidecar_path(path).read_text()
+    # What this engine must compute is known before a GPU is: the exact arithmetic of its graph.
+    with open_session(graph, exact=True) as session:
+        check_golden(session, engine.details["golden"])
+    with FakeSession(size=(48, 64)) as other, pytest.raises(ArtifactError, match="computes something else"):
+        check_golden(other, engine.details["golden"])
+    with pytest.raises(HasnEdgeError, match="NVIDIA"):
+        open_session(engine)
+
+    def never(*args, **options):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(engine_job, "engine_from_onnx", never)
+    again = hasn_edge.build(
+        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+    )
+    assert again.artifacts == (graph, engine)
+    assert "nothing changed" in again.summary[0]
+    elsewhere = build_one(
+        tiny,
+        Precision.INT8,
+        BuildOptions(target="rtx", recipe=recipe, size=(48, 64)),
+        output=tmp_path / "new",
+        known=(tmp_path / "out",),
+    )
+    assert elsewhere.artifacts == again.artifacts
+    graph.path.unlink()  # the engine runs without it
+    assert hasn_edge.build(
+        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+    ).artifacts == (engine,)
+    for change in ({"rebuild": True}, {"size": (64, 64)}, {"pixels": True}, {"precision": "fp32"}):
+        options = {"precision": "int8", "size": (48, 64), **change}
+        options |= {"recipe": recipe} if options["precision"] == "int8" else {}
+        with pytest.raises(AssertionError, match="compiled again"):
+            hasn_edge.build(tiny, target="rtx", output=tmp_path / "out", **options)
+
+
+def test_a_range_of_sizes_is_the_engines(tiny, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    built = hasn_edge.build(
+        tiny, precision="fp32", target="rtx", dynamic=((32, 32), (48, 64), (96, 128)), output=tmp_path
+    )
+    engine = built.artifacts[-1]
+    assert engine.size is None
+    assert engine.details["profile"] == {
+        "minimum": [1, 3, 32, 32],
+        "typical": [1, 3, 48, 64],
+        "maximum": [1, 3, 96, 128],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (48, 64), "dynamic": ((32, 32), (48, 64), (96, 96))}, "exclude each other"),
+        ({"dynamic": ((32, 32), (48, 64), (96, 96))}, "takes any size as it is"),
+        ({"int8_method": "magic"}, "unknown INT8 method 'magic'; choose one of: qdq, calibrator"),
+        ({"int8_method": "calibrator"}, "the calibrator is TensorRT's"),
+        ({"int8_method": "calibrator", "target": "rtx", "precision": "int8"}, "has no calibrator"),
+    ],
+)
+def test_builds_that_cannot_be(tiny, tmp_path, options, message):
+    if options.get("target") == "rtx":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    with pytest.raises(UnsupportedError, match=message):
+        hasn_edge.build(tiny, output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_shape_of_a_scale_2_network(tmp_path):
+    path = tmp_path / "x2.safetensors"
+    save_checkpoint(path, HASN(ModelSpec(features=8, blocks=1, scale=2)))
+    artifact = hasn_edge.export(path, output=tmp_path)
+    assert artifact.spec.scale == 2
+    scores = hasn_edge.evaluate(artifact=artifact.path)
+    assert len(scores.images) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "INT8 needs calibration"),
+        ({"format": "tflite"}, "unknown format 'tflite'"),
+        ({"precision": "fp16", "opset": 17}, "FP16 tensors need opset 20"),
+        ({"format": "torchscript", "size": (32, 32)}, "TorchScript files take any size"),
+        ({"format": "torchscript", "opset": 17}, "TorchScript has no opset"),
+    ],
+)
+def test_export_refuses(tiny, tmp_path, options, message):
+    with pytest.raises(UnsupportedError, match=message):
+        pipeline.export(tiny, output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"recipe": "conservative"}, {"calibration": "."}])
+def test_what_is_for_int8_is_refused_without_it(tiny, tmp_path, options):
+    with pytest.raises(UnsupportedError, match="recipe and calibration are for INT8; .* is fp16"):
+        pipeline.build(tiny, precision="fp16", output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_there_is_no_weak_fp16_graph(tiny, tmp_path):
+    built = hasn_edge.build(tiny, precision="fp16", target="portable", output=tmp_path)
+    assert files(tmp_path) == ["tiny-fp16-strong.onnx", "tiny-fp16-strong.onnx.json"]
+    assert [a.path.name for a in built.artifacts] == ["tiny-fp16-strong.onnx"]
+
+
+def test_nothing_is_published_when_a_later_form_fails(tiny, tmp_path, monkeypatch):
+    real = Job.graph
+
+    def second_fails(job, form, *args, **options):
+        if form is Form.STRONG:
+            raise VerificationError("the strong one is wrong")
+        return real(job, form, *args, **options)
+
+    monkeypatch.setattr(Job, "graph", second_fails)
+    with pytest.raises(VerificationError, match="the strong one"):
+        hasn_edge.build(tiny, precision="fp32", target="portable", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [None, (40, 33)])
+def test_a_file_of_pixels_says_so_and_runs(tiny, tmp_path, size):
+    built = hasn_edge.build(tiny, precision="fp32", size=size, pixels=True, output=tmp_path)
+    (artifact,) = (load_artifact(a.path) for a in built.artifacts)
+    assert artifact.path.name == ("tiny-fp32-cpu-u8-33x40.onnx" if size else "tiny-fp32-cpu-u8.onnx")
+    assert artifact.pixels
+    side = json.loads((tmp_path / f"{artifact.path.name}.json").read_text())
+    assert side["tensors"] == "NHWC, RGB, uint8"
+    assert side["details"]["measured"]["pixels"]["largest"] <= 1
+    pixels = np.random.default_rng(4).integers(0, 256, (1, 40, 33, 3), np.uint8)
+    with open_session(artifact) as session, PyTorchSession(load_checkpoint(tiny).model()) as reference:
+        difference = session.run_pixels(pixels) - reference.run_pixels(pixels).astype(int)
+    assert np.abs(difference).max() <= 1
+    assert np.mean(difference != 0) < 1e-3
+
+
+def test_recipe_budget_is_the_one_that_counts(tiny, monkeypatch, tmp_path):
+    """A candidate that loses more than the budget is refused; one that loses less passes."""
+    real = gate.drift
+
+    def worse(reference, candidate):
+        lost = real(reference, candidate)
+        images = tuple(replace(image, dpsnr=-0.02) for image in lost.images)
+        return replace(lost, images=images)
+
+    monkeypatch.setattr(gate, "drift", worse)
+    (tmp_path / "a.toml").write_text("budget_db = 0.03\n")
+    (tmp_path / "b.toml").write_text("budget_db = 0.01\n")
+    hasn_edge.build(tiny, precision="int8", recipe=tmp_path / "a.toml", output=tmp_path / "a")
+    with pytest.raises(VerificationError, match="-0.0200 dB against FP32"):
+        hasn_edge.build(tiny, precision="int8", recipe=tmp_path / "b.toml", output=tmp_path / "b")
+    assert files(tmp_path / "a") == ["tiny-int8-cpu.onnx", "tiny-int8-cpu.onnx.json"]
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,205 @@
+"""Choosing a precision by measurement: who is kept, who is left out, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import hasn_edge
+from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.engine.target import load_target
+from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError, VerificationError
+from hasn_edge.evaluation.latency import Latency
+from hasn_edge.pipeline import autotune as fastest
+from hasn_edge.pipeline.autotune import Candidate, choose, measure
+from hasn_edge.pipeline.build import Built
+from hasn_edge.spec import ModelSpec, Precision
+from tests.support.fake_session import FakeSession
+
+
+def candidate(precision: str, milliseconds: list[float], loss: float = 0.0) -> Candidate:
+    artifact = Artifact(
+        path=Path(f"{precision}.onnx"),
+        kind=Kind.ONNX,
+        spec=ModelSpec(),
+        precision=Precision(precision),
+        sha256="",
+        source="",
+        details={"measured": {"held_out": {"dpsnr_db": loss}}},
+    )
+    turns = tuple((ms / 1e3,) * 3 for ms in milliseconds)
+    return Candidate(built=Built(artifacts=(artifact,), summary=()), latency=Latency(turns=turns))
+
+
+@pytest.mark.parametrize(
+    ("fp16", "int8", "kept"),
+    [
+        ([10, 10, 10], [5, 5, 5], "int8"),
+        ([10, 10, 10], [9.8, 9.8, 9.8], "fp16"),  # 2 % are not worth the loss
+        ([10, 10, 10], [9.7, 9.7, 9.7], "int8"),  # 3.09 % are
+        ([10, 10, 10], [20, 20, 20], "fp16"),
+        ([10, 30, 30], [8, 24, 24], "int8"),  # the machine slowed down for both
+        ([30, 10, 10], [11, 11, 11], "fp16"),  # one slow turn decides nothing
+    ],
+)
+def test_a_coarser_format_must_earn_its_place(fp16, int8, kept):
+    best, why = choose([candidate("fp16", fp16), candidate("int8", int8, -0.02)])
+    assert best.artifact.precision.value == kept
+    assert why.startswith(f"{kept} is kept: ")
+
+
+def test_what_is_said_names_times_and_losses():
+    a, b = candidate("fp16", [10.0], -0.0004), candidate("int8", [4.0], -0.0123)
+    assert a.said() == "fp16 10.00 ms, -0.0004 dB"
+    assert b.said() == "int8 4.00 ms, -0.0123 dB"
+    assert "fp16 took 2.50 times as long" in choose([a, b])[1]
+    assert "the only one whose quality passes" in choose([a])[1]
+
+
+class Slow(FakeSession):
+    """Takes a moment, and notes when it was its turn."""
+
+    order: ClassVar[list[str]] = []
+
+    def _run(self, x_NCHW):
+        self.order.append(self.precision.value)
+        return super()._run(x_NCHW)
+
+
+def test_candidates_take_turns(monkeypatch):
+    monkeypatch.setattr(fastest, "SECONDS", 0.0)
+    made = [candidate("fp16", [1.0]).built, candidate("int8", [1.0]).built]
+    opened = []
+
+    def open_one(artifact, *, frame, eager):
+        assert frame == (180, 320)
+        assert eager  # TensorRT for RTX would be timed while it still compiles
+        opened.append(Slow(precision=artifact.precision))
+        return opened[-1]
+
+    Slow.order.clear()
+    found = measure(made, load_target("cpu").with_size(180, 320), open_one)
+    calls = 1 + fastest.CALLS  # a warm-up before each turn
+    assert Slow.order == (["fp16"] * calls + ["int8"] * calls) * fastest.ROUNDS
+    assert [len(c.latency.seconds) for c in found] == [fastest.CALLS * fastest.ROUNDS] * 2
+    assert all(session.closed for session in opened)
+
+
+def test_the_fastest_on_this_processor_is_published_and_says_why(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(fastest, "SECONDS", 0.0)
+    (tmp_path / "loose.toml").write_text("budget_db = 5.0\n")
+    built = hasn_edge.build(
+        tiny,
+        precision="auto",
+        target="cpu",
+        size=(32, 40),
+        recipe=tmp_path / "loose.toml",
+        output=tmp_path / "out",
+    )
+    (artifact,) = built.artifacts
+    published = [p.name for p in (tmp_path / "out").iterdir() if p.is_file()]
+    assert sorted(published) == [artifact.path.name, artifact.path.name + ".json"]
+    assert load_artifact(artifact.path) == artifact
+    facts = json.loads((tmp_path / "out" / f"{artifact.path.name}.json").read_text())["details"]["auto"]
+    assert [said.split()[0] for said in facts["candidates"]] == ["fp32", "fp16", "int8"]
+    assert facts["why"].startswith(f"{artifact.precision.value} is kept: ")
+    assert built.summary[-1] == facts["why"]
+
+
+def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(fastest, "SECONDS", 0.0)
+    monkeypatch.setattr(fastest, "WORTH", 0.0)  # the last one would win
+    recipe = tmp_path / "strict.toml"
+    recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
+    built = hasn_edge.build(
+        tiny, precision="auto", target="cpu", size=(32, 40), recipe=recipe, output=tmp_path / "out"
+    )
+    assert built.artifacts[-1].precision is Precision.FP16
+    assert any(line.startswith("int8 is left out: ") for line in built.summary)
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("built", BuildError("assertion checkLinks::218")),
+        ("built", ArtifactError("its golden picture came out wrong")),
+        ("built", UnsupportedError("TensorRT 9.9 has no INT8")),
+        ("opened", ArtifactError("it computes something else")),
+    ],
+    ids=["compiler", "golden", "unsupported", "opened"],
+)
+def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where, error):
+    """TensorRT 10.3 of JetPack 6 cannot build some INT8 networks; an engine may compute something else."""
+
+    def builds(model, precision, options, **rest):
+        if precision is Precision.INT8 and where == "built":
+            raise error
+        return candidate(precision.value, [1.0]).built
+
+    def opens(artifact, **options):
+        if artifact.precision is Precision.INT8 and where == "opened":
+            raise error
+        return FakeSession(precision=artifact.precision)
+
+    monkeypatch.setattr(fastest, "SECONDS", 0.0)
+    monkeypatch.setattr(fastest, "WORTH", 0.0)  # the last one would win
+    monkeypatch.setattr(fastest, "build_one", builds)
+    monkeypatch.setattr(fastest, "open_session", opens)
+    monkeypatch.setattr(fastest, "_publish", lambda artifact, folder, facts: replace(artifact, details=facts))
+    built = hasn_edge.build("net", precision="auto", target="cpu", size=(16, 20), output=tmp_path)
+    assert built.artifacts[-1].precision is Precision.FP16
+    (said,) = built.artifacts[-1].details["left_out"]
+    assert said == f"int8 is left out: {error}"
+
+
+def test_what_is_wrong_with_every_precision_keeps_its_own_words(tmp_path, monkeypatch):
+    def fails(model, precision, options, **rest):
+        raise UnsupportedError("this board is another")
+
+    monkeypatch.setattr(fastest, "build_one", fails)
+    with pytest.raises(UnsupportedError, match=r"^this board is another$"):
+        hasn_edge.build("net", precision="auto", target="cpu", output=tmp_path / "out")
+
+
+def test_auto_compares_ranges_of_one_kind(tmp_path):
+    with pytest.raises(UnsupportedError, match="with the calibrator choose int8"):
+        hasn_edge.build("net", precision="auto", target="cpu", int8_method="calibrator", output=tmp_path)
+
+
+def test_when_none_can_be_built_the_compilers_words_are_kept(tiny, tmp_path, monkeypatch):
+    def fails(model, precision, options, **rest):
+        raise BuildError(f"{precision.value} crashed.")
+
+    monkeypatch.setattr(fastest, "build_one", fails)
+    with pytest.raises(BuildError, match=r"fp16 is left out: fp16 crashed\. int8 is left out: int8 crashed"):
+        hasn_edge.build(tiny, precision="auto", target="cpu", output=tmp_path / "out")
+
+
+def test_when_none_passes_nothing_is_written(tiny, tmp_path, monkeypatch):
+    def fails(model, precision, options, **rest):
+        raise VerificationError(f"{precision.value} is bad.")
+
+    monkeypatch.setattr(fastest, "build_one", fails)
+    with pytest.raises(VerificationError, match=r"fp32 is left out: fp32 is bad\. fp16 is left out"):
+        hasn_edge.build(tiny, precision="auto", target="cpu", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["portable", "rtx", "tensorrt"])
+def test_what_cannot_run_here_cannot_be_timed(tiny, tmp_path, target, monkeypatch):
+    monkeypatch.setattr(fastest, "gpu_facts", lambda: None)
+    with pytest.raises(UnsupportedError, match="cannot run on this machine; choose fp16 or int8"):
+        hasn_edge.build(tiny, precision="auto", target=target, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pixels_are_timed_as_pixels():
+    session = FakeSession(ModelSpec())
+    assert fastest._frame(session, (1, 3, 20, 30)).dtype == np.float32
+    session.pixels = True
+    assert fastest._frame(session, (1, 3, 20, 30)).shape == (1, 20, 30, 3)

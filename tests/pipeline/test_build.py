@@ -1,0 +1,188 @@
+"""What a build on a Jetson hands to TensorRT, told to a compiler that only listens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnx
+import pytest
+import torch
+
+import hasn_edge
+from hasn_edge.artifact import load_artifact
+from hasn_edge.engine.capabilities import Capabilities
+from hasn_edge.engine.compile import BuiltEngine
+from hasn_edge.engine.engine_file import parse_plan_header
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.errors import ShapeError, UnsupportedError
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.pipeline import autotune as fastest
+from hasn_edge.pipeline import build as builder
+from hasn_edge.pipeline import engine_build as engine_job
+from hasn_edge.pipeline.variants import GraphMaker
+from hasn_edge.runtime.golden import OWN_RANGES
+from hasn_edge.spec import ModelSpec, Precision
+
+NANO = GpuFacts(
+    name="Orin", compute_capability="8.7", total_memory_bytes=8 << 30, driver="540.4.0", cuda="12.6",
+    integrated=True, l4t="36.4.3", sm_count=8,
+)  # fmt: skip
+JETPACK_6 = Capabilities(
+    runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, native_normalization=True,
+    strong_typing_flag=True, explicit_batch_flag=True, precision_flags=True, calibrator=True,
+    calibration_profile=True, compute_capabilities=(), optimization_level=True, hardware_compatibility=(),
+    version_compatible=True, user_allocation=False, timing_cache=True, progress_monitor=True,
+    parser_names_nodes=True,
+)  # fmt: skip
+PLAN = b"ftrt" + bytes(20) + bytes((10, 3, 0, 30)) + bytes(4096)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder / "tiny.safetensors", HASN(ModelSpec(features=16, blocks=1)))
+    (folder / "loose.toml").write_text("budget_db = 5.0\n")
+    return folder / "tiny.safetensors"
+
+
+@pytest.fixture
+def told(monkeypatch) -> SimpleNamespace:
+    """An Orin Nano with JetPack 6; what its compiler is told."""
+    seen = SimpleNamespace()
+
+    def compiles(data, target, *, precision, progress, cache, calibrator):
+        seen.graph, seen.target, seen.precision = onnx.load_from_string(data), target, precision
+        seen.calibrator = calibrator
+        return BuiltEngine(
+            plan=PLAN,
+            target=target,
+            precision=precision,
+            header=parse_plan_header(PLAN, file_bytes=len(PLAN), name="plan"),
+            version="10.3.0.30",
+            made_by={"TensorRT": "10.3.0.30"},
+            warnings=(),
+            seconds=1.0,
+            facts={},
+        )
+
+    monkeypatch.setattr(builder, "gpu_facts", lambda: NANO)
+    monkeypatch.setattr(builder, "find_module", lambda runtime: "tensorrt")
+    monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: JETPACK_6)
+    monkeypatch.setattr(engine_job, "engine_from_onnx", compiles)
+    monkeypatch.setattr(engine_job, "tried", lambda *engine: "not tried: the GPU is a description")
+    monkeypatch.setattr(builder, "tried", engine_job.tried)
+    return seen
+
+
+def operators(graph: onnx.ModelProto) -> set[str]:
+    return {node.op_type for node in graph.graph.node}
+
+
+def input_dims(graph: onnx.ModelProto) -> list[int]:
+    return [dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
+
+
+def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
+    built = hasn_edge.build(tiny, precision="fp16", size=(32, 40), output=tmp_path)
+    assert told.precision is Precision.FP16
+    assert (told.graph.opset_import[0].version, input_dims(told.graph)) == (17, [1, 3, 32, 40])
+    assert all(w.data_type != onnx.TensorProto.FLOAT16 for w in told.graph.graph.initializer)
+    engine = load_artifact(built.artifacts[-1].path)
+    assert (engine.precision, engine.size) == (Precision.FP16, (32, 40))
+    assert engine.details["emulated_as"] == "strong graph, fp16"
+    assert engine.details["golden"]["shape"] == [1, 3, 32, 40]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeypatch, precision):
+    def built(**rest) -> tuple[str, set[str]]:
+        recipe = {"recipe": tiny.with_name("loose.toml")} if precision == "int8" else {}
+        made = hasn_edge.build(
+            tiny, precision=precision, size=(32, 40), output=tmp_path / "out", **recipe, **rest
+        )
+        return made.artifacts[-1].details["cache_key"], operators(told.graph)
+
+    key, found = built()
+    assert "LayerNormalization" in found
+    assert not found & {"ReduceMean", "Sqrt"}
+    jetpack_5 = replace(JETPACK_6, version="8.5.2", native_normalization=False)
+    monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: jetpack_5)
+    other, found = built()
+    assert "LayerNormalization" not in found
+    assert found >= {"ReduceMean", "Sqrt"}
+    assert other != key
+    # One does not overwrite the other's graph.
+    graphs = {path.name for path in (tmp_path / "out").glob("*.onnx")}
+    plain = "int8" if precision == "int8" else "fp32"
+    assert graphs == {f"tiny-{plain}-weak-40x32.onnx", f"tiny-{plain}-weak-10-40x32.onnx"}
+
+
+def test_the_portable_graph_is_one_that_8_5_reads(tiny, told, tmp_path):
+    built = hasn_edge.build(tiny, precision="fp32", target="portable", size=(32, 40), output=tmp_path)
+    weak = onnx.load(built.artifacts[0].path)
+    assert built.artifacts[0].path.name == "tiny-fp32-weak-40x32.onnx"
+    assert "LayerNormalization" not in operators(weak)
+
+
+def test_the_calibrator_has_a_graph_that_takes_its_pictures(tiny, told, tmp_path):
+    built = hasn_edge.build(
+        tiny,
+        precision="int8",
+        int8_method="calibrator",
+        recipe=tiny.with_name("loose.toml"),
+        size=(32, 40),
+        output=tmp_path,
+    )
+    shape = next(iter(told.calibrator.batches)).shape
+    # Of any size: the pictures that ship are not the engine's size, which is the profile's.
+    assert all(have in (0, want) for have, want in zip(input_dims(told.graph), shape, strict=True))
+    assert told.target.shapes.size == (32, 40)
+    engine = built.artifacts[-1]
+    assert engine.size == (32, 40)
+    tolerance = engine.details["golden"]["tolerance"]
+    assert (tolerance["rms"], tolerance["largest"]) == OWN_RANGES
+
+
+@pytest.mark.parametrize("asked", ["size", "dynamic", "file", "cpu", "portable"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
+def test_sizes_below_the_networks_are_refused_before_anything_is_made(
+    tiny, told, tmp_path, monkeypatch, asked, precision
+):
+    file = tmp_path / "small.toml"
+    file.write_text(
+        'runtime = "tensorrt"\n[shapes]\n'
+        "minimum = [1, 3, 32, 8]\ntypical = [1, 3, 32, 32]\nmaximum = [1, 3, 64, 64]\n"
+    )
+    options = {
+        "size": {"size": (32, 8)},
+        "dynamic": {"dynamic": ((32, 8), (32, 32), (64, 64))},
+        "file": {"target": file},
+        "cpu": {"target": "cpu", "size": (32, 8)},
+        "portable": {"target": "portable", "size": (32, 8)},
+    }[asked]
+    monkeypatch.setattr(fastest, "_require_runnable", lambda target: None)
+    monkeypatch.setattr(GraphMaker, "make", lambda *args, **rest: pytest.fail("a graph was made"))
+    with pytest.raises(
+        ShapeError, match=r"^tiny takes no less than 15x15 pixels, and 8x32 was asked for; ask for 15x15 or "
+    ):
+        hasn_edge.build(tiny, precision=precision, output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_refuses_such_a_size_as_well(tiny, tmp_path):
+    with pytest.raises(ShapeError, match=r"15x15 pixels, and 40x14 was asked for"):
+        hasn_edge.export(tiny, size=(14, 40), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_calibrator_takes_no_pixels(tiny, told, tmp_path):
+    with pytest.raises(UnsupportedError, match="takes float pictures; leave out --pixels"):
+        hasn_edge.build(
+            tiny, precision="int8", int8_method="calibrator", pixels=True, output=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()

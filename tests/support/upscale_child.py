@@ -1,0 +1,47 @@
+"""``hasn-edge upscale`` in a process of its own that hangs, as a library may, in the stage named first.
+
+Says READY on standard error once it does. The network is a fake.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+
+from hasn_edge.cli import interruption, main, upscale
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video.encode import Encoder
+from tests.support.fake_session import FakeSession
+
+STAGE = sys.argv[1]
+
+
+def ready() -> None:
+    sys.stderr.write("READY\n")
+    sys.stderr.flush()
+
+
+class Hanging(FakeSession):
+    def _run(self, x_NCHW):
+        if STAGE == "network" and len(self.calls) == 5:
+            ready()
+            # No signal interrupts this, and no handler of Python's runs under it.
+            lock, library = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+            for _ in range(2):
+                library.pthread_mutex_lock(lock)
+        return super()._run(x_NCHW)
+
+
+def hang(self, rgb_HWC, pts, duration=0):
+    ready()
+    time.sleep(900)
+
+
+if STAGE != "network":
+    Encoder.write = hang
+if STAGE == "twice":
+    interruption.LEAVE_S = 900
+upscale.open_chosen = lambda *args, **options: Hanging(ModelSpec())
+sys.argv[1:2] = ["upscale"]
+main()
