@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                   # both networks, three sizes, all cases
     python benchmarks/gpu.py --model hasn-x4-small --size 320x180 --seconds 3
-    python benchmarks/gpu.py --rehearse        # on the processor, to see that it runs; writes no result
+    python benchmarks/gpu.py --rehearse        # on the CPU, to see that it runs; writes no result
 
 PyTorch eager, TorchScript (with and without CUDA graphs) and torch.compile in FP32, FP16 and, eager, TF32;
 ONNX Runtime's CUDA provider, TensorRT and TensorRT for RTX where they are installed and take this GPU, in
@@ -55,7 +55,7 @@ PACKAGES = (
 
 CONVENTIONS = (
     "batch 1, float32 NCHW; GPU: between two CUDA events around one call, input on the GPU already; host: "
-    "array in the processor's memory to array there, copies included",
+    "array in the CPU's memory to array there, copies included",
     "fp32 without TF32; tf32: convolutions may round their inputs to 10 bits of mantissa",
     "difference: largest absolute one from PyTorch eager fp32 on the same noise, and its PSNR (range 1)",
     "energy: all that the card drew while the calls were timed (host to host) over all frames",
@@ -186,7 +186,7 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 @click.option("--size", "sizes", default=SIZES, show_default=True, help="WxH, comma-separated.")
 @click.option("--seconds", default=10.0, show_default=True, help="For each figure, at least.")
 @click.option("--runs", default=200, show_default=True, help="Calls of each case, at least.")
-@click.option("--rehearse", is_flag=True, help="On the processor, without a result file unless -o says one.")
+@click.option("--rehearse", is_flag=True, help="On the CPU, without a result file unless -o says one.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Result file.")
 def main(
     models: tuple[str, ...], sizes: str, seconds: float, runs: int, rehearse: bool, output: Path | None
@@ -212,7 +212,7 @@ def main(
                     found.append(case)
                     click.echo(f"  {case.label} {case.precision}: {short(case.error) or 'done'}", err=True)
                 reference = found[0].output
-                what = "REHEARSAL on a processor: " if rehearse else ""
+                what = "REHEARSAL on a CPU: " if rehearse else ""
                 title = f"{what}{name}, {size[1]}x{size[0]}, {board.title}: milliseconds"
                 console.print(table(title, found))
                 for case in found:

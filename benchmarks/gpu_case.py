@@ -78,7 +78,7 @@ class Bench:
 
     @property
     def rehearsal(self) -> bool:
-        """Whether this is the processor standing in for a GPU."""
+        """Whether this is the CPU standing in for a GPU."""
         return self.device == "cpu"
 
     def module(self, case: Case, module: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
@@ -104,7 +104,7 @@ class Bench:
         self._energy(case, meter)
 
     def session(self, case: Case, path: Path, x: Output) -> None:
-        """Time an artefact through its session."""
+        """Time an artifact through its session."""
         device = None if self.rehearsal else "cuda"
         with open_session(path, device=device, frame=(x.shape[2], x.shape[3])) as session:
             turn = time_session(session, x, at_least=WARMUP, seconds=0)

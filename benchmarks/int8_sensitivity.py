@@ -1,6 +1,6 @@
 """What INT8 costs: by recipe and form, by observer, and by kind of convolution; exact Q/DQ arithmetic.
 
-    python benchmarks/int8_sensitivity.py                                   # the bundled model and pictures
+    python benchmarks/int8_sensitivity.py                                   # the bundled model and images
     python benchmarks/int8_sensitivity.py --model HASN.pth --data Set5=DIR --data Set14=DIR
 
 Recipes are measured on every set, observers and kinds on the first one. Prints tables and writes them to
@@ -53,7 +53,7 @@ OBSERVERS = (
 
 
 class Bench:
-    """One network and its pictures; FP32 is measured once a set."""
+    """One network and its images; FP32 is measured once a set."""
 
     def __init__(self, model: str, sets: list[EvalSet], data: CalibrationData) -> None:
         checkpoint = load_model_checkpoint(model)
@@ -130,7 +130,7 @@ def headings(rows: list[Row]) -> list[str]:
     """Return the columns of a table."""
     columns = ["", "MACs in INT8"]
     for name in rows[0]["sets"]:
-        columns += [f"{name}: dPSNR-Y, dB", "dSSIM", "fidelity, dB", "worst picture"]
+        columns += [f"{name}: dPSNR-Y, dB", "dSSIM", "fidelity, dB", "worst image"]
     return columns
 
 
@@ -191,8 +191,8 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
     console = Console()
     scale = load_model_checkpoint(model).spec.scale
     sets = [load_eval_set(each, scale) for each in data] or [shipped_eval_set(scale)]
-    pictures = load_calibration(calibration) if calibration else load_calibration()
-    bench = Bench(model, sets, pictures)
+    images = load_calibration(calibration) if calibration else load_calibration()
+    bench = Bench(model, sets, images)
     first = sets[0].name
     tables = {
         "Recipes": collect(console, "Recipes", bench.recipes),
@@ -212,10 +212,10 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
         f"FP32 (PSNR-Y / SSIM-Y): {fp32}.",
         f"8-bit rounded output, Y of BT.601 studio range, {scale} pixels of border cut.",
         "dPSNR-Y and dSSIM are against FP32, negative is a loss; fidelity is the PSNR of the 8-bit RGB "
-        "picture against FP32's; the worst picture is the one that lost the most.",
+        "image against FP32's; the worst image is the one that lost the most.",
         "ONNX Runtime on the CPU with graph optimizations off: exact Q/DQ arithmetic, not what the fused "
-        "integer kernels of some processor make of it.",
-        f"Ranges: {pictures.source}, {len(pictures)} patches, fingerprint {pictures.fingerprint[:16]}.",
+        "integer kernels of some CPU make of it.",
+        f"Ranges: {images.source}, {len(images)} patches, fingerprint {images.fingerprint[:16]}.",
         "Share of multiply-accumulates: of all convolutions, at 256 x 256.",
         "Machine: " + "; ".join(f"{key} {value}" for key, value in environment().items()) + ".",
         f"Printed by `python benchmarks/{Path(__file__).name} {' '.join(map(_short, sys.argv[1:]))}` on "

@@ -26,7 +26,7 @@ MOST_OVERHEAD, LEAST_FPS = 0.05, 0.95
 
 
 class Clock:
-    """Wall-clock and processor time of this process between two moments."""
+    """Wall-clock and CPU time of this process between two moments."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter(), time.process_time()
@@ -38,7 +38,7 @@ class Clock:
 
 
 def alone(call, x, frames: int) -> tuple[float, float]:
-    """Return wall-clock and processor seconds a frame of a session that does nothing else."""
+    """Return wall-clock and CPU seconds a frame of a session that does nothing else."""
     clock = Clock()
     for _ in range(frames):
         call(x)
@@ -80,7 +80,7 @@ def pipeline(
 
 
 def measure(session, size: tuple[int, int], frames: int, turns: int) -> tuple[dict, dict, list[dict]]:
-    """Return wall-clock and processor seconds a frame of every case by turn, and the pipeline's figures."""
+    """Return wall-clock and CPU seconds a frame of every case by turn, and the pipeline's figures."""
     from hasn_edge.images.arrays import to_tensor
     from hasn_edge.live.sources.base import PatternSource
 
@@ -122,7 +122,7 @@ def ratio(seconds: dict[str, list[float]], case: str, reference: str) -> float:
 
 def markdown(wall: dict[str, list[float]], cpu: dict[str, list[float]], notes: list[str]) -> str:
     """Return the table with its conventions."""
-    head = ("case", "ms a frame", "frames a second", "times the tensor's", "processor ms a frame")
+    head = ("case", "ms a frame", "frames a second", "times the tensor's", "CPU ms a frame")
     lines = ["# What the live pipeline costs", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for case in CASES:
         median = float(np.median(wall[case]))
@@ -171,7 +171,7 @@ def main(
         f"Overhead a frame beyond the network: {overhead:+.1%} ({limit}), of the pipeline over "
         "a recording, against the session on a tensor, which converts no pixels.",
         f"Frames a second: at least {fps:.1%} of what the session reaches on pixels (limit {LEAST_FPS:.0%}).",
-        "Processor time is that of all threads of the process: on a busy machine trust it, not the clock.",
+        "CPU time is that of all threads of the process: on a busy machine trust it, not the clock.",
         "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
         f"Printed by `python benchmarks/live_overhead.py {' '.join(sys.argv[1:])}` on {today}.",
     ]

@@ -1,7 +1,7 @@
-"""Peak memory of running a frame and of upscaling a full-HD picture, each in a process of its own.
+"""Peak memory of running a frame and of upscaling a full-HD image, each in a process of its own.
 
     python benchmarks/memory.py                       # the published network, 1920x1080, several minutes
-    python benchmarks/memory.py --picture 1280x720 --backend onnxruntime
+    python benchmarks/memory.py --image 1280x720 --backend onnxruntime
 
 Memory does not depend on the weights, so the published network is measured as PyTorch initialises it. Prints
 two tables and writes them to benchmarks/results/. The constants of hasn_edge/runtime/memory.py come from it.
@@ -62,7 +62,7 @@ def child(backend: str, folder: Path, size: tuple[int, int], whole: bool) -> Non
 
 def measured(backend: str, folder: Path, size: tuple[int, int], *, whole: bool) -> dict:
     """Run one case in a fresh process."""
-    mode = "frame" if whole else "picture"
+    mode = "frame" if whole else "image"
     text = f"{size[0]},{size[1]}"
     command = [sys.executable, __file__, "--child", backend, str(folder), text, mode]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -83,7 +83,7 @@ def export(folder: Path) -> None:
     save_torchscript(torchscript_from_model(network), folder / "network.ts")
 
 
-def markdown(frames: list[dict], pictures: list[dict], notes: list[str]) -> str:
+def markdown(frames: list[dict], images: list[dict], notes: list[str]) -> str:
     """Return both tables with their conventions."""
     from hasn_edge.runtime.memory import bytes_per_pixel
     from hasn_edge.spec import ModelSpec
@@ -100,9 +100,9 @@ def markdown(frames: list[dict], pictures: list[dict], notes: list[str]) -> str:
             f"{case['peak'] / 1e6:.0f} | {(case['peak'] - case['before']) / pixels:.0f} | "
             f"{bytes_per_pixel(ModelSpec(), case['backend'])} |"
         )
-    lines += ["", "## One picture by Upscaler's defaults", ""]
+    lines += ["", "## One image by Upscaler's defaults", ""]
     lines += ["| backend | input | tiles | tile | before, MB | peak, MB |", "|---" * 6 + "|"]
-    for case in pictures:
+    for case in images:
         lines.append(
             f"| {case['backend']} | {case['width']}x{case['height']} | {case['tiles']} | "
             f"{case['tile'][1]}x{case['tile'][0]} | {case['before'] / 1e6:.0f} | {case['peak'] / 1e6:.0f} |"
@@ -111,11 +111,11 @@ def markdown(frames: list[dict], pictures: list[dict], notes: list[str]) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--picture", default="1920x1080", show_default=True, help="Input WIDTHxHEIGHT of the picture.")
+@click.option("--image", default="1920x1080", show_default=True, help="Input WIDTHxHEIGHT of the image.")
 @click.option("--frames", default=FRAMES, show_default=True, help="Input sizes of whole frames.")
 @click.option("--backend", "backends", multiple=True, type=click.Choice(BACKENDS), default=BACKENDS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
-def main(picture: str, frames: str, backends: tuple[str, ...], output: Path) -> None:
+def main(image: str, frames: str, backends: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
     from hasn_edge.artifact import writing
     from hasn_edge.hardware.host import environment
@@ -133,7 +133,7 @@ def main(picture: str, frames: str, backends: tuple[str, ...], output: Path) -> 
             for backend in backends
             for size in frames.split(",")
         ]
-        tiled = [measured(backend, folder, parsed(picture), whole=False) for backend in backends]
+        tiled = [measured(backend, folder, parsed(image), whole=False) for backend in backends]
     today = datetime.date.today()
     notes = [
         "Resident memory of a process that runs nothing else, 1 MB = 10^6 bytes. 'Before': interpreter, "
@@ -142,12 +142,12 @@ def main(picture: str, frames: str, backends: tuple[str, ...], output: Path) -> 
         "'Estimate' is what hasn_edge/runtime/memory.py assumes, in bytes a pixel; it decides on the tiles.",
         "The published network (435,272 parameters), FP32, batch 1; reading and writing files not included.",
         "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
-        f"Printed by `python benchmarks/memory.py --picture {picture} --frames {frames}` on {today}.",
+        f"Printed by `python benchmarks/memory.py --image {image} --frames {frames}` on {today}.",
     ]
     text = markdown(whole, tiled, notes)
     click.echo(text)
     stem = f"memory_cpu_{today:%Y%m}"
-    raw = {"frames": whole, "pictures": tiled, "notes": notes, "machine": machine}
+    raw = {"frames": whole, "images": tiled, "notes": notes, "machine": machine}
     with writing(output / f"{stem}.json") as path:
         path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     with writing(output / f"{stem}.md") as path:

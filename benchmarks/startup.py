@@ -1,4 +1,4 @@
-"""Cold start: how long ``hasn-edge --help`` and upscaling one small picture take as whole processes."""
+"""Cold start: how long ``hasn-edge --help`` and upscaling one small image take as whole processes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("-o", "--output", type=Path, default=None, help="folder for startup_cpu.md")
     options = parser.parse_args()
-    picture = str(shipped("calibration", "heldout", "LRbicx4", "coffee-0.png"))
+    image = str(shipped("calibration", "heldout", "LRbicx4", "coffee-0.png"))
     lines = ["# Cold start of the command line", "", "| command | median, s | slowest, s |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
-        cases = (("--help",), ("upscale", picture, "-o", folder))
-        for name, args in zip(("--help", "upscale a 60x60 picture"), cases, strict=True):
+        cases = (("--help",), ("upscale", image, "-o", folder))
+        for name, args in zip(("--help", "upscale a 60x60 image"), cases, strict=True):
             taken = [seconds(*args) for _ in range(options.runs)]
             lines.append(f"| `hasn-edge {name}` | {statistics.median(taken):.2f} | {max(taken):.2f} |")
     machine = "; ".join(f"{key} {value}" for key, value in environment().items())

@@ -62,7 +62,7 @@ class PngCrops(Dataset):
 
 
 def write_crops(shards, folder, count):
-    """Cut ``count`` pairs of PNG crops from the prepared pictures."""
+    """Cut ``count`` pairs of PNG crops from the prepared images."""
     small = CROP // shards.scale
     random = np.random.default_rng(0)
     usable = [i for i, e in enumerate(shards.entries) if min(e.height, e.width) >= small]

@@ -1,4 +1,4 @@
-"""Makes the fixed list of DIV2K patches under calibration/manifests; needs no pictures.
+"""Makes the fixed list of DIV2K patches under calibration/manifests; needs no images.
 
 Run it from anywhere: python calibration/make_manifest.py
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-PICTURES = 800
-"""DIV2K's training pictures are called 0001x4.png to 0800x4.png."""
+IMAGES = 800
+"""DIV2K's training images are called 0001x4.png to 0800x4.png."""
 
 FOLDER = "DIV2K_train_LR_bicubic/X4"
 CROPS = 128
@@ -17,8 +17,8 @@ SIDE = 64
 SEED = 2024
 
 HEAD = f"""\
-# {CROPS} patches of DIV2K's x4 training pictures: path, left, top, side (pixels).
-# Percentages are of the room that the patch has to move in, so every line fits pictures of any size.
+# {CROPS} patches of DIV2K's x4 training images: path, left, top, side (pixels).
+# Percentages are of the room that the patch has to move in, so every line fits images of any size.
 # Made by calibration/make_manifest.py with seed {SEED}.
 """
 
@@ -28,7 +28,7 @@ def main() -> None:
     rng = random.Random(SEED)
     lines = [
         f"{FOLDER}/{number:04d}x4.png {rng.randrange(1001) / 10}% {rng.randrange(1001) / 10}% {SIDE}"
-        for number in sorted(rng.sample(range(1, PICTURES + 1), CROPS))
+        for number in sorted(rng.sample(range(1, IMAGES + 1), CROPS))
     ]
     manifest = Path(__file__).parent / "manifests" / "div2k-x4.txt"
     manifest.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Makes the pictures under calibration/patches and calibration/heldout from photographs of scikit-image.
+"""Makes the images under calibration/patches and calibration/heldout from photographs of scikit-image.
 
 Run it from anywhere with the extra [dev] installed: python calibration/make_patches.py
 The same version of scikit-image gives the same bytes.
@@ -17,13 +17,13 @@ from skimage import data
 from hasn_edge.data.resize import imresize
 from hasn_edge.images.arrays import luma, write_image
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 PATCH = 64
 """Side of a calibration patch in pixels; it is what a network sees, so it is low resolution already."""
 
 HELD_OUT = 240
-"""Side of a held-out picture in pixels: a multiple of 2, 3 and 4, the scales that networks have."""
+"""Side of a held-out image in pixels: a multiple of 2, 3 and 4, the scales that networks have."""
 
 PUBLIC_DOMAIN = "public domain"
 CC0 = "CC0 1.0"
@@ -63,13 +63,13 @@ HELD_OUT_CROPS = (
 """(photograph, (top, left) of each crop); none of these photographs has a calibration patch."""
 
 
-def photograph(name: str) -> Picture:
+def photograph(name: str) -> Image:
     """Return a photograph as ``(H, W, 3)`` uint8; a grayscale one has three equal channels."""
     pixels = PHOTOGRAPHS[name][0]()
     return np.ascontiguousarray(np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels)
 
 
-def spread_crops(pixels: Picture, count: int) -> list[tuple[int, int]]:
+def spread_crops(pixels: Image, count: int) -> list[tuple[int, int]]:
     """Return (top, left) of ``count`` tiles, spread evenly from the flattest tile to the busiest."""
     luminance = luma(pixels)
     tiles = [
@@ -98,7 +98,7 @@ def make_patches(folder: Path) -> list[str]:
 
 
 def make_held_out(folder: Path) -> list[str]:
-    """Write the held-out pictures, HR and x4 LR; return the lines of their source list."""
+    """Write the held-out images, HR and x4 LR; return the lines of their source list."""
     lines = []
     for name, crops in HELD_OUT_CROPS:
         pixels = photograph(name)

@@ -29,7 +29,7 @@ _naming = threading.RLock()
 
 
 class Kind(str, Enum):
-    """What sort of file an artefact is."""
+    """What sort of file an artifact is."""
 
     TORCHSCRIPT = "torchscript"
     ONNX = "onnx"
@@ -62,7 +62,7 @@ class Artifact:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """The one (height, width) that a static artefact accepts; ``None`` where they are dynamic."""
+        """The one (height, width) that a static artifact accepts; ``None`` where they are dynamic."""
         size = self.details.get("size")
         return None if size is None else (int(size[0]), int(size[1]))
 
@@ -88,7 +88,7 @@ class Artifact:
 
 
 def sidecar_path(path: Path) -> Path:
-    """Return the path of the sidecar of the artefact at ``path``."""
+    """Return the path of the sidecar of the artifact at ``path``."""
     return path.with_name(path.name + ".json")
 
 
@@ -102,7 +102,7 @@ def file_sha256(path: Path) -> str:
 
 
 def load_artifact(path: str | os.PathLike[str]) -> Artifact:
-    """Read an artefact's sidecar and check the file against it.
+    """Read an artifact's sidecar and check the file against it.
 
     Raises:
         ArtifactError: no such file, no or unreadable sidecar, another schema version, or bytes that

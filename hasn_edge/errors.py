@@ -2,7 +2,7 @@
 
 ```
 HasnEdgeError                  the user's situation; the command line prints it and exits with 1
-├── InputError                 a picture, folder or value that cannot be used
+├── InputError                 an image, folder or value that cannot be used
 │   └── ShapeError             an array or tensor of the wrong rank, size or dtype
 ├── ConfigError                a recipe or target file: unknown key, wrong type, value out of range
 ├── CheckpointError            a weights file that is broken, unsafe or of another network
@@ -33,7 +33,7 @@ class HasnEdgeError(Exception):
 
 
 class InputError(HasnEdgeError):
-    """A picture, folder or value that cannot be used."""
+    """An image, folder or value that cannot be used."""
 
 
 class ShapeError(InputError):

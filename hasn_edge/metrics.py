@@ -1,4 +1,4 @@
-"""Picture quality as the super-resolution literature measures it: PSNR and SSIM on luma, SQNR."""
+"""Image quality as the super-resolution literature measures it: PSNR and SSIM on luma, SQNR."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Float64 = NDArray[np.float64]
 
 _WINDOW = 11
 _SIGMA = 1.5
-_STRIP = 64  # rows of the SSIM map at a time: keeps the five moments of a strip in the processor's cache
+_STRIP = 64  # rows of the SSIM map at a time: keeps the five moments of a strip in the CPU's cache
 
 
 def psnr(a: NDArray[Any], b: NDArray[Any], *, data_range: float) -> float:
@@ -40,7 +40,7 @@ def psnr(a: NDArray[Any], b: NDArray[Any], *, data_range: float) -> float:
 
 
 def ssim(a: NDArray[Any], b: NDArray[Any], *, data_range: float) -> float:
-    """Structural similarity of two single-channel pictures (Wang et al. 2004), 1 where they are equal.
+    """Structural similarity of two single-channel images (Wang et al. 2004), 1 where they are equal.
 
     Gaussian window of 11 x 11 with sigma 1.5, only where the window lies wholly inside, population
     (not sample) covariance, K1 = 0.01, K2 = 0.03; computed in float64.
@@ -57,7 +57,7 @@ def ssim(a: NDArray[Any], b: NDArray[Any], *, data_range: float) -> float:
     if a.ndim != 2 or min(a.shape) < _WINDOW:
         raise ShapeError(
             f"SSIM needs one channel of at least {_WINDOW} x {_WINDOW} pixels after the border is cut, "
-            f"got an array of shape {a.shape}; leave this picture out of the set"
+            f"got an array of shape {a.shape}; leave this image out of the set"
         )
     rows = a.shape[0] - _WINDOW + 1
     total = 0.0
@@ -68,10 +68,10 @@ def ssim(a: NDArray[Any], b: NDArray[Any], *, data_range: float) -> float:
 
 
 def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int) -> float:
-    """PSNR in dB of the BT.601 studio-range luma of two uint8 RGB pictures ``(H, W, 3)``.
+    """PSNR in dB of the BT.601 studio-range luma of two uint8 RGB images ``(H, W, 3)``.
 
     Args:
-        sr: Picture to judge.
+        sr: Image to judge.
         hr: Ground truth of the same shape.
         border: Pixels cut from each side first; the literature cuts the upscaling factor.
 
@@ -82,7 +82,7 @@ def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int) -> floa
 
 
 def ssim_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int) -> float:
-    """SSIM of the BT.601 studio-range luma of two uint8 RGB pictures; arguments as for `psnr_y`."""
+    """SSIM of the BT.601 studio-range luma of two uint8 RGB images; arguments as for `psnr_y`."""
     return ssim(*_luma_pair(sr, hr, border), data_range=255.0)
 
 
@@ -93,10 +93,10 @@ def psnr_and_ssim_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int
 
 
 def psnr_rgb(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """PSNR in dB over all three channels of two uint8 RGB pictures, no border cut.
+    """PSNR in dB over all three channels of two uint8 RGB images, no border cut.
 
-    This is what *fidelity* means in every report: how near a faster network's picture is to the
-    reference network's picture, whatever the ground truth.
+    This is what *fidelity* means in every report: how near a faster network's image is to the
+    reference network's image, whatever the ground truth.
     """
     for pixels in (a, b):
         _check_rgb8(pixels)
@@ -122,10 +122,10 @@ def sqnr_db(reference: NDArray[Any], noisy: NDArray[Any]) -> float:
 
 
 def mean_db(values: Iterable[float]) -> float:
-    """Mean of PSNR values, leaving out pictures that are identical (``inf``).
+    """Mean of PSNR values, leaving out images that are identical (``inf``).
 
-    One identical picture would otherwise make the mean of a whole set infinite and hide every other
-    picture. ``inf`` only where all are identical, ``nan`` for no values at all.
+    One identical image would otherwise make the mean of a whole set infinite and hide every other
+    image. ``inf`` only where all are identical, ``nan`` for no values at all.
     """
     everything = list(values)
     finite = [value for value in everything if value != math.inf]
@@ -137,7 +137,7 @@ def mean_db(values: Iterable[float]) -> float:
 def _check_same(what: str, a: NDArray[Any], b: NDArray[Any]) -> None:
     if a.shape != b.shape:
         raise ShapeError(
-            f"{what} compares pictures of one size, got {a.shape} and {b.shape}; crop or resize one of them"
+            f"{what} compares images of one size, got {a.shape} and {b.shape}; crop or resize one of them"
         )
     if a.size == 0:
         raise ShapeError(f"{what} needs at least one pixel, got shape {a.shape}; cut a smaller border")
@@ -146,7 +146,7 @@ def _check_same(what: str, a: NDArray[Any], b: NDArray[Any]) -> None:
 def _check_rgb8(pixels: NDArray[Any]) -> None:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ShapeError(
-            f"expected an RGB picture (H, W, 3) of uint8, got {pixels.shape} of {pixels.dtype}; convert it "
+            f"expected an RGB image (H, W, 3) of uint8, got {pixels.shape} of {pixels.dtype}; convert it "
             "with hasn_edge.images.arrays.to_rgb and to_uint8"
         )
 

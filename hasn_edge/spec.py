@@ -11,7 +11,7 @@ from hasn_edge.errors import ConfigError, UnsupportedError
 
 
 class Precision(str, Enum):
-    """Number format of the tensors and convolutions inside an artefact."""
+    """Number format of the tensors and convolutions inside an artifact."""
 
     FP32 = "fp32"
     FP16 = "fp16"

@@ -12,7 +12,7 @@ import pytest
 pytest_plugins = tuple(f"tests.support.{name}_fixtures" for name in ("board", "engine", "gpu", "live"))
 
 SHARED_DATA = Path(os.environ.get("HASN_EDGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-"""Published pictures and weights that may be used for comparison but not redistributed."""
+"""Published images and weights that may be used for comparison but not redistributed."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,7 +40,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a network that is nearly a bilinear upsampler: its pictures look like pictures."""
+    """Weights of a network that is nearly a bilinear upsampler: its images look like images."""
     import torch
 
     from hasn_edge.model.checkpoint import save_checkpoint

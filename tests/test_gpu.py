@@ -30,7 +30,7 @@ pytestmark = pytest.mark.gpu
 
 SIZE = (48, 64)
 FLOOR_DB = {"fp32": 100, "fp16": 55, "int8": 35}
-"""Least PSNR (range 1) of a precision's output against FP32 on the processor."""
+"""Least PSNR (range 1) of a precision's output against FP32 on the CPU."""
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hasn_edge import metrics
 from hasn_edge.errors import ShapeError
 
 
-def _picture(shape, *, seed=0):
+def _image(shape, *, seed=0):
     rng = np.random.default_rng(seed)
     smooth = np.add.outer(np.linspace(0, 150, shape[0]), np.linspace(0, 80, shape[1]))
     noise = rng.normal(0, 12, shape)
@@ -21,7 +21,7 @@ def _picture(shape, *, seed=0):
 
 @pytest.mark.parametrize("shape", [(11, 11), (11, 40), (23, 12), (75, 64), (200, 31)])
 def test_psnr_and_ssim_equal_scikit_image(shape):
-    a, b = _picture(shape, seed=1), _picture(shape, seed=2)
+    a, b = _image(shape, seed=1), _image(shape, seed=2)
     assert metrics.psnr(a, b, data_range=255) == pytest.approx(
         peak_signal_noise_ratio(a, b, data_range=255), abs=1e-10
     )
@@ -33,15 +33,15 @@ def test_psnr_and_ssim_equal_scikit_image(shape):
 
 
 def test_ssim_scales_with_the_data_range():
-    a, b = _picture((30, 30), seed=1), _picture((30, 30), seed=2)
+    a, b = _image((30, 30), seed=1), _image((30, 30), seed=2)
     assert metrics.ssim(a / 255, b / 255, data_range=1) == pytest.approx(metrics.ssim(a, b, data_range=255))
 
 
 def test_luma_metrics_equal_scikit_image_on_its_own_luma():
     from skimage.color import rgb2ycbcr
 
-    a = np.rint(_picture((60, 47, 3), seed=1)).astype(np.uint8)
-    b = np.rint(_picture((60, 47, 3), seed=2)).astype(np.uint8)
+    a = np.rint(_image((60, 47, 3), seed=1)).astype(np.uint8)
+    b = np.rint(_image((60, 47, 3), seed=2)).astype(np.uint8)
     ya, yb = (rgb2ycbcr(x)[4:-4, 4:-4, 0] for x in (a, b))
     assert metrics.psnr_y(a, b, border=4) == pytest.approx(
         peak_signal_noise_ratio(ya, yb, data_range=255), abs=1e-6
@@ -70,13 +70,13 @@ def test_unsigned_differences_do_not_wrap_around():
     assert metrics.psnr_rgb(b, a) == metrics.psnr_rgb(a, b)
 
 
-def test_identical_pictures():
-    a = np.rint(_picture((20, 20, 3))).astype(np.uint8)
+def test_identical_images():
+    a = np.rint(_image((20, 20, 3))).astype(np.uint8)
     assert metrics.psnr_rgb(a, a) == math.inf
     assert metrics.ssim_y(a, a, border=0) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_mean_leaves_identical_pictures_out():
+def test_mean_leaves_identical_images_out():
     assert metrics.mean_db([30.0, math.inf, 32.0]) == 31.0
     assert metrics.mean_db([math.inf, math.inf]) == math.inf
     assert math.isnan(metrics.mean_db([]))
@@ -105,7 +105,7 @@ def test_float16_inputs_are_not_squared_in_float16():
         (lambda: metrics.psnr_rgb(np.ones((2, 2, 3)), np.ones((2, 2, 3))), "uint8, got .* of float64"),
         (lambda: metrics.psnr_y(*[np.ones((8, 8, 3), np.uint8)] * 2, border=4), "at least one pixel"),
         (lambda: metrics.psnr_y(*[np.ones((8, 8, 3), np.uint8)] * 2, border=-1), "border is -1"),
-        (lambda: metrics.psnr_y(*[np.ones((8, 8, 1), np.uint8)] * 2, border=0), "RGB picture"),
+        (lambda: metrics.psnr_y(*[np.ones((8, 8, 1), np.uint8)] * 2, border=0), "RGB image"),
         (lambda: metrics.sqnr_db(np.ones(0), np.ones(0)), "at least one"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An installed wheel works from any directory: it carries its models, recipes, targets and pictures."""
+"""An installed wheel works from any directory: it carries its models, recipes, targets and images."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Wanted:
     """(height, width) that engines are built for."""
     threads: int | None
     folder: Path
-    """Where graphs for the processor and TorchScript go."""
+    """Where graphs for the CPU and TorchScript go."""
     engines: Path = Path("engines")
     """Where engines of earlier builds lie, and below which new ones are kept."""
     tile: int | None = None
@@ -89,7 +89,7 @@ def _processor(wanted: Wanted, model: str) -> list[Plan]:
         built = _build(wanted, model, precision, "cpu", None)
         found += [_of_artifact(artifact, wanted) for artifact in built]
         if precision is Precision.FP32:
-            # Not FP16: PyTorch computes half precision on a processor some fifty times slower.
+            # Not FP16: PyTorch computes half precision on a CPU some fifty times slower.
             found.append(_torchscript(wanted, model, precision))
         elif precision is Precision.INT8:
             found += [_emulation(artifact, wanted) for artifact in built]
@@ -99,7 +99,7 @@ def _processor(wanted: Wanted, model: str) -> list[Plan]:
 def _device(wanted: Wanted, model: str) -> list[Plan]:
     """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they can run."""
     torch, runtime = _torch_has_gpu(), _runtime(wanted.board)
-    where = "GPU" if torch else "processor"
+    where = "GPU" if torch else "CPU"
     found = [
         Plan(
             case=CaseSpec(
@@ -188,7 +188,7 @@ def _emulation(artifact: Artifact, wanted: Wanted) -> Plan:
         artifact=artifact,
         timed=False,
         note=(
-            "latency: this is the arithmetic an engine is expected to do, run on the processor; its speed "
+            "latency: this is the arithmetic an engine is expected to do, run on the CPU; its speed "
             "says nothing",
         ),
     )

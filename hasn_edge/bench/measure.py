@@ -80,7 +80,7 @@ class Stopwatch:
         board: What the cases run on.
         effort: How much is measured.
         progress: Called with what is under way.
-        processor: How much is measured of a case that runs on the device's processor, where a frame may
+        cpu: How much is measured of a case that runs on the device's CPU, where a frame may
             take seconds; ``effort`` where ``None``.
     """
 
@@ -90,10 +90,10 @@ class Stopwatch:
         effort: Effort,
         progress: Callable[[str], None] = lambda text: None,
         *,
-        processor: Effort | None = None,
+        cpu: Effort | None = None,
     ) -> None:
         self._board, self._effort, self._progress = board, effort, progress
-        self._processor = processor or effort
+        self._cpu = cpu or effort
         self._stack = ExitStack()
         self._source: PowerSource | None = None
         self._idle: PowerTrace | None = None
@@ -148,7 +148,7 @@ class Stopwatch:
         for turn in range(ROUNDS):
             for index, (plan, worker) in timed.items():
                 self._progress(f"timing {plan.case.label}, turn {turn + 1} of {ROUNDS}")
-                much = self._effort if plan.case.device else self._processor
+                much = self._effort if plan.case.device else self._cpu
                 turns[index].append(_turn(worker, meters[index], much, first=turn == 0))
         sustained = {}
         minutes = self._effort.sustained_minutes

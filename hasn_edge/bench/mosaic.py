@@ -1,7 +1,7 @@
-"""Pictures of a set laid side by side into one frame of a given size, for engines that take one size only.
+"""Images of a set laid side by side into one frame of a given size, for engines that take one size only.
 
-The network is not tile-equivariant: padding small pictures up to an engine's size would change what it
-computes and count as drift. A full frame of picture is the same work for every case.
+The network is not tile-equivariant: padding small images up to an engine's size would change what it
+computes and count as drift. A full frame of image is the same work for every case.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UInt8 = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class MosaicPair(Pair):
-    """Pictures of several pairs in a grid of equal cells, row by row, from the first again if need be."""
+    """Images of several pairs in a grid of equal cells, row by row, from the first again if need be."""
 
     parts: tuple[Pair, ...]
     size: tuple[int, int]
@@ -29,18 +29,18 @@ class MosaicPair(Pair):
         return self._grid([part.hr() for part in self.parts], self.scale)
 
     def lr(self) -> UInt8:
-        """Return LR of the whole frame: ``(H, W, 3)`` uint8 RGB; each picture was reduced on its own."""
+        """Return LR of the whole frame: ``(H, W, 3)`` uint8 RGB; each image was reduced on its own."""
         return self._grid([part.lr() for part in self.parts], 1)
 
-    def _grid(self, pictures: list[UInt8], scale: int) -> UInt8:
+    def _grid(self, images: list[UInt8], scale: int) -> UInt8:
         height, width = (side * scale for side in self.size)
-        # The smallest picture's sides, so that every cell is full; never more than the frame.
-        cell_height = min(height, *(len(picture) for picture in pictures))
-        cell_width = min(width, *(picture.shape[1] for picture in pictures))
+        # The smallest image's sides, so that every cell is full; never more than the frame.
+        cell_height = min(height, *(len(image) for image in images))
+        cell_width = min(width, *(image.shape[1] for image in images))
         rows, columns = -(-height // cell_height), -(-width // cell_width)
         cells = [
             [
-                pictures[(row * columns + column) % len(pictures)][:cell_height, :cell_width]
+                images[(row * columns + column) % len(images)][:cell_height, :cell_width]
                 for column in range(columns)
             ]
             for row in range(rows)
@@ -50,7 +50,7 @@ class MosaicPair(Pair):
 
 
 def mosaic(eval_set: EvalSet, size: tuple[int, int]) -> EvalSet:
-    """Return a set of one picture of ``size`` (LR height, width): the set's pictures side by side."""
+    """Return a set of one image of ``size`` (LR height, width): the set's images side by side."""
     pair = MosaicPair(
         name=f"mosaic of {len(eval_set)}",
         scale=eval_set.scale,

@@ -34,18 +34,18 @@ THROTTLED = 1.05
 
 @dataclass(frozen=True, kw_only=True)
 class SetQuality:
-    """Quality of one case on one set of pictures."""
+    """Quality of one case on one set of images."""
 
     images: int
     psnr_y_db: float
     ssim_y: float
     dpsnr_db: float | None = None
-    """Against the FP32 reference on the same pictures; negative is a loss."""
+    """Against the FP32 reference on the same images; negative is a loss."""
     dssim: float | None = None
     fidelity_db: float | None = None
     """Mean PSNR of the 8-bit RGB output against the reference's output; infinite where equal."""
     worst_image: str | None = None
-    """The picture that lost most PSNR-Y against the reference."""
+    """The image that lost most PSNR-Y against the reference."""
     worst_dpsnr_db: float | None = None
 
 
@@ -97,7 +97,7 @@ class BenchReport:
     apart: str = ""
     """Why the cases ran one after the other; empty where they were timed in turns."""
     framed: bool = False
-    """Quality is of one frame with the set's pictures side by side, for engines of one size."""
+    """Quality is of one frame with the set's images side by side, for engines of one size."""
     command: str = ""
 
     @property
@@ -125,7 +125,7 @@ class BenchReport:
             f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}",
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
             "11x11 Gaussian SSIM, mean over images"
-            + (f"; one {width}x{height} frame with the set's pictures side by side" if self.framed else ""),
+            + (f"; one {width}x{height} frame with the set's images side by side" if self.framed else ""),
             f"drift: against {self.cases[0].label}; fidelity is the PSNR of the 8-bit RGB outputs",
             "peak memory: resident set of a process that ran only this case up to the end of its timing, "
             "libraries included",
@@ -144,7 +144,7 @@ class BenchReport:
             said += [
                 "latency is host to host: checks, copies in and out, network, waiting; GPU time: the network "
                 "between two events on its stream, no copies, and without a CUDA graph the gaps in which the "
-                "GPU waits for the next launch; enqueue: the processor's part of starting it; transfers: the "
+                "GPU waits for the next launch; enqueue: the CPU's part of starting it; transfers: the "
                 "copies to the GPU and back between events",
                 "trtexec of TensorRT 8 and 10 uses by default no CUDA graph, waits asleep and copies frames; "
                 "that of 11 uses a graph, spins and copies none: its GPU Compute Time compares with the GPU "
@@ -248,7 +248,7 @@ def _launches(case: BenchCase) -> list[str]:
     if enqueue.median_ms < LAUNCH_BOUND * gpu.median_ms:
         return []
     return [
-        f"{case.label}: the processor takes as long to start the network ({enqueue.median_ms:.3f} ms) as the "
+        f"{case.label}: the CPU takes as long to start the network ({enqueue.median_ms:.3f} ms) as the "
         f"GPU to run it ({gpu.median_ms:.3f} ms), and no CUDA graph is used: the GPU waits for launches, and "
         "its time includes that"
     ]

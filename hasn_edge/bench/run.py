@@ -32,7 +32,7 @@ DEFAULT_SIZE = (180, 320)
 """Input (height, width) of the latency figures where neither the user nor a file says another."""
 
 RUNS, SECONDS, WARMUP = 20, 1.0, 2
-"""The same figures on a processor as below on a device."""
+"""The same figures on a CPU as below on a device."""
 
 DEVICE_RUNS, DEVICE_SECONDS, DEVICE_WARMUP = 200, 10.0, 10
 """Timed calls and time of each case on a device, whichever is longer; and calls before the first timed one,
@@ -65,15 +65,15 @@ def benchmark(
         artifacts: Built files to measure as they are.
         device: ``"cpu"``, ``"cuda"`` (TensorRT, PyTorch and ONNX Runtime on an NVIDIA GPU), ``"rtx"``
             (TensorRT for RTX) or ``"jetson"`` (as cuda, with the module's power rails); ``None`` for the
-            device of the engines among ``artifacts``, else the processor.
+            device of the engines among ``artifacts``, else the CPU.
         precisions: Precisions to build for the device and measure.
-        data: Evaluation sets, ``"NAME=DIR"``; the pictures that ship where empty.
+        data: Evaluation sets, ``"NAME=DIR"``; the images that ship where empty.
         size: Input (height, width) of the latency figures, pixels; ``None`` for the files' own, else
             :data:`DEFAULT_SIZE`.
-        runs: Timed calls of each case, at least; ``None`` for 20 on a processor, 200 on a device.
+        runs: Timed calls of each case, at least; ``None`` for 20 on a CPU, 200 on a device.
         recipe: INT8 recipe.
         tile: Tile side in pixels whose drift from whole frames is reported too.
-        threads: Processor threads; all cores where ``None``.
+        threads: CPU threads; all cores where ``None``.
         cuda: What gives engines their memory and streams: see :func:`~hasn_edge.runtime.open.open_session`.
         sustained_minutes: After the turns, run each case for so long without a pause.
         set_clocks: Set a Jetson's clocks to the power mode's maximum meanwhile, and back afterwards.
@@ -124,10 +124,10 @@ def benchmark(
                 progress=progress,
             )
         )
-        # PyTorch on a Jetson's processor would take ten minutes for the samples that its GPU has in seconds.
-        processor = replace(effort, runs=runs or RUNS, seconds=SECONDS)
-        watch = Stopwatch(board, effort, progress, processor=processor)
-        # An engine of one size would compute padding with small pictures: all cases get one full frame.
+        # PyTorch on a Jetson's CPU would take ten minutes for the samples that its GPU has in seconds.
+        cpu = replace(effort, runs=runs or RUNS, seconds=SECONDS)
+        watch = Stopwatch(board, effort, progress, cpu=cpu)
+        # An engine of one size would compute padding with small images: all cases get one full frame.
         framed = any(plan.artifact is not None and plan.artifact.size is not None for plan in planned)
         if framed:
             sets = [mosaic(eval_set, size) for eval_set in sets]
@@ -140,7 +140,7 @@ def benchmark(
                 one = ran.measured
                 gaps = (*ran.plan.note, *(_gaps(one, watch.no_power) if on_device and one else ()))
                 cases.append(_case(ran, _quality(reference, ran.scores), gaps))
-                reference = reference or ran.scores  # only the first case's pictures are kept
+                reference = reference or ran.scores  # only the first case's images are kept
     name = model if model is not None else Path(artifacts[0]).name
     return BenchReport(
         model=Path(name).name,

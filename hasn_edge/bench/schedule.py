@@ -14,7 +14,7 @@ from hasn_edge.bench.measure import Measured, Stopwatch
 from hasn_edge.bench.worker import Worker
 from hasn_edge.data.pairs import EvalSet
 from hasn_edge.evaluation.quality import Scores
-from hasn_edge.hardware import host as machine
+from hasn_edge.hardware import host
 from hasn_edge.hardware.board import Board
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.runtime.memory import bytes_per_pixel
@@ -52,7 +52,7 @@ class Course:
     size: tuple[int, int]
     sets: Sequence[EvalSet]
     framed: bool
-    """Every picture has the size that the case is opened for."""
+    """Every image has the size that the case is opened for."""
     progress: Callable[[str], None] = lambda text: None
 
     def run(self, *, apart: bool) -> Generator[Ran, None, None]:
@@ -105,7 +105,7 @@ class Course:
 def too_many(plans: Sequence[Plan], board: Board, spec: ModelSpec, size: tuple[int, int]) -> str:
     """Return why the cases cannot be open at once; empty where they can, or where nothing is known.
 
-    On a processor they always are: a case takes a few hundred megabytes there.
+    On a CPU they always are: a case takes a few hundred megabytes there.
     """
     gpu = board.gpu
     if gpu is None or len(plans) < 2:
@@ -124,7 +124,7 @@ def too_many(plans: Sequence[Plan], board: Board, spec: ModelSpec, size: tuple[i
 def free_bytes(gpu: GpuFacts) -> int | None:
     """Return the free memory of a GPU; ``None`` where it cannot be asked for."""
     if gpu.integrated:
-        return machine.available_memory_bytes()
+        return host.available_memory_bytes()
     # In a process of its own: asking takes a context, which would stay in the memory that is asked about.
     code = "from hasn_edge.engine.device_memory import DeviceMemory; print(DeviceMemory().free_bytes())"
     try:

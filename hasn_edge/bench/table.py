@@ -46,7 +46,7 @@ def rows(report: BenchReport) -> list[tuple[str, list[str]]]:
             (f"{name}: dPSNR, dB", [_get(q, "dpsnr_db", "+.3f") for q in of]),
             (f"{name}: dSSIM", [_get(q, "dssim", "+.4f") for q in of]),
             (f"{name}: fidelity, dB", [_get(q, "fidelity_db", ".1f") for q in of]),
-            (f"{name}: worst picture", [_worst(q) for q in of]),
+            (f"{name}: worst image", [_worst(q) for q in of]),
         ]
     return table
 
@@ -172,7 +172,7 @@ def _quantile(case: BenchCase, q: float) -> str:
 
 
 def _milliseconds(value: float) -> str:
-    """Write four digits, of which one to three are decimals: an engine takes 1.234, a processor 1234.5."""
+    """Write four digits, of which one to three are decimals: an engine takes 1.234, a CPU 1234.5."""
     return f"{value:.{3 if value < 9.9995 else 2 if value < 99.995 else 1}f}"
 
 

@@ -45,7 +45,7 @@ class CaseSpec:
     tile: int | None = None
     """Tile side in pixels for the quality figures; ``None`` for whole frames."""
     device: str | None = None
-    """Where it runs; ``None`` for the backend's choice: the processor, or the GPU for an engine."""
+    """Where it runs; ``None`` for the backend's choice: the CPU, or the GPU for an engine."""
     cuda: str | None = None
     """What gives an engine its memory and streams; ``None`` for the first that works."""
 
@@ -114,7 +114,7 @@ class Worker:
         """Return PSNR-Y and SSIM on an evaluation set, outputs included.
 
         Args:
-            eval_set: Pictures.
+            eval_set: Images.
             framed: They all have the size that the session was opened for.
         """
         scores: Scores = self._ask("score", eval_set, framed)
@@ -213,7 +213,7 @@ class _Host:
         from hasn_edge.runtime.upscaler import Upscaler
 
         if not framed and self.sessions[-1].size is not None and len(self.sessions) == 1:
-            self.sessions.append(self.case.open())  # pictures have other sizes than the timed frame
+            self.sessions.append(self.case.open())  # images have other sizes than the timed frame
         # Whole frames in every case, whatever the memory: tiles of different sizes would count as drift.
         upscaler = Upscaler(self.sessions[-1], tile=self.case.tile, memory_limit_bytes=1 << 62)
         return evaluate(upscaler.run, eval_set)

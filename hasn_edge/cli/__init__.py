@@ -14,13 +14,13 @@ from hasn_edge.errors import HasnEdgeError
 
 VERBS = {
     "doctor": "Say what this machine can build and run, what is missing, and the cure.",
-    "upscale": "Upscale pictures, videos and folders of them.",
+    "upscale": "Upscale images, videos and folders of them.",
     "demo": "Upscale a camera, stream or file live: window, browser or recording, honestly measured.",
-    "eval": "Measure PSNR-Y and SSIM on a set of pictures, as the literature does.",
+    "eval": "Measure PSNR-Y and SSIM on a set of images, as the literature does.",
     "export": "Write a model as ONNX, TorchScript or for Triton, checked against PyTorch.",
-    "build": "Build an FP32, FP16 or INT8 artefact or engine within a quality budget.",
+    "build": "Build an FP32, FP16 or INT8 artifact or engine within a quality budget.",
     "bench": "Measure latency, memory, quality and drift; print one table.",
-    "data": "Prepare training pictures.",
+    "data": "Prepare training images.",
     "train": "Train a network; resume a run.",
 }
 """Every verb with its one-line help, so that ``--help`` loads none of them."""

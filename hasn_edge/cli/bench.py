@@ -61,7 +61,7 @@ class Report(Protocol):
     "--data",
     multiple=True,
     metavar="[NAME=]DIR",
-    help="Set of pictures for the quality figures; repeatable.  [default: the pictures that ship]",
+    help="Set of images for the quality figures; repeatable.  [default: the images that ship]",
 )
 @click.option(
     "--size",
@@ -73,7 +73,7 @@ class Report(Protocol):
     "--runs",
     type=click.IntRange(2, 10000),
     default=None,
-    help="Timed calls a case, at least.  [default: 20 on a processor; on a device 200 and 10 seconds]",
+    help="Timed calls a case, at least.  [default: 20 on a CPU; on a device 200 and 10 seconds]",
 )
 @click.option(
     "--sustained",

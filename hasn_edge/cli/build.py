@@ -16,7 +16,7 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     type=click.Choice(["fp32", "fp16", "int8", "auto"]),
     default="fp16",
     show_default=True,
-    help="Number format of the result; auto builds FP16 and INT8, on a processor FP32 too, times them and "
+    help="Number format of the result; auto builds FP16 and INT8, on a CPU FP32 too, times them and "
     "keeps the fastest; a coarser one must be worth what it loses.",
 )
 @click.option(
@@ -31,7 +31,7 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     type=click.Path(path_type=Path),
     default=None,
     metavar="DIR|MANIFEST",
-    help="Your own pictures for INT8 ranges.  [default: the patches that ship]",
+    help="Your own images for INT8 ranges.  [default: the patches that ship]",
 )
 @click.option(
     "--recipe",
@@ -54,7 +54,7 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     type=click.IntRange(1, 64),
     default=None,
     metavar="N",
-    help="Up to N pictures at a time: an engine is fastest at N, graphs take any number.  [default: 1]",
+    help="Up to N images at a time: an engine is fastest at N, graphs take any number.  [default: 1]",
 )
 @click.option(
     "--int8-method",
@@ -84,10 +84,10 @@ def command(
     pixels: bool,
     output: Path,
 ) -> None:
-    """Build an artefact or engine, and refuse to publish one that misses its quality budget.
+    """Build an artifact or engine, and refuse to publish one that misses its quality budget.
 
-    INT8 ranges are measured on the processor, written into the graph, and the very graph that the
-    engine is made of is run on pictures that were not used for calibration. A missed budget writes
+    INT8 ranges are measured on the CPU, written into the graph, and the very graph that the
+    engine is made of is run on images that were not used for calibration. A missed budget writes
     nothing, names the costliest layers and exits with 3. The path of each file is printed.
 
     \b

@@ -62,7 +62,7 @@ def threads_option(function: F) -> F:
         "--threads",
         type=click.IntRange(1, 1024),
         default=None,
-        help="Processor threads.  [default: all cores]",
+        help="CPU threads.  [default: all cores]",
     )(function)
 
 
@@ -125,7 +125,7 @@ def open_chosen(
 
     if artifact is not None:
         if model is not None:
-            raise click.UsageError("--model and --artifact exclude each other: an artefact holds its model")
+            raise click.UsageError("--model and --artifact exclude each other: an artifact holds its model")
         built = load_artifact(artifact)
         several = slots if built.kind is Kind.ENGINE else 1
         return open_session(built, threads=threads, exact=exact, device=device, cuda=cuda, slots=several)

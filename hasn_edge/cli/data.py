@@ -1,4 +1,4 @@
-"""The ``data`` verb: prepare training pictures, and see whether they are delivered fast enough."""
+"""The ``data`` verb: prepare training images, and see whether they are delivered fast enough."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hasn_edge.cli.common import messages, threads_option
 
 @click.group("data")
 def command() -> None:
-    """Prepare training pictures.
+    """Prepare training images.
 
     \b
     Example:
@@ -33,16 +33,16 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     type=click.IntRange(1, 8),
     default=1,
     show_default=True,
-    help="Reduce the pictures by this first; 2 sharpens the pixels of ordinary photographs.",
+    help="Reduce the images by this first; 2 sharpens the pixels of ordinary photographs.",
 )
 @click.option(
     "--min-side",
     type=click.IntRange(16),
     default=192,
     show_default=True,
-    help="Shortest accepted side of an HR picture, in pixels.",
+    help="Shortest accepted side of an HR image, in pixels.",
 )
-@click.option("--skip-bad", is_flag=True, help="Leave out pictures that cannot be used, and name them.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and name them.")
 @threads_option
 def prepare_command(
     photos: tuple[Path, ...],
@@ -53,10 +53,10 @@ def prepare_command(
     skip_bad: bool,
     threads: int | None,
 ) -> None:
-    """Check pictures and write them, with their MATLAB-bicubic LR, as memory-mapped training data.
+    """Check images and write them, with their MATLAB-bicubic LR, as memory-mapped training data.
 
-    PHOTOS are folders of any pictures, or DIV2K and Flickr2K as they are unpacked: LR pictures that are
-    there are used, others made. One unusable picture refuses all, unless --skip-bad.
+    PHOTOS are folders of any images, or DIV2K and Flickr2K as they are unpacked: LR images that are
+    there are used, others made. One unusable image refuses all, unless --skip-bad.
 
     \b
     Examples:
@@ -83,8 +83,8 @@ def prepare_command(
     for problem in report.skipped:
         click.echo(f"left out: {problem}", err=True)
     click.echo(
-        f"{output}: {report.pictures} pictures, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
-        f"LR made for {report.made_lr}, read for {report.pictures - report.made_lr}; "
+        f"{output}: {report.images} images, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
+        f"LR made for {report.made_lr}, read for {report.images - report.made_lr}; "
         f"{len(report.skipped)} left out"
     )
     click.echo(f"fingerprint {report.shards.fingerprint}")

@@ -50,7 +50,7 @@ class _InputSize(click.ParamType[Any]):
     metavar="SOURCE",
     default=None,
     help="0, /dev/video0, csi:0, csi:0?flip=2 (nvvidconv's flip-method: upside down), rtsp://..., "
-    "http://..., a video file, 'pattern'.  [default: the first camera that gives pictures]",
+    "http://..., a video file, 'pattern'.  [default: the first camera that gives images]",
 )
 @click.option(
     "--size",
@@ -70,7 +70,7 @@ class _InputSize(click.ParamType[Any]):
     "--record",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="Also write what is shown to a video file (.mp4, .mov, .mkv, .webm), without sound; of files, "
+    help="Also write what is shown to a video file (.mp4, .mov, .mkv, .webm), without audio; of files, "
     "upscale keeps it.",
 )
 @click.option("--codec", default=None, metavar="NAME", help="Encoder of --record.  [default: H.264]")
@@ -119,7 +119,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     which a second Ctrl-C drops, and prints what was measured.
 
     Without --engine and --device it begins with the best for this machine, and says what that
-    is: an engine of ./engines, else a GPU by ONNX Runtime or PyTorch, else the processor.
+    is: an engine of ./engines, else a GPU by ONNX Runtime or PyTorch, else the CPU.
 
     \b
     Examples:
@@ -130,7 +130,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
       hasn-edge demo --source pattern --self-test --seconds 10
     """
     if artifacts and model is not None:
-        raise click.UsageError("--model and --artifact exclude each other: an artefact holds its model")
+        raise click.UsageError("--model and --artifact exclude each other: an artifact holds its model")
     if options["record"] is None and (options["codec"], options["quality"]) != (None, None):
         raise click.UsageError("--codec and --quality belong to --record")
     from hasn_edge.live.demo import Request

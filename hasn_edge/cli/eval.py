@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     "--data",
     multiple=True,
     metavar="[NAME=]DIR",
-    help="Set of pictures: DIR/HR with DIR/LRbicx4, or a plain folder of originals; repeatable.  "
-    "[default: the pictures that ship]",
+    help="Set of images: DIR/HR with DIR/LRbicx4, or a plain folder of originals; repeatable.  "
+    "[default: the images that ship]",
 )
 @click.option(
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."
 )
-@click.option("--per-image", is_flag=True, help="Print every picture, not only the means.")
+@click.option("--per-image", is_flag=True, help="Print every image, not only the means.")
 @click.option(
     "--json",
     "json_path",
@@ -65,7 +65,7 @@ def command(
     """Measure PSNR-Y and SSIM as the super-resolution literature computes them.
 
     8-bit rounded output, Y of BT.601 studio range, a border of SCALE pixels cut, 11x11 Gaussian
-    SSIM. Where a set has no low-resolution pictures they are made by MATLAB-compatible bicubic.
+    SSIM. Where a set has no low-resolution images they are made by MATLAB-compatible bicubic.
 
     \b
     Examples:
@@ -101,7 +101,7 @@ def command(
                 results.append((ours, base))
     _print(name, results, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
     for why in dict.fromkeys(tiled.values()):
-        names = [picture for picture, reason in tiled.items() if reason == why]
+        names = [image for image, reason in tiled.items() if reason == why]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         click.echo(
             f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True
@@ -127,7 +127,7 @@ WHY_TILES = {
 def watching(
     advance: Callable[[str], None], upscaler: Upscaler, tiled: dict[str, str]
 ) -> Callable[[str], None]:
-    """Return ``advance``, noting in ``tiled`` the pictures that were not computed whole, and why."""
+    """Return ``advance``, noting in ``tiled`` the images that were not computed whole, and why."""
 
     def step(name: str) -> None:
         report = upscaler.last_report

@@ -39,7 +39,7 @@ from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
     type=click.IntRange(1, 64),
     default=1,
     metavar="N",
-    help="Take any number of pictures at a time; Triton joins requests up to N.  [default: 1]",
+    help="Take any number of images at a time; Triton joins requests up to N.  [default: 1]",
 )
 @click.option(
     "--opset",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default=Path("out"),
     show_default=True,
-    help="Folder for the results; for one picture also a file: .png, .jpg, .jpeg, .webp, .bmp, .tif or "
+    help="Folder for the results; for one image also a file: .png, .jpg, .jpeg, .webp, .bmp, .tif or "
     ".tiff; for one video: .mp4, .mov, .mkv or .webm.",
 )
 @click.option(
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
     "suffix",
     type=click.Choice(["png", "jpg", "webp", "bmp", "tiff"]),
     default=None,
-    help="Format of pictures; jpg, webp and bmp keep 8 bits, jpg and bmp no transparency.  [default: that of "
+    help="Format of images; jpg, webp and bmp keep 8 bits, jpg and bmp no transparency.  [default: that of "
     "a file named by -o, else png]",
 )
 @click.option(
     "--tile",
     type=click.IntRange(32, 4096),
     default=None,
-    help="Work in tiles of N pixels.  [default: whole pictures while memory suffices]",
+    help="Work in tiles of N pixels.  [default: whole images while memory suffices]",
 )
 @click.option(
     "--overlap",
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     type=click.Choice(["copy", "none"]),
     default="copy",
     show_default=True,
-    help="Sound of videos: copied as it is, or left out.",
+    help="Audio of videos: copied as it is, or left out.",
 )
 @model_option
 @artifact_option
@@ -105,14 +105,14 @@ def command(
     cuda: str | None,
     threads: int | None,
 ) -> None:
-    """Upscale pictures, videos and folders of them; NAME.jpg becomes NAME_x4.png.
+    """Upscale images, videos and folders of them; NAME.jpg becomes NAME_x4.png.
 
     PNG, JPEG, WebP, BMP and TIFF; 8 and 16 bit; gray and colour; transparency is kept; EXIF
     orientation is applied. A file that cannot be read is named, the rest go on, and the exit
     code is 1. Folders inside folders are not entered.
 
-    Videos keep every frame at its time, sound, subtitles and colour tags; clip.mp4 becomes
-    clip_x4.mp4, and clip.avi as well, or clip_x4.mkv where only that holds its sound. Frames
+    Videos keep every frame at its time, audio, subtitles and colour tags; clip.mp4 becomes
+    clip_x4.mp4, and clip.avi as well, or clip_x4.mkv where only that holds its audio. Frames
     that cannot be decoded are counted, the rest go on, and the exit code is 1. A video takes its
     name when it is whole: interrupted (exit code 130), nothing is left of it, and the next run
     starts it afresh.
@@ -141,16 +141,16 @@ def command(
         several = len(files) > 1
         work = name_results(files, output, session.spec.scale, suffix, audio)
         videos = [(file, target) for file, target in work if is_video(file)]
-        pictures = [(file, target) for file, target in work if not is_video(file)]
-        with progress("upscaling", len(pictures), show=len(pictures) > 1) as advance:
-            for picture, target in pictures:
+        images = [(file, target) for file, target in work if not is_video(file)]
+        with progress("upscaling", len(images), show=len(images) > 1) as advance:
+            for path, target in images:
                 try:
-                    _upscale(upscaler, picture, target, several=several)
-                    padded += [picture] if _is_padded(upscaler) else []
+                    _upscale(upscaler, path, target, several=several)
+                    padded += [path] if _is_padded(upscaler) else []
                 except InputError as exc:
                     failures.append(str(exc))
-                    say(f"Skipped: {exc}{_of_video(picture)}", err=True)
-                advance(picture.name)
+                    say(f"Skipped: {exc}{_of_video(path)}", err=True)
+                advance(path.name)
         for video, target in videos:
             try:
                 interruption.sentence = (
@@ -169,22 +169,22 @@ def command(
         _say_padded(padded, upscaler)
     if failures:
         if several:
-            what = "files could not be upscaled whole" if videos else "pictures could not be upscaled"
+            what = "files could not be upscaled whole" if videos else "images could not be upscaled"
             say(f"{len(failures)} of {len(files)} {what}", err=True)
         sys.exit(1)
 
 
-def _upscale(upscaler: Upscaler, picture: Path, target: Path, *, several: bool) -> None:
+def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool) -> None:
     from hasn_edge.images.arrays import read_image, write_image
 
-    image = read_image(picture)
+    image = read_image(path)
     try:
         result = upscaler.upscale(image)
     except MemoryError as exc:
         height, width = image.shape[:2]
-        raise InputError(f"{picture}: {width}x{height} pixels: not enough memory; cut the picture") from exc
+        raise InputError(f"{path}: {width}x{height} pixels: not enough memory; cut the image") from exc
     write_image(target, result, convert=True)
-    say_result(picture, target, upscaler.session.spec.scale, several=several)
+    say_result(path, target, upscaler.session.spec.scale, several=several)
     report = upscaler.last_report
     if report is not None and report.tiles > 1:
         why = {"memory": " because of memory", "static size": " because the file has one size"}
@@ -197,7 +197,7 @@ def _upscale(upscaler: Upscaler, picture: Path, target: Path, *, several: bool) 
 
 
 def _is_padded(upscaler: Upscaler) -> bool:
-    """Say whether the last picture was padded to what the file takes, beyond what its network needs."""
+    """Say whether the last image was padded to what the file takes, beyond what its network needs."""
     report = upscaler.last_report
     return report is not None and report.padded != upscaler.session.spec.size.padding(*report.size)
 
@@ -218,12 +218,12 @@ def _say_padded(padded: list[Path], upscaler: Upscaler) -> None:
     )
 
 
-def _of_video(picture: Path) -> str:
-    """Return what else to say of a file that is no picture, where it may be a video by another name."""
+def _of_video(image: Path) -> str:
+    """Return what else to say of a file that is no image, where it may be a video by another name."""
     from hasn_edge.images.arrays import SUFFIXES
     from hasn_edge.images.listing import USUAL_VIDEOS
 
-    if picture.suffix.lower() in SUFFIXES or not picture.is_file():
+    if image.suffix.lower() in SUFFIXES or not image.is_file():
         return ""
     return f"; a video is told by its ending: {USUAL_VIDEOS}"
 
@@ -254,7 +254,7 @@ def _upscale_video(
     say_result(video, target, upscaler.session.spec.scale, several=several)
     height, width = report.size
     say(
-        f"  {report.pictures} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
+        f"  {report.images} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
         f"({report.fps:.1f} fps)",
         err=True,
     )

@@ -15,7 +15,7 @@ _NAMED = 3  # subfolders that are named before the rest are counted
 
 
 def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
-    """List the pictures and videos that were given, and say which subfolders are not looked into.
+    """List the images and videos that were given, and say which subfolders are not looked into.
 
     Raises:
         InputError: a folder without any of them, or one that may not be read.
@@ -36,7 +36,7 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
         names = ", ".join(map(str, deeper[:_NAMED]))
         more = f" and {len(deeper) - _NAMED} more" if len(deeper) > _NAMED else ""
         say(
-            f"{count} with pictures or videos in {them} {were} not entered: {names}{more}; "
+            f"{count} with images or videos in {them} {were} not entered: {names}{more}; "
             f"to include {them}, name {them} as well",
             err=True,
         )
@@ -49,7 +49,7 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
     Args:
         files: What is upscaled.
         output: A folder's name, or a file's.
-        suffix: The format that pictures were asked for in; ``None`` for any.
+        suffix: The format that images were asked for in; ``None`` for any.
 
     Raises:
         InputError: a video of a format that cannot be written.
@@ -59,7 +59,7 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
 
     if not _is_file_name(output):
         return
-    kind = "video" if is_video(output) else "picture"
+    kind = "video" if is_video(output) else "image"
     if len(files) != 1 or is_video(files[0]) != is_video(output):
         raise click.UsageError(
             f"-o {output} is the name of a {kind} file, which one {kind} can become; name a folder"
@@ -100,7 +100,7 @@ def name_results(
         target = output if named else output / name
         if target.resolve() in sources:
             raise OutputError(
-                f"{target} is one of the {'videos' if is_video(file) else 'pictures'} to upscale and would "
+                f"{target} is one of the {'videos' if is_video(file) else 'images'} to upscale and would "
                 f"be overwritten; choose another {'name' if named else 'folder'} with -o"
             )
         pairs.append((file, target))
@@ -125,7 +125,7 @@ def _refuse_address(text: str) -> None:
     from hasn_edge.live.sources.open import display_name
 
     raise click.UsageError(
-        f"{display_name(text)} is an address, and upscale takes files: download the picture or video first; "
+        f"{display_name(text)} is an address, and upscale takes files: download the image or video first; "
         "live streams are for 'hasn-edge demo --source'"
     )
 

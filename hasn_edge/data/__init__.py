@@ -1,1 +1,1 @@
-"""Training pictures, evaluation sets and calibration data."""
+"""Training images, evaluation sets and calibration data."""

@@ -1,4 +1,4 @@
-"""Pictures to measure INT8 ranges on: the patches that ship, a folder, or a manifest of crops."""
+"""Images to measure INT8 ranges on: the patches that ship, a folder, or a manifest of crops."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PATCHES = "patches"
 """Source name of the patches that ship."""
 
 SIDE = 64
-"""Side in pixels of the crops taken from a user's pictures."""
+"""Side in pixels of the crops taken from a user's images."""
 
 LIMIT = 64
-"""Most crops taken from a user's pictures, however many there are: ranges settle long before."""
+"""Most crops taken from a user's images, however many there are: ranges settle long before."""
 
 SMALLEST = 32
-"""Pictures with a side below this are left out: they are mostly border."""
+"""Images with a side below this are left out: they are mostly border."""
 
 DIV2K_LR = Path("DIV2K_train_LR_bicubic", "X4")
 DIV2K_MANIFEST = "div2k-x4.txt"
@@ -35,7 +35,7 @@ _PREPROCESSING = b"hasn-edge calibration 1: RGB, NCHW, level / largest level, fl
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """One square of one picture, as a line of a manifest says it."""
+    """One square of one image, as a line of a manifest says it."""
 
     path: Path
     left: str
@@ -49,15 +49,15 @@ class CalibrationData:
     """A fixed list of network inputs; iterating gives the same arrays every time."""
 
     source: str
-    """Where the pictures come from, for messages and sidecars."""
+    """Where the images come from, for messages and sidecars."""
     patches: tuple[Pixels, ...]
     """``(H, W, 3)`` RGB, uint8 or uint16."""
     skipped: tuple[str, ...] = ()
-    """One sentence for each picture that was left out."""
+    """One sentence for each image that was left out."""
 
     def __post_init__(self) -> None:
         if not self.patches:
-            raise InputError(f"{self.source}: no picture to calibrate with" + _first(self.skipped))
+            raise InputError(f"{self.source}: no image to calibrate with" + _first(self.skipped))
 
     @property
     def fingerprint(self) -> str:
@@ -77,13 +77,13 @@ class CalibrationData:
 
 
 def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0) -> CalibrationData:
-    """Return the calibration pictures that ``source`` stands for.
+    """Return the calibration images that ``source`` stands for.
 
     Args:
-        source: The text ``"patches"`` for those that ship; a folder of pictures, which are fed as they are
-            (give what the network will see, not pictures of four times that size); the folder that holds
+        source: The text ``"patches"`` for those that ship; a folder of images, which are fed as they are
+            (give what the network will see, not images of four times that size); the folder that holds
             ``DIV2K_train_LR_bicubic``; or a manifest, see :func:`crops_from_manifest`.
-        seed: Chooses pictures and places where a folder has more than is needed.
+        seed: Chooses images and places where a folder has more than is needed.
 
     Raises:
         InputError: nothing usable is there; the message names what was looked at.
@@ -93,7 +93,7 @@ def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0)
         return CalibrationData("the patches that ship", tuple(_read(path) for path in find_images([folder])))
     path = Path(source)
     if isinstance(source, str) and not path.exists() and path.name == source and path.suffix == ".txt":
-        return _needs_pictures(source)
+        return _needs_images(source)
     if path.is_dir():
         root = _div2k_root(path)
         if root is not None:
@@ -101,9 +101,7 @@ def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0)
             return from_crops(crops_from_manifest(manifest, root=root), source=f"{path} by {manifest.name}")
         return from_folder(path, seed=seed)
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such folder or manifest; give a folder of pictures or a manifest's .txt"
-        )
+        raise InputError(f"{path}: no such folder or manifest; give a folder of images or a manifest's .txt")
     if path.suffix.lower() == ".txt":
         return from_crops(crops_from_manifest(path), source=str(path))
     return from_folder(path, seed=seed)
@@ -113,11 +111,11 @@ def crops_from_manifest(manifest: Path, *, root: Path | None = None) -> tuple[Cr
     """Read a manifest: a line for each crop, ``path left top side``, comments behind ``#``.
 
     ``left`` and ``top`` are pixels, or percentages of the room that the crop has to move in, which fit
-    pictures of any size. Paths are relative to ``root``.
+    images of any size. Paths are relative to ``root``.
 
     Args:
         manifest: A text file.
-        root: Folder of the pictures; the manifest's own where ``None``.
+        root: Folder of the images; the manifest's own where ``None``.
 
     Raises:
         InputError: the file cannot be read, has no line, or a line is not of this form; the line is named.
@@ -149,25 +147,25 @@ def from_crops(crops: Sequence[Crop], *, source: str) -> CalibrationData:
     """Read the crops of a manifest. All of them must be there: a fixed list is only fixed as a whole.
 
     Raises:
-        InputError: a picture is missing or unreadable, or smaller than its crop; the first is named.
+        InputError: an image is missing or unreadable, or smaller than its crop; the first is named.
     """
     missing = [crop.path for crop in crops if not crop.path.is_file()]
     if missing:
         raise InputError(
-            f"{source}: {len(missing)} of {len(crops)} pictures are missing, the first is {missing[0]}; give "
+            f"{source}: {len(missing)} of {len(crops)} images are missing, the first is {missing[0]}; give "
             "the folder that the paths of the manifest start in"
         )
     return CalibrationData(source, tuple(_cut(crop) for crop in crops))
 
 
 def from_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = LIMIT) -> CalibrationData:
-    """Take at most ``limit`` crops of ``side`` pixels from the pictures in a folder and in those inside it.
+    """Take at most ``limit`` crops of ``side`` pixels from the images in a folder and in those inside it.
 
-    Of many pictures some are chosen, of few several crops are taken; small pictures are taken whole. Choice
-    and places depend on ``seed`` and on the pictures' names only. What cannot be used is left out and listed.
+    Of many images some are chosen, of few several crops are taken; small images are taken whole. Choice
+    and places depend on ``seed`` and on the images' names only. What cannot be used is left out and listed.
 
     Raises:
-        InputError: no picture, or none that can be used.
+        InputError: no image, or none that can be used.
     """
     paths = find_images([folder], recursive=True)
     names = {path: path.relative_to(folder).as_posix() if path != folder else path.name for path in paths}
@@ -192,7 +190,7 @@ def from_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = L
 
 
 def _div2k_root(path: Path) -> Path | None:
-    """Return the folder that holds DIV2K's LR pictures, wherever on the way to them the user pointed."""
+    """Return the folder that holds DIV2K's LR images, wherever on the way to them the user pointed."""
     path = path.resolve()
     for root in (path, *path.parents[:2]):
         inside = root / DIV2K_LR
@@ -201,12 +199,12 @@ def _div2k_root(path: Path) -> Path | None:
     return None
 
 
-def _needs_pictures(manifest: str) -> CalibrationData:
+def _needs_images(manifest: str) -> CalibrationData:
     known = sorted(path.name for path in shipped("calibration", "manifests").glob("*.txt"))
     if manifest not in known:
         raise InputError(f"{manifest}: no such manifest; those that ship: {', '.join(known)}")
     raise InputError(
-        f"the manifest {manifest} lists pictures that do not ship; name the folder that has them, for "
+        f"the manifest {manifest} lists images that do not ship; name the folder that has them, for "
         f"example --calibration datasets/DIV2K with {DIV2K_LR.as_posix()} in it"
     )
 

@@ -1,4 +1,4 @@
-"""Finding the HR pictures, and their LR counterparts if there are any, in the layouts people have on disk."""
+"""Finding the HR images, and their LR counterparts if there are any, in the layouts people have on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HELD_OUT = re.compile(r"(?i)(^|_)(valid|test)(_|$)")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPair:
-    """One HR picture on disk and its LR counterpart, where there is one."""
+    """One HR image on disk and its LR counterpart, where there is one."""
 
     name: str
     """HR path below the folder that the user named."""
@@ -25,12 +25,12 @@ class TrainingPair:
 
 
 def find_pairs(root: Path, scale: int) -> list[TrainingPair]:
-    """List the training pictures under ``root``, in the order of their paths.
+    """List the training images under ``root``, in the order of their paths.
 
     Layouts (``scale`` 4): ``DIV2K_train_HR`` with ``DIV2K_train_LR_bicubic/X4/0001x4.png`` beside it or
     nothing, the same for ``Flickr2K_HR``; the cut forms ``DIV2K_train_HR_sub`` with
     ``DIV2K_train_LR_bicubic_sub`` or ``DIV2K_train_LR_bicubic/X4_sub``; ``HR`` with ``LRbicx4`` or
-    ``LR_bicubic/X4``; any other folder is searched for pictures, folders inside it included. ``root`` may
+    ``LR_bicubic/X4``; any other folder is searched for images, folders inside it included. ``root`` may
     be the HR folder itself or what holds it. Folders for validation and testing are left out.
 
     Args:
@@ -38,11 +38,11 @@ def find_pairs(root: Path, scale: int) -> list[TrainingPair]:
         scale: Upscaling factor whose LR counterparts are wanted.
 
     Raises:
-        InputError: no such folder, no pictures, or an HR picture without its counterpart in an LR folder.
+        InputError: no such folder, no images, or an HR image without its counterpart in an LR folder.
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder of pictures")
+        raise InputError(f"{root}: no such folder of images")
     folders = [root] if _HR.fullmatch(root.resolve().name) else sorted(_hr_folders(root))
     found: list[TrainingPair] = []
     for folder in folders or [root]:
@@ -74,10 +74,10 @@ def _lr_folder(hr: Path, scale: int) -> Path | None:
     candidates = [f"{prefix}LR_bicubic/X{scale}{sub}", f"LRbicx{scale}{sub}"]
     if sub:
         candidates.append(f"{prefix}LR_bicubic{sub}")
-    return next((hr.parent / c for c in candidates if _holds_pictures(hr.parent / c)), None)
+    return next((hr.parent / c for c in candidates if _holds_images(hr.parent / c)), None)
 
 
-def _holds_pictures(folder: Path) -> bool:
+def _holds_images(folder: Path) -> bool:
     return folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 

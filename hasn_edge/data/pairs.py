@@ -1,4 +1,4 @@
-"""Sets of picture pairs to measure on: high resolution, and the low resolution it was reduced to."""
+"""Sets of image pairs to measure on: high resolution, and the low resolution it was reduced to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UInt8 = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One picture in both resolutions, read from disk each time it is asked for."""
+    """One image in both resolutions, read from disk each time it is asked for."""
 
     name: str
     """File name without ending."""
@@ -70,7 +70,7 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     """Find the pairs in a folder, and check from the headers that they belong together.
 
     Layouts: ``HR`` or ``GTmod12`` beside ``LRbicx4`` or ``LR_bicubic/X4``; ``DIV2K_valid_HR`` beside
-    ``DIV2K_valid_LR_bicubic/X4`` (any prefix); or pictures directly in the folder. LR files are called like
+    ``DIV2K_valid_LR_bicubic/X4`` (any prefix); or images directly in the folder. LR files are called like
     their HR file, or with ``x4`` added (``0801x4.png``). Without a folder of LR for this scale, LR is
     made by `imresize`, which gives the same bytes.
 
@@ -79,7 +79,7 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
         scale: Upscaling factor of the network to measure.
 
     Raises:
-        InputError: no such folder, no pictures in it, a picture without its counterpart, or sizes that
+        InputError: no such folder, no images in it, an image without its counterpart, or sizes that
             do not match; names the files.
     """
     name, folder = _name_and_folder(source)
@@ -99,7 +99,7 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
 
 
 def shipped_eval_set(scale: int) -> EvalSet:
-    """Return the pictures that ship with hasn-edge for measuring; none of them is used for calibration."""
+    """Return the images that ship with hasn-edge for measuring; none of them is used for calibration."""
     return load_eval_set(("shipped", shipped("calibration", "heldout")), scale)
 
 
@@ -107,7 +107,7 @@ def bicubic_baseline(scale: int) -> Callable[[Float32], Float32]:
     """Return what any network is compared with: a function that upscales tensors by `imresize`.
 
     It takes and returns ``(1, 3, H, W)`` float32 in [0, 1] and, as the published figures do, works on
-    8-bit pictures.
+    8-bit images.
     """
 
     def run(x_NCHW: Float32) -> Float32:
@@ -146,7 +146,7 @@ def _similar(folder: Path) -> str:
 
 
 def _hr_folder(name: str, folder: Path) -> tuple[Path, str]:
-    """Return the folder of HR pictures and its name's prefix (``DIV2K_valid`` of ``DIV2K_valid_HR``)."""
+    """Return the folder of HR images and its name's prefix (``DIV2K_valid`` of ``DIV2K_valid_HR``)."""
     for known in ("HR", "GTmod12"):
         if (folder / known).is_dir():
             return folder / known, ""
@@ -173,7 +173,7 @@ def _by_stem(name: str, folder: Path) -> dict[str, Path]:
     try:
         files = find_images([folder])
     except InputError as exc:
-        raise InputError(f"set {name}: {exc}; expected HR beside LRbicx4, or pictures") from exc
+        raise InputError(f"set {name}: {exc}; expected HR beside LRbicx4, or images") from exc
     by_stem: dict[str, Path] = {}
     for path in files:
         if path.stem in by_stem:
@@ -196,7 +196,7 @@ def _counterparts(name: str, hr: dict[str, Path], lr_folder: Path, scale: int) -
                 f"{stem}x{scale}{path.suffix} there. Add it, or remove the folder to have LR made"
             )
     if lr:
-        raise InputError(f"set {name}: {next(iter(lr.values()))} has no counterpart among the HR pictures")
+        raise InputError(f"set {name}: {next(iter(lr.values()))} has no counterpart among the HR images")
     return found
 
 
@@ -213,5 +213,5 @@ def _check_sizes(name: str, pair: Pair) -> None:
     if lr != expected:
         raise InputError(
             f"set {name}: {pair.lr_path} is {lr[1]} x {lr[0]} pixels, expected {expected[1]} x {expected[0]} "
-            f"at x{pair.scale} since {pair.hr_path} is {hr[1]} x {hr[0]}; one is of another scale or picture"
+            f"at x{pair.scale} since {pair.hr_path} is {hr[1]} x {hr[0]}; one is of another scale or image"
         )

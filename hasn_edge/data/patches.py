@@ -28,11 +28,11 @@ class Batch:
     hr: UInt8
     """``(N, 3, scale P, scale P)`` RGB."""
     names: tuple[str, ...]
-    """The picture that each patch came from."""
+    """The image that each patch came from."""
 
 
 class PatchSource:
-    """Draws patches uniformly over all positions of all pictures, each in one of its eight orientations.
+    """Draws patches uniformly over all positions of all images, each in one of its eight orientations.
 
     There is no sampler state: batch ``n`` depends on ``(seed, n)`` alone (Philox, a counter-based
     generator), so a resumed run sees exactly the patches that an uninterrupted one would have seen, and
@@ -40,7 +40,7 @@ class PatchSource:
     """
 
     def __init__(self, shards: Sequence[Shards], *, seed: int) -> None:
-        """Join the pictures of ``shards``.
+        """Join the images of ``shards``.
 
         Raises:
             InputError: no shards, or folders of different scales.
@@ -52,12 +52,12 @@ class PatchSource:
             raise InputError(f"the prepared folders have different scales {sorted(scales)}; use one scale")
         self.scale = scales.pop()
         self.seed = seed
-        self._pictures = list(all_entries(shards))
-        sizes = [(each.entries[i].height, each.entries[i].width) for each, i in self._pictures]
+        self._images = list(all_entries(shards))
+        sizes = [(each.entries[i].height, each.entries[i].width) for each, i in self._images]
         self._heights, self._widths = np.array(sizes, np.int64).T
 
     def smallest_side(self) -> int:
-        """Return the shortest side of any LR picture, in pixels: the largest possible LR patch."""
+        """Return the shortest side of any LR image, in pixels: the largest possible LR patch."""
         return int(min(self._heights.min(), self._widths.min()))
 
     def batch(self, number: int, size: int, patch: int, *, part: slice = slice(None)) -> Batch:
@@ -70,15 +70,15 @@ class PatchSource:
             part: Which patches of the batch to cut out.
 
         Raises:
-            InputError: a picture is smaller than the patch.
+            InputError: an image is smaller than the patch.
         """
         if patch > self.smallest_side():
             raise InputError(
-                f"an LR patch of {patch} pixels does not fit into a picture of {self.smallest_side()}; "
-                "prepare larger pictures or use a smaller patch"
+                f"an LR patch of {patch} pixels does not fit into an image of {self.smallest_side()}; "
+                "prepare larger images or use a smaller patch"
             )
         random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
-        # A picture is as likely as it has patch positions, which makes every position equally likely.
+        # An image is as likely as it has patch positions, which makes every position equally likely.
         positions = ((self._heights - patch + 1) * (self._widths - patch + 1)).cumsum()
         chosen = np.searchsorted(positions, random.integers(positions[-1], size=size), side="right")
         tops = random.integers(self._heights[chosen] - patch + 1)
@@ -89,11 +89,11 @@ class PatchSource:
         lr = np.empty((len(picks), 3, patch, patch), np.uint8)
         hr = np.empty((len(picks), 3, side, side), np.uint8)
         for n, (index, top, left, turn) in enumerate(picks):
-            shards, inside = self._pictures[index]
+            shards, inside = self._images[index]
             lr[n] = orient(shards.lr(inside)[top : top + patch, left : left + patch], turn)
             top, left = top * self.scale, left * self.scale
             hr[n] = orient(shards.hr(inside)[top : top + side, left : left + side], turn)
-        names = tuple(self._pictures[i][0].entries[self._pictures[i][1]].name for i, *_ in picks)
+        names = tuple(self._images[i][0].entries[self._images[i][1]].name for i, *_ in picks)
         return Batch(lr=lr, hr=hr, names=names)
 
 

@@ -21,13 +21,13 @@ from hasn_edge.images.arrays import read_image, read_image_size, to_rgb, to_uint
 from hasn_edge.metrics import psnr_rgb
 
 UInt8 = NDArray[np.uint8]
-_PROBE = 32  # LR pixels a side of the crop on which a given LR picture is compared with its HR picture
-_ALIKE = 20.0  # dB: far below any way of downscaling, far above two different pictures
+_PROBE = 32  # LR pixels a side of the crop on which a given LR image is compared with its HR image
+_ALIKE = 20.0  # dB: far below any way of downscaling, far above two different images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One picture that cannot be used, and why."""
+    """One image that cannot be used, and why."""
 
     name: str
     reason: str
@@ -41,10 +41,10 @@ class Report:
     """What a preparation did."""
 
     shards: Shards
-    pictures: int
+    images: int
     hr_megapixels: float
     made_lr: int
-    """How many LR pictures were made; the others were read."""
+    """How many LR images were made; the others were read."""
     skipped: tuple[Problem, ...]
 
 
@@ -66,7 +66,7 @@ def prepare(
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Report:
-    """Check the pictures under ``roots`` and write them to ``output`` as shards.
+    """Check the images under ``roots`` and write them to ``output`` as shards.
 
     Args:
         roots: Folders in any layout that `find_pairs` knows.
@@ -74,13 +74,13 @@ def prepare(
         scale: Upscaling factor of the network to train.
         downscale: Reduce HR by this whole factor first (MATLAB bicubic): sharper pixels from photographs
             whose own pixels are soft. LR is then always made.
-        min_side: Shortest accepted side of the HR picture in pixels, after ``downscale``.
-        skip_bad: Leave out pictures that cannot be used instead of refusing all.
+        min_side: Shortest accepted side of the HR image in pixels, after ``downscale``.
+        skip_bad: Leave out images that cannot be used instead of refusing all.
         workers: Threads; all cores by default.
-        progress: Called with pictures done and pictures in all.
+        progress: Called with images done and images in all.
 
     Raises:
-        InputError: no pictures; or, without ``skip_bad``, some that are unreadable, too small, twice there,
+        InputError: no images; or, without ``skip_bad``, some that are unreadable, too small, twice there,
             or do not match their LR: all are counted and the first are named. Nothing is written then.
     """
     if downscale < 1 or scale < 2:
@@ -103,7 +103,7 @@ def prepare(
                 skipped.append(done)
             elif done.digest in seen:
                 first = seen[done.digest]
-                skipped.append(Problem(name=pair.name, reason=f"the same picture as {first}; remove one"))
+                skipped.append(Problem(name=pair.name, reason=f"the same image as {first}; remove one"))
             else:
                 seen[done.digest] = pair.name
                 writer.add(pair.name, done.lr, done.hr)
@@ -111,11 +111,11 @@ def prepare(
                 pixels += done.hr.shape[0] * done.hr.shape[1]
         _refuse(skipped, len(pairs), skip_bad)
         if not seen:
-            raise InputError(f"none of {len(pairs)} pictures is usable; first: {skipped[0]}")
+            raise InputError(f"none of {len(pairs)} images is usable; first: {skipped[0]}")
         progress(len(usable), len(usable))
     shards = writer.publish({"downscale": downscale, "roots": [str(root) for root in roots]})
     return Report(
-        shards=shards, pictures=len(shards), hr_megapixels=pixels / 1e6, made_lr=made, skipped=tuple(skipped)
+        shards=shards, images=len(shards), hr_megapixels=pixels / 1e6, made_lr=made, skipped=tuple(skipped)
     )
 
 
@@ -124,7 +124,7 @@ def _refuse(problems: Sequence[Problem], total: int, skip_bad: bool) -> None:
         shown = "".join(f"\n  {problem}" for problem in problems[:10])
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise InputError(
-            f"{len(problems)} of {total} pictures cannot be used:{shown}{more}\n"
+            f"{len(problems)} of {total} images cannot be used:{shown}{more}\n"
             "mend or remove them, or leave them out with --skip-bad"
         )
 
@@ -150,7 +150,7 @@ def _look(pair: TrainingPair, scale: int, downscale: int, min_side: int) -> Prob
     if all(abs(side / small - round(ratio)) < 0.1 for side, small in zip((height, width), lr, strict=True)):
         why = f"that is x{round(ratio)}, not x{scale}"
     else:
-        why = "it belongs to another picture"
+        why = "it belongs to another image"
     return Problem(
         name=pair.name,
         reason=f"its LR {pair.lr} is {lr[1]} x {lr[0]}, expected {width // scale} x {height // scale}: {why}",
@@ -170,7 +170,7 @@ def _load(pair: TrainingPair, scale: int, downscale: int) -> _Done | Problem:
     if lr is None:
         lr = imresize(hr, scale=1 / scale)
     elif not _alike(lr, hr, scale):
-        return Problem(name=pair.name, reason=f"its LR {pair.lr} does not show the same picture")
+        return Problem(name=pair.name, reason=f"its LR {pair.lr} does not show the same image")
     return _Done(lr=lr, hr=hr, digest=hashlib.sha256(np.ascontiguousarray(hr).data).digest())
 
 

@@ -1,4 +1,4 @@
-"""Bicubic resizing that equals MATLAB's ``imresize``, by which the benchmarks' LR pictures are made."""
+"""Bicubic resizing that equals MATLAB's ``imresize``, by which the benchmarks' LR images are made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def imresize(
     """Resize with MATLAB's bicubic kernel (a = -0.5), antialiased where it shrinks.
 
     The kernel widens by the inverse of the scale when shrinking, samples beyond the edge mirror the
-    picture, and the axis that shrinks most goes first. Integer pictures are rounded (half up) after
+    image, and the axis that shrinks most goes first. Integer images are rounded (half up) after
     *each* axis, as MATLAB does; floating ones are computed in float64 and not clipped.
 
     Args:
@@ -76,7 +76,7 @@ def _cubic(x: Float64) -> Float64:
 
 
 def _contributions(old: int, new: int, scale: float) -> Weights:
-    shrink = min(scale, 1.0)  # antialiasing: the kernel is stretched only when the picture shrinks
+    shrink = min(scale, 1.0)  # antialiasing: the kernel is stretched only when the image shrinks
     width = 4.0 / shrink
     centre = (np.arange(new) + 0.5) / scale - 0.5
     first = np.floor(centre - width / 2).astype(np.intp) + 1
@@ -89,7 +89,7 @@ def _contributions(old: int, new: int, scale: float) -> Weights:
 
 
 def _along_axis(image: NDArray[Any], axis: int, weights: Weights) -> NDArray[Any]:
-    """Resize one axis as a sequence of small dense matrix products over float64 slices of the picture."""
+    """Resize one axis as a sequence of small dense matrix products over float64 slices of the image."""
     moved = np.moveaxis(image, axis, 0)
     rows = np.ascontiguousarray(moved).reshape(moved.shape[0], -1)
     values, index = weights

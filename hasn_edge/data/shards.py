@@ -1,4 +1,4 @@
-"""Training pictures as memory-mapped uint8 pixels: any patch of any picture without decoding anything."""
+"""Training images as memory-mapped uint8 pixels: any patch of any image without decoding anything."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ UInt8 = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where one picture lies in the two pixel files."""
+    """Where one image lies in the two pixel files."""
 
     name: str
-    """Path of the HR picture below its root, for messages."""
+    """Path of the HR image below its root, for messages."""
     height: int
-    """Rows of the LR picture; the HR picture has ``scale`` times as many."""
+    """Rows of the LR image; the HR image has ``scale`` times as many."""
     width: int
     offset: int
-    """First byte of the LR picture; the HR picture begins at ``offset * scale**2``."""
+    """First byte of the LR image; the HR image begins at ``offset * scale**2``."""
 
 
 class Shards:
     """A folder made by :class:`ShardWriter`, opened for reading.
 
-    ``hr.u8`` and ``lr.u8`` hold the pictures one after the other as ``(H, W, 3)`` RGB; ``shards.json`` says
+    ``hr.u8`` and ``lr.u8`` hold the images one after the other as ``(H, W, 3)`` RGB; ``shards.json`` says
     where each begins. The operating system keeps in memory what is used, shared between processes.
     """
 
@@ -51,28 +51,28 @@ class Shards:
         self.scale: int = index["scale"]
         self.fingerprint: str = index["fingerprint"]
         """SHA-256 over the names, sizes and pixels: two runs on the same data have the same one."""
-        self.entries = tuple(Entry(**entry) for entry in index["pictures"])
+        self.entries = tuple(Entry(**entry) for entry in index["images"])
         self._lr = self._map("lr.u8", self.lr_bytes)
         self._hr = self._map("hr.u8", self.lr_bytes * self.scale**2)
 
     @property
     def lr_bytes(self) -> int:
-        """Bytes of all LR pictures together."""
+        """Bytes of all LR images together."""
         last = self.entries[-1]
         return last.offset + last.height * last.width * 3
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.entries)
 
     def lr(self, index: int) -> UInt8:
-        """Return LR picture ``index``: uint8 RGB ``(H, W, 3)``, a view of the file."""
+        """Return LR image ``index``: uint8 RGB ``(H, W, 3)``, a view of the file."""
         entry = self.entries[index]
         size = entry.height * entry.width * 3
         return self._lr[entry.offset : entry.offset + size].reshape(entry.height, entry.width, 3)
 
     def hr(self, index: int) -> UInt8:
-        """Return HR picture ``index``: uint8 RGB ``(scale H, scale W, 3)``, a view of the file."""
+        """Return HR image ``index``: uint8 RGB ``(scale H, scale W, 3)``, a view of the file."""
         entry, area = self.entries[index], self.scale**2
         size, start = entry.height * entry.width * 3 * area, entry.offset * area
         return self._hr[start : start + size].reshape(entry.height * self.scale, entry.width * self.scale, 3)
@@ -87,7 +87,7 @@ class Shards:
 
 
 class ShardWriter:
-    """Writes the two pixel files picture by picture; :meth:`publish` writes the folder's index last.
+    """Writes the two pixel files image by image; :meth:`publish` writes the folder's index last.
 
     Half of a preparation is never taken for a whole one, and one that fails leaves the folder as it was.
     """
@@ -131,15 +131,15 @@ class ShardWriter:
         """Write the index beside the finished pixel files and open them; call after the ``with`` block.
 
         Raises:
-            InputError: no picture was added.
+            InputError: no image was added.
         """
         if not self._entries:
-            raise InputError(f"{self._folder}: no picture was usable, so nothing was prepared")
+            raise InputError(f"{self._folder}: no image was usable, so nothing was prepared")
         index = {
             "schema": SCHEMA,
             "scale": self._scale,
             "fingerprint": self._digest.hexdigest(),
-            "pictures": [vars(entry) for entry in self._entries],
+            "images": [vars(entry) for entry in self._entries],
             "details": details,
         }
         with writing(self._folder / INDEX) as temporary:
@@ -159,7 +159,7 @@ def combined_fingerprint(shards: Iterable[Shards]) -> str:
 
 
 def all_entries(shards: Iterable[Shards]) -> Iterator[tuple[Shards, int]]:
-    """Yield every picture of every folder as ``(shards, index)``."""
+    """Yield every image of every folder as ``(shards, index)``."""
     for each in shards:
         for index in range(len(each)):
             yield each, index
@@ -178,7 +178,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: not readable ({exc}); make it again with 'hasn-edge data prepare'"
         ) from exc
-    if not isinstance(index, dict) or index.get("schema") != SCHEMA or not index.get("pictures"):
+    if isinstance(index, dict) and "pictures" in index:  # as version 0.1 wrote it
+        index["images"] = index.pop("pictures")
+    if not isinstance(index, dict) or index.get("schema") != SCHEMA or not index.get("images"):
         found = index.get("schema") if isinstance(index, dict) else None
         raise InputError(
             f"{path}: schema {found!r}, this version reads {SCHEMA}; make it again with "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.doctor.libraries import Missing, loader_folders, missing_libraries
-from hasn_edge.hardware import host as machine
+from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts, load_driver
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.optional import installed_version
@@ -119,7 +119,7 @@ def look(root: Path = Path("/"), *, engines: Path = Path("engines")) -> Machine:
         engines: Folder of built engines.
     """
     modules = {name: place for name in MODULES if (place := _place(name)) is not None}
-    opencv = machine.opencv_distribution()
+    opencv = host.opencv_distribution()
     versions = {name: v for name in (*DISTRIBUTIONS, opencv) if (v := installed_version(name)) is not None}
     if (
         "tensorrt" in modules
@@ -140,7 +140,7 @@ def look(root: Path = Path("/"), *, engines: Path = Path("engines")) -> Machine:
         driver=load_driver() is not None,
         gpu=gpu_facts(),
         jetson=jetson.facts().values if jetson.present else None,
-        memory_bytes=machine.memory_bytes(),
+        memory_bytes=host.memory_bytes(),
         swaps=_swaps(root / "proc/swaps"),
         engines=engines,
     )

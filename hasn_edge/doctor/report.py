@@ -12,7 +12,7 @@ from hasn_edge.doctor.environment import Machine, look
 from hasn_edge.doctor.match import recognise
 from hasn_edge.doctor.result import Finding, State
 from hasn_edge.errors import CheckpointError
-from hasn_edge.hardware import host as processor
+from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.jetson import jetpack_of
 from hasn_edge.model import zoo
@@ -29,7 +29,7 @@ _GPU = "an NVIDIA GPU with its driver"
 
 
 def diagnose(machine: Machine | None = None) -> tuple[Finding, ...]:
-    """Look at processor, packages, GPU, engines and bundled models; change and import nothing heavy.
+    """Look at CPU, packages, GPU, engines and bundled models; change and import nothing heavy.
 
     Args:
         machine: What to look at; this machine where ``None``.
@@ -54,10 +54,10 @@ def can_do(machine: Machine | None = None) -> tuple[tuple[str, bool, str], ...]:
     gpu = seen.gpu is not None
     cuda = bool(cuda_backends(seen))
     abilities = [
-        ("run .onnx files and the bundled model on the processor", ort, "pip install onnxruntime"),
+        ("run .onnx files and the bundled model on the CPU", ort, "pip install onnxruntime"),
         ("run checkpoints and .ts files with PyTorch", torch and safetensors, _EXPORT),
         ("export ONNX and TorchScript", export, _EXPORT),
-        ("build FP16 and INT8 graphs for the processor or another device", export, _EXPORT),
+        ("build FP16 and INT8 graphs for the CPU or another device", export, _EXPORT),
         (
             "build TensorRT for RTX engines (no GPU needed)",
             export and rtx,
@@ -86,15 +86,15 @@ def _needs(conditions: Mapping[str, bool]) -> str:
 
 
 def _processor(machine: Machine) -> Iterator[Finding]:
-    units = ", ".join(processor.vector_units()) or "no vector unit known to matter"
-    integer = processor.has_integer_dot_product()
+    units = ", ".join(host.vector_units()) or "no vector unit known to matter"
+    integer = host.has_integer_dot_product()
     yield Finding(
-        name="processor",
+        name="CPU",
         state=State.INFO,
-        detail=f"{processor.processor()}, {processor.compute_cores()} cores, {units}",
+        detail=f"{host.cpu_name()}, {host.compute_cores()} cores, {units}",
     )
     yield Finding(
-        name="INT8 on this processor",
+        name="INT8 on this CPU",
         state=State.INFO if integer else State.WARNING,
         detail="has integer dot products: INT8 may be faster than FP32; measure it"
         if integer
@@ -115,7 +115,7 @@ def _packages(machine: Machine) -> Iterator[Finding]:
     opencv = next((name for name in machine.versions if name.startswith("opencv")), "opencv")
     for name, module, purpose, cure in (
         ("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
-        (opencv, "cv2", "reads and writes pictures", "pip install opencv-python-headless"),
+        (opencv, "cv2", "reads and writes images", "pip install opencv-python-headless"),
         ("torch", "torch", "loads checkpoints, trains, exports", _EXPORT),
         ("onnx", "onnx", "writes graphs", _EXPORT),
         ("safetensors", "safetensors", "reads weights", _EXPORT),
@@ -154,7 +154,7 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
             name="GPU",
             state=State.OK,
             detail=f"{gpu.title}, {gpu.total_memory_bytes / 2**30:.1f} GiB"
-            + (" shared with the processor" if gpu.integrated else ""),
+            + (" shared with the CPU" if gpu.integrated else ""),
         )
     if machine.jetson is not None:
         yield Finding(name="Jetson", state=State.OK, detail=_jetson(machine.jetson))
@@ -213,10 +213,11 @@ def honest_state(provenance: dict[str, Any]) -> str:
     """Say in one sentence what a bundled model was trained on and what it reaches next to the paper."""
     scores = provenance.get("scores", {})
     reached = ", ".join(f"{name} {values['psnr_y']:.2f} dB" for name, values in scores.items())
-    pictures = provenance.get("data", {}).get("pictures", "unknown")
+    data = provenance.get("data", {})
+    images = data.get("images", data.get("pictures", "unknown"))  # "pictures": as version 0.1 wrote it
     iterations = provenance.get("iterations", "unknown")
     return (
-        f"trained by us on {pictures} photographs for {iterations} iterations; reaches "
+        f"trained by us on {images} photographs for {iterations} iterations; reaches "
         f"{reached or 'unmeasured quality'} (PSNR-Y), the paper's x4 network {PAPER_SET5_DB} dB on Set5"
     )
 

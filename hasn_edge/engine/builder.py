@@ -147,13 +147,13 @@ def _calibrate(
     tensor = network.get_input(0)
     if tensor.dtype.name != "FLOAT":
         raise UnsupportedError(
-            "TensorRT's calibrator takes float pictures, and the graph's input is "
+            "TensorRT's calibrator takes float images, and the graph's input is "
             f"{tensor.dtype.name.lower()}; give it the graph of floats"
         )
     have, want = calibration.shape, tuple(int(n) for n in tensor.shape)
     if any(w not in (-1, h) for h, w in zip(have, want, strict=True)):
         raise UnsupportedError(
-            f"the calibration pictures have shape {have}, and the graph is fixed to {want}; cut them to "
+            f"the calibration images have shape {have}, and the graph is fixed to {want}; cut them to "
             "that, or calibrate a graph of any size"
         )
     if networks.is_dynamic(network):

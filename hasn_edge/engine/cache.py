@@ -43,7 +43,7 @@ def engine_key(
         capabilities: Of the compiler: its version and the form of graph it takes.
         gpu: The GPU it would be built on; not looked at for TensorRT for RTX, whose engines are not bound to
             the machine that builds them.
-        calibration: Fingerprint of the pictures, where TensorRT's calibrator chooses the ranges.
+        calibration: Fingerprint of the images, where TensorRT's calibrator chooses the ranges.
     """
     wanted = {k: v for k, v in msgspec.to_builtins(target).items() if k not in _INERT}
     facts: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """TensorRT's entropy calibrator, the legacy way to INT8 (TensorRT 8.5 to 10): only this file knows it.
 
 Ranges in the graph (Q/DQ) are the way of hasn-edge; this one is for comparing with it. TensorRT runs the FP32
-network on the pictures, histograms every tensor, and picks the ranges itself. DLA wants this algorithm too.
+network on the images, histograms every tensor, and picks the ranges itself. DLA wants this algorithm too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def require_calibrator(capabilities: Capabilities) -> None:
 
 
 def calibration_cache_name(fingerprint: str, onnx: bytes, version: str) -> str:
-    """Return the file name of the ranges of one graph, one set of pictures and one TensorRT."""
+    """Return the file name of the ranges of one graph, one set of images and one TensorRT."""
     key = hashlib.sha256(f"{fingerprint}\n{hashlib.sha256(onnx).hexdigest()}\n{version}".encode())
     return f"calibration-{key.hexdigest()[:24]}.cache"
 

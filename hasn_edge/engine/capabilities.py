@@ -35,7 +35,7 @@ class Capabilities:
     version: str
     """As the module says it, e.g. ``"1.7.1.116"``."""
     strong_typing: bool
-    """Types are best taken from the graph, which must be the strong artefact (typed FP16 tensors, Q/DQ scales
+    """Types are best taken from the graph, which must be the strong artifact (typed FP16 tensors, Q/DQ scales
     in the tensors' type): TensorRT for RTX, and TensorRT from 10.12 on, where precision flags are
     deprecated. Like the next answer from the version number; all others are names that exist or do not."""
     native_normalization: bool

@@ -91,7 +91,7 @@ def engine_from_onnx(
         MissingDependencyError: TensorRT is not installed.
         UnsupportedError: this TensorRT cannot build for the target, or the graph's fixed size is another.
         BuildError: the compiler refused, crashed or was killed; carries its messages.
-        ShapeError: calibration pictures of several shapes, or none.
+        ShapeError: calibration images of several shapes, or none.
         OutputError: no room for the temporary files, or in ``cache``.
     """
     if target.runtime not in NAMES:

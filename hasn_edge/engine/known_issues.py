@@ -55,7 +55,7 @@ class KnownBad:
 
 
 _GUARDED = (
-    "hasn-edge compares a picture whose result is known after every build and load, and refuses an engine "
+    "hasn-edge compares an image whose result is known after every build and load, and refuses an engine "
     "that computes something else"
 )
 

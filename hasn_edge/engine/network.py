@@ -43,7 +43,7 @@ def parse(trt: Any, capabilities: Capabilities, network: Any, logger: object, on
     if network.num_inputs == 0:  # the parser takes bytes of anything for an empty graph
         raise BuildError("the bytes given are not an ONNX graph, or one without an input")
     if network.num_inputs != 1:
-        raise BuildError(f"the graph has {network.num_inputs} inputs; expected one picture")
+        raise BuildError(f"the graph has {network.num_inputs} inputs; expected one image")
     tensor = network.get_input(0)
     if len(tensor.shape) != 4:
         raise BuildError(
@@ -157,7 +157,7 @@ def _fit(shape: Shape, fixed: tuple[int, ...], name: str, *, channel: int) -> Sh
     if any(have not in (-1, want) for have, want in zip(fixed, wanted, strict=True)):
         raise UnsupportedError(
             f"the graph's input {name!r} is fixed to {fixed}, but the target asks for {tuple(wanted)}; "
-            "export the graph with any size (and --batch for several pictures at a time), or choose a target "
+            "export the graph with any size (and --batch for several images at a time), or choose a target "
             "of the graph's shape"
         )
     return (wanted[0], wanted[1], wanted[2], wanted[3])

@@ -22,19 +22,19 @@ _REQUEST = "request.json"
 
 @dataclass(frozen=True, kw_only=True)
 class CalibratorInput:
-    """Pictures for TensorRT's own entropy calibrator, the legacy method."""
+    """Images for TensorRT's own entropy calibrator, the legacy method."""
 
     batches: Iterable[NDArray[np.float32]]
     """float32 ``(N, 3, H, W)`` RGB in [0, 1], all of one shape; the graph's, where that is static."""
     fingerprint: str
-    """Hash of the pictures: a calibration is kept and found again by it."""
+    """Hash of the images: a calibration is kept and found again by it."""
     float_layers: tuple[str, ...] = ()
     """Names of convolutions that stay in FP16, as a recipe's ``keep_float`` chose them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationFiles:
-    """The pictures of a :class:`CalibratorInput` in the build folder."""
+    """The images of a :class:`CalibratorInput` in the build folder."""
 
     fingerprint: str
     count: int
@@ -69,10 +69,10 @@ class BuildRequest:
 
 
 def write_batches(calibrator: CalibratorInput, folder: Path) -> CalibrationFiles:
-    """Write a calibrator's pictures for the child.
+    """Write a calibrator's images for the child.
 
     Raises:
-        ShapeError: no picture, another type or rank than float32 ``(N, C, H, W)``, or several shapes.
+        ShapeError: no image, another type or rank than float32 ``(N, C, H, W)``, or several shapes.
     """
     shape: tuple[int, ...] | None = None
     count = 0
@@ -86,11 +86,11 @@ def write_batches(calibrator: CalibratorInput, folder: Path) -> CalibrationFiles
         if batch.shape != shape:
             raise ShapeError(
                 f"calibration batch {count} has shape {batch.shape}, the first one {shape}; TensorRT's "
-                "calibrator takes one shape only: cut the pictures to one size"
+                "calibrator takes one shape only: cut the images to one size"
             )
         np.save(_batch(folder, count - 1), np.ascontiguousarray(batch))
     if shape is None:
-        raise ShapeError("there is no picture to calibrate on; give the calibrator at least one")
+        raise ShapeError("there is no image to calibrate on; give the calibrator at least one")
     return CalibrationFiles(
         fingerprint=calibrator.fingerprint,
         count=count,

@@ -167,7 +167,7 @@ class EngineTarget:
         return replace(self, shapes=ShapeRange(minimum=low, typical=middle, maximum=high))
 
     def with_batch(self, largest: int) -> EngineTarget:
-        """Return this target for 1 to ``largest`` pictures at a time, fastest at ``largest``."""
+        """Return this target for 1 to ``largest`` images at a time, fastest at ``largest``."""
         shapes = self.shapes
         return replace(
             self,

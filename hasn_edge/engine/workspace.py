@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hasn_edge.engine.target import EngineTarget
-from hasn_edge.hardware import host as machine
+from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts
 
 INTEGRATED_SHARE = 4
@@ -35,7 +35,7 @@ def choose_workspace(
     if gpu is None:
         return None, "the compiler's default"
     if gpu.integrated:
-        free = machine.available_memory_bytes()
+        free = host.available_memory_bytes()
         share = None if free is None else free // INTEGRATED_SHARE
     else:
         share = device_free() // DISCRETE_SHARE

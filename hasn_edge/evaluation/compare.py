@@ -24,7 +24,7 @@ class Budget:
     max_abs: float
     """Largest difference of any value."""
     min_psnr_db: float = 0.0
-    """Smallest PSNR in dB (peak 1) of any picture."""
+    """Smallest PSNR in dB (peak 1) of any image."""
 
 
 BUDGETS: Mapping[Precision, Budget] = {
@@ -47,18 +47,18 @@ brackets), so that only a wrong graph misses them:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far a candidate was from its reference, over all pictures compared."""
+    """How far a candidate was from its reference, over all images compared."""
 
     max_abs: float
     """Largest difference of any value; ``nan`` where the candidate had values that are not finite."""
     psnr_db: float
-    """PSNR in dB (peak 1) over all values of all pictures; infinite where they are equal."""
+    """PSNR in dB (peak 1) over all values of all images; infinite where they are equal."""
     worst_psnr_db: float
-    """PSNR in dB of the worst picture."""
+    """PSNR in dB of the worst image."""
     worst: int
-    """Index of the worst picture, counted over all batches."""
+    """Index of the worst image, counted over all batches."""
     images: int
-    """How many pictures were compared."""
+    """How many images were compared."""
     not_finite: int = 0
     """How many values of the candidate were NaN or infinite: any is a failure whatever the budget."""
 
@@ -66,12 +66,12 @@ class Agreement:
         """Do nothing if the budget is kept.
 
         Raises:
-            VerificationError: it is not; the message names ``what``, both figures and the worst picture.
+            VerificationError: it is not; the message names ``what``, both figures and the worst image.
         """
         if self.not_finite:
             raise VerificationError(
                 f"{what}: {self.not_finite} values of its output are not finite numbers (NaN or infinity), "
-                f"first in picture {self.worst}; a number format inside overflows, use a wider precision"
+                f"first in image {self.worst}; a number format inside overflows, use a wider precision"
             )
         missed = []
         if not self.max_abs <= budget.max_abs:
@@ -81,7 +81,7 @@ class Agreement:
         if missed:
             raise VerificationError(
                 f"{what} is too far from its reference: {'; '.join(missed)} (worst of {self.images} "
-                f"pictures: number {self.worst}); nothing was written"
+                f"images: number {self.worst}); nothing was written"
             )
 
     def to_dict(self) -> dict[str, Any]:

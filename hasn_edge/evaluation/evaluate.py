@@ -1,4 +1,4 @@
-"""Picture quality of a model or of a built file, by name."""
+"""Image quality of a model or of a built file, by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def evaluate(
     Args:
         model: Bundled name or weights file; the default model where neither is given.
         artifact: What ``export`` or ``build`` made, instead.
-        data: Evaluation set, ``"NAME=DIR"`` or (name, folder); the pictures that ship where ``None``.
+        data: Evaluation set, ``"NAME=DIR"`` or (name, folder); the images that ship where ``None``.
         self_ensemble: Average over the eight flips and rotations.
 
     Raises:

@@ -82,9 +82,9 @@ class Turn:
     gpu: tuple[float, ...] = ()
     """The network on the GPU, between two events, no transfers."""
     enqueue: tuple[float, ...] = ()
-    """The processor's part of starting the network."""
+    """The CPU's part of starting the network."""
     transfers: tuple[float, ...] = ()
-    """To the GPU and back, between events; empty where its memory is the processor's."""
+    """To the GPU and back, between events; empty where its memory is the CPU's."""
 
 
 PARTS = ("gpu", "enqueue", "transfers")

@@ -1,4 +1,4 @@
-"""How good a network's pictures are, against ground truth and against another form of the same network."""
+"""How good a network's images are, against ground truth and against another form of the same network."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Run = Callable[[Float32], Float32]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScore:
-    """One picture against its ground truth."""
+    """One image against its ground truth."""
 
     name: str
     psnr_y: float
     """dB; ``inf`` where the luma is identical."""
     ssim_y: float
     output: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
-    """The upscaled picture ``(H, W, 3)``, RGB; ``None`` where outputs were not kept."""
+    """The upscaled image ``(H, W, 3)``, RGB; ``None`` where outputs were not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """A set of pictures against its ground truth.
+    """A set of images against its ground truth.
 
     Convention: 8-bit rounded output, Y of BT.601 studio range, ``border`` pixels cut from each side,
-    11 x 11 Gaussian SSIM, mean over the pictures.
+    11 x 11 Gaussian SSIM, mean over the images.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Scores:
 
     @property
     def psnr_y(self) -> float:
-        """Mean PSNR-Y in dB; see `metrics.mean_db` for identical pictures."""
+        """Mean PSNR-Y in dB; see `metrics.mean_db` for identical images."""
         return mean_db(image.psnr_y for image in self.images)
 
     @property
@@ -58,7 +58,7 @@ class Scores:
         return math.fsum(image.ssim_y for image in self.images) / len(self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; a PSNR of identical pictures is ``None``, since JSON has no infinity."""
+        """Return plain JSON values; a PSNR of identical images is ``None``, since JSON has no infinity."""
         return {
             "name": self.name,
             "border_px": self.border,
@@ -74,19 +74,19 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDrift:
-    """What one picture lost."""
+    """What one image lost."""
 
     name: str
     dpsnr: float
     """PSNR-Y of the candidate minus that of the reference, in dB; negative is a loss."""
     dssim: float
     fidelity_psnr: float
-    """PSNR in dB of the candidate's 8-bit RGB picture against the reference's; ``inf`` where equal."""
+    """PSNR in dB of the candidate's 8-bit RGB image against the reference's; ``inf`` where equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """What a candidate lost against a reference on one set of pictures."""
+    """What a candidate lost against a reference on one set of images."""
 
     name: str
     """The set's name."""
@@ -104,12 +104,12 @@ class Drift:
 
     @property
     def fidelity_psnr(self) -> float:
-        """Mean fidelity in dB over the pictures that changed at all; ``inf`` where none did."""
+        """Mean fidelity in dB over the images that changed at all; ``inf`` where none did."""
         return mean_db(image.fidelity_psnr for image in self.images)
 
     @property
     def worst_image(self) -> str:
-        """Name of the picture that lost most PSNR-Y."""
+        """Name of the image that lost most PSNR-Y."""
         return self._worst.name
 
     @property
@@ -119,7 +119,7 @@ class Drift:
 
     @property
     def worst_fidelity_image(self) -> str:
-        """Name of the picture that is farthest from the reference's."""
+        """Name of the image that is farthest from the reference's."""
         return self._farthest.name
 
     @property
@@ -128,7 +128,7 @@ class Drift:
         return self._farthest.fidelity_psnr
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; the fidelity of identical pictures is ``None``."""
+        """Return plain JSON values; the fidelity of identical images is ``None``."""
         return {
             "name": self.name,
             "dpsnr_db": self.dpsnr,
@@ -167,22 +167,22 @@ def evaluate(
     keep_outputs: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
-    """Upscale every LR picture of a set and measure the results against HR.
+    """Upscale every LR image of a set and measure the results against HR.
 
     Args:
         run: What upscales; see `Run`.
         eval_set: Pairs, whose scale must be that of ``run``.
         border: Pixels cut from each side before measuring; by default the scale, as the literature does.
         self_ensemble: Average over the eight flips and rotations, before rounding.
-        keep_outputs: Keep the upscaled pictures, which `drift` needs (HR size, 3 bytes a pixel).
-        progress: Called with each picture's name once it is measured.
+        keep_outputs: Keep the upscaled images, which `drift` needs (HR size, 3 bytes a pixel).
+        progress: Called with each image's name once it is measured.
 
     Raises:
-        InputError: the set is empty, the output has another size than HR or is not finite, or the picture
-            is too small to measure; names the picture.
+        InputError: the set is empty, the output has another size than HR or is not finite, or the image
+            is too small to measure; names the image.
     """
     if not eval_set.pairs:
-        raise InputError(f"set {eval_set.name} has no pictures; there is nothing to measure")
+        raise InputError(f"set {eval_set.name} has no images; there is nothing to measure")
     border = eval_set.scale if border is None else border
     upscale = self_ensembled(run) if self_ensemble else run
     images = []
@@ -197,17 +197,17 @@ def evaluate(
 
 
 def drift(reference: Scores, candidate: Scores) -> Drift:
-    """Compare two forms of a network that were evaluated on the same pictures with kept outputs.
+    """Compare two forms of a network that were evaluated on the same images with kept outputs.
 
     Raises:
-        InputError: other pictures, another border, or outputs that were not kept.
+        InputError: other images, another border, or outputs that were not kept.
     """
     names = [image.name for image in reference.images], [image.name for image in candidate.images]
     if names[0] != names[1] or reference.border != candidate.border:
         raise InputError(
-            f"drift compares scores of the same pictures and border, got {reference.name} "
-            f"({len(names[0])} pictures, border {reference.border}) and {candidate.name} ({len(names[1])} "
-            f"pictures, border {candidate.border}); evaluate both on one set"
+            f"drift compares scores of the same images and border, got {reference.name} "
+            f"({len(names[0])} images, border {reference.border}) and {candidate.name} ({len(names[1])} "
+            f"images, border {candidate.border}); evaluate both on one set"
         )
     images = []
     for a, b in zip(reference.images, candidate.images, strict=True):

@@ -20,7 +20,7 @@ class Emulator:
     """An ONNX graph in ONNX Runtime on the CPU, for measuring.
 
     With ``exact`` nothing is fused: every Q/DQ pair rounds where the graph says, which is the arithmetic
-    that a prediction of INT8's cost needs (fused integer kernels shift results on some processors).
+    that a prediction of INT8's cost needs (fused integer kernels shift results on some CPUs).
 
     Raises:
         BuildError: ONNX Runtime refuses the graph.

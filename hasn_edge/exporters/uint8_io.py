@@ -22,7 +22,7 @@ def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
 
     A quarter of the bytes crosses to the device and back. Around the network stands what
     :func:`~hasn_edge.images.arrays.to_tensor` and :func:`~hasn_edge.images.arrays.from_tensor` compute on
-    the processor: a multiplication by 1/255; clipping to [0, 1], 255 times, rounding to the nearest level,
+    the CPU: a multiplication by 1/255; clipping to [0, 1], 255 times, rounding to the nearest level,
     half to even. The channel order stays RGB. TensorRT takes uint8 at a network's border only, so that the
     casts stand outermost.
 

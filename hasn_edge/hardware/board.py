@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.errors import MissingDependencyError, UnsupportedError
-from hasn_edge.hardware import host as machine
+from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.jetson import Ina3221, Jetson
 from hasn_edge.hardware.nvml import Nvml
@@ -58,7 +58,7 @@ class Board:
                     "sensor measures all of them together"
                 )
             return card, why
-        return None, "power: not read on a processor"
+        return None, "power: not read on a CPU"
 
     def _card(self) -> tuple[Nvml | None, str]:
         assert self.gpu is not None
@@ -84,7 +84,7 @@ def find_board(kind: str, *, root: Path = Path("/"), gpu: Callable[[], GpuFacts 
     if kind not in DEVICES:
         raise UnsupportedError(f"unknown device {kind!r}; choose one of: {', '.join(DEVICES)}")
     if kind == "cpu":
-        return Board(kind=kind, title=machine.processor())
+        return Board(kind=kind, title=host.cpu_name())
     jetson = Jetson(root)
     facts = gpu()
     if kind == "jetson" and not jetson.present:
@@ -111,7 +111,7 @@ def find_board(kind: str, *, root: Path = Path("/"), gpu: Callable[[], GpuFacts 
 
 def _this(facts: GpuFacts | None) -> str:
     gpu = "without an NVIDIA driver" if facts is None else f"with {facts.title}"
-    return f"{platform.system()} on {platform.machine()} ({machine.processor()}) {gpu}"
+    return f"{platform.system()} on {platform.machine()} ({host.cpu_name()}) {gpu}"
 
 
 def _jetson_power(jetson: Jetson) -> tuple[PowerSource | None, str]:

@@ -35,7 +35,7 @@ class GpuFacts:
     cuda: str
     """Newest CUDA that the driver runs, e.g. ``"12.6"``."""
     integrated: bool
-    """It shares the processor's memory (Jetson)."""
+    """It shares the CPU's memory (Jetson)."""
     l4t: str | None
     """Release of Jetson Linux, e.g. ``"36.4.3"``; ``None`` on other machines."""
     sm_count: int

@@ -1,4 +1,4 @@
-"""The machine a figure was measured on: processor, memory, versions, and how busy it was."""
+"""The machine a figure was measured on: CPU, memory, versions, and how busy it was."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PACKAGES = (
 """Distributions whose versions change results."""
 
 VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-"""Processor features that decide how fast FP32 and INT8 run."""
+"""CPU features that decide how fast FP32 and INT8 run."""
 
 
 def environment() -> dict[str, str]:
     """Return what a reader needs to know to trust or repeat a measurement, as text by name."""
     memory = memory_bytes()
     facts = {
-        "processor": processor(),
+        "cpu": cpu_name(),
         "cores": str(compute_cores()),
         "vector units": ", ".join(vector_units()) or "unknown",
         "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
@@ -70,8 +70,8 @@ def compute_cores() -> int:
     return max(1, len(cores) if quota is None else min(len(cores), quota))
 
 
-def processor() -> str:
-    """Return the processor's name."""
+def cpu_name() -> str:
+    """Return the CPU's name."""
     for line in _cpuinfo():
         if line.startswith(("model name", "Model")):
             return line.split(":", 1)[1].strip()
@@ -79,7 +79,7 @@ def processor() -> str:
 
 
 def vector_units() -> tuple[str, ...]:
-    """Return which of :data:`VECTOR_FLAGS` the processor has."""
+    """Return which of :data:`VECTOR_FLAGS` the CPU has."""
     for line in _cpuinfo():
         if line.startswith(("flags", "Features")):
             flags = set(line.split(":", 1)[1].split())
@@ -88,7 +88,7 @@ def vector_units() -> tuple[str, ...]:
 
 
 def has_integer_dot_product() -> bool:
-    """Whether the processor multiplies INT8 faster than FP32 (VNNI, AMX or ARM dot product)."""
+    """Whether the CPU multiplies INT8 faster than FP32 (VNNI, AMX or ARM dot product)."""
     return bool(set(vector_units()) & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 

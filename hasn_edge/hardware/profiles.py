@@ -74,7 +74,7 @@ class DeviceProfile:
     title: str
     """What it is called in reports, e.g. ``"NVIDIA Jetson Orin Nano 8GB"``."""
     integrated: bool
-    """Whether processor and GPU share one memory (Jetson) or the GPU has its own behind a bus (a card)."""
+    """Whether CPU and GPU share one memory (Jetson) or the GPU has its own behind a bus (a card)."""
     compute_capability: str
     """CUDA compute capability, e.g. ``"8.7"``."""
     sm_count: int
@@ -82,7 +82,7 @@ class DeviceProfile:
     clock_hz: float
     """Highest GPU clock of the power mode that the rates are for, or a card's boost clock."""
     memory_bytes: int
-    """Memory; on a Jetson shared with the processor."""
+    """Memory; on a Jetson shared with the CPU."""
     bandwidth_bytes_per_s: float
     """Peak memory bandwidth, reading and writing together."""
     cuda_cores_macs_per_s: Rates

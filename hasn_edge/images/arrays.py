@@ -1,4 +1,4 @@
-"""Colour, range and layout: pictures on disk, RGB arrays in memory, and the tensors a network takes."""
+"""Colour, range and layout: images on disk, RGB arrays in memory, and the tensors a network takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Pixels = NDArray[Any]
 Float32 = NDArray[np.float32]
 
 MAX_PIXELS = 1 << 28
-"""Largest picture that is decoded: 268 megapixels. A file of a few kilobytes can claim terapixels."""
+"""Largest image that is decoded: 268 megapixels. A file of a few kilobytes can claim terapixels."""
 
 _STRIP = 64  # rows converted at a time: a x4 full-HD frame would need gigabytes of temporaries otherwise
 
@@ -78,7 +78,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def write_image(
     path: str | os.PathLike[str], pixels: Pixels, *, quality: int = 95, convert: bool = False
 ) -> None:
-    """Write a picture in the format of its name's ending, whole or not at all.
+    """Write an image in the format of its name's ending, whole or not at all.
 
     What a format cannot hold is refused unless ``convert`` says otherwise: 16 bits go into PNG and
     TIFF only, alpha into PNG, TIFF and WebP only. Gray with alpha is stored as RGB with alpha.
@@ -87,11 +87,11 @@ def write_image(
         path: Ends in one of `SUFFIXES`; missing folders are made.
         pixels: ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
         quality: 1 to 100, for JPEG (full chroma resolution) and WebP (100 is lossless).
-        convert: Round 16 bits to 8, and lay transparent pictures on white, where the format needs it.
+        convert: Round 16 bits to 8, and lay transparent images on white, where the format needs it.
 
     Raises:
         InputError: unknown ending, or pixels that the format cannot hold; names what can.
-        ShapeError: not a picture.
+        ShapeError: not an image.
         OutputError: the folder cannot be written or the disk is full; nothing is left behind.
     """
     path = Path(path)
@@ -110,15 +110,15 @@ def write_image(
         pixels = _on_white(pixels)
     if pixels.dtype == np.uint16 and not kind.sixteen_bits:
         raise InputError(
-            f"cannot write {path}: {kind.name} holds 8 bits, the picture has 16; use .png or .tiff"
+            f"cannot write {path}: {kind.name} holds 8 bits, the image has 16; use .png or .tiff"
         )
     if pixels.shape[2] in (2, 4) and not kind.alpha:
         raise InputError(
-            f"cannot write {path}: {kind.name} has no transparency, the picture has; use .png, .webp or .tiff"
+            f"cannot write {path}: {kind.name} has no transparency, the image has; use .png, .webp or .tiff"
         )
     if max(pixels.shape[:2]) > kind.largest_side:
         raise InputError(
-            f"cannot write {path}: {kind.name} holds at most {kind.largest_side} pixels a side, the picture "
+            f"cannot write {path}: {kind.name} holds at most {kind.largest_side} pixels a side, the image "
             f"is {pixels.shape[1]} x {pixels.shape[0]}; use .png or .tiff"
         )
     with writing(path) as temporary:
@@ -137,13 +137,13 @@ def to_gray(rgb: Pixels) -> Pixels:
     """Return ``(H, W, 1)`` of the same dtype from ``(H, W, 3)``: BT.601 weights, full range, rounded."""
     check_pixels(rgb)
     if rgb.shape[2] != 3:
-        raise ShapeError(f"expected an RGB picture (H, W, 3), got shape {rgb.shape}")
+        raise ShapeError(f"expected an RGB image (H, W, 3), got shape {rgb.shape}")
     gray = np.tensordot(rgb, np.array([0.299, 0.587, 0.114]), axes=1)
     return np.rint(gray, out=gray).astype(rgb.dtype)[..., None]
 
 
 def to_uint8(pixels: Pixels) -> NDArray[np.uint8]:
-    """Return the picture in 8 bits; 16-bit values are divided by 257 and rounded."""
+    """Return the image in 8 bits; 16-bit values are divided by 257 and rounded."""
     check_pixels(pixels)
     if pixels.dtype == np.uint8:
         return pixels
@@ -151,7 +151,7 @@ def to_uint8(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def split_alpha(pixels: Pixels) -> tuple[Pixels, Pixels | None]:
-    """Return colour ``(H, W, 1 or 3)`` and alpha ``(H, W, 1)``, which is ``None`` for opaque pictures."""
+    """Return colour ``(H, W, 1 or 3)`` and alpha ``(H, W, 1)``, which is ``None`` for opaque images."""
     check_pixels(pixels)
     if pixels.shape[2] % 2:
         return pixels, None
@@ -164,7 +164,7 @@ def join_alpha(colour: Pixels, alpha: Pixels | None) -> Pixels:
 
 
 def to_tensor(rgb: Pixels) -> Float32:
-    """Turn an RGB picture into what a network takes.
+    """Turn an RGB image into what a network takes.
 
     Args:
         rgb: ``(H, W, 3)`` uint8 or uint16.
@@ -178,7 +178,7 @@ def to_tensor(rgb: Pixels) -> Float32:
     check_pixels(rgb)
     if rgb.shape[2] != 3:
         raise ShapeError(
-            f"expected an RGB picture (H, W, 3), got shape {rgb.shape}; see hasn_edge.images.arrays.to_rgb"
+            f"expected an RGB image (H, W, 3), got shape {rgb.shape}; see hasn_edge.images.arrays.to_rgb"
         )
     x_CHW = np.empty((3, *rgb.shape[:2]), np.float32)
     np.divide(rgb.transpose(2, 0, 1), np.float32(np.iinfo(rgb.dtype).max), out=x_CHW)
@@ -186,7 +186,7 @@ def to_tensor(rgb: Pixels) -> Float32:
 
 
 def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
-    """Turn a network's output back into a picture: clipped to [0, 1], scaled, rounded to the nearest level.
+    """Turn a network's output back into an image: clipped to [0, 1], scaled, rounded to the nearest level.
 
     Args:
         y_NCHW: ``(1, C, H, W)`` of a floating dtype.
@@ -201,8 +201,8 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
     """
     if y_NCHW.ndim != 4 or y_NCHW.shape[0] != 1 or not np.issubdtype(y_NCHW.dtype, np.floating):
         raise ShapeError(
-            f"expected one picture as a floating (1, C, H, W) tensor, got {y_NCHW.shape} of {y_NCHW.dtype}; "
-            "convert a batch one picture at a time"
+            f"expected one image as a floating (1, C, H, W) tensor, got {y_NCHW.shape} of {y_NCHW.dtype}; "
+            "convert a batch one image at a time"
         )
     levels = _levels(dtype)
     _, channels, height, width = y_NCHW.shape
@@ -215,7 +215,7 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
         if not np.isfinite(strip).all():
             raise InputError(
                 "the network's output has values that are not numbers (NaN or infinity); this file or "
-                "precision does not work for this picture: use --precision fp32, and check the checkpoint"
+                "precision does not work for this image: use --precision fp32, and check the checkpoint"
             )
         strip = np.clip(strip, 0, 1, out=strip)
         strip *= levels
@@ -226,7 +226,7 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
 
 
 def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the luma ``(H, W)`` of a uint8 RGB picture ``(H, W, 3)``: float64 in [16, 235], not rounded.
+    """Return the luma ``(H, W)`` of a uint8 RGB image ``(H, W, 3)``: float64 in [16, 235], not rounded.
 
     ITU-R BT.601 with studio range, as MATLAB's ``rgb2ycbcr`` has it and every published PSNR-Y uses:
     ``16 + (65.481 R + 128.553 G + 24.966 B) / 255``.
@@ -247,18 +247,18 @@ def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def check_pixels(pixels: Pixels) -> None:
-    """Refuse what is not a picture.
+    """Refuse what is not an image.
 
     Raises:
         ShapeError: no array, not ``(H, W, C)`` with C from 1 to 4, no pixels, or neither uint8 nor uint16.
     """
     if not isinstance(pixels, np.ndarray):
         raise ShapeError(
-            f"expected a picture as a NumPy array (H, W, C) of uint8 or uint16, got {type(pixels).__name__}; "
+            f"expected an image as a NumPy array (H, W, C) of uint8 or uint16, got {type(pixels).__name__}; "
             "read_image of hasn_edge.images.arrays reads files"
         )
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.size == 0:
-        raise ShapeError(f"expected a picture (H, W, C) with 1 to 4 channels, got shape {pixels.shape}")
+        raise ShapeError(f"expected an image (H, W, C) with 1 to 4 channels, got shape {pixels.shape}")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ShapeError(f"expected pixels of uint8 or uint16, got {pixels.dtype}")
 
@@ -266,23 +266,23 @@ def check_pixels(pixels: Pixels) -> None:
 def _levels(dtype: DTypeLike) -> int:
     kind = np.dtype(dtype)
     if kind not in (np.uint8, np.uint16):
-        raise ShapeError(f"a picture has uint8 or uint16 levels, not {kind}")
+        raise ShapeError(f"an image has uint8 or uint16 levels, not {kind}")
     return int(np.iinfo(kind).max)
 
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a picture file")
+        raise InputError(f"{path}: is a folder, expected an image file")
     if not path.exists():
         raise InputError(f"{path}: no such file; check the spelling and the current folder")
     if not path.is_file():
-        raise InputError(f"{path}: not an ordinary file, expected a picture")
+        raise InputError(f"{path}: not an ordinary file, expected an image")
 
 
 def _check_size(header: Header) -> None:
     if header.height * header.width > MAX_PIXELS:
         raise UnreadableError(
-            f"it says that the picture is {header.width} x {header.height} pixels, more than the "
+            f"it says that the image is {header.width} x {header.height} pixels, more than the "
             f"{MAX_PIXELS / 1e6:.0f} megapixels that are decoded; cut it into parts, or get the file "
             "again if it is not that large"
         )

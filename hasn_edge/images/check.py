@@ -1,4 +1,4 @@
-"""The first look at a picture file: which format it is, how large, which way up, and whether it is whole."""
+"""The first look at an image file: which format it is, how large, which way up, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _JPEG_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _OTHERS = (
     (b"GIF8", "a GIF"),
     (b"%PDF", "a PDF"),
-    (b"\x76\x2f\x31\x01", "an OpenEXR picture"),
-    (b"#?RADIANCE", "a Radiance HDR picture"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    (b"#?RADIANCE", "a Radiance HDR image"),
     (b"\xff\x0a", "a JPEG XL"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000"),
@@ -27,7 +27,7 @@ _OTHERS = (
 
 
 def read_header(source: Source) -> Header:
-    """Tell what a picture file is, reading as little of it as possible.
+    """Tell what an image file is, reading as little of it as possible.
 
     Raises:
         UnreadableError: another format, a damaged header, or a size of zero.
@@ -46,14 +46,14 @@ def read_header(source: Source) -> Header:
     elif tiff.is_tiff(start):
         header = tiff.read_header(source)
     else:
-        raise UnreadableError(f"not a picture that can be read: it is {_guess(start)}; save it as {FORMATS}")
+        raise UnreadableError(f"not an image that can be read: it is {_guess(start)}; save it as {FORMATS}")
     if header.height < 1 or header.width < 1:
-        raise DamagedError(f"it says that the picture is {header.width} x {header.height} pixels")
+        raise DamagedError(f"it says that the image is {header.width} x {header.height} pixels")
     return header
 
 
 def plan(data: bytes, header: Header) -> Plan:
-    """Check that the whole picture is there, and say how to decode it.
+    """Check that the whole image is there, and say how to decode it.
 
     Raises:
         UnreadableError: cut off or damaged.
@@ -125,7 +125,7 @@ def _read_jpeg(source: Source) -> Header:
 
 
 def _check_jpeg_end(data: bytes, offset: int) -> None:
-    """Walk the scans to the end marker; what comes after it (a second picture, say) is not ours."""
+    """Walk the scans to the end marker; what comes after it (a second image, say) is not ours."""
     while True:
         found = _JPEG_NEXT_MARKER.search(data, offset)
         if found is None:
@@ -153,12 +153,12 @@ def _read_webp(source: Source) -> Header:
             orientation = tiff.exif_orientation(source.at(start, count))
         offset = start + count + count % 2
     if size is None:
-        raise CutOffError(source.size, end) if end > source.size else DamagedError("it has no picture inside")
+        raise CutOffError(source.size, end) if end > source.size else DamagedError("it has no image inside")
     return Header(kind="WebP", height=size[0], width=size[1], orientation=orientation, facts={"end": end})
 
 
 def _webp_size(name: bytes, start: bytes) -> tuple[int, int] | None:
-    """Return (height, width) from one of the three chunks that a WebP picture begins with."""
+    """Return (height, width) from one of the three chunks that a WebP image begins with."""
     if name == b"VP8X" and len(start) >= 10:
         return 1 + int.from_bytes(start[7:10], "little"), 1 + int.from_bytes(start[4:7], "little")
     if name == b"VP8 " and start[3:6] == b"\x9d\x01\x2a" and len(start) >= 10:

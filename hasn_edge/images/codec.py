@@ -105,7 +105,7 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _cv2() -> ModuleType:
-    return require("cv2", extra="all", needed_for="Reading and writing pictures")
+    return require("cv2", extra="all", needed_for="Reading and writing images")
 
 
 class _Quiet:

@@ -18,7 +18,7 @@ USUAL_VIDEOS = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
 def find_images(
     paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False, also: tuple[str, ...] = ()
 ) -> list[Path]:
-    """List pictures: every file that was named, and those inside every folder that was named.
+    """List images: every file that was named, and those inside every folder that was named.
 
     Files in folders are taken by their ending (`SUFFIXES`, any case), sorted by name; hidden ones are
     left out. Files named explicitly are always kept, whatever they are called and even if missing, so
@@ -40,7 +40,7 @@ def find_images(
         inside = sorted(_files(path, (*SUFFIXES, *also), recursive=recursive))
         if not inside:
             deeper = "" if recursive else " directly inside it"
-            what = "picture or video" if also else "picture"
+            what = "image or video" if also else "image"
             known = ", ".join((*SUFFIXES, USUAL_VIDEOS) if also else SUFFIXES)
             raise InputError(f"{path}: no {what}{deeper}; looked for {known}")
         found.update(dict.fromkeys(inside))
@@ -79,7 +79,7 @@ def folders_inside(
 
 
 def _is_taken(name: str, suffixes: tuple[str, ...]) -> bool:
-    # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not pictures.
+    # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not images.
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 

@@ -1,4 +1,4 @@
-"""Reading a picture file's structure from memory or disk, and what the readers report about it."""
+"""Reading an image file's structure from memory or disk, and what the readers report about it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Pixels = NDArray[Any]
 
 
 class UnreadableError(Exception):
-    """A picture file that cannot be used; ``str()`` is the reason, the caller adds the file's name."""
+    """An image file that cannot be used; ``str()`` is the reason, the caller adds the file's name."""
 
 
 class CutOffError(UnreadableError):
-    """A picture file that ends before its own structure says it should."""
+    """An image file that ends before its own structure says it should."""
 
     def __init__(self, size: int, wanted: int) -> None:
         super().__init__(
@@ -29,7 +29,7 @@ class CutOffError(UnreadableError):
 
 
 class DamagedError(UnreadableError):
-    """A picture file whose structure contradicts itself."""
+    """An image file whose structure contradicts itself."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the file is damaged ({what}); get it again, or save it again with an image editor")
@@ -71,20 +71,20 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the first look at a picture file tells."""
+    """What the first look at an image file tells."""
 
     kind: Kind
     height: int
     """Rows as stored, before the orientation is applied."""
     width: int
     orientation: int = 1
-    """EXIF orientation, 1 to 8: which stored row and column is the picture's top and left."""
+    """EXIF orientation, 1 to 8: which stored row and column is the image's top and left."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What only this format's `Plan` needs."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) as a viewer shows the picture: orientations 5 to 8 lie on their side."""
+        """(height, width) as a viewer shows the image: orientations 5 to 8 lie on their side."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
 
@@ -101,7 +101,7 @@ class Plan:
 def inflated_length(pieces: Iterable[memoryview], limit: int) -> int:
     """Decompress zlib data without keeping it, and return how long it is; stop counting beyond ``limit``.
 
-    libpng would say what is wrong only on the terminal, and libtiff would leave that part of the picture
+    libpng would say what is wrong only on the terminal, and libtiff would leave that part of the image
     black.
 
     Raises:

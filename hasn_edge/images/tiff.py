@@ -1,4 +1,4 @@
-"""TIFF directories: the picture format, and the EXIF block that the other formats carry inside."""
+"""TIFF directories: the image format, and the EXIF block that the other formats carry inside."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PLANAR, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 324, 325, 
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _DEFLATE = (8, 32946)
-# None, fax, LZW, JPEG, Deflate, PackBits. From any other OpenCV makes a black picture without a word.
+# None, fax, LZW, JPEG, Deflate, PackBits. From any other OpenCV makes a black image without a word.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 32773, *_DEFLATE}
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the unsigned integer types, one to a letter
 # Those named above; the others, which may be many and long, are not read.
 _TAGS = {256, 257, 258, 259, 262, 273, 274, 277, 279, 284, 324, 325, 338, 339}
-_MOST_VALUES = 1 << 20  # a tag with more is nonsense: pictures of an accepted size have fewer strips
+_MOST_VALUES = 1 << 20  # a tag with more is nonsense: images of an accepted size have fewer strips
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_directory(source: Source) -> dict[int, Entry]:
 def exif_orientation(block: bytes) -> int:
     """Return the orientation 1 to 8 in an EXIF block; 1 where it says nothing sensible.
 
-    A broken EXIF block does not make a picture unreadable: every viewer shows it unturned.
+    A broken EXIF block does not make an image unreadable: every viewer shows it unturned.
     """
     block = block.removeprefix(b"Exif\0\0")
     try:

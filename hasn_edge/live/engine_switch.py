@@ -177,7 +177,7 @@ class Switch:
         runner = Runner(self._engines[name]())
         if runner.scale != self.scale:
             runner.close()
-            raise InputError(f"it enlarges {runner.scale} times, the picture is made for {self.scale}")
+            raise InputError(f"it enlarges {runner.scale} times, the image is made for {self.scale}")
         return runner
 
     def _close_unless_first(self, runner: Runner) -> None:

@@ -21,7 +21,7 @@ from hasn_edge.spec import ModelSpec, Precision
 SLOTS = 2
 """Of a TensorRT engine: one frame is copied while another is computed."""
 
-ON_PROCESSOR = " cpu"
+ON_CPU = " cpu"
 """Ending of the second name of what can be computed on a GPU, which the plain name means."""
 
 Size = tuple[int, int]
@@ -56,12 +56,12 @@ def engines_of(
         artifacts: Built files; where there are any, only these, in this order.
         folder: Where built files of ``model`` are looked for otherwise. Best first: TensorRT engines, FP16
             before INT8; on a GPU that ONNX Runtime or PyTorch can use, FP16, the model itself in FP32, INT8;
-            INT8 graphs on a processor that gains by them; the model itself on the processor; the others,
+            INT8 graphs on a CPU that gains by them; the model itself on the CPU; the others,
             those for another size last.
         size: (height, width) that was asked for; ``None`` for any.
-        threads: Processor threads; ``None`` for the backend's choice.
+        threads: CPU threads; ``None`` for the backend's choice.
         device: Where all of them run, see :func:`~hasn_edge.runtime.open.open_session`. ``None`` for a GPU
-            where it can be used, and once more on the processor, under a name of its own.
+            where it can be used, and once more on the CPU, under a name of its own.
         cuda: What gives engines memory and streams; ``None`` for the first that works.
 
     Raises:
@@ -133,8 +133,8 @@ def named(engines: Mapping[str, Engine], wanted: str) -> str:
     """
     if wanted in engines:
         return wanted
-    base, processor = wanted.removesuffix(ON_PROCESSOR), ON_PROCESSOR * wanted.endswith(ON_PROCESSOR)
-    files = [name for kind in Kind if (name := f"{base}{kind.suffix}{processor}") in engines]
+    base, cpu = wanted.removesuffix(ON_CPU), ON_CPU * wanted.endswith(ON_CPU)
+    files = [name for kind in Kind if (name := f"{base}{kind.suffix}{cpu}") in engines]
     if len(files) > 1:
         raise InputError(f"{wanted!r} may be any of {', '.join(files)}; say which, with its ending")
     if not files:
@@ -145,7 +145,7 @@ def named(engines: Mapping[str, Engine], wanted: str) -> str:
 def _own(
     model: str, shipped: Path | None, threads: int | None, device: str | None
 ) -> Iterator[tuple[str | None, Engine]]:
-    """Yield the model itself with each device: the one that was asked for, or a GPU and the processor."""
+    """Yield the model itself with each device: the one that was asked for, or a GPU and the CPU."""
     graph = None if shipped is None else load_artifact(shipped)
     scale = None if graph is None else graph.spec.scale
 
@@ -219,7 +219,7 @@ def _has_gpu(kind: Kind) -> bool:
 
 
 def _called(name: str, target: str | None, device: str | None) -> str:
-    return name + ON_PROCESSOR if device is None and target == "cpu" else name
+    return name + ON_CPU if device is None and target == "cpu" else name
 
 
 def _is_gpu(target: str | None) -> bool:
@@ -227,7 +227,7 @@ def _is_gpu(target: str | None) -> bool:
 
 
 def _in(folder: Path) -> list[Artifact]:
-    """Return the artefacts in a folder; files that are none, or damaged, are no choice."""
+    """Return the artifacts in a folder; files that are none, or damaged, are no choice."""
     suffixes = {kind.suffix for kind in Kind}
     artifacts = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:

@@ -107,7 +107,7 @@ def misfit(name: str, takes: Size | None, size: Size | None) -> str | None:
 
 
 def smaller(frame: Frame, size: Size, scale: int, aspect: float = 1.0) -> Frame:
-    """Return the self-test's frame: the picture as ``truth``, its MATLAB-bicubic reduction as ``pixels``.
+    """Return the self-test's frame: the image as ``truth``, its MATLAB-bicubic reduction as ``pixels``.
 
     Args:
         frame: As captured.

@@ -15,7 +15,7 @@ UInt8 = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
-    """One picture of a source. Nobody writes to its pixels once it is made."""
+    """One image of a source. Nobody writes to its pixels once it is made."""
 
     index: int
     """Number of the frame in its source, from 0; frames that were dropped leave gaps."""
@@ -24,9 +24,9 @@ class Frame:
     time_s: float | None
     """Media time in seconds, where the source has one: files, and streams with timestamps."""
     captured: float
-    """``time.monotonic()`` when the picture arrived."""
+    """``time.monotonic()`` when the image arrived."""
     truth: UInt8 | None = None
-    """In a self-test, the ``(H * scale, W * scale, 3)`` picture that ``pixels`` was made from."""
+    """In a self-test, the ``(H * scale, W * scale, 3)`` image that ``pixels`` was made from."""
     _bicubic: dict[int, UInt8] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -67,9 +67,9 @@ class Stamps:
     computed: float
     """The network's result was in host memory."""
     received: float
-    """Making its picture began."""
+    """Making its image began."""
     made: float
-    """Its picture was made, and is handed to the views."""
+    """Its image was made, and is handed to the views."""
 
     @property
     def queued_s(self) -> float:
@@ -89,7 +89,7 @@ class Stamps:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Quality:
-    """PSNR of one frame's luma against the picture it was made smaller from (BT.601, border cut), in dB."""
+    """PSNR of one frame's luma against the image it was made smaller from (BT.601, border cut), in dB."""
 
     hasn_db: float
     bicubic_db: float

@@ -18,7 +18,7 @@ class Turn:
     """Lets the preparing thread begin shortly before the network becomes free.
 
     A frame that was prepared as soon as it arrived would be old by the time a slow network takes it;
-    preparing every frame of a fast camera would waste the processor that the network computes on.
+    preparing every frame of a fast camera would waste the CPU that the network computes on.
 
     Args:
         clock: Monotonic seconds.

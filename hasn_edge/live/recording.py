@@ -15,13 +15,13 @@ class Writer(Protocol):
     """What a recording needs of a video file that is being written."""
 
     def write(self, pixels: UInt8, time_s: float) -> Any:
-        """Encode an ``(H, W, 3)`` uint8 RGB picture shown from ``time_s`` seconds on; times grow."""
+        """Encode an ``(H, W, 3)`` uint8 RGB image shown from ``time_s`` seconds on; times grow."""
 
 
 OpenWriter = Callable[[tuple[int, int]], AbstractContextManager[Writer]]
-"""Opens a file for pictures of (height, width): left normally it is published, with an error removed."""
+"""Opens a file for images of (height, width): left normally it is published, with an error removed."""
 
-_LEAST_S = 0.001  # between two pictures: no encoder takes the same time twice
+_LEAST_S = 0.001  # between two images: no encoder takes the same time twice
 
 
 def record(frames: Exchange[Shown], open_writer: OpenWriter, stats: Stats) -> int:

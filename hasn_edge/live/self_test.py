@@ -1,4 +1,4 @@
-"""What the self-test says of one frame: PSNR-Y of the network and of bicubic against the true picture."""
+"""What the self-test says of one frame: PSNR-Y of the network and of bicubic against the true image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Mean:
     def add(self, value: float) -> None:
         """Add a value."""
         self.count += 1
-        # JSON has no infinity: two identical pictures have no figure.
+        # JSON has no infinity: two identical images have no figure.
         self.last = value if math.isfinite(value) else None
         if self.last is not None:
             self._finite += 1

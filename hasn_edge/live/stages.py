@@ -220,7 +220,7 @@ class Stages:
             raise Closed
 
     def present(self) -> None:
-        """Make pictures of results, judge them in a self-test, and give them to the views."""
+        """Make images of results, judge them in a self-test, and give them to the views."""
         while True:
             job = self._computed.get()
             assert job is not None
@@ -242,7 +242,7 @@ class Stages:
 
 
 def _shown(job: _Job, received: float) -> Shown:
-    """Make the picture of a result, and judge it in a self-test."""
+    """Make the image of a result, and judge it in a self-test."""
     assert job.y is not None
     frame, scale = job.frame, job.runner.scale
     upscaled = job.runner.finish(job.y)

@@ -17,7 +17,7 @@ from hasn_edge.live.summary import overlay
 STAGES = ("capture", "wait", "prepare", "infer", "present", "display", "record")
 """What takes a frame's time. Capture includes waiting for the camera. From *wait* to *display* they add up to
 the latency; *wait* is all that a frame waits for others after its latency begins, and *display* is there
-only where a view says when a picture is on the screen."""
+only where a view says when an image is on the screen."""
 
 _WORK = ("prepare", "infer", "present", "record")  # stages that can be busy
 
@@ -227,7 +227,7 @@ class Stats:
             of the time, 0 to 1);
             ``limit``: ``{"stage", "text"}`` or ``None`` before there are frames;
             ``quality``: ``None``, or ``hasn_db`` and ``bicubic_db`` of the last frame, ``hasn_mean_db`` and
-            ``bicubic_mean_db`` over the run (``None`` for identical pictures), ``frames``.
+            ``bicubic_mean_db`` over the run (``None`` for identical images), ``frames``.
         """
         drops = dict(self.drops())
         with self._lock:
@@ -270,7 +270,7 @@ class Stats:
         return result
 
     def overlay(self) -> list[str]:
-        """Return the lines that are drawn over the picture."""
+        """Return the lines that are drawn over the image."""
         return overlay(self.snapshot())
 
     def _window(self, now: float, captured: int, *, recent: bool) -> dict[str, Any]:

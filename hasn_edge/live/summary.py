@@ -1,4 +1,4 @@
-"""The figures of a live run in words: over the picture, and as a table at the end."""
+"""The figures of a live run in words: over the image, and as a table at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STAGES = {
     "wait": "waiting for the network and the stage behind it",
     "prepare": "fitting it to the network's input",
     "infer": "network, host to host",
-    "present": "making the picture and handing it to the views",
+    "present": "making the image and handing it to the views",
     "display": "from there until it was on a screen",
     "record": "encoding it",
 }
@@ -108,7 +108,7 @@ def used(snapshot: Mapping[str, Any]) -> str:
 
 
 def overlay(snapshot: Mapping[str, Any]) -> list[str]:
-    """Return the lines over the picture: of the last seconds, short."""
+    """Return the lines over the image: of the last seconds, short."""
     now, frames, size = snapshot["now"], snapshot["frames"], snapshot["input"]
     sizes = ""
     if size is not None:
@@ -139,7 +139,7 @@ def number(value: float | None) -> str:
 
 
 def decibels(value: float | None) -> str:
-    """Write a PSNR; identical pictures have none."""
+    """Write a PSNR; identical images have none."""
     return "-" if value is None else f"{value:.2f} dB"
 
 

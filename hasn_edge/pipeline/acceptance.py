@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hasn_edge.runtime.session import Session
 
 FP16_BUDGET_DB = 0.01
-"""Largest accepted loss of mean PSNR-Y by FP16 on the held-out pictures, in dB."""
+"""Largest accepted loss of mean PSNR-Y by FP16 on the held-out images, in dB."""
 
 SIZES = ((15, 15), (17, 29), (64, 48))
 """Input (height, width) of the comparison with PyTorch: the smallest, a prime one, a plain one."""
@@ -48,7 +48,7 @@ class Gate:
 
     @cached_property
     def reference_scores(self) -> Scores:
-        """What the network reaches on the held-out pictures: none of them was used for calibration."""
+        """What the network reaches on the held-out images: none of them was used for calibration."""
         return evaluate(Upscaler(self.reference).run, shipped_eval_set(self.checkpoint.spec.scale))
 
     def check(
@@ -59,9 +59,9 @@ class Gate:
         budget_db: float = FP16_BUDGET_DB,
         advice: Callable[[], str] = lambda: "",
     ) -> tuple[dict[str, Any], str]:
-        """Run a file that takes any size against the network, and pictures through both.
+        """Run a file that takes any size against the network, and images through both.
 
-        FP32 must agree value by value. FP16 and INT8 must also keep PSNR-Y on the held-out pictures.
+        FP32 must agree value by value. FP16 and INT8 must also keep PSNR-Y on the held-out images.
 
         Args:
             candidate: The file, opened.
@@ -83,7 +83,7 @@ class Gate:
         scores = evaluate(Upscaler(candidate).run, shipped_eval_set(self.checkpoint.spec.scale))
         lost = drift(self.reference_scores, scores)
         said = (
-            f"{what}: PSNR-Y on {len(scores.images)} held-out pictures {scores.psnr_y:.3f} dB, "
+            f"{what}: PSNR-Y on {len(scores.images)} held-out images {scores.psnr_y:.3f} dB, "
             f"{lost.dpsnr:+.4f} dB against FP32 (worst: {lost.worst_image} {lost.worst_dpsnr:+.4f}), "
             f"fidelity {lost.fidelity_psnr:.1f} dB"
         )
@@ -145,8 +145,8 @@ def check_static(
     One is closed before the other opens: a large frame may fit into the memory once and not twice.
 
     Args:
-        checked: Opens the file that takes any size, and any number of pictures where ``count`` is not 1.
-        fixed: Opens the file of one size, one number of pictures, or both.
+        checked: Opens the file that takes any size, and any number of images where ``count`` is not 1.
+        fixed: Opens the file of one size, one number of images, or both.
         size: (height, width) of the frames.
         count: How many at a time.
 
@@ -168,7 +168,7 @@ def check_static(
 
 
 def check_batch(session: Session) -> None:
-    """Do nothing if pictures that are computed together come out as each of them alone.
+    """Do nothing if images that are computed together come out as each of them alone.
 
     Args:
         session: Of a file that takes any number.
@@ -182,7 +182,7 @@ def check_batch(session: Session) -> None:
     difference, allowed = float(np.abs(together - alone).max()), _rounding(session)
     if not difference <= allowed:
         raise VerificationError(
-            f"three pictures at a time come out other than each alone: {difference:.3g}, at most {allowed:g} "
+            f"three images at a time come out other than each alone: {difference:.3g}, at most {allowed:g} "
             "allowed; nothing was written"
         )
 

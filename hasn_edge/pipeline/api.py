@@ -37,7 +37,7 @@ def export(
         precision: ``"fp32"`` or ``"fp16"``; input and output are float32 either way.
         opset: ONNX opset from 17 to 20; 17 for FP32 and 20 for FP16 where ``None``.
         size: The one (height, width) in pixels that the file takes; any size where ``None``.
-        batch: Pictures that the file takes at a time, at most. More than one make a graph that takes any
+        batch: Images that the file takes at a time, at most. More than one make a graph that takes any
             number and any size; a server for it is told this one as its limit.
         output: Folder.
         progress: Called with what is under way.
@@ -57,7 +57,7 @@ def export(
         if size is not None:
             raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")
         if batch != 1:
-            raise UnsupportedError("TorchScript files take any number of pictures; leave out --batch")
+            raise UnsupportedError("TorchScript files take any number of images; leave out --batch")
         job = Job(model, progress=progress)
         return job.publish(job.torchscript(wanted), Path(output))
     if format == "triton":
@@ -147,11 +147,11 @@ def build(
         target: ``"cpu"`` for the graph that ONNX Runtime runs here, ``"portable"`` for the weak and the
             strong graph that TensorRT 8.5 to 11 read, or an engine target by name or file;
             :func:`hasn_edge.pipeline.build.default_target` where ``None``.
-        calibration: Pictures for INT8 ranges: a folder or a manifest; those of the recipe where ``None``.
+        calibration: Images for INT8 ranges: a folder or a manifest; those of the recipe where ``None``.
         recipe: INT8 recipe by name or file.
         size: The one (height, width) in pixels; otherwise the target's shapes.
         dynamic: Smallest, typical and largest (height, width) of an engine that takes a range of sizes.
-        batch: Pictures at a time, at most: an engine takes 1 to so many, fastest at so many; a graph any
+        batch: Images at a time, at most: an engine takes 1 to so many, fastest at so many; a graph any
             number. The target's where ``None``, which is 1 but for a file that says otherwise.
         pixels: Take and give NHWC uint8 instead of NCHW float32: a quarter of the bytes to copy.
         int8_method: ``"qdq"``, ranges written into the graph; or ``"calibrator"``, chosen by TensorRT 8.5 to

@@ -64,7 +64,7 @@ def build_fastest(
 ) -> Built:
     """Build what :func:`hasn_edge.pipeline.build.build_one` builds, in the precision that is fastest here.
 
-    FP16 and INT8, on a processor FP32 too. A precision that misses its budget, that the compiler cannot
+    FP16 and INT8, on a CPU FP32 too. A precision that misses its budget, that the compiler cannot
     build, or whose engine does not compute what its graph does, is left out as long as another one remains. A
     coarser one is kept only where it is at least :data:`WORTH` times as fast as the finer one.
 

@@ -33,7 +33,7 @@ class Int8Method(str, Enum):
     """Where the ranges of INT8 come from."""
 
     QDQ = "qdq"
-    """Measured here, by our observers, and written into the graph: any TensorRT reads it, and a processor."""
+    """Measured here, by our observers, and written into the graph: any TensorRT reads it, and a CPU."""
     CALIBRATOR = "calibrator"
     """TensorRT's own entropy calibrator: 8.5 to 10 only, known on the device only."""
 
@@ -184,9 +184,7 @@ def _engine(
     """Build an engine, or return the one that was built of the very same."""
     legacy = options.int8_method is Int8Method.CALIBRATOR
     if legacy and options.pixels:
-        raise UnsupportedError(
-            "the calibrator takes float pictures; leave out --pixels, or use the method qdq"
-        )
+        raise UnsupportedError("the calibrator takes float images; leave out --pixels, or use the method qdq")
     if legacy and not capabilities.calibrator:
         raise UnsupportedError(
             f"{capabilities.title} has no calibrator; use the method qdq, which serves all"
@@ -194,10 +192,10 @@ def _engine(
     form = Form(capabilities.weak_form if legacy else capabilities.form)
     # Weak graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
     by_flag = form.weak and (legacy or wanted is Precision.FP16)
-    # TensorRT's calibrator runs the graph on pictures of their own size: the engine's is the profile's.
+    # TensorRT's calibrator runs the graph on images of their own size: the engine's is the profile's.
     precision, size = Precision.FP32 if by_flag else wanted, None if legacy else target.shapes.size
     if len(set(job.batch)) > 1:
-        size = None  # a graph that takes any number of pictures takes any size; the engine's is the profile's
+        size = None  # a graph that takes any number of images takes any size; the engine's is the profile's
     calibrator = calibrator_input(job) if legacy else None
     gpu = gpu_facts()
     key = engine_key(
@@ -240,15 +238,15 @@ def _unchanged(engine: Artifact) -> Built:
 
 
 def _ranges(job: Job, precision: Precision, options: BuildOptions) -> dict[str, Any]:
-    """Return what an INT8 engine's sidecar says of its ranges: hash of the pictures, and what was asked."""
+    """Return what an INT8 engine's sidecar says of its ranges: hash of the images, and what was asked."""
     if precision is not Precision.INT8:
         return {}
-    assert job.pictures is not None
-    pictures = options.calibration
+    assert job.images is not None
+    images = options.calibration
     return {
-        "calibration": {"fingerprint": job.pictures.fingerprint, "pictures": len(job.pictures)},
+        "calibration": {"fingerprint": job.images.fingerprint, "images": len(job.images)},
         "asked": {
             "recipe": Path(options.recipe).name,
-            "calibration": None if pictures is None else Path(pictures).name,
+            "calibration": None if images is None else Path(images).name,
         },
     }

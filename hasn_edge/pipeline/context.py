@@ -54,7 +54,7 @@ class Job:
         model: Bundled name, ``.safetensors`` or ``.pth``.
         rules: Fusion rules of the backend that the files are for.
         pixels: Whether graphs take and give 8-bit pixels instead of floats.
-        batch: Smallest and largest number of pictures that files take at a time.
+        batch: Smallest and largest number of images that files take at a time.
         progress: Called with what is under way.
     """
 
@@ -80,24 +80,24 @@ class Job:
         self.model = Path(model).name
         """What a sidecar calls the model: never a folder of the machine that built the file."""
         self.recipe: QuantRecipe | None = None
-        self.pictures: CalibrationData | None = None
+        self.images: CalibrationData | None = None
 
-    def calibrate(self, recipe: QuantRecipe, pictures: str | Path | None) -> None:
-        """Take the ranges for INT8 from ``pictures``, or from those of the recipe."""
+    def calibrate(self, recipe: QuantRecipe, images: str | Path | None) -> None:
+        """Take the ranges for INT8 from ``images``, or from those of the recipe."""
         from hasn_edge.data.calibration import load_calibration
 
         self.recipe = recipe
-        self.pictures = load_calibration(pictures if pictures is not None else recipe.calibration)
-        if skipped := self.pictures.skipped:
-            self.summary.append(f"calibration: {len(skipped)} pictures left out, the first: {skipped[0]}")
+        self.images = load_calibration(images if images is not None else recipe.calibration)
+        if skipped := self.images.skipped:
+            self.summary.append(f"calibration: {len(skipped)} images left out, the first: {skipped[0]}")
 
     @cached_property
     def ranges(self) -> Ranges | None:
         """The ranges for INT8, measured when they are first needed."""
-        if self.recipe is None or self.pictures is None:
+        if self.recipe is None or self.images is None:
             return None
-        self.progress(f"measuring ranges on {len(self.pictures)} pictures")
-        return self.maker.ranges(self.pictures, self.recipe)
+        self.progress(f"measuring ranges on {len(self.images)} images")
+        return self.maker.ranges(self.images, self.recipe)
 
     def require_size(self, size: tuple[int, int]) -> None:
         """Refuse a (height, width) that the network does not take, before anything is made for it.
@@ -110,7 +110,7 @@ class Job:
             raise ShapeError(
                 f"{self.name} takes no less than {least}x{least} pixels, and {size[1]}x{size[0]} was asked "
                 f"for; ask for {least}x{least} or more with --size, --dynamic or the target file's shapes: "
-                "smaller pictures are padded to that before they are upscaled"
+                "smaller images are padded to that before they are upscaled"
             )
 
     def identity(self, form: Form, precision: Precision, size: tuple[int, int] | None) -> str:
@@ -124,7 +124,7 @@ class Job:
             "size": size,
             "batch": self._count,
             "recipe": self.recipe.to_dict() if self.recipe and precision is Precision.INT8 else None,
-            "pictures": self.pictures.fingerprint if self.pictures else None,
+            "images": self.images.fingerprint if self.images else None,
             "tools": {tool: installed_version(tool) for tool in TOOLS},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -142,7 +142,7 @@ class Job:
 
         Raises:
             ShapeError: ``size`` is too small for the network.
-            UnsupportedError: one size and any number of pictures.
+            UnsupportedError: one size and any number of images.
             VerificationError: it is not this network, or misses its budget.
         """
         from hasn_edge.exporters.uint8_io import with_pixels
@@ -153,7 +153,7 @@ class Job:
             self.require_size(size)
             if count is None:
                 raise UnsupportedError(
-                    "a graph of one size takes one picture at a time; leave out --size or --batch, or build "
+                    "a graph of one size takes one image at a time; leave out --size or --batch, or build "
                     "an engine, which has both"
                 )
         what = f"{precision.value}{suffix}"
@@ -275,8 +275,8 @@ class Job:
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 
         self.progress("measuring which convolutions cost the most")
-        pictures = [to_tensor(pair.lr()) for pair in shipped_eval_set(self.maker.checkpoint.spec.scale)]
-        costs = sensitivity(self.maker.fp32(), self.ranges, self.recipe, pictures, by_kind=True)
+        images = [to_tensor(pair.lr()) for pair in shipped_eval_set(self.maker.checkpoint.spec.scale)]
+        costs = sensitivity(self.maker.fp32(), self.ranges, self.recipe, images, by_kind=True)
         return f"The {advice(costs)}."
 
     def _quantization(self, precision: Precision) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""One checked graph on its way to an engine: compiled, given a golden picture, and tried where it can run."""
+"""One checked graph on its way to an engine: compiled, given a golden image, and tried where it can run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def compiled(
         graph: What is compiled.
         target: What for.
         precision: What the engine computes in: the graph's, or by a builder flag where that is FP32.
-        emulated: The graph whose arithmetic on a processor is nearest to the engine's, where that is
+        emulated: The graph whose arithmetic on a CPU is nearest to the engine's, where that is
             another than ``graph``; what it measured and what it computes is what the engine is held to.
         details: More for the sidecar.
         cache: Folder of timings of earlier builds.
-        calibrator: Pictures, where TensorRT shall choose INT8's ranges by its own legacy method.
+        calibrator: Images, where TensorRT shall choose INT8's ranges by its own legacy method.
     """
 
     def step(phase: str, done: int, steps: int) -> None:
@@ -81,10 +81,10 @@ def _golden(
     target: EngineTarget,
     tolerance: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    """Return a picture and what the network makes of it, which every later load is checked against."""
+    """Return an image and what the network makes of it, which every later load is checked against."""
     from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
-    job.progress("computing the golden picture")
+    job.progress("computing the golden image")
     with OnnxRuntimeSession(
         file.data,
         job.maker.checkpoint.spec,
@@ -119,19 +119,19 @@ def tried(job: Job, engine: File, target: EngineTarget, gpu: GpuFacts | None) ->
         return f"{what} was not executed: {exc}"
     except OSError as exc:
         raise output_error(Path(tempfile.gettempdir()), exc) from exc
-    return f"{what} ran: its golden picture came out right"
+    return f"{what} ran: its golden image came out right"
 
 
 def calibrator_input(job: Job) -> CalibratorInput:
-    """Return the pictures for TensorRT's own calibrator, and what the recipe keeps out of INT8."""
+    """Return the images for TensorRT's own calibrator, and what the recipe keeps out of INT8."""
     from hasn_edge.quantize.graph import convolutions
 
     assert job.recipe is not None
-    assert job.pictures is not None
+    assert job.images is not None
     names = [conv.name for conv in convolutions(job.maker.fp32())]
     chosen = set(job.recipe.select(names))
     return CalibratorInput(
-        batches=job.pictures,
-        fingerprint=job.pictures.fingerprint,
+        batches=job.images,
+        fingerprint=job.images.fingerprint,
         float_layers=tuple(name for name in names if name not in chosen),
     )

@@ -22,7 +22,7 @@ class Form(str, Enum):
     """Who reads the graph; the weights and the ranges are the same."""
 
     CPU = "cpu"
-    """ONNX Runtime on a processor: FP32 tensors unless FP16 is asked for, LayerNormalization as one node."""
+    """ONNX Runtime on a CPU: FP32 tensors unless FP16 is asked for, LayerNormalization as one node."""
     WEAK = "weak"
     """TensorRT 8.5 to 10.11: opset 17, FP32 tensors, LayerNorm in single operations, which 8 needs;
     precision comes from Q/DQ nodes and from builder flags."""
@@ -102,7 +102,7 @@ class GraphMaker:
             form: Who reads it.
             precision: INT8 needs ``ranges`` and ``recipe``.
             size: The one (height, width) that it takes; any size where ``None``.
-            batch: How many pictures it takes at a time; any number where ``None``, not with a size.
+            batch: How many images it takes at a time; any number where ``None``, not with a size.
             opset: Instead of the form's own.
             ranges: From :meth:`ranges`.
             recipe: What is quantized.

@@ -24,7 +24,7 @@ SMALLEST_SCALE = {"float32": 2.0**-100, "float16": 2.0**-14}
 """Scales are never below this: smaller FP16 numbers are subnormal, and 1 / scale must stay finite."""
 
 DEAD_RANGE = 1.0
-"""Range of a tensor that was zero on every calibration picture: any scale above zero represents it."""
+"""Range of a tensor that was zero on every calibration image: any scale above zero represents it."""
 
 
 def scale_of(ranges: NDArray[np.floating] | float, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
@@ -50,7 +50,7 @@ def scale_of(ranges: NDArray[np.floating] | float, dtype: np.dtype[np.floating])
 def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) -> ModelProto:
     """Return ``proto`` with a Q/DQ pair on the input and the weights of each selected convolution.
 
-    An FP32 graph becomes the weak artefact (TensorRT 8.5 to 10.11, any opset from 13 on), an FP16 graph of
+    An FP32 graph becomes the weak artifact (TensorRT 8.5 to 10.11, any opset from 13 on), an FP16 graph of
     :func:`~hasn_edge.quantize.fp16.fp16_onnx_from_onnx` the strong one. Everything is symmetric with zero
     point 0; scales have the dtype of their tensor; biases and outputs stay in float; convolutions that
     read the same tensor share one pair. ``proto`` is left as it was.

@@ -1,4 +1,4 @@
-"""Ranges of the convolutions' inputs, measured by running the FP32 graph on calibration pictures."""
+"""Ranges of the convolutions' inputs, measured by running the FP32 graph on calibration images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class CalibrationBatches(Protocol):
-    """Pictures to measure ranges on; see :class:`hasn_edge.data.calibration.CalibrationData`."""
+    """Images to measure ranges on; see :class:`hasn_edge.data.calibration.CalibrationData`."""
 
     @property
     def fingerprint(self) -> str:
@@ -48,7 +48,7 @@ class Ranges:
     percentile: float | None
     fingerprint: str
     """Of the calibration data."""
-    pictures: int
+    images: int
 
     def of(self, name: str) -> float:
         """Return the range of the input of convolution ``name``.
@@ -71,7 +71,7 @@ class Ranges:
             "observer": self.observer.value,
             "percentile": self.percentile,
             "fingerprint": self.fingerprint,
-            "pictures": self.pictures,
+            "images": self.images,
             "values": dict(self.values),
             "peaks": dict(self.peaks),
         }
@@ -90,7 +90,9 @@ class Ranges:
                 observer=Observer(values["observer"]),
                 percentile=values["percentile"],
                 fingerprint=str(values["fingerprint"]),
-                pictures=int(values["pictures"]),
+                images=int(
+                    values["images"] if "images" in values else values["pictures"]
+                ),  # as version 0.1 wrote it
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ArtifactError(f"damaged ranges ({type(exc).__name__}: {exc}); measure them again") from exc
@@ -109,8 +111,8 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
         recipe: Chooses the convolutions and the observer.
 
     Raises:
-        InputError: there is no calibration picture.
-        CheckpointError: the network's own values are not finite on a picture; the convolution is named.
+        InputError: there is no calibration image.
+        CheckpointError: the network's own values are not finite on an image; the convolution is named.
         ConfigError: the recipe selects no convolution.
     """
     histograms = input_histograms(proto, data, recipe.select(conv.name for conv in convolutions(proto)))
@@ -128,7 +130,7 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
         observer=recipe.observer,
         percentile=percentile,
         fingerprint=data.fingerprint,
-        pictures=len(data),
+        images=len(data),
     )
 
 
@@ -140,7 +142,7 @@ def input_histograms(
     Convolutions that read the same tensor share one.
 
     Raises:
-        InputError: there is no calibration picture.
+        InputError: there is no calibration image.
         CheckpointError: a value is not finite.
     """
     onnx = require("onnx", extra="export", needed_for="Measuring ranges")
@@ -164,10 +166,10 @@ def input_histograms(
             except InputError:
                 first = next(name for name, read in readers.items() if read == tensor)
                 raise CheckpointError(
-                    f"the input of convolution {first} has values that are not finite on calibration picture "
+                    f"the input of convolution {first} has values that are not finite on calibration image "
                     f"{count + 1}: this checkpoint overflows float32; use another checkpoint"
                 ) from None
         count += 1
     if count == 0:
-        raise InputError("there is no calibration picture; give a folder with pictures")
+        raise InputError("there is no calibration image; give a folder with images")
     return {name: histograms[tensor] for name, tensor in readers.items()}

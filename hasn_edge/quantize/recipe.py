@@ -53,9 +53,9 @@ class QuantRecipe:
     weight_range: WeightRange = WeightRange.MINMAX
     """How the range of the weights is chosen: minmax or mse."""
     budget_db: float = 0.06
-    """Largest accepted loss of mean PSNR-Y on held-out pictures against the FP32 network, in dB."""
+    """Largest accepted loss of mean PSNR-Y on held-out images against the FP32 network, in dB."""
     calibration: str = "patches"
-    """Where ranges are measured unless the user gives pictures: "patches" for those that ship, or the name
+    """Where ranges are measured unless the user gives images: "patches" for those that ship, or the name
     of a manifest under calibration/manifests."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which convolutions cost quality: each is quantized alone, and the picture's error is measured."""
+"""Which convolutions cost quality: each is quantized alone, and the image's error is measured."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """What quantizing one convolution, or one kind of convolution, does to the picture by itself."""
+    """What quantizing one convolution, or one kind of convolution, does to the image by itself."""
 
     name: str
     convolutions: tuple[str, ...]
     mean_square: float
-    """Squared error of the clipped output in [0, 1] against FP32, mean over all pixels and pictures."""
+    """Squared error of the clipped output in [0, 1] against FP32, mean over all pixels and images."""
     error_share: float
     """Part of the sum of all listed squared errors, 0 to 1. Errors of different layers nearly add."""
     mac_share: float
@@ -53,7 +53,7 @@ def sensitivity(
     proto: ModelProto,
     ranges: Ranges,
     recipe: QuantRecipe,
-    pictures: Iterable[Float32],
+    images: Iterable[Float32],
     *,
     by_kind: bool = False,
     largest: int = 64,
@@ -65,18 +65,18 @@ def sensitivity(
         proto: The FP32 graph that ``ranges`` were measured on; not modified.
         ranges: Of every convolution that the recipe selects.
         recipe: Chooses what is looked at, and how weights are quantized.
-        pictures: Network inputs ``(1, C, H, W)`` float32 in [0, 1] that were not used for calibration.
+        images: Network inputs ``(1, C, H, W)`` float32 in [0, 1] that were not used for calibration.
         by_kind: Treat the same convolution of all blocks as one.
-        largest: Pictures are cut to this side in pixels around their middle, to keep it short.
+        largest: Images are cut to this side in pixels around their middle, to keep it short.
         progress: Called with (done, total).
 
     Raises:
-        InputError: there is no picture.
+        InputError: there is no image.
         ConfigError: the recipe selects nothing.
     """
-    crops = [_middle(picture, largest) for picture in pictures]
+    crops = [_middle(image, largest) for image in images]
     if not crops:
-        raise InputError("measuring the layers' cost needs at least one picture")
+        raise InputError("measuring the layers' cost needs at least one image")
     groups: dict[str, list[str]] = {}
     for name in recipe.select(conv.name for conv in convolutions(proto)):
         groups.setdefault(kind_of(name) if by_kind else name, []).append(name)
@@ -123,7 +123,7 @@ def _mean_square(a: Float32, b: Float32) -> float:
     return float(np.mean(np.square(a - b, dtype=np.float64)))
 
 
-def _middle(picture_NCHW: Float32, largest: int) -> Float32:
-    height, width = picture_NCHW.shape[2:]
+def _middle(image_NCHW: Float32, largest: int) -> Float32:
+    height, width = image_NCHW.shape[2:]
     top, left = max(0, height - largest) // 2, max(0, width - largest) // 2
-    return np.ascontiguousarray(picture_NCHW[:, :, top : top + largest, left : left + largest])
+    return np.ascontiguousarray(image_NCHW[:, :, top : top + largest, left : left + largest])

@@ -1,1 +1,1 @@
-"""Running models: sessions of every backend, and pictures of any size over them."""
+"""Running models: sessions of every backend, and images of any size over them."""

@@ -1,4 +1,4 @@
-"""A picture whose result is known, compared after every load: a wrong engine gives zeros without a word."""
+"""An image whose result is known, compared after every load: a wrong engine gives zeros without a word."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def make_golden(
 
     Args:
         session: For example the engine's graph in ONNX Runtime, as it is checked before it is compiled.
-        size: (height, width) of the picture: one that the engine takes.
+        size: (height, width) of the image: one that the engine takes.
         precision: What the engine computes in; the session's where ``None``. It sets the tolerance.
         tolerance: Another one: root-mean-square and largest difference, values in [0, 1].
 
     Returns:
-        Plain JSON values for the sidecar's ``details["golden"]``: how the picture is made, what comes out at
+        Plain JSON values for the sidecar's ``details["golden"]``: how the image is made, what comes out at
         64 points and on average over 16 cells of each channel, and how far off that may be.
 
     Raises:
@@ -79,7 +79,7 @@ def check_golden(
 ) -> None:
     """Do nothing if a session computes what was stored; every slot is asked, the second time by its graph.
 
-    Another picture comes first: a graph that replays old buffers would otherwise repeat the right answer.
+    Another image comes first: a graph that replays old buffers would otherwise repeat the right answer.
 
     Args:
         session: What was just loaded.
@@ -102,7 +102,7 @@ def check_golden(
         known = False
     if not known:
         raise ArtifactError(
-            f"{name}: its sidecar has no picture whose result is known, so that nothing tells whether it "
+            f"{name}: its sidecar has no image whose result is known, so that nothing tells whether it "
             f"computes this network; {cure}"
         )
     x_NCHW = golden_input(shape)
@@ -119,13 +119,13 @@ def check_golden(
 
 
 def golden_input(shape: tuple[int, ...]) -> Float32:
-    """Return a smooth picture with detail in it, the same on every machine: no random numbers.
+    """Return a smooth image with detail in it, the same on every machine: no random numbers.
 
     Args:
         shape: ``(N, C, H, W)``.
 
     Returns:
-        float32 in [0, 1], every value a multiple of 1/255; no two channels or pictures are equal.
+        float32 in [0, 1], every value a multiple of 1/255; no two channels or images are equal.
     """
     count, channels, height, width = shape
     n, c, i, j = np.ogrid[:count, :channels, :height, :width]
@@ -136,8 +136,8 @@ def golden_input(shape: tuple[int, ...]) -> Float32:
         + 0.16 * np.cos(2 * np.pi * (2.5 * v - u + 2 * turn))
         + 0.08 * np.cos(2 * np.pi * (i * 0.11 + j * 0.07 + turn))
     )
-    picture: Float32 = np.rint(255 * waves).astype(np.float32) / np.float32(255)
-    return picture
+    image: Float32 = np.rint(255 * waves).astype(np.float32) / np.float32(255)
+    return image
 
 
 def _measure(y_NCHW: Float32) -> tuple[Float64, Float64]:

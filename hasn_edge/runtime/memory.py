@@ -1,4 +1,4 @@
-"""How much memory a frame takes and how much an upscaler may take: why large pictures are tiled."""
+"""How much memory a frame takes and how much an upscaler may take: why large images are tiled."""
 
 from __future__ import annotations
 

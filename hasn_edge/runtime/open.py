@@ -33,11 +33,11 @@ def open_session(
     together; after it is loaded it must compute what its graph did when it was built.
 
     Args:
-        artifact: An artefact, or the path of its file, whose sidecar lies beside it.
+        artifact: An artifact, or the path of its file, whose sidecar lies beside it.
         device: ``"cpu"`` (the default), ``"cuda[:<index>]"``; for ONNX also ``"tensorrt[:<index>]"``. An
             engine runs on ``"cuda[:<index>]"`` only, which is its default.
         exact: For ONNX, no graph optimizations: exact arithmetic of Q/DQ, slower.
-        threads: Processor threads; ``None`` for the backend's choice.
+        threads: CPU threads; ``None`` for the backend's choice.
         frame: The one (height, width) in pixels that will come; ONNX Runtime is faster when it knows.
         cuda: For an engine, what gives it memory and streams: ``"torch"``, ``"cuda-python"`` or ``"pycuda"``;
             ``None`` for the first that works.
@@ -109,7 +109,7 @@ def open_model(
         backend: ``"onnxruntime"`` runs the ONNX file that ships with a bundled model and does not import
             PyTorch; ``"pytorch"`` runs the network eagerly, unfused. ``None`` takes the first where it can.
         device: See :func:`open_session`.
-        threads: Processor threads; ``None`` for the backend's choice.
+        threads: CPU threads; ``None`` for the backend's choice.
 
     Raises:
         CheckpointError: no such model, or weights that cannot be used.

@@ -1,4 +1,4 @@
-"""What an upscaler says about its work: how a picture was cut, and what the cutting cost."""
+"""What an upscaler says about its work: how an image was cut, and what the cutting cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_WHOLE_FRAME: dict[Reason, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleReport:
-    """How one picture was upscaled."""
+    """How one image was upscaled."""
 
     size: Size
     """Height and width of the input."""
@@ -39,14 +39,14 @@ class UpscaleReport:
 
 @dataclass(frozen=True, kw_only=True)
 class TileDrift:
-    """How far a tiled result is from that of the whole frame, on a region of the picture."""
+    """How far a tiled result is from that of the whole frame, on a region of the image."""
 
     psnr_db: float | None
     """PSNR between both results, clipped to [0, 1]; infinite where equal, ``None`` if not measured."""
     region: Size | None = None
-    """Height and width of the region, the largest middle of the picture that fits in memory."""
+    """Height and width of the region, the largest middle of the image that fits in memory."""
     tile: Size | None = None
-    """The tiles used in it. Smaller than the picture's own where one of those fills the memory."""
+    """The tiles used in it. Smaller than the image's own where one of those fills the memory."""
     reason: str | None = None
     """Why it was not measured."""
 

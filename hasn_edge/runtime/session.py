@@ -18,7 +18,7 @@ Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Self = TypeVar("Self", bound="Session")
 
-# A picture that was never divided by 255 is the usual mistake; a resampler's overshoot is none.
+# An image that was never divided by 255 is the usual mistake; a resampler's overshoot is none.
 _LOWEST, _HIGHEST = -1.0, 2.0
 
 
@@ -38,14 +38,14 @@ class Session(ABC):
     device: str
     """``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"tensorrt"`` (through ONNX Runtime), ..."""
     size: tuple[int, int] | None
-    """The one (height, width) that a static artefact accepts; ``None`` where they are dynamic."""
+    """The one (height, width) that a static artifact accepts; ``None`` where they are dynamic."""
     smallest: tuple[int, int]
     """Smallest accepted height and width: the network's, or what an engine was built for."""
     largest: tuple[int, int] | None
     """Largest accepted height and width of an engine; ``None`` where only memory limits them."""
     batch: int | None
-    """Pictures per call of a file with a fixed batch, ``None`` where it is dynamic. A session of a file made
-    for one picture accepts any number and computes them one by one."""
+    """Images per call of a file with a fixed batch, ``None`` where it is dynamic. A session of a file made
+    for one image accepts any number and computes them one by one."""
     pixels: bool = False
     """Whether the file itself takes and gives 8-bit pixels. :meth:`run` and :meth:`run_pixels` both work
     either way; without this conversion inside the file, it is done around it."""
@@ -120,7 +120,7 @@ class Session(ABC):
         )
 
     def run_pixels(self, x_NHWC: UInt8) -> UInt8:
-        """Upscale pictures as they are stored; blocks until the result is in host memory.
+        """Upscale images as they are stored; blocks until the result is in host memory.
 
         Args:
             x_NHWC: ``(N, H, W, C)`` uint8 RGB. Any strides; it is never written to.
@@ -138,7 +138,7 @@ class Session(ABC):
         return self.submit_pixels(x_NHWC).result()
 
     def submit_pixels(self, x_NHWC: UInt8) -> Pending[UInt8]:
-        """Begin to upscale pictures as they are stored: to :meth:`run_pixels` what :meth:`submit` is to run.
+        """Begin to upscale images as they are stored: to :meth:`run_pixels` what :meth:`submit` is to run.
 
         Args:
             x_NHWC: As for :meth:`run_pixels`; it may be changed as soon as this returns.
@@ -178,7 +178,7 @@ class Session(ABC):
             raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
         channels = self.spec.channels
         wanted = f"{self.backend}: expected float32 (N, {channels}, H, W)"
-        cure = "hasn_edge.images.arrays.to_tensor makes it from a picture"
+        cure = "hasn_edge.images.arrays.to_tensor makes it from an image"
         if not isinstance(x_NCHW, np.ndarray):
             raise ShapeError(f"{wanted} as a NumPy array, got {type(x_NCHW).__name__}; {cure}")
         if x_NCHW.ndim != 4:
@@ -255,7 +255,7 @@ class Session(ABC):
     def _check_size(self, count: int, height: int, width: int) -> None:
         if self.batch not in (None, 1, count):
             raise ShapeError(
-                f"{self.backend}: this file takes {self.batch} pictures at a time, got {count}; call run "
+                f"{self.backend}: this file takes {self.batch} images at a time, got {count}; call run "
                 "with batches of that size, or export with a dynamic batch"
             )
         if self.size is not None and (height, width) != self.size:
@@ -266,12 +266,12 @@ class Session(ABC):
         if height < self.smallest[0] or width < self.smallest[1]:
             raise ShapeError(
                 f"{self.backend}: expected at least {self.smallest[0]} x {self.smallest[1]} pixels, got "
-                f"{height} x {width} (height x width); Upscaler pads small pictures"
+                f"{height} x {width} (height x width); Upscaler pads small images"
             )
         if self.largest is not None and (height > self.largest[0] or width > self.largest[1]):
             raise ShapeError(
                 f"{self.backend}: expected at most {self.largest[0]} x {self.largest[1]} pixels, got "
-                f"{height} x {width} (height x width); Upscaler tiles large pictures"
+                f"{height} x {width} (height x width); Upscaler tiles large images"
             )
 
 

@@ -1,4 +1,4 @@
-"""Pictures in, larger pictures out, over any session; any size, in tiles where memory asks for it."""
+"""Images in, larger images out, over any session; any size, in tiles where memory asks for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ any two pixels. More gains up to 2 dB: what remains is that every tile has its o
 
 
 class Upscaler:
-    """Upscales pictures with a session. Not thread-safe, as the session is not.
+    """Upscales images with a session. Not thread-safe, as the session is not.
 
     A frame is computed whole while memory suffices, because HASN is not tile-equivariant: its channel
     attention averages over the frame and ESA's grid depends on the frame's size. Tiles are blended linearly
@@ -65,16 +65,16 @@ class Upscaler:
         self.memory_limit_bytes = memory_limit_bytes
         self.self_ensemble = self_ensemble
         self.last_report: UpscaleReport | None = None
-        """How the last picture was upscaled."""
+        """How the last image was upscaled."""
         self._check_options()
         self._forward = self_ensembled(session.run) if self_ensemble else session.run
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """Upscale a picture; see :meth:`upscale`."""
+        """Upscale an image; see :meth:`upscale`."""
         return self.upscale(pixels)
 
     def upscale(self, pixels: Pixels) -> Pixels:
-        """Upscale a picture of any size.
+        """Upscale an image of any size.
 
         Gray is computed as RGB of three equal channels, whose mean it becomes again. Alpha is
         resized on its own, bicubically.
@@ -132,12 +132,12 @@ class Upscaler:
         return out
 
     def tile_drift(self, pixels: Pixels) -> TileDrift:
-        """Measure how far the tiled result of a picture is from that of the whole frame.
+        """Measure how far the tiled result of an image is from that of the whole frame.
 
-        Computes the largest region in the picture's middle that fits in memory twice: whole and in tiles.
+        Computes the largest region in the image's middle that fits in memory twice: whole and in tiles.
 
         Args:
-            pixels: A picture as for :meth:`upscale`.
+            pixels: An image as for :meth:`upscale`.
         """
         flat = isinstance(pixels, np.ndarray) and pixels.ndim == 2
         colour, _ = split_alpha(pixels[:, :, None] if flat else pixels)
@@ -226,7 +226,7 @@ class Upscaler:
         Args:
             frame: What is to be covered.
             taken_bytes: What the input and the result take from the limit.
-            count: Pictures in the batch.
+            count: Images in the batch.
         """
         reason: Reason
         if self.session.size is not None:
@@ -270,7 +270,7 @@ class Upscaler:
         minimum = max(smallest) if size is None else self.session.spec.size.minimum
         if batch not in (None, 1):
             raise UnsupportedError(
-                f"this file takes {batch} pictures at a time, Upscaler gives it one; export it with batch 1"
+                f"this file takes {batch} images at a time, Upscaler gives it one; export it with batch 1"
             )
         if self.tile is not None and self.tile < minimum:
             raise InputError(
@@ -285,7 +285,7 @@ class Upscaler:
             )
         if self.self_ensemble and size is not None and size[0] != size[1]:
             raise UnsupportedError(
-                f"self-ensemble turns the picture on its side, and this file takes only {Size(*size)}; "
+                f"self-ensemble turns the image on its side, and this file takes only {Size(*size)}; "
                 "export it with dynamic sizes"
             )
 
@@ -294,7 +294,7 @@ def self_ensembled(run: Callable[[Float32], Float32]) -> Callable[[Float32], Flo
     """Return a function that averages ``run`` over the eight flips and rotations of its input.
 
     Each result is turned back first; the mean is taken in float32, before any rounding. Eight times
-    the work; ``run`` must accept the picture on its side as well.
+    the work; ``run`` must accept the image on its side as well.
     """
 
     def averaged(x_NCHW: Float32) -> Float32:

@@ -1,1 +1,1 @@
-"""From prepared pictures to a checkpoint."""
+"""From prepared images to a checkpoint."""

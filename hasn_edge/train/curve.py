@@ -1,4 +1,4 @@
-"""A picture of a run: loss, learning rate and validation scores over the iterations."""
+"""An image of a run: loss, learning rate and validation scores over the iterations."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def train(
 
     Raises:
         Interrupted: ``stop`` returned true.
-        HasnEdgeError: the loss is not a finite number: names the iteration, the pictures of its batch and
+        HasnEdgeError: the loss is not a finite number: names the iteration, the images of its batch and
             the last good state.
     """
     recipe, world = trainer.recipe, trainer.world

@@ -59,7 +59,7 @@ def begin(
     largest = max(phase.patch for phase in recipe.phases) // recipe.model.scale
     if largest > source.smallest_side():
         raise InputError(
-            f"the recipe's LR patch of {largest} pixels does not fit into the smallest picture "
+            f"the recipe's LR patch of {largest} pixels does not fit into the smallest image "
             f"({source.smallest_side()}); prepare with --min-side {largest * recipe.model.scale}, "
             "or choose a smaller phases.patch"
         )
@@ -133,7 +133,7 @@ def execute(
     if combined_fingerprint(shards) != run.fingerprint:
         raise ConfigError(
             f"{folder}: the prepared data changed since the run began ({', '.join(run.data)}); prepare it "
-            "again from the same pictures, or begin a new run"
+            "again from the same images, or begin a new run"
         )
     source = PatchSource(shards, seed=recipe.seed)
     state = load_newest(folder, warn=warn)
@@ -148,7 +148,7 @@ def execute(
     provenance = {
         "recipe": recipe.name,
         "settings": msgspec.to_builtins(recipe),
-        "data": {"fingerprint": run.fingerprint, "pictures": sum(len(each) for each in shards)},
+        "data": {"fingerprint": run.fingerprint, "images": sum(len(each) for each in shards)},
         "start": run.start_sha256,
         "versions": dict(run.versions),
     }

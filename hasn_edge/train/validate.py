@@ -17,7 +17,7 @@ def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict
 
     Args:
         model: In evaluation mode, on ``device``.
-        sets: What to score on; each picture is upscaled whole.
+        sets: What to score on; each image is upscaled whole.
         device: Where ``model`` is.
     """
 

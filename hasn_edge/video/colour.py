@@ -53,7 +53,7 @@ class Colour:
 
     @classmethod
     def rgb(cls) -> Colour:
-        """Return the colours for pictures that never were a video: BT.709, limited range, 8 bits."""
+        """Return the colours for images that never were a video: BT.709, limited range, 8 bits."""
         return cls(matrix=BT709, primaries=BT709, transfer=BT709, range=LIMITED)
 
     @classmethod
@@ -180,7 +180,7 @@ class Turn:
         return cls(None if data is None else struct.unpack("=9i", bytes(data)[:36]))
 
     def __call__(self, rgb_HWC: Pixels) -> Pixels:
-        """Return the picture upright, C-contiguous."""
+        """Return the image upright, C-contiguous."""
         turned = rgb_HWC.swapaxes(0, 1) if self.transposes else rgb_HWC
         turned = turned[::-1] if self._flip_rows else turned
         return np.ascontiguousarray(turned[:, ::-1] if self._flip_columns else turned)

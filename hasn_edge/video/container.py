@@ -26,8 +26,8 @@ Stream = Any
 VideoFrame = Any
 """PyAV's. It is optional, and its annotations differ between versions."""
 
-_SEARCHED = 1000  # packets: sound begins about where the pictures do
-_ATTACHED_PICTURE = 1 << 10  # AV_DISPOSITION_ATTACHED_PIC
+_SEARCHED = 1000  # packets: audio begins about where the images do
+_ATTACHED_IMAGE = 1 << 10  # AV_DISPOSITION_ATTACHED_PIC
 _OUTPUT_CORRUPT = 1 << 3  # AV_CODEC_FLAG_OUTPUT_CORRUPT: do not silently drop what has errors
 
 
@@ -64,7 +64,7 @@ def main_video(container: Any, path: Path) -> Any:
     Raises:
         InputError: none, no decoder for it, or larger than `hasn_edge.images.arrays.MAX_PIXELS`.
     """
-    videos = [s for s in container.streams.video if not s.disposition & _ATTACHED_PICTURE]
+    videos = [s for s in container.streams.video if not s.disposition & _ATTACHED_IMAGE]
     if not videos:
         kinds = sorted({"cover" if stream.type == "video" else stream.type for stream in container.streams})
         inside = f"only {' and '.join(kinds)}" if kinds else "nothing at all"
@@ -104,13 +104,13 @@ def exact(value: Any) -> Fraction | None:
 
 
 def check_size(path: Path, height: int, width: int) -> None:
-    """Refuse pictures that are too large before any is decoded.
+    """Refuse images that are too large before any is decoded.
 
     Raises:
         InputError: more than `hasn_edge.images.arrays.MAX_PIXELS`.
     """
     if height * width > MAX_PIXELS:
         raise InputError(
-            f"{path}: it says that its pictures are {width} x {height}, more than the {MAX_PIXELS / 1e6:.0f} "
+            f"{path}: it says that its images are {width} x {height}, more than the {MAX_PIXELS / 1e6:.0f} "
             "megapixels that are decoded; get it again if they are not that large"
         )

@@ -1,4 +1,4 @@
-"""A video file is read picture by picture, upright and in RGB, with what travels beside the pictures."""
+"""A video file is read image by image, upright and in RGB, with what travels beside the images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from hasn_edge.video.start import moved, moved_chapters, start_of
 
 Self = TypeVar("Self", bound="Decoder")
 
-_MISSING_S = 1.0  # a file that ends this much before its own header says, and two pictures, was cut off
+_MISSING_S = 1.0  # a file that ends this much before its own header says, and two images, was cut off
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
-    """One picture, and the packets of other streams that come before it in the file."""
+    """One image, and the packets of other streams that come before it in the file."""
 
-    picture: Pixels | None
+    image: Pixels | None
     """``(H, W, 3)`` RGB, upright; uint8, or uint16 from videos of more than 8 bits. ``None`` in the last
     step, which has packets only."""
     pts: int = 0
@@ -47,19 +47,19 @@ class Step:
 class Tally:
     """What was read, and what was wrong with it."""
 
-    pictures: int = 0
+    images: int = 0
     damaged: int = 0
-    """Pictures that were decoded with errors; they are passed on."""
+    """Images that were decoded with errors; they are passed on."""
     lost: int = 0
-    """Pictures that could not be decoded; the one before is shown for longer."""
+    """Images that could not be decoded; the one before is shown for longer."""
     retimed: int = 0
-    """Pictures without a time, or not later than the one before: they got one."""
+    """Images without a time, or not later than the one before: they got one."""
     ending: str | None = None
     """Why the file ended too early; ``None`` where it did not."""
 
     @property
     def whole(self) -> bool:
-        """Whether every picture of the file was decoded without an error."""
+        """Whether every image of the file was decoded without an error."""
         return not (self.damaged or self.lost or self.ending)
 
     def sentences(self) -> list[str]:
@@ -69,7 +69,7 @@ class Tally:
             (self.damaged, "were decoded with errors"),
             (self.retimed, "had no time, or none later than the one before: they got one"),
         ]
-        sentences = [f"{count} of its pictures {what}" for count, what in said if count]
+        sentences = [f"{count} of its images {what}" for count, what in said if count]
         return [*sentences, f"it ends too early: {self.ending}"] if self.ending else sentences
 
 
@@ -80,7 +80,7 @@ class Decoder:
         path: A video file, told by its content.
 
     Raises:
-        InputError: missing, no video, no picture that can be decoded, or pictures larger than
+        InputError: missing, no video, no image that can be decoded, or images larger than
             `hasn_edge.images.arrays.MAX_PIXELS`.
         MissingDependencyError: PyAV is not installed.
     """
@@ -105,7 +105,7 @@ class Decoder:
             self._packets: list[Packet] = []
             self._head = next(self._frames, None)
             if self._head is None:
-                raise InputError(f"{path}: no picture of it could be decoded{self._why_none()}")
+                raise InputError(f"{path}: no image of it could be decoded{self._why_none()}")
             self._describe(self._head)
         except BaseException:
             self.close()
@@ -113,7 +113,7 @@ class Decoder:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the upright pictures."""
+        """Height and width of the upright images."""
         height, width = self._stored
         return (width, height) if self.turn.transposes else (height, width)
 
@@ -124,7 +124,7 @@ class Decoder:
 
     @property
     def rate(self) -> Fraction:
-        """Pictures per second on average."""
+        """Images per second on average."""
         return exact(self.stream.average_rate) or exact(self.stream.guessed_rate) or Fraction(25)
 
     @property
@@ -135,13 +135,13 @@ class Decoder:
 
     @property
     def sample_rates(self) -> tuple[int, ...]:
-        """Samples per second of each track of sound whose codec is known."""
-        sound = [s.codec_context for s in self.others if s.type == "audio" and s.codec_context is not None]
-        return tuple(context.sample_rate for context in sound if context.sample_rate > 0)
+        """Samples per second of each track of audio whose codec is known."""
+        audio = [s.codec_context for s in self.others if s.type == "audio" and s.codec_context is not None]
+        return tuple(context.sample_rate for context in audio if context.sample_rate > 0)
 
     @property
     def expected(self) -> int | None:
-        """How many pictures the file says it has, or about; ``None`` where it says nothing."""
+        """How many images the file says it has, or about; ``None`` where it says nothing."""
         if self.stream.frames:
             return int(self.stream.frames)
         seconds = self._declared_s()
@@ -159,7 +159,7 @@ class Decoder:
         return moved_chapters(chapters, self._start)
 
     def steps(self) -> Iterator[Step]:
-        """Yield every picture in the order it is shown, then a step with the packets after the last one.
+        """Yield every image in the order it is shown, then a step with the packets after the last one.
 
         Raises:
             InputError: the size changes in the middle.
@@ -171,20 +171,20 @@ class Decoder:
             if (frame.height, frame.width) != self._stored:
                 raise InputError(
                     f"{self.path}: its size changes from {self._stored[1]}x{self._stored[0]} to {frame.width}"
-                    f"x{frame.height} at picture {self.tally.pictures + 1}; cut it there, upscale the parts"
+                    f"x{frame.height} at image {self.tally.images + 1}; cut it there, upscale the parts"
                 )
-            self.tally.pictures += 1
+            self.tally.images += 1
             self.tally.damaged += frame.is_corrupt or frame.pts in self._suspects
             packets, self._packets = self._packets, []
-            picture = self.turn(convert(frame))
-            yield Step(picture=picture, pts=self._time(frame), duration=frame.duration or 0, packets=packets)
+            image = self.turn(convert(frame))
+            yield Step(image=image, pts=self._time(frame), duration=frame.duration or 0, packets=packets)
             frame = next(self._frames, None)
         missing_s = (self._declared_s() or 0.0) - self._end_s
         if self.tally.ending is None and missing_s > max(_MISSING_S, float(2 / self.rate)):
             self.tally.ending = (
                 f"it says that it lasts {self._declared_s():.1f} s and ends {missing_s:.1f} s before"
             )
-        yield Step(picture=None, packets=self._packets)
+        yield Step(image=None, packets=self._packets)
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

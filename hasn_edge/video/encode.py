@@ -1,4 +1,4 @@
-"""Pictures are encoded into a video file that takes its name when it is whole, or never."""
+"""Images are encoded into a video file that takes its name when it is whole, or never."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from hasn_edge.video.encoders import (
 )
 from hasn_edge.video.tracks import Track, add_track
 
-_LONGEST_DELAY_S = 600  # between decoding a picture and showing it: more is no time at all
-_REORDERED = 16  # pictures at most that are shown before one that is decoded before them (H.264 and H.265)
+_LONGEST_DELAY_S = 600  # between decoding an image and showing it: more is no time at all
+_REORDERED = 16  # images at most that are shown before one that is decoded before them (H.264 and H.265)
 _OF_A_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
 _OF_A_STREAM = ("language", "title", "handler_name", "creation_time")
 
@@ -39,17 +39,17 @@ class Format:
     """What a video file shall be."""
 
     size: tuple[int, int]
-    """Height and width of every picture."""
+    """Height and width of every image."""
     time_base: Fraction
-    """What one unit of the pictures' times lasts, in seconds."""
+    """What one unit of the images' times lasts, in seconds."""
     rate: Fraction
-    """Pictures per second on average: for the encoder's control of its bit rate."""
+    """Images per second on average: for the encoder's control of its bit rate."""
     colour: Colour
     """Tags, range and depth."""
     aspect: Fraction | None = None
     """Width of a pixel by its height; ``None`` for square or not known."""
     sample_rates: tuple[int, ...] = ()
-    """Of the sound that will be copied, so that it begins at its exact time."""
+    """Of the audio that will be copied, so that it begins at its exact time."""
     codec: str | None = None
     """FFmpeg's name of an encoder or of a codec; ``None`` for the container's usual one."""
     quality: float | None = None
@@ -67,7 +67,7 @@ def encoding(path: Path, wanted: Format) -> Iterator[Encoder]:
         wanted: What the file shall be.
 
     Raises:
-        InputError: another ending, a quality out of range, or pictures too large to write.
+        InputError: another ending, a quality out of range, or images too large to write.
         UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
         OutputError: the encoder does not start, the folder cannot be written, or the disk is full.
         MissingDependencyError: PyAV is not installed.
@@ -87,7 +87,7 @@ def encoding(path: Path, wanted: Format) -> Iterator[Encoder]:
 
 
 class Encoder:
-    """One file being written: pictures that are encoded, and packets of other streams that are copied.
+    """One file being written: images that are encoded, and packets of other streams that are copied.
 
     Made by :func:`encoding`. Not thread-safe; it may be made in one thread and used in another.
     """
@@ -148,7 +148,7 @@ class Encoder:
     def copy_stream(self, source: Stream, sample: bytes | None = None) -> bool:
         """Have a stream of another file copied; ``False`` where this container cannot hold it.
 
-        Call before the first picture.
+        Call before the first image.
 
         Args:
             source: The stream; subtitles of text are converted where the container holds another kind.
@@ -163,14 +163,14 @@ class Encoder:
         return True
 
     def describe(self, file: dict[str, str], stream: dict[str, str], chapters: list[Any]) -> None:
-        """Take over what another file says of itself and of its video. Call before the first picture."""
+        """Take over what another file says of itself and of its video. Call before the first image."""
         self._container.metadata.update({k: v for k, v in file.items() if k.lower() not in _OF_A_FILE})
         self._stream.metadata.update({k: v for k, v in stream.items() if k.lower() in _OF_A_STREAM})
         if chapters and hasattr(self._container, "set_chapters"):
             self._container.set_chapters(chapters)
 
     def write(self, rgb_HWC: Pixels, pts: int, duration: int = 0) -> None:
-        """Encode a picture.
+        """Encode an image.
 
         Args:
             rgb_HWC: ``(H, W, 3)`` RGB of uint8 or uint16.
@@ -183,7 +183,7 @@ class Encoder:
         """
         if rgb_HWC.shape != (*self._wanted.size, 3):
             raise ShapeError(
-                f"{self._path.name}: expected pictures of {(*self._wanted.size, 3)}, got {rgb_HWC.shape}"
+                f"{self._path.name}: expected images of {(*self._wanted.size, 3)}, got {rgb_HWC.shape}"
             )
         frame = self._convert(rgb_HWC)
         frame.pts, frame.time_base = pts, self._wanted.time_base
@@ -225,7 +225,7 @@ class Encoder:
         except self._av.error.FFmpegError as exc:
             raise OutputError(
                 f"cannot write {self._path}: FFmpeg could not end the file ({exc.strerror or exc}), which is "
-                "most often for a track of sound or subtitles; another ending, such as .mkv, may hold it"
+                "most often for a track of audio or subtitles; another ending, such as .mkv, may hold it"
             ) from exc
 
     def abort(self) -> None:
@@ -288,4 +288,4 @@ class Encoder:
     def _failure(self, exc: Any) -> OutputError:
         if isinstance(exc, OSError):
             return output_error(self._path, exc)
-        return OutputError(f"cannot write {self._path}: FFmpeg refused a picture ({exc.strerror or exc})")
+        return OutputError(f"cannot write {self._path}: FFmpeg refused an image ({exc.strerror or exc})")

@@ -16,7 +16,7 @@ CONTAINERS = {
     ".mkv": ("libx264", "libopenh264", "mpeg4"),
     ".webm": ("libvpx-vp9", "libsvtav1", "libvpx"),
 }
-"""File name endings that can be written, all of which keep a time for every picture, with the encoders that
+"""File name endings that can be written, all of which keep a time for every image, with the encoders that
 are tried for each unless told otherwise."""
 
 MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -27,7 +27,7 @@ EIGHT_BITS = ("yuv420p", "nv12", "yuv422p", "yuv444p")
 _TEN_BITS = ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le")
 
 MAX_OUTPUT_PIXELS = 1 << 27
-"""Largest picture that is written: 134 megapixels, 16384 x 8192."""
+"""Largest image that is written: 134 megapixels, 16384 x 8192."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def check_container(path: Path) -> None:
     if path.suffix.lower() not in CONTAINERS:
         raise InputError(
             f"cannot write {path}: unknown ending {path.suffix!r} for a video; use one of "
-            f"{', '.join(CONTAINERS)}, which keep the time of every picture"
+            f"{', '.join(CONTAINERS)}, which keep the time of every image"
         )
 
 
@@ -134,7 +134,7 @@ def pixel_format(path: Path, encoder: str, size: tuple[int, int], *, deep: bool)
         path: The file to be written.
         encoder: FFmpeg's name.
         size: Height and width: odd ones have no 4:2:0.
-        deep: Whether pictures have more than 8 bits.
+        deep: Whether images have more than 8 bits.
 
     Raises:
         UnsupportedError: the encoder takes nothing that is made here.
@@ -154,7 +154,7 @@ def pixel_format(path: Path, encoder: str, size: tuple[int, int], *, deep: bool)
 
 
 def check_output_size(path: Path, size: tuple[int, int]) -> None:
-    """Refuse pictures that would be too large before anything is allocated for them.
+    """Refuse images that would be too large before anything is allocated for them.
 
     Raises:
         InputError: more than `MAX_OUTPUT_PIXELS`.
@@ -162,6 +162,6 @@ def check_output_size(path: Path, size: tuple[int, int]) -> None:
     height, width = size
     if height * width > MAX_OUTPUT_PIXELS:
         raise InputError(
-            f"cannot write {path}: its pictures would be {width} x {height}, more than the "
+            f"cannot write {path}: its images would be {width} x {height}, more than the "
             f"{MAX_OUTPUT_PIXELS / 1e6:.0f} megapixels that are written; make the video smaller first"
         )

@@ -1,4 +1,4 @@
-"""Video files are upscaled picture by picture; nothing else about them changes."""
+"""Video files are upscaled image by image; nothing else about them changes."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class VideoReport:
 
     path: Path
     """The new file."""
-    pictures: int
+    images: int
     """How many were written."""
     size: tuple[int, int]
     """Their height and width."""
     codec: str
     """FFmpeg's name of the encoder."""
     seconds: float
-    """How long it took, from the first picture decoded to the file closed."""
+    """How long it took, from the first image decoded to the file closed."""
     damaged: int
-    """Pictures that were decoded with errors and written all the same."""
+    """Images that were decoded with errors and written all the same."""
     lost: int
-    """Pictures that could not be decoded; in the result the one before is shown for longer."""
+    """Images that could not be decoded; in the result the one before is shown for longer."""
     notes: tuple[str, ...]
     """What a user should know, one sentence each."""
     losses: tuple[str, ...]
     """What the video has and the new file has not, one sentence each."""
     whole: bool
-    """Whether every picture of the file was read without an error."""
+    """Whether every image of the file was read without an error."""
 
     @property
     def fps(self) -> float:
-        """Pictures a second, decoding and encoding included."""
-        return self.pictures / self.seconds if self.seconds else 0.0
+        """Images a second, decoding and encoding included."""
+        return self.images / self.seconds if self.seconds else 0.0
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
@@ -63,7 +63,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 def output_suffix(path: str | os.PathLike[str], audio: Audio = "copy") -> str:
     """Return the ending for the result of a video: its own where that can be written, else ``.mp4``.
 
-    Instead of either it is ``.mkv`` where that holds sound or subtitles of the video that the other does not.
+    Instead of either it is ``.mkv`` where that holds audio or subtitles of the video that the other does not.
     """
     path = Path(path)
     suffix = path.suffix.lower() if path.suffix.lower() in CONTAINERS else ".mp4"
@@ -88,9 +88,9 @@ def upscale_video(
     audio: Audio = "copy",
     progress: Progress | None = None,
 ) -> VideoReport:
-    """Upscale a video file: every picture, at its own time.
+    """Upscale a video file: every image, at its own time.
 
-    Times and time base, variable rates, colour tags, pixel aspect, metadata and chapters are kept. Sound and
+    Times and time base, variable rates, colour tags, pixel aspect, metadata and chapters are kept. Audio and
     subtitles are copied as they are where the new container can hold them; subtitles of text are converted
     where it holds another kind. Rotation is done to the pixels. Times that begin anywhere, as those of
     broadcasts do, begin at zero.
@@ -107,11 +107,11 @@ def upscale_video(
         upscaler: Over a session of any kind.
         codec: FFmpeg's name of an encoder or of a codec; ``None`` for H.264 (VP9 in .webm).
         quality: On the encoder's own scale (CRF, CQ, quantizer), less is better; ``None`` for a good one.
-        audio: ``"none"`` leaves sound out.
-        progress: Called after every picture.
+        audio: ``"none"`` leaves audio out.
+        progress: Called after every image.
 
     Raises:
-        InputError: no video, nothing in it that can be decoded, a size that changes, or pictures too large.
+        InputError: no video, nothing in it that can be decoded, a size that changes, or images too large.
         UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
         OutputError: ``output`` is the video itself, the encoder does not start, or a failure to write.
         MissingDependencyError: PyAV is not installed.
@@ -142,11 +142,11 @@ def upscale_video(
             how = transcode(decoder, network, encoder, progress)
         seconds = time.perf_counter() - begin_s
     if encoder.refused:
-        losses.append(f"{encoder.refused} packets of sound or subtitles could not be copied")
+        losses.append(f"{encoder.refused} packets of audio or subtitles could not be copied")
     tally = decoder.tally
     return VideoReport(
         path=output,
-        pictures=tally.pictures,
+        images=tally.images,
         size=size,
         codec=encoder.name,
         seconds=seconds,
@@ -159,7 +159,7 @@ def upscale_video(
 
 
 def _copy_streams(decoder: Decoder, encoder: Encoder, audio: Audio) -> tuple[list[str], list[str]]:
-    """Have sound, subtitles and attachments copied; say what never is, and what is lost."""
+    """Have audio, subtitles and attachments copied; say what never is, and what is lost."""
     encoder.describe(decoder.metadata, dict(decoder.stream.metadata), decoder.chapters)
     notes, losses = [], []
     samples = _samples(decoder.path, [] if audio == "none" else decoder.others)
@@ -170,7 +170,7 @@ def _copy_streams(decoder: Decoder, encoder: Encoder, audio: Audio) -> tuple[lis
         what = f"stream {stream.index} ({stream.type}, {name}) is left out"
         sample = samples.get(stream.index)
         if stream.type not in _TRAVEL:
-            notes.append(f"{what}: only sound, subtitles and attachments are copied")
+            notes.append(f"{what}: only audio, subtitles and attachments are copied")
         elif not encoder.copy_stream(stream, sample):
             cure = "; .mkv can" if holds(MUXERS[".mkv"], stream, sample) else ""
             losses.append(f"{what}: the new container cannot hold it{cure}")
@@ -178,5 +178,5 @@ def _copy_streams(decoder: Decoder, encoder: Encoder, audio: Audio) -> tuple[lis
 
 
 def _samples(path: Path, streams: list[Stream]) -> dict[int, bytes]:
-    """Return a packet of each track of sound: some containers look at one before they refuse the track."""
+    """Return a packet of each track of audio: some containers look at one before they refuse the track."""
     return first_packets(path, {stream.index for stream in streams if stream.type == "audio"})

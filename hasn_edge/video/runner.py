@@ -56,7 +56,7 @@ class Runner:
         return Pending.of(self.upscaler.run(x))
 
     def finish(self, y: NDArray[Any]) -> UInt8:
-        """Return the picture, ``(H * scale, W * scale, 3)`` uint8 RGB, of a result of :meth:`submit`."""
+        """Return the image, ``(H * scale, W * scale, 3)`` uint8 RGB, of a result of :meth:`submit`."""
         return y[0] if y.dtype == np.uint8 else from_tensor(y)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from hasn_edge.video.container import Packet, Stream, exact
 
 _ANYWHERE = 0x200  # AVFMT_TS_DISCONT: transport and program streams, Ogg
-_NEAR_S = Fraction(1, 10)  # sound often begins a little before the pictures: not worth a word
+_NEAR_S = Fraction(1, 10)  # audio often begins a little before the images: not worth a word
 _LATE_S = 60  # a file of another kind may say that nothing is shown in the first seconds, and mean it
 
 

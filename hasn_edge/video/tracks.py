@@ -1,4 +1,4 @@
-"""Sound, subtitles and attachments travel into a new file: as they are, or as other text subtitles."""
+"""Audio, subtitles and attachments travel into a new file: as they are, or as other text subtitles."""
 
 from __future__ import annotations
 

@@ -22,21 +22,21 @@ from hasn_edge.video.runner import Runner
 T = TypeVar("T")
 
 Progress = Callable[[int, "int | None"], None]
-"""Called after every picture with how many are done, and how many there are if the file says so."""
+"""Called after every image with how many are done, and how many there are if the file says so."""
 
-_WAITING = 2  # pictures between two stages: enough to even them out, and few, because they are large
+_WAITING = 2  # images between two stages: enough to even them out, and few, because they are large
 _LARGE = 1 << 23
 """Pixels of a result from which on it is rounded to 8 bits at once, and by tiles, in the network's thread:
 four times less memory for each that waits. Below, that is done beside the network."""
 
 
 class Network:
-    """Takes pictures through a session; only :meth:`begin` and the result it returns compute.
+    """Takes images through a session; only :meth:`begin` and the result it returns compute.
 
     Args:
         upscaler: Over any session.
-        size: Height and width of the upscaled pictures.
-        deep: Whether pictures have 16 bits.
+        size: Height and width of the upscaled images.
+        deep: Whether images have 16 bits.
     """
 
     def __init__(self, upscaler: Upscaler, size: tuple[int, int], *, deep: bool) -> None:
@@ -45,13 +45,13 @@ class Network:
         self._large = size[0] * size[1] > _LARGE
         self._deep = deep
         self.slots = 1 if self._large else self._runner.slots
-        """How many pictures may be under way at a time."""
+        """How many images may be under way at a time."""
 
-    def prepare(self, picture: Pixels) -> Any:
+    def prepare(self, image: Pixels) -> Any:
         """Return what :meth:`begin` wants; in any thread."""
         if self._large:
-            return picture
-        return to_tensor(picture) if self._deep else self._runner.prepare(picture)
+            return image
+        return to_tensor(image) if self._deep else self._runner.prepare(image)
 
     def begin(self, x: Any) -> Pending[Any]:
         """Begin to compute; in the session's thread."""
@@ -59,32 +59,32 @@ class Network:
             return Pending.of(self._upscaler.upscale(x)) if self._large else self._runner.submit(x)
         except MemoryError as exc:
             raise InputError(
-                "not enough memory for pictures of this size; make the video smaller first"
+                "not enough memory for images of this size; make the video smaller first"
             ) from exc
 
     def finish(self, y: Any) -> Pixels:
-        """Return the picture of a result; in any thread."""
+        """Return the image of a result; in any thread."""
         if self._large:
             upscaled: Pixels = y
             return upscaled
         return from_tensor(y, np.uint16) if self._deep else self._runner.finish(y)
 
-    def notes(self, picture: Pixels) -> list[str]:
-        """Say how pictures like this one were cut, and what that cost."""
+    def notes(self, image: Pixels) -> list[str]:
+        """Say how images like this one were cut, and what that cost."""
         report = self._upscaler.last_report
         if report is None or report.tiles == 1:
             return []
         causes = {"memory": " because of memory", "static size": " because the model's file has one size"}
         why = causes.get(report.reason or "", "")
-        drift = self._upscaler.tile_drift(picture)
+        drift = self._upscaler.tile_drift(image)
         return [
-            f"each picture was computed in {report.tiles} tiles of {report.tile}{why}; drift of the first "
+            f"each image was computed in {report.tiles} tiles of {report.tile}{why}; drift of the first "
             f"from the whole frame: {drift}"
         ]
 
 
 def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Progress | None) -> list[str]:
-    """Decode, upscale and encode every picture; copy what travels beside them.
+    """Decode, upscale and encode every image; copy what travels beside them.
 
     The session is used in the calling thread only. What goes wrong in any thread stops all of them, and is
     raised here.
@@ -98,7 +98,7 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
     def read() -> None:
         try:
             for step in decoder.steps():
-                if not decoded.put((step, None if step.picture is None else network.prepare(step.picture))):
+                if not decoded.put((step, None if step.image is None else network.prepare(step.image))):
                     return
         finally:
             decoded.finish()
@@ -108,7 +108,7 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
             for step, y in _items(computed):
                 for packet in step.packets:
                     encoder.copy(packet)
-                if step.picture is not None:
+                if step.image is not None:
                     encoder.write(network.finish(y), step.pts, step.duration)
         finally:
             computed.close()
@@ -121,8 +121,8 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
             for count, (step, y) in enumerate(results, start=1):
                 if not computed.put((step, y)):
                     break  # the writer failed; its error comes below
-                first = step.picture if first is None else first
-                if progress is not None and step.picture is not None:
+                first = step.image if first is None else first
+                if progress is not None and step.image is not None:
                     progress(count, decoder.expected)
             decoded.close()
             reading.result()

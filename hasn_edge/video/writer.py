@@ -1,4 +1,4 @@
-"""Frames of a running pipeline are recorded: a video file for whoever has pictures and a clock."""
+"""Frames of a running pipeline are recorded: a video file for whoever has images and a clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRIED = (180, 320)  # small, and not too small for an encoder in hardware
 
 
 def check_writer(path: Path, *, codec: str | None = None, quality: float | None = None) -> None:
-    """Refuse what :class:`VideoWriter` would refuse on entering, before there are pictures.
+    """Refuse what :class:`VideoWriter` would refuse on entering, before there are images.
 
     The encoder is opened once: one in hardware may be in this FFmpeg and not in this machine.
 
@@ -42,25 +42,25 @@ def check_writer(path: Path, *, codec: str | None = None, quality: float | None 
 
 
 class _Empty(Exception):  # noqa: N818 - an end without a file, not an error
-    """No picture came."""
+    """No image came."""
 
 
 class VideoWriter:
-    """Writes RGB pictures to a video file. A context manager; not thread-safe.
+    """Writes RGB images to a video file. A context manager; not thread-safe.
 
     The file is opened, and whatever is wrong with it said, on entering. It is written under a temporary name
-    and takes its own when the block ends; an exception, or a block without a picture, leaves nothing.
+    and takes its own when the block ends; an exception, or a block without an image, leaves nothing.
     :meth:`write` encodes in the calling thread: give it one of its own where nothing may wait.
 
     Args:
         path: Ends in .mp4, .mov, .mkv or .webm.
-        size: Height and width of every picture.
-        fps: Pictures per second; with times given to :meth:`write`, what to expect on average.
+        size: Height and width of every image.
+        fps: Images per second; with times given to :meth:`write`, what to expect on average.
         codec: FFmpeg's name of an encoder or of a codec; ``None`` for H.264 (VP9 in .webm).
         quality: On the encoder's own scale, on which less is better; ``None`` for a good one.
 
     Raises:
-        InputError: another ending, a rate that is none, a quality out of range, or pictures too large.
+        InputError: another ending, a rate that is none, a quality out of range, or images too large.
         UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
         OutputError: the encoder does not start, the folder cannot be written, or the disk is full.
         MissingDependencyError: PyAV is not installed.
@@ -77,9 +77,9 @@ class VideoWriter:
     ) -> None:
         self.path = Path(path)
         self.frames = 0
-        """Pictures written so far."""
+        """Images written so far."""
         if not 0.001 <= fps <= 1000:
-            raise InputError(f"cannot write {self.path}: {fps} pictures per second; expected 0.001 to 1000")
+            raise InputError(f"cannot write {self.path}: {fps} images per second; expected 0.001 to 1000")
         self._rate = Fraction(fps).limit_denominator(1001)
         self._context = encoding(
             self.path,
@@ -102,7 +102,7 @@ class VideoWriter:
         return self
 
     def write(self, rgb_HWC: Pixels, time_s: float | None = None) -> None:
-        """Encode a picture.
+        """Encode an image.
 
         Args:
             rgb_HWC: ``(H, W, 3)`` RGB of uint8.

@@ -202,7 +202,7 @@ def test_an_engine_on_a_jetson(nano, engine, opened, monkeypatch, tmp_path):
     assert "the clocks of this Jetson float (power mode MAXN_SUPER); --set-clocks holds them" in said
     assert "rail VDD_IN, read every 0.1 s" in said
     assert "TensorRT 10.3, memory page-locked, copied, CUDA by cuda-python" in said
-    assert "one 64x48 frame with the set's pictures side by side" in said
+    assert "one 64x48 frame with the set's images side by side" in said
     assert "power mode MAXN_SUPER" in machine_line(report)
     assert "jetpack 6.2" in machine_line(report)
     lines = [line for line in markdown(report).splitlines() if line.startswith("|")]
@@ -228,7 +228,7 @@ def test_an_engine_on_a_jetson(nano, engine, opened, monkeypatch, tmp_path):
 def test_the_processors_case_is_not_run_as_often(nano, engine, opened, monkeypatch):
     """A frame there may take seconds: 200 of them would take ten minutes."""
     found = [
-        plans.Plan(case=worker.CaseSpec(label="PyTorch fp32, processor", model="m")),
+        plans.Plan(case=worker.CaseSpec(label="PyTorch fp32, CPU", model="m")),
         plans.Plan(case=worker.CaseSpec(label="engine", artifact=engine, device="cuda")),
     ]
     monkeypatch.setattr(run, "plans", lambda wanted: found)
@@ -470,7 +470,7 @@ def test_an_engine_without_a_gpu_says_what_to_bench_instead(engine, monkeypatch)
     with pytest.raises(UnsupportedError, match=r"net-fp16-64x48.engine: this machine cannot run") as caught:
         run.benchmark(artifacts=[engine])
     assert "--device" not in str(caught.value)
-    assert "run the .onnx that it was made from on any processor" in str(caught.value)
+    assert "run the .onnx that it was made from on any CPU" in str(caught.value)
 
 
 def test_the_size_is_the_engines_own(nano, engine, opened, monkeypatch):
@@ -535,12 +535,12 @@ def test_energy_is_power_times_time_over_frames():
 
 
 @pytest.mark.parametrize("size", [(180, 320), (48, 64), (37, 500)])
-def test_a_mosaic_is_full_of_picture(size):
-    pictures = shipped_eval_set(4)
-    (pair,) = mosaic(pictures, size)
+def test_a_mosaic_is_full_of_image(size):
+    images = shipped_eval_set(4)
+    (pair,) = mosaic(images, size)
     assert pair.lr().shape == (*size, 3)
     assert pair.hr().shape == (4 * size[0], 4 * size[1], 3)
-    first = pictures.pairs[0].lr()
+    first = images.pairs[0].lr()
     height, width = (min(a, b) for a, b in zip(size, first.shape, strict=False))
     height, width = min(height, 16), min(width, 16)
     assert (pair.lr()[:height, :width] == first[:height, :width]).all()
@@ -622,12 +622,12 @@ def test_what_is_compared_on_a_jetson(wanted):
 
 def test_what_is_compared_where_little_is_installed(wanted):
     found, asked = wanted("rtx", torch_gpu=False)
-    assert found[0].case.label == "PyTorch fp32, processor"
+    assert found[0].case.label == "PyTorch fp32, CPU"
     assert found[0].case.device is None
     assert {target for _, target, _ in asked} == {"rtx"}
     found, asked = wanted("cuda", torch_gpu=False, ort_gpu=True, modules=())
     assert [p.case.label for p in found] == [
-        "PyTorch fp32, processor",
+        "PyTorch fp32, CPU",
         "ONNX Runtime fp32",
         "ONNX Runtime fp16",
     ]

@@ -65,7 +65,7 @@ BY_HAND = [
     (Precision.FP16, "block_1.esa.conv2", 1_843_200 + 452_832 + 4_640, 32_603_904, 1024, MEMORY),
     # LayerNorm: 5 operations an element
     (Precision.FP16, "block_1.ln", 5_990_400 + 5_990_400 + 208, 14_976_000, 128, MEMORY),
-    # float32 pictures at both ends
+    # float32 images at both ends
     (Precision.FP16, "conv_1", 691_200 + 5_990_400 + 2_912, 80_870_400, 1024, MEMORY),
     (Precision.FP16, "pixel_shuffle", 5_529_600 + 11_059_200, 0, 128, MEMORY),
     # 52 in, the stem's 52 for the sum, 52 out

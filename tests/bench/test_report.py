@@ -57,7 +57,7 @@ def report() -> BenchReport:
         spec=ModelSpec(),
         size=(180, 320),
         cases=cases,
-        environment={"processor": "P"},
+        environment={"CPU": "P"},
         date="2026-11-23",
         effort=Effort(runs=20, seconds=1.0, warmup=2),
         threads=None,
@@ -106,7 +106,7 @@ def test_table_figures(report):
     assert table["Set5: PSNR-Y, dB"] == ["32.181", "32.181", "32.131", GAP]
     assert table["Set5: dPSNR, dB"] == [GAP, "+0.000", "-0.050", GAP]
     assert table["Set5: fidelity, dB"] == [GAP, "equal", "47.3", GAP]
-    assert table["Set5: worst picture"] == [GAP, GAP, "butterfly -0.091", GAP]
+    assert table["Set5: worst image"] == [GAP, GAP, "butterfly -0.091", GAP]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_markdown_is_one_table_with_its_conventions(report):
     for note in notes(report):
         assert f"- {note}" in text
     assert "emulated: latency: a reason" in text
-    assert "processor P" in text
+    assert "CPU P" in text
     assert "Printed by `hasn-edge bench` on 2026-11-23." in text
 
 

@@ -56,7 +56,7 @@ def test_samples_are_kept_and_memory_is_each_cases_own(content):
     assert peaks["ONNX Runtime fp32"] < peaks["PyTorch fp32"], "a process without PyTorch is smaller"
 
 
-def test_drift_is_of_the_same_pictures(content):
+def test_drift_is_of_the_same_images(content):
     by_label = {case["label"]: case["quality"]["shipped"] for case in content["cases"]}
     reference = by_label["PyTorch fp32"]
     assert reference["dpsnr_db"] is None

@@ -20,5 +20,5 @@ def test_what_is_timed_compiles_its_kernels_before(monkeypatch):
     monkeypatch.setattr(opening, "open_session", open_session)
     case = CaseSpec(label="rtx", artifact=Path("x4.engine"))
     case.open((180, 320))
-    case.open()  # to score pictures of many sizes, each once
+    case.open()  # to score images of many sizes, each once
     assert asked == [((180, 320), True), (None, False)]

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py is made of, rehearsed on the processor: figures, reasons, the result file."""
+"""What benchmarks/gpu.py is made of, rehearsed on the CPU: figures, reasons, the result file."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_fails_says_why(gpu, bench, model, x):
     assert broken.to_dict(None)["gpu"] is None
 
 
-def test_an_artefact_is_timed_through_its_session(gpu, bench, model, x, tmp_path):
+def test_an_artifact_is_timed_through_its_session(gpu, bench, model, x, tmp_path):
     from hasn_edge.artifact import Kind, publish
     from hasn_edge.spec import Precision
 

@@ -25,7 +25,7 @@ from hasn_edge.spec import ModelSpec
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A tiny model, a good picture and every kind of bad file."""
+    """A tiny model, a good image and every kind of bad file."""
     folder = tmp_path_factory.mktemp("inputs")
     torch.manual_seed(0)
     model = HASN(ModelSpec(features=8, blocks=1))
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
     write_image(folder / "good.png", pixels)
     data = (folder / "good.png").read_bytes()
     (folder / "truncated.png").write_bytes(data[: len(data) // 2])
-    (folder / "text.png").write_text("this is no picture")
+    (folder / "text.png").write_text("this is no image")
     (folder / "empty.png").write_bytes(b"")
     checkpoint = (folder / "tiny.pth").read_bytes()
     (folder / "cut.pth").write_bytes(checkpoint[: len(checkpoint) // 2])
@@ -70,17 +70,17 @@ def one_message(result: Result, code: int = 1) -> str:
         ("empty.png", "empty.png"),
     ],
 )
-def test_bad_picture(folder, tmp_path, name, words):
+def test_bad_image(folder, tmp_path, name, words):
     result = run("upscale", folder / name, "-o", tmp_path / "out", "--model", folder / "tiny.safetensors")
     assert words in one_message(result)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_one_bad_picture_does_not_stop_the_rest(folder, tmp_path):
-    pictures = [folder / "text.png", folder / "good.png", folder / "truncated.png"]
-    result = run("upscale", *pictures, "-o", tmp_path, "--model", folder / "tiny.safetensors")
+def test_one_bad_image_does_not_stop_the_rest(folder, tmp_path):
+    images = [folder / "text.png", folder / "good.png", folder / "truncated.png"]
+    result = run("upscale", *images, "-o", tmp_path, "--model", folder / "tiny.safetensors")
     message = one_message(result)
-    assert "2 of 3 pictures could not be upscaled" in message
+    assert "2 of 3 images could not be upscaled" in message
     assert "text.png" in message
     assert "truncated.png" in message
     assert [p.name for p in tmp_path.iterdir()] == ["good_x4.png"]
@@ -219,13 +219,13 @@ def test_every_verb_has_an_example():
             assert "hasn-edge " + " ".join(path) in rest, path
 
 
-def test_a_result_never_overwrites_a_picture_to_upscale(folder, tmp_path):
+def test_a_result_never_overwrites_a_image_to_upscale(folder, tmp_path):
     pixels = read_image(folder / "good.png")
     for name in ("a.png", "a_x4.png"):
         write_image(tmp_path / name, pixels)
     before = (tmp_path / "a_x4.png").read_bytes()
     result = run("upscale", tmp_path / "a.png", tmp_path / "a_x4.png", "-o", tmp_path)
-    assert "a_x4.png is one of the pictures to upscale and would be overwritten" in one_message(result)
+    assert "a_x4.png is one of the images to upscale and would be overwritten" in one_message(result)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a_x4.png"]
     assert (tmp_path / "a_x4.png").read_bytes() == before
 
@@ -238,8 +238,8 @@ def test_two_sets_of_one_name(folder, tmp_path):
 
 
 def test_eval_says_where_memory_made_it_use_tiles(folder, tmp_path, monkeypatch):
-    picture = np.random.default_rng(1).integers(0, 256, (768, 512, 3), np.uint8)
-    write_image(tmp_path / "set/big.png", picture)
+    image = np.random.default_rng(1).integers(0, 256, (768, 512, 3), np.uint8)
+    write_image(tmp_path / "set/big.png", image)
     arguments = ("eval", "--model", folder / "tiny.safetensors", "--data", f"S={tmp_path / 'set'}")
     assert "tiles" not in run(*arguments).output
     monkeypatch.setattr("hasn_edge.runtime.upscaler.default_limit_bytes", lambda: 12_000_000)

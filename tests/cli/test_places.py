@@ -71,15 +71,15 @@ def test_a_build_without_pytorch_says_what_to_install(tmp_path, target):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["upscale", "{picture}", "--model", "{text}"], "not a file of weights; expected .safetensors or"),
+        (["upscale", "{image}", "--model", "{text}"], "not a file of weights; expected .safetensors or"),
         (["bench", "--artifact", "{text}"], "not a built file, which ends in one of .ts, .onnx, .engine"),
         (["build", "--recipe", "conservative"], "add --precision int8"),
     ],
 )
 def test_the_wrong_kind_of_file(tmp_path, arguments, said):
-    picture = Path(__file__).parents[2] / "calibration" / "heldout" / "LRbicx4" / "coffee-0.png"
+    image = Path(__file__).parents[2] / "calibration" / "heldout" / "LRbicx4" / "coffee-0.png"
     (tmp_path / "notes.txt").write_text("these are notes")
-    places = {"picture": picture, "text": tmp_path / "notes.txt"}
+    places = {"image": image, "text": tmp_path / "notes.txt"}
     done = CliRunner().invoke(cli, [text.format(**places) for text in arguments])
     assert done.exit_code == 1
     assert said in " ".join(done.output.split())

@@ -39,7 +39,7 @@ def settings():
 def test_from_photographs_to_weights(photos, tmp_path):
     done = run("data", "prepare", photos, "-o", tmp_path / "data", "--min-side", 64, "--threads", 1)
     assert done.exit_code == 0, done.output
-    assert "2 pictures, 0.0 megapixels HR, x4; LR made for 2, read for 0; 0 left out" in done.output
+    assert "2 images, 0.0 megapixels HR, x4; LR made for 2, read for 0; 0 left out" in done.output
 
     before = signal.getsignal(signal.SIGTERM)
     done = run(
@@ -101,7 +101,7 @@ def test_mistakes_are_one_message(arguments, code, message, tmp_path, monkeypatc
     assert "Traceback" not in done.output
 
 
-def test_unusable_pictures_are_one_message(tmp_path):
+def test_unusable_images_are_one_message(tmp_path):
     write_image(tmp_path / "photos/a.png", np.zeros((20, 20, 3), np.uint8))
     done = run("data", "prepare", tmp_path / "photos", "-o", tmp_path / "data")
     assert done.exit_code == 1

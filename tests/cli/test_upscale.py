@@ -29,13 +29,13 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """The current folder, with a picture of 20x24 in it."""
+    """The current folder, with an image of 20x24 in it."""
     monkeypatch.chdir(tmp_path)
-    picture("photo.png")
+    image("photo.png")
     return tmp_path
 
 
-def picture(name: str, height: int = 24, width: int = 20) -> None:
+def image(name: str, height: int = 24, width: int = 20) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     write_image(name, pixels)
 
@@ -63,7 +63,7 @@ def said(result: Result, code: int = 0) -> str:
         ("big.tiff", b"II*"),
     ],
 )
-def test_one_picture_can_become_a_file(here, model, name, begin):
+def test_one_image_can_become_a_file(here, model, name, begin):
     for _ in range(2):  # the second time over the first
         result = run("upscale", "photo.png", "-o", name, "--model", model)
         assert said(result) == ""
@@ -72,18 +72,18 @@ def test_one_picture_can_become_a_file(here, model, name, begin):
         assert cv2.imread(name).shape == (96, 80, 3)
 
 
-def test_a_folder_may_be_called_like_a_picture(here, model):
+def test_a_folder_may_be_called_like_a_image(here, model):
     Path("big.png").mkdir()
-    picture("b.png")
+    image("b.png")
     result = run("upscale", "photo.png", "b.png", "-o", "big.png", "--format", "jpg", "--model", model)
     assert said(result) == ""
     assert sorted(p.name for p in Path("big.png").iterdir()) == ["b_x4.jpg", "photo_x4.jpg"]
 
 
 def test_names_of_files_that_results_cannot_have(here, model):
-    picture("b.png")
+    image("b.png")
     before = Path("photo.png").read_bytes()
-    one = "-o big.png is the name of a picture file, which one picture can become; name a folder"
+    one = "-o big.png is the name of an image file, which one image can become; name a folder"
     assert one in said(run("upscale", "photo.png", "b.png", "-o", "big.png", "--model", model), 2)
     assert one in said(run("upscale", "clip.mp4", "-o", "big.png", "--model", model), 2)
     for suffix, name in (("png", "big.jpg"), ("webp", "big.tif"), ("tiff", "big.png")):
@@ -91,7 +91,7 @@ def test_names_of_files_that_results_cannot_have(here, model):
         assert f"--format {suffix} contradicts -o {name}; leave --format out" in message
     message = said(run("upscale", "photo.png", "-o", "photo.png", "--model", model), 1)
     assert (
-        "photo.png is one of the pictures to upscale and would be overwritten; choose another name" in message
+        "photo.png is one of the images to upscale and would be overwritten; choose another name" in message
     )
     assert Path("photo.png").read_bytes() == before
     assert sorted(p.name for p in here.iterdir()) == ["b.png", "photo.png"]
@@ -100,7 +100,7 @@ def test_names_of_files_that_results_cannot_have(here, model):
 
 
 def test_messages_name_the_usual_endings_only(here, model):
-    Path("notes.txt").write_text("no picture")
+    Path("notes.txt").write_text("no image")
     Path("empty").mkdir()
     message = said(run("upscale", "notes.txt", "--model", model), 1)
     usual = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
@@ -112,18 +112,18 @@ def test_messages_name_the_usual_endings_only(here, model):
 
 def test_subfolders_that_are_not_entered_are_named(here, model):
     for name in ("trip/a.png", "trip/day1/raw/b.png", "trip/day2/c.jpg", "trip/.cache/d.png"):
-        picture(name)
+        image(name)
     Path("trip/notes").mkdir()
     Path("trip/notes/n.txt").write_text("")
     result = run("upscale", "trip", "-o", "trip/out", "--model", model)
     assert said(result) == (
-        "2 subfolders with pictures or videos in them were not entered: trip/day1/raw, trip/day2; to include "
+        "2 subfolders with images or videos in them were not entered: trip/day1/raw, trip/day2; to include "
         "them, name them as well"
     )
     assert result.stdout == "trip/out/a_x4.png\n"
     # What came of it is not what was forgotten, nor is what was named.
     result = run("upscale", "trip", "trip/day2", "-o", "trip/out", "--model", model)
-    assert "1 subfolder with pictures or videos in it was not entered: trip/day1/raw; to" in said(result)
+    assert "1 subfolder with images or videos in it was not entered: trip/day1/raw; to" in said(result)
     result = run("upscale", "trip", "trip/day2", "trip/day1/raw", "-o", "trip/out", "--model", model)
     assert said(result) == ""
     # Said also where there is nothing to upscale but what is in them.
@@ -133,8 +133,8 @@ def test_subfolders_that_are_not_entered_are_named(here, model):
 
 def test_many_subfolders_are_counted(here, model):
     for number in range(5):
-        picture(f"trip/{number}/a.png")
-    picture("trip/a.png")
+        image(f"trip/{number}/a.png")
+    image("trip/a.png")
     message = said(run("upscale", "trip", "--model", model))
     assert "5 subfolders with" in message
     assert "not entered: trip/0, trip/1, trip/2 and 2 more; to" in message
@@ -159,8 +159,8 @@ def test_addresses_are_refused_before_any_work(here, model):
 
 
 def test_results_of_the_same_name_are_told_apart(here, model):
-    picture("odd.jpg")
-    picture("odd.png")
+    image("odd.jpg")
+    image("odd.png")
     result = run("upscale", "odd.jpg", "odd.png", "photo.png", "-o", "out", "--model", model)
     assert said(result) == "odd.png -> out/odd_x4_2.png"
     assert result.stdout == "out/odd_x4.png\nout/odd_x4_2.png\nout/photo_x4.png\n"
@@ -184,18 +184,18 @@ def test_padding_to_a_file_of_one_size_is_said_once(here, fixed, model):
     assert said(result) == f"photo.png was {padded}"
     said(run("upscale", "photo.png", "-o", "whole.png", "--model", model))
     assert (read_image("out/photo_x4.png") != read_image("whole.png")).any()
-    picture("b.png")
-    picture("exact.png", 24, 32)
+    image("b.png")
+    image("exact.png", 24, 32)
     result = run("upscale", "exact.png", "photo.png", "b.png", "-o", "out", "--artifact", fixed)
     assert said(result) == f"photo.png and 1 more were {padded}"
     assert said(run("upscale", "exact.png", "-o", "out", "--artifact", fixed)) == ""
     # What every file of this network pads changes nothing against the whole frame.
-    picture("dot.png", 3, 3)
+    image("dot.png", 3, 3)
     assert said(run("upscale", "dot.png", "-o", "out", "--model", model)) == ""
 
 
 def test_drift_that_a_file_of_one_size_cannot_tell_has_a_cure(here, fixed):
-    picture("wide.png", 24, 60)
+    image("wide.png", 24, 60)
     message = said(run("upscale", "wide.png", "-o", "out", "--artifact", fixed))
     assert "tiles of 32x24 because the file has one size; drift from the whole frame: not measured" in message
     assert message.endswith("computes the whole frame: leave out --artifact, or build without --size)")

@@ -1,4 +1,4 @@
-"""Calibration pictures: the same every time, from every source, and clear words where nothing is usable."""
+"""Calibration images: the same every time, from every source, and clear words where nothing is usable."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from hasn_edge.images.arrays import read_image, write_image
 from hasn_edge.resources import shipped
 
 
-def picture(height: int = 100, width: int = 150, seed: int = 0) -> np.ndarray:
+def image(height: int = 100, width: int = 150, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for index in range(5):
-        write_image(tmp_path / "photos" / f"p {index}é.png", picture(seed=index))
+        write_image(tmp_path / "photos" / f"p {index}é.png", image(seed=index))
     return tmp_path / "photos"
 
 
-def test_what_ships_is_thirty_two_patches_and_eight_held_out_pictures():
+def test_what_ships_is_thirty_two_patches_and_eight_held_out_images():
     data = load_calibration()
     assert len(data) == 32
     assert all(batch.shape == (1, 3, 64, 64) and batch.dtype == np.float32 for batch in data)
@@ -45,7 +45,7 @@ def test_what_ships_is_thirty_two_patches_and_eight_held_out_pictures():
     assert size < 3e6
 
 
-def test_every_picture_that_ships_says_where_it_is_from_and_no_photograph_is_in_both_sets():
+def test_every_image_that_ships_says_where_it_is_from_and_no_photograph_is_in_both_sets():
     photographs = []
     for name, pattern in (("patches", "*.png"), ("heldout", "HR/*.png")):
         root = shipped("calibration", name)
@@ -73,7 +73,7 @@ def test_iterating_twice_gives_the_same_and_the_values_are_the_pixels():
 
 
 def test_the_fingerprint_is_that_of_the_pixels():
-    a, b = picture(64, 64, 1), picture(64, 64, 2)
+    a, b = image(64, 64, 1), image(64, 64, 2)
     fingerprint = CalibrationData("x", (a, b)).fingerprint
     assert fingerprint == CalibrationData("elsewhere", (a.copy(), b.copy())).fingerprint
     changed = a.copy()
@@ -104,15 +104,15 @@ def test_the_choice_depends_on_names_not_on_where_the_folder_is(folder, tmp_path
     assert load_calibration(moved).fingerprint == before
 
 
-def test_folders_inside_a_folder_and_single_pictures_are_found(folder, tmp_path):
+def test_folders_inside_a_folder_and_single_images_are_found(folder, tmp_path):
     assert len(load_calibration(tmp_path)) == 10
     assert len(load_calibration(folder / "p 1é.png")) == 2
 
 
-def test_small_and_unreadable_pictures_are_left_out_and_listed(folder):
-    write_image(folder / "tiny.png", picture(20, 200))
-    write_image(folder / "whole.png", picture(40, 50))
-    (folder / "fake.png").write_text("not a picture")
+def test_small_and_unreadable_images_are_left_out_and_listed(folder):
+    write_image(folder / "tiny.png", image(20, 200))
+    write_image(folder / "whole.png", image(40, 50))
+    (folder / "fake.png").write_text("not an image")
     data = load_calibration(folder)
     assert len(data) == 11
     assert (40, 50, 3) in {patch.shape for patch in data.patches}
@@ -121,11 +121,11 @@ def test_small_and_unreadable_pictures_are_left_out_and_listed(folder):
     assert any("fake.png" in line for line in data.skipped)
 
 
-def test_gray_alpha_and_sixteen_bit_pictures_become_rgb(tmp_path):
-    gray = picture()[..., :1]
+def test_gray_alpha_and_sixteen_bit_images_become_rgb(tmp_path):
+    gray = image()[..., :1]
     write_image(tmp_path / "gray.png", gray)
-    write_image(tmp_path / "alpha.png", np.dstack([picture(), np.full((100, 150), 128, np.uint8)]))
-    write_image(tmp_path / "deep.png", picture().astype(np.uint16) * 257)
+    write_image(tmp_path / "alpha.png", np.dstack([image(), np.full((100, 150), 128, np.uint8)]))
+    write_image(tmp_path / "deep.png", image().astype(np.uint16) * 257)
     for batch in load_calibration(tmp_path):
         assert batch.shape == (1, 3, 64, 64)
         assert 0 <= batch.min() < 0.05
@@ -135,11 +135,11 @@ def test_gray_alpha_and_sixteen_bit_pictures_become_rgb(tmp_path):
 def test_nothing_usable_is_refused_with_the_reason(tmp_path):
     with pytest.raises(InputError, match="no such folder or manifest"):
         load_calibration(tmp_path / "absent")
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         load_calibration(tmp_path)
-    (tmp_path / "fake.png").write_text("not a picture")
-    (tmp_path / "more.png").write_text("not a picture")
-    with pytest.raises(InputError, match=r"no picture to calibrate with: .*(fake|more).png.*\(and 1 more\)"):
+    (tmp_path / "fake.png").write_text("not an image")
+    (tmp_path / "more.png").write_text("not an image")
+    with pytest.raises(InputError, match=r"no image to calibrate with: .*(fake|more).png.*\(and 1 more\)"):
         load_calibration(tmp_path)
 
 
@@ -153,14 +153,14 @@ def test_a_manifest_says_exactly_which_pixels(folder):
     manifest = manifest_of(folder, "p 0é.png 10 20 40", "p 1é.png 0% 100% 64")
     data = load_calibration(manifest)
     assert [patch.shape for patch in data.patches] == [(40, 40, 3), (64, 64, 3)]
-    assert np.array_equal(data.patches[0], picture(seed=0)[20:60, 10:50])
-    assert np.array_equal(data.patches[1], picture(seed=1)[36:100, 0:64])
+    assert np.array_equal(data.patches[0], image(seed=0)[20:60, 10:50])
+    assert np.array_equal(data.patches[1], image(seed=1)[36:100, 0:64])
 
 
-def test_a_manifest_may_list_pictures_elsewhere(folder, tmp_path):
+def test_a_manifest_may_list_images_elsewhere(folder, tmp_path):
     manifest = manifest_of(tmp_path, "p 0é.png 50% 50% 64")
     crops = crops_from_manifest(manifest, root=folder)
-    assert np.array_equal(from_crops(crops, source="x").patches[0], picture(seed=0)[18:82, 43:107])
+    assert np.array_equal(from_crops(crops, source="x").patches[0], image(seed=0)[18:82, 43:107])
 
 
 @pytest.mark.parametrize(
@@ -181,8 +181,8 @@ def test_a_malformed_line_is_quoted_with_its_number(tmp_path, line):
         load_calibration(manifest_of(tmp_path, line))
 
 
-def test_a_manifest_that_does_not_fit_its_pictures_is_refused(folder):
-    with pytest.raises(InputError, match=r"1 of 2 pictures are missing, the first is .*gone.png"):
+def test_a_manifest_that_does_not_fit_its_images_is_refused(folder):
+    with pytest.raises(InputError, match=r"1 of 2 images are missing, the first is .*gone.png"):
         load_calibration(manifest_of(folder, "p 0é.png 0 0 64", "gone.png 0 0 64"))
     with pytest.raises(InputError, match=r"150 x 100 pixels have no crop of 64 at 100, 0"):
         load_calibration(manifest_of(folder, "p 0é.png 100 0 64"))
@@ -201,7 +201,7 @@ def div2k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     crops = crops_from_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
     folder = tmp_path / "DIV2K" / "DIV2K_train_LR_bicubic" / "X4"
     for crop, size in zip(crops[:3], ((162, 510), (510, 162), (339, 510)), strict=True):
-        write_image(folder / crop.path.name, picture(*size))
+        write_image(folder / crop.path.name, image(*size))
     short = tmp_path / "three.txt"
     lines = shipped("calibration", "manifests", "div2k-x4.txt").read_text(encoding="utf-8").splitlines()
     short.write_text("\n".join([line for line in lines if not line.startswith("#")][:3]), encoding="utf-8")
@@ -210,14 +210,14 @@ def div2k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "DIV2K"
 
 
-def test_the_div2k_manifest_fits_pictures_of_any_size_that_div2k_has(div2k):
+def test_the_div2k_manifest_fits_images_of_any_size_that_div2k_has(div2k):
     expected = load_calibration(div2k)
     assert [patch.shape for patch in expected.patches] == [(64, 64, 3)] * 3
     for inside in ("DIV2K_train_LR_bicubic", "DIV2K_train_LR_bicubic/X4"):
         assert load_calibration(div2k / inside).fingerprint == expected.fingerprint
 
 
-def test_the_div2k_manifest_is_a_fixed_list_of_its_training_pictures():
+def test_the_div2k_manifest_is_a_fixed_list_of_its_training_images():
     crops = crops_from_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
     numbers = [int(crop.path.name.removesuffix("x4.png")) for crop in crops]
     assert len(crops) == len(set(numbers)) == 128
@@ -226,7 +226,7 @@ def test_the_div2k_manifest_is_a_fixed_list_of_its_training_pictures():
     assert {crop.side for crop in crops} == {64}
 
 
-def test_a_recipe_whose_pictures_do_not_ship_asks_for_them(tmp_path, monkeypatch):
+def test_a_recipe_whose_images_do_not_ship_asks_for_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"do not ship.*--calibration datasets/DIV2K"):
         load_calibration("div2k-x4.txt")
@@ -235,7 +235,7 @@ def test_a_recipe_whose_pictures_do_not_ship_asks_for_them(tmp_path, monkeypatch
 
 
 def test_a_folder_called_patches_is_not_mistaken_for_what_ships(tmp_path, monkeypatch):
-    write_image(tmp_path / "patches" / "mine.png", picture(64, 64))
+    write_image(tmp_path / "patches" / "mine.png", image(64, 64))
     monkeypatch.chdir(tmp_path)
     assert len(load_calibration(Path("patches"))) == 1
     assert len(load_calibration("patches")) == 32

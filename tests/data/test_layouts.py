@@ -47,7 +47,7 @@ def test_flickr2k_without_lr(tmp_path):
 
 
 @pytest.mark.parametrize("lr", ["DIV2K_train_LR_bicubic_sub", "DIV2K_train_LR_bicubic/X4_sub"])
-def test_cut_pictures_in_both_layouts(tmp_path, lr):
+def test_cut_images_in_both_layouts(tmp_path, lr):
     touch(tmp_path, "DIV2K_train_HR_sub/0001_s001.png", f"{lr}/0001_s001.png")
     assert listed(tmp_path) == [("DIV2K_train_HR_sub/0001_s001.png", f"{lr}/0001_s001.png")]
 
@@ -70,8 +70,8 @@ def test_a_missing_counterpart_is_named(tmp_path):
         find_pairs(tmp_path, 4)
 
 
-def test_no_folder_and_no_pictures(tmp_path):
+def test_no_folder_and_no_images(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_pairs(tmp_path / "nowhere", 4)
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         find_pairs(tmp_path, 4)

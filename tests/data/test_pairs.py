@@ -13,7 +13,7 @@ from hasn_edge.errors import InputError
 from hasn_edge.images import arrays as image
 
 
-def _picture(size=(26, 35), channels=3, seed=0, dtype=np.uint8):
+def _image(size=(26, 35), channels=3, seed=0, dtype=np.uint8):
     return np.random.default_rng(seed).integers(
         0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True
     )
@@ -21,7 +21,7 @@ def _picture(size=(26, 35), channels=3, seed=0, dtype=np.uint8):
 
 def _make(folder, hr="HR", lr="LRbicx4", lr_name="{}.png", names=("b", "a"), scale=4):
     for seed, name in enumerate(names):
-        pixels = _picture(seed=seed)
+        pixels = _image(seed=seed)
         image.write_image(folder / hr / f"{name}.png", pixels)
         if lr:
             cut = pixels[: 26 // scale * scale, : 35 // scale * scale]
@@ -47,7 +47,7 @@ def test_layouts_with_lr_files(tmp_path, hr, lr, lr_name):
     assert (eval_set.name, eval_set.scale, len(eval_set)) == ("mine", 4, 2)
     assert [pair.name for pair in eval_set] == ["a", "b"]
     for seed, pair in zip((1, 0), eval_set, strict=True):
-        np.testing.assert_array_equal(pair.hr(), _picture(seed=seed)[:24, :32])
+        np.testing.assert_array_equal(pair.hr(), _image(seed=seed)[:24, :32])
         assert pair.lr().shape == (6, 8, 3)
         assert pair.lr()[0, 0].tolist() == [1, 2, 3]
 
@@ -71,10 +71,10 @@ def test_the_published_sets(shared_data):
             assert pair.hr().shape[:2] == tuple(4 * side for side in pair.lr().shape[:2])
 
 
-def test_gray_alpha_and_sixteen_bit_pictures_become_8_bit_rgb(tmp_path):
-    image.write_image(tmp_path / "gray.png", _picture(channels=1))
-    image.write_image(tmp_path / "alpha.png", _picture(channels=4))
-    image.write_image(tmp_path / "deep.png", _picture(dtype=np.uint16))
+def test_gray_alpha_and_sixteen_bit_images_become_8_bit_rgb(tmp_path):
+    image.write_image(tmp_path / "gray.png", _image(channels=1))
+    image.write_image(tmp_path / "alpha.png", _image(channels=4))
+    image.write_image(tmp_path / "deep.png", _image(dtype=np.uint16))
     for pair in load_eval_set(tmp_path, 4):
         assert (pair.hr().shape, pair.hr().dtype) == ((24, 32, 3), np.uint8)
         assert (pair.lr().shape, pair.lr().dtype) == ((6, 8, 3), np.uint8)
@@ -106,7 +106,7 @@ def _no_counterpart(folder):
 
 
 def _extra(folder):
-    image.write_image(_make(folder) / "LRbicx4" / "c.png", _picture())
+    image.write_image(_make(folder) / "LRbicx4" / "c.png", _image())
 
 
 def _wrong_scale(folder):
@@ -114,15 +114,15 @@ def _wrong_scale(folder):
 
 
 def _two_of_a_name(folder):
-    image.write_image(_make(folder) / "HR" / "a.bmp", _picture())
+    image.write_image(_make(folder) / "HR" / "a.bmp", _image())
 
 
 def _too_small(folder):
-    image.write_image(folder / "dot.png", _picture((3, 9)))
+    image.write_image(folder / "dot.png", _image((3, 9)))
 
 
 def _broken(folder):
-    (_make(folder) / "HR" / "a.png").write_text("not a picture")
+    (_make(folder) / "HR" / "a.png").write_text("not an image")
 
 
 def _several(folder):
@@ -132,13 +132,13 @@ def _several(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_empty, r"set mine: .*HR: no picture directly inside it.*expected HR beside LRbicx4, or pictures"),
+        (_empty, r"set mine: .*HR: no image directly inside it.*expected HR beside LRbicx4, or images"),
         (_no_counterpart, r"HR/a\.png has no counterpart in .*LRbicx4; expected a\.png or ax4\.png.*Add it"),
         (_extra, r"LRbicx4/c\.png has no counterpart among the HR"),
         (_wrong_scale, r"LRbicx4/a\.png is 11 x 8 pixels, expected 8 x 6 at x4 since .*HR/a\.png is 35 x 26"),
         (_two_of_a_name, r"a\.bmp and .*a\.png have one name; remove one"),
         (_too_small, r"dot\.png is 9 x 3 pixels, too small for x4"),
-        (_broken, r"a\.png: not a picture that can be read: it is text"),
+        (_broken, r"a\.png: not an image that can be read: it is text"),
         (_several, r"has several sets \(A_HR, B_HR\); name one, e\.g\. NAME=.*A_HR"),
     ],
 )
@@ -163,14 +163,14 @@ def test_both_div2k_halves_in_one_folder_mean_the_validation_half(tmp_path):
     assert [pair.name for pair in load_eval_set(tmp_path, 4)] == ["v"]
 
 
-def test_the_pictures_that_ship():
+def test_the_images_that_ship():
     for scale in (2, 4):
         eval_set = shipped_eval_set(scale)
         assert len(eval_set) >= 4
         assert all(pair.lr().shape[0] * scale == pair.hr().shape[0] for pair in eval_set)
 
 
-def test_the_baseline_is_imresize_of_the_8_bit_picture():
-    x = _picture((9, 7))
+def test_the_baseline_is_imresize_of_the_8_bit_image():
+    x = _image((9, 7))
     y = bicubic_baseline(3)(image.to_tensor(x))
     np.testing.assert_array_equal(image.from_tensor(y), imresize(x, scale=3))

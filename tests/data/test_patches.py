@@ -8,7 +8,7 @@ from hasn_edge.errors import InputError
 
 @pytest.fixture
 def coordinates(tmp_path):
-    """Pictures whose pixels are their own coordinates: LR (y, x, picture), HR (y // 4, x // 4, picture)."""
+    """Images whose pixels are their own coordinates: LR (y, x, image), HR (y // 4, x // 4, image)."""
     writer = ShardWriter(tmp_path, 4)
     with writer:
         for number, (height, width) in enumerate(((20, 30), (40, 25))):
@@ -49,8 +49,8 @@ def test_every_position_is_equally_likely(coordinates):
     places = {(0, y, x): 0 for y in range(6) for x in range(16)} | {
         (1, y, x): 0 for y in range(26) for x in range(11)
     }
-    for y, x, picture in corners:
-        places[int(picture), int(y), int(x)] += 1
+    for y, x, image in corners:
+        places[int(image), int(y), int(x)] += 1
     counts = np.array(list(places.values()))
     expected = counts.sum() / len(counts)
     chi_squared = ((counts - expected) ** 2 / expected).sum()
@@ -80,7 +80,7 @@ def test_a_patch_that_does_not_fit_is_refused(coordinates):
     source = PatchSource([coordinates], seed=0)
     assert source.smallest_side() == 20
     assert source.batch(0, 4, 20).lr.shape[-1] == 20
-    with pytest.raises(InputError, match="patch of 21 pixels does not fit into a picture of 20"):
+    with pytest.raises(InputError, match="patch of 21 pixels does not fit into an image of 20"):
         source.batch(0, 4, 21)
 
 

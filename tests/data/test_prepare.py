@@ -7,25 +7,25 @@ from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import read_image, to_rgb, write_image
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     random = np.random.default_rng(seed)
     return imresize(random.integers(256, size=(8, 8, 3), dtype=np.uint8), size=(height, width))
 
 
-def test_pictures_are_cut_to_whole_lr_pixels_and_lr_is_matlabs(tmp_path):
-    write_image(tmp_path / "in/a.png", picture(99, 121))
-    write_image(tmp_path / "in/b.png", picture(64, 80, 1))
+def test_images_are_cut_to_whole_lr_pixels_and_lr_is_matlabs(tmp_path):
+    write_image(tmp_path / "in/a.png", image(99, 121))
+    write_image(tmp_path / "in/b.png", image(64, 80, 1))
     calls = []
     report = prepare([tmp_path / "in"], tmp_path / "out", min_side=60, progress=lambda *a: calls.append(a))
     hr = report.shards.hr(0)
-    assert np.array_equal(hr, picture(99, 121)[:96, :120])
+    assert np.array_equal(hr, image(99, 121)[:96, :120])
     assert np.array_equal(report.shards.lr(0), imresize(hr, scale=0.25))
-    assert (report.pictures, report.made_lr, report.skipped) == (2, 2, ())
+    assert (report.images, report.made_lr, report.skipped) == (2, 2, ())
     assert report.hr_megapixels == pytest.approx((96 * 120 + 64 * 80) / 1e6)
     assert calls[-1] == (2, 2)
 
 
-def test_published_lr_pictures_are_what_is_made_from_their_hr(tmp_path, shared_data):
+def test_published_lr_images_are_what_is_made_from_their_hr(tmp_path, shared_data):
     """Set5's HR through our preparation equals the LR that the benchmark publishes."""
     report = prepare([shared_data / "eval/Set5/HR"], tmp_path / "out", min_side=60)
     for number, entry in enumerate(report.shards.entries):
@@ -34,15 +34,15 @@ def test_published_lr_pictures_are_what_is_made_from_their_hr(tmp_path, shared_d
 
 
 def test_downscaling_first(tmp_path):
-    write_image(tmp_path / "in/a.png", picture(203, 177))
+    write_image(tmp_path / "in/a.png", image(203, 177))
     report = prepare([tmp_path / "in"], tmp_path / "out", downscale=2, min_side=60)
-    hr = imresize(picture(203, 177)[:200, :176], scale=0.5)
+    hr = imresize(image(203, 177)[:200, :176], scale=0.5)
     assert np.array_equal(report.shards.hr(0), hr)
     assert np.array_equal(report.shards.lr(0), imresize(hr, scale=0.25))
 
 
 def test_lr_that_is_there_is_used(tmp_path):
-    hr = picture(80, 96)
+    hr = image(80, 96)
     lr = np.clip(imresize(hr, scale=0.25).astype(int) + 1, 0, 255).astype(np.uint8)  # as another tool made it
     write_image(tmp_path / "in/HR/a.png", hr)
     write_image(tmp_path / "in/LRbicx4/a.png", lr)
@@ -52,7 +52,7 @@ def test_lr_that_is_there_is_used(tmp_path):
 
 
 def bad_folder(root):
-    """One good picture, and one of everything that can be wrong."""
+    """One good image, and one of everything that can be wrong."""
     for name, seed in (
         ("good", 0),
         ("tiny", 1),
@@ -62,27 +62,27 @@ def bad_folder(root):
         ("twin", 0),
         ("cut", 5),
     ):
-        write_image(root / f"HR/{name}.png", picture(*((80, 96) if name != "tiny" else (80, 40)), seed))
-        write_image(root / f"LRbicx4/{name}.png", imresize(picture(80, 96, seed), scale=0.25))
-    write_image(root / "LRbicx4/tiny.png", imresize(picture(80, 40, 1), scale=0.25))
-    write_image(root / "LRbicx4/other.png", 255 - imresize(picture(80, 96, 2), scale=0.25))
-    write_image(root / "LRbicx4/wrong_scale.png", imresize(picture(80, 96, 3), scale=0.5))
-    write_image(root / "LRbicx4/odd.png", picture(23, 20))
+        write_image(root / f"HR/{name}.png", image(*((80, 96) if name != "tiny" else (80, 40)), seed))
+        write_image(root / f"LRbicx4/{name}.png", imresize(image(80, 96, seed), scale=0.25))
+    write_image(root / "LRbicx4/tiny.png", imresize(image(80, 40, 1), scale=0.25))
+    write_image(root / "LRbicx4/other.png", 255 - imresize(image(80, 96, 2), scale=0.25))
+    write_image(root / "LRbicx4/wrong_scale.png", imresize(image(80, 96, 3), scale=0.5))
+    write_image(root / "LRbicx4/odd.png", image(23, 20))
     cut = root / "HR/cut.png"
     cut.write_bytes(cut.read_bytes()[:-200])
 
 
 REASONS = {
     "tiny": "40 x 80 pixels; the shortest side must be 60",
-    "other": "does not show the same picture",
+    "other": "does not show the same image",
     "wrong_scale": "that is x2, not x4",
-    "odd": "it belongs to another picture",
-    "twin": "the same picture as HR/good.png",
+    "odd": "it belongs to another image",
+    "twin": "the same image as HR/good.png",
     "cut": "cut.png",
 }
 
 
-def test_every_unusable_picture_is_named_and_left_out_when_asked(tmp_path):
+def test_every_unusable_image_is_named_and_left_out_when_asked(tmp_path):
     bad_folder(tmp_path / "in")
     report = prepare([tmp_path / "in"], tmp_path / "out", min_side=60, skip_bad=True)
     assert [entry.name for entry in report.shards.entries] == ["HR/good.png"]
@@ -92,10 +92,10 @@ def test_every_unusable_picture_is_named_and_left_out_when_asked(tmp_path):
         assert reason in found[f"HR/{name}.png"]
 
 
-def test_one_unusable_picture_refuses_all_and_writes_nothing(tmp_path):
+def test_one_unusable_image_refuses_all_and_writes_nothing(tmp_path):
     bad_folder(tmp_path / "in")
     # What headers and file structure say comes first, before anything is decoded ...
-    with pytest.raises(InputError, match=r"4 of 7 pictures cannot be used:\n  HR/cut\.png: ") as got:
+    with pytest.raises(InputError, match=r"4 of 7 images cannot be used:\n  HR/cut\.png: ") as got:
         prepare([tmp_path / "in"], tmp_path / "out", min_side=60)
     assert str(got.value).count("\n  ") == 4
     assert str(got.value).endswith("leave them out with --skip-bad")
@@ -103,21 +103,21 @@ def test_one_unusable_picture_refuses_all_and_writes_nothing(tmp_path):
         (tmp_path / f"in/HR/{name}.png").unlink()
         (tmp_path / f"in/LRbicx4/{name}.png").unlink()
     # ... then what pixels say.
-    with pytest.raises(InputError, match="2 of 3 pictures cannot be used"):
+    with pytest.raises(InputError, match="2 of 3 images cannot be used"):
         prepare([tmp_path / "in"], tmp_path / "out", min_side=60)
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
 def test_several_roots_share_the_search_for_duplicates(tmp_path):
-    write_image(tmp_path / "a/x.png", picture(80, 96))
-    write_image(tmp_path / "b/y.png", picture(80, 96))
-    with pytest.raises(InputError, match=r"y\.png: the same picture as x\.png"):
+    write_image(tmp_path / "a/x.png", image(80, 96))
+    write_image(tmp_path / "b/y.png", image(80, 96))
+    with pytest.raises(InputError, match=r"y\.png: the same image as x\.png"):
         prepare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", min_side=60)
 
 
 def test_nothing_usable(tmp_path):
-    write_image(tmp_path / "in/a.png", picture(20, 20))
-    with pytest.raises(InputError, match=r"none of 1 pictures is usable; first: a\.png"):
+    write_image(tmp_path / "in/a.png", image(20, 20))
+    with pytest.raises(InputError, match=r"none of 1 images is usable; first: a\.png"):
         prepare([tmp_path / "in"], tmp_path / "out", skip_bad=True)
     with pytest.raises(InputError, match="downscale 0"):
         prepare([tmp_path / "in"], tmp_path / "out", downscale=0)
@@ -125,7 +125,7 @@ def test_nothing_usable(tmp_path):
 
 def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path):
     for seed in range(6):
-        write_image(tmp_path / f"in/{seed}.png", picture(80, 96, seed))
+        write_image(tmp_path / f"in/{seed}.png", image(80, 96, seed))
     prints = {
         prepare([tmp_path / "in"], tmp_path / f"out{n}", min_side=60, workers=n).shards.fingerprint
         for n in (1, 4)

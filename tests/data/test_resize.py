@@ -1,4 +1,4 @@
-"""imresize against published LR pictures, against Pillow's kernel, and at the sizes where indexing breaks."""
+"""imresize against published LR images, against Pillow's kernel, and at the sizes where indexing breaks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, ShapeError
 
 
-def _pictures(shared_data, name):
+def _images(shared_data, name):
     import cv2
 
     for path in sorted((shared_data / "eval" / name / "HR").glob("*.png")):
@@ -22,9 +22,9 @@ def _pictures(shared_data, name):
 @pytest.mark.parametrize(
     ("name", "count", "psnr", "ssim"), [("Set5", 5, 28.43, 0.811), ("Set14", 14, 26.09, 0.705)]
 )
-def test_published_lr_pictures_bit_for_bit_and_the_bicubic_baseline(shared_data, name, count, psnr, ssim):
+def test_published_lr_images_bit_for_bit_and_the_bicubic_baseline(shared_data, name, count, psnr, ssim):
     scores = []
-    for stem, hr, lr in _pictures(shared_data, name):
+    for stem, hr, lr in _images(shared_data, name):
         np.testing.assert_array_equal(imresize(hr, scale=1 / 4), lr, err_msg=stem)
         scores.append(metrics.psnr_and_ssim_y(imresize(lr, scale=4), hr, border=4))
     assert len(scores) == count

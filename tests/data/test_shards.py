@@ -21,7 +21,7 @@ def write(folder, *sizes, seed=0):
     return writer.publish({"note": 1}), pairs
 
 
-def test_pictures_come_back_and_are_not_copied(tmp_path):
+def test_images_come_back_and_are_not_copied(tmp_path):
     shards, pairs = write(tmp_path, (20, 30), (17, 15), (40, 16))
     assert len(shards) == 3
     for number, (lr, hr) in enumerate(pairs):

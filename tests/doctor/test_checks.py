@@ -224,7 +224,7 @@ def test_thor_has_two_known_ones(jetson):
     wrong, fused = tensorrt.bad_version(machine)
     assert "ultralytics/issues/22873" in wrong.detail
     assert "TensorRT-Edge-LLM/issues/151" in fused.detail
-    assert "picture whose result is known" in fused.cure
+    assert "image whose result is known" in fused.cure
 
 
 def test_a_version_that_is_not_for_the_board(jetson):
@@ -378,7 +378,7 @@ class TestCudaFromPython:
 def test_torch_without_cuda(desktop):
     assert not list(packages.torch_without_cuda(desktop))
     (desktop.modules["torch"] / "version.py").write_text("__version__ = '2.13.0+cpu'\ncuda = None\n")
-    assert "run on the processor" in only(packages.torch_without_cuda, desktop).detail
+    assert "run on the CPU" in only(packages.torch_without_cuda, desktop).detail
     assert not list(packages.torch_without_cuda(replace(desktop, gpu=None)))
     assert not list(packages.torch_without_cuda(without(desktop, "torch")))
 

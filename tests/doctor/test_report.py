@@ -15,7 +15,7 @@ from hasn_edge.doctor import environment as view
 from hasn_edge.doctor import report as doctor
 from hasn_edge.doctor.environment import Machine
 from hasn_edge.doctor.report import State, can_do, diagnose, facts, find_traps, honest_state, look
-from hasn_edge.hardware import host as processor
+from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model import zoo
@@ -69,14 +69,14 @@ def test_a_missing_package_is_named_with_its_extra():
     assert found["TensorRT for RTX"].cure == "pip install 'hasn-edge[rtx]'"
     can = abilities(bare)
     assert can["export ONNX and TorchScript"] == (False, "pip install 'hasn-edge[export]'")
-    assert can["run .onnx files and the bundled model on the processor"][0]
+    assert can["run .onnx files and the bundled model on the CPU"][0]
 
 
 def test_slow_int8_is_announced(monkeypatch):
-    monkeypatch.setattr(processor, "vector_units", lambda: ("avx2",))
-    assert by_name(facts(Machine()))["INT8 on this processor"].state is State.WARNING
-    monkeypatch.setattr(processor, "vector_units", lambda: ("avx2", "avx512_vnni"))
-    assert by_name(facts(Machine()))["INT8 on this processor"].state is State.INFO
+    monkeypatch.setattr(host, "vector_units", lambda: ("avx2",))
+    assert by_name(facts(Machine()))["INT8 on this CPU"].state is State.WARNING
+    monkeypatch.setattr(host, "vector_units", lambda: ("avx2", "avx512_vnni"))
+    assert by_name(facts(Machine()))["INT8 on this CPU"].state is State.INFO
 
 
 def test_engines_are_not_promised_without_what_they_need(jetson):
@@ -102,7 +102,7 @@ def test_a_jetson(jetson):
     assert profile.startswith("this is a Jetson Orin Nano 8GB Super")
     assert profile.endswith("hasn-edge build --target orin-nano-super")
     assert found["DLA"].detail == "not used: none on this module"
-    assert "7.4 GiB shared with the processor" in found["GPU"].detail
+    assert "7.4 GiB shared with the CPU" in found["GPU"].detail
     assert "TensorRT for RTX" not in found
     assert "onnxsim" not in found, "pip has none for this Python"
     assert "build TensorRT for RTX engines (no GPU needed)" not in abilities(jetson)
@@ -235,8 +235,8 @@ class TestLook:
 
 
 def test_machine_facts():
-    found = processor.environment()
+    found = host.environment()
     assert found["python"].count(".") == 2
     assert int(found["cores"]) >= 1
-    assert processor.memory_bytes() > processor.available_memory_bytes() > 0
-    assert processor.peak_memory_bytes() > 10_000_000
+    assert host.memory_bytes() > host.available_memory_bytes() > 0
+    assert host.peak_memory_bytes() > 10_000_000

@@ -66,7 +66,7 @@ def test_the_same_build_has_the_same_key() -> None:
         {"gpu": replace(NANO, driver="540.5.0")},
         {"gpu": replace(NANO, cuda="12.9")},
         {"gpu": replace(NANO, l4t="36.5.0")},
-        {"calibration": "pictures"},
+        {"calibration": "images"},
     ],
 )
 def test_whatever_decides_the_engine_changes_the_key(changes: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ class TestCalibrator:
         assert counted == [1, 2, 3]
         assert (tmp_path / "left").read_bytes() == b"TRT-EntropyCalibration2 3"
 
-    def test_known_ranges_take_no_picture(self, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
+    def test_known_ranges_take_no_image(self, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
         (tmp_path / "known").write_bytes(b"TRT-EntropyCalibration2")
         calibration, uploaded, _ = self.calibration(tmp_path, [], known=tmp_path / "known")
         graph = hasn_onnx("fp32", form="weak", size=(32, 32))
@@ -108,11 +108,11 @@ class TestCalibrator:
             return str(info.value)
 
         assert "calibrator is for graphs without" in refused(hasn_onnx("int8", form="weak"))
-        assert "takes float pictures, and the graph's input is uint8" in refused(
+        assert "takes float images, and the graph's input is uint8" in refused(
             hasn_onnx("fp32", form="weak", pixels=True)
         )
         static = hasn_onnx("fp32", form="weak", size=(48, 64))
-        assert "pictures have shape (1, 3, 32, 32), and the graph is fixed to (1, 3, 48, 64)" in refused(
+        assert "images have shape (1, 3, 32, 32), and the graph is fixed to (1, 3, 48, 64)" in refused(
             static, target_of("8.6.1").with_size(48, 64)
         )
         assert "has no layer conv_9 to keep in FP16" in refused(

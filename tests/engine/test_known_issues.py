@@ -49,7 +49,7 @@ def test_what_the_builder_does() -> None:
     assert "install TensorRT 10.7" in said
     said = warnings_before_build("10.13.3.9", precision=Precision.FP16, gpu=THOR)
     assert len(said) == 2
-    assert all("picture whose result is known after every build and load" in text for text in said)
+    assert all("image whose result is known after every build and load" in text for text in said)
     assert warnings_before_build("8.5.2", precision=Precision.INT8, gpu=NANO) == []
     with pytest.raises(UnsupportedError, match="cannot build; install any other version"):
         warnings_before_build("10.2.0", precision=Precision.FP32, gpu=ADA)

@@ -105,7 +105,7 @@ class TestRefusals:
             graph, target=target
         )
 
-    def test_what_is_no_picture(self) -> None:
+    def test_what_is_no_image(self) -> None:
         from onnx import TensorProto, helper
 
         def graph(*inputs: tuple[str, list[Any]]) -> bytes:
@@ -116,5 +116,5 @@ class TestRefusals:
 
         assert "not an ONNX graph, or one without an input" in self.refused(graph())
         two = graph(("a", [1, 3, "h", "w"]), ("b", [1]))
-        assert "has 2 inputs; expected one picture" in self.refused(two)
+        assert "has 2 inputs; expected one image" in self.refused(two)
         assert "has shape (1, 3); expected (N, C, H, W)" in self.refused(graph(("a", [1, 3])))

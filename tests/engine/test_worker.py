@@ -49,7 +49,7 @@ def install(libcuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     return write
 
 
-def pictures(count: int = 2, side: int = 32) -> Iterator[np.ndarray]:
+def images(count: int = 2, side: int = 32) -> Iterator[np.ndarray]:
     for i in range(count):
         yield np.full((1, 3, side, side), i / 10, np.float32)
 
@@ -158,7 +158,7 @@ def test_calibration_through_the_driver_and_kept(
             progress=lambda *step: steps.append(step),
         )
 
-    first = build(pictures(3))
+    first = build(images(3))
     assert first.precision is Precision.INT8
     assert [step for step in steps if step[0] == "calibrating"] == [("calibrating", i, 3) for i in (1, 2, 3)]
     assert first.facts["calibrator"] == {
@@ -170,13 +170,13 @@ def test_calibration_through_the_driver_and_kept(
     assert first.facts["flags"]["fp16_layers"] == ["conv_1", "upsampler.0"]
     (ranges,) = cache.glob("calibration-*.cache")
     assert ranges.read_bytes() == b"TRT-EntropyCalibration2 3"
-    build(pictures(3))
+    build(images(3))
     assert not [step for step in steps if step[0] == "calibrating"]
-    build(pictures(2), fingerprint="other pictures")
+    build(images(2), fingerprint="other images")
     assert len(list(cache.glob("calibration-*.cache"))) == 2
 
 
-def test_pictures_that_cannot_calibrate(install: Install, hasn_onnx: MakeOnnx) -> None:
+def test_images_that_cannot_calibrate(install: Install, hasn_onnx: MakeOnnx) -> None:
     install("8.6.1")
 
     def refused(batches: list[np.ndarray], kind: type[Exception] = ShapeError, **options: object) -> str:
@@ -189,9 +189,9 @@ def test_pictures_that_cannot_calibrate(install: Install, hasn_onnx: MakeOnnx) -
             )
         return str(info.value)
 
-    assert "no picture to calibrate on" in refused([])
+    assert "no image to calibrate on" in refused([])
     assert "batch 2 has shape (1, 3, 40, 40), the first one (1, 3, 32, 32)" in refused(
-        [*pictures(1), *pictures(1, 40)]
+        [*images(1), *images(1, 40)]
     )
     assert "batch 1 is float64" in refused([np.zeros((1, 3, 32, 32))])
     assert "a calibrator makes INT8 engines" in refused([], UnsupportedError, precision=Precision.FP16)

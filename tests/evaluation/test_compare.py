@@ -47,7 +47,7 @@ def test_equal_sessions_agree_exactly():
 
 def test_figures_are_scikit_images():
     noise = np.random.default_rng(7).normal(0, 0.02, (3, 3, 64, 80)).astype(np.float32)
-    noise[1] *= 2  # the worst picture is the second
+    noise[1] *= 2  # the worst image is the second
 
     def spoil(y):
         y += noise
@@ -64,7 +64,7 @@ def test_figures_are_scikit_images():
     assert agreement.max_abs == pytest.approx(np.abs(wrong - right).max(), abs=1e-9)
 
 
-def test_one_bad_picture_is_not_averaged_away():
+def test_one_bad_image_is_not_averaged_away():
     def spoil(y):
         if y.shape[2] == 60:
             y += np.float32(0.1)
@@ -73,7 +73,7 @@ def test_one_bad_picture_is_not_averaged_away():
     assert agreement.psnr_db > 39
     assert (agreement.worst, agreement.images) == (99, 100)
     with pytest.raises(
-        VerificationError, match=r"PSNR 20\.00 dB, at least 30\.00 .*of 100 pictures: number 99"
+        VerificationError, match=r"PSNR 20\.00 dB, at least 30\.00 .*of 100 images: number 99"
     ):
         agreement.require(Budget(max_abs=1, min_psnr_db=30), what="the graph")
 
@@ -97,7 +97,7 @@ def test_values_that_are_no_numbers_fail_every_budget(value):
 
     agreement = compare(FakeSession(SPEC), Spoiled(spoil), batches((1, 3, 15, 15), (2, 3, 16, 16)))
     assert (agreement.not_finite, agreement.worst, agreement.images) == (2, 2, 3)
-    with pytest.raises(VerificationError, match=r"the engine: 2 values .* not finite .* picture 2; .* wider"):
+    with pytest.raises(VerificationError, match=r"the engine: 2 values .* not finite .* image 2; .* wider"):
         agreement.require(ANY, what="the engine")
     assert agreement.to_dict()["max_abs"] is None
 

@@ -79,7 +79,7 @@ def test_scores(eval_set):
     assert content["images"][1]["psnr_y_db"] == scores.images[1].psnr_y
 
 
-def test_perfect_pictures_have_no_infinity_in_json_and_do_not_hide_the_others(eval_set):
+def test_perfect_images_have_no_infinity_in_json_and_do_not_hide_the_others(eval_set):
     truth = {image.to_tensor(pair.lr()).tobytes(): image.to_tensor(pair.hr()) for pair in eval_set}
     perfect = quality.evaluate(lambda x: truth[x.tobytes()], eval_set)
     assert perfect.psnr_y == math.inf
@@ -154,7 +154,7 @@ def test_what_cannot_be_measured_is_named(eval_set, tmp_path):
         quality.evaluate(_brighter(float("nan")), eval_set)
     with pytest.raises(ShapeError, match="tiny/one: SSIM needs .* at least 11 x 11"):
         quality.evaluate(bicubic_baseline(4), eval_set, border=12)
-    with pytest.raises(InputError, match="set none has no pictures"):
+    with pytest.raises(InputError, match="set none has no images"):
         quality.evaluate(bicubic_baseline(4), EvalSet(name="none", scale=4, pairs=()))
 
 
@@ -162,8 +162,8 @@ def test_drift_of_things_that_do_not_compare(eval_set):
     scores = quality.evaluate(bicubic_baseline(4), eval_set)
     with pytest.raises(InputError, match="keep_outputs=True"):
         quality.drift(scores, quality.evaluate(bicubic_baseline(4), eval_set, keep_outputs=False))
-    with pytest.raises(InputError, match=r"border 4\) and tiny \(2 pictures, border 0"):
+    with pytest.raises(InputError, match=r"border 4\) and tiny \(2 images, border 0"):
         quality.drift(scores, quality.evaluate(bicubic_baseline(4), eval_set, border=0))
     shorter = quality.Scores(name="other", images=scores.images[:1], border=4)
-    with pytest.raises(InputError, match=r"other \(1 pictures"):
+    with pytest.raises(InputError, match=r"other \(1 images"):
         quality.drift(scores, shorter)

@@ -65,7 +65,7 @@ def test_levels_are_float64_arithmetic_around_the_network(graph, size):
     assert got.dtype == np.uint8
     assert got.flags.c_contiguous
     assert np.abs(got - exact).max() <= 0.5 + 1e-3
-    assert np.unique(got).size > 30  # not one constant picture
+    assert np.unique(got).size > 30  # not one constant image
 
 
 def test_fp16_and_static_graphs_too(graph):
@@ -82,12 +82,12 @@ def test_fp16_and_static_graphs_too(graph):
             b.run_pixels(levels(1, 24, 20, 3))
 
 
-def test_pictures_come_out_the_same_by_either_way_in(graph):
-    picture = levels(21, 18, 3)
+def test_images_come_out_the_same_by_either_way_in(graph):
+    image = levels(21, 18, 3)
     with opened(with_pixels(graph)) as session:
-        inside = session.run_pixels(picture[None])[0]
-        np.testing.assert_array_equal(Upscaler(session).upscale(picture), inside)
-        y = session.run((picture.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float32))
+        inside = session.run_pixels(image[None])[0]
+        np.testing.assert_array_equal(Upscaler(session).upscale(image), inside)
+        y = session.run((image.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float32))
     assert y.shape == (1, 3, 84, 72)
     np.testing.assert_array_equal(np.rint(y[0].transpose(1, 2, 0) * 255).astype(np.uint8), inside)
 

@@ -158,7 +158,7 @@ def test_rtx_is_not_for_a_jetson(orin_nano):
 def test_a_processor_has_no_power():
     source, why = find_board("cpu").power()
     assert source is None
-    assert "not read on a processor" in why
+    assert "not read on a CPU" in why
 
 
 def test_a_card(tmp_path, nvml):

@@ -1,4 +1,4 @@
-"""Pictures on disk, colour and tensors: what others wrote comes back, what is broken is refused by name."""
+"""Images on disk, colour and tensors: what others wrote comes back, what is broken is refused by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from hasn_edge.errors import InputError, OutputError, ShapeError
-from hasn_edge.images import arrays as image
+from hasn_edge.images import arrays
 
 
 def _gradient(channels, dtype=np.uint8, size=(20, 30)):
@@ -20,17 +20,17 @@ def _gradient(channels, dtype=np.uint8, size=(20, 30)):
     return (np.stack(planes, -1).clip(0, 255) * (257 if dtype == np.uint16 else 1)).astype(dtype)
 
 
-def _encoded(picture, kind, **options):
+def _encoded(image, kind, **options):
     stream = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(stream, kind, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def _read(tmp_path, data, name="picture.png"):
+def _read(tmp_path, data, name="image.png"):
     path = tmp_path / name
     path.write_bytes(data)
-    pixels = image.read_image(path)
-    assert image.read_image_size(path) == pixels.shape[:2]
+    pixels = arrays.read_image(path)
+    assert arrays.read_image_size(path) == pixels.shape[:2]
     assert pixels.flags.c_contiguous
     return pixels
 
@@ -51,7 +51,7 @@ BILEVEL = Image.fromarray(GRAY).convert("1")
 
 
 @pytest.mark.parametrize(
-    ("picture", "kind", "options", "expected"),
+    ("image", "kind", "options", "expected"),
     [
         (RGB, "PNG", {}, RGB),
         (RGBA, "PNG", {}, RGBA),
@@ -81,8 +81,8 @@ BILEVEL = Image.fromarray(GRAY).convert("1")
         (RGBA, "WEBP", {"lossless": True, "exact": True}, RGBA),
     ],
 )
-def test_lossless_files_of_pillow_come_back(tmp_path, picture, kind, options, expected):
-    data = _encoded(picture, kind, **options)
+def test_lossless_files_of_pillow_come_back(tmp_path, image, kind, options, expected):
+    data = _encoded(image, kind, **options)
     pixels = _read(tmp_path, data)
     if expected is None:  # a colour stands for transparency: Pillow says where
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
@@ -120,7 +120,7 @@ def test_all_eight_orientations_are_applied(tmp_path, kind, options, orientation
     assert np.abs(pixels.astype(int) - expected).max() <= (3 if kind == "JPEG" else 0)
 
 
-def test_nonsense_in_an_exif_block_is_no_reason_to_refuse_the_picture(tmp_path):
+def test_nonsense_in_an_exif_block_is_no_reason_to_refuse_the_image(tmp_path):
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
         assert _read(tmp_path, _encoded(RGB, "JPEG", exif=exif)).shape == RGB.shape
     strange = Image.Exif()
@@ -144,7 +144,7 @@ def test_tiffs_of_tifffile_come_back(tmp_path, shape, options, expected, dtype):
     tifffile = pytest.importorskip("tifffile")
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
     tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
-    np.testing.assert_array_equal(image.read_image(tmp_path / "a.tif"), expected(pixels))
+    np.testing.assert_array_equal(arrays.read_image(tmp_path / "a.tif"), expected(pixels))
 
 
 def test_premultiplied_alpha_is_divided_out(tmp_path):
@@ -154,7 +154,7 @@ def test_premultiplied_alpha_is_divided_out(tmp_path):
     stored[..., :3] *= straight[..., 3:] / 255
     stored = np.rint(stored).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=["assocalpha"])
-    np.testing.assert_allclose(image.read_image(tmp_path / "a.tif"), straight, atol=1)
+    np.testing.assert_allclose(arrays.read_image(tmp_path / "a.tif"), straight, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_tiffs_that_would_come_out_wrong_are_refused(tmp_path, pixels, options, 
         options = {**options, "planarconfig": "separate"}
     tifffile.imwrite(tmp_path / "scan.tif", pixels, **options)
     with pytest.raises(InputError, match=rf"scan\.tif: .*{message}") as caught:
-        image.read_image(tmp_path / "scan.tif")
+        arrays.read_image(tmp_path / "scan.tif")
     assert "save it as 8- or 16-bit gray or RGB first" in str(caught.value)
 
 
@@ -186,8 +186,8 @@ def test_sixteen_bit_colour_and_alpha_survive_a_round_trip(tmp_path):
     for name in ("a.png", "a.tiff", "a.tif"):
         for channels in (1, 3, 4):
             pixels = _gradient(channels, np.uint16) + np.uint16(3)
-            image.write_image(tmp_path / name, pixels)
-            np.testing.assert_array_equal(image.read_image(tmp_path / name), pixels)
+            arrays.write_image(tmp_path / name, pixels)
+            np.testing.assert_array_equal(arrays.read_image(tmp_path / name), pixels)
 
 
 def test_sixteen_bit_gray_with_alpha_png(tmp_path):
@@ -195,17 +195,17 @@ def test_sixteen_bit_gray_with_alpha_png(tmp_path):
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     data = _png((7, 5, 16, 4, 0, 0, 0), zlib.compress(rows))
     np.testing.assert_array_equal(_read(tmp_path, data), pixels)
-    image.write_image(tmp_path / "out.png", pixels)  # stored as RGB with alpha
-    np.testing.assert_array_equal(image.read_image(tmp_path / "out.png"), pixels[..., [0, 0, 0, 1]])
+    arrays.write_image(tmp_path / "out.png", pixels)  # stored as RGB with alpha
+    np.testing.assert_array_equal(arrays.read_image(tmp_path / "out.png"), pixels[..., [0, 0, 0, 1]])
 
 
-@pytest.mark.parametrize("suffix", image.SUFFIXES)
+@pytest.mark.parametrize("suffix", arrays.SUFFIXES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_format_round_trips_and_names_may_be_anything(tmp_path, suffix, channels):
     path = tmp_path / "späße 写真" / f"my photo é{suffix.upper()}"
     pixels = _gradient(channels)
-    image.write_image(path, pixels, quality=100)
-    back = image.read_image(path)
+    arrays.write_image(path, pixels, quality=100)
+    back = arrays.read_image(path)
     if suffix == ".webp" and channels == 1:
         back = back[..., :1]
     assert back.shape == pixels.shape
@@ -215,18 +215,18 @@ def test_every_format_round_trips_and_names_may_be_anything(tmp_path, suffix, ch
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("suffix", image.SUFFIXES)
+@pytest.mark.parametrize("suffix", arrays.SUFFIXES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (13, 1), (3, 2)])
-def test_the_smallest_pictures(tmp_path, suffix, size):
+def test_the_smallest_images(tmp_path, suffix, size):
     pixels = np.full((*size, 3), 77, np.uint8)
-    image.write_image(tmp_path / f"a{suffix}", pixels)
-    np.testing.assert_allclose(image.read_image(tmp_path / f"a{suffix}"), pixels, atol=3)
-    assert image.read_image_size(tmp_path / f"a{suffix}") == size
+    arrays.write_image(tmp_path / f"a{suffix}", pixels)
+    np.testing.assert_allclose(arrays.read_image(tmp_path / f"a{suffix}"), pixels, atol=3)
+    assert arrays.read_image_size(tmp_path / f"a{suffix}") == size
 
 
 def test_other_programs_see_the_alpha_of_a_tiff_we_wrote(tmp_path):
     tifffile = pytest.importorskip("tifffile")
-    image.write_image(tmp_path / "a.tiff", RGBA)
+    arrays.write_image(tmp_path / "a.tiff", RGBA)
     with tifffile.TiffFile(tmp_path / "a.tiff") as tiff:
         assert [int(e) for e in tiff.pages[0].extrasamples] == [2]  # unassociated alpha
     with Image.open(tmp_path / "a.tiff") as opened:
@@ -241,9 +241,9 @@ NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 @pytest.mark.parametrize(
     ("name", "pixels", "message"),
     [
-        ("a.jpg", _gradient(3, np.uint16), r"JPEG holds 8 bits, the picture has 16; use \.png or \.tiff"),
+        ("a.jpg", _gradient(3, np.uint16), r"JPEG holds 8 bits, the image has 16; use \.png or \.tiff"),
         ("a.webp", _gradient(3, np.uint16), "WebP holds 8 bits"),
-        ("a.jpg", RGBA, r"JPEG has no transparency, the picture has; use \.png, \.webp or \.tiff"),
+        ("a.jpg", RGBA, r"JPEG has no transparency, the image has; use \.png, \.webp or \.tiff"),
         ("a.bmp", GRAY_ALPHA, "BMP has no transparency"),
         ("a.webp", np.zeros((1, 20000, 3), np.uint8), "WebP holds at most 16383 pixels a side.*20000 x 1"),
         ("a.gif", RGB, r"unknown ending '\.gif'; use one of \.png, \.jpg"),
@@ -254,7 +254,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path, name, pixels, message):
     with pytest.raises(InputError, match=message):
-        image.write_image(tmp_path / name, pixels)
+        arrays.write_image(tmp_path / name, pixels)
     assert not list(tmp_path.iterdir())
 
 
@@ -262,21 +262,21 @@ def test_conversion_on_request(tmp_path):
     deep = _gradient(4, np.uint16)
     deep[..., 3] = 65535
     deep[0, 0] = (0, 0, 0, 0)
-    image.write_image(tmp_path / "a.bmp", deep, convert=True)
-    flat = image.read_image(tmp_path / "a.bmp")
+    arrays.write_image(tmp_path / "a.bmp", deep, convert=True)
+    flat = arrays.read_image(tmp_path / "a.bmp")
     np.testing.assert_array_equal(flat[1:], _gradient(3)[1:])
     np.testing.assert_array_equal(flat[0, 0], [255, 255, 255])
-    image.write_image(tmp_path / "a.png", deep, convert=True)  # nothing needs converting
-    np.testing.assert_array_equal(image.read_image(tmp_path / "a.png"), deep)
+    arrays.write_image(tmp_path / "a.png", deep, convert=True)  # nothing needs converting
+    np.testing.assert_array_equal(arrays.read_image(tmp_path / "a.png"), deep)
 
 
 def test_quality_out_of_range(tmp_path):
     with pytest.raises(InputError, match="quality is 0; expected 1 to 100"):
-        image.write_image(tmp_path / "a.jpg", RGB, quality=0)
+        arrays.write_image(tmp_path / "a.jpg", RGB, quality=0)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    image.write_image(tmp_path / "a.png", RGB)
+    arrays.write_image(tmp_path / "a.png", RGB)
     before = (tmp_path / "a.png").read_bytes()
 
     def full(*_):
@@ -284,7 +284,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OutputError, match=r"cannot write .*a\.png: No space left"):
-        image.write_image(tmp_path / "a.png", RGB[::-1])
+        arrays.write_image(tmp_path / "a.png", RGB[::-1])
     assert (tmp_path / "a.png").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
@@ -295,7 +295,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the system refuses to write more than that
     try:
         with pytest.raises(OutputError, match=r"cannot write .*a\.png: .*free some space or choose another"):
-            image.write_image(tmp_path / "a.png", NOISE)
+            arrays.write_image(tmp_path / "a.png", NOISE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
@@ -304,7 +304,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*a\.png: .*choose a folder that you may write to"):
-        image.write_image(tmp_path / "file" / "a.png", NOISE)
+        arrays.write_image(tmp_path / "file" / "a.png", NOISE)
 
 
 # --- finding ------------------------------------------------------------------------------------------
@@ -324,26 +324,26 @@ def test_find_images(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     names = ["a.png", "b.JPG", "c.tiff"]
-    assert image.find_images([tmp_path]) == [tmp_path / n for n in names]
-    assert image.find_images([tmp_path], recursive=True) == [tmp_path / n for n in [*names, "deep/d.webp"]]
+    assert arrays.find_images([tmp_path]) == [tmp_path / n for n in names]
+    assert arrays.find_images([tmp_path], recursive=True) == [tmp_path / n for n in [*names, "deep/d.webp"]]
     given = [tmp_path / "notes.txt", str(tmp_path / "b.JPG"), tmp_path, tmp_path / "missing.png"]
     expected = ["notes.txt", "b.JPG", "a.png", "c.tiff", "missing.png"]
-    assert image.find_images(given) == [tmp_path / n for n in expected]
-    with pytest.raises(InputError, match=r"empty: no picture directly inside it; looked for \.png"):
+    assert arrays.find_images(given) == [tmp_path / n for n in expected]
+    with pytest.raises(InputError, match=r"empty: no image directly inside it; looked for \.png"):
         (tmp_path / "empty").mkdir()
-        image.find_images([tmp_path / "empty"])
+        arrays.find_images([tmp_path / "empty"])
 
 
 # --- tensors and colour -------------------------------------------------------------------------------
 
 
 def test_tensors_are_the_value_over_255_and_come_back():
-    x = image.to_tensor(NOISE)
+    x = arrays.to_tensor(NOISE)
     assert (x.shape, x.dtype, x.flags.c_contiguous) == ((1, 3, 50, 60), np.float32, True)
     np.testing.assert_array_equal(x[0].transpose(1, 2, 0), NOISE.astype(np.float32) / np.float32(255))
-    np.testing.assert_array_equal(image.from_tensor(x), NOISE)
+    np.testing.assert_array_equal(arrays.from_tensor(x), NOISE)
     everything = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1).repeat(3, axis=2)
-    np.testing.assert_array_equal(image.from_tensor(image.to_tensor(everything), np.uint16), everything)
+    np.testing.assert_array_equal(arrays.from_tensor(arrays.to_tensor(everything), np.uint16), everything)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -352,7 +352,7 @@ def test_outputs_are_clipped_and_rounded_to_nearest(dtype):
         [-1, -0.001, 0.4 / 255, 0.6 / 255, 100.4 / 255, 254.6 / 255, 1.0, 7, 60000, -60000], dtype
     )
     y = np.broadcast_to(values[None, None, None], (1, 3, 130, 10))
-    out = image.from_tensor(y)
+    out = arrays.from_tensor(y)
     assert out.shape == (130, 10, 3)
     assert out.flags.c_contiguous
     assert (out == np.array([0, 0, 0, 1, 100, 255, 255, 255, 255, 0], np.uint8)[None, :, None]).all()
@@ -360,56 +360,56 @@ def test_outputs_are_clipped_and_rounded_to_nearest(dtype):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_outputs_that_are_not_numbers_are_not_made_into_pictures(dtype, value):
+def test_outputs_that_are_not_numbers_are_not_made_into_images(dtype, value):
     y = np.zeros((1, 3, 200, 4), dtype)
     y[0, 1, 150, 2] = value
     with pytest.raises(InputError, match="not numbers .*--precision fp32"):
-        image.from_tensor(y)
+        arrays.from_tensor(y)
 
 
 def test_luma_equals_scikit_image():
     from skimage.color import rgb2ycbcr
 
-    np.testing.assert_allclose(image.luma(NOISE), rgb2ycbcr(NOISE)[..., 0], atol=1e-9)
+    np.testing.assert_allclose(arrays.luma(NOISE), rgb2ycbcr(NOISE)[..., 0], atol=1e-9)
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
-    np.testing.assert_allclose(image.luma(ends), [[16, 235]], atol=1e-2)
+    np.testing.assert_allclose(arrays.luma(ends), [[16, 235]], atol=1e-2)
 
 
 def test_channels():
-    np.testing.assert_array_equal(image.to_rgb(RGBA), RGB)
-    np.testing.assert_array_equal(image.to_rgb(GRAY_ALPHA), np.repeat(GRAY[..., None], 3, axis=2))
-    assert image.to_rgb(RGB) is RGB
+    np.testing.assert_array_equal(arrays.to_rgb(RGBA), RGB)
+    np.testing.assert_array_equal(arrays.to_rgb(GRAY_ALPHA), np.repeat(GRAY[..., None], 3, axis=2))
+    assert arrays.to_rgb(RGB) is RGB
     for pixels in (RGBA, GRAY_ALPHA, RGB, GRAY[..., None]):
-        colour, alpha = image.split_alpha(pixels)
+        colour, alpha = arrays.split_alpha(pixels)
         assert (alpha is None) == (pixels.shape[2] in (1, 3))
-        np.testing.assert_array_equal(image.join_alpha(colour, alpha), pixels)
+        np.testing.assert_array_equal(arrays.join_alpha(colour, alpha), pixels)
     gray = GRAY[..., None].astype(np.uint16) * 257
-    np.testing.assert_array_equal(image.to_gray(image.to_rgb(gray)), gray)
+    np.testing.assert_array_equal(arrays.to_gray(arrays.to_rgb(gray)), gray)
     expected = np.asarray(Image.fromarray(NOISE).convert("L"))
     assert (
-        np.abs(image.to_gray(NOISE)[..., 0].astype(int) - expected).max() <= 1
+        np.abs(arrays.to_gray(NOISE)[..., 0].astype(int) - expected).max() <= 1
     )  # Pillow's is in fixed point
 
 
 def test_sixteen_bits_become_eight_by_rounding():
     values = np.array([0, 128, 129, 257, 65535, 65535 - 128, 65535 - 129], np.uint16).reshape(1, -1, 1)
     expected = np.rint(values / 257).astype(np.uint8)
-    np.testing.assert_array_equal(image.to_uint8(values), expected)
-    assert image.to_uint8(RGB) is RGB
+    np.testing.assert_array_equal(arrays.to_uint8(values), expected)
+    assert arrays.to_uint8(RGB) is RGB
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: image.to_tensor(GRAY[..., None]),
-        lambda: image.to_tensor(RGB.astype(np.int32)),
-        lambda: image.to_tensor(np.zeros((0, 4, 3), np.uint8)),
-        lambda: image.from_tensor(np.zeros((2, 3, 4, 4), np.float32)),
-        lambda: image.from_tensor(np.zeros((1, 3, 4, 4), np.uint8)),
-        lambda: image.from_tensor(np.zeros((1, 3, 4, 4)), np.int16),
-        lambda: image.luma(RGBA),
-        lambda: image.to_gray(RGBA),
-        lambda: image.to_rgb(np.zeros((4, 4, 5), np.uint8)),
+        lambda: arrays.to_tensor(GRAY[..., None]),
+        lambda: arrays.to_tensor(RGB.astype(np.int32)),
+        lambda: arrays.to_tensor(np.zeros((0, 4, 3), np.uint8)),
+        lambda: arrays.from_tensor(np.zeros((2, 3, 4, 4), np.float32)),
+        lambda: arrays.from_tensor(np.zeros((1, 3, 4, 4), np.uint8)),
+        lambda: arrays.from_tensor(np.zeros((1, 3, 4, 4)), np.int16),
+        lambda: arrays.luma(RGBA),
+        lambda: arrays.to_gray(RGBA),
+        lambda: arrays.to_rgb(np.zeros((4, 4, 5), np.uint8)),
     ],
 )
 def test_arrays_of_another_kind_are_refused(call):

@@ -1,4 +1,4 @@
-"""Files that are cut off, damaged, hostile or no pictures: one message with the cure, a clean terminal."""
+"""Files that are cut off, damaged, hostile or no images: one message with the cure, a clean terminal."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pytest
 from PIL import Image
 
 from hasn_edge.errors import InputError
-from hasn_edge.images import arrays as image
+from hasn_edge.images import arrays
 
 RGB = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
 
-def _encoded(picture, kind, **options):
+def _encoded(image, kind, **options):
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, kind, **options)
+    Image.fromarray(image).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def _read(tmp_path, data, name="picture.png"):
+def _read(tmp_path, data, name="image.png"):
     path = tmp_path / name
     path.write_bytes(data)
-    pixels = image.read_image(path)
-    assert image.read_image_size(path) == pixels.shape[:2]
+    pixels = arrays.read_image(path)
+    assert arrays.read_image_size(path) == pixels.shape[:2]
     return pixels
 
 
@@ -65,7 +65,7 @@ def test_a_file_cut_off_anywhere_is_refused_and_the_terminal_stays_clean(tmp_pat
     for length in _cut(data):
         (tmp_path / name).write_bytes(data[:length])
         with pytest.raises(InputError, match=name) as caught:
-            image.read_image(tmp_path / name)
+            arrays.read_image(tmp_path / name)
         assert "\n" not in str(caught.value)
         if length > 100:
             assert "ends early" in str(caught.value)
@@ -79,7 +79,7 @@ def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
     data = WHOLE[name]
     (tmp_path / name).write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
     with pytest.raises(InputError, match=name):
-        image.read_image(tmp_path / name)
+        arrays.read_image(tmp_path / name)
     assert capfd.readouterr() == ("", "")
 
 
@@ -90,7 +90,7 @@ def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
         (
             "notes.png",
             b"this is a note\n" * 9,
-            "notes.png: not a picture .* text; save it as PNG, JPEG, WebP",
+            "notes.png: not an image .* text; save it as PNG, JPEG, WebP",
         ),
         ("clip.jpg", _encoded(RGB, "GIF"), "a GIF"),
         ("doc.png", b"%PDF-1.7\n\xff\xfe", "a PDF"),
@@ -108,16 +108,16 @@ def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
         ("palette.png", _png((4, 4, 8, 3, 0, 0, 0), zlib.compress(bytes(20))), "palette is missing"),
         ("scan.jpg", b"\xff\xd8\xff\xd9", "no pixel data"),
         ("soi.jpg", b"\xff\xd8\xff\xe0\0\0", "segment of 0 bytes"),
-        ("riff.webp", b"RIFF\x0c\0\0\0WEBPABCD\0\0\0\0", "no picture inside"),
+        ("riff.webp", b"RIFF\x0c\0\0\0WEBPABCD\0\0\0\0", "no image inside"),
         ("x.bmp", b"BM" + bytes(40), "BMP header of 0 bytes"),
         ("x.tif", b"II*\0\x08\0\0\0\0\0\0\0\0\0", "no width or height"),
         ("y.tif", b"II*\0\xff\xff\xff\0", "ends early"),
     ],
 )
-def test_what_is_no_picture_is_named_with_its_cure(tmp_path, capfd, name, data, message):
+def test_what_is_no_image_is_named_with_its_cure(tmp_path, capfd, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
-        image.read_image(tmp_path / name)
+        arrays.read_image(tmp_path / name)
     out, err = capfd.readouterr()
     assert out == ""
     assert name == "filter.png" or err == ""  # libpng itself reports an unknown row filter
@@ -140,7 +140,7 @@ def test_profiles_that_libpng_complains_about_do_not_reach_it(tmp_path, capfd):
 
 
 def test_interlaced_png(tmp_path):
-    # Pillow writes none: the seven passes of a 5 x 3 gray picture, by the definition of the format.
+    # Pillow writes none: the seven passes of a 5 x 3 gray image, by the definition of the format.
     pixels = np.arange(15, dtype=np.uint8).reshape(3, 5) * 16
     passes = (
         (0, 0, 8, 8),
@@ -158,7 +158,7 @@ def test_interlaced_png(tmp_path):
         _read(tmp_path, _png((5, 3, 8, 0, 0, 0, 1), zlib.compress(b"".join(rows[:-1]))))
 
 
-def test_a_picture_after_the_end_of_a_jpeg_is_ignored(tmp_path):
+def test_a_image_after_the_end_of_a_jpeg_is_ignored(tmp_path):
     expected = _read(tmp_path, WHOLE["a.jpg"])
     np.testing.assert_array_equal(
         _read(tmp_path, WHOLE["a.jpg"] + b"MotionPhoto" + WHOLE["p.jpg"][:99]), expected
@@ -189,19 +189,19 @@ def test_a_size_that_would_fill_the_memory_is_refused_before_decoding(tmp_path, 
 
     monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("decoded"))
     (tmp_path / name).write_bytes(_bombs()[name])
-    for read in (image.read_image, image.read_image_size):
+    for read in (arrays.read_image, arrays.read_image_size):
         with pytest.raises(InputError, match=rf"{name}: .*40000 x 40000 pixels.*268 megapixels.*cut it"):
             read(tmp_path / name)
 
 
 def test_paths_that_are_no_files(tmp_path):
     with pytest.raises(InputError, match=r"gone\.png: no such file; check the spelling"):
-        image.read_image(tmp_path / "gone.png")
+        arrays.read_image(tmp_path / "gone.png")
     with pytest.raises(InputError, match="is a folder"):
-        image.read_image_size(tmp_path)
+        arrays.read_image_size(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match="not an ordinary file"):
-        image.read_image(tmp_path / "pipe.png")
+        arrays.read_image(tmp_path / "pipe.png")
 
 
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match=r"a\.png: cannot be read \(Permission denied\); check its permissions"
     ):
-        image.read_image(tmp_path / "a.png")
+        arrays.read_image(tmp_path / "a.png")
 
 
 def test_a_tiff_that_opencv_would_make_black_is_refused(tmp_path, capfd):

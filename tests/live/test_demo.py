@@ -139,7 +139,7 @@ def test_cameras_are_asked_for_the_size(run, monkeypatch):
     assert asked == [(180, 320), (64, 128), None]
 
 
-def test_a_self_test_of_too_small_pictures_is_refused(run):
+def test_a_self_test_of_too_small_images_is_refused(run):
     result = run("--source", "pattern", "--view", "none", "--self-test", "--size", "2x40")
     assert result.exit_code == 1
     assert "2x40 is too small for a self-test at x4" in result.stderr

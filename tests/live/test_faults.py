@@ -49,7 +49,7 @@ def test_source_is_lost_at_frame_n(live, at):
     assert source.closed
     assert view.events == ["start", "stop"]
     assert writer.state in ("published", "not opened")
-    assert len(writer.pictures) == len(view.shown)
+    assert len(writer.images) == len(view.shown)
 
 
 @pytest.mark.parametrize("at", [0, 1, 7])
@@ -62,7 +62,7 @@ def test_session_raises_at_frame_n(make, at):
     assert f"infer (frame {at}): fake: the device fell off" in str(error)
     assert isinstance(error.__cause__, BuildError)
     assert view.numbers == list(range(len(view.shown)))
-    assert writer.state == ("published" if writer.pictures else "not opened")
+    assert writer.state == ("published" if writer.images else "not opened")
 
 
 def test_a_fault_of_ours_keeps_its_traceback_and_names_the_stage():
@@ -144,7 +144,7 @@ def test_stop_at_every_stage(busy, seconds):
     assert threads() == []
     assert live.stuck == ()
     assert writer.state == "published"
-    assert len(writer.pictures) == len(view.shown)
+    assert len(writer.images) == len(view.shown)
 
 
 def test_stop_before_the_first_frame():

@@ -141,8 +141,8 @@ def test_self_test_cuts_what_is_no_multiple_of_the_scale():
     assert view.shown[0].frame.truth.shape == (64, 88, 3)
 
 
-def test_identical_pictures_have_no_figure():
-    """One grey picture: PSNR is infinite, which JSON does not know and a mean must leave out."""
+def test_identical_images_have_no_figure():
+    """One grey image: PSNR is infinite, which JSON does not know and a mean must leave out."""
     stats = Live(PatternSource((64, 64), frames=1, live=False), FakeSession(), self_test=True).run()
     from hasn_edge.live.frame import Frame, Quality, Shown
 

@@ -12,35 +12,35 @@ from hasn_edge.live.frame import Frame
 from hasn_edge.live.self_test import quality
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def test_nothing_to_do_is_nothing_done():
-    pixels = picture(18, 32)
+    pixels = image(18, 32)
     assert fitted(pixels, (18, 32)) is pixels
 
 
 def test_the_middle_is_cut_out():
-    pixels = picture(20, 20)
+    pixels = image(20, 20)
     np.testing.assert_array_equal(fitted(pixels, (10, 20)), pixels[5:15])
     assert fitted(pixels, (10, 20)).flags.c_contiguous
 
 
 def test_one_row_is_rather_cut_off_than_resized():
-    pixels = picture(35, 63)
+    pixels = image(35, 63)
     np.testing.assert_array_equal(fitted(pixels, (34, 62)), pixels[:34, :62])
     assert part_of((35, 63), (34, 62)) == (34, 62)
 
 
 def test_shrinking_averages():
-    pixels = picture(54, 96)
+    pixels = image(54, 96)
     expected = pixels.reshape(18, 3, 32, 3, 3).astype(float).mean(axis=(1, 3))
     np.testing.assert_allclose(fitted(pixels, (18, 32)), expected, atol=0.5)
 
 
 def test_growing_is_bicubic():
-    pixels = picture(9, 16)
+    pixels = image(9, 16)
     np.testing.assert_array_equal(
         fitted(pixels, (18, 32)), cv2.resize(pixels, (32, 18), interpolation=cv2.INTER_CUBIC)
     )
@@ -49,7 +49,7 @@ def test_growing_is_bicubic():
 @pytest.mark.parametrize("size", [(1, 1), (7, 500), (500, 7), (48, 64), (180, 320)])
 @pytest.mark.parametrize("captured", [(1, 1), (480, 640), (37, 200), (200, 3)])
 def test_every_size_becomes_every_size(captured, size):
-    assert fitted(picture(*captured), size).shape == (*size, 3)
+    assert fitted(image(*captured), size).shape == (*size, 3)
 
 
 def test_a_self_test_needs_a_pixel_inside_the_border_that_is_cut():
@@ -59,9 +59,9 @@ def test_a_self_test_needs_a_pixel_inside_the_border_that_is_cut():
         self_test_size((100, 11), 4)
     with pytest.raises(InputError, match="20x2 is too small for a self-test at x4"):
         check_self_test((2, 20), 4)
-    truth = picture(12, 12)
+    truth = image(12, 12)
     small = smaller(Frame(index=0, pixels=truth, time_s=None, captured=0.0), (3, 3), 4)
-    assert np.isfinite(quality(small, picture(12, 12)[::-1], 4).hasn_db)
+    assert np.isfinite(quality(small, image(12, 12)[::-1], 4).hasn_db)
 
 
 @pytest.mark.parametrize("aspect", [2.0, 64 / 45, 0.5])
@@ -84,7 +84,7 @@ def test_pixels_that_are_not_square_are_stretched(captured, aspect):
 
 
 def test_what_is_stretched_and_shrunk_averages_what_it_shrinks():
-    pixels = picture(40, 10)
+    pixels = image(40, 10)
     half = pixels.reshape(20, 2, 10, 3).astype(float).mean(axis=1)
     expected = cv2.resize(np.rint(half).astype(np.uint8), (20, 20), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_allclose(fitted(pixels, (20, 20), 4.0).astype(int), expected, atol=3)
@@ -108,7 +108,7 @@ def test_a_shape_is_kept_and_never_grows(captured, size):
 
 
 def test_bicubic_is_opencvs_and_made_once():
-    frame = Frame(index=0, pixels=picture(10, 12), time_s=None, captured=0.0)
+    frame = Frame(index=0, pixels=image(10, 12), time_s=None, captured=0.0)
     expected = cv2.resize(frame.pixels, (48, 40), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_array_equal(frame.bicubic(4), expected)
     assert frame.bicubic(4) is frame.bicubic(4)

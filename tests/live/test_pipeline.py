@@ -86,9 +86,9 @@ def test_recording_gets_every_shown_frame_in_its_own_thread():
     stats = live.run()
     assert writer.state == "published"
     assert writer.size == (192, 256)
-    assert live.recorded == len(writer.pictures) == 12
-    for shown, picture in zip(view.shown, writer.pictures, strict=True):
-        np.testing.assert_array_equal(shown.upscaled, picture)
+    assert live.recorded == len(writer.images) == 12
+    for shown, image in zip(view.shown, writer.images, strict=True):
+        np.testing.assert_array_equal(shown.upscaled, image)
     np.testing.assert_allclose(writer.times, np.arange(12) / 30, atol=1e-9)
     assert writer.threads == {"hasn-edge record"}
     assert stats.snapshot()["run"]["stages_ms"]["record"]["p50"] is not None
@@ -104,7 +104,7 @@ def test_a_live_recording_has_the_times_of_capture():
 def test_a_slow_encoder_is_named_and_loses_nothing():
     writer, view = Writer(seconds=0.05), Watcher()
     stats = Live(PatternSource(SIZE, fps=100), FakeSession(), [view], open_writer=writer, seconds=1.0).run()
-    assert len(writer.pictures) == len(view.shown)
+    assert len(writer.images) == len(view.shown)
     assert stats.snapshot()["limit"]["stage"] == "record"
 
 

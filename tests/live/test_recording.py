@@ -79,6 +79,6 @@ def test_a_run_without_a_frame_says_that_nothing_was_recorded(run, monkeypatch):
     assert not list(Path().iterdir())
 
 
-def test_that_a_recording_has_no_sound_is_said_before_it_is_made():
+def test_that_a_recording_has_no_audio_is_said_before_it_is_made():
     text = " ".join(CliRunner().invoke(cli, ["demo", "--help"]).output.split())
-    assert "(.mp4, .mov, .mkv, .webm), without sound; of files, upscale keeps it." in text
+    assert "(.mp4, .mov, .mkv, .webm), without audio; of files, upscale keeps it." in text

@@ -95,13 +95,13 @@ def test_int8_sidecar_says_how(tiny, tmp_path):
     details = json.loads((tmp_path / "out" / "tiny-int8-cpu.onnx.json").read_text())["details"]
     assert details["ranges"]["observer"] == details["recipe"]["observer"] == "mse"
     assert len(details["ranges"]["fingerprint"]) == 64
-    assert details["ranges"]["pictures"] >= 30
+    assert details["ranges"]["images"] >= 30
     assert set(details["ranges"]["values"]) == set(details["int8_convolutions"])
     assert 0 < details["int8_mac_share"] <= 1
     assert details["measured"]["held_out"]["images"] == 8
     assert details["measured"]["held_out"]["dpsnr_db"] >= -5
     assert artifact.precision is Precision.INT8
-    assert any("held-out pictures" in line for line in built.summary)
+    assert any("held-out images" in line for line in built.summary)
 
 
 def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):

@@ -127,7 +127,7 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path, monkeypa
     ("where", "error"),
     [
         ("built", BuildError("assertion checkLinks::218")),
-        ("built", ArtifactError("its golden picture came out wrong")),
+        ("built", ArtifactError("its golden image came out wrong")),
         ("built", UnsupportedError("TensorRT 9.9 has no INT8")),
         ("opened", ArtifactError("it computes something else")),
     ],

@@ -1,4 +1,4 @@
-"""Several pictures at a time: graphs and engines that take them, and what they are checked for."""
+"""Several images at a time: graphs and engines that take them, and what they are checked for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hasn_edge.runtime.upscaler import Upscaler
 from tests.support.fake_session import FakeSession
 
 
-def pictures(count: int, height: int = 24, width: int = 33) -> np.ndarray:
+def images(count: int, height: int = 24, width: int = 33) -> np.ndarray:
     return np.random.default_rng(1).random((count, 3, height, width), dtype=np.float32)
 
 
@@ -26,7 +26,7 @@ def test_an_exported_graph_takes_any_number_and_computes_each_alone(tiny, tmp_pa
     assert artifact.details["batch"] == [1, 4]
     shape = onnx.load(artifact.path).graph.input[0].type.tensor_type.shape
     assert [dim.dim_param != "" for dim in shape.dim] == [True, False, True, True]
-    x = pictures(5)
+    x = images(5)
     with open_session(artifact) as session:
         together = session.run(x)
         alone = np.concatenate([session.run(one[None]) for one in x])
@@ -69,7 +69,7 @@ def test_a_target_file_may_fix_the_number(tiny, tmp_path):
     assert engine.path.name == "tiny-fp32-pair-64x48-b2.engine"
     assert engine.details["inputs"][0]["shape"] == [2, 3, 48, 64]
     assert engine.details["golden"]["shape"] == [2, 3, 48, 64]
-    x = pictures(2, 48, 64)
+    x = images(2, 48, 64)
     with open_session(graph) as pair, open_session(hasn_edge.export(tiny, output=tmp_path)) as one:
         np.testing.assert_allclose(pair.run(x), one.run(x), atol=1e-5)
 
@@ -81,7 +81,7 @@ def test_a_target_file_may_fix_the_number(tiny, tmp_path):
         (lambda tiny, out: hasn_edge.export(tiny, format="torchscript", batch=2, output=out), "any number"),
         (
             lambda tiny, out: hasn_edge.build(tiny, target="cpu", size=(48, 64), batch=2, output=out),
-            "one picture at a time",
+            "one image at a time",
         ),
     ],
 )
@@ -92,15 +92,15 @@ def test_what_does_not_go_together(tiny, tmp_path, call, message):
 
 
 class Mixing(FakeSession):
-    """Lets pictures that come together see each other, as an average over the wrong axes would."""
+    """Lets images that come together see each other, as an average over the wrong axes would."""
 
     def _run(self, x_NCHW):
         return super()._run(x_NCHW) * np.float32(0.5) + np.float32(0.5) * x_NCHW.mean(dtype=np.float32)
 
 
-def test_pictures_that_see_each_other_are_refused():
+def test_images_that_see_each_other_are_refused():
     check_batch(FakeSession())
-    with pytest.raises(VerificationError, match="three pictures at a time come out other than each alone"):
+    with pytest.raises(VerificationError, match="three images at a time come out other than each alone"):
         check_batch(Mixing())
     check_static(FakeSession, FakeSession, (20, 20), count=2)
     with pytest.raises(VerificationError, match=r"\(20x20, 2 at a time\) is too far"):

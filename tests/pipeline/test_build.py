@@ -129,7 +129,7 @@ def test_the_portable_graph_is_one_that_8_5_reads(tiny, told, tmp_path):
     assert "LayerNormalization" not in operators(weak)
 
 
-def test_the_calibrator_has_a_graph_that_takes_its_pictures(tiny, told, tmp_path):
+def test_the_calibrator_has_a_graph_that_takes_its_images(tiny, told, tmp_path):
     built = hasn_edge.build(
         tiny,
         precision="int8",
@@ -139,7 +139,7 @@ def test_the_calibrator_has_a_graph_that_takes_its_pictures(tiny, told, tmp_path
         output=tmp_path,
     )
     shape = next(iter(told.calibrator.batches)).shape
-    # Of any size: the pictures that ship are not the engine's size, which is the profile's.
+    # Of any size: the images that ship are not the engine's size, which is the profile's.
     assert all(have in (0, want) for have, want in zip(input_dims(told.graph), shape, strict=True))
     assert told.target.shapes.size == (32, 40)
     engine = built.artifacts[-1]
@@ -181,7 +181,7 @@ def test_export_refuses_such_a_size_as_well(tiny, tmp_path):
 
 
 def test_the_calibrator_takes_no_pixels(tiny, told, tmp_path):
-    with pytest.raises(UnsupportedError, match="takes float pictures; leave out --pixels"):
+    with pytest.raises(UnsupportedError, match="takes float images; leave out --pixels"):
         hasn_edge.build(
             tiny, precision="int8", int8_method="calibrator", pixels=True, output=tmp_path / "out"
         )

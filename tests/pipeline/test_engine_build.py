@@ -64,7 +64,7 @@ def test_an_engine_runs_before_it_is_published(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_job, "open_session", opened)
     built = build(tiny, tmp_path / "out")
     assert [session.closed for session in seen] == [True]
-    assert built.summary[-1] == "the fp32 engine for rtx ran: its golden picture came out right"
+    assert built.summary[-1] == "the fp32 engine for rtx ran: its golden image came out right"
     assert len(files(tmp_path / "out")) == 4
 
 
@@ -89,7 +89,7 @@ def test_without_its_gpu_it_is_said_not_to_have_run(tiny, tmp_path, monkeypatch,
 
 @pytest.fixture
 def no_cuda_package(monkeypatch):
-    """A Jetson as it often is: a GPU, TensorRT, PyTorch for the processor, and nothing that opens CUDA."""
+    """A Jetson as it often is: a GPU, TensorRT, PyTorch for the CPU, and nothing that opens CUDA."""
     for name in ("cuda", "pycuda"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -19,7 +19,7 @@ from hasn_edge.spec import ModelSpec
 TINY = ModelSpec(features=8, blocks=1, esa_channels=4, kernel_size=3)
 
 
-class Pictures:
+class Images:
     """Calibration data made of noise."""
 
     fingerprint = "noise"
@@ -79,13 +79,13 @@ def tiny() -> Tiny:
         weak,
         onnx_from_model(model, opset=17, decompose_norm=True),
         onnx_from_model(model, opset=20),
-        ranges_from_onnx(weak, Pictures(), QuantRecipe()),
+        ranges_from_onnx(weak, Images(), QuantRecipe()),
     )
 
 
 @pytest.fixture(scope="session")
-def pictures() -> type[Pictures]:
-    return Pictures
+def images() -> type[Images]:
+    return Images
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def test_names_and_metadata_are_kept(tiny, half):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("decompose", [False, True])
-def test_the_picture_is_that_of_the_float32_graph(tiny, run_graph, fused, decompose):
+def test_the_image_is_that_of_the_float32_graph(tiny, run_graph, fused, decompose):
     model = fuse(tiny.model, RULES)[0] if fused else tiny.model
     full = onnx_from_model(model, opset=20, decompose_norm=decompose, simplify=False)
     x = np.random.default_rng(1).random((1, 3, 19, 33), dtype=np.float32)

@@ -49,7 +49,7 @@ def test_shares_are_the_published_ones(published, patterns, share):
 def test_the_default_recipe_covers_seventy_percent(published):
     names = load_recipe().select(c.name for c in convolutions(published))
     assert mac_share(published, names) >= 0.70
-    # Depthwise convolutions of 52 channels have no INT8 kernels; the stem reads the picture itself.
+    # Depthwise convolutions of 52 channels have no INT8 kernels; the stem reads the image itself.
     assert not any("dwconv" in name or name in ("conv_1", "upsampler.0") for name in names)
 
 

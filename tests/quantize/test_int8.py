@@ -34,7 +34,7 @@ def ranges_of(values: dict[str, float], peaks: dict[str, float] | None = None) -
         observer=Observer.MINMAX,
         percentile=None,
         fingerprint="",
-        pictures=1,
+        images=1,
     )
 
 
@@ -97,7 +97,7 @@ def forms(tiny) -> dict[str, onnx.ModelProto]:
     }
 
 
-def test_both_artefacts_keep_tensorrts_rules(tiny):
+def test_both_artifacts_keep_tensorrts_rules(tiny):
     for name, proto in forms(tiny).items():
         onnx.checker.check_model(proto, full_check=True)
         assert problems(proto) == [], name
@@ -127,10 +127,10 @@ def test_branches_share_one_pair_and_biases_stay_as_they_were(tiny):
         assert initializers(weak)[tensor.name] == tensor
 
 
-def test_composed_esa_shares_the_pair_of_the_branches_and_the_widest_range_wins(tiny, pictures):
+def test_composed_esa_shares_the_pair_of_the_branches_and_the_widest_range_wins(tiny, images):
     fused, _ = fuse(tiny.model, ("compose_esa", "norm_affine"))
     graph = onnx_from_model(fused, opset=17, simplify=False)
-    ranges = ranges_from_onnx(graph, pictures(), ALL)
+    ranges = ranges_from_onnx(graph, images(), ALL)
     wider = replace(ranges, values={**ranges.values, "block_1.esa.conv1": 100.0})
     proto = int8_onnx_from_onnx(graph, wider, ALL)
     convs = {node.name: node for node in proto.graph.node if node.op_type == "Conv"}
@@ -140,7 +140,7 @@ def test_composed_esa_shares_the_pair_of_the_branches_and_the_widest_range_wins(
     assert pair_of(proto, tensor)[1] == pytest.approx(100 / 127)
 
 
-def test_the_picture_survives_in_both_artefacts(tiny, run_graph):
+def test_the_image_survives_in_both_artifacts(tiny, run_graph):
     x = np.random.default_rng(5).random((1, 3, 21, 30), dtype=np.float32)
     expected = run_graph(tiny.weak, x)
     results = {name: run_graph(proto, x) for name, proto in forms(tiny).items()}
@@ -238,7 +238,7 @@ def test_no_weight_or_range_gives_a_zero_scale_nan_or_infinity(
             assert np.isfinite(found).all()
 
 
-def test_dead_and_extreme_channels_of_a_network_stay_finite(make_model, run_graph, pictures):
+def test_dead_and_extreme_channels_of_a_network_stay_finite(make_model, run_graph, images):
     model = make_model()
     attention = model.block_1.cab.cab[3].attention
     attention[1].weight.zero_()
@@ -247,10 +247,10 @@ def test_dead_and_extreme_channels_of_a_network_stay_finite(make_model, run_grap
     model.block_1.f2.conv.weight[1] = 1e-30
     model.block_1.g.conv.weight[2] = 1e-42
     weak = onnx_from_model(model, opset=17, simplify=False)
-    ranges = ranges_from_onnx(weak, pictures(), ALL)
+    ranges = ranges_from_onnx(weak, images(), ALL)
     assert ranges.values["block_1.cab.cab.3.attention.3"] == 0.0
     strong = fp16_onnx_from_onnx(onnx_from_model(model, opset=20, simplify=False))
-    x = pictures(seed=3).batches[0]
+    x = images(seed=3).batches[0]
     expected = run_graph(weak, x)
     for graph in (weak, strong):
         quantized = int8_onnx_from_onnx(graph, ranges, ALL)

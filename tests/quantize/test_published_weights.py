@@ -26,7 +26,7 @@ FORMS = (Form.WEAK, Form.STRONG)
 
 @dataclass
 class Bench:
-    """The network with the ranges of the patches that ship, and the pictures to measure on."""
+    """The network with the ranges of the patches that ship, and the images to measure on."""
 
     maker: GraphMaker
     ranges: Ranges

@@ -17,7 +17,7 @@ from hasn_edge.quantize.recipe import QuantRecipe
 MINMAX = QuantRecipe(observer=Observer.MINMAX)
 
 
-def test_ranges_are_the_largest_inputs_that_pytorch_sees(tiny, pictures):
+def test_ranges_are_the_largest_inputs_that_pytorch_sees(tiny, images):
     seen: dict[str, float] = {}
 
     def watch(name):
@@ -29,42 +29,42 @@ def test_ranges_are_the_largest_inputs_that_pytorch_sees(tiny, pictures):
     convs = [(n, m) for n, m in tiny.model.named_modules() if isinstance(m, torch.nn.Conv2d)]
     handles = [module.register_forward_hook(watch(name)) for name, module in convs]
     with torch.no_grad():
-        for batch in pictures():
+        for batch in images():
             tiny.model(torch.from_numpy(batch))
     for handle in handles:
         handle.remove()
-    found = ranges_from_onnx(tiny.weak, pictures(), MINMAX)
+    found = ranges_from_onnx(tiny.weak, images(), MINMAX)
     assert set(found.values) == set(seen)
     for name, value in seen.items():
         assert found.values[name] == pytest.approx(value, rel=1e-5), name
         assert found.peaks[name] == found.values[name]
 
 
-def test_every_graph_of_a_network_gives_the_same_ranges(tiny, pictures):
-    reference = ranges_from_onnx(tiny.weak, pictures(), MINMAX).values
+def test_every_graph_of_a_network_gives_the_same_ranges(tiny, images):
+    reference = ranges_from_onnx(tiny.weak, images(), MINMAX).values
     for graph in (tiny.strong, tiny.weak_decomposed):
-        found = ranges_from_onnx(graph, pictures(), MINMAX).values
+        found = ranges_from_onnx(graph, images(), MINMAX).values
         assert found == pytest.approx(reference, rel=1e-5)
 
 
-def test_only_what_the_recipe_selects_is_measured(tiny, pictures):
+def test_only_what_the_recipe_selects_is_measured(tiny, images):
     recipe = QuantRecipe(quantize=("*.f1.conv", "*.f2.conv", "conv_1"))
-    found = ranges_from_onnx(tiny.weak, pictures(), recipe)
+    found = ranges_from_onnx(tiny.weak, images(), recipe)
     assert set(found.values) == {"block_1.f1.conv", "block_1.f2.conv", "conv_1"}
     # Both read the same tensor.
     assert found.values["block_1.f1.conv"] == found.values["block_1.f2.conv"]
     with pytest.raises(ArtifactError, match=r"no range was measured for convolution block_1.g.conv.*another"):
         found.of("block_1.g.conv")
     with pytest.raises(ConfigError, match="quantizes no convolution"):
-        ranges_from_onnx(tiny.weak, pictures(), QuantRecipe(quantize=("nothing",)))
+        ranges_from_onnx(tiny.weak, images(), QuantRecipe(quantize=("nothing",)))
 
 
-def test_two_measurements_are_identical(tiny, pictures):
-    assert ranges_from_onnx(tiny.weak, pictures(), QuantRecipe()) == tiny.ranges
+def test_two_measurements_are_identical(tiny, images):
+    assert ranges_from_onnx(tiny.weak, images(), QuantRecipe()) == tiny.ranges
 
 
-def test_a_histogram_holds_every_value_of_the_tensor(tiny, pictures):
-    found = input_histograms(tiny.weak, pictures(count=3, side=24), ["block_1.g.conv", "conv_1"])
+def test_a_histogram_holds_every_value_of_the_tensor(tiny, images):
+    found = input_histograms(tiny.weak, images(count=3, side=24), ["block_1.g.conv", "conv_1"])
     assert found["conv_1"].total == 3 * 3 * 24 * 24
     assert found["block_1.g.conv"].total == 3 * 24 * 24 * 24
 
@@ -80,29 +80,29 @@ def test_ranges_survive_the_disk_and_damage_is_named(tiny):
         Ranges.from_dict(values)
 
 
-def test_a_network_that_overflows_is_named_by_its_convolution(pictures, make_model):
+def test_a_network_that_overflows_is_named_by_its_convolution(images, make_model):
     model = make_model()
     model.conv_1.weight.fill_(1e38)
     proto = onnx_from_model(model, opset=17, simplify=False)
-    with pytest.raises(CheckpointError, match=r"convolution block_1\.\S+ .*calibration picture 1.*overflows"):
-        ranges_from_onnx(proto, pictures(), MINMAX)
+    with pytest.raises(CheckpointError, match=r"convolution block_1\.\S+ .*calibration image 1.*overflows"):
+        ranges_from_onnx(proto, images(), MINMAX)
 
 
-def test_no_pictures_is_refused(tiny, pictures):
-    with pytest.raises(InputError, match="no calibration picture"):
-        ranges_from_onnx(tiny.weak, pictures(count=0), MINMAX)
+def test_no_images_is_refused(tiny, images):
+    with pytest.raises(InputError, match="no calibration image"):
+        ranges_from_onnx(tiny.weak, images(count=0), MINMAX)
 
 
-def test_the_graph_is_left_as_it_was(tiny, pictures):
+def test_the_graph_is_left_as_it_was(tiny, images):
     before = tiny.weak.SerializeToString()
-    ranges_from_onnx(tiny.weak, pictures(), MINMAX)
+    ranges_from_onnx(tiny.weak, images(), MINMAX)
     assert tiny.weak.SerializeToString() == before
 
 
-def test_a_dead_tensor_has_range_zero(pictures, make_model):
+def test_a_dead_tensor_has_range_zero(images, make_model):
     model = make_model()
     model.block_1.cab.cab[3].attention[1].weight.zero_()
     model.block_1.cab.cab[3].attention[1].bias.fill_(-1.0)
-    found = ranges_from_onnx(onnx_from_model(model, opset=17, simplify=False), pictures(), MINMAX)
+    found = ranges_from_onnx(onnx_from_model(model, opset=17, simplify=False), images(), MINMAX)
     assert found.values["block_1.cab.cab.3.attention.3"] == 0.0
     assert np.isfinite(list(found.values.values())).all()

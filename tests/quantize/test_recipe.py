@@ -33,7 +33,7 @@ def test_the_conservative_recipe_quantizes_less_and_promises_more():
     assert conservative.budget_db < default.budget_db
 
 
-def test_div2k_is_the_default_recipe_on_other_pictures():
+def test_div2k_is_the_default_recipe_on_other_images():
     default, div2k = load_recipe("default").to_dict(), load_recipe("div2k").to_dict()
     assert div2k.pop("calibration") == "div2k-x4.txt"
     assert default.pop("calibration") == "patches"

@@ -17,10 +17,10 @@ from hasn_edge.quantize.sensitivity import LayerCost, advice, kind_of, sensitivi
 RECIPE = QuantRecipe(quantize=("block_1.f*.conv", "block_1.g.conv", "conv_2"))
 
 
-def test_a_range_that_is_far_too_wide_is_the_costliest(tiny, pictures):
+def test_a_range_that_is_far_too_wide_is_the_costliest(tiny, images):
     bad = replace(tiny.ranges, values={**tiny.ranges.values, "conv_2": 50 * tiny.ranges.values["conv_2"]})
     steps: list[tuple[int, int]] = []
-    costs = sensitivity(tiny.weak, bad, RECIPE, pictures(), progress=lambda *step: steps.append(step))
+    costs = sensitivity(tiny.weak, bad, RECIPE, images(), progress=lambda *step: steps.append(step))
     assert costs[0].name == "conv_2"
     assert [cost.mean_square for cost in costs] == sorted((c.mean_square for c in costs), reverse=True)
     assert sum(cost.error_share for cost in costs) == pytest.approx(1)
@@ -30,8 +30,8 @@ def test_a_range_that_is_far_too_wide_is_the_costliest(tiny, pictures):
     assert f"conv_2 ({costs[0].error_share:.0%} of the error" in advice(costs)
 
 
-def test_the_error_is_that_of_the_graph_with_one_layer_quantized(tiny, pictures, run_graph):
-    batches = list(pictures(count=2, seed=9))
+def test_the_error_is_that_of_the_graph_with_one_layer_quantized(tiny, images, run_graph):
+    batches = list(images(count=2, seed=9))
     costs = sensitivity(tiny.weak, tiny.ranges, RECIPE, batches)
     cost = next(cost for cost in costs if cost.name == "block_1.g.conv")
     alone = int8_onnx_from_onnx(tiny.weak, tiny.ranges, QuantRecipe(quantize=("block_1.g.conv",)))
@@ -44,10 +44,10 @@ def test_the_error_is_that_of_the_graph_with_one_layer_quantized(tiny, pictures,
     assert cost.mac_share == pytest.approx(mac_share(tiny.weak, ["block_1.g.conv"]))
 
 
-def test_kinds_gather_the_blocks(tiny, pictures):
+def test_kinds_gather_the_blocks(tiny, images):
     assert kind_of("block_12.f1.conv") == "block_*.f1.conv"
     assert kind_of("conv_2") == "conv_2"
-    costs = sensitivity(tiny.weak, tiny.ranges, RECIPE, pictures(count=1), by_kind=True)
+    costs = sensitivity(tiny.weak, tiny.ranges, RECIPE, images(count=1), by_kind=True)
     assert {cost.name for cost in costs} == {
         "block_*.f1.conv",
         "block_*.f2.conv",
@@ -59,7 +59,7 @@ def test_kinds_gather_the_blocks(tiny, pictures):
 
 
 def test_nothing_to_measure_on_is_refused(tiny):
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         sensitivity(tiny.weak, tiny.ranges, RECIPE, [])
 
 

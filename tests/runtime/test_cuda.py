@@ -377,7 +377,7 @@ def test_the_real_cuda_python_takes_these_calls():
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", BACKENDS)
 def test_on_a_real_gpu(name):
-    """What the fakes promise: bytes arrive after waiting, mapped memory is the processor's, time passes."""
+    """What the fakes promise: bytes arrive after waiting, mapped memory is the CPU's, time passes."""
     if gpu_facts() is None:
         pytest.skip("no NVIDIA driver answers on this machine")
     try:

@@ -1,4 +1,4 @@
-"""The picture whose result is known: what it tells apart, and that graphs are asked for it too."""
+"""The image whose result is known: what it tells apart, and that graphs are asked for it too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def golden():
         return json.loads(json.dumps(make_golden(session, SIZE), allow_nan=False))
 
 
-def test_the_input_is_a_picture_of_8_bits_and_the_same_everywhere():
+def test_the_input_is_a_image_of_8_bits_and_the_same_everywhere():
     x = golden_input((2, 3, 40, 60))
     assert x.dtype == np.float32
     assert x.shape == (2, 3, 40, 60)
@@ -131,7 +131,7 @@ def test_the_tolerance_is_the_precisions(precision):
     ],
 )
 def test_nothing_to_compare_with_is_no_pass(golden, change):
-    with pytest.raises(ArtifactError, match="has no picture whose result is known, .*; build it again"):
+    with pytest.raises(ArtifactError, match="has no image whose result is known, .*; build it again"):
         check_golden(FakeSession(SPEC), change(golden))
 
 

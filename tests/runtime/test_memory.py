@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hasn_edge.exporters.onnx import onnx_from_model
-from hasn_edge.hardware import host as machine
+from hasn_edge.hardware import host
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime import memory
 from hasn_edge.runtime.upscaler import Upscaler
@@ -63,18 +63,18 @@ def test_without_any_memory_small_tiles_are_still_tried():
 
 
 def test_cores_are_counted_once_and_quotas_hold(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_SYSTEM", tmp_path)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
-    assert machine.compute_cores() == 4  # nothing known about siblings
+    monkeypatch.setattr(host, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert host.compute_cores() == 4  # nothing known about siblings
     for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
         folder = tmp_path / f"devices/system/cpu/cpu{cpu}/topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(siblings + "\n")
-    assert machine.compute_cores() == 2
+    assert host.compute_cores() == 2
     (tmp_path / "fs/cgroup").mkdir(parents=True)
     for text, expected in (("max 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("?", 2)):
         (tmp_path / "fs/cgroup/cpu.max").write_text(text + "\n")
-        assert machine.compute_cores() == expected
+        assert host.compute_cores() == expected
 
 
 CHILD = """
@@ -94,7 +94,7 @@ print(peak() - before, upscaler.last_report.tiles)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory as Linux counts it")
-def test_a_large_picture_keeps_within_the_limit(tmp_path: Path):
+def test_a_large_image_keeps_within_the_limit(tmp_path: Path):
     """One block of the published width: the peak of six is the peak of one, the time is not."""
     path = tmp_path / "one-block.onnx"
     torch.manual_seed(0)

@@ -53,11 +53,11 @@ def test_a_static_graph_knows_its_size():
             session.run(noise(1, 3, 20, 16))
 
 
-def test_a_file_of_two_pictures_at_a_time():
+def test_a_file_of_two_images_at_a_time():
     with opened(proto(size=(16, 20), batch=2).SerializeToString()) as session:
         assert session.batch == 2
         assert session.run(noise(2, 3, 16, 20)).shape == (2, 3, 64, 80)
-        with pytest.raises(ShapeError, match="takes 2 pictures at a time, got 1"):
+        with pytest.raises(ShapeError, match="takes 2 images at a time, got 1"):
             session.run(noise(1, 3, 16, 20))
 
 

@@ -103,7 +103,7 @@ class SessionContract:
         first[:] = 0  # writable
         np.testing.assert_array_equal(session.run(x), kept)
 
-    def test_batch_equals_its_pictures_one_by_one(self, session):
+    def test_batch_equals_its_images_one_by_one(self, session):
         x = noise(3, 3, 16, 18)
         singles = np.concatenate([session.run(one[None]) for one in x])
         np.testing.assert_allclose(session.run(x), singles, rtol=0, atol=self.batch_tolerance)
@@ -219,7 +219,7 @@ class TestFake(SessionContract):
         assert session.run(noise(2, 3, 16, 20)).shape == (2, 3, 64, 80)
         with pytest.raises(ShapeError, match=r"exactly 16 x 20 pixels .* got 20 x 16; Upscaler pads"):
             session.run(noise(2, 3, 20, 16))
-        with pytest.raises(ShapeError, match="2 pictures at a time, got 3"):
+        with pytest.raises(ShapeError, match="2 images at a time, got 3"):
             session.run(noise(3, 3, 16, 20))
 
 
@@ -286,8 +286,8 @@ class TestOnnxRuntime(SessionContract):
         return OnnxRuntimeSession(onnx_bytes(batch=None), SPEC, threads=1)
 
 
-class TestOnnxRuntimeExactOnePictureAtATime(SessionContract):
-    """As exported by default: batch 1, run picture by picture; without graph optimizations."""
+class TestOnnxRuntimeExactOneImageAtATime(SessionContract):
+    """As exported by default: batch 1, run image by image; without graph optimizations."""
 
     backend = "onnxruntime"
     batch_tolerance = 0
@@ -322,7 +322,7 @@ def int8_onnx_bytes() -> bytes:
     names = [conv.name for conv in convolutions(proto)]
     limits = dict.fromkeys(names, 4.0)
     ranges = Ranges(
-        values=limits, peaks=limits, observer=recipe.observer, percentile=None, fingerprint="", pictures=0
+        values=limits, peaks=limits, observer=recipe.observer, percentile=None, fingerprint="", images=0
     )
     return int8_onnx_from_onnx(proto, ranges, recipe).SerializeToString()
 
@@ -399,7 +399,7 @@ class TestTensorRTThreeSlotsTorch(TensorRTContract):
 
 
 class TestTensorRTMapped(TensorRTContract):
-    """A GPU that shares the processor's memory: nothing is copied between the two."""
+    """A GPU that shares the CPU's memory: nothing is copied between the two."""
 
     setup: ClassVar[dict[str, Any]] = {"integrated": True}
 
@@ -414,7 +414,7 @@ class TestTensorRTMappedTorch(TensorRTContract):
     setup: ClassVar[dict[str, Any]] = {"integrated": True}
 
 
-class TestTensorRTOnePictureAtATime(TensorRTContract):
+class TestTensorRTOneImageAtATime(TensorRTContract):
     plan: ClassVar[dict[str, Any]] = {"maximum": (1, 3, 64, 80)}
     options: ClassVar[dict[str, Any]] = {"slots": 2}
 

@@ -1,4 +1,4 @@
-"""Pictures of every size and kind through the upscaler: what comes out, and that tiles join."""
+"""Images of every size and kind through the upscaler: what comes out, and that tiles join."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def session(spec: ModelSpec = SPEC) -> PyTorchSession:
     return PyTorchSession(HASN(spec).eval(), threads=1)
 
 
-def picture(*shape: int, dtype=np.uint8) -> np.ndarray:
+def image(*shape: int, dtype=np.uint8) -> np.ndarray:
     rng = np.random.default_rng(3)
     coarse = rng.integers(0, np.iinfo(dtype).max, (4, 5, *shape[2:]), dtype=dtype, endpoint=True)
     return imresize(coarse, size=shape[:2])
@@ -47,13 +47,13 @@ def test_values_survive_exactly(size, channels, dtype):
     np.testing.assert_array_equal(out, repeated(pixels))
 
 
-def test_small_pictures_are_padded_with_their_edges_and_cropped():
+def test_small_images_are_padded_with_their_edges_and_cropped():
     fake = FakeSession(SPEC)
     upscaler = Upscaler(fake)
     seen = []
     run = fake._run
     fake._run = lambda x: (seen.append(x.copy()), run(x))[1]
-    pixels = picture(3, 20, 3)
+    pixels = image(3, 20, 3)
     upscaler(pixels)
     (x,) = seen
     assert x.shape == (1, 3, 15, 20)
@@ -69,7 +69,7 @@ def test_small_pictures_are_padded_with_their_edges_and_cropped():
 )
 def test_what_is_no_array_is_refused(given, name):
     upscaler = Upscaler(FakeSession(SPEC))
-    message = rf"expected a picture as a NumPy array \(H, W, C\) of uint8 or uint16, got {name}; read_image"
+    message = rf"expected an image as a NumPy array \(H, W, C\) of uint8 or uint16, got {name}; read_image"
     for upscale in (upscaler, upscaler.upscale, upscaler.tile_drift):
         with pytest.raises(ShapeError, match=message):
             upscale(given)
@@ -77,7 +77,7 @@ def test_what_is_no_array_is_refused(given, name):
 
 def test_result_is_the_networks_rounded():
     network = session()
-    pixels = picture(17, 21, 3)
+    pixels = image(17, 21, 3)
     x = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
     expected = np.rint(np.clip(network.run(x)[0], 0, 1) * 255).transpose(1, 2, 0)
     np.testing.assert_array_equal(Upscaler(network)(pixels), expected)
@@ -85,7 +85,7 @@ def test_result_is_the_networks_rounded():
 
 def test_gray_is_the_mean_of_three_channels_before_rounding():
     network = session()
-    gray = picture(16, 18)
+    gray = image(16, 18)
     y = network.run(np.repeat(gray[None, None].astype(np.float32) / 255, 3, axis=1))[0]
     expected = np.rint(np.clip(y.mean(axis=0), 0, 1) * 255)
     flat = Upscaler(network)(gray)
@@ -97,7 +97,7 @@ def test_gray_is_the_mean_of_three_channels_before_rounding():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [2, 4])
 def test_alpha_is_resized_on_its_own_and_kept(channels, dtype):
-    pixels = picture(16, 18, channels, dtype=dtype)
+    pixels = image(16, 18, channels, dtype=dtype)
     out = Upscaler(FakeSession(SPEC))(pixels)
     assert out.shape == (64, 72, channels)
     assert out.dtype == dtype
@@ -106,7 +106,7 @@ def test_alpha_is_resized_on_its_own_and_kept(channels, dtype):
 
 
 def test_opaque_stays_opaque():
-    pixels = picture(16, 18, 4)
+    pixels = image(16, 18, 4)
     pixels[..., 3] = 255
     assert (Upscaler(session())(pixels)[..., 3] == 255).all()
 
@@ -117,10 +117,10 @@ def test_opaque_stays_opaque():
         (np.zeros((4, 4, 5), np.uint8), "1 to 4 channels"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         (np.zeros((4, 4, 3), np.float32), "uint8 or uint16, got float32"),
-        (np.zeros((1, 4, 4, 3), np.uint8), "expected a picture"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "expected an image"),
     ],
 )
-def test_what_is_no_picture_is_refused(pixels, message):
+def test_what_is_no_image_is_refused(pixels, message):
     with pytest.raises(ShapeError, match=message):
         Upscaler(FakeSession(SPEC))(pixels)
 
@@ -154,7 +154,7 @@ def test_run_takes_any_size_and_batch():
 def test_tiles_join_without_a_trace_where_the_network_is_local(size, overlap):
     fake = FakeSession(SPEC)
     upscaler = Upscaler(fake, tile=32, overlap=overlap)
-    pixels = picture(*size, 3)
+    pixels = image(*size, 3)
     np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
     report = upscaler.last_report
     assert report is not None
@@ -185,7 +185,7 @@ def test_plain_networks_are_exact_in_tiles_with_twice_the_receptive_radius():
 
 def test_drift_of_tiles_is_measured():
     network = session()
-    pixels = picture(60, 70, 3)
+    pixels = image(60, 70, 3)
     upscaler = Upscaler(network, tile=32)
     drift = upscaler.tile_drift(pixels)
     x = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
@@ -200,7 +200,7 @@ def test_drift_of_tiles_is_measured():
 
 def test_drift_where_a_tile_fills_the_memory_uses_smaller_ones():
     upscaler = Upscaler(session(), memory_limit_bytes=6_000_000)
-    pixels = picture(110, 120, 4)
+    pixels = image(110, 120, 4)
     upscaler(pixels)
     report = upscaler.last_report
     assert report is not None
@@ -213,9 +213,9 @@ def test_drift_where_a_tile_fills_the_memory_uses_smaller_ones():
 
 
 def test_drift_that_cannot_be_measured_says_why():
-    whole = Upscaler(FakeSession(SPEC)).tile_drift(picture(20, 20))
+    whole = Upscaler(FakeSession(SPEC)).tile_drift(image(20, 20))
     assert (whole.psnr_db, str(whole)) == (None, "not measured (the frame is computed whole)")
-    static = Upscaler(FakeSession(SPEC, size=(20, 20))).tile_drift(picture(20, 50, 3))
+    static = Upscaler(FakeSession(SPEC, size=(20, 20))).tile_drift(image(20, 50, 3))
     assert static.psnr_db is None
     assert "no larger size" in str(static)
     assert str(static).endswith("leave out --artifact, or build without --size)")
@@ -226,7 +226,7 @@ def test_static_sessions_pad_and_tile_with_their_size():
     upscaler = Upscaler(fake)
     for size, tiles, padded in (((20, 32), 1, (0, 0)), ((3, 30), 1, (17, 2)), ((15, 90), 5, (5, 0))):
         fake.calls.clear()
-        pixels = picture(*size, 3)
+        pixels = image(*size, 3)
         np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
         report = upscaler.last_report
         assert report is not None
@@ -236,7 +236,7 @@ def test_static_sessions_pad_and_tile_with_their_size():
 
 def test_self_ensemble_is_the_mean_over_eight_views_in_float():
     network = session()
-    pixels = picture(15, 18, 3)
+    pixels = image(15, 18, 3)
     x = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).float() / 255
     total = torch.zeros(1, 3, 60, 72)
     for mirrored in (False, True):
@@ -264,7 +264,7 @@ def test_self_ensemble_is_the_mean_over_eight_views_in_float():
         ({"overlap": -1}, {}, InputError, "overlap of -1"),
         ({"overlap": 20}, {"size": (20, 32)}, InputError, "overlap of 20 .* tiles of 20; choose 0 to 19"),
         ({"self_ensemble": True}, {"size": (20, 32)}, UnsupportedError, "on its side, .* only 32x20"),
-        ({}, {"batch": 4}, UnsupportedError, "takes 4 pictures at a time"),
+        ({}, {"batch": 4}, UnsupportedError, "takes 4 images at a time"),
     ],
 )
 def test_options_that_do_not_go_together(options, fake, error, message):
@@ -278,12 +278,12 @@ def test_closing_closes_the_session():
         upscaler.close()
     assert fake.closed
     with pytest.raises(InputError, match="this session is closed"):
-        upscaler(picture(16, 16, 3))
+        upscaler(image(16, 16, 3))
 
 
 def test_tile_is_a_size():
     upscaler = Upscaler(FakeSession(SPEC), tile=40)
-    upscaler(picture(50, 30, 3))
+    upscaler(image(50, 30, 3))
     assert upscaler.last_report is not None
     assert upscaler.last_report.tile == Size(height=40, width=30)
     assert str(upscaler.last_report.tile) == "30x40"
@@ -309,7 +309,7 @@ class Ranged(FakeSession):
     ],
 )
 def test_engines_of_a_range_are_given_what_they_take(size, tile, tiles, padded):
-    pixels = picture(*size, 3)
+    pixels = image(*size, 3)
     with Upscaler(Ranged((32, 48), (64, 96)), overlap=16) as upscaler:
         np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
         report = upscaler.last_report
@@ -327,7 +327,7 @@ def test_engines_of_a_range_are_given_what_they_take(size, tile, tiles, padded):
 
 def test_engines_of_a_range_and_their_own_options():
     ranged = Ranged((32, 48), (64, 96))
-    pixels = picture(130, 70, 3)
+    pixels = image(130, 70, 3)
     with Upscaler(ranged, overlap=8, self_ensemble=True) as upscaler:
         np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
     assert {max(shape[2:]) for shape in ranged.calls} <= set(range(48, 65))

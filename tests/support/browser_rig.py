@@ -67,18 +67,18 @@ def waits(tab: Any, condition: str) -> None:
         tab.wait_for_timeout(30)
 
 
-def first_picture(tab: Any) -> None:
-    waits(tab, "picture.number >= 0")
+def first_image(tab: Any) -> None:
+    waits(tab, "image.number >= 0")
 
 
 def paused(tab: Any) -> None:
-    """Pause and wait for the lossless picture."""
+    """Pause and wait for the lossless image."""
     tab.keyboard.press("Space")
-    waits(tab, "byId('badge').textContent === 'Paused, lossless' && !picture.next")
+    waits(tab, "byId('badge').textContent === 'Paused, lossless' && !image.next")
 
 
 def painted(tab: Any) -> np.ndarray:
     """Return what is on the canvas, as ``(H, W, 3)``."""
     tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    file = base64.b64decode(tab.evaluate("picture.canvas.toDataURL('image/png')").split(",")[1])
+    file = base64.b64decode(tab.evaluate("image.canvas.toDataURL('image/png')").split(",")[1])
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

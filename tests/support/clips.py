@@ -16,7 +16,7 @@ VFR = [0, 3000, 4500, 9000, 20_000, 21_000, 22_001, 30_000, 45_000, 48_003]
 
 
 def planes_of(index: int, width: int, height: int, *, bits: int = 8, chroma: int = 2) -> list[np.ndarray]:
-    """A smooth picture with a moving bright block, as Y, U and V within limited range."""
+    """A smooth image with a moving bright block, as Y, U and V within limited range."""
     y, x = np.mgrid[0:height, 0:width]
     luma = 90 + 75 * x / width + 15 * np.sin(y / 5)  # inside the colours that RGB has
     left = (4 * index) % max(1, width - 12)
@@ -64,8 +64,8 @@ def make(
     options: dict[str, str] | None = None,
     tags: tuple[int, int, int, int] | None = None,
     aspect: Fraction | None = None,
-    sound: str | None = None,
-    pictures: list[list[np.ndarray]] | None = None,
+    audio: str | None = None,
+    images: list[list[np.ndarray]] | None = None,
     metadata: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
     last: int | None = None,
@@ -74,9 +74,9 @@ def make(
 
     Args:
         tags: Range, matrix, primaries and transfer, in the numbers of H.273.
-        sound: Codec of a track of noise as long as the pictures.
+        audio: Codec of a track of noise as long as the images.
         container: Options of the muxer.
-        last: How long the last picture is shown, in units of ``time_base``.
+        last: How long the last image is shown, in units of ``time_base``.
     """
     options = {"crf": "12", "preset": "veryfast"} | (options or {}) if "264" in codec else options or {}
     if path.suffix in (".mp4", ".mov"):
@@ -101,13 +101,11 @@ def make(
                 out.mux(packet)
 
         step = round(1 / Fraction(rate) / time_base)
-        track = out.add_stream(sound, rate=48_000) if sound else None
-        if track is not None and sound.startswith("wma"):
+        track = out.add_stream(audio, rate=48_000) if audio else None
+        if track is not None and audio.startswith("wma"):
             track.bit_rate = 128_000  # it has no default
         for index in range(count):
-            planes = (
-                pictures[index] if pictures else planes_of(index, width, height, bits=bits, chroma=chroma)
-            )
+            planes = images[index] if images else planes_of(index, width, height, bits=bits, chroma=chroma)
             frame = frame_of(planes, pix_fmt)
             frame.pts, frame.time_base = (pts[index] if pts else index * step), time_base
             write(stream.encode(frame))

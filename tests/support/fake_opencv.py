@@ -63,7 +63,7 @@ class FakeCv2:
         self.refused: set[Any] = set()
         """What cannot be opened."""
         self.silent: set[Any] = set()
-        """What can be opened and gives no pictures."""
+        """What can be opened and gives no images."""
         self.hung: set[Any] = set()
         """What can be opened and does not return from a read, until :attr:`release`."""
         self.release = threading.Event()

@@ -14,8 +14,8 @@ class FakeSession(Session):
     Args:
         spec: The network to stand in for; the published x4 network by default.
         precision: What :attr:`precision` shall say; nothing is computed in it.
-        size: Accept this (height, width) only, like a static artefact.
-        batch: Accept this many pictures a call only.
+        size: Accept this (height, width) only, like a static artifact.
+        batch: Accept this many images a call only.
     """
 
     backend = "fake"

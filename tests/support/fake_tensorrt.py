@@ -19,7 +19,7 @@ import numpy as np
 from tests.support.fake_gpu import FakeGpu, Op
 
 KERNEL_SECONDS = 2e-3
-"""What one picture takes on the fake GPU's clock."""
+"""What one image takes on the fake GPU's clock."""
 
 _NUMPY = {"FLOAT": np.float32, "UINT8": np.uint8, "HALF": np.float16}
 

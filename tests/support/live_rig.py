@@ -176,7 +176,7 @@ class Writer:
     """A recording in memory that fails as told; knows whether it was published."""
 
     def __init__(self, *, fail_at: int | None = None, seconds: float = 0.0) -> None:
-        self.pictures: list[np.ndarray] = []
+        self.images: list[np.ndarray] = []
         self.times: list[float] = []
         self.state = "not opened"
         self.threads: set[str] = set()
@@ -194,9 +194,9 @@ class Writer:
     def write(self, pixels: np.ndarray, time_s: float) -> None:
         self.threads.add(threading.current_thread().name)
         time.sleep(self._seconds)
-        if len(self.pictures) == self._fail_at:
+        if len(self.images) == self._fail_at:
             raise OutputError("cannot write out.mp4: No space left on device")
-        self.pictures.append(pixels)
+        self.images.append(pixels)
         self.times.append(time_s)
 
     def __exit__(self, kind, exc, traceback) -> None:
@@ -224,7 +224,7 @@ def balanced(snapshot: dict) -> bool:
 
 
 def lost() -> SourceError:
-    return SourceError("script: no picture came; it may have been unplugged")
+    return SourceError("script: no image came; it may have been unplugged")
 
 
 def sequence(*sources):

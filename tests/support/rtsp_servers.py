@@ -17,7 +17,7 @@ from tests.support.stream_servers import FPS, SIZE, Server, jpegs
 PAYLOAD = 1200  # bytes of an RTP packet, so that it would fit into one of a network
 
 Payload = tuple[bytes, bool]
-"""Of one RTP packet, and whether it is the last one of a picture."""
+"""Of one RTP packet, and whether it is the last one of an image."""
 
 
 def jpeg_payloads(jpeg: bytes) -> Iterator[Payload]:
@@ -46,7 +46,7 @@ def units(stream: bytes) -> list[bytes]:
 
 
 class H264:
-    """The test pattern as H.264, a key frame every ten pictures, each as it is due."""
+    """The test pattern as H.264, a key frame every ten images, each as it is due."""
 
     def __init__(self) -> None:
         self._encoder = av.CodecContext.create("libx264", "w")
@@ -56,10 +56,10 @@ class H264:
         self._encoder.flags |= av.codec.context.Flags.global_header
         self._encoder.open()
         self.parameters = units(self._encoder.extradata)[:2]
-        """Sequence and picture parameter set."""
+        """Sequence and image parameter set."""
 
-    def pictures(self) -> Iterator[list[bytes]]:
-        """Yield the units of each picture, parameter sets before the key frames as cameras send them."""
+    def images(self) -> Iterator[list[bytes]]:
+        """Yield the units of each image, parameter sets before the key frames as cameras send them."""
         with PatternSource(SIZE, fps=FPS) as source:
             while True:
                 pixels = source.read().pixels
@@ -67,10 +67,10 @@ class H264:
                     yield [*(self.parameters if packet.is_keyframe else []), *units(bytes(packet))]
 
 
-def h264_payloads(picture: list[bytes]) -> Iterator[Payload]:
-    """Cut a picture's units into payloads of RFC 6184: whole ones, FU-A for those that are too long."""
-    for number, unit in enumerate(picture):
-        final = number == len(picture) - 1
+def h264_payloads(image: list[bytes]) -> Iterator[Payload]:
+    """Cut an image's units into payloads of RFC 6184: whole ones, FU-A for those that are too long."""
+    for number, unit in enumerate(image):
+        final = number == len(image) - 1
         if len(unit) <= PAYLOAD:
             yield unit, final
             continue
@@ -90,8 +90,8 @@ class _Rtsp(socketserver.StreamRequestHandler):
         """Return further lines of the description."""
         return ""
 
-    def pictures(self) -> Iterator[list[Payload]]:
-        """Yield the payloads of each picture."""
+    def images(self) -> Iterator[list[Payload]]:
+        """Yield the payloads of each image."""
         for jpeg in jpegs():
             yield list(jpeg_payloads(jpeg))
 
@@ -133,7 +133,7 @@ class _Rtsp(socketserver.StreamRequestHandler):
     def _play(self, fault: str) -> None:
         sequence = 0
         start = time.monotonic()
-        for index, payloads in enumerate(self.pictures()):
+        for index, payloads in enumerate(self.images()):
             if self.rig.stopping.is_set() or self.rig.breaks_off(fault, index, self.connection):
                 return
             ticks = round(90000 * (time.monotonic() - start)) & 0xFFFFFFFF
@@ -149,7 +149,7 @@ class _Rtsp(socketserver.StreamRequestHandler):
 
 class RtspServer(Server):
     handler = _Rtsp
-    after = 50  # FFmpeg looks at some twenty pictures before it says that a stream is open
+    after = 50  # FFmpeg looks at some twenty images before it says that a stream is open
 
     @property
     def url(self) -> str:
@@ -168,9 +168,9 @@ class _RtspH264(_Rtsp):
         form = f"packetization-mode=1; sprop-parameter-sets={sets}"
         return f"a=rtpmap:{self.kind} H264/90000\r\na=fmtp:{self.kind} {form}\r\n"
 
-    def pictures(self) -> Iterator[list[Payload]]:
-        for picture in self._h264.pictures():
-            yield list(h264_payloads(picture))
+    def images(self) -> Iterator[list[Payload]]:
+        for image in self._h264.images():
+            yield list(h264_payloads(image))
 
 
 class RtspH264Server(RtspServer):

@@ -32,7 +32,7 @@ class Server:
 
     Args:
         faults: What happens after :attr:`after` frames of the first connections, one each: ``"stall"``,
-            ``"reset"``, ``"garbage"`` (every third picture, no end), ``"refuse"`` (no answer at all); all is
+            ``"reset"``, ``"garbage"`` (every third image, no end), ``"refuse"`` (no answer at all); all is
             well on later ones.
     """
 
@@ -65,7 +65,7 @@ class Server:
         self.stopping.wait(30)
 
     def breaks_off(self, fault: str, index: int, connection: socket.socket) -> bool:
-        """Stall or reset where a fault wants that at picture ``index``; whether the stream ends there."""
+        """Stall or reset where a fault wants that at image ``index``; whether the stream ends there."""
         if index != self.after or fault not in ("stall", "reset"):
             return False
         if fault == "stall":
@@ -101,10 +101,10 @@ class _Mjpeg(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         try:
-            for index, picture in enumerate(jpegs()):
+            for index, image in enumerate(jpegs()):
                 if self.rig.stopping.is_set() or self.rig.breaks_off(fault, index, self.connection):
                     return
-                data = bytes(range(256)) * 8 if fault == "garbage" and index % 3 == 2 else picture
+                data = bytes(range(256)) * 8 if fault == "garbage" and index % 3 == 2 else image
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 self.wfile.write(head.encode() + data + b"\r\n")
         except OSError:

@@ -94,7 +94,7 @@ class Client:
         self._connecting.__exit__(None, None, None)
 
     def watch(self, **wanted: Any) -> None:
-        """Say which pictures are wanted, and wait until the server knows."""
+        """Say which images are wanted, and wait until the server knows."""
         self.say("want", **{"watch": True, **wanted})
         self.say("still", frame=-1)
         self.hear("refused")
@@ -103,7 +103,7 @@ class Client:
         self.socket.send(msgspec.json.encode({"type": kind, **content}).decode())
 
     def receive(self) -> tuple[dict[str, Any], list[bytes]]:
-        """Return the next picture; texts on the way are kept by type."""
+        """Return the next image; texts on the way are kept by type."""
         while True:
             message = self.socket.recv(timeout=PATIENCE_S)
             if isinstance(message, bytes):
@@ -127,7 +127,7 @@ class Client:
         return self.hear("stats") and self.notes["hello"]
 
     def nothing_for(self, seconds: float) -> bool:
-        """Whether no picture comes for so long; waiting longer cannot make a right program fail."""
+        """Whether no image comes for so long; waiting longer cannot make a right program fail."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:

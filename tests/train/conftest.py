@@ -1,4 +1,4 @@
-"""A small set of prepared pictures and a network that trains in milliseconds."""
+"""A small set of prepared images and a network that trains in milliseconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = ModelSpec(
 )
 
 
-def picture(height: int, width: int, seed: int) -> np.ndarray:
+def image(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth random colours: something a network can learn to upscale."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
@@ -40,7 +40,7 @@ def shards(tmp_path_factory) -> Shards:
     writer = ShardWriter(folder, 4)
     with writer:
         for number, (height, width) in enumerate(((96, 128), (160, 80), (88, 88))):
-            hr = picture(height, width, number)
+            hr = image(height, width, number)
             writer.add(f"{number}.png", imresize(hr, scale=0.25), hr)
     return writer.publish({})
 
@@ -49,7 +49,7 @@ def shards(tmp_path_factory) -> Shards:
 def eval_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("eval") / "HR"
     for number in range(2):
-        write_image(folder / f"{number}.png", picture(80, 96, 100 + number))
+        write_image(folder / f"{number}.png", image(80, 96, 100 + number))
     return folder.parent
 
 

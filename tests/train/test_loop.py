@@ -55,7 +55,7 @@ def test_the_weights_are_the_average_and_say_what_made_them(finished, shards, ev
     assert all(torch.equal(last.weights[n], t) for n, t in state["ema"].items())
     assert last.provenance["recipe"] == "tiny"
     assert last.provenance["iterations"] == 12
-    assert last.provenance["data"] == {"fingerprint": shards.fingerprint, "pictures": 3}
+    assert last.provenance["data"] == {"fingerprint": shards.fingerprint, "images": 3}
     assert last.provenance["settings"]["optimizer"]["lr"] == 2e-3
     assert last.provenance["versions"]["torch"] == torch.__version__
     # The figure in the file is what `eval` measures on the file.
@@ -147,7 +147,7 @@ def test_beginning_checks_first(recipe, shards, finished, tmp_path):
         begin(recipe, finished[0], data=[shards.folder], sets=[], start=None)
     large = replace(recipe, phases=(Phase(patch=128, batch_size=2),))
     with pytest.raises(
-        InputError, match=r"LR patch of 32 .*smallest picture \(20\); prepare with --min-side 128"
+        InputError, match=r"LR patch of 32 .*smallest image \(20\); prepare with --min-side 128"
     ):
         begin(large, tmp_path / "a", data=[shards.folder], sets=[], start=None)
     with pytest.raises(InputError, match="named twice"):

@@ -38,7 +38,7 @@ def run(source: Path, target: Path, **options: object) -> tuple[VideoReport, lis
 
 
 def flat(values: tuple[int, int, int], pix_fmt: str) -> list[np.ndarray]:
-    """A picture of one colour."""
+    """An image of one colour."""
     dtype = np.uint16 if "10" in pix_fmt else np.uint8
     chroma = (48, 64) if "444" in pix_fmt else (24, 32)
     shapes = [(48, 64)] if "gray" in pix_fmt else [(48, 64), chroma, chroma]
@@ -117,7 +117,7 @@ def test_ten_bits_stay_ten_bits(tmp_path):
         *flat((512, 512, 512), "yuv420p10le")[1:],
     ]
     source = make(
-        tmp_path / "clip.mkv", 2, pix_fmt="yuv420p10le", codec="ffv1", pictures=[ramp] * 2, tags=(1, 1, 1, 1)
+        tmp_path / "clip.mkv", 2, pix_fmt="yuv420p10le", codec="ffv1", images=[ramp] * 2, tags=(1, 1, 1, 1)
     )
     report, inputs = run(source, tmp_path / "deep.mkv", codec="ffv1")
     after = frames(report.path)[0]
@@ -177,8 +177,8 @@ def test_rotation_is_done_to_the_pixels(tmp_path, matrix):
 def test_other_angles_are_left_and_said(tmp_path):
     turn = Turn((46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30))
     assert not turn.straight
-    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    assert np.array_equal(turn(picture), picture)
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert np.array_equal(turn(image), image)
     source = make(tmp_path / "clip.mp4", 1)
     clips.patch_matrix(source, (1, 1, -1, 1))
     report, _ = run(source, tmp_path / "out.mp4")

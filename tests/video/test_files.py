@@ -50,7 +50,7 @@ class Recording(FakeSession):
     [
         ("b-frames.mp4", {"options": {"bf": "3"}, "pts": VFR}),
         ("later.mp4", {"pts": [91_237 + t for t in VFR], "container": {"movie_timescale": "90000"}}),
-        ("broadcast.ts", {"pts": VFR, "sound": "aac"}),
+        ("broadcast.ts", {"pts": VFR, "audio": "aac"}),
         ("ntsc.mp4", {"time_base": Fraction(1, 30_000), "rate": Fraction(30_000, 1001)}),
         ("coarse.mp4", {"time_base": Fraction(1, 25), "rate": 25}),
         ("quicktime.mov", {"pts": VFR}),
@@ -62,7 +62,7 @@ def test_every_frame_keeps_its_time(tmp_path, name, options):
     source = make(tmp_path / name, **options)
     report = run(source, tmp_path / f"out{output_suffix(source)}")
     assert times(report.path) == times(source)
-    assert report.pictures == len(times(source)[1]) == 10
+    assert report.images == len(times(source)[1]) == 10
     assert report.whole
     assert report.notes == ()
 
@@ -95,12 +95,12 @@ def test_frames_without_times_get_the_rate(tmp_path):
     report = run(source, tmp_path / "out.mp4")
     base, shown = times(report.path)
     assert {b - a for a, b in itertools.pairwise(shown)} == {Fraction(1, 25) / base}
-    assert "5 of its pictures had no time" in " ".join(report.notes)
+    assert "5 of its images had no time" in " ".join(report.notes)
 
 
 @pytest.mark.parametrize("codec", ["aac", "libmp3lame"])
-def test_sound_is_copied_byte_by_byte(tmp_path, codec):
-    source = make(tmp_path / "clip.mp4", 20, sound=codec)
+def test_audio_is_copied_byte_by_byte(tmp_path, codec):
+    source = make(tmp_path / "clip.mp4", 20, audio=codec)
     assert len(packets(source, "audio")) > 20
     assert packets(run(source, tmp_path / "out.mp4").path, "audio") == packets(source, "audio")
     silent = run(source, tmp_path / "silent.mp4", audio="none")
@@ -109,9 +109,9 @@ def test_sound_is_copied_byte_by_byte(tmp_path, codec):
 
 
 @pytest.mark.parametrize("offset", [1.4, 60_000])
-def test_a_broadcast_begins_at_zero_and_its_sound_keeps_its_times(tmp_path, offset):
-    """Into MP4 sound goes in units of its sample rate, and without the headers that each packet repeats."""
-    source = make(tmp_path / "clip.ts", pts=VFR, sound="aac", container={"output_ts_offset": str(offset)})
+def test_a_broadcast_begins_at_zero_and_its_audio_keeps_its_times(tmp_path, offset):
+    """Into MP4 audio goes in units of its sample rate, and without the headers that each packet repeats."""
+    source = make(tmp_path / "clip.ts", pts=VFR, audio="aac", container={"output_ts_offset": str(offset)})
     report = run(source, tmp_path / "out.mp4")
     with av.open(str(source)) as container:
         start_s = Fraction(container.start_time, 1_000_000)
@@ -275,7 +275,7 @@ def test_sessions_of_pixels_and_tiles_give_the_same(tmp_path, monkeypatch):
         source, tmp_path / "tiled.mkv", Upscaler(FakeSession(X2), tile=32, overlap=8), codec="ffv1"
     )
     assert packets(tiled.path, "video") == expected
-    assert "each picture was computed in 6 tiles" in " ".join(tiled.notes)
+    assert "each image was computed in 6 tiles" in " ".join(tiled.notes)
 
 
 def test_reading_ahead_is_bounded_and_the_session_stays_in_one_thread(tmp_path):
@@ -291,9 +291,9 @@ def test_reading_ahead_is_bounded_and_the_session_stays_in_one_thread(tmp_path):
     source = make(tmp_path / "clip.mp4", 20)
     upscaler, original = Upscaler(Watching()), transcode_module.Network.prepare
 
-    def prepare(self, picture):
+    def prepare(self, image):
         decoded[0] += 1
-        return original(self, picture)
+        return original(self, image)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transcode_module.Network, "prepare", prepare)
@@ -319,18 +319,18 @@ def test_corrupt_frames_are_counted_and_decoding_goes_on(tmp_path):
     source.write_bytes(bytes(data))
     report = run(source, tmp_path / "out.mp4")
     assert report.lost + report.damaged >= 3
-    assert report.pictures == 40 - report.lost
+    assert report.images == 40 - report.lost
     assert not report.whole
     shown = times(report.path)[1]
     assert set(shown) <= {pts for *_, pts in whole}
     assert shown[-1] == whole[-1][2]  # to the end, at the right times
-    assert f"{report.lost} of its pictures could not be decoded" in " ".join(report.notes)
+    assert f"{report.lost} of its images could not be decoded" in " ".join(report.notes)
 
 
 def test_frames_decoded_with_errors_are_counted(tmp_path):
     """Part of a large frame is overwritten: the decoder conceals it and says so."""
     noise = np.random.default_rng(0)
-    pictures = [
+    images = [
         [noise.integers(40, 200, (p.shape), np.uint8) for p in clips.planes_of(0, 160, 96)] for _ in range(4)
     ]
     source = make(
@@ -338,7 +338,7 @@ def test_frames_decoded_with_errors_are_counted(tmp_path):
         4,
         width=160,
         height=96,
-        pictures=pictures,
+        images=images,
         options={"g": "1", "x264-params": "slices=1"},
     )
     with av.open(str(source)) as container:
@@ -347,9 +347,9 @@ def test_frames_decoded_with_errors_are_counted(tmp_path):
     data[position + size // 2 : position + size // 2 + 64] = bytes(64)
     source.write_bytes(bytes(data))
     report = run(source, tmp_path / "out.mp4")
-    assert (report.pictures, report.damaged, report.lost) == (4, 1, 0)
+    assert (report.images, report.damaged, report.lost) == (4, 1, 0)
     assert not report.whole
-    assert "1 of its pictures were decoded with errors" in " ".join(report.notes)
+    assert "1 of its images were decoded with errors" in " ".join(report.notes)
 
 
 def test_a_stream_that_begins_between_key_frames(tmp_path):
@@ -358,7 +358,7 @@ def test_a_stream_that_begins_between_key_frames(tmp_path):
     source = tmp_path / "tail.ts"
     source.write_bytes(data[len(data) // 188 // 4 * 188 :])
     report = run(source, tmp_path / "out.mp4")
-    assert report.pictures == 30
+    assert report.images == 30
     assert 1 <= report.lost < 30
     assert not report.whole
 
@@ -369,14 +369,14 @@ def test_a_file_that_was_cut_off(tmp_path):
     source = tmp_path / "cut.mp4"
     source.write_bytes(data[: len(data) // 2])
     report = run(source, tmp_path / "out.mp4")
-    assert 10 < report.pictures < 90
+    assert 10 < report.images < 90
     assert not report.whole
     assert "it ends too early: it says that it lasts 4.0 s" in " ".join(report.notes)
 
 
 def audio_only(path: Path) -> None:
-    """Sound, and a cover, which is a stream of video to FFmpeg."""
-    full = make(path.with_name("full.mp4"), 10, sound="aac")
+    """Audio, and a cover, which is a stream of video to FFmpeg."""
+    full = make(path.with_name("full.mp4"), 10, audio="aac")
     with av.open(str(full)) as a, av.open(str(path), "w") as out:
         copy = out.add_stream_from_template(a.streams.audio[0])
         cover = out.add_stream("png", rate=1, width=8, height=8, pix_fmt="rgb24")
@@ -412,9 +412,9 @@ def no_frames(path: Path) -> None:
         ("text.mp4", lambda p: p.write_text("this is no video\n" * 100), "not a video that FFmpeg can read"),
         ("empty.mp4", lambda p: p.write_bytes(b""), "not a video that FFmpeg can read"),
         ("noindex.mp4", lambda p: p.write_bytes(make(p.with_name("w.mp4")).read_bytes()[:900]), "cut off"),
-        ("sound.mp4", audio_only, "no video in it, only audio and cover"),
+        ("audio.mp4", audio_only, "no video in it, only audio and cover"),
         ("none.mp4", no_frames, "no video in it, nothing at all"),
-        ("broken.mp4", all_broken, "no picture of it could be decoded: 10 of its packets are damaged"),
+        ("broken.mp4", all_broken, "no image of it could be decoded: 10 of its packets are damaged"),
     ],
 )
 def test_what_is_no_video_is_refused(tmp_path, name, write, words):
@@ -438,7 +438,7 @@ def test_a_playlist_may_not_reach_the_network(tmp_path):
 def test_names_are_no_protocols(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "clip.mp4", 2).rename("http:clip.mp4")
-    assert run(Path("http:clip.mp4"), Path("pipe:1.mp4")).pictures == 2
+    assert run(Path("http:clip.mp4"), Path("pipe:1.mp4")).images == 2
     assert Path("pipe:1.mp4").is_file()
 
 
@@ -446,7 +446,7 @@ def test_a_size_that_changes_is_refused(tmp_path):
     small, large = make(tmp_path / "a.h264", 3), make(tmp_path / "b.h264", 3, width=96)
     source = tmp_path / "both.h264"
     source.write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.raises(InputError, match="its size changes from 64x48 to 96x48 at picture 4"):
+    with pytest.raises(InputError, match="its size changes from 64x48 to 96x48 at image 4"):
         run(source, tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
 
@@ -455,10 +455,10 @@ def test_sizes_are_checked_before_anything_is_computed(tmp_path, monkeypatch):
     source = make(tmp_path / "clip.mp4", 2)
     session = FakeSession(X2)
     monkeypatch.setattr("hasn_edge.video.encoders.MAX_OUTPUT_PIXELS", 96 * 128 - 1)
-    with pytest.raises(InputError, match="its pictures would be 128 x 96"):
+    with pytest.raises(InputError, match="its images would be 128 x 96"):
         run(source, tmp_path / "out.mp4", session=session)
     monkeypatch.setattr("hasn_edge.video.container.MAX_PIXELS", 64 * 48 - 1)
-    with pytest.raises(InputError, match="it says that its pictures are 64 x 48"):
+    with pytest.raises(InputError, match="it says that its images are 64 x 48"):
         run(source, tmp_path / "out.mp4", session=session)
     assert not session.calls
 
@@ -517,7 +517,7 @@ def test_a_failure_leaves_nothing_and_stops_all_threads(tmp_path, monkeypatch, s
     def broken(*args):
         raise RuntimeError(f"{stage} at once")
 
-    source = make(tmp_path / "clip.mp4", 20, sound="aac")
+    source = make(tmp_path / "clip.mp4", 20, audio="aac")
     session = Failing(X2) if stage in ("network", "interrupt") else FakeSession(X2)
     if stage == "writer":
         monkeypatch.setattr("hasn_edge.video.encode.Encoder.write", broken)
@@ -568,7 +568,7 @@ def test_real_clips(shared_data, tmp_path, name, seconds):
     source = excerpt(shared_data / "video" / name, tmp_path / "clip.mp4", seconds)
     report = run(source, tmp_path / "out.mp4", quality=30)
     assert report.whole
-    assert report.pictures >= 6
+    assert report.images >= 6
     assert times(report.path) == times(source)
     before, after = tags(source), tags(report.path)
     # The first says nothing of its matrix: small as it is, players take BT.601, and would not for the result.

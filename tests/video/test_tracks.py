@@ -1,4 +1,4 @@
-"""Sound and subtitles travel beside the pictures where the new file holds them; what is lost is said."""
+"""Audio and subtitles travel beside the images where the new file holds them; what is lost is said."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def run(source: Path, target: Path, **options: object) -> VideoReport:
     return upscale_video(source, target, Upscaler(FakeSession(ModelSpec(scale=2))), **options)
 
 
-def with_sound(path: Path, codec: str) -> Path:
+def with_audio(path: Path, codec: str) -> Path:
     base = SECONDS if path.suffix == ".mkv" else Fraction(1, 30)
-    return make(path, 10, codec="mpeg4", time_base=base, sound=codec)
+    return make(path, 10, codec="mpeg4", time_base=base, audio=codec)
 
 
 def with_subtitles(path: Path, folder: Path) -> Path:
@@ -43,12 +43,12 @@ def with_subtitles(path: Path, folder: Path) -> Path:
         av.open(str(folder / "words.srt")) as b,
         av.open(str(path), "w") as out,
     ):
-        pictures = out.add_stream_from_template(a.streams.video[0])
+        images = out.add_stream_from_template(a.streams.video[0])
         track = tracks.add_track(out, b.streams.subtitles[0])
         assert track is not None
         for packet in a.demux(video=0):
             if packet.size:
-                packet.stream = pictures
+                packet.stream = images
                 out.mux(packet)
         for packet in b.demux(subtitles=0):
             if packet.size:
@@ -73,7 +73,7 @@ def said(path: Path) -> list[tuple[Fraction, str]]:
 )
 def test_stereo_pcm_goes_into_mp4(tmp_path, suffix, codec):
     """Its source says two channels, and not that they are left and right, which MP4 wants to know."""
-    source = with_sound(tmp_path / f"clip{suffix}", codec)
+    source = with_audio(tmp_path / f"clip{suffix}", codec)
     with av.open(str(source)) as container:
         assert container.streams.audio[0].layout.name == "2 channels"
     report = run(source, tmp_path / "out.mp4")
@@ -86,7 +86,7 @@ def test_stereo_pcm_goes_into_mp4(tmp_path, suffix, codec):
 
 def test_what_only_the_end_of_a_file_refuses_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr(tracks, "_LAYOUTS", {})
-    source = with_sound(tmp_path / "clip.avi", "pcm_s16le")
+    source = with_audio(tmp_path / "clip.avi", "pcm_s16le")
     report = run(source, tmp_path / "out.mp4")
     assert report.losses == (
         "stream 1 (audio, pcm_s16le) is left out: the new container cannot hold it; .mkv can",
@@ -106,8 +106,8 @@ def test_what_only_the_end_of_a_file_refuses_is_refused_before_anything_is_compu
         ("clip.mov", "pcm_u8", ".mov"),
     ],
 )
-def test_the_ending_is_one_that_holds_the_sound(tmp_path, name, codec, suffix):
-    source = with_sound(tmp_path / name, codec)
+def test_the_ending_is_one_that_holds_the_audio(tmp_path, name, codec, suffix):
+    source = with_audio(tmp_path / name, codec)
     assert output_suffix(source) == suffix
     assert output_suffix(source, audio="none") == (".mp4" if suffix == ".mkv" else suffix)
     if codec != "wmav2":
@@ -117,8 +117,8 @@ def test_the_ending_is_one_that_holds_the_sound(tmp_path, name, codec, suffix):
 @pytest.mark.parametrize(
     ("codec", "target", "cure"), [("pcm_u8", "out.mp4", "; .mkv can"), ("wmav2", "out.mkv", "")]
 )
-def test_lost_sound_is_said_with_a_cure_that_is_one(tmp_path, codec, target, cure):
-    source = with_sound(tmp_path / "clip.avi", codec)
+def test_lost_audio_is_said_with_a_cure_that_is_one(tmp_path, codec, target, cure):
+    source = with_audio(tmp_path / "clip.avi", codec)
     sentence = f"stream 1 (audio, {codec}) is left out: the new container cannot hold it{cure}"
     assert run(source, tmp_path / target).losses == (sentence,)
     assert run(source, tmp_path / target, audio="none").losses == ()
@@ -158,7 +158,7 @@ def test_hevc_has_the_tag_that_every_player_knows(tmp_path, name):
 
 def test_a_damaged_packet_says_nothing_of_its_track(tmp_path, monkeypatch):
     """A broadcast may begin in the middle of one."""
-    source = make(tmp_path / "clip.ts", 10, sound="aac")
+    source = make(tmp_path / "clip.ts", 10, audio="aac")
     monkeypatch.setattr(files, "first_packets", lambda path, indexes: dict.fromkeys(indexes, b"\xff\xf1\xff"))
     assert output_suffix(source) == ".mp4"
     report = run(source, tmp_path / "out.mp4")
@@ -172,6 +172,6 @@ def test_packets_that_are_refused_count_as_lost(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tracks.Copied, "__call__", refuse)
     monkeypatch.setattr(tracks, "_works", lambda kind, *args: kind is tracks.Copied)
-    report = run(make(tmp_path / "clip.mp4", 10, sound="aac"), tmp_path / "out.mp4")
+    report = run(make(tmp_path / "clip.mp4", 10, audio="aac"), tmp_path / "out.mp4")
     count = len(packets(tmp_path / "clip.mp4", "audio"))
-    assert report.losses == (f"{count} packets of sound or subtitles could not be copied",)
+    assert report.losses == (f"{count} packets of audio or subtitles could not be copied",)

@@ -34,7 +34,7 @@ def said(result: Result, code: int = 0) -> str:
 
 @pytest.fixture
 def clip(tmp_path) -> Path:
-    return make(tmp_path / "clip.mp4", 4, sound="aac")
+    return make(tmp_path / "clip.mp4", 4, audio="aac")
 
 
 def test_into_a_file(clip, tmp_path):
@@ -51,21 +51,21 @@ def test_into_a_file(clip, tmp_path):
     assert np.abs(difference).mean() < 4
 
 
-def test_into_a_folder_with_pictures(clip, tmp_path):
-    write_image(tmp_path / "picture.png", np.full((16, 16, 3), 99, np.uint8))
+def test_into_a_folder_with_images(clip, tmp_path):
+    write_image(tmp_path / "image.png", np.full((16, 16, 3), 99, np.uint8))
     make(tmp_path / "other.avi", 2, codec="mpeg4", time_base=Fraction(1, 30))
     result = run(tmp_path, "-o", tmp_path / "out", "--codec", "libx265", "--crf", "30", "--audio", "none")
     said(result)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["clip_x4.mp4", "other_x4.mp4", "picture_x4.png"]
-    assert read_image(tmp_path / "out" / "picture_x4.png").shape == (64, 64, 3)
+    assert names == ["clip_x4.mp4", "other_x4.mp4", "image_x4.png"]
+    assert read_image(tmp_path / "out" / "image_x4.png").shape == (64, 64, 3)
     with av.open(str(tmp_path / "out" / "clip_x4.mp4")) as container:
         assert [s.type for s in container.streams] == ["video"]
         assert container.streams.video[0].codec_context.name == "hevc"
 
 
-def test_sound_is_lost_only_where_a_name_was_asked_for_and_never_silently(tmp_path):
-    source = make(tmp_path / "clip.avi", 2, codec="mpeg4", time_base=Fraction(1, 30), sound="pcm_u8")
+def test_audio_is_lost_only_where_a_name_was_asked_for_and_never_silently(tmp_path):
+    source = make(tmp_path / "clip.avi", 2, codec="mpeg4", time_base=Fraction(1, 30), audio="pcm_u8")
     result = run(source, "-o", tmp_path / "out")
     assert "Warning" not in said(result)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip_x4.mkv"]
@@ -93,7 +93,7 @@ def test_a_damaged_video_is_written_and_exits_with_1(tmp_path):
     data[position : position + size] = bytes(size)
     source.write_bytes(bytes(data))
     message = said(run(source, "-o", tmp_path / "out.mp4"), 1)
-    assert "1 of its pictures could not be decoded and are missing" in message
+    assert "1 of its images could not be decoded and are missing" in message
     assert f"Damaged: {source}" in message
     assert len(frames(tmp_path / "out.mp4")) == 9
 
@@ -101,7 +101,7 @@ def test_a_damaged_video_is_written_and_exits_with_1(tmp_path):
 def test_videos_are_told_by_their_endings(clip, tmp_path):
     (tmp_path / "media").mkdir()
     message = said(run(tmp_path / "media", "-o", tmp_path / "out"), 1)
-    assert "no picture or video directly inside it; looked for .png" in message
+    assert "no image or video directly inside it; looked for .png" in message
     assert ".mp4" in message
     for ending in (".asf", ".3g2", ".f4v", ".m2v"):
         clip.with_name(f"clip{ending}").write_bytes(b"")
@@ -113,12 +113,10 @@ def test_videos_are_told_by_their_endings(clip, tmp_path):
 
 
 def test_usage(clip, tmp_path):
-    picture = tmp_path / "a.png"
-    write_image(picture, np.zeros((16, 16, 3), np.uint8))
-    assert "which one video can become; name a folder" in said(
-        run(clip, picture, "-o", tmp_path / "o.mp4"), 2
-    )
-    assert "which one video can become" in said(run(picture, "-o", tmp_path / "o.mp4"), 2)
+    image = tmp_path / "a.png"
+    write_image(image, np.zeros((16, 16, 3), np.uint8))
+    assert "which one video can become; name a folder" in said(run(clip, image, "-o", tmp_path / "o.mp4"), 2)
+    assert "which one video can become" in said(run(image, "-o", tmp_path / "o.mp4"), 2)
     assert "unknown ending '.avi'" in said(run(clip, "-o", tmp_path / "o.avi"), 1)
     assert "no video encoder 'x264'" in said(run(clip, "-o", tmp_path / "o.mp4", "--codec", "x264"), 1)
     assert "one of the videos to upscale and would be overwritten" in said(run(clip, "-o", clip), 1)
@@ -213,7 +211,7 @@ def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, s
 
 def test_a_full_disk(tmp_path):
     """A real failing write, in a process that may not write more than 20 kB to a file."""
-    source = make(tmp_path / "clip.mp4", 40, sound="aac")
+    source = make(tmp_path / "clip.mp4", 40, audio="aac")
     args = ["upscale", str(source), "-o", str(tmp_path / "out"), "--quality", "1"]
     code = f"""
 import resource, signal

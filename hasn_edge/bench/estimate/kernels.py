@@ -55,7 +55,7 @@ class Dataflow:
 
 
 def dataflow(spec: ModelSpec, height: int, width: int) -> Dataflow:
-    """Return the kernels of the unfused network for one ``height`` x ``width`` picture.
+    """Return the kernels of the unfused network for one ``height`` x ``width`` image.
 
     Raises:
         ValueError: the size is below ``spec.size.minimum``.

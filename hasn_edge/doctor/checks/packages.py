@@ -36,7 +36,7 @@ def cuda_backend(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             name="CUDA from Python",
             state=State.INFO,
-            detail="only pycuda, which has no CUDA graphs: each frame costs more processor time",
+            detail="only pycuda, which has no CUDA graphs: each frame costs more CPU time",
             cure=install,
         )
     bindings = machine.versions.get("cuda-python")
@@ -57,7 +57,7 @@ def torch_without_cuda(machine: Machine) -> Iterator[Finding]:
     yield Finding(
         name=f"torch {machine.versions.get('torch', '')}".strip(),
         state=State.INFO,
-        detail="a build without CUDA: checkpoints and .ts files run on the processor",
+        detail="a build without CUDA: checkpoints and .ts files run on the CPU",
         cure="install NVIDIA's PyTorch for this JetPack"
         if machine.l4t
         else "install a CUDA build of PyTorch; pytorch.org gives the command",

@@ -1,4 +1,4 @@
-"""What Triton must know of an artefact: its tensors, whether it is batched, a shape to warm it up with."""
+"""What Triton must know of an artifact: its tensors, whether it is batched, a shape to warm it up with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hasn_edge.exporters.triton.config import ANY, ONNX_RUNTIME, TENSORRT, Backe
 from hasn_edge.spec import Precision
 
 LARGEST_BATCH = 8
-"""What an ONNX graph is given that takes any number of pictures and whose sidecar names no limit: the graph
+"""What an ONNX graph is given that takes any number of images and whose sidecar names no limit: the graph
 itself knows none, memory does."""
 
 QUEUE_DELAY_US = 1000
@@ -23,7 +23,7 @@ WARMUP_SIZE = (180, 320)
 
 
 def triton_config(artifact: Artifact, data: bytes, *, name: str, device: str | None = None) -> TritonConfig:
-    """Return the configuration of a model that consists of one artefact.
+    """Return the configuration of a model that consists of one artifact.
 
     Args:
         artifact: An ONNX graph, or an engine of TensorRT.

@@ -78,10 +78,10 @@ def _client(config: TritonConfig) -> str:
     (given,), (made,) = config.inputs, config.outputs
     pixels = given.dtype == "uint8"
     if pixels:
-        before = "x = picture[None]"
+        before = "x = image[None]"
         after = "upscaled = y[0]"
     else:
-        before = f"x = (picture.transpose(2, 0, 1)[None] / 255).astype(np.{given.dtype})"
+        before = f"x = (image.transpose(2, 0, 1)[None] / 255).astype(np.{given.dtype})"
         after = "upscaled = np.rint(y[0].clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)"
     numpy = "" if pixels else "import numpy as np\n"
     return f"""`pip install 'tritonclient[http]' opencv-python-headless`
@@ -90,7 +90,7 @@ def _client(config: TritonConfig) -> str:
 import cv2
 {numpy}import tritonclient.http as triton
 
-picture = cv2.cvtColor(cv2.imread("photo.png"), cv2.COLOR_BGR2RGB)
+image = cv2.cvtColor(cv2.imread("photo.png"), cv2.COLOR_BGR2RGB)
 {before}
 tensor = triton.InferInput("{given.name}", list(x.shape), "{_type(given)}")
 tensor.set_data_from_numpy(x)

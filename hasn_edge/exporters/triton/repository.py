@@ -1,4 +1,4 @@
-"""A Triton model repository: an artefact in folders as the server wants them, whole or not at all."""
+"""A Triton model repository: an artifact in folders as the server wants them, whole or not at all."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def triton_repository(
     version: int | None = None,
     device: str | None = None,
 ) -> Path:
-    """Add an artefact to a model repository, which is made if it is not there.
+    """Add an artifact to a model repository, which is made if it is not there.
 
     The model's folder gets ``config.pbtxt``, a README and ``<version>/model.onnx`` or ``model.plan`` with its
     sidecar. It is made beside the repository and then renamed, so that a server never sees half of it. A
     further version leaves ``config.pbtxt`` as it is but for parameters that it appends. Without ``version``,
-    an artefact that is there already is not added again.
+    an artifact that is there already is not added again.
 
     Args:
         artifact: An ONNX graph, or an engine of TensorRT.
@@ -48,7 +48,7 @@ def triton_repository(
         name: The model's; the file's own, without its ending, where ``None``.
         version: A number from 1 that is not taken; the next one where ``None``.
         device: ``"auto"``, ``"gpu"`` or ``"cpu"``; where ``None`` an engine gets a GPU, an INT8 graph made
-            for processors a processor, and any other graph a GPU where the server has one.
+            for CPUs a CPU, and any other graph a GPU where the server has one.
 
     Returns:
         The version's folder.
@@ -101,7 +101,7 @@ def model_file(version: Path) -> Path:
 
 
 def _read(artifact: Artifact) -> bytes:
-    """Return the artefact's bytes; what is checked here is what is written."""
+    """Return the artifact's bytes; what is checked here is what is written."""
     try:
         data = artifact.path.read_bytes()
     except OSError as exc:
@@ -115,7 +115,7 @@ def _read(artifact: Artifact) -> bytes:
 
 
 def _versions(folder: Path) -> dict[int, Artifact]:
-    """Return the artefacts of a model that is there already, by version."""
+    """Return the artifacts of a model that is there already, by version."""
     if not folder.exists():
         return {}
     found = {}

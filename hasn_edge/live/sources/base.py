@@ -154,23 +154,23 @@ class Paced(Source):
 
 
 def scenery(size: tuple[int, int]) -> UInt8:
-    """Return the ``(H, 2 * W, 3)`` uint8 RGB picture of which the pattern shows a part; its ends meet."""
+    """Return the ``(H, 2 * W, 3)`` uint8 RGB image of which the pattern shows a part; its ends meet."""
     height, width = size
     y, x = np.mgrid[0:height, 0 : 2 * width].astype(np.float32)
-    turn = x * np.float32(np.pi / width)  # one full turn along the picture
+    turn = x * np.float32(np.pi / width)  # one full turn along the image
     colour = np.stack([0.5 + 0.4 * np.cos(turn * k + c) for k, c in ((1, 0.0), (2, 2.1), (3, 4.2))], axis=-1)
     radius2 = (np.mod(x, width) - width / 2) ** 2 + (y - height / 2) ** 2
-    # The frequency grows to one cycle in eight pixels at the upper edge: a picture a quarter as large still
+    # The frequency grows to one cycle in eight pixels at the upper edge: an image a quarter as large still
     # holds half of the rings.
     rings = 0.5 + 0.5 * np.cos(radius2 * np.float32(np.pi / (4 * height)))
     rings[radius2 > (height / 2) ** 2] = 0.5
-    picture = colour * (0.4 + 0.6 * rings[..., None])
+    image = colour * (0.4 + 0.6 * rings[..., None])
     cell = max(2, height // 45)
     blocks = np.random.default_rng(5).integers(0, 2, (height // cell + 1, 2 * width // cell + 1))
     letters = np.kron(blocks, np.ones((cell, cell)))[:height, : 2 * width]
     band = (y > 0.78 * height) & (y < 0.92 * height) & (np.mod(x, 4 * cell) >= cell)
-    picture[band] = letters[band][:, None]
-    levels: UInt8 = np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+    image[band] = letters[band][:, None]
+    levels: UInt8 = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
     return levels
 
 

@@ -20,7 +20,7 @@ DEVICES = Path("/dev")
 CSI_SHAPE = (9, 16)
 """Height to width of what a CSI camera delivers: the source element's default is 1920x1080."""
 
-_FIRST, _FIRST_S = 5, 3.0  # reads, and seconds after which no further one begins, until the first picture
+_FIRST, _FIRST_S = 5, 3.0  # reads, and seconds after which no further one begins, until the first image
 _UNCOMPRESSED = 640 * 480  # USB 2 carries 30 frames a second of so many pixels, 16 bits each
 
 
@@ -41,7 +41,7 @@ def possible_cameras() -> list[str]:
     """Return what may be a camera, the likeliest first, as ``--source`` takes it.
 
     Where Linux's files are not, the first number. On a Jetson the CSI camera comes after all the others,
-    which include its sensor, whose raw pictures only the CSI camera's pipeline can take.
+    which include its sensor, whose raw images only the CSI camera's pipeline can take.
     """
     if not on_linux():
         return ["0"]
@@ -75,7 +75,7 @@ def open_camera(device: str, size: tuple[int, int] | None = None, fps: float | N
     if not capture.isOpened():
         raise _refused(cv2, name)
     if size is not None:
-        # Up to VGA, USB 2 carries uncompressed pictures: JPEG's blocks would be enlarged with the rest.
+        # Up to VGA, USB 2 carries uncompressed images: JPEG's blocks would be enlarged with the rest.
         if size[0] * size[1] > _UNCOMPRESSED:
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[1])
@@ -83,12 +83,12 @@ def open_camera(device: str, size: tuple[int, int] | None = None, fps: float | N
     if fps is not None:
         capture.set(cv2.CAP_PROP_FPS, fps)
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    lost = "no picture came; it may have been unplugged"
+    lost = "no image came; it may have been unplugged"
     return CaptureSource(capture, name, live=True, timed=False, lost=lost)
 
 
 def giving(open_: Callable[[], CaptureSource]) -> CaptureSource:
-    """Open a camera and wait for its first picture, which is lost: what can be opened need not be a camera.
+    """Open a camera and wait for its first image, which is lost: what can be opened need not be a camera.
 
     Raises:
         SourceError: none came.
@@ -102,11 +102,11 @@ def giving(open_: Callable[[], CaptureSource]) -> CaptureSource:
             try:
                 source.read()
                 return source
-            except SourceError as exc:  # a first picture that is damaged says nothing about the camera
+            except SourceError as exc:  # a first image that is damaged says nothing about the camera
                 reads += 1
                 if reads == _FIRST or time.monotonic() > begin + _FIRST_S:
                     raise SourceError(
-                        f"{source.name}: it can be opened and gives no picture; another program may be using "
+                        f"{source.name}: it can be opened and gives no image; another program may be using "
                         "it, or it is no camera"
                     ) from exc
     except BaseException:
@@ -124,15 +124,15 @@ def covering(size: tuple[int, int], shape: tuple[int, int] = CSI_SHAPE) -> tuple
 def csi_pipeline(sensor: int, size: tuple[int, int], fps: float, *, flip: int = 0) -> str:
     """Return the GStreamer pipeline of a Jetson's CSI camera, as ``cv2.VideoCapture`` takes it.
 
-    The image processor scales, the frame leaves its memory once, and only the newest is kept. It has the
-    sensor's shape, because the image processor would squeeze it into another one.
+    The image CPU scales, the frame leaves its memory once, and only the newest is kept. It has the
+    sensor's shape, because the image CPU would squeeze it into another one.
 
     Args:
         sensor: Number of the sensor.
         size: (height, width) in pixels that the frame covers.
         fps: Frames a second.
         flip: ``nvvidconv``'s flip-method; 2 turns a camera that is mounted upside down, odd ones lay the
-            picture on its side.
+            image on its side.
     """
     size = covering(size, CSI_SHAPE[::-1] if flip % 2 else CSI_SHAPE)
     return (
@@ -166,7 +166,7 @@ def open_csi(sensor: int, size: tuple[int, int], fps: float = 30.0, *, flip: int
         raise SourceError(
             f"{name}: the camera does not answer; check its cable and 'sudo systemctl restart nvargus-daemon'"
         )
-    return CaptureSource(capture, name, live=True, timed=False, lost="no picture came; check its cable")
+    return CaptureSource(capture, name, live=True, timed=False, lost="no image came; check its cable")
 
 
 def on_linux() -> bool:
@@ -191,7 +191,7 @@ def _refused(cv2: Any, name: str) -> SourceError:
             "not use cameras by the system's privacy settings"
         )
     require_backend(cv2, "V4L2", name)
-    csi = "; a CSI camera's raw pictures come by --source csi:0" if is_jetson() else ""
+    csi = "; a CSI camera's raw images come by --source csi:0" if is_jetson() else ""
     return SourceError(
         f"{name}: cannot be opened as a camera; another program may be using it, or it is none, as a "
         f"camera's metadata device and a codec are, then try its neighbour{csi}. Found: "

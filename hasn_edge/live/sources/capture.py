@@ -16,7 +16,7 @@ from hasn_edge.optional import require
 
 RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 """FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of a
-picture to a full socket, and frames are given out as they come."""
+image to a full socket, and frames are given out as they come."""
 
 _WHOLE, _MISSING_S = 0.95, 0.5  # of its length; what is nearer to it is whole, as containers only estimate it
 _DAMAGED = 20  # reads that fail one after the other: fewer are damaged frames, not the end
@@ -163,7 +163,7 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
             f"{name}: no video came; check the address, user and password, and that other players show it"
         )
     length_s = _length_s(cv2, capture)
-    lost = "no picture came; the server or the network is gone"
+    lost = "no image came; the server or the network is gone"
     return CaptureSource(capture, name, live=length_s is None, timed=True, lost=lost, length_s=length_s)
 
 
@@ -209,7 +209,7 @@ def _aspect(cv2: Any, capture: Any) -> float | None:
 
 def opencv() -> Any:
     """Import OpenCV and keep it quiet."""
-    # What fails is raised in our words; the libraries' own go to standard error, in the middle of a picture.
+    # What fails is raised in our words; the libraries' own go to standard error, in the middle of an image.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2 = require("cv2", extra="all", needed_for="Cameras, streams and video files")
     logging = getattr(cv2.utils, "logging", None)

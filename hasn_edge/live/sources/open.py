@@ -18,7 +18,7 @@ STREAMS = ("rtsp", "rtsps", "http", "https")
 """Schemes of addresses that are streams."""
 
 PROBE_S = 6.0
-"""How long a device that nobody named may take to give a picture."""
+"""How long a device that nobody named may take to give an image."""
 
 _CURE = "check its cable and that no other program uses it"
 _KINDS = "a camera (0, /dev/video0, csi:0), an address (rtsp://, http://), a video file or 'pattern'"
@@ -84,16 +84,16 @@ def first_camera(
     probe_s: float = PROBE_S,
     stall_s: float = STALL_S,
 ) -> Source | None:
-    """Open the first device that gives pictures; ``None`` where there is no camera.
+    """Open the first device that gives images; ``None`` where there is no camera.
 
     Args:
         size: (height, width) to ask for.
         fps: Frames a second to ask for.
-        probe_s: How long each device may take to give a picture.
+        probe_s: How long each device may take to give an image.
         stall_s: Without a frame for so long, the camera counts as lost.
 
     Raises:
-        SourceError: there are devices, and none of them gives pictures; says why of each.
+        SourceError: there are devices, and none of them gives images; says why of each.
     """
     reasons = []
     known = possible_cameras()
@@ -122,7 +122,7 @@ def first_camera(
 def _camera(
     text: str, size: tuple[int, int] | None, fps: float | None
 ) -> tuple[str, Callable[[], CaptureSource]]:
-    """Return a camera's name and what opens it, and waits for its first picture."""
+    """Return a camera's name and what opens it, and waits for its first image."""
     if text.startswith("csi:"):
         csi = re.fullmatch(r"csi:([0-9])(?:\?flip=([0-7]))?", text)
         if csi is None:

@@ -107,7 +107,7 @@ class _Connection:
                         return
             except BaseException as exc:
                 self._end = _End(exc)
-            frames.finish()  # a live source's last picture stays: the end is no frame in its place
+            frames.finish()  # a live source's last image stays: the end is no frame in its place
 
 
 class Remote(Source):

@@ -39,8 +39,8 @@ class View:
     ``stop`` exactly once for every view whose ``start`` returned; ``show`` and ``message`` in threads of the
     pipeline, between them. An exception from any of them ends the run, with the view's class in its message.
 
-    A view that measures when a picture really is on the screen says so by ``run.stats.displayed(shown)``,
-    once for each; latency then ends there instead of where the picture was handed over, and the figures say
+    A view that measures when an image really is on the screen says so by ``run.stats.displayed(shown)``,
+    once for each; latency then ends there instead of where the image was handed over, and the figures say
     how many came that far.
     """
 
@@ -58,7 +58,7 @@ class View:
         """
 
     def message(self, text: str | None) -> None:
-        """Show ``text`` over the picture, as 'camera lost; trying again in 2 s', until ``None`` comes."""
+        """Show ``text`` over the image, as 'camera lost; trying again in 2 s', until ``None`` comes."""
 
     def poll(self) -> None:
         """Do what must be done in the main thread; returns within a frame's time."""

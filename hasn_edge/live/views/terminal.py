@@ -36,7 +36,7 @@ class TerminalView(View):
             self._drawing.start()
 
     def show(self, shown: Shown) -> None:
-        """Show nothing of the picture."""
+        """Show nothing of the image."""
 
     def message(self, text: str | None) -> None:
         """Keep it for the next drawing, or write a line."""

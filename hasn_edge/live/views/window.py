@@ -1,4 +1,4 @@
-"""Live pictures in a window of the desktop, with keys and the mouse."""
+"""Live images in a window of the desktop, with keys and the mouse."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hasn_edge.live.views.window_check import check_windows
 TITLE = "hasn-edge"
 
 LARGEST = (900, 1600)
-"""Height and width that the window opens with at most; larger pictures are made smaller, and zoomed into."""
+"""Height and width that the window opens with at most; larger images are made smaller, and zoomed into."""
 
 HELP = (
     "left, right, a, d:  move the divider, or drag it",
     "b:  flip between HASN and bicubic",
     "c:  compare both",
     "+, -, wheel:  zoom at the pointer",
-    "0:  whole picture",
+    "0:  whole image",
     "space:  pause",
     "s:  save a snapshot (PNG)",
     "e:  next engine",
@@ -42,7 +42,7 @@ _ESCAPE = 65307
 _STEP = 0.02
 _LARGEST_ZOOM = 16
 _NOTE_S = 3.0
-_REFRESH_S = 0.25  # the figures change even while no picture comes
+_REFRESH_S = 0.25  # the figures change even while no image comes
 
 
 class WindowView(View):
@@ -131,18 +131,18 @@ class WindowView(View):
 
     def _paint(self, shown: Shown | None) -> None:
         self._stale, self._drawn_at = False, time.monotonic()
-        draw.cv2().imshow(TITLE, self._picture(shown))
+        draw.cv2().imshow(TITLE, self._image(shown))
         if shown is not None and shown.upscaled.shape[:2] != self._sized:
             height, width = self._sized = (shown.upscaled.shape[0], shown.upscaled.shape[1])
             # OpenCV does not know the screen, and a window that is larger cannot be moved back.
             factor = min(1.0, LARGEST[0] / height, LARGEST[1] / width)
             draw.cv2().resizeWindow(TITLE, round(width * factor), round(height * factor))
 
-    def _picture(self, shown: Shown | None) -> UInt8:
+    def _image(self, shown: Shown | None) -> UInt8:
         """Return what to show, in OpenCV's order of colours."""
         if shown is None:
             bgr = np.full((360, 640, 3), 14, np.uint8)
-            draw.words(bgr, [self._message or "waiting for the first picture"], "middle")
+            draw.words(bgr, [self._message or "waiting for the first image"], "middle")
             return bgr
         cv2 = draw.cv2()
         bgr = cv2.cvtColor(draw.together(shown, self._mode, self._split), cv2.COLOR_RGB2BGR)
@@ -170,7 +170,7 @@ class WindowView(View):
             return True
 
     def _mouse(self, event: int, x: int, y: int, flags: int, _: Any) -> None:
-        """Take the mouse's place in the picture, in its pixels."""
+        """Take the mouse's place in the image, in its pixels."""
         cv2 = draw.cv2()
         height, width = self._sized or (360, 640)
         self._pointer = (min(1.0, max(0.0, x / width)), min(1.0, max(0.0, y / height)))
@@ -218,7 +218,7 @@ class WindowView(View):
 
     def _zoom_by(self, factor: float) -> None:
         zoom = min(_LARGEST_ZOOM, max(1, int(self._zoom * factor)))
-        # What is under the pointer stays there, as far as the picture's edges allow.
+        # What is under the pointer stays there, as far as the image's edges allow.
         moved, half = 1 / self._zoom - 1 / zoom, 0.5 / zoom
         x, y = (
             min(1 - half, max(half, centre + (pointer - 0.5) * moved))
@@ -245,7 +245,7 @@ class WindowView(View):
         """Write what is shown, without words and divider, in full size."""
         shown = self._on_screen
         if shown is None:
-            self._tell("there is no picture yet")
+            self._tell("there is no image yet")
             return
         path = self._folder / f"hasn-edge-frame{shown.frame.index:06d}-{self._mode}.png"
         try:

@@ -1,4 +1,4 @@
-"""What the window shows, as pixels: both pictures with the divider, enlarged, and words over them."""
+"""What the window shows, as pixels: both images with the divider, enlarged, and words over them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def together(shown: Shown, mode: Mode, split: float) -> UInt8:
         split: Where bicubic ends, as a part of the width from the left.
 
     Returns:
-        ``(H * scale, W * scale, 3)`` uint8 RGB; the shared picture itself where it is all HASN's.
+        ``(H * scale, W * scale, 3)`` uint8 RGB; the shared image itself where it is all HASN's.
     """
     columns = column(shown, {"hasn": 0.0, "bicubic": 1.0}.get(mode, split))
     if columns == 0:
@@ -46,12 +46,12 @@ def column(shown: Shown, split: float) -> int:
 
 
 def enlarged(bgr: UInt8, zoom: int, centre: tuple[float, float]) -> UInt8:
-    """Return a part of a picture at the size of the whole, each pixel ``zoom`` times; nothing is smoothed.
+    """Return a part of an image at the size of the whole, each pixel ``zoom`` times; nothing is smoothed.
 
     Args:
         bgr: ``(H, W, 3)``.
         zoom: 1 for all of it.
-        centre: (x, y) of the part as fractions of the picture; moved inwards as needed.
+        centre: (x, y) of the part as fractions of the image; moved inwards as needed.
     """
     if zoom == 1:
         return bgr

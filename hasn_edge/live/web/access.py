@@ -96,7 +96,7 @@ class Gate:
 
 
 def content_policy(sources: str, host: str) -> str:
-    """Return the Content-Security-Policy of the page: its own code, pictures made by it, this server.
+    """Return the Content-Security-Policy of the page: its own code, images made by it, this server.
 
     Args:
         sources: ``script-src`` and ``style-src`` with the hashes of what the page contains.

@@ -1,4 +1,4 @@
-"""Pictures for the web: each frame encoded once per quality however many watch, and not at all for nobody."""
+"""Images for the web: each frame encoded once per quality however many watch, and not at all for nobody."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from concurrent.futures import Executor
 from typing import Any
 
 from hasn_edge.live.frame import Shown, UInt8
-from hasn_edge.live.web.messages import PictureQuality
+from hasn_edge.live.web.messages import ImageQuality
 from hasn_edge.optional import require
 
-MEDIA: dict[PictureQuality, str] = {
+MEDIA: dict[ImageQuality, str] = {
     "best": "image/jpeg",
     "good": "image/jpeg",
     "light": "image/jpeg",
@@ -18,14 +18,14 @@ MEDIA: dict[PictureQuality, str] = {
 }
 
 _JPEG: dict[str, tuple[int, bool]] = {"best": (95, True), "good": (88, True), "light": (65, False)}
-"""Quality, and whether colours keep their full resolution, which is what an enlarged picture shows."""
+"""Quality, and whether colours keep their full resolution, which is what an enlarged image shows."""
 
 
-class PictureError(Exception):
-    """A picture could not be encoded, for anybody; the cause says why."""
+class ImageError(Exception):
+    """An image could not be encoded, for anybody; the cause says why."""
 
 
-class Pictures:
+class Images:
     """Encodes in threads; the methods are the event loop's.
 
     Args:
@@ -39,10 +39,8 @@ class Pictures:
         self._number = -1
         self._files: dict[tuple[str, bool], asyncio.Future[bytes]] = {}
 
-    async def files(
-        self, number: int, shown: Shown, quality: PictureQuality, *, compare: bool
-    ) -> list[bytes]:
-        """Return the network's picture, and bicubic's if ``compare``; what is being made is waited for.
+    async def files(self, number: int, shown: Shown, quality: ImageQuality, *, compare: bool) -> list[bytes]:
+        """Return the network's image, and bicubic's if ``compare``; what is being made is waited for.
 
         Args:
             number: Of the frame; files of the newest one are kept until the next one comes.
@@ -51,7 +49,7 @@ class Pictures:
             compare: Whether bicubic, too.
 
         Raises:
-            PictureError: it cannot be encoded.
+            ImageError: it cannot be encoded.
         """
         if number > self._number:
             self._number, self._files = number, {}
@@ -64,15 +62,15 @@ class Pictures:
                 kept[quality, bicubic] = loop.run_in_executor(self._executor, encode, shown, quality, bicubic)
             waiting.append(kept[quality, bicubic])
         try:
-            # A viewer who leaves must not take the others' picture away.
+            # A viewer who leaves must not take the others' image away.
             return [await asyncio.shield(file) for file in waiting]
         except Exception as exc:
-            raise PictureError from exc
+            raise ImageError from exc
 
 
-def encode(shown: Shown, quality: PictureQuality, bicubic: bool) -> bytes:
-    """Return the network's picture of a frame, or bicubic's, as a JPEG or PNG file."""
-    cv2: Any = require("cv2", extra="all", needed_for="Encoding pictures for the browser")
+def encode(shown: Shown, quality: ImageQuality, bicubic: bool) -> bytes:
+    """Return the network's image of a frame, or bicubic's, as a JPEG or PNG file."""
+    cv2: Any = require("cv2", extra="all", needed_for="Encoding images for the browser")
     pixels: UInt8 = shown.frame.bicubic(shown.scale) if bicubic else shown.upscaled
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     if quality == "lossless":

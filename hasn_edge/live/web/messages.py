@@ -1,7 +1,7 @@
 """What the page and the server say to each other over the WebSocket.
 
 Text messages are JSON objects with a ``type``. The page sends the classes of :data:`Request`; the server
-sends ``hello``, ``stats``, ``message``, and ``refused``, which says ``about`` which type of request. Pictures
+sends ``hello``, ``stats``, ``message``, and ``refused``, which says ``about`` which type of request. Images
 are binary: four bytes, big-endian, with the length of a JSON header, the header, and then the files whose
 lengths it tells.
 """
@@ -21,7 +21,7 @@ LARGEST_REQUEST = 4096
 WRONG_REQUEST, WRONG_TOKEN, TOO_MANY, ENDED, FAILED = 4400, 4401, 4429, 1001, 1011
 """Codes that a connection is closed with."""
 
-PictureQuality = Literal["best", "good", "light", "lossless"]
+ImageQuality = Literal["best", "good", "light", "lossless"]
 
 
 class Hello(msgspec.Struct, tag="hello", forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ class Hello(msgspec.Struct, tag="hello", forbid_unknown_fields=True):
 
 
 class Want(msgspec.Struct, tag="want", forbid_unknown_fields=True):
-    """Which pictures to send from now on."""
+    """Which images to send from now on."""
 
     watch: bool
     """Whether any at all: not while paused, or in a hidden tab."""
@@ -80,10 +80,10 @@ def note(kind: str, **content: Any) -> str:
     return msgspec.json.encode({"type": kind, **content}).decode()
 
 
-def picture(
+def image(
     number: int, shown: Shown, kind: Literal["frame", "still"], media: str, files: list[bytes]
 ) -> bytes:
-    """Return a binary message: the network's picture, and bicubic's if there is a second file.
+    """Return a binary message: the network's image, and bicubic's if there is a second file.
 
     Args:
         number: Of the frame, for :class:`Drawn` and :class:`Still`.
@@ -110,7 +110,7 @@ def picture(
 
 
 def unpacked(message: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """Return header and files of :func:`picture`, as the page does."""
+    """Return header and files of :func:`image`, as the page does."""
     (length,) = struct.unpack_from(">I", message)
     header: dict[str, Any] = msgspec.json.decode(message[4 : 4 + length])
     files, start = [], 4 + length

@@ -18,7 +18,7 @@ from hasn_edge.live.views.base import Run
 from hasn_edge.live.web import messages as protocol
 from hasn_edge.live.web.access import HEADERS, Gate, content_policy
 from hasn_edge.live.web.document import page
-from hasn_edge.live.web.images import PictureError, Pictures
+from hasn_edge.live.web.images import ImageError, Images
 from hasn_edge.live.web.library import websockets
 from hasn_edge.live.web.viewer import Viewer
 
@@ -58,7 +58,7 @@ class Server:
         self._most = viewers
         self._strangers: dict[Any, str] = {}
         self._executor = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="hasn-edge web encoder")
-        self.pictures = Pictures(self._executor)
+        self.images = Images(self._executor)
         self._history: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY)
         self._message: str | None = None
         self._drawn = -1
@@ -184,7 +184,7 @@ class Server:
             viewer.note("message", protocol.note("message", text=self._message))
             viewer.note("stats", self._stats(viewer, msgspec.Raw(self._snapshot())))
             await viewer.serve()
-        except PictureError as exc:  # no viewer's business: nobody would see a picture any more
+        except ImageError as exc:  # no viewer's business: nobody would see an image any more
             self._failure = self._failure or exc.__cause__
             self._ended.set()
         except Exception as exc:  # this viewer's end, and nobody else's; said when the run ends

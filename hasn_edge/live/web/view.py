@@ -1,4 +1,4 @@
-"""Live pictures in the browser: a view that serves one page to a few viewers, in a thread of its own."""
+"""Live images in the browser: a view that serves one page to a few viewers, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class WebView(View):
         self._call(self._publish)
 
     def message(self, text: str | None) -> None:
-        """Show ``text`` over every viewer's picture."""
+        """Show ``text`` over every viewer's image."""
         if self._server is not None:
             self._call(partial(self._server.say, text))
 

@@ -1,4 +1,4 @@
-"""One viewer in a browser: what it asked for, and the newest picture whenever it has drawn the last one."""
+"""One viewer in a browser: what it asked for, and the newest image whenever it has drawn the last one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hasn_edge.errors import InputError
 from hasn_edge.live.frame import Shown
 from hasn_edge.live.series import Series, milliseconds
 from hasn_edge.live.web import messages as protocol
-from hasn_edge.live.web.images import MEDIA, Pictures
+from hasn_edge.live.web.images import MEDIA, Images
 from hasn_edge.live.web.library import websockets
 
 UNDER_WAY = 2
@@ -24,7 +24,7 @@ here and the eyes, no more than these can be late."""
 class Room(Protocol):
     """What viewers share; all of it belongs to the event loop's thread."""
 
-    pictures: Pictures
+    images: Images
     latest: tuple[int, Shown] | None
     """The newest frame with its number."""
 
@@ -103,17 +103,17 @@ class Viewer:
             return self._notes.pop(next(iter(self._notes)))
         if self._still is not None:
             number, shown = self._still
-            files = await self._room.pictures.files(number, shown, "lossless", compare=True)
+            files = await self._room.images.files(number, shown, "lossless", compare=True)
             self._still = None
-            return protocol.picture(number, shown, "still", MEDIA["lossless"], files)
+            return protocol.image(number, shown, "still", MEDIA["lossless"], files)
         latest, want = self._room.latest, self._want
         if latest is None or not want.watch or len(self._under_way) >= UNDER_WAY or latest[0] <= self._sent:
             return None
         number, shown = latest
         self._sent = number
         self._under_way[number] = shown
-        files = await self._room.pictures.files(number, shown, want.quality, compare=want.compare)
-        return protocol.picture(number, shown, "frame", MEDIA[want.quality], files)
+        files = await self._room.images.files(number, shown, want.quality, compare=want.compare)
+        return protocol.image(number, shown, "frame", MEDIA[want.quality], files)
 
     async def _listen(self) -> None:
         async for text in self._connection:
@@ -130,7 +130,7 @@ class Viewer:
             self._sent = -1  # the newest frame again, as it is wanted now
         if not request.watch:
             self._under_way.clear()
-        # A picture that was waiting before anybody wanted it is old for no fault of the pipeline.
+        # An image that was waiting before anybody wanted it is old for no fault of the pipeline.
         self._before = -1 if self._room.latest is None else self._room.latest[0]
         self._want = request
 
@@ -149,7 +149,7 @@ class Viewer:
         if self._on_screen is not None and self._on_screen[0] == request.frame:
             self._still = self._on_screen
         else:
-            self._refuse("still", "this picture is gone; take the next one")
+            self._refuse("still", "this image is gone; take the next one")
 
     def _select(self, request: protocol.Select) -> None:
         try:

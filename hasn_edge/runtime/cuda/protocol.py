@@ -24,7 +24,7 @@ class DeviceBuffer:
 
 @dataclass(eq=False)
 class HostBuffer:
-    """Page-locked memory of the processor, which copies to and from the GPU need to run by themselves."""
+    """Page-locked memory of the CPU, which copies to and from the GPU need to run by themselves."""
 
     array: NDArray[np.uint8]
     """The memory itself: one dimension, a byte an element. Views of it must not outlive the buffer."""
@@ -73,7 +73,7 @@ class CudaBackend(Protocol):
     index: int
     """Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves."""
     integrated: bool
-    """The GPU shares the processor's memory (Jetson)."""
+    """The GPU shares the CPU's memory (Jetson)."""
     graphs: bool
     """Whether CUDA graphs can be recorded; without, the four methods for them raise ``BuildError``."""
 

@@ -61,7 +61,7 @@ class TorchBackend:
     def host_alloc(self, nbytes: int, *, mapped: bool = False) -> HostBuffer:
         """Allocate page-locked memory.
 
-        Its address on the GPU is the one on the processor: so the CUDA programming guide says of all memory
+        Its address on the GPU is the one on the CPU: so the CUDA programming guide says of all memory
         of ``cudaHostAlloc`` on 64-bit systems (unified addressing), and PyTorch has no other call for it.
         """
         with self._refused(f"allocate {nbytes} bytes of page-locked memory"):

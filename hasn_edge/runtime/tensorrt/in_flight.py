@@ -1,4 +1,4 @@
-"""One picture at a time on the GPU: a stream, an execution context, buffers and a graph of their own."""
+"""One image at a time on the GPU: a stream, an execution context, buffers and a graph of their own."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Timing:
     gpu_s: float
     """The network on the GPU, between two events; no transfers."""
     enqueue_s: float
-    """The processor's part of starting the network."""
+    """The CPU's part of starting the network."""
     total_s: float
-    """From an array in the processor's memory to another one there: checks, transfers, network, waiting."""
+    """From an array in the CPU's memory to another one there: checks, transfers, network, waiting."""
     to_device_s: float | None
-    """The transfer to the GPU, between two events; ``None`` where its memory is the processor's."""
+    """The transfer to the GPU, between two events; ``None`` where its memory is the CPU's."""
     to_host_s: float | None
 
 
@@ -82,7 +82,7 @@ class Slot:
         cuda: Where memory and streams come from.
         plan: The engine.
         graphs: Record CUDA graphs.
-        mapped: Let the GPU read and write the processor's memory instead of copying.
+        mapped: Let the GPU read and write the CPU's memory instead of copying.
     """
 
     def __init__(self, cuda: CudaBackend, plan: LoadedPlan, *, graphs: bool, mapped: bool) -> None:

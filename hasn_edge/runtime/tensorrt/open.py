@@ -31,7 +31,7 @@ def open_engine(
     """Open an engine whose sidecar was read and whose bytes are those that were published.
 
     In this order: the plan's header, a driver and a GPU, the engine's GPU and TensorRT against those here,
-    TensorRT itself, the engine, and the picture whose result is known.
+    TensorRT itself, the engine, and the image whose result is known.
 
     Args:
         artifact: The engine.
@@ -98,8 +98,8 @@ def _graph(artifact: Artifact) -> str:
     """Say how to run the graph that the engine was made from."""
     graph = graph_of(artifact)
     if graph is not None:
-        return f"run the graph that it was made from on any processor: --artifact {graph}"
+        return f"run the graph that it was made from on any CPU: --artifact {graph}"
     return (
-        "run the .onnx that it was made from on any processor (--artifact FILE.onnx), or make one with "
+        "run the .onnx that it was made from on any CPU (--artifact FILE.onnx), or make one with "
         f"'hasn-edge build --precision {artifact.precision.value} --target cpu'"
     )

@@ -53,7 +53,7 @@ class LoadedPlan:
         graphs: Let TensorRT for RTX record and launch CUDA graphs by itself.
         eager: Let it compile the kernels for a size before that first runs, where sizes change.
         kernels: What :meth:`kernels` returned in an earlier process.
-        host_code: The plan may hold code for the processor, as version-compatible ones do.
+        host_code: The plan may hold code for the CPU, as version-compatible ones do.
 
     Raises:
         ArtifactError: TensorRT does not take the plan, or it is not of a super-resolution network.

@@ -32,7 +32,7 @@ class TensorRTSession(Session):
     """Runs an engine of TensorRT 8.5 to 11 or of TensorRT for RTX.
 
     An input is copied to page-locked memory, from there to the GPU, the network runs, and the output takes
-    the same way back; on a GPU that shares the processor's memory (Jetson) nothing is copied between the two.
+    the same way back; on a GPU that shares the CPU's memory (Jetson) nothing is copied between the two.
     All that is queued in a stream of its own, and from the second input of a size on the network is launched
     as a CUDA graph. With several slots the next input is copied while the one before it is computed. Kernels
     that TensorRT for RTX compiles meanwhile are kept in ``<engine>.kernels`` and loaded the next time.
@@ -48,7 +48,7 @@ class TensorRTSession(Session):
         graphs: Record CUDA graphs where the backend can.
         eager: Where TensorRT for RTX runs a range of sizes, let it compile the kernels for a size before that
             runs, not beside the first runs: the beginning is slow, and what is timed is what stays.
-        mapped: Let the GPU use the processor's memory instead of copying; ``None`` for integrated GPUs only.
+        mapped: Let the GPU use the CPU's memory instead of copying; ``None`` for integrated GPUs only.
         device_index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.
 
     Raises:
@@ -119,7 +119,7 @@ class TensorRTSession(Session):
             HasnEdgeError: as :meth:`run`.
         """
         if self.batch == 1 and len(x) != 1:
-            raise ShapeError(f"{self.backend}: times takes one picture of this engine, got {len(x)}")
+            raise ShapeError(f"{self.backend}: times takes one image of this engine, got {len(x)}")
         self._drain()
         self._timed = True
         begin = time.perf_counter()
@@ -245,7 +245,7 @@ class TensorRTSession(Session):
         low, high = self._batches
         if self.batch is None and not low <= count <= high:
             raise ShapeError(
-                f"{self.backend}: this engine takes {low} to {high} pictures at a time, got {count}; "
+                f"{self.backend}: this engine takes {low} to {high} images at a time, got {count}; "
                 "call run with other batches"
             )
         super()._check_size(count, height, width)

@@ -77,7 +77,7 @@ def test_what_is_not_asked_for_is_not_written():
     assert not message.model_warmup
     assert not message.parameters
     assert message.instance_group[0].kind == schema.ModelInstanceGroup.KIND_CPU
-    assert not message.instance_group[0].gpus  # the server refuses GPUs in a group of processors
+    assert not message.instance_group[0].gpus  # the server refuses GPUs in a group of CPUs
 
 
 def test_engines():
@@ -136,7 +136,7 @@ def test_text_without_the_schema():
         ({"warmup": {"input": (3, -1, 320)}}, "warmup of 'input' is [3, -1, 320]"),
         ({"warmup": {"input": (4, 180, 320)}}, "that fit [3, -1, -1]"),
         ({"warmup": {"input": (1, 3, 180, 320)}}, "that fit [3, -1, -1]"),
-        ({"warmup": {"picture": (3, 180, 320)}}, "a shape for each input"),
+        ({"warmup": {"image": (3, 180, 320)}}, "a shape for each input"),
         ({"parameters": {"": "x"}}, "empty key"),
     ],
 )

@@ -290,7 +290,7 @@ def test_staging_inside_where_the_parent_is_closed(tmp_path, artifact, monkeypat
 
 
 @pytest.mark.parametrize("graph", ["any", "pixels"])
-def test_the_readmes_client_computes_the_picture(tmp_path, artifact, graph, monkeypatch):
+def test_the_readmes_client_computes_the_image(tmp_path, artifact, graph, monkeypatch):
     """The client as printed, against a server whose answer comes from ONNX Runtime."""
     cv2 = pytest.importorskip("cv2")
     ort = pytest.importorskip("onnxruntime")
@@ -332,12 +332,12 @@ def test_the_readmes_client_computes_the_picture(tmp_path, artifact, graph, monk
     monkeypatch.setitem(sys.modules, "tritonclient", package)
     monkeypatch.setitem(sys.modules, "tritonclient.http", http)
     monkeypatch.chdir(tmp_path)
-    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    write_image(tmp_path / "photo.png", picture)
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    write_image(tmp_path / "photo.png", image)
     exec(compile(code, "README", "exec"), {})
     assert cv2.imread("upscaled.png").shape == (80, 96, 3)
     with OnnxRuntimeSession(artifact("any", name="reference").path, SPEC, threads=1) as session:
-        expected = Upscaler(session)(picture)
+        expected = Upscaler(session)(image)
     difference = np.abs(read_image(tmp_path / "upscaled.png").astype(int) - expected)
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.999

@@ -37,11 +37,11 @@ def test_pattern_carries_its_number():
 
 
 def test_pattern_scrolls_without_a_seam():
-    """The picture's two ends meet: no step from one column to the next is larger where it wraps."""
+    """The image's two ends meet: no step from one column to the next is larger where it wraps."""
     from hasn_edge.live.sources.base import scenery
 
-    picture = scenery((64, 64)).astype(int)
-    smooth = picture[:40]  # above the blocks
+    image = scenery((64, 64)).astype(int)
+    smooth = image[:40]  # above the blocks
     steps = np.abs(np.diff(smooth, axis=1)).max()
     assert np.abs(smooth[:, 0] - smooth[:, -1]).max() <= steps
 

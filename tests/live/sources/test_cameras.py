@@ -30,7 +30,7 @@ def test_a_camera_gives_rgb(fake_opencv, tmp_path):
         assert (source.live, source.size, source.fps) == (True, (48, 64), 30.0)
         assert frame.time_s is None
         assert [source.read().index, source.read().index] == [1, 2]
-        with pytest.raises(SourceError, match="no picture came; it may have been unplugged"):
+        with pytest.raises(SourceError, match="no image came; it may have been unplugged"):
             source.read()
     assert fake_opencv.opened[0].released
     assert source.read() is None
@@ -102,12 +102,12 @@ def at_once(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("fault", ["refused", "silent"])
-def test_the_first_camera_that_gives_pictures_is_taken_and_kept(fake_opencv, tmp_path, fault):
+def test_the_first_camera_that_gives_images_is_taken_and_kept(fake_opencv, tmp_path, fault):
     first, second = (str(tmp_path / name) for name in ("video0", "video2"))
     getattr(fake_opencv, fault).add(first)
     with first_camera(stall_s=1) as source:
         assert source.name == second
-        while not source.reconnects:  # the fake is lost after three pictures, and opened again
+        while not source.reconnects:  # the fake is lost after three images, and opened again
             assert source.read().pixels.shape == (48, 64, 3)
     assert [one.target for one in fake_opencv.opened][:3] == [first, second, second]
 
@@ -121,7 +121,7 @@ def test_a_camera_that_hangs_is_passed_over_in_time(fake_opencv, tmp_path):
     assert fake_opencv.opened[0].released
 
 
-def test_a_damaged_first_picture_does_not_pass_a_camera_over(fake_opencv, tmp_path, monkeypatch):
+def test_a_damaged_first_image_does_not_pass_a_camera_over(fake_opencv, tmp_path, monkeypatch):
     reads = []
     read = FakeCapture.read
 
@@ -153,7 +153,7 @@ def test_no_camera_is_none(fake_opencv, tmp_path, monkeypatch):
 def test_cameras_that_all_refuse_say_why(fake_opencv, tmp_path):
     fake_opencv.refused.update(str(tmp_path / f"video{n}") for n in (0, 10))
     fake_opencv.silent.add(str(tmp_path / "video2"))
-    why = r"video0: cannot be opened.*video2: it can be opened and gives no picture.*video10: cannot be"
+    why = r"video0: cannot be opened.*video2: it can be opened and gives no image.*video10: cannot be"
     with pytest.raises(SourceError, match=why):
         first_camera()
     told: list[str] = []
@@ -164,9 +164,9 @@ def test_cameras_that_all_refuse_say_why(fake_opencv, tmp_path):
     assert told[0].startswith(f"no camera works: showing the test pattern; tried {first}: cannot be opened")
 
 
-def test_a_camera_that_was_named_must_give_a_picture(fake_opencv, tmp_path):
+def test_a_camera_that_was_named_must_give_a_image(fake_opencv, tmp_path):
     fake_opencv.silent.add(str(tmp_path / "video0"))
-    with pytest.raises(SourceError, match="video0: it can be opened and gives no picture"):
+    with pytest.raises(SourceError, match="video0: it can be opened and gives no image"):
         open_source("0")
     fake_opencv.hung.add(str(tmp_path / "video2"))
     with pytest.raises(SourceError, match=r"video2: no answer within 0.1 s; check its cable and"):
@@ -227,7 +227,7 @@ def test_csi_camera_that_does_not_answer(fake_opencv):
 
 
 def test_a_jetson_whose_only_camera_is_a_csi_sensor(fake_opencv, tmp_path, monkeypatch):
-    """The sensor is a device too, whose raw pictures OpenCV cannot take."""
+    """The sensor is a device too, whose raw images OpenCV cannot take."""
     monkeypatch.setattr(cameras, "is_jetson", lambda: True)
     fake_opencv.information = JETPACK
     fake_opencv.refused.update(str(tmp_path / f"video{n}") for n in (0, 2, 10))
@@ -265,7 +265,7 @@ def test_csi_pipeline_scales_before_the_frame_leaves_and_keeps_only_the_newest()
         ((240, 320), 6, (252, 448)),
     ],
 )
-def test_csi_pictures_keep_the_sensors_shape(size, flip, covered):
+def test_csi_images_keep_the_sensors_shape(size, flip, covered):
     """What is wanted of them is cut out afterwards, as with every other source."""
     assert f"width={covered[1]},height={covered[0]} " in csi_pipeline(0, size, 30, flip=flip)
 

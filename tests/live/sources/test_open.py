@@ -95,7 +95,7 @@ def test_times_of_a_variable_rate_are_kept(tmp_path):
 
 
 def damaged(clip: Path, path: Path, *, cut: bool) -> Path:
-    """Copy a clip with one picture destroyed, or cut off in the middle."""
+    """Copy a clip with one image destroyed, or cut off in the middle."""
     data = bytearray(clip.read_bytes())
     starts = [i for i in range(len(data)) if data[i : i + 4] == b"00dc"][:40]
     if cut:
@@ -106,7 +106,7 @@ def damaged(clip: Path, path: Path, *, cut: bool) -> Path:
     return path
 
 
-def test_a_damaged_picture_is_counted_and_the_rest_is_shown(clip, tmp_path):
+def test_a_damaged_image_is_counted_and_the_rest_is_shown(clip, tmp_path):
     with open_file(damaged(clip, tmp_path / "damaged.avi", cut=False)) as source:
         numbers = []
         while (frame := source.read()) is not None:

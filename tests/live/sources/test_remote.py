@@ -84,8 +84,8 @@ def test_a_camera_comes_back(end):
     assert told[2] is None
 
 
-def test_the_last_picture_before_an_end_is_shown():
-    """What ends right after a picture has shown it all the same: nothing is put in its place."""
+def test_the_last_image_before_an_end_is_shown():
+    """What ends right after an image has shown it all the same: nothing is put in its place."""
     for _ in range(20):
         first = Script(1, lost())
         with Remote(sequence(first, Script(1, 60.0)), "cam", backoff_s=(0.01,)) as source:
@@ -96,7 +96,7 @@ def test_the_last_picture_before_an_end_is_shown():
 
 
 def test_counters_hold_over_several_reconnects():
-    """Pictures are lost in every connection; some attempts fail in between."""
+    """Images are lost in every connection; some attempts fail in between."""
     steps = (Script(3, lost()), lost(), Script(3, lost()), lost(), lost(), Script(3, lost()))
 
     found = []

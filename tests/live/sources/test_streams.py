@@ -64,13 +64,13 @@ def test_a_broken_stream_is_reported_and_resumed(serve, kind, fault):
     assert len(view.shown) >= server.after + 8
     told = [text for text in view.messages if text]
     assert "trying again in 0.5 s (attempt 1)" in told[0]
-    assert ("no frame for 0.5 s" if fault == "stall" else "no picture came") in told[0]
+    assert ("no frame for 0.5 s" if fault == "stall" else "no image came") in told[0]
     assert "secret" not in told[0]
     assert view.messages[-1] is None
 
 
 @SERVERS
-def test_garbage_between_pictures_is_survived(serve, kind):
+def test_garbage_between_images_is_survived(serve, kind):
     server = serve(kind, "garbage")
     view = Watcher(stop_at=12)
     live = Live(open_source(server.url, stall_s=3), Session(), [view], seconds=10)
@@ -97,7 +97,7 @@ def test_ffmpeg_streams(serve):
         frames = [source.read() for _ in range(20)]
     assert all(frame.pixels.shape == (*SIZE, 3) for frame in frames)
     moved = [np.abs(a.pixels.astype(int) - b.pixels).max() for a, b in pairwise(frames)]
-    assert min(moved) > 50  # no picture comes twice
+    assert min(moved) > 50  # no image comes twice
     times = [frame.time_s for frame in frames]
     assert times == sorted(set(times))
 

@@ -116,7 +116,7 @@ def view(opencv, tmp_path) -> Iterator[WindowView]:
 
 
 def press(view: WindowView, opencv: FakeOpenCV, *keys: str | int) -> np.ndarray:
-    """Press keys one after the other; return the picture afterwards, as RGB."""
+    """Press keys one after the other; return the image afterwards, as RGB."""
     for key in (*keys, -1):
         opencv.keys.append(key if isinstance(key, int) else ord(key))
         view.poll()
@@ -127,27 +127,27 @@ FRAME = shown(5)
 EDGE = FRAME.upscaled.shape[1] // 2
 
 
-def test_the_first_picture_sizes_the_window_and_is_said_to_be_displayed(view, opencv):
+def test_the_first_image_sizes_the_window_and_is_said_to_be_displayed(view, opencv):
     view.poll()
-    assert opencv.painted.shape == (360, 640, 3), "a word before the first picture"
+    assert opencv.painted.shape == (360, 640, 3), "a word before the first image"
     view.show(shown(4))
     view.show(FRAME)
-    picture = press(view, opencv)
+    image = press(view, opencv)
     assert opencv.sizes == [(128, 96)]
     assert view.run.seen == [FRAME], "once, the newest, after it was painted"
-    np.testing.assert_array_equal(picture[:, EDGE + 8 :], FRAME.upscaled[:, EDGE + 8 :])
-    np.testing.assert_array_equal(picture[:, : EDGE - 8], FRAME.frame.bicubic(4)[:, : EDGE - 8])
+    np.testing.assert_array_equal(image[:, EDGE + 8 :], FRAME.upscaled[:, EDGE + 8 :])
+    np.testing.assert_array_equal(image[:, : EDGE - 8], FRAME.frame.bicubic(4)[:, : EDGE - 8])
 
 
 @pytest.mark.parametrize(
     ("size", "opened"), [((225, 400), (1600, 900)), ((270, 480), (1600, 900)), ((400, 100), (225, 900))]
 )
-def test_a_large_picture_does_not_open_a_window_larger_than_screens(view, opencv, size, opened):
+def test_a_large_image_does_not_open_a_window_larger_than_screens(view, opencv, size, opened):
     large = shown(0, size=size)
     view.show(large)
     press(view, opencv)
     assert opencv.sizes == [opened]
-    # The mouse is still told in the picture's own pixels.
+    # The mouse is still told in the image's own pixels.
     opencv.mouse(opencv.EVENT_LBUTTONDOWN, large.upscaled.shape[1] // 4, 10, 0, None)
     assert view._split == 0.25
 
@@ -178,8 +178,8 @@ def test_the_mouse_moves_the_divider_and_zooms(view, opencv):
     view.run.seen.clear()
     press(view, opencv, "b")
     opencv.mouse(opencv.EVENT_MOUSEWHEEL, 64, 48, 1, None)
-    picture = press(view, opencv)
-    np.testing.assert_array_equal(picture, FRAME.upscaled[24:72, 32:96].repeat(2, 0).repeat(2, 1))
+    image = press(view, opencv)
+    np.testing.assert_array_equal(image, FRAME.upscaled[24:72, 32:96].repeat(2, 0).repeat(2, 1))
     opencv.mouse(opencv.EVENT_MOUSEMOVE, 0, 0, 0, None)
     assert view._zoom == 2
     press(view, opencv, "+", "+", "+", "+", "+")
@@ -187,7 +187,7 @@ def test_the_mouse_moves_the_divider_and_zooms(view, opencv):
     np.testing.assert_array_equal(press(view, opencv, "0"), FRAME.upscaled)
 
 
-def test_pause_holds_the_picture(view, opencv):
+def test_pause_holds_the_image(view, opencv):
     view.show(FRAME)
     press(view, opencv, "b", " ")
     view.show(shown(90))
@@ -200,7 +200,7 @@ def test_pause_holds_the_picture(view, opencv):
 
 def test_a_snapshot_is_in_full_size_without_words(view, opencv, tmp_path):
     press(view, opencv, "s")
-    assert view._note[0] == "there is no picture yet"
+    assert view._note[0] == "there is no image yet"
     view.show(FRAME)
     press(view, opencv, "i", "h", "b", "s")
     np.testing.assert_array_equal(read_image(tmp_path / "hasn-edge-frame000005-hasn.png"), FRAME.upscaled)
@@ -219,7 +219,7 @@ def test_a_snapshot_that_fails_is_told_and_the_show_goes_on(view, opencv, tmp_pa
     assert opencv.open
 
 
-def test_words_are_drawn_over_the_picture(view, opencv):
+def test_words_are_drawn_over_the_image(view, opencv):
     frame = shown(1, size=(90, 160))
     view.show(frame)
     plain = press(view, opencv, "b").copy()
@@ -357,5 +357,5 @@ def test_a_real_window_on_a_virtual_display(display, tmp_path):
     if done.stdout.startswith("SKIP") and not GUI_CV2.is_dir():
         pytest.skip(done.stdout.strip())
     assert done.stdout.strip() == "DONE screen True ()"
-    (picture,) = tmp_path.glob("hasn-edge-frame*-compare.png")
-    assert read_image(picture).shape == (96, 128, 3)
+    (image,) = tmp_path.glob("hasn-edge-frame*-compare.png")
+    assert read_image(image).shape == (96, 128, 3)

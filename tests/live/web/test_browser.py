@@ -1,4 +1,4 @@
-"""The real page in a real Chromium: what a person would do with the picture, and what they would see."""
+"""The real page in a real Chromium: what a person would do with the image, and what they would see."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.browser_rig import first_picture, page, painted, paused, running, waits
+from tests.support.browser_rig import first_image, page, painted, paused, running, waits
 from tests.support.web_rig import Client, until
 
 pytestmark = pytest.mark.browser
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.browser
 
 def test_a_refused_still_does_not_block_the_next_one(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
-        refusals = "refused({ about: 'still', text: 'this picture is gone' })"
+        first_image(tab)
+        refusals = "refused({ about: 'still', text: 'this image is gone' })"
         assert tab.evaluate(f"still = {{ take() {{}} }}; {refusals}; still") is None
         assert tab.evaluate("still = { take() {} }; refused({ about: 'select', text: 'no' }); still !== null")
         tab.evaluate("still = null")
@@ -25,7 +25,7 @@ def test_a_refused_still_does_not_block_the_next_one(chromium):
 
 def test_the_divider_moves_by_mouse_and_keys(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         paused(tab)
         box = tab.locator("#stage").bounding_box()
         middle = box["y"] + box["height"] / 2
@@ -51,15 +51,15 @@ def test_the_divider_moves_by_mouse_and_keys(chromium):
 
 def test_zoom_is_the_same_for_both_halves(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         paused(tab)
-        index = tab.evaluate("picture.shown.header.index")
+        index = tab.evaluate("image.shown.header.index")
         one = next(shown for shown in watcher.shown if shown.frame.index == index)
         for mode, pixels in (("hasn", one.upscaled), ("bicubic", one.frame.bicubic(4))):
-            tab.evaluate(f"picture.show('{mode}'); picture.fit(); picture.zoomBy(8 / picture.perPixel())")
-            assert tab.evaluate("picture.perPixel()") == pytest.approx(8)
+            tab.evaluate(f"image.show('{mode}'); image.fit(); image.zoomBy(8 / image.perPixel())")
+            assert tab.evaluate("image.perPixel()") == pytest.approx(8)
             canvas = painted(tab)
-            place = tab.evaluate("picture.place()")
+            place = tab.evaluate("image.place()")
             # The middles of the enlarged pixels hold the pixels of the frame, exactly.
             rows = np.arange(canvas.shape[0])
             sources = (rows + 0.5 - round(place["top"])) / 8
@@ -71,17 +71,17 @@ def test_zoom_is_the_same_for_both_halves(chromium):
                 np.ix_(sources[inner].astype(int), ((columns + 0.5 - round(place["left"])) / 8).astype(int))
             ]
             np.testing.assert_array_equal(canvas[np.ix_(inner, columns)], expected)
-        zoom = tab.evaluate("picture.zoom")
+        zoom = tab.evaluate("image.zoom")
         tab.mouse.move(300, 300)
         tab.mouse.wheel(0, 200)
-        waits(tab, f"picture.zoom < {zoom}")
+        waits(tab, f"image.zoom < {zoom}")
         tab.keyboard.press("0")
-        assert tab.evaluate("picture.zoom") == 1
+        assert tab.evaluate("image.zoom") == 1
 
 
 def test_a_snapshot_is_what_the_network_computed(chromium, tmp_path):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         for mode in ("hasn", "compare"):
             tab.locator(f"[data-mode={mode}]").click()
             with tab.expect_download() as download:
@@ -98,37 +98,37 @@ def test_a_snapshot_is_what_the_network_computed(chromium, tmp_path):
 
 def test_pausing_is_one_viewers_own(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         tab.get_by_label("Pause").click()
         waits(tab, "byId('badge').textContent === 'Paused, lossless'")
-        number, many = tab.evaluate("picture.number"), len(watcher.shown)
+        number, many = tab.evaluate("image.number"), len(watcher.shown)
         until(lambda: len(watcher.shown) > many + 5)
-        assert tab.evaluate("picture.number") == number
+        assert tab.evaluate("image.number") == number
         tab.get_by_label("Go on").click()
-        waits(tab, f"picture.number > {number}")
+        waits(tab, f"image.number > {number}")
 
 
 def test_a_second_viewer_joins_and_vanishes(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         viewers = (
             "[...byId('details').children].find((e) => e.textContent === 'Viewers').nextSibling.textContent"
         )
         with page(chromium, view.addresses[0]) as other:
-            first_picture(other)
+            first_image(other)
             waits(tab, f"{viewers} === '2'")
         waits(tab, f"{viewers} === '1'")
-        number = tab.evaluate("picture.number")
-        waits(tab, f"picture.number > {number} + 2")
+        number = tab.evaluate("image.number")
+        waits(tab, f"image.number > {number} + 2")
 
 
 def test_the_token_leaves_the_address_and_lasts_as_long_as_the_tab(chromium):
     with running(token="a token & more") as (view, _, _):
         with page(chromium, view.addresses[0]) as tab:
-            first_picture(tab)
+            first_image(tab)
             assert "token" not in tab.url
             tab.reload()
-            first_picture(tab)
+            first_image(tab)
         with page(chromium, view.addresses[0].split("#")[0]) as tab:
             tab.wait_for_selector("#ask[open]")
             tab.locator("#token").fill("a wrong one")
@@ -136,7 +136,7 @@ def test_the_token_leaves_the_address_and_lasts_as_long_as_the_tab(chromium):
             waits(tab, "byId('toast').textContent.includes('not the token')")
             tab.locator("#token").fill("a token & more")
             tab.keyboard.press("Enter")
-            first_picture(tab)
+            first_image(tab)
 
 
 def test_it_works_on_a_phone(chromium):
@@ -147,7 +147,7 @@ def test_it_works_on_a_phone(chromium):
         "is_mobile": True,
     }
     with running() as (view, _, _), page(chromium, view.addresses[0], **phone) as tab:
-        first_picture(tab)
+        first_image(tab)
         waits(tab, "byId('details').children.length > 0")
         assert tab.evaluate("document.documentElement.scrollWidth") == 360
         small = """[...document.querySelectorAll('.icon, [data-mode], select')].filter((e) => e.offsetHeight)
@@ -162,22 +162,22 @@ def test_it_works_on_a_phone(chromium):
         for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 60), ("touchEnd", None)):
             points = [] if apart is None else [{"x": x - apart, "y": y}, {"x": x + apart, "y": y}]
             session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-        waits(tab, "picture.zoom > 2.5")
+        waits(tab, "image.zoom > 2.5")
 
 
 def test_a_hidden_tab_is_sent_nothing(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         tab.evaluate(
             "Object.defineProperty(document, 'hidden', { value: true, configurable: true });"
             "document.dispatchEvent(new Event('visibilitychange'))"
         )
         with Client(view) as barrier:
             barrier.watch(watch=False)
-        encoded = view.server.pictures.encoded
+        encoded = view.server.images.encoded
         many = len(watcher.shown)
         until(lambda: len(watcher.shown) > many + 5)
-        assert view.server.pictures.encoded <= encoded + 2, "what was under way"
+        assert view.server.images.encoded <= encoded + 2, "what was under way"
         tab.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
-        number = tab.evaluate("picture.number")
-        waits(tab, f"picture.number > {number}")
+        number = tab.evaluate("image.number")
+        waits(tab, f"image.number > {number}")

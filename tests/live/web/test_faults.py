@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from hasn_edge.errors import InputError, MissingDependencyError
-from hasn_edge.live.web import images as web_pictures
+from hasn_edge.live.web import images as web_images
 from hasn_edge.live.web import messages as web_protocol
 from hasn_edge.live.web import server as web_server
 from hasn_edge.live.web import view as web
@@ -58,7 +58,7 @@ def test_there_is_a_limit_to_viewers():
 
 
 def test_a_viewer_that_stops_reading_holds_nobody_up():
-    """Its socket is full of pictures that it claims to have drawn; everybody else gets every newest frame."""
+    """Its socket is full of images that it claims to have drawn; everybody else gets every newest frame."""
     with serving() as (view, _), Client(view) as good:
         good.watch()
         bad = Deaf(view)
@@ -108,7 +108,7 @@ def test_what_breaks_in_the_server_ends_the_run(monkeypatch):
     def broken(*_):
         raise ValueError("no such colour")
 
-    monkeypatch.setattr(web_pictures, "encode", broken)
+    monkeypatch.setattr(web_images, "encode", broken)
     with serving() as (view, _), Client(view) as viewer:
         viewer.watch()
         view.show(shown(0))
@@ -136,7 +136,7 @@ def test_what_breaks_in_serving_one_viewer_is_that_viewers_end_only(monkeypatch)
         view.show(shown(0))
         assert good.receive()[0]["index"] == 0
         assert run.stats.notices == ["a viewer of the web page was let go: ZeroDivisionError: a bug"]
-        assert run.stats.notice is None, "it is nothing to show over the picture"
+        assert run.stats.notice is None, "it is nothing to show over the image"
 
 
 def silent(view: WebView, address: str) -> AbstractContextManager[ClientConnection]:

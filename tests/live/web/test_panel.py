@@ -1,4 +1,4 @@
-"""The page around the picture, in a real Chromium: figures, charts, colours, the engine, what is told."""
+"""The page around the image, in a real Chromium: figures, charts, colours, the engine, what is told."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import threading
 import numpy as np
 import pytest
 
-from tests.support.browser_rig import first_picture, page, painted, running, waits
+from tests.support.browser_rig import first_image, page, painted, running, waits
 from tests.support.live_rig import Session
 
 pytestmark = pytest.mark.browser
 
 
-def test_the_picture_moves_and_the_numbers_change(chromium):
+def test_the_image_moves_and_the_numbers_change(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         assert tab.title() == "pattern · hasn-edge live"
         before = painted(tab)
-        number = tab.evaluate("picture.number")  # not before: frames come while it is painted
-        waits(tab, f"picture.number > {number} + 2")
+        number = tab.evaluate("image.number")  # not before: frames come while it is painted
+        waits(tab, f"image.number > {number} + 2")
         assert np.abs(painted(tab).astype(int) - before).mean() > 0.5
         waits(tab, "parseFloat(byId('fps').textContent) > 0")
         waits(tab, "parseFloat(byId('latency').textContent) > 0")
@@ -90,11 +90,11 @@ def test_words_stand_out_from_what_is_behind_them(chromium, scheme):
 
 def test_the_selector_changes_the_engine(chromium):
     with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         assert tab.locator("#engine option").all_inner_texts() == ["second int8", "first fp32"]
         assert tab.locator("#engine").input_value() == "first fp32"
         tab.locator("#engine").select_option("second int8")
-        waits(tab, "picture.shown.header.engine === 'second int8'")
+        waits(tab, "image.shown.header.engine === 'second int8'")
         assert live.engine == "second int8"
         live.select("first fp32")  # somebody else did
         waits(tab, "engine.value === 'first fp32'")
@@ -108,12 +108,12 @@ def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
         return Session()
 
     with running(engines={"slow.onnx": slow}) as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         waits(tab, "byId('status').textContent === 'Live'")
         tab.locator("#engine").select_option("slow.onnx")
         waits(tab, "byId('status').textContent === 'Opening engine'")
         waits(tab, "document.body.dataset.state === 'opening'")
-        assert tab.evaluate("picture.shown.header.engine") == "first fp32"
+        assert tab.evaluate("image.shown.header.engine") == "first fp32"
         going.set()
         waits(tab, "byId('banner').textContent === 'slow.onnx computes now'")
         waits(tab, "byId('status').textContent === 'Live'")
@@ -121,7 +121,7 @@ def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
 
 def test_only_words_get_a_capital_and_only_troubles_are_called_so(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         for text, said, state in (
             ("hasn-x4-fp16.onnx could not be opened", "hasn-x4-fp16.onnx could not be opened", "trouble"),
             ("second int8 computes now", "second int8 computes now", "live"),
@@ -140,9 +140,9 @@ def test_a_number_and_its_unit_stay_on_one_line(chromium):
         assert tab.evaluate("decibels(30)") == "30.00\u00a0dB"
 
 
-def test_what_goes_wrong_is_said_over_the_picture(chromium):
+def test_what_goes_wrong_is_said_over_the_image(chromium):
     with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
-        first_picture(tab)
+        first_image(tab)
         view.message("camera lost; trying again in 2 s")
         tab.wait_for_selector("#banner:not([hidden])")
         assert tab.locator("#banner").inner_text() == "Camera lost; trying again in 2 s"

@@ -1,4 +1,4 @@
-"""The web view over its real protocol: pictures, viewers that lag or vanish, and what they may say."""
+"""The web view over its real protocol: images, viewers that lag or vanish, and what they may say."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_nothing_is_encoded_for_nobody():
             for index in range(5):
                 view.show(shown(index))
             assert viewer.nothing_for(0.2)
-            assert view.server.pictures.encoded == 0
+            assert view.server.images.encoded == 0
 
 
 def test_five_viewers_cost_one_encoding():
@@ -89,10 +89,10 @@ def test_five_viewers_cost_one_encoding():
                 header, files = viewer.receive()
                 assert (header["index"], len(files)) == (index, 2)
                 viewer.say("drawn", frame=header["frame"])
-        assert view.server.pictures.encoded == 3 * 2
+        assert view.server.images.encoded == 3 * 2
         viewers[0].say("want", watch=True, quality="light")
         assert viewers[0].receive()[0]["index"] == 2
-        assert view.server.pictures.encoded == 3 * 2 + 1
+        assert view.server.images.encoded == 3 * 2 + 1
         assert viewers[4].hear("stats", lambda note: note["viewers"] == 5)
         for viewer in viewers:
             viewer.socket.close()
@@ -118,7 +118,7 @@ def test_a_still_is_lossless():
         np.testing.assert_array_equal(decoded(files[1]), frame.frame.bicubic(4))
 
 
-def test_pictures_that_waited_for_a_viewer_do_not_count_as_late():
+def test_images_that_waited_for_a_viewer_do_not_count_as_late():
     with serving() as (view, run):
         view.show(shown(0, age_s=60))
         with Client(view) as viewer:

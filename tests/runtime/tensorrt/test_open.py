@@ -147,8 +147,8 @@ class TestOrder:
         ):
             open_session(engine(behaviour=behaviour).path)
 
-    def test_10_an_engine_without_a_golden_picture(self, engine):
-        with pytest.raises(ArtifactError, match="no picture whose result is known"):
+    def test_10_an_engine_without_a_golden_image(self, engine):
+        with pytest.raises(ArtifactError, match="no image whose result is known"):
             open_session(engine(details={"golden": None}).path)
 
 
@@ -226,7 +226,7 @@ class TestNoGpu:
         (tmp_path / "list.onnx.json").write_text("[]")
         side = sidecar_path(artifact.path)
         side.write_text(side.read_text().replace('"parent": null', f'"parent": "{graph.sha256}"'))
-        with pytest.raises(UnsupportedError, match=rf"any processor: --artifact {graph.path}$"):
+        with pytest.raises(UnsupportedError, match=rf"any CPU: --artifact {graph.path}$"):
             open_session(artifact.path)
 
     def test_an_engine_for_many_gpus(self, engine):
@@ -244,10 +244,10 @@ class TestNoGpu:
 
     @pytest.mark.parametrize("verb", ["upscale", "eval"])
     def test_the_command_line_says_it_in_one_message(self, engine, tmp_path, verb):
-        picture = tmp_path / "in.png"
-        write_image(picture, np.zeros((20, 20, 3), np.uint8))
+        image = tmp_path / "in.png"
+        write_image(image, np.zeros((20, 20, 3), np.uint8))
         words = [verb, "--artifact", str(engine().path)]
-        words += [str(picture), "-o", str(tmp_path / "out")] if verb == "upscale" else []
+        words += [str(image), "-o", str(tmp_path / "out")] if verb == "upscale" else []
         done = CliRunner().invoke(cli, words)
         assert done.exit_code == 1
         assert "this machine cannot run an engine" in done.output
@@ -260,10 +260,10 @@ class TestCommandLine:
     def test_upscale_through_a_chosen_backend(self, engine, lab, tmp_path, cuda):
         artifact = engine(size=(32, 48))
         lab.set_up(cuda)
-        picture = tmp_path / "in.png"
+        image = tmp_path / "in.png"
         pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-        write_image(picture, pixels)
-        words = ["upscale", str(picture), "-o", str(tmp_path / "out"), "--artifact", str(artifact.path)]
+        write_image(image, pixels)
+        words = ["upscale", str(image), "-o", str(tmp_path / "out"), "--artifact", str(artifact.path)]
         done = CliRunner().invoke(cli, [*words, "--cuda", cuda, "--device", "cuda:0"])
         assert done.exit_code == 0, done.output
         from hasn_edge.images.arrays import read_image

@@ -18,7 +18,7 @@ WITH_GRAPHS = ("cuda-python", "torch")
 SHAPE = (1, 3, 16, 20)
 
 
-def picture(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+def image(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
@@ -28,7 +28,7 @@ def repeated(x: np.ndarray) -> np.ndarray:
 
 def run_and_check(session: TensorRTSession, *, times: int = 1, shape: tuple[int, ...] = SHAPE) -> None:
     for seed in range(times):
-        x = picture(seed, shape)
+        x = image(seed, shape)
         np.testing.assert_array_equal(session.run(x), repeated(x))
 
 
@@ -209,7 +209,7 @@ class TestSlots:
     def test_so_many_are_under_way_before_one_is_waited_for(self, lab, cuda):
         lab.set_up(cuda)
         with TensorRTSession(lab.engine(), cuda=cuda, slots=3) as session:
-            inputs = [picture(i) for i in range(7)]
+            inputs = [image(i) for i in range(7)]
             pending = [session.submit(x) for x in inputs]
             steps = calls(lab, "network", "synchronize")
             assert steps[:4] == ["network"] * 3 + ["synchronize"]
@@ -222,32 +222,32 @@ class TestSlots:
         lab.set_up()
         with TensorRTSession(lab.engine(), cuda="cuda-python", slots=3) as session:
             for _ in range(3):
-                for pending in [session.submit(picture(i)) for i in range(3)]:
+                for pending in [session.submit(image(i)) for i in range(3)]:
                     pending.result()
             assert len(lab.gpu.streams) == len(lab.gpu.graphs) == 3
             assert sum(name.startswith("IExecutionContext") for name, _ in lab.trt.live) == 3
 
-    def test_many_pictures_of_an_engine_for_one_use_all_slots(self, lab):
+    def test_many_images_of_an_engine_for_one_use_all_slots(self, lab):
         lab.set_up()
         engine = lab.engine(size=(16, 20))
         with TensorRTSession(engine, cuda="cuda-python", slots=2) as session:
-            x = picture(1, (5, 3, 16, 20))
+            x = image(1, (5, 3, 16, 20))
             np.testing.assert_array_equal(session.run(x), repeated(x))
             assert calls(lab, "network", "synchronize")[:3] == ["network", "network", "synchronize"]
 
     def test_results_outlive_the_session(self, lab):
         lab.set_up()
         with TensorRTSession(lab.engine(), cuda="cuda-python", slots=2) as session:
-            pending = [session.submit(picture(i)) for i in range(2)]
+            pending = [session.submit(image(i)) for i in range(2)]
         for i in range(2):
-            np.testing.assert_array_equal(pending[i].result(), repeated(picture(i)))
+            np.testing.assert_array_equal(pending[i].result(), repeated(image(i)))
 
     def test_tensorrt_8_needs_an_engine_for_each_context(self, lab):
         lab.set_up(version="8.6.1")
         artifact = lab.engine(version=(8, 6, 1, 6))
         with TensorRTSession(artifact, cuda="cuda-python", slots=3) as session:
             assert sum(name.startswith("ICudaEngine") for name, _ in lab.trt.live) == 3
-            for pending in [session.submit(picture(i)) for i in range(3)]:
+            for pending in [session.submit(image(i)) for i in range(3)]:
                 assert np.isfinite(pending.result()).all()
 
     @pytest.mark.parametrize("slots", [0, 17])
@@ -279,7 +279,7 @@ class TestMemory:
             run_and_check(session, times=3)
             assert calls(lab, "malloc", "to_device", "to_host") == []
             assert session.facts()["memory"] == "mapped, nothing copied"
-            timing = session.times(picture())
+            timing = session.times(image())
             assert timing.to_device_s is timing.to_host_s is None
         with TensorRTSession(lab.engine(), cuda=cuda, mapped=False) as session:
             run_and_check(session, times=3)
@@ -293,7 +293,7 @@ class TestMemory:
             with pytest.raises(
                 InputError, match=r"tensorrt: not enough memory .* 64 x 80 pixels and batch 4"
             ):
-                session.run(picture(0, (4, 3, 64, 80)))
+                session.run(image(0, (4, 3, 64, 80)))
             run_and_check(session, times=3)
 
     def test_an_engine_of_pixels_moves_a_quarter(self, lab):
@@ -303,7 +303,7 @@ class TestMemory:
             lab.engine("pixels", size=(16, 20), dtype="UINT8"),
         )
         with TensorRTSession(floats, cuda="cuda-python") as session:
-            plain = session.times(picture())
+            plain = session.times(image())
         with TensorRTSession(pixels, cuda="cuda-python") as session:
             assert session.pixels
             assert session.facts()["pixels"] is True
@@ -312,7 +312,7 @@ class TestMemory:
                 got = session.run_pixels(x_NHWC)
                 np.testing.assert_array_equal(got, x_NHWC.repeat(4, axis=1).repeat(4, axis=2))
             small = session.times(x_NHWC)
-            np.testing.assert_allclose(session.run(picture()), repeated(picture()), atol=0.5 / 255 + 1e-6)
+            np.testing.assert_allclose(session.run(image()), repeated(image()), atol=0.5 / 255 + 1e-6)
         assert plain.to_device_s == pytest.approx(4 * small.to_device_s)
         assert plain.to_host_s == pytest.approx(4 * small.to_host_s)
 
@@ -322,28 +322,28 @@ class TestTimes:
     def test_events_measure_the_network_alone(self, lab, cuda):
         lab.set_up(cuda)
         with TensorRTSession(lab.engine(), cuda=cuda, slots=2) as session:
-            pending = session.submit(picture(5))
-            session.times(picture())
+            pending = session.submit(image(5))
+            session.times(image())
             steps = calls(lab, "network", "synchronize")
             assert steps == ["network", "synchronize", "network", "synchronize"]  # alone on the GPU
             for _ in range(3):
-                timing = session.times(picture())
+                timing = session.times(image())
                 assert timing.gpu_s == pytest.approx(lab.fakes.KERNEL_SECONDS)
-                assert timing.to_device_s == pytest.approx(picture().nbytes * 1e-9)
-                assert timing.to_host_s == pytest.approx(16 * picture().nbytes * 1e-9)
+                assert timing.to_device_s == pytest.approx(image().nbytes * 1e-9)
+                assert timing.to_host_s == pytest.approx(16 * image().nbytes * 1e-9)
                 assert 0 < timing.enqueue_s < timing.total_s
-            np.testing.assert_array_equal(pending.result(), repeated(picture(5)))
+            np.testing.assert_array_equal(pending.result(), repeated(image(5)))
             run_and_check(session)  # untimed again
             with pytest.raises(ShapeError, match="expected float32"):
-                session.times(picture()[0])
+                session.times(image()[0])
 
-    def test_one_picture_of_an_engine_for_one(self, lab):
+    def test_one_image_of_an_engine_for_one(self, lab):
         lab.set_up()
         with (
             TensorRTSession(lab.engine(size=(16, 20)), cuda="cuda-python") as session,
-            pytest.raises(ShapeError, match="times takes one picture of this engine, got 2"),
+            pytest.raises(ShapeError, match="times takes one image of this engine, got 2"),
         ):
-            session.times(picture(0, (2, 3, 16, 20)))
+            session.times(image(0, (2, 3, 16, 20)))
 
 
 class TestShapes:
@@ -353,7 +353,7 @@ class TestShapes:
             assert (session.size, session.batch) == ((16, 20), 1)
             assert session.smallest == session.largest == (16, 20)
             with pytest.raises(ShapeError, match="exactly 16 x 20 pixels"):
-                session.run(picture(0, (1, 3, 20, 16)))
+                session.run(image(0, (1, 3, 20, 16)))
             run_and_check(session, times=3)
 
     def test_a_range(self, lab):
@@ -363,11 +363,11 @@ class TestShapes:
             assert (session.size, session.batch) == (None, None)
             assert (session.smallest, session.largest) == ((32, 32), (64, 80))
             with pytest.raises(ShapeError, match="at least 32 x 32 pixels, got 31 x 40"):
-                session.run(picture(0, (1, 3, 31, 40)))
+                session.run(image(0, (1, 3, 31, 40)))
             with pytest.raises(ShapeError, match="at most 64 x 80 pixels, got 80 x 64"):
-                session.run(picture(0, (1, 3, 80, 64)))
-            with pytest.raises(ShapeError, match="takes 1 to 2 pictures at a time, got 3"):
-                session.run(picture(0, (3, 3, 32, 32)))
+                session.run(image(0, (1, 3, 80, 64)))
+            with pytest.raises(ShapeError, match="takes 1 to 2 images at a time, got 3"):
+                session.run(image(0, (3, 3, 32, 32)))
             run_and_check(session, shape=(2, 3, 64, 80))
 
     @pytest.mark.parametrize(
@@ -459,11 +459,11 @@ class TestFailures:
             said = "" if call == "infer_shapes" else rf".*said:\n  IExecutionContext::{call}: Internal Error"
             for _ in range(2):
                 with pytest.raises(BuildError, match=rf"(?s)TensorRT 10\.3\.0 {message}{said}") as caught:
-                    session.run(picture())
+                    session.run(image())
                 assert str(caught.value).count("Internal Error") == bool(said)
             lab.trt.refuse.clear()
             with pytest.raises(BuildError, match="profile") as caught:
-                session._run(picture(0, (1, 3, 14, 14)))
+                session._run(image(0, (1, 3, 14, 14)))
             assert "Internal Error" not in str(caught.value)  # nor any other word of before
             run_and_check(session, times=3)
 
@@ -475,7 +475,7 @@ class TestFailures:
             run_and_check(session)
             lab.gpu.fail[call] = "cudaErrorIllegalAddress"
             with pytest.raises(BuildError, match=rf"CUDA \(through {cuda}\) failed to"):
-                session.run(picture())
+                session.run(image())
             run_and_check(session, times=2)
 
     @pytest.mark.parametrize("cuda", CUDA)
@@ -513,18 +513,18 @@ def test_opened_in_one_thread_and_used_in_another(lab, cuda):
     lab.set_up(cuda)
     results = []
     with TensorRTSession(lab.engine(), cuda=cuda, slots=2) as session:
-        first = session.submit(picture(1))
+        first = session.submit(image(1))
 
         def work() -> None:
             results.append(first.result())
-            results.extend(session.run(picture(2)) for _ in range(3))
+            results.extend(session.run(image(2)) for _ in range(3))
 
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    np.testing.assert_array_equal(results[0], repeated(picture(1)))
+    np.testing.assert_array_equal(results[0], repeated(image(1)))
     for y in results[1:]:
-        np.testing.assert_array_equal(y, repeated(picture(2)))
+        np.testing.assert_array_equal(y, repeated(image(2)))
 
 
 def test_ctrl_c_while_waiting_leaves_a_session_that_works(lab, monkeypatch):
@@ -541,7 +541,7 @@ def test_ctrl_c_while_waiting_leaves_a_session_that_works(lab, monkeypatch):
 
         monkeypatch.setattr(lab.gpu, "synchronize", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            session.run(picture())
+            session.run(image())
         run_and_check(session, times=3)
 
 
