@@ -17,19 +17,92 @@ HasnEdgeError                  the user's situation; the command line prints it 
 └── VerificationError          a quality budget was missed; the command line exits with 3
 ```
 
-A message names the thing, what came, what was expected, and the cure.
+A message names the thing, what came and what was expected. What helps goes with it as :class:`Cure` objects,
+which the command line writes as commands and options, and Python as calls and arguments.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+_FUNCTIONS = {"build": "build", "export": "export", "eval": "evaluate", "bench": "benchmark"}
+"""The public functions of the verbs that have one."""
+
+
+@dataclass(frozen=True)
+class Cure:
+    """One thing that the user can do about an error. Made by the functions below, never by hand.
+
+    ``str()`` is a sentence for somebody who calls hasn-edge from Python; ``cli/cures.py`` writes the same
+    for the command line.
+    """
+
+    action: str
+    """``"use"`` or ``"omit"`` arguments of what was called; ``"call"`` a verb; ``"say"`` plain words."""
+    text: str = ""
+    """The verb to call, or the plain words."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Values by the name that they have in Python."""
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        if self.action == "call":
+            function = _FUNCTIONS.get(self.text)
+            return f"call hasn_edge.{function}({given})" if function else f"run: hasn-edge {self.text}"
+        if self.action == "use":
+            return f"use {given}"
+        return f"leave out {', '.join(self.arguments)}" if self.action == "omit" else self.text
+
+
+def use(**arguments: Any) -> Cure:
+    """Give what was called these arguments: ``use(device="cpu")``."""
+    return Cure("use", arguments=arguments)
+
+
+def omit(*names: str) -> Cure:
+    """Call it again without these arguments."""
+    return Cure("omit", arguments=dict.fromkeys(names))
+
+
+def call(verb: str, **arguments: Any) -> Cure:
+    """Call another verb: ``call("build", precision="int8")``."""
+    return Cure("call", verb, arguments)
+
+
+def say(text: str) -> Cure:
+    """Do something else, in plain words: also commands of other programs."""
+    return Cure("say", text)
+
+
+def joined(message: str, cures: Iterable[str]) -> str:
+    """Return a message with its cures as one sentence."""
+    words = ", or ".join(cures)
+    return f"{message}; {words}" if words else message
 
 
 class HasnEdgeError(Exception):
-    """Base of all deliberate errors; ``str()`` is one complete message for the user."""
+    """Base of all deliberate errors; ``str()`` is one complete message for the user.
+
+    Args:
+        message: What, what came, what was expected.
+        *cures: What helps, any one of them.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *cures: Cure) -> None:
+        super().__init__(message, *cures)
+        self.message, self.cures = message, cures
+
+    def __str__(self) -> str:
+        return joined(self.message, map(str, self.cures))
+
+    def within(self, place: str) -> HasnEdgeError:
+        """Return the same error with ``place: `` before its message, to be raised from this one."""
+        return type(self)(f"{place}: {self.message}", *self.cures)
 
 
 class InputError(HasnEdgeError):
@@ -113,7 +186,9 @@ class StageError(HasnEdgeError):
 
     def __init__(self, stage: str, cause: BaseException, frame: int | None = None) -> None:
         where = "" if frame is None else f" (frame {frame})"
-        super().__init__(f"{stage}{where}: {cause}")
+        cures = cause.cures if isinstance(cause, HasnEdgeError) else ()
+        message = cause.message if isinstance(cause, HasnEdgeError) else str(cause)
+        super().__init__(f"{stage}{where}: {message}", *cures)
         self.stage = stage
         self.frame = frame
         self.exit_code = getattr(cause, "exit_code", 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
-    {"errors", "interrupt", "optional", "spec"},
+    {"errors", "interrupt", "optional", "progress", "spec"},
     {"artifact", "config", "config_dump", "resources"},
     {"hardware"},
     {"images"},

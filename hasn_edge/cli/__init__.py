@@ -37,6 +37,8 @@ class _Failure(click.ClickException):
 class _Verbs(click.Group):
     """Loads a verb's module when it is asked for; prints our errors as messages."""
 
+    _chosen: click.Command | None = None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
@@ -44,8 +46,8 @@ class _Verbs(click.Group):
         if name not in VERBS:
             return None
         module = importlib.import_module(f"hasn_edge.cli.{name}")
-        command: click.Command = module.command
-        return command
+        self._chosen = module.command
+        return self._chosen
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -64,7 +66,9 @@ class _Verbs(click.Group):
             with interrupt.working():
                 return super().invoke(ctx)
         except HasnEdgeError as exc:
-            raise _Failure(str(exc), exc.exit_code) from exc
+            from hasn_edge.cli.cures import message_of
+
+            raise _Failure(message_of(exc, self._chosen), exc.exit_code) from exc
         except (KeyboardInterrupt, click.Abort):
             # click would say "Aborted!" and return 1, which is a failure's code.
             click.echo("Interrupted; nothing half-written was kept", err=True)

@@ -1,0 +1,70 @@
+"""What helps against an error, written as commands and options of the command line."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from hasn_edge.errors import Cure, HasnEdgeError, joined
+
+
+def message_of(error: HasnEdgeError, command: click.Command | None = None) -> str:
+    """Return the error's message for the command line.
+
+    Args:
+        error: What was raised.
+        command: The verb that raised it, whose options its cures name.
+    """
+    return joined(error.message, (cure_text(cure, command) for cure in error.cures))
+
+
+def cure_text(cure: Cure, command: click.Command | None = None) -> str:
+    """Return one cure in words: ``use --device cpu``, ``run: hasn-edge build --precision int8``."""
+    if cure.action == "call":
+        return f"run: {' '.join(['hasn-edge', cure.text, *_words(cure.arguments, _command(cure.text))])}"
+    if cure.action == "use":
+        return f"use {' '.join(_words(cure.arguments, command))}"
+    if cure.action == "omit":
+        return f"leave out {', '.join(_flag(name, command) for name in cure.arguments)}"
+    return cure.text
+
+
+def _command(verb: str) -> click.Command | None:
+    """Return the command of a verb, or of one below it: ``"data prepare"``."""
+    first, *rest = verb.split()
+    found: click.Command | None = importlib.import_module(f"hasn_edge.cli.{first}").command
+    for name in rest:
+        found = found.commands.get(name) if isinstance(found, click.Group) else None
+    return found
+
+
+def _words(arguments: Mapping[str, Any], command: click.Command | None) -> list[str]:
+    words: list[str] = []
+    for name, value in arguments.items():
+        if value is False or value is None:
+            continue
+        flag = _flag(name, command)
+        words += [flag] if flag else []
+        words += [] if value is True else [shlex.quote(text) for text in _texts(value)]
+    return words
+
+
+def _texts(value: Any) -> list[str]:
+    """Return what is typed for a value: sizes are (height, width) in Python, WIDTHxHEIGHT when typed."""
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(side, int) for side in value):
+        return [f"{value[1]}x{value[0]}"]
+    if isinstance(value, tuple | list):
+        return [text for each in value for text in _texts(each)]
+    return [str(value)]
+
+
+def _flag(name: str, command: click.Command | None) -> str:
+    """Return the option of an argument; nothing where the command takes it by its place."""
+    for parameter in command.params if command is not None else ():
+        if parameter.name == name:
+            return "" if isinstance(parameter, click.Argument) else max(parameter.opts, key=len)
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,70 @@
+"""Errors say what helps in the words of whoever reads them: Python or the command line."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from hasn_edge.cli.build import command as build
+from hasn_edge.cli.cures import message_of
+from hasn_edge.errors import (
+    HasnEdgeError,
+    InputError,
+    MissingDependencyError,
+    StageError,
+    UnsupportedError,
+    call,
+    omit,
+    say,
+    use,
+)
+
+CASES = [
+    ((), "no", "no"),
+    ((say("free some space"),), "no; free some space", "no; free some space"),
+    ((use(device="cpu"),), "no; use device='cpu'", "no; use --device cpu"),
+    (
+        (omit("opset"), say("export ONNX")),
+        "no; leave out opset, or export ONNX",
+        "no; leave out --opset, or export ONNX",
+    ),
+    (
+        (call("build", model="my net.pth", precision="int8", size=(180, 320), pixels=True),),
+        "no; call hasn_edge.build(model='my net.pth', precision='int8', size=(180, 320), pixels=True)",
+        "no; run: hasn-edge build --model 'my net.pth' --precision int8 --size 320x180 --pixels",
+    ),
+    (
+        (call("build", dynamic=((1, 2), (3, 4), (5, 6))),),
+        "no; call hasn_edge.build(dynamic=((1, 2), (3, 4), (5, 6)))",
+        "no; run: hasn-edge build --dynamic 2x1 4x3 6x5",
+    ),
+    (
+        (call("data prepare", photos=("photos",), output="data", min_side=96),),
+        "no; run: hasn-edge data prepare",
+        "no; run: hasn-edge data prepare photos --output data --min-side 96",
+    ),
+]
+
+
+@pytest.mark.parametrize(("cures", "python", "typed"), CASES)
+def test_one_cure_reads_as_python_and_as_a_command(cures, python, typed):
+    error = UnsupportedError("no", *cures)
+    assert str(error) == python
+    assert message_of(error, build) == typed
+
+
+def test_options_are_called_as_the_verb_calls_them():
+    assert message_of(HasnEdgeError("no", use(int8_method="calibrator", output="x")), build) == (
+        "no; use --int8-method calibrator --output x"
+    )
+
+
+def test_cures_survive_processes_and_wrapping():
+    error = InputError("a.png: cut off", use(skip_bad=True))
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.cures) == (InputError, str(error), error.cures)
+    assert str(error.within("Set5")) == "Set5: a.png: cut off; use skip_bad=True"
+    assert StageError("infer", error, 3).cures == error.cures
+    missing = pickle.loads(pickle.dumps(MissingDependencyError("av", extra="video", needed_for="Video")))
+    assert "pip install 'hasn-edge[video]'" in str(missing)
