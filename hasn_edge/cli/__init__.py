@@ -46,7 +46,9 @@ class _Verbs(click.Group):
         if name not in VERBS:
             return None
         module = importlib.import_module(f"hasn_edge.cli.{name}")
-        self._chosen = module.command
+        from hasn_edge.cli.terminal import add_verbosity
+
+        self._chosen = add_verbosity(module.command)
         return self._chosen
 
     def resolve_command(

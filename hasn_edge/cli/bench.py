@@ -8,15 +8,8 @@ from typing import Protocol
 
 import click
 
-from hasn_edge.cli.common import (
-    SIZE,
-    chosen_model,
-    console,
-    cuda_option,
-    model_option,
-    status,
-    threads_option,
-)
+from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, model_option, threads_option
+from hasn_edge.cli.terminal import console, status
 
 
 class Report(Protocol):

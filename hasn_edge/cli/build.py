@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option, status
+from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
+from hasn_edge.cli.terminal import status
 
 
 @click.command("build")

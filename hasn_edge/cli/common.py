@@ -1,18 +1,14 @@
-"""Options and helpers that several verbs share."""
+"""Options that several verbs share."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hasn_edge.runtime.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -132,67 +128,3 @@ def open_chosen(
     if cuda is not None:
         raise click.UsageError("--cuda is for engines: name one with --artifact FILE.engine")
     return open_model(chosen_model(model), threads=threads, device=device)
-
-
-def console() -> Console:
-    """Return the console for results: standard output, as wide as it is; at least 100 when piped."""
-    from rich.console import Console
-
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=max(plain.width, 120))
-
-
-def messages() -> Console:
-    """Return the console for progress and warnings: standard error."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-@contextmanager
-def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on standard error; yield a function that advances it by one.
-
-    It takes ``current``, a text for what is under way, and ``total`` where that becomes known later.
-
-    On anything but a terminal nothing is drawn.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[current]}"),
-        console=messages(),
-        transient=True,
-        disable=not show,
-    )
-    with bar:
-        task = bar.add_task(description, total=total, current="")
-
-        def advance(current: str = "", total: int | None = None) -> None:
-            bar.update(task, advance=1, current=current, total=total)
-
-        yield advance
-
-
-@contextmanager
-def status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show a spinner with what is under way on standard error; yield a function that changes the text."""
-    with messages().status(text) as spinner:
-        yield spinner.update
-
-
-def say(text: str, *, err: bool = False) -> None:
-    """Print a line, above the progress bar where one is drawn on the terminal.
-
-    click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
-    line.
-    """
-    stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
-    if own is not None and own.isatty() and stream is not own:
-        stream.write(f"{text}\n")
-    else:
-        click.echo(text, err=err)

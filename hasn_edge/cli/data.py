@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from hasn_edge.cli.common import messages, threads_option
+from hasn_edge.cli.common import threads_option
+from hasn_edge.cli.terminal import messages
 
 
 @click.group("data")

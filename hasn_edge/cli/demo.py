@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hasn_edge.cli.common import (
-    SIZE,
-    chosen_model,
-    console,
-    cuda_option,
-    device_option,
-    messages,
-    model_option,
-    say,
-    threads_option,
-)
+from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, device_option, model_option, threads_option
+from hasn_edge.cli.terminal import console, messages, say
 from hasn_edge.errors import HasnEdgeError
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def command(as_json: bool, engines: Path) -> None:
         }
         click.echo(json.dumps(content, indent=1))
         return
-    from hasn_edge.cli.common import console
+    from hasn_edge.cli.terminal import console
 
     out = console()
     out.print(_findings("This machine", found))

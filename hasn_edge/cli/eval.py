@@ -11,14 +11,13 @@ import click
 from hasn_edge.cli.common import (
     artifact_option,
     chosen_model,
-    console,
     cuda_option,
     device_option,
     model_option,
     open_chosen,
-    progress,
     threads_option,
 )
+from hasn_edge.cli.terminal import console, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

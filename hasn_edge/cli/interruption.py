@@ -9,7 +9,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from hasn_edge.cli.common import messages, say
+from hasn_edge.cli.terminal import messages, say
 
 Self = TypeVar("Self", bound="Interruption")
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hasn_edge.cli.common import messages, threads_option
+from hasn_edge.cli.common import threads_option
+from hasn_edge.cli.terminal import messages
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:

@@ -15,11 +15,10 @@ from hasn_edge.cli.common import (
     device_option,
     model_option,
     open_chosen,
-    progress,
-    say,
     threads_option,
 )
 from hasn_edge.cli.interruption import Interruption
+from hasn_edge.cli.terminal import progress, say
 from hasn_edge.cli.upscale_files import check_output, find_files, name_results, say_result
 from hasn_edge.errors import InputError
 

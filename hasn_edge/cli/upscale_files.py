@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.common import say
+from hasn_edge.cli.terminal import say
 from hasn_edge.errors import OutputError
 
 _NAMED = 3  # subfolders that are named before the rest are counted

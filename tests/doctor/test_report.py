@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from hasn_edge.cli import cli, common
+from hasn_edge.cli import cli, terminal
 from hasn_edge.doctor import environment as view
 from hasn_edge.doctor import report as doctor
 from hasn_edge.doctor.environment import Machine
@@ -151,7 +151,7 @@ def test_tables_and_json_say_the_same():
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_tables_fit_the_terminal(jetson, monkeypatch, width):
     monkeypatch.setattr(doctor, "look", lambda **_: replace(jetson, modules={}, swaps=()))
-    monkeypatch.setattr(common, "console", lambda: Console(width=width))
+    monkeypatch.setattr(terminal, "console", lambda: Console(width=width))
     output = CliRunner().invoke(cli, ["doctor"]).output
     assert max(map(len, output.splitlines())) <= width
     text = " ".join(output.split())

@@ -1,0 +1,166 @@
+"""What the command line prints, where, and how much of it: ``-v`` and ``-q`` of every verb."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from hasn_edge.progress import Step
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+"""What of the library's log is shown: with ``-q``, by default, with ``-v`` and with ``-vv``."""
+
+_quiet = False
+
+
+class _Lines(logging.Handler):
+    """Prints log records above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record as a line: its level, its module and its text."""
+        say(f"{record.levelname.lower()}: {record.name}: {record.getMessage()}", err=True)
+
+
+def set_verbosity(verbose: int, quiet: bool) -> None:
+    """Show more or less from now on.
+
+    Args:
+        verbose: How many times ``-v`` was given.
+        quiet: Print results, warnings and errors only: no progress and no notes.
+    """
+    global _quiet
+    _quiet = quiet
+    logger = logging.getLogger("hasn_edge")
+    logger.setLevel(LEVELS[0] if quiet else LEVELS[min(verbose + 1, 3)])
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+    logger.propagate = False
+
+
+def add_verbosity(command: click.Command) -> click.Command:
+    """Give a verb, and the verbs below it, the options ``-v`` and ``-q``."""
+
+    def apply(ctx: click.Context, _parameter: click.Parameter, _value: object) -> None:
+        verbose, quiet = ctx.meta.get(_VERBOSE, 0), ctx.meta.get(_QUIET, False)
+        if verbose and quiet:
+            raise click.UsageError("-v and -q exclude each other")
+        set_verbosity(verbose, quiet)
+
+    def note_verbose(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
+        ctx.meta[_VERBOSE] = value
+        apply(ctx, parameter, value)
+
+    def note_quiet(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[_QUIET] = value
+        apply(ctx, parameter, value)
+
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            add_verbosity(each)
+    elif not any(parameter.name == "verbose" for parameter in command.params):
+        command.params += [
+            click.Option(
+                ["-v", "--verbose"],
+                count=True,
+                expose_value=False,
+                callback=note_verbose,
+                help="Also print what the library logs; -vv for all of it.",
+            ),
+            click.Option(
+                ["-q", "--quiet"],
+                is_flag=True,
+                expose_value=False,
+                callback=note_quiet,
+                help="Print results, warnings and errors only.",
+            ),
+        ]
+    return command
+
+
+_VERBOSE, _QUIET = f"{__name__}.verbose", f"{__name__}.quiet"
+
+
+def console() -> Console:
+    """Return the console for results: standard output, as wide as it is; at least 100 when piped."""
+    from rich.console import Console
+
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=max(plain.width, 120))
+
+
+def messages() -> Console:
+    """Return the console for progress and warnings: standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on standard error; yield a function that advances it by one.
+
+    It takes ``current``, a text for what is under way, and ``total`` where that becomes known later.
+
+    On anything but a terminal nothing is drawn.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[current]}"),
+        console=messages(),
+        transient=True,
+        disable=_quiet or not show,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, current="")
+
+        def advance(current: str = "", total: int | None = None) -> None:
+            bar.update(task, advance=1, current=current, total=total)
+
+        yield advance
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[Step | str], None]]:
+    """Show a spinner with what is under way on standard error; yield what takes the steps."""
+    if _quiet:
+        yield lambda step: None
+        return
+    with messages().status(text) as spinner:
+
+        def show(step: Step | str) -> None:
+            step = Step(step) if isinstance(step, str) else step
+            spinner.update(step.text if step.total is None else f"{step.text} ({step.done} of {step.total})")
+
+        yield show
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line, above the progress bar where one is drawn on the terminal.
+
+    click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
+    line.
+    """
+    stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
+    if own is not None and own.isatty() and stream is not own:
+        stream.write(f"{text}\n")
+    else:
+        click.echo(text, err=err)
+
+
+def note(text: str) -> None:
+    """Print a line that explains a result on standard error; nothing with ``-q``."""
+    if not _quiet:
+        say(text, err=True)

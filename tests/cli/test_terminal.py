@@ -1,0 +1,92 @@
+"""What is printed, where, and how much of it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hasn_edge.cli import VERBS, cli, terminal
+from hasn_edge.cli.terminal import say
+from hasn_edge.progress import Step
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_on_a_terminal_a_line_goes_through_what_draws_the_bar(monkeypatch, name):
+    terminal, bar = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, f"__{name}__", terminal)
+    monkeypatch.setattr(sys, name, bar)
+    say("out/[1]_x4.png", err=name == "stderr")
+    assert (bar.getvalue(), terminal.getvalue()) == ("out/[1]_x4.png\n", "")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_pipe_gets_the_plain_line_though_the_bar_replaced_the_stream(monkeypatch, capfd, name):
+    monkeypatch.setattr(sys, f"__{name}__", io.StringIO())
+    say("out/a_x4.png", err=name == "stderr")
+    assert getattr(capfd.readouterr(), name[3:]) == "out/a_x4.png\n"
+
+
+@pytest.fixture
+def logger():
+    """The package's logger, put back as it was."""
+    found = logging.getLogger("hasn_edge")
+    level, handlers, propagate = found.level, list(found.handlers), found.propagate
+    yield found
+    found.level, found.handlers, found.propagate = level, handlers, propagate
+    terminal.set_verbosity(0, quiet=False)
+
+
+def test_every_verb_takes_v_and_q():
+    for verb in VERBS:
+        command = cli.get_command(click.Context(cli), verb)
+        below = command.commands.values() if isinstance(command, click.Group) else [command]
+        for each in below:
+            flags = [text for parameter in each.params for text in parameter.opts]
+            assert {"-v", "--verbose", "-q", "--quiet"} <= set(flags), each.name
+            assert len(flags) == len(set(flags)), each.name
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], ["a warning", "a note"]),
+        (["-v"], ["some news", "a warning", "a note"]),
+        (["-vv"], ["a detail", "some news", "a warning", "a note"]),
+        (["-q"], []),
+    ],
+)
+def test_v_and_q_choose_what_is_printed_beside_results(logger, options, shown):
+    @click.command()
+    def verb() -> None:
+        child = logging.getLogger("hasn_edge.engine.builder")
+        child.debug("a %s", "detail")
+        child.info("some news")
+        child.warning("a warning")
+        terminal.note("a note")
+        with terminal.status("working") as update:
+            update(Step("more", 1, 2))
+        click.echo("a result")
+
+    done = CliRunner().invoke(terminal.add_verbosity(verb), options)
+    assert (done.exit_code, done.stdout) == (0, "a result\n")
+    lines = [line.removeprefix("warning: hasn_edge.engine.builder: ") for line in done.stderr.splitlines()]
+    lines = [line.split("builder: ")[-1] for line in lines if "working" not in line and "more" not in line]
+    assert lines == shown
+
+
+def test_v_and_q_exclude_each_other(logger):
+    done = CliRunner().invoke(
+        terminal.add_verbosity(click.Command("verb", callback=lambda: None)), ["-q", "-v"]
+    )
+    assert done.exit_code == 2
+    assert "-v and -q exclude each other" in done.stderr
