@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from skimage import data
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.images.arrays import luma, write_image
+from hasn_edge.images.arrays import luma
+from hasn_edge.images.codec import write_image
 
 Image = NDArray[np.uint8]
 

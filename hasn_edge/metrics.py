@@ -1,4 +1,4 @@
-"""Image quality as the super-resolution literature measures it: PSNR and SSIM on luma, SQNR."""
+"""Image quality as the super-resolution literature measures it: PSNR and SSIM on luma."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import ShapeError
-from hasn_edge.images.arrays import luma
-
-Float64 = NDArray[np.float64]
+from hasn_edge.images.arrays import Float64, UInt8, luma
 
 _WINDOW = 11
 _SIGMA = 1.5
@@ -67,7 +65,7 @@ def ssim(a: NDArray[Any], b: NDArray[Any], *, data_range: float) -> float:
     return total / float(rows * (a.shape[1] - _WINDOW + 1))
 
 
-def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int) -> float:
+def psnr_y(sr: UInt8, hr: UInt8, *, border: int) -> float:
     """PSNR in dB of the BT.601 studio-range luma of two uint8 RGB images ``(H, W, 3)``.
 
     Args:
@@ -81,18 +79,18 @@ def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int) -> floa
     return psnr(*_luma_pair(sr, hr, border), data_range=255.0)
 
 
-def ssim_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int) -> float:
+def ssim_y(sr: UInt8, hr: UInt8, *, border: int) -> float:
     """SSIM of the BT.601 studio-range luma of two uint8 RGB images; arguments as for `psnr_y`."""
     return ssim(*_luma_pair(sr, hr, border), data_range=255.0)
 
 
-def psnr_and_ssim_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, border: int) -> tuple[float, float]:
+def psnr_and_ssim_y(sr: UInt8, hr: UInt8, *, border: int) -> tuple[float, float]:
     """`psnr_y` and `ssim_y` of one pair, converting to luma once."""
     a, b = _luma_pair(sr, hr, border)
     return psnr(a, b, data_range=255.0), ssim(a, b, data_range=255.0)
 
 
-def psnr_rgb(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+def psnr_rgb(a: UInt8, b: UInt8) -> float:
     """PSNR in dB over all three channels of two uint8 RGB images, no border cut.
 
     This is what *fidelity* means in every report: how near a faster network's image is to the
@@ -101,24 +99,6 @@ def psnr_rgb(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     for pixels in (a, b):
         _check_rgb8(pixels)
     return psnr(a, b, data_range=255.0)
-
-
-def sqnr_db(reference: NDArray[Any], noisy: NDArray[Any]) -> float:
-    """Signal-to-quantization-noise ratio in dB: ``10 log10(sum(ref**2) / sum((ref - noisy)**2))``.
-
-    Returns:
-        dB; ``inf`` without noise, ``-inf`` where the reference is all zero and ``noisy`` is not.
-
-    Raises:
-        ShapeError: the shapes differ, or the arrays are empty.
-    """
-    _check_same("SQNR", reference, noisy)
-    signal = float(np.sum(np.square(reference, dtype=np.float64)))
-    difference = np.subtract(reference, noisy, dtype=np.float64)
-    noise = float(np.sum(np.square(difference, out=difference)))
-    if noise == 0:
-        return math.inf
-    return -math.inf if signal == 0 else 10 * math.log10(signal / noise)
 
 
 def mean_db(values: Iterable[float]) -> float:
@@ -151,7 +131,7 @@ def _check_rgb8(pixels: NDArray[Any]) -> None:
         )
 
 
-def _luma_pair(sr: NDArray[np.uint8], hr: NDArray[np.uint8], border: int) -> tuple[Float64, Float64]:
+def _luma_pair(sr: UInt8, hr: UInt8, border: int) -> tuple[Float64, Float64]:
     if border < 0:
         raise ShapeError(f"border is {border} pixels; expected 0 or more")
     for pixels in (sr, hr):

@@ -81,7 +81,7 @@ print(json.dumps([
 def test_it_upscales_from_another_directory(installed, tmp_path):
     import numpy as np
 
-    from hasn_edge.images.arrays import read_image, write_image
+    from hasn_edge.images.codec import read_image, write_image
 
     write_image(tmp_path / "a b.png", np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8))
     done = run(installed, tmp_path, "-m", "hasn_edge", "upscale", "a b.png", "-o", "out")

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.data.pairs import EvalSet, Pair
-
-UInt8 = NDArray[np.uint8]
+from hasn_edge.images.arrays import UInt8
 
 
 @dataclass(frozen=True, kw_only=True)

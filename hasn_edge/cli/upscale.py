@@ -174,7 +174,7 @@ def command(
 
 
 def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool) -> None:
-    from hasn_edge.images.arrays import read_image, write_image
+    from hasn_edge.images.codec import read_image, write_image
 
     image = read_image(path)
     try:
@@ -219,8 +219,7 @@ def _say_padded(padded: list[Path], upscaler: Upscaler) -> None:
 
 def _of_video(image: Path) -> str:
     """Return what else to say of a file that is no image, where it may be a video by another name."""
-    from hasn_edge.images.arrays import SUFFIXES
-    from hasn_edge.images.listing import USUAL_VIDEOS
+    from hasn_edge.images.listing import SUFFIXES, USUAL_VIDEOS
 
     if image.suffix.lower() in SUFFIXES or not image.is_file():
         return ""

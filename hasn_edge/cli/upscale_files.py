@@ -20,8 +20,7 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
     Raises:
         InputError: a folder without any of them, or one that may not be read.
     """
-    from hasn_edge.images.arrays import find_images
-    from hasn_edge.images.listing import folders_inside
+    from hasn_edge.images.listing import find_images, folders_inside
     from hasn_edge.video.container import SUFFIXES
 
     for text in inputs:
@@ -131,7 +130,7 @@ def _refuse_address(text: str) -> None:
 
 
 def _is_file_name(output: Path) -> bool:
-    from hasn_edge.images.arrays import SUFFIXES
+    from hasn_edge.images.listing import SUFFIXES
     from hasn_edge.video.files import is_video
 
     return not output.is_dir() and (output.suffix.lower() in SUFFIXES or is_video(output))

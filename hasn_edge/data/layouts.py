@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hasn_edge.errors import InputError
-from hasn_edge.images.arrays import SUFFIXES, find_images
+from hasn_edge.images.listing import SUFFIXES, find_images
 
 _HR = re.compile(r"(?P<prefix>.*)HR(?P<sub>_sub)?$")
 _HELD_OUT = re.compile(r"(?i)(^|_)(valid|test)(_|$)")

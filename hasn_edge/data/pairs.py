@@ -9,23 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.images.arrays import (
-    Float32,
-    find_images,
-    from_tensor,
-    read_image,
-    read_image_size,
-    to_rgb,
-    to_tensor,
-    to_uint8,
-)
+from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_rgb, to_tensor, to_uint8
+from hasn_edge.images.codec import read_image, read_image_size
+from hasn_edge.images.listing import find_images
 from hasn_edge.resources import shipped
-
-UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)

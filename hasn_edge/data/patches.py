@@ -10,12 +10,11 @@ from itertools import count
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.data.shards import Shards, all_entries
 from hasn_edge.errors import InputError
+from hasn_edge.images.arrays import UInt8
 
-UInt8 = NDArray[np.uint8]
 T = TypeVar("T")
 
 

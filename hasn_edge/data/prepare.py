@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.data.layouts import TrainingPair, find_pairs
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
 from hasn_edge.errors import InputError
-from hasn_edge.images.arrays import read_image, read_image_size, to_rgb, to_uint8
+from hasn_edge.images.arrays import UInt8, to_rgb, to_uint8
+from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.metrics import psnr_rgb
 
-UInt8 = NDArray[np.uint8]
 _PROBE = 32  # LR pixels a side of the crop on which a given LR image is compared with its HR image
 _ALIKE = 20.0  # dB: far below any way of downscaling, far above two different images
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import InputError, ShapeError
+from hasn_edge.images.arrays import Float64
 
-Float64 = NDArray[np.float64]
 Weights = tuple[Float64, NDArray[np.intp]]
 """Per output sample: its weights ``(out, taps)`` and the input samples ``(out, taps)`` they belong to."""
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.artifact import writing
 from hasn_edge.errors import InputError
+from hasn_edge.images.arrays import UInt8
 
 INDEX = "shards.json"
 SCHEMA = 1
-UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.errors import InputError, VerificationError
+from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

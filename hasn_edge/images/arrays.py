@@ -1,128 +1,24 @@
-"""Colour, range and layout: images on disk, RGB arrays in memory, and the tensors a network takes."""
+"""Colour, range and layout of images: RGB arrays in memory, and the tensors that a network takes."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hasn_edge.artifact import writing
 from hasn_edge.errors import InputError, ShapeError
-from hasn_edge.images import check as look
-from hasn_edge.images import codec
-from hasn_edge.images.listing import SUFFIXES as SUFFIXES
-from hasn_edge.images.listing import find_images as find_images
-from hasn_edge.images.source import Header, Source, UnreadableError
 
 Pixels = NDArray[Any]
 """``(H, W, C)`` of uint8 or uint16: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (not premultiplied)."""
+UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 MAX_PIXELS = 1 << 28
 """Largest image that is decoded: 268 megapixels. A file of a few kilobytes can claim terapixels."""
 
 _STRIP = 64  # rows converted at a time: a x4 full-HD frame would need gigabytes of temporaries otherwise
-
-
-def read_image(path: str | os.PathLike[str]) -> Pixels:
-    """Read a PNG, JPEG, WebP, BMP or TIFF (its first page), told apart by content, not by name.
-
-    EXIF orientation is applied. Palettes and fewer than 8 bits are expanded; CMYK becomes RGB; colour
-    profiles and gamma are ignored. The file is checked from end to end before it is decoded, so a file
-    that was cut off is refused instead of coming out half gray. Changed bytes are found in PNG and
-    Deflate TIFF, which carry checksums; in the other formats such a place decodes to noise or black, and
-    for JPEG libjpeg warns of it on standard error.
-
-    Returns:
-        ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
-
-    Raises:
-        InputError: missing, a folder, empty, cut off, damaged, another format, another pixel type, or
-            more than `MAX_PIXELS`. One message that names the file and the cure.
-    """
-    path = Path(path)
-    _check_file(path)
-    try:
-        data = path.read_bytes()
-        header = look.read_header(Source.of_bytes(data))
-        _check_size(header)
-        return codec.decode(look.plan(data, header), header)
-    except UnreadableError as exc:
-        raise InputError(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
-
-
-def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return the (height, width) that `read_image` would give, from the file's header alone.
-
-    Raises:
-        InputError: as `read_image`, except that damage after the header goes unnoticed.
-    """
-    path = Path(path)
-    _check_file(path)
-    try:
-        with path.open("rb") as stream:
-            header = look.read_header(Source.of_file(stream, os.fstat(stream.fileno()).st_size))
-        _check_size(header)
-    except UnreadableError as exc:
-        raise InputError(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
-    return header.size
-
-
-def write_image(
-    path: str | os.PathLike[str], pixels: Pixels, *, quality: int = 95, convert: bool = False
-) -> None:
-    """Write an image in the format of its name's ending, whole or not at all.
-
-    What a format cannot hold is refused unless ``convert`` says otherwise: 16 bits go into PNG and
-    TIFF only, alpha into PNG, TIFF and WebP only. Gray with alpha is stored as RGB with alpha.
-
-    Args:
-        path: Ends in one of `SUFFIXES`; missing folders are made.
-        pixels: ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
-        quality: 1 to 100, for JPEG (full chroma resolution) and WebP (100 is lossless).
-        convert: Round 16 bits to 8, and lay transparent images on white, where the format needs it.
-
-    Raises:
-        InputError: unknown ending, or pixels that the format cannot hold; names what can.
-        ShapeError: not an image.
-        OutputError: the folder cannot be written or the disk is full; nothing is left behind.
-    """
-    path = Path(path)
-    check_pixels(pixels)
-    suffix = {".jpeg": ".jpg", ".tif": ".tiff"}.get(path.suffix.lower(), path.suffix.lower())
-    if suffix not in codec.FORMATS:
-        raise InputError(
-            f"cannot write {path}: unknown ending {path.suffix!r}; use one of {', '.join(SUFFIXES)}"
-        )
-    if not 1 <= quality <= 100:
-        raise InputError(f"cannot write {path}: quality is {quality}; expected 1 to 100")
-    kind = codec.FORMATS[suffix]
-    if convert and pixels.dtype == np.uint16 and not kind.sixteen_bits:
-        pixels = to_uint8(pixels)
-    if convert and pixels.shape[2] in (2, 4) and not kind.alpha:
-        pixels = _on_white(pixels)
-    if pixels.dtype == np.uint16 and not kind.sixteen_bits:
-        raise InputError(
-            f"cannot write {path}: {kind.name} holds 8 bits, the image has 16; use .png or .tiff"
-        )
-    if pixels.shape[2] in (2, 4) and not kind.alpha:
-        raise InputError(
-            f"cannot write {path}: {kind.name} has no transparency, the image has; use .png, .webp or .tiff"
-        )
-    if max(pixels.shape[:2]) > kind.largest_side:
-        raise InputError(
-            f"cannot write {path}: {kind.name} holds at most {kind.largest_side} pixels a side, the image "
-            f"is {pixels.shape[1]} x {pixels.shape[0]}; use .png or .tiff"
-        )
-    with writing(path) as temporary:
-        temporary.write_bytes(codec.encode(pixels, suffix, quality))
 
 
 def to_rgb(pixels: Pixels) -> Pixels:
@@ -133,16 +29,7 @@ def to_rgb(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] == 4 else pixels[..., [0, 0, 0]])
 
 
-def to_gray(rgb: Pixels) -> Pixels:
-    """Return ``(H, W, 1)`` of the same dtype from ``(H, W, 3)``: BT.601 weights, full range, rounded."""
-    check_pixels(rgb)
-    if rgb.shape[2] != 3:
-        raise ShapeError(f"expected an RGB image (H, W, 3), got shape {rgb.shape}")
-    gray = np.tensordot(rgb, np.array([0.299, 0.587, 0.114]), axes=1)
-    return np.rint(gray, out=gray).astype(rgb.dtype)[..., None]
-
-
-def to_uint8(pixels: Pixels) -> NDArray[np.uint8]:
+def to_uint8(pixels: Pixels) -> UInt8:
     """Return the image in 8 bits; 16-bit values are divided by 257 and rounded."""
     check_pixels(pixels)
     if pixels.dtype == np.uint8:
@@ -156,11 +43,6 @@ def split_alpha(pixels: Pixels) -> tuple[Pixels, Pixels | None]:
     if pixels.shape[2] % 2:
         return pixels, None
     return np.ascontiguousarray(pixels[..., :-1]), np.ascontiguousarray(pixels[..., -1:])
-
-
-def join_alpha(colour: Pixels, alpha: Pixels | None) -> Pixels:
-    """Undo `split_alpha`."""
-    return colour if alpha is None else np.concatenate([colour, alpha], axis=2)
 
 
 def to_tensor(rgb: Pixels) -> Float32:
@@ -225,7 +107,7 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
     return pixels
 
 
-def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+def luma(rgb: UInt8) -> Float64:
     """Return the luma ``(H, W)`` of a uint8 RGB image ``(H, W, 3)``: float64 in [16, 235], not rounded.
 
     ITU-R BT.601 with studio range, as MATLAB's ``rgb2ycbcr`` has it and every published PSNR-Y uses:
@@ -239,7 +121,7 @@ def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
             f"luma needs (H, W, 3) of uint8, got {rgb.shape} of {rgb.dtype}; see to_rgb, to_uint8"
         )
     weights = np.array([65.481, 128.553, 24.966]) / 255.0
-    y_HW: NDArray[np.float64] = rgb[..., 0] * weights[0]
+    y_HW: Float64 = rgb[..., 0] * weights[0]
     y_HW += rgb[..., 1] * weights[1]
     y_HW += rgb[..., 2] * weights[2]
     y_HW += 16.0
@@ -268,28 +150,3 @@ def _levels(dtype: DTypeLike) -> int:
     if kind not in (np.uint8, np.uint16):
         raise ShapeError(f"an image has uint8 or uint16 levels, not {kind}")
     return int(np.iinfo(kind).max)
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected an image file")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; check the spelling and the current folder")
-    if not path.is_file():
-        raise InputError(f"{path}: not an ordinary file, expected an image")
-
-
-def _check_size(header: Header) -> None:
-    if header.height * header.width > MAX_PIXELS:
-        raise UnreadableError(
-            f"it says that the image is {header.width} x {header.height} pixels, more than the "
-            f"{MAX_PIXELS / 1e6:.0f} megapixels that are decoded; cut it into parts, or get the file "
-            "again if it is not that large"
-        )
-
-
-def _on_white(pixels: Pixels) -> Pixels:
-    top = np.iinfo(pixels.dtype).max
-    alpha = pixels[..., -1:].astype(np.float32) / np.float32(top)
-    flat: Float32 = pixels[..., :-1] * alpha + top * (1 - alpha)
-    return np.rint(flat).astype(pixels.dtype)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from hasn_edge.images.arrays import Pixels
 
 Kind = Literal["PNG", "JPEG", "WebP", "BMP", "TIFF"]
-Pixels = NDArray[Any]
 
 
 class UnreadableError(Exception):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hasn_edge.images.arrays import Pixels
 from hasn_edge.images.source import (
     CutOffError,
     DamagedError,
     Header,
-    Pixels,
     Plan,
     Source,
     UnreadableError,

@@ -10,7 +10,8 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.live.frame import Frame, UInt8
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.live.frame import Frame
 from hasn_edge.optional import require
 
 Size = tuple[int, int]

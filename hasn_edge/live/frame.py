@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hasn_edge.images.arrays import UInt8
 from hasn_edge.optional import require
-
-UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

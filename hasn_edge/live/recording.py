@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
-from hasn_edge.live.frame import Shown, UInt8
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.live.frame import Shown
 from hasn_edge.live.stats import Stats
 from hasn_edge.video.queues import Closed, Exchange
 

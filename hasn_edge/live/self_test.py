@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.live.frame import Frame, Quality, UInt8
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.live.frame import Frame, Quality
 from hasn_edge.metrics import psnr_y
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import InputError
+from hasn_edge.images.arrays import Float64
 
 LEVELS = 127
 """Positive INT8 codes. Ranges are symmetric around zero, as TensorRT wants them: code 0 is 0.0."""
@@ -25,8 +26,6 @@ _ENTROPY_LEVELS = 128
 _ENTROPY_STRIDE = 8
 _MSE_SMALLEST = 1 / 64  # a narrower range than this part of the largest value is never tried
 _MSE_STEPS = 192
-
-Float64 = NDArray[np.float64]
 
 
 class Observer(str, Enum):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.errors import InputError
 from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.images.arrays import Float32
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from hasn_edge.quantize.ranges import Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

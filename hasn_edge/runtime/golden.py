@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError
-from hasn_edge.runtime.session import Float32, Session
+from hasn_edge.images.arrays import Float32, Float64
+from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
-
-Float64 = NDArray[np.float64]
 
 _SCHEMA = 1
 _POINTS = 64

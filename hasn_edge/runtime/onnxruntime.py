@@ -9,8 +9,9 @@ from typing import Any
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import compute_cores
+from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.optional import require
-from hasn_edge.runtime.session import Float32, Session, UInt8, out_of_memory
+from hasn_edge.runtime.session import Session, out_of_memory
 from hasn_edge.spec import ModelSpec, Precision
 
 SPEC_KEY = "hasn_edge.spec"

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from hasn_edge.errors import BuildError, InputError, UnsupportedError
-from hasn_edge.runtime.session import Float32, Session, out_of_memory
+from hasn_edge.images.arrays import Float32
+from hasn_edge.runtime.session import Session, out_of_memory
 from hasn_edge.spec import ModelSpec, Precision
 
 _PRECISIONS = {torch.float32: Precision.FP32, torch.float16: Precision.FP16}

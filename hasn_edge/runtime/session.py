@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError, InputError, ShapeError
-from hasn_edge.images.arrays import from_tensor, to_tensor
+from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.spec import ModelSpec, Precision
 
-Float32 = NDArray[np.float32]
-UInt8 = NDArray[np.uint8]
 Self = TypeVar("Self", bound="Session")
 
 # An image that was never divided by 255 is the usual mistake; a resampler's overshoot is none.
@@ -154,7 +152,7 @@ class Session(ABC):
             kind = getattr(x_NHWC, "dtype", type(x_NHWC).__name__)
             raise ShapeError(
                 f"{self.backend}: expected uint8 (N, H, W, {channels}) with at least one pixel, got {kind} "
-                f"{getattr(x_NHWC, 'shape', '')}; hasn_edge.images.arrays.read_image makes (H, W, C)"
+                f"{getattr(x_NHWC, 'shape', '')}; hasn_edge.images.codec.read_image makes (H, W, C)"
             )
         count, height, width = x_NHWC.shape[:3]
         self._check_size(count, height, width)

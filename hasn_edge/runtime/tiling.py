@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from hasn_edge.images.arrays import Float32
 
 SMALLEST_TILE = 64
 """Side in pixels below which memory alone does not push a tile: its border would outweigh its middle."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from hasn_edge.errors import ArtifactError
+from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
-from hasn_edge.runtime.session import Float32, Session
+from hasn_edge.runtime.session import Session
 from hasn_edge.spec import ModelSpec, Precision
 
 

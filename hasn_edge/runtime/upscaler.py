@@ -10,11 +10,11 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, UnsupportedError
-from hasn_edge.images.arrays import Pixels, check_pixels, from_tensor, split_alpha, to_rgb, to_tensor
+from hasn_edge.images.arrays import Float32, Pixels, check_pixels, from_tensor, split_alpha, to_rgb, to_tensor
 from hasn_edge.metrics import psnr
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
 from hasn_edge.runtime.report import NO_WHOLE_FRAME, Reason, TileDrift, UpscaleReport
-from hasn_edge.runtime.session import Float32, Session
+from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.tiling import Plan, Size, even_side, tile_for, weights
 
 Self = TypeVar("Self", bound="Upscaler")

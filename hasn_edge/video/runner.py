@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import UnsupportedError
-from hasn_edge.images.arrays import from_tensor, to_tensor
+from hasn_edge.images.arrays import UInt8, from_tensor, to_tensor
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
-
-UInt8 = NDArray[np.uint8]
 
 
 class Runner:

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from hasn_edge.artifact import sidecar_path
 from hasn_edge.cli import cli
-from hasn_edge.images.arrays import read_image, write_image
+from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.model.checkpoint import save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec

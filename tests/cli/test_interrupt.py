@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hasn_edge import interrupt
 from hasn_edge.cli import cli, doctor
 from hasn_edge.errors import BuildError
-from hasn_edge.images.arrays import write_image
+from hasn_edge.images.codec import write_image
 
 COMMAND = """
 import signal, sys

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from hasn_edge.cli import cli
-from hasn_edge.images.arrays import write_image
+from hasn_edge.images.codec import write_image
 from hasn_edge.train.recipe import load_recipe
 
 SMALL = ["model.features=8", "model.blocks=1", "model.esa_channels=4", "model.expansion=2"]

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from hasn_edge.cli import cli
-from hasn_edge.images.arrays import read_image, write_image
+from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.images.listing import USUAL_VIDEOS, folders_inside
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN

@@ -19,7 +19,7 @@ from hasn_edge.data.calibration import (
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.images.arrays import read_image, write_image
+from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.resources import shipped
 
 

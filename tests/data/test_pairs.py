@@ -10,7 +10,8 @@ import pytest
 from hasn_edge.data.pairs import bicubic_baseline, load_eval_set, shipped_eval_set
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.images import arrays as image
+from hasn_edge.images.arrays import from_tensor, to_tensor
+from hasn_edge.images.codec import write_image
 
 
 def _image(size=(26, 35), channels=3, seed=0, dtype=np.uint8):
@@ -22,12 +23,12 @@ def _image(size=(26, 35), channels=3, seed=0, dtype=np.uint8):
 def _make(folder, hr="HR", lr="LRbicx4", lr_name="{}.png", names=("b", "a"), scale=4):
     for seed, name in enumerate(names):
         pixels = _image(seed=seed)
-        image.write_image(folder / hr / f"{name}.png", pixels)
+        write_image(folder / hr / f"{name}.png", pixels)
         if lr:
             cut = pixels[: 26 // scale * scale, : 35 // scale * scale]
             small = imresize(cut, scale=1 / scale)
             small[0, 0] = 1, 2, 3  # so that a test can tell a file from what imresize makes
-            image.write_image(folder / lr / lr_name.format(name), small)
+            write_image(folder / lr / lr_name.format(name), small)
     return folder
 
 
@@ -72,9 +73,9 @@ def test_the_published_sets(shared_data):
 
 
 def test_gray_alpha_and_sixteen_bit_images_become_8_bit_rgb(tmp_path):
-    image.write_image(tmp_path / "gray.png", _image(channels=1))
-    image.write_image(tmp_path / "alpha.png", _image(channels=4))
-    image.write_image(tmp_path / "deep.png", _image(dtype=np.uint16))
+    write_image(tmp_path / "gray.png", _image(channels=1))
+    write_image(tmp_path / "alpha.png", _image(channels=4))
+    write_image(tmp_path / "deep.png", _image(dtype=np.uint16))
     for pair in load_eval_set(tmp_path, 4):
         assert (pair.hr().shape, pair.hr().dtype) == ((24, 32, 3), np.uint8)
         assert (pair.lr().shape, pair.lr().dtype) == ((6, 8, 3), np.uint8)
@@ -106,7 +107,7 @@ def _no_counterpart(folder):
 
 
 def _extra(folder):
-    image.write_image(_make(folder) / "LRbicx4" / "c.png", _image())
+    write_image(_make(folder) / "LRbicx4" / "c.png", _image())
 
 
 def _wrong_scale(folder):
@@ -114,11 +115,11 @@ def _wrong_scale(folder):
 
 
 def _two_of_a_name(folder):
-    image.write_image(_make(folder) / "HR" / "a.bmp", _image())
+    write_image(_make(folder) / "HR" / "a.bmp", _image())
 
 
 def _too_small(folder):
-    image.write_image(folder / "dot.png", _image((3, 9)))
+    write_image(folder / "dot.png", _image((3, 9)))
 
 
 def _broken(folder):
@@ -172,5 +173,5 @@ def test_the_images_that_ship():
 
 def test_the_baseline_is_imresize_of_the_8_bit_image():
     x = _image((9, 7))
-    y = bicubic_baseline(3)(image.to_tensor(x))
-    np.testing.assert_array_equal(image.from_tensor(y), imresize(x, scale=3))
+    y = bicubic_baseline(3)(to_tensor(x))
+    np.testing.assert_array_equal(from_tensor(y), imresize(x, scale=3))

@@ -4,7 +4,8 @@ import pytest
 from hasn_edge.data.prepare import prepare
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.images.arrays import read_image, to_rgb, write_image
+from hasn_edge.images.arrays import to_rgb
+from hasn_edge.images.codec import read_image, write_image
 
 
 def image(height, width, seed=0):

@@ -11,7 +11,8 @@ import pytest
 from hasn_edge.data.pairs import EvalSet, bicubic_baseline, load_eval_set
 from hasn_edge.errors import InputError, ShapeError
 from hasn_edge.evaluation import quality
-from hasn_edge.images import arrays as image
+from hasn_edge.images.arrays import to_tensor
+from hasn_edge.images.codec import write_image
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def eval_set(tmp_path):
     for name in ("one", "two"):
         smooth = np.add.outer(np.arange(32), np.arange(40))[..., None] * [1, 2, 3]
         pixels = np.clip(smooth + rng.normal(0, 9, (32, 40, 3)), 0, 255).astype(np.uint8)
-        image.write_image(tmp_path / "tiny" / f"{name}.png", pixels)
+        write_image(tmp_path / "tiny" / f"{name}.png", pixels)
     return load_eval_set(tmp_path / "tiny", 4)
 
 
@@ -80,13 +81,13 @@ def test_scores(eval_set):
 
 
 def test_perfect_images_have_no_infinity_in_json_and_do_not_hide_the_others(eval_set):
-    truth = {image.to_tensor(pair.lr()).tobytes(): image.to_tensor(pair.hr()) for pair in eval_set}
+    truth = {to_tensor(pair.lr()).tobytes(): to_tensor(pair.hr()) for pair in eval_set}
     perfect = quality.evaluate(lambda x: truth[x.tobytes()], eval_set)
     assert perfect.psnr_y == math.inf
     assert perfect.ssim_y == pytest.approx(1)
     assert json.loads(json.dumps(perfect.to_dict(), allow_nan=False))["psnr_y_db"] is None
     baseline = bicubic_baseline(4)
-    first = image.to_tensor(eval_set.pairs[0].lr()).tobytes()
+    first = to_tensor(eval_set.pairs[0].lr()).tobytes()
     mixed = quality.evaluate(lambda x: truth[first] if x.tobytes() == first else baseline(x), eval_set)
     assert mixed.psnr_y == mixed.images[1].psnr_y
     lost = quality.drift(perfect, mixed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hasn_edge.runtime.session import Float32, Session
+from hasn_edge.images.arrays import Float32
+from hasn_edge.runtime.session import Session
 from hasn_edge.spec import ModelSpec, Precision
 
 

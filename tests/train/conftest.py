@@ -10,7 +10,7 @@ import torch
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
-from hasn_edge.images.arrays import write_image
+from hasn_edge.images.codec import write_image
 from hasn_edge.spec import ModelSpec
 from hasn_edge.train.recipe import InitConfig, InitKind, OptimizerConfig, Phase, Recipe, Schedule
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 av = pytest.importorskip("av")
 from hasn_edge.cli import cli
-from hasn_edge.images.arrays import read_image, write_image
+from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.runtime.open import open_model
 from tests.support.children import hear
 from tests.support.clips import frames, make, packets, times

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from hasn_edge.live.frame import Frame, UInt8
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.live.frame import Frame
 
 Self = TypeVar("Self", bound="Source")
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.errors import HasnEdgeError
-from hasn_edge.images.arrays import write_image
-from hasn_edge.live.frame import Shown, UInt8
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.images.codec import write_image
+from hasn_edge.live.frame import Shown
 from hasn_edge.live.views import window_draw as draw
 from hasn_edge.live.views.base import Run, View
 from hasn_edge.live.views.window_check import check_windows

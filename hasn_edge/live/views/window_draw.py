@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hasn_edge.live.frame import Shown, UInt8
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.live.frame import Shown
 from hasn_edge.optional import require
 
 Mode = Literal["compare", "hasn", "bicubic"]

@@ -6,7 +6,8 @@ import asyncio
 from concurrent.futures import Executor
 from typing import Any
 
-from hasn_edge.live.frame import Shown, UInt8
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.live.frame import Shown
 from hasn_edge.live.web.messages import ImageQuality
 from hasn_edge.optional import require
 

@@ -15,10 +15,11 @@ from hasn_edge.engine.capabilities import load_tensorrt
 from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError
+from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
 from hasn_edge.runtime.pending import Pending
-from hasn_edge.runtime.session import Float32, Session, UInt8, out_of_memory
+from hasn_edge.runtime.session import Session, out_of_memory
 from hasn_edge.runtime.tensorrt.in_flight import Slot, Timing
 from hasn_edge.runtime.tensorrt.plan import LoadedPlan
 from hasn_edge.runtime.tensorrt.runtime_cache import Kernels

@@ -294,7 +294,7 @@ def test_the_readmes_client_computes_the_image(tmp_path, artifact, graph, monkey
     """The client as printed, against a server whose answer comes from ONNX Runtime."""
     cv2 = pytest.importorskip("cv2")
     ort = pytest.importorskip("onnxruntime")
-    from hasn_edge.images.arrays import read_image, write_image
+    from hasn_edge.images.codec import read_image, write_image
     from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
     from hasn_edge.runtime.upscaler import Upscaler
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hasn_edge.errors import UnsupportedError
-from hasn_edge.images.arrays import read_image
+from hasn_edge.images.codec import read_image
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.views import window, window_check, window_draw

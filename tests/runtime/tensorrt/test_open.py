@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hasn_edge.artifact import Kind, publish, sidecar_path
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, MissingDependencyError, UnsupportedError
-from hasn_edge.images.arrays import write_image
+from hasn_edge.images.codec import write_image
 from hasn_edge.runtime.golden import make_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.spec import ModelSpec, Precision
@@ -266,7 +266,7 @@ class TestCommandLine:
         words = ["upscale", str(image), "-o", str(tmp_path / "out"), "--artifact", str(artifact.path)]
         done = CliRunner().invoke(cli, [*words, "--cuda", cuda, "--device", "cuda:0"])
         assert done.exit_code == 0, done.output
-        from hasn_edge.images.arrays import read_image
+        from hasn_edge.images.codec import read_image
 
         np.testing.assert_array_equal(read_image(tmp_path / "out" / "in_x4.png")[::4, ::4], pixels)
         assert "network" in lab.gpu.calls

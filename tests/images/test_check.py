@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hasn_edge.errors import InputError
-from hasn_edge.images import arrays
+from hasn_edge.images import codec
 
 RGB = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -26,8 +26,8 @@ def _encoded(image, kind, **options):
 def _read(tmp_path, data, name="image.png"):
     path = tmp_path / name
     path.write_bytes(data)
-    pixels = arrays.read_image(path)
-    assert arrays.read_image_size(path) == pixels.shape[:2]
+    pixels = codec.read_image(path)
+    assert codec.read_image_size(path) == pixels.shape[:2]
     return pixels
 
 
@@ -65,7 +65,7 @@ def test_a_file_cut_off_anywhere_is_refused_and_the_terminal_stays_clean(tmp_pat
     for length in _cut(data):
         (tmp_path / name).write_bytes(data[:length])
         with pytest.raises(InputError, match=name) as caught:
-            arrays.read_image(tmp_path / name)
+            codec.read_image(tmp_path / name)
         assert "\n" not in str(caught.value)
         if length > 100:
             assert "ends early" in str(caught.value)
@@ -79,7 +79,7 @@ def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
     data = WHOLE[name]
     (tmp_path / name).write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
     with pytest.raises(InputError, match=name):
-        arrays.read_image(tmp_path / name)
+        codec.read_image(tmp_path / name)
     assert capfd.readouterr() == ("", "")
 
 
@@ -117,7 +117,7 @@ def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
 def test_what_is_no_image_is_named_with_its_cure(tmp_path, capfd, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
-        arrays.read_image(tmp_path / name)
+        codec.read_image(tmp_path / name)
     out, err = capfd.readouterr()
     assert out == ""
     assert name == "filter.png" or err == ""  # libpng itself reports an unknown row filter
@@ -185,23 +185,21 @@ def _bombs():
 
 @pytest.mark.parametrize("name", _bombs())
 def test_a_size_that_would_fill_the_memory_is_refused_before_decoding(tmp_path, monkeypatch, name):
-    from hasn_edge.images import codec
-
     monkeypatch.setattr(codec, "decode", lambda *_: pytest.fail("decoded"))
     (tmp_path / name).write_bytes(_bombs()[name])
-    for read in (arrays.read_image, arrays.read_image_size):
+    for read in (codec.read_image, codec.read_image_size):
         with pytest.raises(InputError, match=rf"{name}: .*40000 x 40000 pixels.*268 megapixels.*cut it"):
             read(tmp_path / name)
 
 
 def test_paths_that_are_no_files(tmp_path):
     with pytest.raises(InputError, match=r"gone\.png: no such file; check the spelling"):
-        arrays.read_image(tmp_path / "gone.png")
+        codec.read_image(tmp_path / "gone.png")
     with pytest.raises(InputError, match="is a folder"):
-        arrays.read_image_size(tmp_path)
+        codec.read_image_size(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match="not an ordinary file"):
-        arrays.read_image(tmp_path / "pipe.png")
+        codec.read_image(tmp_path / "pipe.png")
 
 
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
@@ -214,7 +212,7 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match=r"a\.png: cannot be read \(Permission denied\); check its permissions"
     ):
-        arrays.read_image(tmp_path / "a.png")
+        codec.read_image(tmp_path / "a.png")
 
 
 def test_a_tiff_that_opencv_would_make_black_is_refused(tmp_path, capfd):
