@@ -1,0 +1,153 @@
+"""Make the images of the documentation: ``python docs/make_images.py``.
+
+``images/floors.svg`` shows the rooms of ``hasn_edge`` and what stands on what, from the imports in the code;
+``images/result.png`` a crop of one held-out image by bicubic, by the bundled model, and as it was.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+DOCS = Path(__file__).parent
+IMAGES = DOCS / "images"
+PACKAGE = DOCS.parent / "hasn_edge"
+SAMPLE, TOP, LEFT, SIDE = "coffee-0", 100, 20, 120
+"""Which held-out image, and the corner and side of the crop in HR pixels."""
+
+SAYS = {
+    "errors": "errors and their cures",
+    "optional": "packages that may be absent",
+    "progress": "what is under way",
+    "interrupt": "Ctrl-C",
+    "spec": "what a model is",
+    "artifact": "built files and sidecars",
+    "config": "TOML to typed objects",
+    "resources": "files that ship",
+    "metrics": "PSNR, SSIM",
+    "hardware": "what this machine has",
+    "images": "files to arrays and back",
+    "model": "the network, weights, counts",
+    "data": "photographs, patches, sets",
+    "fuse": "exact rewrites",
+    "engine": "ONNX to a TensorRT engine",
+    "exporters": "ONNX, TorchScript, Triton",
+    "quantize": "ranges, Q/DQ, FP16",
+    "runtime": "sessions, any image size",
+    "evaluation": "scores, drift, latency",
+    "pipeline": "model to published files",
+    "train": "recipe to checkpoint",
+    "doctor": "what stands in the way",
+    "bench": "latency, power, quality",
+    "video": "video files",
+    "live": "cameras, streams, the page",
+    "cli": "one file per verb",
+}
+
+
+def room_of(name: str) -> str | None:
+    """Return the room that a dotted name of this package is in."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "hasn_edge" and len(parts) > 1 and parts[1] in SAYS else None
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """Yield (room, imported room) of every import that runs, once each."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        mine = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+        while pending:
+            node = pending.pop()
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                continue
+            pending += ast.iter_child_nodes(node)
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                other = room_of(name)
+                if mine in SAYS and other is not None and other != mine:
+                    yield mine, other
+
+
+def floors() -> dict[str, int]:
+    """Return each room's floor: one above the highest room that it imports; the ground is 1."""
+    needs: dict[str, set[str]] = defaultdict(set)
+    for room, other in imports():
+        needs[room].add(other)
+    found: dict[str, int] = {}
+
+    def floor(room: str) -> int:
+        if room not in found:
+            found[room] = 1 + max((floor(other) for other in needs[room]), default=0)
+        return found[room]
+
+    for room in SAYS:
+        floor(room)
+    return found
+
+
+def floors_svg() -> str:
+    """Return the house as SVG: a row a floor, the top floor first."""
+    width, height, gap, left = 168, 46, 12, 74
+    rows: dict[int, list[str]] = defaultdict(list)
+    for room, number in floors().items():
+        rows[number].append(room)
+    across = max(len(rooms) for rooms in rows.values())
+    total = left + across * (width + gap), len(rows) * (height + gap) + gap
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" '
+        'font-family="sans-serif" role="img" aria-label="The rooms of hasn_edge, floor by floor">',
+        "<style>text{fill:#1c2733}rect{fill:#e8f0f7;stroke:#5b7fa3}.s{font-size:10px;fill:#46586b}"
+        "@media(prefers-color-scheme:dark){text{fill:#e6edf3}rect{fill:#1d2b3a}.s{fill:#a9bccf}}</style>",
+    ]
+    for row, number in enumerate(sorted(rows, reverse=True)):
+        y = gap + row * (height + gap)
+        lines.append(f'<text class="s" x="8" y="{y + height / 2 + 4:g}">floor {number}</text>')
+        for column, room in enumerate(rows[number]):
+            x = left + column * (width + gap)
+            lines += [
+                f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5"/>',
+                f'<text x="{x + 10}" y="{y + 19}" font-size="14">{escape(room)}</text>',
+                f'<text class="s" x="{x + 10}" y="{y + 36}">{escape(SAYS[room])}</text>',
+            ]
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def write_result(path: Path) -> None:
+    """Write the three crops beside each other, with the PSNR-Y of the whole image under each."""
+    import matplotlib.pyplot as plt
+
+    from hasn_edge.data.pairs import bicubic_baseline, shipped_eval_set
+    from hasn_edge.images.arrays import from_tensor, to_tensor
+    from hasn_edge.metrics import psnr_and_ssim_y
+    from hasn_edge.model.zoo import DEFAULT_MODEL
+    from hasn_edge.runtime.open import open_model
+    from hasn_edge.runtime.upscaler import Upscaler
+
+    pair = next(pair for pair in shipped_eval_set(4) if pair.name == SAMPLE)
+    hr, lr = pair.hr(), pair.lr()
+    with Upscaler(open_model(DEFAULT_MODEL)) as upscaler:
+        results = {
+            "bicubic": from_tensor(bicubic_baseline(4)(to_tensor(lr))),
+            DEFAULT_MODEL: upscaler(lr),
+            "original": hr,
+        }
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), dpi=110)
+    for axis, (name, pixels) in zip(axes, results.items(), strict=True):
+        score = "" if name == "original" else f"  {psnr_and_ssim_y(pixels, hr, border=4)[0]:.2f} dB"
+        axis.imshow(pixels[TOP : TOP + SIDE, LEFT : LEFT + SIDE], interpolation="nearest")
+        axis.set_title(name + score, fontsize=10)
+        axis.axis("off")
+    figure.tight_layout(pad=0.4)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    (IMAGES / "floors.svg").write_text(floors_svg(), encoding="utf-8")
+    write_result(IMAGES / "result.png")
