@@ -31,7 +31,7 @@ from hasn_edge.artifact import writing
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import save_torchscript, torchscript_from_model
 from hasn_edge.fuse.apply import RULES, fuse
-from hasn_edge.hardware.host import compute_cores, environment
+from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -229,7 +229,7 @@ def main(
         for case in cases()
         if (not backends or case.backend in backends) and (not labels or case.label in labels)
     ]
-    machine = environment()
+    machine = describe_host()
     measure(chosen, network, (height, width), threads, rounds, console)
     today = datetime.date.today()
     title = f"Fusion on a CPU, {width}x{height} -> {width * network.spec.scale}x{height * network.spec.scale}"

@@ -33,11 +33,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hasn_edge.artifact import writing
+from hasn_edge.bench.board import Board, find_board
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.exporters.torchscript import torchscript_from_model
-from hasn_edge.hardware.board import Board, find_board
-from hasn_edge.hardware.host import environment
+from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model
 from hasn_edge.optional import installed_version
@@ -256,7 +256,7 @@ def write(
             "cudnn": torch.backends.cudnn.version(),
             **{name: version for name in PACKAGES if (version := installed_version(name))},
         },
-        "environment": environment(),
+        "environment": describe_host(),
         "conventions": list(CONVENTIONS),
         "results": results,
         "date": today.isoformat(),

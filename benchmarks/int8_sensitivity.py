@@ -29,7 +29,7 @@ from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.evaluation.quality import Scores, drift, evaluate
 from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.fuse.apply import DEFAULT_RULES
-from hasn_edge.hardware.host import environment
+from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
 from hasn_edge.pipeline.variants import Form, GraphMaker
 from hasn_edge.quantize.graph import convolutions, mac_share
@@ -217,7 +217,7 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
         "integer kernels of some CPU make of it.",
         f"Ranges: {images.source}, {len(images)} patches, fingerprint {images.fingerprint[:16]}.",
         "Share of multiply-accumulates: of all convolutions, at 256 x 256.",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in environment().items()) + ".",
+        "Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
         f"Printed by `python benchmarks/{Path(__file__).name} {' '.join(map(_short, sys.argv[1:]))}` on "
         f"{datetime.date.today()}.",
     ]
@@ -227,7 +227,7 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
     raw = {
         "title": title,
         "notes": notes,
-        "machine": environment(),
+        "machine": describe_host(),
         "fp32": {each: scores.to_dict() for each, scores in bench.reference.items()},
         "tables": tables,
     }

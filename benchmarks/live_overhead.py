@@ -150,7 +150,7 @@ def main(
 ) -> None:
     """Measure, print, judge."""
     from hasn_edge.artifact import writing
-    from hasn_edge.hardware.host import environment
+    from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.engines import engines_of, open_first
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
@@ -163,7 +163,7 @@ def main(
         wall, cpu, figures = measure(session, (height, width), frames, turns)
     overhead = ratio(wall, CASES[2], CASES[0]) - 1
     fps = min(1 / ratio(wall, case, CASES[1]) for case in CASES[2:])
-    machine = environment()
+    machine = describe_host()
     today, limit = datetime.date.today(), f"limit {MOST_OVERHEAD:.0%}"
     notes = [
         f"{name}, {width}x{height}, batch 1; {turns} turns of {frames} frames a case; medians of turns and "

@@ -118,13 +118,13 @@ def markdown(frames: list[dict], images: list[dict], notes: list[str]) -> str:
 def main(image: str, frames: str, backends: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
     from hasn_edge.artifact import writing
-    from hasn_edge.hardware.host import environment
+    from hasn_edge.hardware.host import describe_host
 
     def parsed(text: str) -> tuple[int, int]:
         width, height = text.lower().split("x")
         return int(height), int(width)
 
-    machine = environment()
+    machine = describe_host()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export(folder)

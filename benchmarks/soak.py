@@ -113,7 +113,7 @@ def main(
 ) -> None:
     """Run, sample, judge."""
     from hasn_edge.artifact import writing
-    from hasn_edge.hardware.host import environment
+    from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.demo import Request, open_live
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
@@ -133,7 +133,7 @@ def main(
         live = open_live(request, stack, lambda text: click.echo(text, err=True), (sampling,))
         snapshot = live.run().snapshot()
         findings = judged(sampling.samples, snapshot["frames"], snapshot["seconds"])
-    machine = environment()
+    machine = describe_host()
     today = datetime.date.today()
     lines = [f"# Soak: {snapshot['seconds'] / 60:.1f} minutes of live video", ""]
     lines += [f"- {'good' if good else 'BAD'}: {text}" for text, good in findings]

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hasn_edge.artifact import writing
-from hasn_edge.hardware.host import environment
+from hasn_edge.hardware.host import describe_host
 from hasn_edge.resources import shipped
 
 
@@ -35,7 +35,7 @@ def main() -> None:
         for name, args in zip(("--help", "upscale a 60x60 image"), cases, strict=True):
             taken = [seconds(*args) for _ in range(options.runs)]
             lines.append(f"| `hasn-edge {name}` | {statistics.median(taken):.2f} | {max(taken):.2f} |")
-    machine = "; ".join(f"{key} {value}" for key, value in environment().items())
+    machine = "; ".join(f"{key} {value}" for key, value in describe_host().items())
     lines += ["", f"Whole processes, {options.runs} runs each, files in the page cache. Machine: {machine}."]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from hasn_edge.artifact import Kind
 from hasn_edge.bench import run as bench_run
+from hasn_edge.bench.board import find_board
 from hasn_edge.cli import cli
 from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
-from hasn_edge.hardware.board import find_board
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hasn_edge.artifact import Artifact, Kind
+from hasn_edge.bench.board import Board
 from hasn_edge.bench.worker import CaseSpec
 from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError
-from hasn_edge.hardware.board import Board
 from hasn_edge.optional import require
 from hasn_edge.pipeline.api import export
 from hasn_edge.pipeline.autotune import SHELF

@@ -10,11 +10,11 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
+from hasn_edge.bench.board import Board
 from hasn_edge.bench.cases import Plan
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
 from hasn_edge.bench.worker import Worker
 from hasn_edge.evaluation.latency import PARTS, Latency, Turn, latency_of
-from hasn_edge.hardware.board import Board
 from hasn_edge.hardware.clocks import full_clocks
 from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
 

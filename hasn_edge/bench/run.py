@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.bench.board import find_board
 from hasn_edge.bench.cases import Wanted, plans
 from hasn_edge.bench.measure import Effort, Measured, Stopwatch
 from hasn_edge.bench.mosaic import mosaic
@@ -19,10 +20,9 @@ from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.errors import InputError, UnsupportedError
 from hasn_edge.evaluation.quality import Scores, drift
-from hasn_edge.hardware.board import find_board
 from hasn_edge.hardware.clocks import require_clocks
 from hasn_edge.hardware.gpu import gpu_facts
-from hasn_edge.hardware.host import compute_cores, environment
+from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.runtime.tensorrt.open import no_gpu
@@ -147,7 +147,7 @@ def benchmark(
         spec=spec,
         size=size,
         cases=tuple(cases),
-        environment=environment(),
+        environment=describe_host(),
         date=datetime.date.today().isoformat(),
         effort=effort,
         threads=threads,

@@ -212,7 +212,7 @@ def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
 def _report(stats: Stats, json_path: Path | None) -> None:
     """Print the table, or why there is none; write the figures where they were asked for."""
     from hasn_edge.artifact import writing
-    from hasn_edge.hardware.host import environment
+    from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.summary import nothing_shown, summary
 
     snapshot = stats.snapshot()
@@ -223,7 +223,7 @@ def _report(stats: Stats, json_path: Path | None) -> None:
         click.echo(nothing_shown(snapshot), err=True)
     if json_path is None:
         return
-    text = json.dumps({**snapshot, "environment": environment()}, indent=1, allow_nan=False) + "\n"
+    text = json.dumps({**snapshot, "environment": describe_host()}, indent=1, allow_nan=False) + "\n"
     if piped:
         click.echo(text, nl=False)
         return

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.errors import BuildError, UnsupportedError, say
 
 PROGRAM = Path("/usr/bin/jetson_clocks")
 
-Run = Callable[[Sequence[str]], None]
+RunProgram = Callable[[Sequence[str]], None]
+"""Runs a program with its arguments and waits for its end."""
 
 
 @contextmanager
-def full_clocks(*, program: Path = PROGRAM, run: Run | None = None) -> Iterator[None]:
+def full_clocks(*, program: Path = PROGRAM, run: RunProgram | None = None) -> Iterator[None]:
     """Set every clock to the power mode's maximum while the block runs; the fan too where the script does.
 
     The state before is stored by ``jetson_clocks --store`` and restored at the end, whatever happens in
@@ -48,11 +49,11 @@ def require_clocks(program: Path = PROGRAM) -> None:
     """
     if not program.is_file():
         raise UnsupportedError(
-            f"--set-clocks needs {program}, which a Jetson has; on a desktop lock clocks with: "
-            "sudo nvidia-smi -lgc MHZ"
+            f"setting clocks needs {program}, which a Jetson has",
+            say("on a desktop lock clocks with: sudo nvidia-smi -lgc MHZ"),
         )
     if os.geteuid() != 0:
-        raise UnsupportedError("--set-clocks changes the machine's clocks and needs root: run with sudo")
+        raise UnsupportedError("setting the machine's clocks needs root", say("run it with sudo"))
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -63,5 +64,5 @@ def _run(argv: Sequence[str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise BuildError(f"{' '.join(argv)}: {exc}") from exc
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
-        raise BuildError(f"{' '.join(argv)} failed: {said}")
+        reason = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise BuildError(f"{' '.join(argv)} failed: {reason}")

@@ -1,4 +1,4 @@
-"""What the driver says about the GPU in this machine, asked through ctypes: no package, no CUDA context."""
+"""What the driver reports about the GPU in this machine, asked through ctypes: no package, no CUDA context."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GpuFacts:
     """One GPU as its driver describes it."""
 
     name: str
-    """As the driver says it, e.g. ``"NVIDIA GeForce RTX 4090"``; every Jetson Orin is ``"Orin"``."""
+    """As the driver reports it, e.g. ``"NVIDIA GeForce RTX 4090"``; every Jetson Orin is ``"Orin"``."""
     compute_capability: str
     """E.g. ``"8.7"``."""
     total_memory_bytes: int
@@ -51,7 +51,7 @@ class GpuFacts:
 
 
 def gpu_facts(index: int = 0) -> GpuFacts | None:
-    """Return what the driver says about one GPU.
+    """Return what the driver reports about one GPU.
 
     Args:
         index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.

@@ -27,7 +27,7 @@ VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd
 """CPU features that decide how fast FP32 and INT8 run."""
 
 
-def environment() -> dict[str, str]:
+def describe_host() -> dict[str, str]:
     """Return what a reader needs to know to trust or repeat a measurement, as text by name."""
     memory = memory_bytes()
     facts = {

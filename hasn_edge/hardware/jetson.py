@@ -1,4 +1,4 @@
-"""What a Jetson says about itself in files: module, release, power mode, clocks, temperatures, power."""
+"""What a Jetson reports about itself in files: module, release, power mode, clocks, temperatures, power."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from hasn_edge.hardware.gpu import l4t_release
 from hasn_edge.hardware.power import Sample
-from hasn_edge.hardware.readings import Facts, text_of
+from hasn_edge.hardware.readings import Readings, text_of
 
 JETPACKS = (
     # First L4T release, JetPack. A release belongs to the last line that is not after it.
@@ -55,9 +55,9 @@ class Jetson:
         """Whether this machine is a Jetson."""
         return (self.root / "etc/nv_tegra_release").is_file() or "nvidia,tegra" in self._compatible()
 
-    def facts(self) -> Facts:
+    def facts(self) -> Readings:
         """Return model, releases, power mode, clocks and temperatures."""
-        facts = Facts()
+        facts = Readings()
         facts.ask("model", lambda: text_of(self.root / "proc/device-tree/model"))
         release = facts.ask("l4t", self.l4t)
         facts.ask("jetpack", lambda: jetpack_of(release))
@@ -124,7 +124,7 @@ class Jetson:
             raise LookupError(f"{parent}: no clock of a GPU there")
         return names[0]
 
-    def _gpu_clock(self, facts: Facts) -> dict[str, Any]:
+    def _gpu_clock(self, facts: Readings) -> dict[str, Any]:
         for name, file in (("gpu_hz", "cur_freq"), ("gpu_min_hz", "min_freq"), ("gpu_max_hz", "max_freq")):
             facts.ask(name, lambda file=file: int(text_of(self._gpu_folder() / file)))  # type: ignore[misc]
         facts.ask("gpu_governor", lambda: text_of(self._gpu_folder() / "governor"))

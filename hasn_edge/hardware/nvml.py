@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says about a card: power, clocks, temperature, throttling. Read-only."""
+"""What NVIDIA's management library reports about a card: power, clocks, temperature, throttling. Read-only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from hasn_edge.hardware.power import Sample
-from hasn_edge.hardware.readings import Facts
+from hasn_edge.hardware.readings import Readings
 from hasn_edge.optional import require
 
 THROTTLE_REASONS = {
@@ -36,7 +36,7 @@ class Nvml:
 
     Raises:
         MissingDependencyError: ``nvidia-ml-py`` is not installed.
-        LookupError: no driver, or it cannot be told which card is meant.
+        LookupError: no driver, or several cards may be meant.
     """
 
     rails: tuple[str, ...] = (_RAIL,)
@@ -55,10 +55,10 @@ class Nvml:
             self.close()
             raise
 
-    def facts(self) -> Facts:
+    def facts(self) -> Readings:
         """Return name, driver, limits, clocks and what holds the clocks down."""
         nvml, card = self._nvml, self._card
-        facts = Facts()
+        facts = Readings()
         for key, read in {
             "name": lambda: _text(nvml.nvmlDeviceGetName(card)),
             "driver": lambda: _text(nvml.nvmlSystemGetDriverVersion()),
@@ -115,7 +115,7 @@ class Nvml:
         ]
         same = [card for card, its in zip(cards, names, strict=True) if its == name]
         if len(same) != 1:
-            where = f"at {bus_id}" if bus_id else "at an address that CUDA does not tell"
+            where = f"at {bus_id}" if bus_id else "at an address that CUDA does not give"
             raise LookupError(
                 f"cannot tell which of the {len(cards)} cards of NVIDIA's management library is CUDA's "
                 f"{name} {where}: {len(same)} of them have that name"

@@ -16,7 +16,7 @@ INTERVAL_SECONDS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What a source said at one moment."""
+    """What a source reported at one moment."""
 
     watts: Mapping[str, float]
     """Power of each rail."""

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(kw_only=True)
-class Facts:
+class Readings:
     """Values by name. ``None`` stands for what could not be read, with its reason in :attr:`reasons`."""
 
     values: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,6 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from hasn_edge.hardware.jetson import total_of
@@ -18,8 +17,7 @@ INTERVAL_MILLISECONDS = 100
 
 _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*)\s+(\d+)(?:mW)?/(\d+)(?:mW)?(?=\s|$)")
 _TEMPERATURE = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
-_GPU = re.compile(r"\bGR3D_FREQ\s+(\d+)%(?:@\[?(\d+))?")
-_MEMORY = re.compile(r"\bEMC_FREQ\s+(\d+)%(?:@(\d+))?")
+_GPU = re.compile(r"\bGR3D_FREQ\s+\d+%@\[?(\d+)")
 _NO_RAILS = {"RAM", "SWAP", "IRAM", "MTS", "NC"}
 
 _NO_SENSOR = {"PMIC"}
@@ -29,33 +27,20 @@ _OFF = -256.0
 """What tegrastats prints for the temperature of a part that is switched off."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TegraStats:
-    """One line of tegrastats."""
+def parse_tegrastats(line: str) -> Sample:
+    """Read one line, of JetPack 4 to 7: with and without units, with and without the rights of root.
 
-    watts: dict[str, float] = field(default_factory=dict)
-    """Present power by rail; tegrastats' own average is left out."""
-    celsius: dict[str, float] = field(default_factory=dict)
-    gpu_load: float | None = None
-    """0 to 1."""
-    gpu_hertz: float | None = None
-    memory_hertz: float | None = None
-    """Clock of the memory controller; root only."""
-
-
-def parse_tegrastats(line: str) -> TegraStats:
-    """Read one line, of JetPack 4 to 7: with and without units, with and without the rights of root."""
-    gpu, memory = _GPU.search(line), _MEMORY.search(line)
-    return TegraStats(
+    Power is the present one by rail, without tegrastats' own average.
+    """
+    gpu = _GPU.search(line)
+    return Sample(
         watts={name: int(now) / 1000 for name, now, _ in _RAIL.findall(line) if name not in _NO_RAILS},
         celsius={
             name.lower(): float(value)
             for name, value in _TEMPERATURE.findall(line)
             if float(value) != _OFF and name not in _NO_SENSOR
         },
-        gpu_load=int(gpu[1]) / 100 if gpu else None,
-        gpu_hertz=int(gpu[2]) * 1e6 if gpu and gpu[2] else None,
-        memory_hertz=int(memory[2]) * 1e6 if memory and memory[2] else None,
+        gpu_hertz=int(gpu[1]) * 1e6 if gpu else None,
     )
 
 
@@ -90,11 +75,10 @@ class Tegrastats:
         self.total = total_of(self.rails)
 
     def read(self) -> Sample:
-        """Return what the last line says."""
+        """Return what the last line reports."""
         if self._process.poll() is not None:
             raise OSError("tegrastats ended")
-        stats = parse_tegrastats(self._line)
-        return Sample(watts=stats.watts, celsius=stats.celsius, gpu_hertz=stats.gpu_hertz)
+        return parse_tegrastats(self._line)
 
     def close(self) -> None:
         """End it; safe to call twice."""

@@ -15,6 +15,7 @@ from hasn_edge.artifact import Kind, publish
 from hasn_edge.bench import cases as plans
 from hasn_edge.bench import energy, measure, run, worker
 from hasn_edge.bench import schedule as order
+from hasn_edge.bench.board import Board
 from hasn_edge.bench.mosaic import mosaic
 from hasn_edge.bench.report import BenchReport
 from hasn_edge.bench.table import machine_line, markdown, notes, rows
@@ -22,7 +23,6 @@ from hasn_edge.cli import cli
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.errors import InputError, MissingDependencyError, UnsupportedError
 from hasn_edge.evaluation.latency import Latency, Turn, latency_of, time_session
-from hasn_edge.hardware.board import Board
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.hardware.power import Sample
@@ -642,6 +642,5 @@ def test_what_is_compared_where_little_is_installed(wanted):
 def test_a_device_that_is_not_here_is_refused(device):
     result = CliRunner().invoke(cli, ["bench", "--device", device])
     assert result.exit_code == 1
-    error = result.exception if isinstance(result.exception, UnsupportedError) else result.output
-    assert "hasn-edge bench --estimate" in str(error)
-    assert "Linux on" in str(error)
+    assert "hasn-edge bench --estimate" in result.output
+    assert "Linux on" in result.output

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from hasn_edge.artifact import Kind
+from hasn_edge.bench.board import find_board
 from hasn_edge.errors import BuildError
 from hasn_edge.exporters.onnx import onnx_from_model
-from hasn_edge.hardware.board import find_board
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec

@@ -235,7 +235,7 @@ class TestLook:
 
 
 def test_machine_facts():
-    found = host.environment()
+    found = host.describe_host()
     assert found["python"].count(".") == 2
     assert int(found["cores"]) >= 1
     assert host.memory_bytes() > host.available_memory_bytes() > 0

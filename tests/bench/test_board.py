@@ -1,4 +1,4 @@
-"""Which device is here, and what a machine that is another is told; NVIDIA's management library, faked."""
+"""Which device is here, and what the error says on a machine that is another."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hasn_edge.errors import MissingDependencyError, UnsupportedError
-from hasn_edge.hardware.board import find_board
+from hasn_edge.bench.board import find_board
+from hasn_edge.errors import MissingDependencyError, UnsupportedError, call, say, use
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.jetson import Ina3221
 from hasn_edge.hardware.nvml import Nvml
@@ -129,33 +129,36 @@ def test_a_jetson_whose_sensors_cannot_be_read(orin_nano):
     assert "tegrastats: /usr/bin/tegrastats: no such file" in why
 
 
-def test_a_machine_that_is_no_jetson_is_told_what_it_is(tmp_path):
+def test_the_error_on_another_machine_than_a_jetson_says_what_it_is(tmp_path):
     with pytest.raises(UnsupportedError) as caught:
         find_board("jetson", root=tmp_path, gpu=lambda: None)
-    text = str(caught.value)
+    text = caught.value.message
     assert "this machine is no Jetson, it is Linux on " in text
     assert "without an NVIDIA driver" in text
-    assert "hasn-edge bench --estimate orin-nano" in text
+    assert caught.value.cures == (say("run it on the Jetson"), call("bench", estimate="orin-nano"))
     with pytest.raises(UnsupportedError, match="with NVIDIA GeForce RTX 4090 .128 SM"):
         find_board("jetson", root=tmp_path, gpu=lambda: ADA)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "rtx"])
 def test_a_machine_without_a_gpu(tmp_path, kind):
-    with pytest.raises(UnsupportedError, match=f"--device {kind}: no NVIDIA GPU .* --estimate rtx-4090"):
+    with pytest.raises(UnsupportedError, match=f"device '{kind}': no NVIDIA GPU") as caught:
         find_board(kind, root=tmp_path, gpu=lambda: None)
+    assert caught.value.cures == (say("give a container the GPU"), call("bench", estimate="rtx-4090"))
 
 
 def test_rtx_is_not_for_a_jetson(orin_nano):
-    with pytest.raises(UnsupportedError, match="is for desktop GPUs .* --device jetson"):
+    with pytest.raises(UnsupportedError, match="is for desktop GPUs") as caught:
         find_board("rtx", root=orin_nano, gpu=lambda: ORIN)
-    with pytest.raises(UnsupportedError, match="--device jetson: no NVIDIA GPU .* --estimate orin-nano"):
+    assert caught.value.cures == (use(device="jetson"),)
+    with pytest.raises(UnsupportedError, match="device 'jetson': no NVIDIA GPU") as caught:
         find_board("jetson", root=orin_nano, gpu=lambda: None)
+    assert caught.value.cures[-1] == call("bench", estimate="orin-nano")
     with pytest.raises(UnsupportedError, match="unknown device 'tpu'"):
         find_board("tpu")
 
 
-def test_a_processor_has_no_power():
+def test_a_cpu_has_no_power():
     source, why = find_board("cpu").power()
     assert source is None
     assert "not read on a CPU" in why
@@ -212,7 +215,7 @@ def test_the_only_card_of_its_name(nvml):
     assert Nvml(bus_id=None, name="B")._card == 1
     assert Nvml(bus_id="0000:09:00.0", name="B")._card == 1, "a container may not show the address"
     assert Nvml(bus_id="0000:03:00.0", name="B")._card == 2, "the address tells more than the name"
-    with pytest.raises(LookupError, match="CUDA's C at an address that CUDA does not tell: 0 of them"):
+    with pytest.raises(LookupError, match="CUDA's C at an address that CUDA does not give: 0 of them"):
         Nvml(bus_id=None, name="C")
     assert fake.open == 3, "three are still open, the one that failed is not"
     nvml("A", driver=False)

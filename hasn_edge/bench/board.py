@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import MissingDependencyError, UnsupportedError
+from hasn_edge.errors import MissingDependencyError, UnsupportedError, call, say, use
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.jetson import Ina3221, Jetson
@@ -18,7 +18,7 @@ from hasn_edge.hardware.readings import reason
 from hasn_edge.hardware.tegrastats import Tegrastats
 
 DEVICES = ("cpu", "cuda", "rtx", "jetson")
-"""What ``bench --device`` takes."""
+"""What a benchmark can run on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Board:
     jetson: Jetson | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return what it says about itself now: versions, power mode, clocks, temperatures; JSON values."""
+        """Return what the device reports now: versions, power mode, clocks, temperatures; JSON values."""
         found: dict[str, Any] = {"title": self.title}
         if self.gpu is not None:
             found["gpu"] = dict(vars(self.gpu))
@@ -79,29 +79,30 @@ def find_board(kind: str, *, root: Path = Path("/"), gpu: Callable[[], GpuFacts 
         gpu: Asks the driver.
 
     Raises:
-        UnsupportedError: it is not here; the message says what is, and how to estimate instead.
+        UnsupportedError: it is not here; the message says what is, the cures how to estimate instead.
     """
     if kind not in DEVICES:
-        raise UnsupportedError(f"unknown device {kind!r}; choose one of: {', '.join(DEVICES)}")
+        raise UnsupportedError(f"unknown device {kind!r}; expected one of: {', '.join(DEVICES)}")
     if kind == "cpu":
         return Board(kind=kind, title=host.cpu_name())
     jetson = Jetson(root)
     facts = gpu()
     if kind == "jetson" and not jetson.present:
         raise UnsupportedError(
-            f"--device jetson: this machine is no Jetson, it is {_this(facts)}; run it on the Jetson, or "
-            "reckon what one could do with: hasn-edge bench --estimate orin-nano"
+            f"device 'jetson': this machine is no Jetson, it is {_this(facts)}",
+            say("run it on the Jetson"),
+            call("bench", estimate="orin-nano"),
         )
     if kind == "rtx" and jetson.present:
         raise UnsupportedError(
-            "--device rtx: TensorRT for RTX is for desktop GPUs and this machine is a Jetson; bench with "
-            "--device jetson"
+            "device 'rtx': TensorRT for RTX is for desktop GPUs and this machine is a Jetson",
+            use(device="jetson"),
         )
     if facts is None:
         raise UnsupportedError(
-            f"--device {kind}: no NVIDIA GPU with its driver answers here; this machine is {_this(facts)}. "
-            f"In a container give it the GPU, or reckon what one could do with: "
-            f"hasn-edge bench --estimate {'orin-nano' if kind == 'jetson' else 'rtx-4090'}"
+            f"device {kind!r}: no NVIDIA GPU with its driver answers here; this machine is {_this(facts)}",
+            say("give a container the GPU"),
+            call("bench", estimate="orin-nano" if kind == "jetson" else "rtx-4090"),
         )
     if not jetson.present:
         return Board(kind=kind, title=facts.name, gpu=facts)
