@@ -1,4 +1,4 @@
-"""What the driver reports about the GPU in this machine, asked through ctypes: no package, no CUDA context."""
+"""The GPU in this machine as its driver describes it, through ctypes: no package, no CUDA context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library reports about a card: power, clocks, temperature, throttling. Read-only."""
+"""What NVIDIA's management library reports about a card: power, clocks, temperature. It only reads."""
 
 from __future__ import annotations
 
