@@ -52,7 +52,7 @@ def pipeline(
 
     With ``fps`` its source is live; with ``None``, a recording.
     """
-    from hasn_edge.live.pipeline import Live, lingering
+    from hasn_edge.live.pipeline import Live, lingering_threads
     from hasn_edge.live.sources.base import PatternSource
     from hasn_edge.live.views.base import View
 
@@ -74,7 +74,7 @@ def pipeline(
     timer = Timer()
     source = PatternSource(size, live=False) if fps is None else PatternSource(size, fps=fps)
     stats = Live(source, session, [timer]).run()
-    if lingering(60):  # on a busy machine the last frame may take longer than a stop waits for
+    if lingering_threads(60):  # on a busy machine the last frame may take longer than a stop waits for
         raise click.ClickException("a stage of the pipeline did not end within a minute")
     return timer.taken, stats.snapshot()
 
@@ -151,11 +151,11 @@ def main(
     """Measure, print, judge."""
     from hasn_edge.artifact import writing
     from hasn_edge.hardware.host import describe_host
-    from hasn_edge.live.engines import engines_of, open_first
+    from hasn_edge.live.engines import list_engines, open_first
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
     width, height = (int(side) for side in size.split("x"))
-    engines = engines_of(
+    engines = list_engines(
         model or DEFAULT_MODEL, [artifact] if artifact else [], folder=Path("nowhere"), threads=threads
     )
     name, session = open_first(engines, None, (height, width), click.echo)

@@ -114,7 +114,7 @@ def main(
     """Run, sample, judge."""
     from hasn_edge.artifact import writing
     from hasn_edge.hardware.host import describe_host
-    from hasn_edge.live.demo import Request, open_live
+    from hasn_edge.live.demo import DemoOptions, open_live
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
     output = options.pop("output")
@@ -122,7 +122,7 @@ def main(
     sampling = sampler()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        request = Request(
+        request = DemoOptions(
             model=model or DEFAULT_MODEL,
             artifacts=() if artifact is None else (artifact,),
             size=(height, width),

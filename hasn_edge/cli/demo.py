@@ -124,9 +124,9 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
         raise click.UsageError("--model and --artifact exclude each other: an artifact holds its model")
     if options["record"] is None and (options["codec"], options["quality"]) != (None, None):
         raise click.UsageError("--codec and --quality belong to --record")
-    from hasn_edge.live.demo import Request
+    from hasn_edge.live.demo import DemoOptions
 
-    request = Request(model=chosen_model(model), artifacts=artifacts, **options)
+    request = DemoOptions(model=chosen_model(model), artifacts=artifacts, **options)
     try:
         code = _run(request, json_path)
     except HasnEdgeError as exc:
@@ -233,6 +233,6 @@ def _report(stats: Stats, json_path: Path | None) -> None:
 
 
 def _lingering() -> bool:
-    from hasn_edge.live.pipeline import lingering
+    from hasn_edge.live.pipeline import lingering_threads
 
-    return bool(lingering())
+    return bool(lingering_threads())

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from hasn_edge.artifact import require_writable
 from hasn_edge.errors import MissingDependencyError, OutputError, SourceError, UnsupportedError
-from hasn_edge.live.engines import engines_of, named, open_first
-from hasn_edge.live.fit import kept_shape, misfit, self_test_size, squared
+from hasn_edge.live.engines import list_engines, named, open_first
+from hasn_edge.live.fit import describe_misfit, keep_shape, square_pixels
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.recording import Writer
-from hasn_edge.live.sources.base import Paced, PatternSource, Source
+from hasn_edge.live.recording import FrameWriter
+from hasn_edge.live.self_test import self_test_size
+from hasn_edge.live.sources.base import FrameSource, Paced, PatternSource
 from hasn_edge.live.sources.open import first_camera, open_source, takes_size
 from hasn_edge.live.views.base import View
 from hasn_edge.live.views.window_check import has_display
@@ -31,7 +32,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class DemoOptions:
     """What was asked for; see the options of ``hasn-edge demo``."""
 
     model: str
@@ -53,7 +54,7 @@ class Request:
     seconds: float | None = None
 
 
-def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View, ...] = ()) -> Live:
+def open_live(request: DemoOptions, stack: ExitStack, tell: Tell, views: tuple[View, ...] = ()) -> Live:
     """Open the engine, the source and the views that a user asked for.
 
     Args:
@@ -70,7 +71,7 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
     for view in (*shown, *views):
         stack.callback(view.close)
     asked = None if request.size == "native" else request.size
-    engines = engines_of(
+    engines = list_engines(
         request.model,
         request.artifacts,
         size=asked,
@@ -89,7 +90,7 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
     stack.callback(_close, session, runs)
     usual = _usual_size(request, source, session.spec.scale)
     size = session.size or usual if request.size is None else usual
-    misfits = misfit(name, session.size, size)
+    misfits = describe_misfit(name, session.size, size)
     if misfits is not None:
         tell(misfits)
     if source is None:
@@ -113,7 +114,7 @@ def open_live(request: Request, stack: ExitStack, tell: Tell, views: tuple[View,
     return live
 
 
-def _usual_size(request: Request, source: Source | None, scale: int) -> tuple[int, int] | None:
+def _usual_size(request: DemoOptions, source: FrameSource | None, scale: int) -> tuple[int, int] | None:
     """Return the (height, width) that the network gets where its engine takes any; ``None`` for the source's.
 
     Files and streams keep their shape unless the user asks for another one, and are not enlarged beforehand.
@@ -124,8 +125,8 @@ def _usual_size(request: Request, source: Source | None, scale: int) -> tuple[in
         return request.size
     if source is None or source.size is None:
         return DEFAULT_SIZE
-    own = squared(source.size, source.aspect or 1.0)
-    return kept_shape(self_test_size(own, scale) if request.self_test else own, DEFAULT_SIZE)
+    own = square_pixels(source.size, source.aspect or 1.0)
+    return keep_shape(self_test_size(own, scale) if request.self_test else own, DEFAULT_SIZE)
 
 
 def _close(session: Session, runs: list[Live]) -> None:
@@ -134,7 +135,7 @@ def _close(session: Session, runs: list[Live]) -> None:
         session.close()
 
 
-def _source(text: str | None, size: tuple[int, int] | None, tell: Tell) -> Source:
+def _source(text: str | None, size: tuple[int, int] | None, tell: Tell) -> FrameSource:
     """Open the source; without a word and without a camera that works, the test pattern."""
     if text is not None:
         return open_source(text, size)
@@ -149,7 +150,7 @@ def _source(text: str | None, size: tuple[int, int] | None, tell: Tell) -> Sourc
     return PatternSource(size or DEFAULT_SIZE)
 
 
-def _views(request: Request, tell: Tell) -> list[View]:
+def _views(request: DemoOptions, tell: Tell) -> list[View]:
     """Open the view: the one asked for, or the first that works here."""
     if request.view == "none":
         return []
@@ -171,13 +172,13 @@ def _views(request: Request, tell: Tell) -> list[View]:
     return []
 
 
-def _window(request: Request, tell: Tell) -> View:
+def _window(request: DemoOptions, tell: Tell) -> View:
     from hasn_edge.live.views.window import WindowView
 
     return WindowView()
 
 
-def _web(request: Request, tell: Tell) -> View:
+def _web(request: DemoOptions, tell: Tell) -> View:
     from hasn_edge.live.web.view import WebView
 
     view = WebView(host=request.host, port=request.port, token=request.token, tell=tell)
@@ -185,12 +186,12 @@ def _web(request: Request, tell: Tell) -> View:
     return view
 
 
-_OPEN: dict[str, Callable[[Request, Tell], View]] = {"window": _window, "web": _web}
+_OPEN: dict[str, Callable[[DemoOptions, Tell], View]] = {"window": _window, "web": _web}
 
 
 def _checked_writer(
-    request: Request,
-) -> Callable[[float, tuple[int, int]], AbstractContextManager[Writer]] | None:
+    request: DemoOptions,
+) -> Callable[[float, tuple[int, int]], AbstractContextManager[FrameWriter]] | None:
     """Return what opens the recording, after refusing what can be known to fail before anything runs."""
     if request.record is None:
         return None

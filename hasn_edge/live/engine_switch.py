@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from hasn_edge.errors import InputError
-from hasn_edge.live.fit import Size, misfit
+from hasn_edge.live.fit import describe_misfit
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.runner import Runner
@@ -16,7 +16,7 @@ TOLD_S = 8.0
 """How long it is told that an engine computes now, or could not be opened."""
 
 
-class Switch:
+class EngineSwitch:
     """Holds the runner that computes. :meth:`current` is the computing thread's, the rest is thread-safe.
 
     Args:
@@ -100,7 +100,7 @@ class Switch:
         if told_at is not None:
             self._tell(None)
 
-    def current(self, *, swap: bool, size: Size | None = None) -> tuple[Runner, str]:
+    def current(self, *, swap: bool, size: tuple[int, int] | None = None) -> tuple[Runner, str]:
         """Return the runner for the next frame and its name; first change to the new one if ``swap``.
 
         Args:
@@ -116,10 +116,10 @@ class Switch:
             self._tell_change(size)
         return self._runner, self._name
 
-    def _tell_change(self, size: Size | None) -> None:
+    def _tell_change(self, size: tuple[int, int] | None) -> None:
         with self._lock:
             opening = self._opening  # the user asked for yet another one meanwhile
-        misfits = misfit(self._name, self._runner.session.size, size)
+        misfits = describe_misfit(self._name, self._runner.session.size, size)
         texts = [f"{self._name} computes now", misfits, opening and f"opening {opening}"]
         self._tell("; ".join(text for text in texts if text))
         if opening is None:

@@ -24,31 +24,29 @@ SLOTS = 2
 ON_CPU = " cpu"
 """Ending of the second name of what can be computed on a GPU, which the plain name means."""
 
-Size = tuple[int, int]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
+class EngineChoice:
     """One way to compute."""
 
-    open: Callable[[Size | None], Session]
+    open: Callable[[tuple[int, int] | None], Session]
     """Opens it for frames of a (height, width); ``None`` where that is not known."""
-    size: Size | None = None
+    size: tuple[int, int] | None = None
     """The one (height, width) that it takes; ``None`` for any."""
     scale: int | None = None
     """How many times it enlarges, where that is known before it is open."""
 
 
-def engines_of(
+def list_engines(
     model: str,
     artifacts: Iterable[Path] = (),
     *,
     folder: Path = Path("engines"),
-    size: Size | None = None,
+    size: tuple[int, int] | None = None,
     threads: int | None = None,
     device: str | None = None,
     cuda: str | None = None,
-) -> dict[str, Engine]:
+) -> dict[str, EngineChoice]:
     """Return engines by name, the one to begin with first; built files are called as they are on disk.
 
     Args:
@@ -75,7 +73,7 @@ def engines_of(
         )
     found = [load_artifact(path) for path in artifacts]
     own = not found
-    choices: list[tuple[int, str, Engine]] = []
+    choices: list[tuple[int, str, EngineChoice]] = []
     if own:
         shipped = bundled_onnx(model)
         source = file_sha256(model_path(model)) if shipped is None else load_artifact(shipped).source
@@ -97,12 +95,15 @@ def engines_of(
 
 
 def open_first(
-    engines: Mapping[str, Engine], wanted: str | None, size: Size | None, tell: Callable[[str], None]
+    engines: Mapping[str, EngineChoice],
+    wanted: str | None,
+    size: tuple[int, int] | None,
+    tell: Callable[[str], None],
 ) -> tuple[str, Session]:
     """Open the engine to begin with: the one that was named, or the first that works.
 
     Args:
-        engines: As :func:`engines_of` returned them.
+        engines: As :func:`list_engines` returned them.
         wanted: Its name, see :func:`named`; ``None`` for the best.
         size: (height, width) of the frames where an engine takes any; ``None`` where it is not known.
         tell: Told about each one that does not work here, and where the chosen one is computed.
@@ -125,7 +126,7 @@ def open_first(
     raise AssertionError("no engine to open")
 
 
-def named(engines: Mapping[str, Engine], wanted: str) -> str:
+def named(engines: Mapping[str, EngineChoice], wanted: str) -> str:
     """Return the name of the engine that was asked for; a built file's may be said without its ending.
 
     Raises:
@@ -144,15 +145,15 @@ def named(engines: Mapping[str, Engine], wanted: str) -> str:
 
 def _own(
     model: str, shipped: Path | None, threads: int | None, device: str | None
-) -> Iterator[tuple[str | None, Engine]]:
+) -> Iterator[tuple[str | None, EngineChoice]]:
     """Yield the model itself with each device: the one that was asked for, or a GPU and the CPU."""
     graph = None if shipped is None else load_artifact(shipped)
     scale = None if graph is None else graph.spec.scale
 
-    def opens(target: str | None, kind: Kind | None) -> Callable[[Size | None], Session]:
+    def opens(target: str | None, kind: Kind | None) -> Callable[[tuple[int, int] | None], Session]:
         backend: Literal["pytorch"] | None = None if kind is None else "pytorch"
 
-        def opened(size: Size | None) -> Session:
+        def opened(size: tuple[int, int] | None) -> Session:
             if graph is not None and kind is not Kind.TORCHSCRIPT:
                 try:
                     return open_session(graph, device=target, threads=threads, frame=_whole(size, graph.spec))
@@ -169,24 +170,24 @@ def _own(
     # What ONNX Runtime was built without, PyTorch may have.
     gpu = next((kind for kind in kinds if _has_gpu(kind)), None) if asks_gpu else None
     if gpu is not None:
-        yield device or "cuda", Engine(open=opens(device or "cuda", gpu), scale=scale)
+        yield device or "cuda", EngineChoice(open=opens(device or "cuda", gpu), scale=scale)
     if gpu is None or device is None:
         target = "cpu" if gpu is not None else device
-        yield target, Engine(open=opens(target, None), scale=scale)
+        yield target, EngineChoice(open=opens(target, None), scale=scale)
 
 
-def _built(artifact: Artifact, threads: int | None, device: str | None, cuda: str | None) -> Engine:
-    def opened(size: Size | None) -> Session:
+def _built(artifact: Artifact, threads: int | None, device: str | None, cuda: str | None) -> EngineChoice:
+    def opened(size: tuple[int, int] | None) -> Session:
         if artifact.kind is Kind.ENGINE:
             return open_session(artifact, device=device, cuda=cuda, slots=SLOTS)
         anything = artifact.kind is Kind.ONNX and artifact.size is None
         known = _whole(size, artifact.spec) if anything else None
         return open_session(artifact, device=device, threads=threads, frame=known)
 
-    return Engine(open=opened, size=artifact.size, scale=artifact.spec.scale)
+    return EngineChoice(open=opened, size=artifact.size, scale=artifact.spec.scale)
 
 
-def _whole(size: Size | None, spec: ModelSpec) -> Size | None:
+def _whole(size: tuple[int, int] | None, spec: ModelSpec) -> tuple[int, int] | None:
     """Return a size that the network takes as it is; what is too small for it is padded."""
     return size if size is not None and spec.size.padding(*size) == (0, 0) else None
 
@@ -242,7 +243,7 @@ def _in(folder: Path) -> list[Artifact]:
 _MODEL_ON_GPU, _MODEL = 5, 10  # where the model itself, in FP32, stands among the ranks
 
 
-def _rank(artifact: Artifact, size: Size | None, target: str | None) -> int:
+def _rank(artifact: Artifact, size: tuple[int, int] | None, target: str | None) -> int:
     if None not in (size, artifact.size) and artifact.size != size:
         return 30
     onnx, precision = artifact.kind is Kind.ONNX, artifact.precision

@@ -1,26 +1,17 @@
-"""Bringing frames to the size that the network gets, and making them smaller for the self-test."""
+"""Bringing frames to the size that the network gets."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import UInt8
-from hasn_edge.live.frame import Frame
 from hasn_edge.optional import require
 
-Size = tuple[int, int]
 
-LEAST_SIDE = 3
-"""Pixels that a self-test gives the network at least: PSNR cuts as much as one of them off at each edge."""
-
-
-def part_of(captured: Size, size: Size, aspect: float = 1.0) -> Size:
+def find_part(captured: tuple[int, int], size: tuple[int, int], aspect: float = 1.0) -> tuple[int, int]:
     """Return height and width of the largest part of a frame that has the shape of ``size``.
 
     Args:
@@ -36,7 +27,7 @@ def part_of(captured: Size, size: Size, aspect: float = 1.0) -> Size:
     return max(1, min(height, part_height)), max(1, min(width, part_width))
 
 
-def fitted(pixels: UInt8, size: Size, aspect: float = 1.0) -> UInt8:
+def fit(pixels: UInt8, size: tuple[int, int], aspect: float = 1.0) -> UInt8:
     """Cut a frame to the shape of ``size`` around its middle and resize it, to square pixels.
 
     Shrinking averages the covered pixels (OpenCV's ``INTER_AREA``), growing is bicubic.
@@ -52,15 +43,15 @@ def fitted(pixels: UInt8, size: Size, aspect: float = 1.0) -> UInt8:
     height, width = pixels.shape[:2]
     if (height, width) == size and aspect == 1:
         return pixels
-    part_height, part_width = part_of((height, width), size, aspect)
+    part_height, part_width = find_part((height, width), size, aspect)
     top, left = (height - part_height) // 2, (width - part_width) // 2
     part = pixels[top : top + part_height, left : left + part_width]
     # One after the other: averaging knows no growing, and bicubic would leave out pixels where it shrinks.
     less = min(part_height, size[0]), min(part_width, size[1])
-    return _resized(_resized(part, less, "INTER_AREA"), size, "INTER_CUBIC")
+    return _resize(_resize(part, less, "INTER_AREA"), size, "INTER_CUBIC")
 
 
-def _resized(pixels: UInt8, size: Size, method: str) -> UInt8:
+def _resize(pixels: UInt8, size: tuple[int, int], method: str) -> UInt8:
     if pixels.shape[:2] == size:
         return np.ascontiguousarray(pixels)
     cv2: Any = require("cv2", extra="all", needed_for="Resizing frames")
@@ -68,7 +59,7 @@ def _resized(pixels: UInt8, size: Size, method: str) -> UInt8:
     return resized
 
 
-def squared(captured: Size, aspect: float) -> Size:
+def square_pixels(captured: tuple[int, int], aspect: float) -> tuple[int, int]:
     """Return the (height, width) of a frame as it is shown, with square pixels; none of its own are lost.
 
     Args:
@@ -79,7 +70,7 @@ def squared(captured: Size, aspect: float) -> Size:
     return (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
 
 
-def kept_shape(captured: Size, like: Size) -> Size:
+def keep_shape(captured: tuple[int, int], like: tuple[int, int]) -> tuple[int, int]:
     """Return the (height, width) that keeps a frame's shape and has no more pixels than ``like``.
 
     Sides are even, and no side grows; so a very small frame keeps its own.
@@ -93,7 +84,7 @@ def kept_shape(captured: Size, like: Size) -> Size:
     return height, width
 
 
-def misfit(name: str, takes: Size | None, size: Size | None) -> str | None:
+def describe_misfit(name: str, takes: tuple[int, int] | None, size: tuple[int, int] | None) -> str | None:
     """Say what an engine for frames of one size does with those of another; ``None`` where it takes them.
 
     Args:
@@ -105,47 +96,3 @@ def misfit(name: str, takes: Size | None, size: Size | None) -> str | None:
         return None
     (height, width), (high, wide) = takes, size
     return f"{name} takes {width}x{height}: frames of {wide}x{high} are padded or computed in tiles"
-
-
-def smaller(frame: Frame, size: Size, scale: int, aspect: float = 1.0) -> Frame:
-    """Return the self-test's frame: the image as ``truth``, its MATLAB-bicubic reduction as ``pixels``.
-
-    Args:
-        frame: As captured.
-        size: (height, width) that the network gets; the truth is ``scale`` times as large.
-        scale: Of the network.
-        aspect: How many times as wide as high the captured pixels are shown.
-    """
-    truth = fitted(frame.pixels, (size[0] * scale, size[1] * scale), aspect)
-    return replace(frame, pixels=imresize(truth, size=size), truth=truth)
-
-
-def self_test_size(captured: Size, scale: int) -> Size:
-    """Return what the network gets of a frame of its source's own size: a ``scale``-th of it.
-
-    Raises:
-        InputError: the frame is too small to be judged.
-    """
-    size = captured[0] // scale, captured[1] // scale
-    check_self_test(size, scale, f"frames of {captured[1]}x{captured[0]} pixels are")
-    return size
-
-
-def check_self_test(size: Size, scale: int, what: str = "") -> None:
-    """Return if a self-test can judge frames of which the network gets (height, width).
-
-    Args:
-        size: What it gets.
-        scale: Of the network.
-        what: What is too small, for people.
-
-    Raises:
-        InputError: nothing is left of them inside the border that PSNR leaves out, ``scale`` pixels wide.
-    """
-    if min(size) < LEAST_SIDE:
-        least = LEAST_SIDE * scale
-        raise InputError(
-            f"{what or f'{size[1]}x{size[0]} is'} too small for a self-test at x{scale}: the network must "
-            f"get at least {LEAST_SIDE}x{LEAST_SIDE}, of frames of {least}x{least}; choose a larger --size "
-            "or source"
-        )

@@ -11,7 +11,7 @@ from hasn_edge.optional import require
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
-    """One image of a source. Nobody writes to its pixels once it is made."""
+    """One image of a source. Its pixels never change once it is made."""
 
     index: int
     """Number of the frame in its source, from 0; frames that were dropped leave gaps."""
@@ -55,7 +55,7 @@ class Stamps:
     captured: float
     """It arrived from the source."""
     taken: float
-    """Its turn came: until here it waited for the network to become free."""
+    """Its preparation began: until here it waited for the network to become free."""
     prepared: float
     """It was ready for the network."""
     started: float
@@ -69,12 +69,12 @@ class Stamps:
 
     @property
     def queued_s(self) -> float:
-        """Seconds from its arrival until its turn; of a recording, how far it was read ahead."""
+        """Seconds from its arrival until its preparation; of a recording, how far it was read ahead."""
         return self.taken - self.captured
 
     @property
     def idle_s(self) -> float:
-        """Seconds after its turn in which nothing was done with it."""
+        """Seconds since its preparation began in which it only waited."""
         return self.started - self.prepared + self.received - self.computed
 
     @property
@@ -84,7 +84,7 @@ class Stamps:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Quality:
+class FrameQuality:
     """PSNR of one frame's luma against the image it was made smaller from (BT.601, border cut), in dB."""
 
     hasn_db: float
@@ -93,15 +93,15 @@ class Quality:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Shown:
+class UpscaledFrame:
     """One upscaled frame on its way to the views and to the recording."""
 
     frame: Frame
     upscaled: UInt8
-    """``(H * scale, W * scale, 3)`` uint8 RGB, C-contiguous; shared, nobody writes to it."""
+    """``(H * scale, W * scale, 3)`` uint8 RGB, C-contiguous; shared and never written to."""
     scale: int
     engine: str
     """Name of the engine that computed it, a key of :attr:`hasn_edge.live.pipeline.Live.engines`."""
     stamps: Stamps
-    quality: Quality | None = None
+    quality: FrameQuality | None = None
     """In a self-test, what it measured of this frame."""

@@ -14,7 +14,7 @@ _EARLY = 0.05  # where the newest frame counts: just enough that jitter seldom m
 _EARLY_S = 0.002
 
 
-class Turn:
+class Pacing:
     """Lets the preparing thread begin shortly before the network becomes free.
 
     A frame that was prepared as soon as it arrived would be old by the time a slow network takes it;
@@ -29,7 +29,7 @@ class Turn:
         self._clock = clock
         self._early = early
         self._changed = threading.Condition()
-        self._slots = 1
+        self._in_flight = 1
         self._began: list[float] = []
         self._ready = False
         self._closed = False
@@ -57,10 +57,10 @@ class Turn:
             self._prepare_s += _FOLLOW * (seconds - self._prepare_s)
             self._ready = True
 
-    def began(self, slots: int) -> None:
-        """Say that the network took it, and how many frames it takes at a time."""
+    def began(self, in_flight: int) -> None:
+        """Say that the network took it, and how many frames it works on at a time."""
         with self._changed:
-            self._slots = slots
+            self._in_flight = in_flight
             self._ready = False
             self._began.append(self._clock())
             self._changed.notify_all()
@@ -77,14 +77,14 @@ class Turn:
             return seconds
 
     def close(self) -> None:
-        """Let nobody wait any more."""
+        """End every wait, now and later."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _due(self) -> float:
-        """Return when the network has a free slot, less what preparing takes."""
-        if len(self._began) < self._slots:
+        """Return when the network can take another frame, less what preparing takes."""
+        if len(self._began) < self._in_flight:
             return 0.0
         begin = max(self._began[0], self._last_end)
         return begin + (1 - self._early) * self._network_s - 1.5 * self._prepare_s - _EARLY_S

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from hasn_edge.errors import HasnEdgeError, StageError
-from hasn_edge.live.engine_switch import Switch
-from hasn_edge.live.fit import check_self_test
+from hasn_edge.live.engine_switch import EngineSwitch
 from hasn_edge.live.recording import OpenWriter
-from hasn_edge.live.sources.base import Source
+from hasn_edge.live.self_test import check_self_test
+from hasn_edge.live.sources.base import FrameSource
 from hasn_edge.live.stages import Stages
 from hasn_edge.live.stats import STAGES, Stats
 from hasn_edge.live.views.base import View
@@ -51,7 +51,7 @@ class Live:
 
     def __init__(
         self,
-        source: Source,
+        source: FrameSource,
         upscaler: Upscaler | Session,
         views: Sequence[View] = (),
         *,
@@ -70,7 +70,9 @@ class Live:
         Their threads are daemons; leave the process by ``os._exit`` rather than wait for them or close the
         session under them."""
         self._seconds = seconds
-        self._switch = Switch(Runner(upscaler), name, engines or {}, lambda text: self._tell("engine", text))
+        self._switch = EngineSwitch(
+            Runner(upscaler), name, engines or {}, lambda text: self._tell("engine", text)
+        )
         self.scale = self._switch.scale
         if self_test and size is not None:
             check_self_test(size, self.scale)
@@ -216,7 +218,7 @@ class Live:
             self._stages.close()
 
 
-def lingering(wait_s: float = 0.5) -> tuple[str, ...]:
+def lingering_threads(wait_s: float = 0.5) -> tuple[str, ...]:
     """Return the pipeline's threads that are still alive after ``wait_s`` seconds, by name.
 
     They hang in a call of a library. Ending the interpreter under them may crash: leave by ``os._exit``.

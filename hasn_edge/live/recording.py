@@ -7,25 +7,25 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 from hasn_edge.images.arrays import UInt8
-from hasn_edge.live.frame import Shown
+from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.stats import Stats
-from hasn_edge.video.queues import Closed, Exchange
+from hasn_edge.video.queues import Closed, StageQueue
 
 
-class Writer(Protocol):
+class FrameWriter(Protocol):
     """What a recording needs of a video file that is being written."""
 
     def write(self, pixels: UInt8, time_s: float) -> Any:
         """Encode an ``(H, W, 3)`` uint8 RGB image shown from ``time_s`` seconds on; times grow."""
 
 
-OpenWriter = Callable[[tuple[int, int]], AbstractContextManager[Writer]]
+OpenWriter = Callable[[tuple[int, int]], AbstractContextManager[FrameWriter]]
 """Opens a file for images of (height, width): left normally it is published, with an error removed."""
 
 _LEAST_S = 0.001  # between two images: no encoder takes the same time twice
 
 
-def record(frames: Exchange[Shown], open_writer: OpenWriter, stats: Stats) -> int:
+def record(frames: StageQueue[UpscaledFrame], open_writer: OpenWriter, stats: Stats) -> int:
     """Write every frame until there are no more; a run without frames writes no file.
 
     Returns:
@@ -36,7 +36,7 @@ def record(frames: Exchange[Shown], open_writer: OpenWriter, stats: Stats) -> in
     """
     count = 0
     with ExitStack() as stack:
-        writer: Writer | None = None
+        writer: FrameWriter | None = None
         first = last = 0.0
         while True:
             try:

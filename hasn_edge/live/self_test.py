@@ -1,16 +1,66 @@
-"""What the self-test says of one frame: PSNR-Y of the network and of bicubic against the true image."""
+"""The self-test: frames made smaller, and PSNR-Y of the network and of bicubic against the true image."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hasn_edge.data.resize import imresize
+from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import UInt8
-from hasn_edge.live.frame import Frame, Quality
+from hasn_edge.live.fit import fit
+from hasn_edge.live.frame import Frame, FrameQuality
 from hasn_edge.metrics import psnr_y
 
+LEAST_SIDE = 3
+"""Pixels that a self-test gives the network at least: PSNR cuts as much as one of them off at each edge."""
 
-def quality(frame: Frame, upscaled: UInt8, scale: int) -> Quality:
+
+def shrink_for_self_test(frame: Frame, size: tuple[int, int], scale: int, aspect: float = 1.0) -> Frame:
+    """Return the self-test's frame: the image as ``truth``, its MATLAB-bicubic reduction as ``pixels``.
+
+    Args:
+        frame: As captured.
+        size: (height, width) that the network gets; the truth is ``scale`` times as large.
+        scale: Of the network.
+        aspect: How many times as wide as high the captured pixels are shown.
+    """
+    truth = fit(frame.pixels, (size[0] * scale, size[1] * scale), aspect)
+    return replace(frame, pixels=imresize(truth, size=size), truth=truth)
+
+
+def self_test_size(captured: tuple[int, int], scale: int) -> tuple[int, int]:
+    """Return what the network gets of a frame of its source's own size: a ``scale``-th of it.
+
+    Raises:
+        InputError: the frame is too small to be judged.
+    """
+    size = captured[0] // scale, captured[1] // scale
+    check_self_test(size, scale, f"frames of {captured[1]}x{captured[0]} pixels are")
+    return size
+
+
+def check_self_test(size: tuple[int, int], scale: int, what: str = "") -> None:
+    """Return if a self-test can judge frames of which the network gets (height, width).
+
+    Args:
+        size: What it gets.
+        scale: Of the network.
+        what: What is too small, for people.
+
+    Raises:
+        InputError: nothing is left of them inside the border that PSNR leaves out, ``scale`` pixels wide.
+    """
+    if min(size) < LEAST_SIDE:
+        least = LEAST_SIDE * scale
+        raise InputError(
+            f"{what or f'{size[1]}x{size[0]} is'} too small for a self-test at x{scale}: the network must "
+            f"get at least {LEAST_SIDE}x{LEAST_SIDE}, of frames of {least}x{least}; choose a larger --size "
+            "or source"
+        )
+
+
+def measure_quality(frame: Frame, upscaled: UInt8, scale: int) -> FrameQuality:
     """Measure as the literature does: luma of BT.601 in studio range, ``scale`` pixels of border cut.
 
     Args:
@@ -20,7 +70,7 @@ def quality(frame: Frame, upscaled: UInt8, scale: int) -> Quality:
     """
     assert frame.truth is not None
     bicubic = imresize(frame.pixels, size=(frame.truth.shape[0], frame.truth.shape[1]))
-    return Quality(
+    return FrameQuality(
         hasn_db=psnr_y(upscaled, frame.truth, border=scale),
         bicubic_db=psnr_y(bicubic, frame.truth, border=scale),
     )
@@ -51,7 +101,7 @@ class Mean:
         return self._total / self._finite if self._finite else None
 
 
-def so_far(hasn: Mean, bicubic: Mean) -> dict[str, float | None] | None:
+def summarize_quality(hasn: Mean, bicubic: Mean) -> dict[str, float | None] | None:
     """Return the figures of a run as JSON values; ``None`` before there is one."""
     if hasn.count == 0:
         return None

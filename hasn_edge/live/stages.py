@@ -10,22 +10,22 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hasn_edge.live.engine_switch import Switch
-from hasn_edge.live.fit import fitted, part_of, self_test_size, smaller, squared
-from hasn_edge.live.frame import Frame, Shown, Stamps
-from hasn_edge.live.pacing import EARLY, Turn
+from hasn_edge.live.engine_switch import EngineSwitch
+from hasn_edge.live.fit import find_part, fit, square_pixels
+from hasn_edge.live.frame import Frame, Stamps, UpscaledFrame
+from hasn_edge.live.pacing import EARLY, Pacing
 from hasn_edge.live.recording import OpenWriter, record
-from hasn_edge.live.self_test import quality
-from hasn_edge.live.sources.base import Source
+from hasn_edge.live.self_test import measure_quality, self_test_size, shrink_for_self_test
+from hasn_edge.live.sources.base import FrameSource
 from hasn_edge.live.stats import SOURCE, Stats
 from hasn_edge.live.views.base import View
 from hasn_edge.runtime.pending import Pending
-from hasn_edge.video.queues import Closed, Exchange, Lane, Mailbox
+from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 from hasn_edge.video.runner import Runner
 
 
 @dataclass(eq=False, kw_only=True)
-class _Job:
+class _Task:
     """A frame under way, with what its stages know so far."""
 
     frame: Frame
@@ -45,7 +45,7 @@ class Stages:
     Args:
         source: Delivers the frames.
         switch: Holds the engine.
-        stats: Told of everything.
+        stats: Counts and times all of it.
         views: Where frames are shown.
         size: (height, width) that the network gets; ``None`` for the source's own.
         self_test: Judge every frame, see :class:`~hasn_edge.live.pipeline.Live`.
@@ -54,8 +54,8 @@ class Stages:
 
     def __init__(
         self,
-        source: Source,
-        switch: Switch,
+        source: FrameSource,
+        switch: EngineSwitch,
         stats: Stats,
         views: Sequence[View],
         *,
@@ -71,11 +71,11 @@ class Stages:
         self._self_test = self_test
         self._open_writer = open_writer
         # Nothing is lost of a recording, so that its next frame may be ready early: throughput counts.
-        self._turn = Turn() if source.live else Turn(early=EARLY)
-        self._captured: Exchange[Frame] = Mailbox() if source.live else Lane()
-        self._prepared: Lane[_Job] = Lane(1)
-        self._computed: Lane[_Job] = Lane(1)
-        self._recorded: Lane[Shown] = Lane(2)
+        self._pacing = Pacing() if source.live else Pacing(early=EARLY)
+        self._captured: StageQueue[Frame] = LatestOnly() if source.live else BoundedQueue()
+        self._prepared: BoundedQueue[_Task] = BoundedQueue(1)
+        self._computed: BoundedQueue[_Task] = BoundedQueue(1)
+        self._recorded: BoundedQueue[UpscaledFrame] = BoundedQueue(2)
         self.recorded = 0
         """Frames in the recording, once it is finished."""
         self.at: dict[str, int] = {}
@@ -95,7 +95,7 @@ class Stages:
 
     def run(self, stage: str) -> None:
         """Do a stage's work until its input ends, then let the next stage finish what it has."""
-        outputs: dict[str, Exchange[Any]] = {
+        outputs: dict[str, StageQueue[Any]] = {
             "capture": self._captured,
             "prepare": self._prepared,
             "infer": self._computed,
@@ -113,9 +113,9 @@ class Stages:
 
     def close(self) -> None:
         """End all stages at once; what was shown is still recorded."""
-        for exchange in (self._captured, self._prepared, self._computed):
-            exchange.close()
-        self._turn.close()
+        for queue in (self._captured, self._prepared, self._computed):
+            queue.close()
+        self._pacing.close()
 
     def drops(self) -> dict[str, int]:
         """Return how many frames were lost so far, by reason."""
@@ -127,7 +127,7 @@ class Stages:
         Each is counted where it was, so that a frame that got lost anywhere else is missing from the sum.
         """
         between = (self._captured, self._prepared, self._computed)
-        return sum(exchange.discarded for exchange in between) + sum(self._held.values())
+        return sum(queue.discarded for queue in between) + sum(self._held.values())
 
     def capture(self) -> None:
         """Read frames until the source ends."""
@@ -139,7 +139,7 @@ class Stages:
                 return
             self.at["capture"] = frame.index
             if lost is None:
-                # What a camera showed while the engine was loading is nobody's loss.
+                # What a camera showed while the engine was loading does not count as lost.
                 lost = self._missed = self._source.dropped if self._source.live else 0
             before, lost = lost, self._source.dropped
             self._stats.frame_captured(time.monotonic() - start, lost - before)
@@ -149,55 +149,55 @@ class Stages:
     def prepare(self) -> None:
         """Bring frames to the network's size and form just in time."""
         while True:
-            self._turn.wait()
+            self._pacing.wait()
             frame = self._captured.get()
             assert frame is not None
             self.at["prepare"], self._held["prepare"] = frame.index, 1
             taken = time.monotonic()
             with self._stats.busy("prepare"):
-                frame = self._fitted(frame)
+                frame = self._fit(frame)
                 runner = self._switch.runner
                 x = runner.prepare(frame.pixels)
             prepared = time.monotonic()
-            self._turn.ready(prepared - taken)
+            self._pacing.ready(prepared - taken)
             self._held["prepare"] = 0
-            if not self._prepared.put(_Job(frame=frame, taken=taken, prepared=prepared, runner=runner, x=x)):
+            if not self._prepared.put(_Task(frame=frame, taken=taken, prepared=prepared, runner=runner, x=x)):
                 return
 
-    def _fitted(self, frame: Frame) -> Frame:
+    def _fit(self, frame: Frame) -> Frame:
         """Return the frame as the network gets it."""
         captured, scale, aspect = frame.size, self._switch.scale, self._source.aspect or 1.0
         if self._size is None:
-            own = squared(captured, aspect)
+            own = square_pixels(captured, aspect)
             self._size = self_test_size(own, scale) if self._self_test else own
         size = self._size
         full = (size[0] * scale, size[1] * scale) if self._self_test else size
-        self._stats.frame_fitted(captured, part_of(captured, full, aspect), full, aspect)
+        self._stats.frame_fitted(captured, find_part(captured, full, aspect), full, aspect)
         if self._self_test:
-            return smaller(frame, size, scale, aspect)
-        return replace(frame, pixels=fitted(frame.pixels, size, aspect))
+            return shrink_for_self_test(frame, size, scale, aspect)
+        return replace(frame, pixels=fit(frame.pixels, size, aspect))
 
     def infer(self) -> None:
         """Compute: the only thread that touches a session."""
-        flying: deque[tuple[_Job, Pending[Any]]] = deque()
+        flying: deque[tuple[_Task, Pending[Any]]] = deque()
         while True:
-            job = self._next_job(flying)
-            self._held["infer"] = len(flying) + (job is not None)
-            if job is None:
+            task = self._next_task(flying)
+            self._held["infer"] = len(flying) + (task is not None)
+            if task is None:
                 self._land(*flying.popleft())
                 continue
             while flying and self._switch.pending:
                 self._land(*flying.popleft())
-            runner, job.engine = self._switch.current(swap=not flying, size=job.frame.size)
-            self.at["infer"] = job.frame.index
-            if job.runner is not runner:
-                job.runner, job.x = runner, runner.prepare(job.frame.pixels)
-            self._turn.began(runner.slots)
+            runner, task.engine = self._switch.current(swap=not flying, size=task.frame.size)
+            self.at["infer"] = task.frame.index
+            if task.runner is not runner:
+                task.runner, task.x = runner, runner.prepare(task.frame.pixels)
+            self._pacing.began(runner.slots)
             self._stats.began("infer")
-            job.started = time.monotonic()
-            flying.append((job, runner.submit(job.x)))
+            task.started = time.monotonic()
+            flying.append((task, runner.submit(task.x)))
 
-    def _next_job(self, flying: deque[tuple[_Job, Pending[Any]]]) -> _Job | None:
+    def _next_task(self, flying: deque[tuple[_Task, Pending[Any]]]) -> _Task | None:
         """Return the next frame for the network; ``None`` where the oldest result is to be waited for."""
         if not flying:
             return self._prepared.get()
@@ -205,29 +205,29 @@ class Stages:
             return None
         try:
             # Half of its time the network may wait for a second frame; then the first one must be shown.
-            return self._prepared.get(self._turn.network_s / 2)
+            return self._prepared.get(self._pacing.network_s / 2)
         except Closed:
             return None
 
-    def _land(self, job: _Job, pending: Pending[Any]) -> None:
+    def _land(self, task: _Task, pending: Pending[Any]) -> None:
         """Wait for a result and hand it on."""
-        self.at["infer"] = job.frame.index
-        job.y = pending.result()
-        job.computed = time.monotonic()
-        self._stats.ended("infer", job.computed - job.started, alone=self._turn.ended())
+        self.at["infer"] = task.frame.index
+        task.y = pending.result()
+        task.computed = time.monotonic()
+        self._stats.ended("infer", task.computed - task.started, alone=self._pacing.ended())
         self._held["infer"] -= 1
-        if not self._computed.put(job):
+        if not self._computed.put(task):
             raise Closed
 
     def present(self) -> None:
         """Make images of results, judge them in a self-test, and give them to the views."""
         while True:
-            job = self._computed.get()
-            assert job is not None
-            self.at["present"], self._held["present"] = job.frame.index, 1
+            task = self._computed.get()
+            assert task is not None
+            self.at["present"], self._held["present"] = task.frame.index, 1
             received = time.monotonic()
             with self._stats.busy("present"):
-                shown = _shown(job, received)
+                shown = _finish(task, received)
                 for view in self._views:
                     view.show(shown)
             self._stats.frame_shown(shown)
@@ -241,21 +241,21 @@ class Stages:
         self.recorded = record(self._recorded, self._open_writer, self._stats)
 
 
-def _shown(job: _Job, received: float) -> Shown:
+def _finish(task: _Task, received: float) -> UpscaledFrame:
     """Make the image of a result, and judge it in a self-test."""
-    assert job.y is not None
-    frame, scale = job.frame, job.runner.scale
-    upscaled = job.runner.finish(job.y)
-    judged = None if frame.truth is None else quality(frame, upscaled, scale)
+    assert task.y is not None
+    frame, scale = task.frame, task.runner.scale
+    upscaled = task.runner.finish(task.y)
+    judged = None if frame.truth is None else measure_quality(frame, upscaled, scale)
     stamps = Stamps(
         captured=frame.captured,
-        taken=job.taken,
-        prepared=job.prepared,
-        started=job.started,
-        computed=job.computed,
+        taken=task.taken,
+        prepared=task.prepared,
+        started=task.started,
+        computed=task.computed,
         received=received,
         made=time.monotonic(),
     )
-    return Shown(
-        frame=frame, upscaled=upscaled, scale=scale, engine=job.engine, stamps=stamps, quality=judged
+    return UpscaledFrame(
+        frame=frame, upscaled=upscaled, scale=scale, engine=task.engine, stamps=stamps, quality=judged
     )

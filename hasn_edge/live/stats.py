@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from hasn_edge.live.frame import Shown
+from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.limit import limit
-from hasn_edge.live.self_test import Mean, so_far
+from hasn_edge.live.self_test import Mean, summarize_quality
 from hasn_edge.live.series import Series, milliseconds
 from hasn_edge.live.summary import overlay
 
@@ -148,7 +148,7 @@ class Stats:
         yield
         self.ended(stage)
 
-    def frame_shown(self, shown: Shown) -> None:
+    def frame_shown(self, shown: UpscaledFrame) -> None:
         """Count a frame that was handed to every view."""
         now = self._clock()
         with self._lock:
@@ -166,7 +166,7 @@ class Stats:
                 self._quality[0].add(shown.quality.hasn_db)
                 self._quality[1].add(shown.quality.bicubic_db)
 
-    def displayed(self, shown: Shown) -> None:
+    def displayed(self, shown: UpscaledFrame) -> None:
         """Say that ``shown`` is on a screen now, once for each; once a view says so, latency ends there."""
         now = self._clock()
         with self._lock:
@@ -176,7 +176,7 @@ class Stats:
             self._stages["display"].add(now - shown.stamps.made)
             self._latency.add(self._age(shown, now))
 
-    def age(self, shown: Shown) -> float:
+    def age(self, shown: UpscaledFrame) -> float:
         """Return the latency of a frame that is on a screen now, in seconds.
 
         Of a live source it begins with the capture; of a recording with the frame's turn, since how far a
@@ -184,7 +184,7 @@ class Stats:
         """
         return self._age(shown, self._clock())
 
-    def _age(self, shown: Shown, now: float) -> float:
+    def _age(self, shown: UpscaledFrame, now: float) -> float:
         return now - (shown.stamps.captured if self.live else shown.stamps.taken)
 
     def remember(self, text: str) -> None:
@@ -262,7 +262,7 @@ class Stats:
                 "latency_ends": "screen" if screen else "view",
                 "now": self._window(now, captured, recent=True),
                 "run": self._window(now, captured, recent=False),
-                "quality": so_far(*self._quality),
+                "quality": summarize_quality(*self._quality),
             }
             began = self._shown or self._running
             busy = result["now" if self._end is None else "run"]["busy"]

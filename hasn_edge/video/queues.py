@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Closed(Exception):  # noqa: N818 - an end, not an error
-    """Nothing will come any more: the giving side finished and all is taken, or somebody closed it."""
+    """Nothing will come any more: the giving side finished and all is taken, or it was closed."""
 
 
-class Exchange(ABC, Generic[T]):
+class StageQueue(ABC, Generic[T]):
     """One stage puts, one stage gets. All methods may be called from any thread; none polls."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Exchange(ABC, Generic[T]):
         self._items: deque[T] = deque()
         self._finished = False
         self.dropped = 0
-        """How many were replaced before anybody took them."""
+        """How many were replaced before they were taken."""
         self.discarded = 0
         """How many were still here when it was closed, or came after that."""
 
@@ -74,11 +74,11 @@ class Exchange(ABC, Generic[T]):
         return len(self._items)
 
 
-class Mailbox(Exchange[T]):
+class LatestOnly(StageQueue[T]):
     """Holds the newest item only: :meth:`put` never waits, so a slow taker never falls behind."""
 
     def put(self, item: T) -> bool:
-        """Replace what nobody took, which counts as dropped."""
+        """Replace an item that was not taken yet; it counts as dropped."""
         with self._changed:
             if self._finished:
                 self.discarded += 1
@@ -90,7 +90,7 @@ class Mailbox(Exchange[T]):
             return True
 
 
-class Lane(Exchange[T]):
+class BoundedQueue(StageQueue[T]):
     """Keeps every item in order; :meth:`put` waits while it is full, so memory is bounded.
 
     Args:
@@ -100,7 +100,7 @@ class Lane(Exchange[T]):
     def __init__(self, capacity: int = 2) -> None:
         super().__init__()
         if capacity < 1:
-            raise ValueError(f"a lane holds at least 1 item, got {capacity}")
+            raise ValueError(f"a queue holds at least 1 item, got {capacity}")
         self.capacity = capacity
 
     def put(self, item: T) -> bool:

@@ -16,7 +16,7 @@ from hasn_edge.runtime.pending import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.decode import Decoder, Step
 from hasn_edge.video.encode import Encoder
-from hasn_edge.video.queues import Closed, Lane
+from hasn_edge.video.queues import BoundedQueue, Closed
 from hasn_edge.video.runner import Runner
 
 T = TypeVar("T")
@@ -92,8 +92,8 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
     Returns:
         What a user should know, one sentence each.
     """
-    decoded: Lane[tuple[Step, Any]] = Lane(_WAITING)
-    computed: Lane[tuple[Step, Any]] = Lane(_WAITING)
+    decoded: BoundedQueue[tuple[Step, Any]] = BoundedQueue(_WAITING)
+    computed: BoundedQueue[tuple[Step, Any]] = BoundedQueue(_WAITING)
 
     def read() -> None:
         try:
@@ -150,7 +150,7 @@ def _result(step: Step, pending: Pending[Any] | None) -> tuple[Step, Any]:
     return step, None if pending is None else pending.result()
 
 
-def _items(lane: Lane[T]) -> Iterator[T]:
+def _items(lane: BoundedQueue[T]) -> Iterator[T]:
     """Take from a lane until nothing comes any more."""
     with suppress(Closed):
         while True:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hasn_edge.cli import cli
 from hasn_edge.live import demo
-from hasn_edge.live.engines import Engine
+from hasn_edge.live.engines import EngineChoice
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.views.terminal import TerminalView
@@ -192,7 +192,7 @@ def test_a_time_too_short_for_a_frame_is_said_instead_of_a_table(run, monkeypatc
 
 def test_the_ending_of_an_engine_may_be_left_out(run, monkeypatch):
     wanted = []
-    monkeypatch.setattr(demo, "engines_of", lambda *args, **options: {"a.onnx": Engine(open=Session)})
+    monkeypatch.setattr(demo, "list_engines", lambda *args, **options: {"a.onnx": EngineChoice(open=Session)})
     monkeypatch.setattr(demo, "open_first", lambda *args: (wanted.append(args[1]), ("a.onnx", Session()))[1])
     assert run("--engine", "a", "--view", "none", "--source", "pattern", "--seconds", 0.1).exit_code == 0
     assert wanted == ["a.onnx"]

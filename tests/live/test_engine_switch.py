@@ -9,7 +9,7 @@ import pytest
 
 from hasn_edge.errors import BuildError, InputError
 from hasn_edge.live import engine_switch as switching
-from hasn_edge.live.engine_switch import TOLD_S, Switch
+from hasn_edge.live.engine_switch import TOLD_S, EngineSwitch
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.spec import ModelSpec
@@ -100,14 +100,14 @@ def test_an_engine_that_cannot_be_opened_is_reported_and_the_old_one_goes_on():
     assert len(view.shown) > 10
 
 
-def failing_switch() -> tuple[Switch, Clock, list[str | None]]:
+def failing_switch() -> tuple[EngineSwitch, Clock, list[str | None]]:
     """Return one whose second engine could not be opened just now, a clock, and what was told."""
 
     def broken() -> Session:
         raise BuildError("made for another GPU")
 
     clock, told = Clock(), []
-    switch = Switch(Runner(Session()), "first", {"broken": broken}, told.append, clock)
+    switch = EngineSwitch(Runner(Session()), "first", {"broken": broken}, told.append, clock)
     switch.select("broken")
     deadline = time.monotonic() + 20
     while switch._opener is not None:
@@ -135,16 +135,16 @@ def test_choosing_the_engine_that_computes_is_an_answer_to_a_failure():
     assert told[2:] == [None]
 
 
-def opened_switch(**engines: FakeSession) -> tuple[Switch, Clock, list[str | None]]:
+def opened_switch(**engines: FakeSession) -> tuple[EngineSwitch, Clock, list[str | None]]:
     """Return one that computes with ``first`` and has opened the others, the last one being pending."""
     clock, told = Clock(), []
     opens = {name: lambda session=session: session for name, session in engines.items()}
-    switch = Switch(Runner(FakeSession(size=SIZE)), "first", opens, told.append, clock)
+    switch = EngineSwitch(Runner(FakeSession(size=SIZE)), "first", opens, told.append, clock)
     select(switch, *engines)
     return switch, clock, told
 
 
-def select(switch: Switch, *names: str) -> None:
+def select(switch: EngineSwitch, *names: str) -> None:
     for name in names:
         switch.select(name)
         deadline = time.monotonic() + 20
@@ -205,7 +205,7 @@ def test_while_one_begins_the_next_is_still_being_opened():
         assert going.wait(20)
         return Session()
 
-    switch = Switch(Runner(Session()), "first", {"a": Session, "b": slow}, told.append, Clock())
+    switch = EngineSwitch(Runner(Session()), "first", {"a": Session, "b": slow}, told.append, Clock())
     select(switch, "a")
     switch.select("b")
     deadline = time.monotonic() + 20

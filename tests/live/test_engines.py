@@ -11,7 +11,7 @@ import pytest
 from hasn_edge.artifact import Artifact, Kind, load_artifact, publish
 from hasn_edge.errors import ArtifactError, BuildError, InputError
 from hasn_edge.live import engines
-from hasn_edge.live.engines import engines_of, open_first
+from hasn_edge.live.engines import list_engines, open_first
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx
@@ -76,8 +76,8 @@ def built(folder: Path, name: str, kind: Kind, precision: Precision, *, source: 
 
 
 def test_without_built_files_it_is_the_model(folder):
-    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN]
-    assert list(engines_of(DEFAULT_MODEL, folder=folder / "missing")) == [OWN]
+    assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN]
+    assert list(list_engines(DEFAULT_MODEL, folder=folder / "missing")) == [OWN]
 
 
 def test_best_first(folder):
@@ -90,7 +90,7 @@ def test_best_first(folder):
     ):
         built(folder, name, kind, precision)
     built(folder, "f-other-size", Kind.ENGINE, Precision.FP16, size=[90, 160])
-    found = engines_of(DEFAULT_MODEL, folder=folder, size=(180, 320))
+    found = list_engines(DEFAULT_MODEL, folder=folder, size=(180, 320))
     assert list(found) == [
         *("e-trt16.engine", "d-trt8.engine", "c-onnx8.onnx", OWN),
         *("b-onnx16.onnx", "a-ts.ts", "f-other-size.engine"),
@@ -101,7 +101,7 @@ def test_best_first(folder):
 def test_int8_on_a_processor_that_does_not_gain_stands_behind(folder, monkeypatch):
     monkeypatch.setattr(engines, "has_integer_dot_product", lambda: False)
     built(folder, "int8", Kind.ONNX, Precision.INT8)
-    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN, "int8.onnx"]
+    assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN, "int8.onnx"]
 
 
 def test_files_of_other_models_and_damaged_ones_are_no_choice(folder):
@@ -109,22 +109,22 @@ def test_files_of_other_models_and_damaged_ones_are_no_choice(folder):
     built(folder, "damaged", Kind.ONNX, Precision.INT8)
     (folder / "damaged.onnx").write_bytes(b"changed")
     (folder / "stray.onnx").write_bytes(b"no sidecar")
-    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN]
+    assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN]
 
 
 def test_named_files_are_the_only_choice_in_their_order(folder):
     for name in ("b", "a"):
         built(folder, name, Kind.ONNX, Precision.FP32)
-    assert list(engines_of(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.onnx"])) == ["b.onnx", "a.onnx"]
+    assert list(list_engines(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.onnx"])) == ["b.onnx", "a.onnx"]
     with pytest.raises(ArtifactError, match="no such file"):
-        engines_of(DEFAULT_MODEL, [folder / "c.onnx"])
+        list_engines(DEFAULT_MODEL, [folder / "c.onnx"])
 
 
 def test_files_are_opened_as_their_kind_wants(folder, calls):
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
     built(folder, "static", Kind.ONNX, Precision.FP32, size=[90, 160])
     built(folder, "ts", Kind.TORCHSCRIPT, Precision.FP32)
-    found = engines_of(DEFAULT_MODEL, folder=folder, threads=3)
+    found = list_engines(DEFAULT_MODEL, folder=folder, threads=3)
     for engine in found.values():
         engine.open((180, 320))
     assert dict(calls) == {
@@ -139,14 +139,14 @@ def test_files_are_opened_as_their_kind_wants(folder, calls):
 def test_what_is_too_small_for_the_network_is_not_promised_to_it(folder, calls, size):
     """It is padded then: a graph for frames of that very size would have to compute them in tiles of it."""
     built(folder, "any", Kind.ONNX, Precision.FP32)
-    for engine in engines_of(DEFAULT_MODEL, folder=folder).values():
+    for engine in list_engines(DEFAULT_MODEL, folder=folder).values():
         engine.open(size)
     assert [settings["frame"] for _, settings in calls] == [None, None]
 
 
 def test_the_smallest_frames_are_computed():
     size = (8, 14)
-    session = engines_of("hasn-x4-small", folder=Path("nowhere"))["hasn-x4-small fp32"].open(size)
+    session = list_engines("hasn-x4-small", folder=Path("nowhere"))["hasn-x4-small fp32"].open(size)
     view = Watcher()
     with session:
         Live(PatternSource(size, frames=1, live=False), session, [view], size=size).run()
@@ -161,20 +161,20 @@ def test_without_an_engine_a_gpu_of_onnx_runtime_comes_first(folder, gpu, calls)
         ("onnx8", Kind.ONNX, Precision.INT8),
     ):
         built(folder, name, kind, precision)
-    found = engines_of(DEFAULT_MODEL, folder=folder)
+    found = list_engines(DEFAULT_MODEL, folder=folder)
     gpus = ["onnx16.onnx", OWN, "onnx8.onnx"]
     assert list(found) == [*gpus, "onnx8.onnx cpu", f"{OWN} cpu", "onnx16.onnx cpu", "ts16.ts"]
     for engine in found.values():
         engine.open((180, 320))
     assert [settings["device"] for _, settings in calls] == ["cuda"] * 3 + ["cpu"] * 3 + [None]
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
-    assert next(iter(engines_of(DEFAULT_MODEL, folder=folder))) == "trt.engine"
+    assert next(iter(list_engines(DEFAULT_MODEL, folder=folder))) == "trt.engine"
 
 
 def test_else_a_gpu_of_pytorch_does(folder, gpu, calls):
     gpu(torch=True)
     built(folder, "ts16", Kind.TORCHSCRIPT, Precision.FP16)
-    found = engines_of(DEFAULT_MODEL, folder=folder, threads=2)
+    found = list_engines(DEFAULT_MODEL, folder=folder, threads=2)
     assert list(found) == ["ts16.ts", OWN, f"{OWN} cpu", "ts16.ts cpu"]
     found[OWN].open((180, 320))
     found[f"{OWN} cpu"].open((180, 320))
@@ -186,10 +186,10 @@ def test_else_a_gpu_of_pytorch_does(folder, gpu, calls):
 
 def test_a_gpu_that_nothing_can_use_changes_nothing(folder, gpu, monkeypatch):
     gpu()
-    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN]
+    assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN]
     for name in ("onnxruntime", "torch"):
         monkeypatch.setitem(sys.modules, name, None)  # not installed
-    assert list(engines_of(DEFAULT_MODEL, folder=folder)) == [OWN]
+    assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN]
 
 
 def test_a_gpu_that_does_not_start_is_said_and_the_processor_taken(folder, gpu, monkeypatch):
@@ -202,7 +202,7 @@ def test_a_gpu_that_does_not_start_is_said_and_the_processor_taken(folder, gpu, 
 
     monkeypatch.setattr(engines, "open_session", open_session)
     told = []
-    name, _ = open_first(engines_of(DEFAULT_MODEL, folder=folder), None, None, told.append)
+    name, _ = open_first(list_engines(DEFAULT_MODEL, folder=folder), None, None, told.append)
     assert name == f"{OWN} cpu"
     assert told == [
         f"{OWN} is left out: CUDAExecutionProvider did not start",
@@ -218,11 +218,11 @@ def test_pytorch_takes_the_gpu_that_onnx_runtime_does_not_start_on(folder, gpu, 
 
     monkeypatch.setattr(engines, "open_session", refused)
     for device in (None, "cuda"):
-        engines_of(DEFAULT_MODEL, folder=folder, device=device)[OWN].open(None)
+        list_engines(DEFAULT_MODEL, folder=folder, device=device)[OWN].open(None)
     assert calls == [(DEFAULT_MODEL, {"backend": "pytorch", "device": "cuda", "threads": None})] * 2
     for device in ("tensorrt", "cpu"):
         with pytest.raises(BuildError, match="did not start"):
-            engines_of(DEFAULT_MODEL, folder=folder, device=device)[OWN].open(None)
+            list_engines(DEFAULT_MODEL, folder=folder, device=device)[OWN].open(None)
 
 
 def test_a_device_that_was_asked_for_holds_for_all(folder, gpu, calls):
@@ -234,12 +234,12 @@ def test_a_device_that_was_asked_for_holds_for_all(folder, gpu, calls):
         "tensorrt": {"onnx.onnx", OWN},
         "cpu": {OWN, "onnx.onnx", "ts.ts"},
     }.items():
-        found = engines_of(DEFAULT_MODEL, folder=folder, device=device)
+        found = list_engines(DEFAULT_MODEL, folder=folder, device=device)
         assert set(found) == names
         for engine in found.values():
             engine.open(None)
         assert {settings["device"] for _, settings in calls[-len(names) :]} == {device}
-    named = engines_of(DEFAULT_MODEL, [folder / "ts.ts", folder / "trt.engine"], device="cpu", cuda="torch")
+    named = list_engines(DEFAULT_MODEL, [folder / "ts.ts", folder / "trt.engine"], device="cpu", cuda="torch")
     assert list(named) == ["ts.ts", "trt.engine"], "what was named is refused where it is opened"
 
 
@@ -247,25 +247,25 @@ def test_named_files_are_offered_on_the_gpu_and_on_the_processor(folder, gpu):
     gpu(onnxruntime=True)
     for name, kind in (("b", Kind.ONNX), ("a", Kind.ENGINE)):
         built(folder, name, kind, Precision.FP32)
-    names = list(engines_of(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.engine"]))
+    names = list(list_engines(DEFAULT_MODEL, [folder / "b.onnx", folder / "a.engine"]))
     assert names == ["b.onnx", "b.onnx cpu", "a.engine"]
 
 
 def test_what_gives_engines_their_memory(folder, calls):
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
-    engines_of(DEFAULT_MODEL, folder=folder, cuda="pycuda")["trt.engine"].open(None)
+    list_engines(DEFAULT_MODEL, folder=folder, cuda="pycuda")["trt.engine"].open(None)
     assert calls == [("trt", {"slots": 2, "device": None, "cuda": "pycuda"})]
     with pytest.raises(InputError, match=r"--cuda is for TensorRT engines, and there is none.*--artifact"):
-        engines_of(DEFAULT_MODEL, folder=folder / "none", cuda="pycuda")
+        list_engines(DEFAULT_MODEL, folder=folder / "none", cuda="pycuda")
 
 
 @pytest.mark.parametrize("device", ["vulkan", "cpu:0", "cuda:", "CUDA", "cuda:x"])
 def test_unknown_devices(folder, device):
     with pytest.raises(InputError, match=f"no device called '{device}'; choose cpu, cuda, cuda:<index>"):
-        engines_of(DEFAULT_MODEL, folder=folder, device=device)
+        list_engines(DEFAULT_MODEL, folder=folder, device=device)
 
 
 def test_files_of_two_kinds_with_one_stem_are_two_choices(folder):
     built(folder, "x", Kind.ONNX, Precision.FP16)
     built(folder, "x", Kind.ENGINE, Precision.FP16)
-    assert set(engines_of(DEFAULT_MODEL, folder=folder)) == {"x.onnx", "x.engine", OWN}
+    assert set(list_engines(DEFAULT_MODEL, folder=folder)) == {"x.onnx", "x.engine", OWN}

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hasn_edge.errors import BuildError, OutputError, SourceError, StageError
-from hasn_edge.live.pipeline import JOIN_S, Live, lingering
+from hasn_edge.live.pipeline import JOIN_S, Live, lingering_threads
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.sources.remote import Remote
 from tests.support.live_rig import (
@@ -25,7 +25,7 @@ from tests.support.live_rig import (
 
 
 def fails(live: Live, kind: type[Exception] = StageError) -> Exception:
-    """Run, and check what holds after every failure."""
+    """FakeRun, and check what holds after every failure."""
     start = time.monotonic()
     with pytest.raises(kind) as failure:
         live.run()
@@ -187,9 +187,9 @@ def test_a_call_that_never_returns_is_named_and_not_waited_for():
     live.run()
     assert time.monotonic() - start < JOIN_S + 1
     assert live.stuck == ("infer",)
-    assert lingering(0) == ("hasn-edge infer",)
+    assert lingering_threads(0) == ("hasn-edge infer",)
     hang.set()
-    assert lingering(2) == ()
+    assert lingering_threads(2) == ()
 
 
 def test_a_camera_that_vanishes_for_a_while_is_reported_and_resumed():

@@ -13,7 +13,7 @@ from hasn_edge.errors import StageError
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.metrics import psnr_y
-from hasn_edge.video.queues import Mailbox
+from hasn_edge.video.queues import LatestOnly
 from tests.support.fake_session import FakeSession
 from tests.support.live_rig import SIZE, Script, Session, SlotSession, Watcher, balanced, recording, stamps
 
@@ -43,14 +43,14 @@ def test_what_the_end_cuts_off_is_counted_where_it_was():
 @pytest.mark.parametrize("lose", ["mailbox", "computed", "shown"])
 def test_a_frame_that_gets_lost_anywhere_is_missing_from_the_sum(monkeypatch, lose):
     """What the end of the run cuts off is counted where it was: nothing else is put down to it."""
-    put = Mailbox.put
+    put = LatestOnly.put
     calls = itertools.count()
 
     def every_third(work, *arguments):
         return None if next(calls) % 3 == 2 else work(*arguments)
 
     if lose == "mailbox":
-        monkeypatch.setattr(Mailbox, "put", lambda *a: every_third(put, *a) is not False)
+        monkeypatch.setattr(LatestOnly, "put", lambda *a: every_third(put, *a) is not False)
     live = Live(PatternSource(SIZE, fps=100), Session(seconds=0.02), seconds=0.6)
     if lose == "computed":
         give = live._stages._computed.put
@@ -144,16 +144,16 @@ def test_self_test_cuts_what_is_no_multiple_of_the_scale():
 def test_identical_images_have_no_figure():
     """One grey image: PSNR is infinite, which JSON does not know and a mean must leave out."""
     stats = Live(PatternSource((64, 64), frames=1, live=False), FakeSession(), self_test=True).run()
-    from hasn_edge.live.frame import Frame, Quality, Shown
+    from hasn_edge.live.frame import Frame, FrameQuality, UpscaledFrame
 
     pixels = np.zeros((16, 16, 3), np.uint8)
-    shown = Shown(
+    shown = UpscaledFrame(
         frame=Frame(index=1, pixels=pixels, time_s=0.0, captured=0.0),
         upscaled=np.zeros((64, 64, 3), np.uint8),
         scale=4,
         engine="e",
         stamps=stamps(0.0),
-        quality=Quality(hasn_db=np.inf, bicubic_db=40.0),
+        quality=FrameQuality(hasn_db=np.inf, bicubic_db=40.0),
     )
     before = stats.snapshot()["quality"]
     stats.frame_shown(shown)

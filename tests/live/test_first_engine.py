@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from hasn_edge.errors import BuildError, InputError
-from hasn_edge.live.engines import Engine, open_first
+from hasn_edge.live.engines import EngineChoice, open_first
 from tests.support.fake_session import FakeSession
 
 
-def working(name: str, opened: list) -> Engine:
+def working(name: str, opened: list) -> EngineChoice:
     def open_(size):
         opened.append((name, size))
         return FakeSession()
 
-    return Engine(open=open_)
+    return EngineChoice(open=open_)
 
 
 def broken(size):
@@ -23,7 +23,7 @@ def broken(size):
 
 def test_what_does_not_work_here_is_left_out_and_said():
     opened, told = [], []
-    choice = {"trt": Engine(open=broken), "own": working("own", opened)}
+    choice = {"trt": EngineChoice(open=broken), "own": working("own", opened)}
     name, session = open_first(choice, None, (180, 320), told.append)
     assert name == "own"
     assert isinstance(session, FakeSession)
@@ -33,7 +33,7 @@ def test_what_does_not_work_here_is_left_out_and_said():
 
 def test_the_one_that_was_named_must_work():
     opened = []
-    choice = {"trt": Engine(open=broken), "own": working("own", opened)}
+    choice = {"trt": EngineChoice(open=broken), "own": working("own", opened)}
     with pytest.raises(BuildError, match="another GPU"):
         open_first(choice, "trt", None, print)
     assert open_first(choice, "own", None, print)[0] == "own"
@@ -62,4 +62,4 @@ def test_the_ending_of_a_file_may_be_left_out_where_one_file_can_be_meant():
 
 def test_the_last_one_must_work():
     with pytest.raises(BuildError, match="another GPU"):
-        open_first({"trt": Engine(open=broken)}, None, None, print)
+        open_first({"trt": EngineChoice(open=broken)}, None, None, print)

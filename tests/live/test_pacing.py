@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 
-from hasn_edge.live.pacing import Turn
+from hasn_edge.live.pacing import Pacing
 
 
-def waits(turn: Turn, seconds: float = 0.05) -> bool:
+def waits(pacing: Pacing, seconds: float = 0.05) -> bool:
     """Whether the preparing thread would still wait now."""
-    thread = threading.Thread(target=turn.wait, daemon=True)
+    thread = threading.Thread(target=pacing.wait, daemon=True)
     thread.start()
     thread.join(seconds)
     waiting = thread.is_alive()
     if waiting:
-        turn.close()
+        pacing.close()
         thread.join(2)
     return waiting
 
@@ -27,64 +27,64 @@ class Clock:
         return self.now
 
 
-def busy_turn(clock: Clock, *, network: float, prepare: float, slots: int = 1) -> Turn:
+def busy_pacing(clock: Clock, *, network: float, prepare: float, in_flight: int = 1) -> Pacing:
     """Return one whose network takes ``network`` seconds and has just begun with a frame."""
-    turn = Turn(clock)
+    pacing = Pacing(clock)
     for _ in range(30):
-        turn.ready(prepare)
-        turn.began(slots)
+        pacing.ready(prepare)
+        pacing.began(in_flight)
         clock.now += network
-        turn.ended()
-    turn.ready(prepare)
-    turn.began(slots)
-    return turn
+        pacing.ended()
+    pacing.ready(prepare)
+    pacing.began(in_flight)
+    return pacing
 
 
 def test_an_idle_network_gets_a_frame_at_once():
-    assert not waits(Turn())
+    assert not waits(Pacing())
 
 
 def test_nothing_is_prepared_twice():
-    turn = Turn()
-    turn.ready(0.001)
-    assert waits(turn)
+    pacing = Pacing()
+    pacing.ready(0.001)
+    assert waits(pacing)
 
 
 def test_preparing_begins_shortly_before_the_network_is_free():
     clock = Clock()
-    turn = busy_turn(clock, network=1.0, prepare=0.1)
+    pacing = busy_pacing(clock, network=1.0, prepare=0.1)
     clock.now += 0.7
-    assert waits(turn)
-    turn = busy_turn(clock, network=1.0, prepare=0.1)
+    assert waits(pacing)
+    pacing = busy_pacing(clock, network=1.0, prepare=0.1)
     clock.now += 0.82  # 1 - 5 % - 1.5 * 0.1 - 2 ms
-    assert not waits(turn)
+    assert not waits(pacing)
 
 
 def test_free_slots_are_filled_at_once():
-    assert not waits(busy_turn(Clock(), network=1.0, prepare=0.1, slots=2))
+    assert not waits(busy_pacing(Clock(), network=1.0, prepare=0.1, in_flight=2))
 
 
 def test_the_end_of_a_frame_wakes_the_preparing_thread():
-    turn = Turn()
-    turn.ready(0.0)
-    turn.began(1)
+    pacing = Pacing()
+    pacing.ready(0.0)
+    pacing.began(1)
     time.sleep(0.02)
-    turn.ended()
-    turn.ready(0.0)
-    turn.began(1)
+    pacing.ended()
+    pacing.ready(0.0)
+    pacing.began(1)
     woken = threading.Event()
-    threading.Thread(target=lambda: (turn.wait(), woken.set()), daemon=True).start()
-    turn.ended()
+    threading.Thread(target=lambda: (pacing.wait(), woken.set()), daemon=True).start()
+    pacing.ended()
     assert woken.wait(2)
 
 
 def test_overlapping_frames_are_not_counted_twice():
     clock = Clock()
-    turn = Turn(clock)
+    pacing = Pacing(clock)
     for _ in range(2):
-        turn.ready(0.0)
-        turn.began(2)
+        pacing.ready(0.0)
+        pacing.began(2)
     clock.now += 1.0
-    assert turn.ended() == 1.0
+    assert pacing.ended() == 1.0
     clock.now += 0.5
-    assert turn.ended() == 0.5
+    assert pacing.ended() == 0.5

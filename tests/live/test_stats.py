@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hasn_edge.live.frame import Frame, Quality, Shown
+from hasn_edge.live.frame import Frame, FrameQuality, UpscaledFrame
 from hasn_edge.live.stats import SOURCE, Stats
 from hasn_edge.live.summary import nothing_shown, rows
 from tests.support.live_rig import Clock, stamps
@@ -19,9 +19,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def shown(clock: Clock, *, age: float = 0.0, quality: Quality | None = None) -> Shown:
+def shown(clock: Clock, *, age: float = 0.0, quality: FrameQuality | None = None) -> UpscaledFrame:
     captured = clock.now - age
-    return Shown(
+    return UpscaledFrame(
         frame=Frame(index=0, pixels=np.zeros((16, 32, 3), np.uint8), time_s=None, captured=captured),
         upscaled=np.zeros((64, 128, 3), np.uint8),
         scale=4,
@@ -266,7 +266,7 @@ def test_overlay_and_table_name_the_figures(clock):
         with stats.busy("infer"):
             clock.now += 0.04
         stats.frame_captured(0.001)
-        stats.frame_shown(shown(clock, age=0.05, quality=Quality(hasn_db=30.5, bicubic_db=28.25)))
+        stats.frame_shown(shown(clock, age=0.05, quality=FrameQuality(hasn_db=30.5, bicubic_db=28.25)))
     text = "\n".join(stats.overlay())
     assert "fp16  32x16 to 128x64" in text
     assert "25.0 fps shown" in text

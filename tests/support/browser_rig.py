@@ -68,17 +68,17 @@ def waits(tab: Any, condition: str) -> None:
 
 
 def first_image(tab: Any) -> None:
-    waits(tab, "image.number >= 0")
+    waits(tab, "view.number >= 0")
 
 
 def paused(tab: Any) -> None:
     """Pause and wait for the lossless image."""
     tab.keyboard.press("Space")
-    waits(tab, "byId('badge').textContent === 'Paused, lossless' && !image.next")
+    waits(tab, "byId('badge').textContent === 'Paused, lossless' && !view.next")
 
 
 def painted(tab: Any) -> np.ndarray:
     """Return what is on the canvas, as ``(H, W, 3)``."""
     tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    file = base64.b64decode(tab.evaluate("image.canvas.toDataURL('image/png')").split(",")[1])
+    file = base64.b64decode(tab.evaluate("view.canvas.toDataURL('image/png')").split(",")[1])
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

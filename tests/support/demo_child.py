@@ -109,9 +109,9 @@ demo.Live = NotedLive
 demo.open_first = lambda engines, wanted, size, tell: ("fake", Holding())
 demo.open_source = open_source
 if STAGE == "meanwhile":  # the recording is finished while the figures are printed
-    lingering, report = live.lingering, demo_verb._report
-    demo_verb._report = lambda *args: (report(*args), lingering(30))
+    lingering_threads, report = live.lingering_threads, demo_verb._report
+    demo_verb._report = lambda *args: (report(*args), lingering_threads(30))
 if STAGE == "present":
-    stages.quality = lambda frame, upscaled, scale: hold("present", when=frame.index > 5)
+    stages.measure_quality = lambda frame, upscaled, scale: hold("present", when=frame.index > 5)
 sys.argv[1:2] = ["demo"]
 main()

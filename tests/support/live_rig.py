@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.errors import BuildError, OutputError, SourceError
-from hasn_edge.live.frame import Frame, Shown, Stamps
+from hasn_edge.live.frame import Frame, Stamps, UpscaledFrame
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource, Source
+from hasn_edge.live.sources.base import FrameSource, PatternSource
 from hasn_edge.live.views.base import View
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.spec import ModelSpec
@@ -38,7 +38,7 @@ def number_of(pixels: np.ndarray) -> int:
     return sum(1 << bit for bit, on in enumerate(bits) if on)
 
 
-class Script(Source):
+class Script(FrameSource):
     """A source that does what a list says: numbers of frames, seconds to wait, errors to raise."""
 
     name = "script"
@@ -136,7 +136,7 @@ class Watcher(View):
     """Keeps what it is shown and told."""
 
     def __init__(self, *, fail: str | None = None, stop_at: int | None = None) -> None:
-        self.shown: list[Shown] = []
+        self.shown: list[UpscaledFrame] = []
         self.messages: list[str | None] = []
         self.events: list[str] = []
         self._fail = fail
@@ -152,7 +152,7 @@ class Watcher(View):
         self._live = live
         self._event("start")
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: UpscaledFrame) -> None:
         self.shown.append(shown)
         if self._stop_at is not None and len(self.shown) == self._stop_at:
             self._live.stop()

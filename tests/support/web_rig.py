@@ -15,7 +15,7 @@ import numpy as np
 from websockets.sync.client import connect
 
 from hasn_edge.errors import InputError
-from hasn_edge.live.frame import Frame, Shown
+from hasn_edge.live.frame import Frame, UpscaledFrame
 from hasn_edge.live.stats import Stats
 from hasn_edge.live.web import messages as protocol
 from hasn_edge.live.web.view import WebView
@@ -24,7 +24,7 @@ from tests.support.live_rig import stamps
 PATIENCE_S = 20.0
 
 
-class Run:
+class FakeRun:
     """What a view may use of a live run."""
 
     scale = 4
@@ -34,7 +34,7 @@ class Run:
     def __init__(self) -> None:
         self.stats = Stats(source="test")
         self.selected: list[str] = []
-        self.seen: list[Shown] = []
+        self.seen: list[UpscaledFrame] = []
         self.stats.displayed = self.seen.append
 
     def select(self, name: str) -> None:
@@ -43,14 +43,14 @@ class Run:
         self.selected.append(name)
 
 
-def shown(index: int, *, size: tuple[int, int] = (24, 32), age_s: float = 0.0) -> Shown:
+def shown(index: int, *, size: tuple[int, int] = (24, 32), age_s: float = 0.0) -> UpscaledFrame:
     """Return a smooth frame whose brightness tells its number, and pixels that are not bicubic's."""
     y, x = np.mgrid[0 : size[0], 0 : size[1]]
     pixels = np.stack([(3 * x + index) % 200, (4 * y) % 250, np.full_like(x, index % 256)], -1).astype(
         np.uint8
     )
     now = time.monotonic() - age_s
-    return Shown(
+    return UpscaledFrame(
         frame=Frame(index=index, pixels=pixels, time_s=None, captured=now),
         upscaled=np.ascontiguousarray(pixels.repeat(4, 0).repeat(4, 1)),
         scale=4,
@@ -63,7 +63,7 @@ def shown(index: int, *, size: tuple[int, int] = (24, 32), age_s: float = 0.0) -
 def serving(run: Any = None, **settings: Any) -> Iterator[tuple[WebView, Any]]:
     """Serve on a free port until the end of the block."""
     view = WebView(port=0, **settings)
-    run = Run() if run is None else run
+    run = FakeRun() if run is None else run
     view.start(run)
     try:
         yield view, run

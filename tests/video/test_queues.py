@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from hasn_edge.video.queues import Closed, Lane, Mailbox
+from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly
 
 
-@pytest.fixture(params=[Mailbox, Lane])
+@pytest.fixture(params=[LatestOnly, BoundedQueue])
 def exchange(request):
     return request.param()
 
@@ -32,7 +32,7 @@ def in_thread(function) -> tuple[threading.Thread, list]:
 
 
 def test_mailbox_keeps_the_newest_and_counts_the_others():
-    box = Mailbox()
+    box = LatestOnly()
     assert all(box.put(i) for i in range(5))
     assert box.get() == 4
     assert box.dropped == 4
@@ -40,7 +40,7 @@ def test_mailbox_keeps_the_newest_and_counts_the_others():
 
 
 def test_lane_keeps_all_in_order():
-    lane = Lane(3)
+    lane = BoundedQueue(3)
     for i in range(3):
         lane.put(i)
     assert [lane.get() for _ in range(3)] == [0, 1, 2]
@@ -48,7 +48,7 @@ def test_lane_keeps_all_in_order():
 
 
 def test_lane_waits_while_it_is_full_and_loses_nothing():
-    lane = Lane(2)
+    lane = BoundedQueue(2)
     got = []
     giver, _ = in_thread(lambda: [lane.put(i) for i in range(200)] and lane.finish())
     assert len(lane) == 2
@@ -87,7 +87,7 @@ def test_a_waiting_taker_wakes_at_once(exchange, end):
 
 @pytest.mark.parametrize("end", ["close", "finish"])
 def test_a_waiting_giver_wakes_at_once(end):
-    lane = Lane(1)
+    lane = BoundedQueue(1)
     lane.put(0)
     thread, results = in_thread(lambda: lane.put(1))
     getattr(lane, end)()
@@ -101,4 +101,4 @@ def test_get_gives_up_after_its_time(exchange):
 
 def test_a_lane_holds_something():
     with pytest.raises(ValueError, match="at least 1"):
-        Lane(0)
+        BoundedQueue(0)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hasn_edge.errors import UnsupportedError
 
-Backend = Literal["FFMPEG", "V4L2", "GSTREAMER"]
+CaptureBackend = Literal["FFMPEG", "V4L2", "GSTREAMER"]
 """OpenCV's names of them: streams and files, Linux's cameras, a Jetson's CSI cameras."""
 
 _BUILT = {"FFMPEG": "FFMPEG:", "V4L2": "v4l/v4l2:", "GSTREAMER": "GStreamer:"}
@@ -17,7 +17,7 @@ _SAID = {
 }
 
 
-def has_backend(cv2: Any, backend: Backend) -> bool:
+def has_backend(cv2: Any, backend: CaptureBackend) -> bool:
     """Whether this OpenCV captures through a library, built in or as a plugin that can be loaded."""
     registry: Any = getattr(cv2, "videoio_registry", None)
     if hasattr(registry, "hasBackend"):  # since OpenCV 4.5; a plugin is not in the build information
@@ -25,7 +25,7 @@ def has_backend(cv2: Any, backend: Backend) -> bool:
     return built_with(cv2.getBuildInformation(), backend)
 
 
-def built_with(build_information: str, backend: Backend) -> bool:
+def built_with(build_information: str, backend: CaptureBackend) -> bool:
     """Whether ``cv2.getBuildInformation()`` says that a library is in."""
     lines = (line.split() for line in build_information.splitlines())
     return any(words[:2] == [_BUILT[backend], "YES"] for words in lines)

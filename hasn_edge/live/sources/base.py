@@ -15,13 +15,13 @@ import numpy as np
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.live.frame import Frame
 
-Self = TypeVar("Self", bound="Source")
+Self = TypeVar("Self", bound="FrameSource")
 
 DEFAULT_SIZE = (180, 320)
 """Height and width of the test pattern where no size is asked for."""
 
 
-class Source(ABC):
+class FrameSource(ABC):
     """Delivers frames one by one; :meth:`read` is one thread's business, :meth:`close` anybody's."""
 
     name: str
@@ -62,7 +62,7 @@ class Source(ABC):
         self.close()
 
 
-class PatternSource(Source):
+class PatternSource(FrameSource):
     """A moving test pattern that needs no camera: frame ``i`` has the same pixels every time.
 
     A zone plate over slowly changing colours and blocks like lettering scroll by; the frame's number is a row
@@ -120,14 +120,14 @@ class PatternSource(Source):
         self._closed.wait(max(0.0, self._start + self._next / self.fps - now))
 
 
-class Paced(Source):
+class Paced(FrameSource):
     """Plays a recording at its own speed, for people to look at; loses nothing.
 
     Args:
         source: What it plays; its frames count as captured when they are due.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: FrameSource) -> None:
         self._source = source
         source.report = lambda text: self.report(text)
         self.name, self.live, self.size, self.fps = source.name, source.live, source.size, source.fps

@@ -11,7 +11,7 @@ from typing import Any
 from hasn_edge.errors import SourceError
 from hasn_edge.live.frame import Frame
 from hasn_edge.live.sources.backends import require_backend
-from hasn_edge.live.sources.base import Source
+from hasn_edge.live.sources.base import FrameSource
 from hasn_edge.optional import require
 
 RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
@@ -25,7 +25,7 @@ _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _environment = threading.Lock()
 
 
-class CaptureSource(Source):
+class CaptureSource(FrameSource):
     """Whatever ``cv2.VideoCapture`` opened.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hasn_edge.errors import HasnEdgeError, InputError, SourceError
-from hasn_edge.live.sources.base import DEFAULT_SIZE, PatternSource, Source
+from hasn_edge.live.sources.base import DEFAULT_SIZE, FrameSource, PatternSource
 from hasn_edge.live.sources.cameras import camera_device, giving, open_camera, open_csi, possible_cameras
 from hasn_edge.live.sources.capture import CaptureSource, open_file, open_stream
 from hasn_edge.live.sources.remote import OPEN_S, STALL_S, Remote
@@ -31,7 +31,7 @@ def open_source(
     fps: float | None = None,
     open_s: float = OPEN_S,
     stall_s: float = STALL_S,
-) -> Source:
+) -> FrameSource:
     """Open a source by what a user calls it.
 
     Args:
@@ -83,7 +83,7 @@ def first_camera(
     fps: float | None = None,
     probe_s: float = PROBE_S,
     stall_s: float = STALL_S,
-) -> Source | None:
+) -> FrameSource | None:
     """Open the first device that gives images; ``None`` where there is no camera.
 
     Args:
@@ -100,7 +100,7 @@ def first_camera(
     for device in known:
         name, first = _camera(device, size, fps)
 
-        def opened(device: str = device, first: Callable[[], Source] = first) -> Source:
+        def opened(device: str = device, first: Callable[[], FrameSource] = first) -> FrameSource:
             try:
                 return first()
             except HasnEdgeError:

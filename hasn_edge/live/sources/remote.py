@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from hasn_edge.errors import HasnEdgeError, SourceError
 from hasn_edge.live.frame import Frame
-from hasn_edge.live.sources.base import Source
-from hasn_edge.video.queues import Closed, Exchange, Lane, Mailbox
+from hasn_edge.live.sources.base import FrameSource
+from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 
 OPEN_S = 10.0
 """How long opening may take."""
@@ -38,18 +38,18 @@ class _Connection:
     up ends once the library returns.
     """
 
-    def __init__(self, open_: Callable[[], Source]) -> None:
+    def __init__(self, open_: Callable[[], FrameSource]) -> None:
         self._open = open_
-        self._opened: Mailbox[Source | _End] = Mailbox()
-        self._source: Source | None = None
-        self._frames: Exchange[Frame] | None = None
+        self._opened: LatestOnly[FrameSource | _End] = LatestOnly()
+        self._source: FrameSource | None = None
+        self._frames: StageQueue[Frame] | None = None
         self._end = _End(None)
         self._given_up = False
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="hasn-edge connection", daemon=True)
         self._thread.start()
 
-    def opened(self, timeout: float) -> Source | None:
+    def opened(self, timeout: float) -> FrameSource | None:
         """Wait until it is open; ``None`` when the time is over.
 
         Raises:
@@ -96,7 +96,7 @@ class _Connection:
             return
         self._source = source
         with source:
-            frames: Exchange[Frame] = Mailbox() if source.live else Lane()
+            frames: StageQueue[Frame] = LatestOnly() if source.live else BoundedQueue()
             self._frames = frames
             if self._given_up or not self._opened.put(source):
                 return
@@ -110,7 +110,7 @@ class _Connection:
             frames.finish()  # a live source's last image stays: the end is no frame in its place
 
 
-class Remote(Source):
+class Remote(FrameSource):
     """A camera or stream that is reported when it is lost, opened again with back-off, and resumed.
 
     What cannot be opened the first time is an error: nobody would notice a wrong address otherwise. A
@@ -131,7 +131,7 @@ class Remote(Source):
 
     def __init__(
         self,
-        open_: Callable[[], Source],
+        open_: Callable[[], FrameSource],
         name: str,
         *,
         open_s: float = OPEN_S,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from hasn_edge.live.frame import Shown
+    from hasn_edge.live.frame import UpscaledFrame
     from hasn_edge.live.stats import Stats
 
 
-class Run(Protocol):
+class LiveRun(Protocol):
     """What a view may use of the run that it shows, from any thread."""
 
     stats: Stats
@@ -48,10 +48,10 @@ class View:
     """How often ``poll`` wants to be called, in seconds; ``None`` for never. For toolkits that insist on
     the main thread."""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: LiveRun) -> None:
         """Get ready; raises what keeps the view from working."""
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: UpscaledFrame) -> None:
         """Take a frame to show and return at once: keep it for a thread of the view's own, drop older ones.
 
         Nothing may block here, whatever the viewer does: the pipeline waits for it.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.live.frame import Shown
-from hasn_edge.live.views.base import Run, View
+from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.views.base import LiveRun, View
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,11 +22,11 @@ class TerminalView(View):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._run: Run | None = None
+        self._run: LiveRun | None = None
         self._drawing: Any = None
         self._message: str | None = None
 
-    def start(self, run: Run) -> None:
+    def start(self, run: LiveRun) -> None:
         """Begin to draw."""
         from rich.live import Live as Drawing
 
@@ -35,7 +35,7 @@ class TerminalView(View):
             self._drawing = Drawing(console=self._console, auto_refresh=False, transient=True)
             self._drawing.start()
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: UpscaledFrame) -> None:
         """Show nothing of the image."""
 
     def message(self, text: str | None) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.images.codec import write_image
-from hasn_edge.live.frame import Shown
+from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.views import window_draw as draw
-from hasn_edge.live.views.base import Run, View
+from hasn_edge.live.views.base import LiveRun, View
 from hasn_edge.live.views.window_check import check_windows
 
 TITLE = "hasn-edge"
@@ -65,12 +65,12 @@ class WindowView(View):
         check_windows()
         self._folder = Path() if folder is None else folder
         self._lock = threading.Lock()
-        self._newest: Shown | None = None
+        self._newest: UpscaledFrame | None = None
         self._message: str | None = None
-        self._run: Run | None = None
+        self._run: LiveRun | None = None
         self._open = False
         self._sized: tuple[int, int] | None = None
-        self._on_screen: Shown | None = None
+        self._on_screen: UpscaledFrame | None = None
         self._mode: draw.Mode = "compare"
         self._split = 0.5
         self._zoom = 1
@@ -81,7 +81,7 @@ class WindowView(View):
         self._stale = True
         self._drawn_at = 0.0
 
-    def start(self, run: Run) -> None:
+    def start(self, run: LiveRun) -> None:
         """Open the window."""
         cv2 = draw.cv2()
         self._run = run
@@ -92,7 +92,7 @@ class WindowView(View):
         self._open = True
         self._paint(None)
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: UpscaledFrame) -> None:
         """Keep the frame for the next poll."""
         with self._lock:
             self._newest = shown
@@ -130,7 +130,7 @@ class WindowView(View):
         cv2.destroyWindow(TITLE)
         cv2.waitKey(1)
 
-    def _paint(self, shown: Shown | None) -> None:
+    def _paint(self, shown: UpscaledFrame | None) -> None:
         self._stale, self._drawn_at = False, time.monotonic()
         draw.cv2().imshow(TITLE, self._image(shown))
         if shown is not None and shown.upscaled.shape[:2] != self._sized:
@@ -139,7 +139,7 @@ class WindowView(View):
             factor = min(1.0, LARGEST[0] / height, LARGEST[1] / width)
             draw.cv2().resizeWindow(TITLE, round(width * factor), round(height * factor))
 
-    def _image(self, shown: Shown | None) -> UInt8:
+    def _image(self, shown: UpscaledFrame | None) -> UInt8:
         """Return what to show, in OpenCV's order of colours."""
         if shown is None:
             bgr = np.full((360, 640, 3), 14, np.uint8)

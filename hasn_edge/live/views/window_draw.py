@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hasn_edge.images.arrays import UInt8
-from hasn_edge.live.frame import Shown
+from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.optional import require
 
 Mode = Literal["compare", "hasn", "bicubic"]
@@ -21,7 +21,7 @@ def cv2() -> Any:
     return require("cv2", extra="all", needed_for="The window view")
 
 
-def together(shown: Shown, mode: Mode, split: float) -> UInt8:
+def together(shown: UpscaledFrame, mode: Mode, split: float) -> UInt8:
     """Return what is compared, in full size.
 
     Args:
@@ -40,7 +40,7 @@ def together(shown: Shown, mode: Mode, split: float) -> UInt8:
     return pixels
 
 
-def column(shown: Shown, split: float) -> int:
+def column(shown: UpscaledFrame, split: float) -> int:
     """Return the first column right of the divider."""
     width: int = shown.upscaled.shape[1]
     return round(split * width)

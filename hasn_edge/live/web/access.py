@@ -26,7 +26,7 @@ HEADERS = {
 """Of every answer: nothing is kept, embedded, or told to other places."""
 
 
-class Gate:
+class AccessPolicy:
     """Decides about requests to a server on one address.
 
     A page elsewhere can make a browser send requests here, even by a name of its own that points here (DNS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 _STYLE = re.compile(r'<link rel="stylesheet" href="([a-z]+\.css)">')
-_SCRIPT = re.compile(r'<script src="([a-z]+\.js)"></script>')
+_SCRIPT = re.compile(r'<script src="([a-z_]+\.js)"></script>')
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hasn_edge.live.frame import Shown
+from hasn_edge.live.frame import UpscaledFrame
 
 LARGEST_REQUEST = 4096
 """Bytes; what is longer ends the connection."""
@@ -81,7 +81,7 @@ def note(kind: str, **content: Any) -> str:
 
 
 def image(
-    number: int, shown: Shown, kind: Literal["frame", "still"], media: str, files: list[bytes]
+    number: int, shown: UpscaledFrame, kind: Literal["frame", "still"], media: str, files: list[bytes]
 ) -> bytes:
     """Return a binary message: the network's image, and bicubic's if there is a second file.
 

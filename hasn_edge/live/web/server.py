@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.live.frame import Shown
-from hasn_edge.live.views.base import Run
+from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.views.base import LiveRun
 from hasn_edge.live.web import messages as protocol
-from hasn_edge.live.web.access import HEADERS, Gate, content_policy
+from hasn_edge.live.web.access import HEADERS, AccessPolicy, content_policy
 from hasn_edge.live.web.document import page
-from hasn_edge.live.web.images import ImageError, Images
+from hasn_edge.live.web.encoding import FrameEncoder, ImageError
 from hasn_edge.live.web.library import websockets
 from hasn_edge.live.web.viewer import Viewer
 
@@ -50,15 +50,15 @@ class Server:
         viewers: How many may watch at once.
     """
 
-    def __init__(self, run: Run, gate: Gate, *, viewers: int) -> None:
-        self.latest: tuple[int, Shown] | None = None
+    def __init__(self, run: LiveRun, gate: AccessPolicy, *, viewers: int) -> None:
+        self.latest: tuple[int, UpscaledFrame] | None = None
         self.viewers: set[Viewer] = set()
         self._run = run
         self._gate = gate
         self._most = viewers
         self._strangers: dict[Any, str] = {}
         self._executor = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="hasn-edge web encoder")
-        self.images = Images(self._executor)
+        self.images = FrameEncoder(self._executor)
         self._history: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY)
         self._message: str | None = None
         self._drawn = -1
@@ -117,7 +117,7 @@ class Server:
         """Let everybody go."""
         self._ended.set()
 
-    def publish(self, shown: Shown) -> None:
+    def publish(self, shown: UpscaledFrame) -> None:
         """Take the newest frame."""
         self.latest = (0 if self.latest is None else self.latest[0] + 1, shown)
         for viewer in self.viewers:
@@ -128,11 +128,11 @@ class Server:
         self._message = text
         self._broadcast("message", text=text)
 
-    def age(self, shown: Shown) -> float:
+    def age(self, shown: UpscaledFrame) -> float:
         """Return the latency of a frame that is on a screen now, in seconds."""
         return self._run.stats.age(shown)
 
-    def drawn(self, number: int, shown: Shown) -> None:
+    def drawn(self, number: int, shown: UpscaledFrame) -> None:
         """Count the moment when a frame came on the first of all screens."""
         if number > self._drawn:
             self._drawn = number

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.errors import InputError
-from hasn_edge.live.frame import Shown
-from hasn_edge.live.views.base import Run, View
+from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.views.base import LiveRun, View
 from hasn_edge.live.views.window_check import has_display
-from hasn_edge.live.web.access import Gate
+from hasn_edge.live.web.access import AccessPolicy
 from hasn_edge.live.web.library import websockets
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class WebView(View):
         viewers: int = VIEWERS,
     ) -> None:
         websockets("asyncio.server")
-        self.gate = Gate(host, token)
+        self.gate = AccessPolicy(host, token)
         self.addresses: list[str] = []
         """What to open in a browser, once it is started."""
         self._host, self._port = host, port
@@ -67,7 +67,7 @@ class WebView(View):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._newest: Shown | None = None
+        self._newest: UpscaledFrame | None = None
         self._due = False
         self._lock = threading.Lock()
 
@@ -92,7 +92,7 @@ class WebView(View):
         if listener is not None:
             listener.close()
 
-    def start(self, run: Run) -> None:
+    def start(self, run: LiveRun) -> None:
         """Begin to serve, and say where.
 
         Raises:
@@ -119,7 +119,7 @@ class WebView(View):
         if self._tell is not None:
             self._tell(f"watch at {' or '.join(self.addresses)}{self._hint(port)}")
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: UpscaledFrame) -> None:
         """Put the frame where the server finds it; raises what ended the server."""
         if self._failure is not None:
             raise RuntimeError("the web server ended") from self._failure

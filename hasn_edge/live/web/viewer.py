@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import msgspec
 
 from hasn_edge.errors import InputError
-from hasn_edge.live.frame import Shown
+from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.series import Series, milliseconds
 from hasn_edge.live.web import messages as protocol
-from hasn_edge.live.web.images import MEDIA, Images
+from hasn_edge.live.web.encoding import MEDIA, FrameEncoder
 from hasn_edge.live.web.library import websockets
 
 UNDER_WAY = 2
@@ -21,17 +21,17 @@ UNDER_WAY = 2
 here and the eyes, no more than these can be late."""
 
 
-class Room(Protocol):
+class ViewerHost(Protocol):
     """What viewers share; all of it belongs to the event loop's thread."""
 
-    images: Images
-    latest: tuple[int, Shown] | None
+    images: FrameEncoder
+    latest: tuple[int, UpscaledFrame] | None
     """The newest frame with its number."""
 
-    def age(self, shown: Shown) -> float:
+    def age(self, shown: UpscaledFrame) -> float:
         """Return the latency of a frame that is on the screen now, in seconds."""
 
-    def drawn(self, number: int, shown: Shown) -> None:
+    def drawn(self, number: int, shown: UpscaledFrame) -> None:
         """Hear that a frame came on a screen as soon as it could."""
 
     def select(self, engine: str) -> None:
@@ -46,16 +46,16 @@ class Viewer:
         room: What it shares with the others.
     """
 
-    def __init__(self, connection: Any, room: Room) -> None:
+    def __init__(self, connection: Any, room: ViewerHost) -> None:
         self._connection = connection
         self._room = room
         self._wake = asyncio.Event()
         self._notes: dict[str, str] = {}
         self._want = protocol.Want(watch=False)
         self._sent = self._before = -1
-        self._under_way: dict[int, Shown] = {}
-        self._on_screen: tuple[int, Shown] | None = None
-        self._still: tuple[int, Shown] | None = None
+        self._under_way: dict[int, UpscaledFrame] = {}
+        self._on_screen: tuple[int, UpscaledFrame] | None = None
+        self._still: tuple[int, UpscaledFrame] | None = None
         self._latency = Series(time.monotonic)
 
     def note(self, kind: str, text: str) -> None:

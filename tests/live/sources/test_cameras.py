@@ -13,7 +13,7 @@ import pytest
 
 from hasn_edge.errors import InputError, SourceError, UnsupportedError
 from hasn_edge.live.demo import _source
-from hasn_edge.live.pipeline import lingering
+from hasn_edge.live.pipeline import lingering_threads
 from hasn_edge.live.sources import cameras
 from hasn_edge.live.sources import open as sources
 from hasn_edge.live.sources.backends import built_with, has_backend
@@ -117,7 +117,7 @@ def test_a_camera_that_hangs_is_passed_over_in_time(fake_opencv, tmp_path):
     with first_camera(probe_s=0.2) as source:
         assert source.name == str(tmp_path / "video2")
     fake_opencv.release.set()
-    assert lingering(5) == ()
+    assert lingering_threads(5) == ()
     assert fake_opencv.opened[0].released
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hasn_edge.errors import SourceError
-from hasn_edge.live.pipeline import lingering
+from hasn_edge.live.pipeline import lingering_threads
 from hasn_edge.live.sources.remote import HANGING, Remote
 from tests.support.live_rig import SIZE, Script, lost, sequence
 
@@ -16,7 +16,7 @@ from tests.support.live_rig import SIZE, Script, lost, sequence
 def test_what_cannot_be_opened_is_an_error_at_once():
     with pytest.raises(SourceError, match="unplugged"):
         Remote(sequence(lost()), "camera")
-    assert lingering(1) == ()
+    assert lingering_threads(1) == ()
 
 
 def test_what_does_not_answer_is_an_error_after_its_time():
@@ -181,6 +181,6 @@ def test_a_connection_that_is_given_up_is_closed_and_ends_when_it_can():
     source = Remote(sequence(hung), "camera", stall_s=0.05)
     source.close()
     assert hung.closed
-    assert "hasn-edge connection" in lingering(0)
+    assert "hasn-edge connection" in lingering_threads(0)
     release.set()
-    assert lingering(2) == ()
+    assert lingering_threads(2) == ()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hasn_edge.errors import SourceError, StageError
-from hasn_edge.live.pipeline import Live, lingering
+from hasn_edge.live.pipeline import Live, lingering_threads
 from hasn_edge.live.sources.open import open_source
 from tests.support.ffmpeg_server import FFMPEG, FfmpegServer
 from tests.support.live_rig import Session, Watcher, number_of
@@ -34,7 +34,7 @@ def serve():
     yield start
     for server in servers:
         server.close()
-    assert lingering(4) == ()
+    assert lingering_threads(4) == ()
 
 
 @SERVERS

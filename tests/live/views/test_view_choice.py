@@ -6,7 +6,7 @@ import pytest
 
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.live import demo
-from hasn_edge.live.demo import Request
+from hasn_edge.live.demo import DemoOptions
 
 
 def views(monkeypatch, **working: bool) -> tuple[list, list[str]]:
@@ -22,7 +22,7 @@ def views(monkeypatch, **working: bool) -> tuple[list, list[str]]:
 
     monkeypatch.setattr(demo, "_OPEN", {name: opener(name) for name in working})
     told: list[str] = []
-    return demo._views(Request(model="m", host="h", port=1), told.append), told
+    return demo._views(DemoOptions(model="m", host="h", port=1), told.append), told
 
 
 def test_the_view_is_a_window_else_the_browser_else_none(monkeypatch):
@@ -46,4 +46,4 @@ def test_a_view_that_was_asked_for_must_work(monkeypatch):
         demo, "_OPEN", {"web": lambda request, tell: (_ for _ in ()).throw(UnsupportedError("no"))}
     )
     with pytest.raises(UnsupportedError):
-        demo._views(Request(model="m", view="web"), print)
+        demo._views(DemoOptions(model="m", view="web"), print)

@@ -22,7 +22,7 @@ from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.views import window, window_check, window_draw
 from hasn_edge.live.views.window import WindowView
 from tests.support.live_rig import Session
-from tests.support.web_rig import Run, shown
+from tests.support.web_rig import FakeRun, shown
 
 GUI_CV2 = Path(sys.prefix, "opencv-gui")
 """Where .ci/run puts an OpenCV with windows, beside the one without that is installed."""
@@ -86,7 +86,7 @@ class FakeOpenCV:
         return -1
 
 
-class Steered(Run):
+class Steered(FakeRun):
     def __init__(self) -> None:
         super().__init__()
         self.stops = 0

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from hasn_edge.errors import InputError
 from hasn_edge.live.web import view as web
-from hasn_edge.live.web.access import Gate
+from hasn_edge.live.web.access import AccessPolicy
 from hasn_edge.live.web.document import page
 from tests.support.web_rig import Client, get, port, serving
 
@@ -123,7 +123,9 @@ def test_other_machines_need_a_token_that_is_made_up_and_printed():
             viewer.greeted()
         with Client(view) as viewer, pytest.raises(ConnectionClosed):
             viewer.greeted()
-    assert Gate("0.0.0.0", None).addresses(1) != Gate("0.0.0.0", None).addresses(1), "made up anew"
+    assert AccessPolicy("0.0.0.0", None).addresses(1) != AccessPolicy("0.0.0.0", None).addresses(1), (
+        "made up anew"
+    )
 
 
 @pytest.mark.parametrize("display", [True, False])
@@ -142,27 +144,29 @@ def test_tokens_are_compared_in_constant_time(monkeypatch):
     compared = []
     real = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
-    gate = Gate("127.0.0.1", "käse und brot")
+    gate = AccessPolicy("127.0.0.1", "käse und brot")
     assert gate.knows_token("käse und brot")
     assert not gate.knows_token("käse und brie")
     assert len(compared) == 2
 
 
 def test_which_addresses_need_a_token():
-    assert not any(Gate(host, None).needs_token for host in ("127.0.0.1", "localhost", "::1", "127.3.2.1"))
-    assert all(Gate(host, None).needs_token for host in ("0.0.0.0", "::", "192.168.1.2", "board.lan"))
-    assert Gate("127.0.0.1", "longenough").needs_token
+    assert not any(
+        AccessPolicy(host, None).needs_token for host in ("127.0.0.1", "localhost", "::1", "127.3.2.1")
+    )
+    assert all(AccessPolicy(host, None).needs_token for host in ("0.0.0.0", "::", "192.168.1.2", "board.lan"))
+    assert AccessPolicy("127.0.0.1", "longenough").needs_token
     with pytest.raises(InputError, match="expected at least 8"):
-        Gate("0.0.0.0", "short")
+        AccessPolicy("0.0.0.0", "short")
 
 
 def test_names_that_a_machine_in_a_network_answers_to():
-    gate = Gate("0.0.0.0", None)
+    gate = AccessPolicy("0.0.0.0", None)
     name = socket.gethostname().lower()
     for host in ("192.168.1.5:8765", "[fe80::1]:8765", "localhost", name, f"{name.split('.')[0]}.local:1"):
         assert gate.refused_host([host]) is None, host
     assert "name it with --host" in gate.refused_host(["rebound.example:8765"])
-    assert Gate("board.lan", None).refused_host(["board.lan:8765"]) is None
+    assert AccessPolicy("board.lan", None).refused_host(["board.lan:8765"]) is None
     assert gate.refused_host([]) is not None
     assert gate.refused_host(["localhost", "localhost"]) is not None
-    assert Gate("::1", None).addresses(80) == ["http://[::1]:80/"]
+    assert AccessPolicy("::1", None).addresses(80) == ["http://[::1]:80/"]

@@ -53,13 +53,13 @@ def test_zoom_is_the_same_for_both_halves(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
         paused(tab)
-        index = tab.evaluate("image.shown.header.index")
+        index = tab.evaluate("view.shown.header.index")
         one = next(shown for shown in watcher.shown if shown.frame.index == index)
         for mode, pixels in (("hasn", one.upscaled), ("bicubic", one.frame.bicubic(4))):
-            tab.evaluate(f"image.show('{mode}'); image.fit(); image.zoomBy(8 / image.perPixel())")
-            assert tab.evaluate("image.perPixel()") == pytest.approx(8)
+            tab.evaluate(f"view.show('{mode}'); view.fit(); view.zoomBy(8 / view.perPixel())")
+            assert tab.evaluate("view.perPixel()") == pytest.approx(8)
             canvas = painted(tab)
-            place = tab.evaluate("image.place()")
+            place = tab.evaluate("view.place()")
             # The middles of the enlarged pixels hold the pixels of the frame, exactly.
             rows = np.arange(canvas.shape[0])
             sources = (rows + 0.5 - round(place["top"])) / 8
@@ -71,12 +71,12 @@ def test_zoom_is_the_same_for_both_halves(chromium):
                 np.ix_(sources[inner].astype(int), ((columns + 0.5 - round(place["left"])) / 8).astype(int))
             ]
             np.testing.assert_array_equal(canvas[np.ix_(inner, columns)], expected)
-        zoom = tab.evaluate("image.zoom")
+        zoom = tab.evaluate("view.zoom")
         tab.mouse.move(300, 300)
         tab.mouse.wheel(0, 200)
-        waits(tab, f"image.zoom < {zoom}")
+        waits(tab, f"view.zoom < {zoom}")
         tab.keyboard.press("0")
-        assert tab.evaluate("image.zoom") == 1
+        assert tab.evaluate("view.zoom") == 1
 
 
 def test_a_snapshot_is_what_the_network_computed(chromium, tmp_path):
@@ -101,11 +101,11 @@ def test_pausing_is_one_viewers_own(chromium):
         first_image(tab)
         tab.get_by_label("Pause").click()
         waits(tab, "byId('badge').textContent === 'Paused, lossless'")
-        number, many = tab.evaluate("image.number"), len(watcher.shown)
+        number, many = tab.evaluate("view.number"), len(watcher.shown)
         until(lambda: len(watcher.shown) > many + 5)
-        assert tab.evaluate("image.number") == number
+        assert tab.evaluate("view.number") == number
         tab.get_by_label("Go on").click()
-        waits(tab, f"image.number > {number}")
+        waits(tab, f"view.number > {number}")
 
 
 def test_a_second_viewer_joins_and_vanishes(chromium):
@@ -118,8 +118,8 @@ def test_a_second_viewer_joins_and_vanishes(chromium):
             first_image(other)
             waits(tab, f"{viewers} === '2'")
         waits(tab, f"{viewers} === '1'")
-        number = tab.evaluate("image.number")
-        waits(tab, f"image.number > {number} + 2")
+        number = tab.evaluate("view.number")
+        waits(tab, f"view.number > {number} + 2")
 
 
 def test_the_token_leaves_the_address_and_lasts_as_long_as_the_tab(chromium):
@@ -162,7 +162,7 @@ def test_it_works_on_a_phone(chromium):
         for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 60), ("touchEnd", None)):
             points = [] if apart is None else [{"x": x - apart, "y": y}, {"x": x + apart, "y": y}]
             session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-        waits(tab, "image.zoom > 2.5")
+        waits(tab, "view.zoom > 2.5")
 
 
 def test_a_hidden_tab_is_sent_nothing(chromium):
@@ -179,5 +179,5 @@ def test_a_hidden_tab_is_sent_nothing(chromium):
         until(lambda: len(watcher.shown) > many + 5)
         assert view.server.images.encoded <= encoded + 2, "what was under way"
         tab.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
-        number = tab.evaluate("image.number")
-        waits(tab, f"image.number > {number}")
+        number = tab.evaluate("view.number")
+        waits(tab, f"view.number > {number}")

@@ -12,13 +12,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from hasn_edge.errors import InputError, MissingDependencyError
-from hasn_edge.live.web import images as web_images
+from hasn_edge.live.web import encoding as web_encoding
 from hasn_edge.live.web import messages as web_protocol
 from hasn_edge.live.web import server as web_server
 from hasn_edge.live.web import view as web
 from hasn_edge.live.web.view import WebView
 from hasn_edge.live.web.viewer import Viewer
-from tests.support.web_rig import Client, Deaf, Run, port, serving, shown, until
+from tests.support.web_rig import Client, Deaf, FakeRun, port, serving, shown, until
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_a_port_in_use_is_named_with_its_cure():
         serving() as (view, _),
         pytest.raises(InputError, match=rf"port {port(view)} is in use; .* --port 0"),
     ):
-        WebView(port=port(view)).start(Run())
+        WebView(port=port(view)).start(FakeRun())
     with pytest.raises(InputError, match="give an address of this machine to --host"):
-        WebView(host="192.0.2.7", port=0).start(Run())
+        WebView(host="192.0.2.7", port=0).start(FakeRun())
 
 
 def test_a_missing_library_is_named(monkeypatch):
@@ -108,7 +108,7 @@ def test_what_breaks_in_the_server_ends_the_run(monkeypatch):
     def broken(*_):
         raise ValueError("no such colour")
 
-    monkeypatch.setattr(web_images, "encode", broken)
+    monkeypatch.setattr(web_encoding, "encode", broken)
     with serving() as (view, _), Client(view) as viewer:
         viewer.watch()
         view.show(shown(0))

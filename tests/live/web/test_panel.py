@@ -19,8 +19,8 @@ def test_the_image_moves_and_the_numbers_change(chromium):
         first_image(tab)
         assert tab.title() == "pattern · hasn-edge live"
         before = painted(tab)
-        number = tab.evaluate("image.number")  # not before: frames come while it is painted
-        waits(tab, f"image.number > {number} + 2")
+        number = tab.evaluate("view.number")  # not before: frames come while it is painted
+        waits(tab, f"view.number > {number} + 2")
         assert np.abs(painted(tab).astype(int) - before).mean() > 0.5
         waits(tab, "parseFloat(byId('fps').textContent) > 0")
         waits(tab, "parseFloat(byId('latency').textContent) > 0")
@@ -94,7 +94,7 @@ def test_the_selector_changes_the_engine(chromium):
         assert tab.locator("#engine option").all_inner_texts() == ["second int8", "first fp32"]
         assert tab.locator("#engine").input_value() == "first fp32"
         tab.locator("#engine").select_option("second int8")
-        waits(tab, "image.shown.header.engine === 'second int8'")
+        waits(tab, "view.shown.header.engine === 'second int8'")
         assert live.engine == "second int8"
         live.select("first fp32")  # somebody else did
         waits(tab, "engine.value === 'first fp32'")
@@ -113,7 +113,7 @@ def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
         tab.locator("#engine").select_option("slow.onnx")
         waits(tab, "byId('status').textContent === 'Opening engine'")
         waits(tab, "document.body.dataset.state === 'opening'")
-        assert tab.evaluate("image.shown.header.engine") == "first fp32"
+        assert tab.evaluate("view.shown.header.engine") == "first fp32"
         going.set()
         waits(tab, "byId('banner').textContent === 'slow.onnx computes now'")
         waits(tab, "byId('status').textContent === 'Live'")

@@ -17,7 +17,7 @@ from hasn_edge.live.stats import Stats
 from hasn_edge.live.web.view import WebView
 from tests.support.live_rig import Session
 from tests.support.live_rig import threads as pipeline_threads
-from tests.support.web_rig import Client, Deaf, Run, port, serving, shown, until
+from tests.support.web_rig import Client, Deaf, FakeRun, port, serving, shown, until
 
 
 def decoded(file: bytes) -> np.ndarray:
@@ -146,7 +146,7 @@ def test_a_frame_is_displayed_once_however_many_draw_it():
 
 def test_a_slow_viewer_s_rate_is_what_it_draws_not_what_is_shown():
     """Fifteen frames are handed over; the browser has drawn one in five, which is what its screen shows."""
-    run = Run()
+    run = FakeRun()
     run.stats = Stats(source="test")
     with serving(run) as (view, _), Client(view) as viewer:
         viewer.watch()

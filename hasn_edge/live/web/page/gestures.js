@@ -1,10 +1,10 @@
 "use strict";
-// Mouse, fingers and keys on the picture.
+// Mouse, fingers and keys on the image.
 
 const STEP = 0.02;
 
-/** Drag to move the divider, or the picture once it is enlarged; wheel and two fingers zoom. */
-function watchPointers(stage, divider, picture) {
+/** Drag to move the divider, or the image once it is enlarged; wheel and two fingers zoom. */
+function watchPointers(stage, divider, view) {
   const fingers = new Map();
   let what = null; // "split" or "pan", of one finger
 
@@ -21,10 +21,10 @@ function watchPointers(stage, divider, picture) {
     const onDivider = divider.contains(event.target);
     fingers.set(event.pointerId, at(event));
     stage.setPointerCapture(event.pointerId);
-    what = onDivider || picture.zoom <= 1.01 ? "split" : "pan";
+    what = onDivider || view.zoom <= 1.01 ? "split" : "pan";
     // Touching means pointing at a place only for the divider itself or a mouse: a finger may want to scroll.
-    if (what === "split" && event.pointerType === "mouse" && !onDivider && picture.mode === "compare") {
-      picture.moveSplit(at(event)[0] / stage.clientWidth);
+    if (what === "split" && event.pointerType === "mouse" && !onDivider && view.mode === "compare") {
+      view.moveSplit(at(event)[0] / stage.clientWidth);
     }
     stage.classList.toggle("moving", what === "pan");
     stage.classList.toggle("moving-divider", what === "split");
@@ -36,14 +36,14 @@ function watchPointers(stage, divider, picture) {
       const old = spread();
       fingers.set(event.pointerId, at(event));
       const now = spread();
-      picture.zoomBy(now.distance / Math.max(1, old.distance), now.middle);
-      picture.pan(now.middle[0] - old.middle[0], now.middle[1] - old.middle[1]);
+      view.zoomBy(now.distance / Math.max(1, old.distance), now.middle);
+      view.pan(now.middle[0] - old.middle[0], now.middle[1] - old.middle[1]);
       return;
     }
     const now = at(event);
     fingers.set(event.pointerId, now);
-    if (what === "split" && picture.mode === "compare") picture.moveSplit(now[0] / stage.clientWidth);
-    else if (what === "pan") picture.pan(now[0] - before[0], now[1] - before[1]);
+    if (what === "split" && view.mode === "compare") view.moveSplit(now[0] / stage.clientWidth);
+    else if (what === "pan") view.pan(now[0] - before[0], now[1] - before[1]);
   };
   const end = (event) => {
     fingers.delete(event.pointerId);
@@ -58,29 +58,29 @@ function watchPointers(stage, divider, picture) {
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
     const lines = event.deltaMode === 1 ? 30 : 1;
-    picture.zoomBy(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0018)), at(event));
+    view.zoomBy(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0018)), at(event));
   }, { passive: false });
   stage.addEventListener("dblclick", (event) => {
-    if (divider.contains(event.target)) picture.moveSplit(0.5);
-    else if (picture.zoom > 1.01) picture.fit();
-    else picture.zoomBy(Math.max(2, 2 * picture.exactZoom()), at(event));
+    if (divider.contains(event.target)) view.moveSplit(0.5);
+    else if (view.zoom > 1.01) view.fit();
+    else view.zoomBy(Math.max(2, 2 * view.exactZoom()), at(event));
   });
 }
 
 /** Keys for everything; not while somebody writes or chooses, nor together with Ctrl, Alt or the command key. */
-function watchKeys(picture, actions) {
+function watchKeys(view, actions) {
   const keys = {
-    ArrowLeft: () => picture.moveSplit(picture.split - STEP),
-    ArrowRight: () => picture.moveSplit(picture.split + STEP),
-    Home: () => picture.moveSplit(0),
-    End: () => picture.moveSplit(1),
-    b: () => picture.show(picture.mode === "hasn" ? "bicubic" : "hasn"),
-    c: () => picture.show("compare"),
-    "+": () => picture.zoomBy(1.25),
-    "=": () => picture.zoomBy(1.25),
-    "-": () => picture.zoomBy(0.8),
-    0: () => picture.fit(),
-    1: () => picture.exact(),
+    ArrowLeft: () => view.moveSplit(view.split - STEP),
+    ArrowRight: () => view.moveSplit(view.split + STEP),
+    Home: () => view.moveSplit(0),
+    End: () => view.moveSplit(1),
+    b: () => view.show(view.mode === "hasn" ? "bicubic" : "hasn"),
+    c: () => view.show("compare"),
+    "+": () => view.zoomBy(1.25),
+    "=": () => view.zoomBy(1.25),
+    "-": () => view.zoomBy(0.8),
+    0: () => view.fit(),
+    1: () => view.exact(),
     " ": actions.pause,
     s: actions.snapshot,
     f: actions.full,

@@ -17,7 +17,7 @@ function rememberedToken() {
   }
 }
 
-/** Calls `on.text(message)`, `on.picture(header, blobs)`, `on.open()` and `on.lost(text, code)`. */
+/** Calls `on.text(message)`, `on.frame(header, blobs)`, `on.open()` and `on.lost(text, code)`. */
 class Link {
   constructor(on) {
     this.on = on;
@@ -64,7 +64,7 @@ class Link {
       start += size;
       return blob;
     });
-    this.on.picture(header, blobs);
+    this.on.frame(header, blobs);
   }
 
   closed(code, reason) {

@@ -7,8 +7,8 @@ const panel = new Panel();
 const QUIET = /^opening | computes now$| computed in tiles$/;
 let paused = false, wanted = null, message = null, still = null, scale = 4, chosen = null, toastTimer = 0;
 
-const link = new Link({ text: heard, picture: received, lost });
-const picture = new Picture(stage, byId("picture"), {
+const link = new Link({ text: heard, frame: received, lost });
+const view = new FrameView(stage, byId("image"), {
   onDrawn: (frame) => link.send("drawn", { frame }),
   onChange: arranged,
 });
@@ -26,7 +26,7 @@ function hello(data) {
   scale = data.scale;
   wanted = null;
   still = null;
-  picture.forget();
+  view.forget();
   panel.begin(data.history);
   byId("source").textContent = data.source;
   document.title = `${data.source} · hasn-edge live`;
@@ -34,7 +34,7 @@ function hello(data) {
   engine.disabled = data.engines.length < 2;
   if (paused) pause();
   state("live", "Live");
-  byId("waiting").textContent = "Waiting for the first picture";
+  byId("waiting").textContent = "Waiting for the first image";
   tellWanted();
 }
 
@@ -71,7 +71,7 @@ function condition() {
 function lost(text, code) {
   state(code === WRONG_TOKEN ? "refused" : "lost", code === WRONG_TOKEN ? "Not let in" : "Not connected");
   byId("waiting").textContent = text;
-  banner(picture.shown ? text : null);
+  banner(view.shown ? text : null);
   if (code === WRONG_TOKEN) {
     if (link.token) toast(text);
     byId("token").value = "";
@@ -92,43 +92,43 @@ async function received(header, blobs) {
     return;
   }
   if (paused || document.hidden) images.forEach((image) => image.close());
-  else picture.offer(header, images);
+  else view.offer(header, images);
 }
 
-/** Tell the server which pictures are of use here. */
+/** Tell the server which images are of use here. */
 function tellWanted() {
-  const want = { watch: !paused && !document.hidden, compare: picture.part > 0, quality: quality.value };
+  const want = { watch: !paused && !document.hidden, compare: view.part > 0, quality: quality.value };
   const text = JSON.stringify(want);
   if (text === wanted) return;
   wanted = text;
-  if (!want.watch) picture.hold();
+  if (!want.watch) view.hold();
   link.send("want", want);
 }
 
-/** Arrange what lies over the picture. */
+/** Arrange what lies over the image. */
 function arranged() {
-  const { shown, part } = picture, width = stage.clientWidth;
+  const { shown, part } = view, width = stage.clientWidth;
   byId("waiting").hidden = Boolean(shown);
-  divider.hidden = !shown || picture.mode !== "compare";
-  divider.style.left = `${100 * picture.split}%`;
-  divider.ariaValueNow = String(Math.round(100 * picture.split));
+  divider.hidden = !shown || view.mode !== "compare";
+  divider.style.left = `${100 * view.split}%`;
+  divider.ariaValueNow = String(Math.round(100 * view.split));
   divider.ariaValueText = `${divider.ariaValueNow} % bicubic`;
-  stage.classList.toggle("zoomed", picture.zoom > 1.01);
+  stage.classList.toggle("zoomed", view.zoom > 1.01);
   const { hasn = "", bicubic = "" } = divider.dataset;
   label("left", `Bicubic ${bicubic}`, shown && part * width > 110);
   label("right", `HASN ×${scale} ${hasn}`, shown && (1 - part) * width > 110);
-  const level = picture.perPixel();
+  const level = view.perPixel();
   byId("zoom").textContent = shown ? `${level >= 0.995 ? Math.round(100 * level) : (100 * level).toFixed(0)} %` : "fit";
   document.querySelectorAll("[data-mode]").forEach((button) => {
-    button.ariaChecked = String(button.dataset.mode === picture.mode);
-    button.tabIndex = button.dataset.mode === picture.mode ? 0 : -1;
+    button.ariaChecked = String(button.dataset.mode === view.mode);
+    button.tabIndex = button.dataset.mode === view.mode ? 0 : -1;
   });
   tellWanted();
 }
 
 function label(id, text, visible) {
   const element = byId(id);
-  element.hidden = !picture.shown;
+  element.hidden = !view.shown;
   if (element.textContent !== text) element.textContent = text;
   element.classList.toggle("gone", !visible);
 }
@@ -156,13 +156,13 @@ function toast(text) {
   toastTimer = setTimeout(() => byId("toast").classList.remove("up"), 3200);
 }
 
-/** Ask for the lossless pictures of the frame that is shown; `use(header, images)` closes them or keeps them. */
+/** Ask for the lossless images of the frame that is shown; `use(header, images)` closes them or keeps them. */
 function freeze(use) {
-  if (still || picture.number < 0) return;
+  if (still || view.number < 0) return;
   const asked = { take: async (header, images) => { if (still === asked) still = null; await use(header, images); } };
   still = asked;
   setTimeout(() => { if (still === asked) still = null; }, 10000);
-  link.send("still", { frame: picture.number });
+  link.send("still", { frame: view.number });
 }
 
 function pause() {
@@ -176,18 +176,18 @@ function pause() {
   tellWanted();
   if (paused) {
     freeze((header, images) => {
-      if (!paused || header.frame !== picture.number) return images.forEach((image) => image.close());
+      if (!paused || header.frame !== view.number) return images.forEach((image) => image.close());
       byId("badge").textContent = "Paused, lossless";
-      return picture.offer(header, images);
+      return view.offer(header, images);
     });
   }
 }
 
 function snapshot() {
-  if (picture.number < 0) return toast("There is no picture yet");
-  const { mode } = picture;
+  if (view.number < 0) return toast("There is no image yet");
+  const { mode } = view;
   return freeze(async (header, images) => {
-    const blob = await picture.saved(images);
+    const blob = await view.saved(images);
     images.forEach((image) => image.close());
     const anchor = document.createElement("a");
     anchor.href = URL.createObjectURL(blob);
@@ -206,15 +206,15 @@ function full() {
 const actions = {
   pause, snapshot, full,
   help: () => byId("help").showModal(),
-  in: () => picture.zoomBy(1.5),
-  out: () => picture.zoomBy(1 / 1.5),
-  fit: () => picture.zoom > 1.01 ? picture.fit() : picture.exact(),
+  in: () => view.zoomBy(1.5),
+  out: () => view.zoomBy(1 / 1.5),
+  fit: () => view.zoom > 1.01 ? view.fit() : view.exact(),
 };
 document.querySelectorAll("[data-do]").forEach((button) => button.addEventListener("click", () => actions[button.dataset.do]()));
 const modes = [...document.querySelectorAll("[data-mode]")];
 modes.forEach((button, index) => {
   button.addEventListener("click", (event) => {
-    picture.show(button.dataset.mode);
+    view.show(button.dataset.mode);
     if (event.detail) button.blur(); // clicked: the arrows move the divider, not this choice
   });
   button.addEventListener("keydown", (event) => {
@@ -224,7 +224,7 @@ modes.forEach((button, index) => {
     event.stopPropagation();
     const next = modes[(index + step + modes.length) % modes.length];
     next.focus();
-    picture.show(next.dataset.mode);
+    view.show(next.dataset.mode);
   });
 });
 document.querySelector('[data-do="full"]').hidden = !document.fullscreenEnabled;
@@ -235,6 +235,6 @@ engine.addEventListener("change", () => {
 quality.addEventListener("change", tellWanted);
 document.addEventListener("visibilitychange", tellWanted);
 byId("ask").addEventListener("close", () => link.useToken(byId("token").value));
-watchPointers(stage, divider, picture);
-watchKeys(picture, actions);
+watchPointers(stage, divider, view);
+watchKeys(view, actions);
 link.open();

@@ -6,7 +6,7 @@ const STAGES = {
   wait: ["Waiting", "--faint", "for the network and the stage behind it; with the stages below it makes the latency"],
   prepare: ["Prepare", "--calm", "fitting the frame to the network's input"],
   infer: ["Network", "--hasn", "with copies to and from the device"],
-  present: ["Present", "--other", "making the picture and handing it to views"],
+  present: ["Present", "--other", "making the image and handing it to views"],
   display: ["Display", "--late", "from there until it was on a screen"],
   record: ["Record", "--alarm", "encoding the file"],
 };

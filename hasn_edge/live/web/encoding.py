@@ -1,4 +1,4 @@
-"""Images for the web: each frame encoded once per quality however many watch, and not at all for nobody."""
+"""Images for the web: each frame is encoded once per quality however many watch, and only while one does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from hasn_edge.images.arrays import UInt8
-from hasn_edge.live.frame import Shown
+from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.web.messages import ImageQuality
 from hasn_edge.optional import require
 
@@ -26,7 +26,7 @@ class ImageError(Exception):
     """An image could not be encoded, for anybody; the cause says why."""
 
 
-class Images:
+class FrameEncoder:
     """Encodes in threads; the methods are the event loop's.
 
     Args:
@@ -40,7 +40,9 @@ class Images:
         self._number = -1
         self._files: dict[tuple[str, bool], asyncio.Future[bytes]] = {}
 
-    async def files(self, number: int, shown: Shown, quality: ImageQuality, *, compare: bool) -> list[bytes]:
+    async def files(
+        self, number: int, shown: UpscaledFrame, quality: ImageQuality, *, compare: bool
+    ) -> list[bytes]:
         """Return the network's image, and bicubic's if ``compare``; what is being made is waited for.
 
         Args:
@@ -69,7 +71,7 @@ class Images:
             raise ImageError from exc
 
 
-def encode(shown: Shown, quality: ImageQuality, bicubic: bool) -> bytes:
+def encode(shown: UpscaledFrame, quality: ImageQuality, bicubic: bool) -> bytes:
     """Return the network's image of a frame, or bicubic's, as a JPEG or PNG file."""
     cv2: Any = require("cv2", extra="all", needed_for="Encoding images for the browser")
     pixels: UInt8 = shown.frame.bicubic(shown.scale) if bicubic else shown.upscaled

@@ -1,9 +1,9 @@
 "use strict";
-// The picture: two images of one frame, one view of both, and the divider between them.
+// One frame on the screen: the network's image and bicubic's, and the divider between them.
 
-const LARGEST_ZOOM = 24; // device pixels per picture pixel
+const LARGEST_ZOOM = 24; // device pixels per pixel of the image
 
-class Picture {
+class FrameView {
   /** `onDrawn(number)` is called when a frame of the server is on the screen, `onChange()` when the view is another. */
   constructor(stage, canvas, { onDrawn, onChange }) {
     this.stage = stage;
@@ -15,8 +15,8 @@ class Picture {
     this.next = null;
     this.mode = "compare";
     this.split = 0.5; // of the stage's width
-    this.zoom = 1; // of the whole picture in the stage
-    this.centre = [0.5, 0.5]; // of the picture
+    this.zoom = 1; // of the whole image in the stage
+    this.centre = [0.5, 0.5]; // of the image
     this.request = 0;
     new ResizeObserver(() => this.resized()).observe(stage);
   }
@@ -85,21 +85,21 @@ class Picture {
     this.changed();
   }
 
-  /** One pixel of the picture on one of the screen. */
+  /** One pixel of the image on one of the screen. */
   exact() { this.zoomBy(this.exactZoom() / this.zoom); }
 
   exactZoom() { return 1 / Math.max(1e-6, this.perPixel() / this.zoom); }
 
   largest() { return Math.max(1, LARGEST_ZOOM * this.exactZoom()); }
 
-  /** Device pixels per pixel of the picture. */
+  /** Device pixels per pixel of the image. */
   perPixel() {
     return this.shown ? this.place().width * devicePixelRatio / this.shown.header.width : 1;
   }
 
   box() { return { width: this.stage.clientWidth, height: this.stage.clientHeight }; }
 
-  /** Where the whole picture lies, in CSS pixels of the stage. */
+  /** Where the whole image lies, in CSS pixels of the stage. */
   place() {
     const { width, height } = this.box();
     const header = this.shown?.header ?? this.next?.header ?? { width: 16, height: 9 };
@@ -169,7 +169,7 @@ class Picture {
     if (this.zoom > 1.01) this.map(context, ratio);
   }
 
-  /** Show in the corner which part of the picture is seen. */
+  /** Show in the corner which part of the image is seen. */
   map(context, ratio) {
     const { left, top, width, height } = this.place(), box = this.box();
     const w = Math.min(96, box.width / 4) * ratio, h = w * height / width, x = 12 * ratio, y = 12 * ratio;
@@ -183,7 +183,7 @@ class Picture {
     context.strokeRect(x + x0 * w, y + y0 * h, (x1 - x0) * w, (y1 - y0) * h);
   }
 
-  /** Return what is shown at full size as a PNG blob: all of the picture, with the divider where it is. */
+  /** Return what is shown at full size as a PNG blob: all of the image, with the divider where it is. */
   async saved(images) {
     const { width, height } = images[0];
     const canvas = new OffscreenCanvas(width, height);
