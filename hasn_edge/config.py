@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import json
 import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum, EnumMeta
+from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -24,6 +31,9 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+"""Keys that TOML takes without quotes."""
 
 _NAMES = {
     "int": "an integer",
@@ -92,7 +102,10 @@ def config_from_mapping(
     merged = cast(dict[str, Any], _copy(values))
     origins: dict[str, str] = {}
     for text in overrides:
-        origins[_override(merged, cls, text)] = f"override {text!r}"
+        key, changes = _override(text, cls)
+        origins[key] = f"override {text!r}"
+        _refuse_unknown(changes, cls, cls, origins[key])
+        _merge(merged, changes)
     for key, value in _leaves(merged):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{_origin(key, origins, source)}: {key} is {value}; expected a finite number")
@@ -178,45 +191,36 @@ def _refuse_unknown(values: object, hint: Any, root: Any, source: str, prefix: s
 # -- overrides --------------------------------------------------------------------------------------------
 
 
-def _override(values: dict[str, Any], cls: Any, text: str) -> str:
-    """Set ``"a.b=value"`` in ``values``; return the dotted key."""
-    key, equals, raw = text.partition("=")
-    key, raw = key.strip(), raw.strip()
+def _override(text: str, cls: Any) -> tuple[str, dict[str, Any]]:
+    """Read ``"a.b=value"``; return the dotted key and the tables that hold the value."""
+    key, equals, raw = (part.strip() for part in text.partition("="))
     if not equals or not key:
         raise ConfigError(f"override {text!r}: expected KEY=VALUE, for example train.batch_size=16")
     hint: Any = cls
-    table = values
-    parts = key.split(".")
-    for i, part in enumerate(parts):
-        bare, _ = _plain(hint)
-        if is_dataclass(bare) and part not in {f.name for f in fields(bare)}:
-            raise _unknown(".".join(parts[: i + 1]), bare, cls, f"override {text!r}")
-        hint = _inner(bare, part)
-        if hint is None:
-            parent = ".".join(parts[:i])
-            raise ConfigError(f"override {text!r}: {parent} is not a table, so it has no key {part}")
-        if i + 1 < len(parts):
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"override {text!r}: {'.'.join(parts[: i + 1])} is not a table")
-    table[parts[-1]] = _parse_value(raw, hint)
-    return key
-
-
-def _parse_value(raw: str, hint: Any) -> Any:
+    for part in key.split("."):
+        hint = _inner(hint, part)
     bare, optional = _plain(hint)
     if optional and raw.lower() in ("none", "null"):
-        return None
-    wants_text = bare in (str, Path) or (isinstance(bare, type) and issubclass(bare, str))
-    if get_origin(bare) is Literal:
-        wants_text = all(isinstance(a, str) for a in get_args(bare))
-    if wants_text and raw[:1] not in ("'", '"'):
-        return raw
-    try:
-        parsed = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
-        return raw
-    return parsed["value"] if len(parsed) == 1 else raw
+        return key, reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), cast(Any, None))
+    texts = get_args(bare) if get_origin(bare) is Literal else ()
+    is_text = (isinstance(bare, type) and issubclass(bare, str | Path)) or any(
+        isinstance(a, str) for a in texts
+    )
+    for literal in (raw, json.dumps(raw))[(is_text and raw[:1] not in ("'", '"')) or "\n" in raw :]:
+        with suppress(tomllib.TOMLDecodeError):
+            return key, tomllib.loads(f"{key} = {literal}")
+    raise ConfigError(
+        f"override {text!r}: {key} is no dotted key; expected KEY=VALUE, for example train.ema=0.9"
+    )
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Lay ``changes`` over ``values``, table by table."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
 
 
 # -- error messages ---------------------------------------------------------------------------------------
@@ -241,7 +245,8 @@ def _leaves(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def _origin(key: str, origins: Mapping[str, str], source: str) -> str:
     for override, label in origins.items():
-        if key == override or key.startswith((override + ".", override + "[")):
+        inside = key.startswith((f"{override}.", f"{override}["))
+        if inside or key == override or override.startswith(f"{key}."):
             return label
     return source
 
@@ -284,3 +289,97 @@ def _in_words(text: str) -> str:
 def _shorten(value: object) -> str:
     text = repr(value.value if isinstance(value, Enum) else value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+# -- a configuration as commented TOML ----------------------------------------------------------------------
+
+
+def dump_config(config: object, *, comments: bool = True) -> str:
+    """Return ``config`` as TOML text.
+
+    Args:
+        config: An instance of a dataclass that :func:`load_config` can build.
+        comments: Put each attribute's docstring above its key. Unset optional values appear as comments.
+    """
+    return "\n".join(_table(config, (), comments)).strip() + "\n"
+
+
+def attribute_docs(cls: type) -> dict[str, str]:
+    """Return the docstrings that stand under the attributes of ``cls`` and its bases, by attribute name.
+
+    They are read from the source: editors and readers look for them there, and ``msgspec.Meta`` descriptions
+    in every annotation made the recipes twice as long.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            source = textwrap.dedent(inspect.getsource(base))
+        except (OSError, TypeError):  # made at run time, or installed without sources
+            continue
+        body = ast.parse(source).body[0]
+        statements = body.body if isinstance(body, ast.ClassDef) else []
+        for attribute, below in pairwise(statements):
+            if (
+                isinstance(attribute, ast.AnnAssign)
+                and isinstance(attribute.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            ):
+                found[attribute.target.id] = inspect.cleandoc(below.value.value)
+    return found
+
+
+def _table(config: Any, path: tuple[str, ...], comments: bool) -> Iterator[str]:
+    docs = attribute_docs(type(config)) if comments else {}
+    later: list[tuple[str, Any]] = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value) or isinstance(value, Mapping) or _is_tables(value):
+            later.append((field.name, value))  # TOML wants a table's own keys before its sub-tables
+            continue
+        yield from _comment(docs.get(field.name))
+        if value is not None:
+            yield f"{field.name} = {_value(value)}"
+        elif comments:
+            yield f"# {field.name} is not set"
+    for name, value in later:
+        inner = (*path, name)
+        header = ".".join(_key(p) for p in inner)
+        if _is_tables(value):
+            for item in value:
+                yield from ("", f"[[{header}]]", *_table(item, inner, comments))
+            continue
+        yield from ("", *_comment(docs.get(name)), f"[{header}]")
+        if is_dataclass(value):
+            yield from _table(value, inner, comments)
+        else:
+            yield from (f"{_key(k)} = {_value(v)}" for k, v in value.items())
+
+
+def _comment(doc: str | None) -> Iterator[str]:
+    for line in (doc or "").splitlines():
+        yield f"# {line}".rstrip()
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 0 and all(is_dataclass(v) for v in value)
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | Path):
+        # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_value(v) for v in value)}]"
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TypeError(f"no TOML form for {type(value).__name__}")

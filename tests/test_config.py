@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import pytest
 from msgspec import Meta
 
-from hasn_edge.config import config_from_mapping, load_config
-from hasn_edge.config_dump import attribute_docs, dump_config
+from hasn_edge.config import attribute_docs, config_from_mapping, dump_config, load_config
 from hasn_edge.errors import ConfigError
 from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.spec import Activation, ModelSpec
@@ -198,7 +197,7 @@ def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
         ("trian.loss=l1", "unknown key trian; did you mean train?"),
         ("train.batch_size=many", "train.batch_size is 'many' (a string); expected an integer"),
         ("train.batch_size=1\nname=2", "train.batch_size is '1\\nname=2' (a string); expected an integer"),
-        ("train.batch_size.x=3", "train.batch_size is not a table, so it has no key x"),
+        ("train.batch_size.x=3", "train.batch_size is {'x': 3} (a table); expected an integer"),
         ("train.batch_size", "expected KEY=VALUE"),
         ("train.betas=[nan, 1]", "train.betas[0] is nan; expected a finite number"),
     ],

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
     {"errors", "interrupt", "optional", "progress", "spec"},
-    {"artifact", "config", "config_dump", "resources"},
+    {"artifact", "config", "resources"},
     {"hardware"},
     {"images"},
     {"metrics"},

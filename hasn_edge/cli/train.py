@@ -152,7 +152,7 @@ def command(
 
 
 def _show(recipe: str | None, overrides: tuple[str, ...]) -> None:
-    from hasn_edge.config_dump import dump_config
+    from hasn_edge.config import dump_config
     from hasn_edge.train.recipe import load_recipe
 
     if recipe is None:

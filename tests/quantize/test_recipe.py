@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hasn_edge.config_dump import dump_config
+from hasn_edge.config import dump_config
 from hasn_edge.errors import ConfigError
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.recipe import QuantRecipe, load_recipe, shipped_recipes

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from hasn_edge.config_dump import dump_config
+from hasn_edge.config import dump_config
 from hasn_edge.train.run import read_log, read_run_file
 from hasn_edge.train.start import begin, execute
 from hasn_edge.train.state import load_state, saved_iterations, state_path
