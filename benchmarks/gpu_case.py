@@ -14,7 +14,7 @@ import torch
 
 from hasn_edge.bench.energy import EnergyMeter
 from hasn_edge.errors import HasnEdgeError
-from hasn_edge.evaluation.latency import Latency, Turn, time_session
+from hasn_edge.evaluation.latency import Latency, Round, time_session
 from hasn_edge.hardware.power import PowerSource
 from hasn_edge.runtime.open import open_session
 
@@ -113,7 +113,7 @@ class Bench:
             with meter.reading():
                 turn = time_session(session, x, at_least=self.runs, seconds=self.seconds)
             meter.count(len(turn.total))
-            case.host = Latency(turns=(turn.total,))
+            case.host = Latency(rounds=(turn.total,))
             case.gpu, case.enqueue = _part(turn, "gpu"), _part(turn, "enqueue")
             tell = getattr(session, "facts", None)
             case.facts = dict(tell()) if tell else None
@@ -157,7 +157,7 @@ class Bench:
         begin = time.perf_counter()
         while len(samples) < self.runs or time.perf_counter() - begin < self.seconds:
             samples.append(once())
-        return Latency(turns=(tuple(samples),))
+        return Latency(rounds=(tuple(samples),))
 
     def _wait(self) -> None:
         if not self.rehearsal:
@@ -168,9 +168,9 @@ class Bench:
         case.joules_per_frame = found.joules_per_frame if found else None
 
 
-def _part(turn: Turn, name: str) -> Latency | None:
+def _part(turn: Round, name: str) -> Latency | None:
     samples = getattr(turn, name)
-    return Latency(turns=(samples,)) if samples else None
+    return Latency(rounds=(samples,)) if samples else None
 
 
 def _figures(latency: Latency | None) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from rich.table import Table
 from hasn_edge.artifact import writing
 from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
-from hasn_edge.evaluation.quality import Scores, drift, evaluate
+from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.hardware.host import describe_host
@@ -62,7 +62,7 @@ class Bench:
         self.sets, self.data = sets, data
         self.names = [conv.name for conv in convolutions(self.plain.fp32())]
         run = Emulator(self.plain.fp32(), exact=False).run
-        self.reference: dict[str, Scores] = {each.name: evaluate(run, each) for each in sets}
+        self.reference: dict[str, Scores] = {each.name: score_images(run, each) for each in sets}
 
     def share(self, recipe: QuantRecipe) -> float:
         """Return the part of the multiply-accumulates that a recipe puts into INT8."""
@@ -71,7 +71,7 @@ class Bench:
     def row(self, label: str, share: float, graph: ModelProto, sets: list[EvalSet]) -> Row:
         """Measure one graph on some sets."""
         run = Emulator(graph, exact=True).run
-        lost = {each.name: drift(self.reference[each.name], evaluate(run, each)) for each in sets}
+        lost = {each.name: drift(self.reference[each.name], score_images(run, each)) for each in sets}
         return {
             "label": label,
             "int8_mac_share": share,

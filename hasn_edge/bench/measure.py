@@ -14,7 +14,7 @@ from hasn_edge.bench.board import Board
 from hasn_edge.bench.cases import Plan
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
 from hasn_edge.bench.worker import Worker
-from hasn_edge.evaluation.latency import PARTS, Latency, Turn, latency_of
+from hasn_edge.evaluation.latency import PARTS, Latency, Round, latency_of
 from hasn_edge.hardware.clocks import full_clocks
 from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
 
@@ -50,7 +50,7 @@ class Sustained:
         """Return plain JSON values: the medians of ten equal parts instead of every sample."""
         samples = self.latency.seconds
         bounds = [len(samples) * part // 10 for part in range(11)]
-        parts = [Latency(turns=(samples[a:b],)) for a, b in pairwise(bounds) if b > a]
+        parts = [Latency(rounds=(samples[a:b],)) for a, b in pairwise(bounds) if b > a]
         return {
             "minutes": self.minutes,
             "frames": len(samples),
@@ -67,7 +67,7 @@ class Measured:
 
     latency: Latency
     parts: Mapping[str, Latency] = field(default_factory=dict)
-    """Durations inside a call, by name: see :class:`~hasn_edge.evaluation.latency.Turn`."""
+    """Durations inside a call, by name: see :class:`~hasn_edge.evaluation.latency.Round`."""
     energy: Energy | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     sustained: Sustained | None = None
@@ -144,7 +144,7 @@ class Stopwatch:
         """
         timed = {index: case for index, case in enumerate(cases) if case[0].timed}
         meters = {index: EnergyMeter(self._source) for index in timed}
-        turns: dict[int, list[Turn]] = {index: [] for index in timed}
+        turns: dict[int, list[Round]] = {index: [] for index in timed}
         for turn in range(ROUNDS):
             for index, (plan, worker) in timed.items():
                 self._progress(f"timing {plan.case.label}, turn {turn + 1} of {ROUNDS}")
@@ -171,7 +171,7 @@ class Stopwatch:
         return found
 
 
-def _turn(worker: Worker, meter: EnergyMeter, effort: Effort, *, first: bool) -> Turn:
+def _turn(worker: Worker, meter: EnergyMeter, effort: Effort, *, first: bool) -> Round:
     warmup = effort.warmup if first else 1
     share = -(-effort.runs // ROUNDS)
     with meter.reading():
@@ -184,4 +184,4 @@ def _sustain(worker: Worker, meter: EnergyMeter, minutes: float, idle: PowerTrac
     with meter.reading():
         turn = worker.time(warmup=0, at_least=1, seconds=60 * minutes)
     meter.count(len(turn.total))
-    return Sustained(minutes=minutes, latency=Latency(turns=(turn.total,)), energy=meter.result(idle))
+    return Sustained(minutes=minutes, latency=Latency(rounds=(turn.total,)), energy=meter.result(idle))

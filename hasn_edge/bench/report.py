@@ -264,7 +264,7 @@ def _latency_dict(latency: Latency) -> dict[str, Any]:
         "first_tenth_ms": first,
         "last_tenth_ms": last,
         "samples": len(latency.seconds),
-        "turns_seconds": [list(turn) for turn in latency.turns],
+        "rounds_seconds": [list(one) for one in latency.rounds],
     }
 
 

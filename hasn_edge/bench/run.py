@@ -19,7 +19,7 @@ from hasn_edge.bench.schedule import Course, Ran, too_many
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.errors import InputError, UnsupportedError
-from hasn_edge.evaluation.quality import Scores, drift
+from hasn_edge.evaluation.evaluate import Scores, drift
 from hasn_edge.hardware.clocks import require_clocks
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import compute_cores, describe_host

@@ -14,7 +14,7 @@ from hasn_edge.bench.cases import Plan
 from hasn_edge.bench.measure import Measured, Stopwatch
 from hasn_edge.bench.worker import Worker
 from hasn_edge.data.pairs import EvalSet
-from hasn_edge.evaluation.quality import Scores
+from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.runtime.memory import bytes_per_pixel

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from hasn_edge import interrupt
 from hasn_edge.errors import BuildError, HasnEdgeError
-from hasn_edge.evaluation.latency import Turn, time_session
+from hasn_edge.evaluation.latency import Round, time_session
 from hasn_edge.hardware.host import peak_memory_bytes
 
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
-    from hasn_edge.evaluation.quality import Scores
+    from hasn_edge.evaluation.evaluate import Scores
     from hasn_edge.runtime.session import Session
 
 
@@ -92,12 +92,12 @@ class Worker:
         facts: Mapping[str, Any] = self._ask("open", size)
         return facts
 
-    def time(self, *, warmup: int, at_least: int, seconds: float = 0.2) -> Turn:
+    def time(self, *, warmup: int, at_least: int, seconds: float = 0.2) -> Round:
         """Time calls on one frame of noise of the size it was opened for, after ``warmup`` untimed ones.
 
         It goes on until ``at_least`` samples exist and ``seconds`` have passed.
         """
-        turn: Turn = self._ask("time", warmup, at_least, seconds)
+        turn: Round = self._ask("time", warmup, at_least, seconds)
         return turn
 
     def facts(self) -> Mapping[str, Any]:
@@ -191,7 +191,7 @@ class _Host:
             "device": session.device,
         }
 
-    def time(self, warmup: int, at_least: int, seconds: float) -> Turn:
+    def time(self, warmup: int, at_least: int, seconds: float) -> Round:
         session = self.sessions[0]
         shape = (1, session.spec.channels, *self.frame)
         x: NDArray[Any] = np.random.default_rng(0).random(shape, dtype=np.float32)
@@ -209,14 +209,14 @@ class _Host:
         return peak_memory_bytes()
 
     def score(self, eval_set: EvalSet, framed: bool) -> Scores:
-        from hasn_edge.evaluation.quality import evaluate
+        from hasn_edge.evaluation.evaluate import score_images
         from hasn_edge.runtime.upscaler import Upscaler
 
         if not framed and self.sessions[-1].size is not None and len(self.sessions) == 1:
             self.sessions.append(self.case.open())  # images have other sizes than the timed frame
         # Whole frames in every case, whatever the memory: tiles of different sizes would count as drift.
         upscaler = Upscaler(self.sessions[-1], tile=self.case.tile, memory_limit_bytes=1 << 62)
-        return evaluate(upscaler.run, eval_set)
+        return score_images(upscaler.run, eval_set)
 
     def close(self) -> None:
         for session in self.sessions:

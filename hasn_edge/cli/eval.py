@@ -20,9 +20,8 @@ from hasn_edge.cli.common import (
 from hasn_edge.cli.terminal import console, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hasn_edge.evaluation.quality import Scores
+    from hasn_edge.evaluation.evaluate import Scores
+    from hasn_edge.progress import Progress, Step
     from hasn_edge.runtime.upscaler import Upscaler
 
 
@@ -74,7 +73,7 @@ def command(
     """
     from hasn_edge.artifact import require_writable, writing
     from hasn_edge.data.pairs import bicubic_baseline, load_eval_set, shipped_eval_set
-    from hasn_edge.evaluation.quality import evaluate
+    from hasn_edge.evaluation.evaluate import score_images
     from hasn_edge.runtime.upscaler import Upscaler
 
     if json_path is not None:
@@ -89,14 +88,19 @@ def command(
         tiled: dict[str, str] = {}
         with progress("evaluating", 2 * sum(len(s) for s in sets)) as advance:
             for eval_set in sets:
-                ours = evaluate(
+                ours = score_images(
                     upscaler.run,
                     eval_set,
                     self_ensemble=self_ensemble,
                     keep_outputs=False,
-                    progress=watching(advance, upscaler, tiled),
+                    progress=note_tiled(upscaler, tiled, lambda step: advance(step.text)),
                 )
-                base = evaluate(bicubic_baseline(scale), eval_set, keep_outputs=False, progress=advance)
+                base = score_images(
+                    bicubic_baseline(scale),
+                    eval_set,
+                    keep_outputs=False,
+                    progress=lambda step: advance(step.text),
+                )
                 results.append((ours, base))
     _print(name, results, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
     for why in dict.fromkeys(tiled.values()):
@@ -123,16 +127,14 @@ WHY_TILES = {
 }
 
 
-def watching(
-    advance: Callable[[str], None], upscaler: Upscaler, tiled: dict[str, str]
-) -> Callable[[str], None]:
-    """Return ``advance``, noting in ``tiled`` the images that were not computed whole, and why."""
+def note_tiled(upscaler: Upscaler, tiled: dict[str, str], report: Progress) -> Progress:
+    """Return ``report`` that also notes in ``tiled`` which images were computed in tiles, and why."""
 
-    def step(name: str) -> None:
-        report = upscaler.last_report
-        if report is not None and report.tiles > 1:
-            tiled[name] = WHY_TILES[report.reason or "memory"]
-        advance(name)
+    def step(measured: Step) -> None:
+        last = upscaler.last_report
+        if last is not None and last.tiles > 1:
+            tiled[measured.text] = WHY_TILES[last.reason or "memory"]
+        report(measured)
 
     return step
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.errors import InputError, VerificationError
+from hasn_edge.errors import InputError, VerificationError, say
 from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
@@ -69,7 +69,8 @@ class Agreement:
         if self.not_finite:
             raise VerificationError(
                 f"{what}: {self.not_finite} values of its output are not finite numbers (NaN or infinity), "
-                f"first in image {self.worst}; a number format inside overflows, use a wider precision"
+                f"first in image {self.worst}; a number format inside overflows",
+                say("use a wider precision"),
             )
         missed = []
         if not self.max_abs <= budget.max_abs:
@@ -112,8 +113,8 @@ def compare(reference: Session, candidate: Session, batches: Iterable[Float32]) 
         ours, theirs = getattr(reference.spec, name), getattr(candidate.spec, name)
         if ours != theirs:
             raise InputError(
-                f"cannot compare networks of different {name}: {ours} and {theirs}; both must come "
-                "from one checkpoint"
+                f"cannot compare networks of different {name}: {ours} and {theirs}",
+                say("compare two forms of one checkpoint"),
             )
     squares: list[float] = []
     values: list[int] = []
@@ -135,7 +136,8 @@ def compare(reference: Session, candidate: Session, batches: Iterable[Float32]) 
             squares.append(math.inf if bad else float(np.square(difference).sum()))
             values.append(difference.size)
     if not values:
-        raise InputError("nothing to compare: there was no batch; if it was a generator, it may be used up")
+        used_up = say("pass a list where the generator may be used up")
+        raise InputError("nothing to compare: there was no batch", used_up)
     ratios = [square / count for square, count in zip(squares, values, strict=True)]
     worst = first_broken if broken else int(np.argmax(ratios))
     return Agreement(

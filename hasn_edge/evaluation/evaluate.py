@@ -1,14 +1,161 @@
-"""Image quality of a model or of a built file, by name."""
+"""How good a network's images are, against ground truth and against another form of the same network."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from hasn_edge.data.pairs import load_eval_set, shipped_eval_set
-from hasn_edge.evaluation import quality
-from hasn_edge.evaluation.quality import Scores
+from hasn_edge.data.pairs import EvalSet, Pair, load_eval_set, shipped_eval_set
+from hasn_edge.errors import InputError, say, use
+from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
+from hasn_edge.metrics import mean_db, psnr_and_ssim_y, psnr_rgb
+from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.open import open_model, open_session
-from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.runtime.upscaler import Upscaler, self_ensembled
+
+UpscaleFunction = Callable[[Float32], Float32]
+"""Upscales ``(1, 3, H, W)`` float32 RGB in [0, 1] to ``(1, 3, H*scale, W*scale)``: ``Session.run`` or
+``Upscaler.run``. Not rounded: `score_images` does that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScore:
+    """One image against its ground truth."""
+
+    name: str
+    psnr_y: float
+    """dB; ``inf`` where the luma is identical."""
+    ssim_y: float
+    output: UInt8 | None = field(default=None, repr=False, compare=False)
+    """The upscaled image ``(H, W, 3)``, RGB; ``None`` where outputs were not kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A set of images against its ground truth.
+
+    Convention: 8-bit rounded output, Y of BT.601 studio range, ``border`` pixels cut from each side,
+    11 x 11 Gaussian SSIM, mean over the images.
+    """
+
+    name: str
+    """The set's name."""
+    images: tuple[ImageScore, ...]
+    border: int
+    self_ensemble: bool = False
+
+    @property
+    def psnr_y(self) -> float:
+        """Mean PSNR-Y in dB; see `metrics.mean_db` for identical images."""
+        return mean_db(image.psnr_y for image in self.images)
+
+    @property
+    def ssim_y(self) -> float:
+        """Mean SSIM-Y."""
+        return math.fsum(image.ssim_y for image in self.images) / len(self.images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; a PSNR of identical images is ``None``, since JSON has no infinity."""
+        return {
+            "name": self.name,
+            "border_px": self.border,
+            "self_ensemble": self.self_ensemble,
+            "psnr_y_db": _finite(self.psnr_y),
+            "ssim_y": self.ssim_y,
+            "images": [
+                {"name": image.name, "psnr_y_db": _finite(image.psnr_y), "ssim_y": image.ssim_y}
+                for image in self.images
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDrift:
+    """How one image changed."""
+
+    name: str
+    dpsnr: float
+    """PSNR-Y of the candidate minus that of the reference, in dB; negative is a loss."""
+    dssim: float
+    fidelity_psnr: float
+    """PSNR in dB of the candidate's 8-bit RGB image against the reference's; ``inf`` where equal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How a candidate's images changed against a reference's on one set."""
+
+    name: str
+    """The set's name."""
+    images: tuple[ImageDrift, ...]
+
+    @property
+    def dpsnr(self) -> float:
+        """Mean change of PSNR-Y in dB; negative is a loss."""
+        return math.fsum(image.dpsnr for image in self.images) / len(self.images)
+
+    @property
+    def dssim(self) -> float:
+        """Mean change of SSIM-Y; negative is a loss."""
+        return math.fsum(image.dssim for image in self.images) / len(self.images)
+
+    @property
+    def fidelity_psnr(self) -> float:
+        """Mean fidelity in dB over the images that changed at all; ``inf`` where none did."""
+        return mean_db(image.fidelity_psnr for image in self.images)
+
+    @property
+    def worst_image(self) -> str:
+        """Name of the image that lost most PSNR-Y."""
+        return self._worst.name
+
+    @property
+    def worst_dpsnr(self) -> float:
+        """Its change of PSNR-Y in dB."""
+        return self._worst.dpsnr
+
+    @property
+    def worst_fidelity_image(self) -> str:
+        """Name of the image that is farthest from the reference's."""
+        return self._farthest.name
+
+    @property
+    def worst_fidelity_psnr(self) -> float:
+        """Its fidelity in dB."""
+        return self._farthest.fidelity_psnr
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; the fidelity of identical images is ``None``."""
+        return {
+            "name": self.name,
+            "dpsnr_db": self.dpsnr,
+            "dssim": self.dssim,
+            "fidelity_psnr_db": _finite(self.fidelity_psnr),
+            "worst_image": self.worst_image,
+            "worst_dpsnr_db": self.worst_dpsnr,
+            "worst_fidelity_image": self.worst_fidelity_image,
+            "worst_fidelity_psnr_db": _finite(self.worst_fidelity_psnr),
+            "images": [
+                {
+                    "name": image.name,
+                    "dpsnr_db": image.dpsnr,
+                    "dssim": image.dssim,
+                    "fidelity_psnr_db": _finite(image.fidelity_psnr),
+                }
+                for image in self.images
+            ],
+        }
+
+    @property
+    def _worst(self) -> ImageDrift:
+        return min(self.images, key=lambda image: image.dpsnr)
+
+    @property
+    def _farthest(self) -> ImageDrift:
+        return min(self.images, key=lambda image: image.fidelity_psnr)
 
 
 def evaluate(
@@ -33,6 +180,95 @@ def evaluate(
     with session:
         scale = session.spec.scale
         eval_set = shipped_eval_set(scale) if data is None else load_eval_set(data, scale)
-        return quality.evaluate(
-            Upscaler(session).run, eval_set, self_ensemble=self_ensemble, keep_outputs=False
+        run = Upscaler(session).run
+        return score_images(run, eval_set, self_ensemble=self_ensemble, keep_outputs=False)
+
+
+def score_images(
+    run: UpscaleFunction,
+    eval_set: EvalSet,
+    *,
+    border: int | None = None,
+    self_ensemble: bool = False,
+    keep_outputs: bool = True,
+    progress: Progress = ignore,
+) -> Scores:
+    """Upscale every LR image of a set and measure the results against HR.
+
+    Args:
+        run: What upscales; see `UpscaleFunction`.
+        eval_set: Pairs, whose scale must be that of ``run``.
+        border: Pixels cut from each side before measuring; by default the scale, as the literature does.
+        self_ensemble: Average over the eight flips and rotations, before rounding.
+        keep_outputs: Keep the upscaled images, which `drift` needs (HR size, 3 bytes a pixel).
+        progress: Receives each image's name once it is measured.
+
+    Raises:
+        InputError: the set is empty, the output has another size than HR or is not finite, or the image
+            is too small to measure; names the image.
+    """
+    if not eval_set.pairs:
+        raise InputError(f"set {eval_set.name} has no images; there is nothing to measure")
+    border = eval_set.scale if border is None else border
+    upscale = self_ensembled(run) if self_ensemble else run
+    images = []
+    for done, pair in enumerate(eval_set, 1):
+        try:
+            images.append(_score(upscale, pair, border, keep_output=keep_outputs))
+        except InputError as exc:
+            raise exc.within(f"{eval_set.name}/{pair.name}") from exc
+        progress(Step(pair.name, done, len(eval_set)))
+    return Scores(name=eval_set.name, images=tuple(images), border=border, self_ensemble=self_ensemble)
+
+
+def drift(reference: Scores, candidate: Scores) -> Drift:
+    """Compare two forms of a network that were evaluated on the same images with kept outputs.
+
+    Raises:
+        InputError: other images, another border, or outputs that were not kept.
+    """
+    names = [image.name for image in reference.images], [image.name for image in candidate.images]
+    if names[0] != names[1] or reference.border != candidate.border:
+        raise InputError(
+            f"drift compares scores of the same images and border, got {reference.name} "
+            f"({len(names[0])} images, border {reference.border}) and {candidate.name} ({len(names[1])} "
+            f"images, border {candidate.border})",
+            say("evaluate both on one set"),
         )
+    images = []
+    for a, b in zip(reference.images, candidate.images, strict=True):
+        if a.output is None or b.output is None:
+            raise InputError("drift needs the outputs of both", use(keep_outputs=True))
+        images.append(
+            ImageDrift(
+                name=a.name,
+                dpsnr=_difference_db(a.psnr_y, b.psnr_y),
+                dssim=b.ssim_y - a.ssim_y,
+                fidelity_psnr=psnr_rgb(a.output, b.output),
+            )
+        )
+    return Drift(name=reference.name, images=tuple(images))
+
+
+def _score(upscale: UpscaleFunction, pair: Pair, border: int, *, keep_output: bool) -> ImageScore:
+    hr = pair.hr()
+    y = upscale(to_tensor(pair.lr()))
+    if y.shape != (1, 3, *hr.shape[:2]):
+        raise InputError(
+            f"expected an output of {(1, 3, *hr.shape[:2])} at x{pair.scale}, got {tuple(y.shape)}",
+            say("load the set with the scale of the network"),
+        )
+    output = from_tensor(y)
+    psnr_y, ssim_y = psnr_and_ssim_y(output, hr, border=border)
+    return ImageScore(name=pair.name, psnr_y=psnr_y, ssim_y=ssim_y, output=output if keep_output else None)
+
+
+def _difference_db(reference: float, candidate: float) -> float:
+    """Candidate minus reference; identical luma counts as 100 dB, so that the difference is a number."""
+    if math.inf in (reference, candidate):
+        return min(candidate, 100.0) - min(reference, 100.0)
+    return candidate - reference
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -14,31 +14,31 @@ if TYPE_CHECKING:
     from hasn_edge.runtime.session import Session
 
 TENTHS_FROM = 20
-"""Samples from which on the first and the last tenth are told apart."""
+"""The fewest samples whose first and last tenth are reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
     """One duration of repeated calls, warm-up excluded: host to host, or a part of it."""
 
-    turns: tuple[tuple[float, ...], ...]
-    """Every sample in seconds, by turn, in the order measured."""
+    rounds: tuple[tuple[float, ...], ...]
+    """Every sample in seconds, by round, in the order measured."""
 
     @property
     def seconds(self) -> tuple[float, ...]:
         """Every sample."""
-        return tuple(sample for turn in self.turns for sample in turn)
+        return tuple(sample for each in self.rounds for sample in each)
 
     def times(self, other: Latency) -> float:
         """Return how many times as long as ``other`` this took.
 
-        The median over turns of the ratio of the turns' medians: both had their turn within seconds of
-        each other, so that what slows the machine down for a while slows both.
+        The median over rounds of the ratio of the rounds' medians: a round of both
+        was measured within seconds, so that what slows the machine down for a while slows both.
 
         Raises:
-            ValueError: they did not have the same number of turns.
+            ValueError: they did not have the same number of rounds.
         """
-        pairs = zip(self.turns, other.turns, strict=True)
+        pairs = zip(self.rounds, other.rounds, strict=True)
         return float(np.median([np.median(mine) / np.median(theirs) for mine, theirs in pairs]))
 
     def quantile_ms(self, q: float) -> float:
@@ -74,8 +74,8 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """Samples in seconds of calls in a row, in order. Parts that the backend does not tell are empty."""
+class Round:
+    """Samples in seconds of calls in a row, in order. Parts that the backend does not report are empty."""
 
     total: tuple[float, ...]
     """Host to host: array in, array out."""
@@ -88,16 +88,16 @@ class Turn:
 
 
 PARTS = ("gpu", "enqueue", "transfers")
-"""Fields of :class:`Turn` beside the whole."""
+"""Fields of :class:`Round` beside the whole."""
 
 
-def latency_of(turns: Sequence[Turn], part: str = "total") -> Latency | None:
-    """Return one duration of all turns; ``None`` where a turn does not have it."""
-    samples = tuple(getattr(turn, part) for turn in turns)
-    return Latency(turns=samples) if samples and all(samples) else None
+def latency_of(rounds: Sequence[Round], part: str = "total") -> Latency | None:
+    """Return one duration of all rounds; ``None`` where a round does not have it."""
+    samples = tuple(getattr(each, part) for each in rounds)
+    return Latency(rounds=samples) if samples and all(samples) else None
 
 
-def time_session(session: Session, x: NDArray[Any], *, at_least: int, seconds: float) -> Turn:
+def time_session(session: Session, x: NDArray[Any], *, at_least: int, seconds: float) -> Round:
     """Run one input until ``at_least`` samples exist and ``seconds`` have passed.
 
     Args:
@@ -110,13 +110,13 @@ def time_session(session: Session, x: NDArray[Any], *, at_least: int, seconds: f
     times: Callable[[NDArray[Any]], Any] | None = getattr(session, "times", None)
     if times is None:
         run: Callable[[NDArray[Any]], object] = session.run_pixels if x.dtype == np.uint8 else session.run
-        return Turn(total=time_calls(lambda: run(x), at_least=at_least, seconds=seconds))
+        return Round(total=time_calls(lambda: run(x), at_least=at_least, seconds=seconds))
     found: list[Any] = []
     begin = time.perf_counter()
     while len(found) < at_least or time.perf_counter() - begin < seconds:
         found.append(times(x))
     moved = [(t.to_device_s, t.to_host_s) for t in found]
-    return Turn(
+    return Round(
         total=tuple(t.total_s for t in found),
         gpu=tuple(t.gpu_s for t in found),
         enqueue=tuple(t.enqueue_s for t in found),

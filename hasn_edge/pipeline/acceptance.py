@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.errors import VerificationError
 from hasn_edge.evaluation.compare import BUDGETS, compare
-from hasn_edge.evaluation.quality import Scores, drift, evaluate
+from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec, Precision
@@ -49,7 +49,7 @@ class Gate:
     @cached_property
     def reference_scores(self) -> Scores:
         """What the network reaches on the held-out images: none of them was used for calibration."""
-        return evaluate(Upscaler(self.reference).run, shipped_eval_set(self.checkpoint.spec.scale))
+        return score_images(Upscaler(self.reference).run, shipped_eval_set(self.checkpoint.spec.scale))
 
     def check(
         self,
@@ -80,7 +80,7 @@ class Gate:
         measured = {"against": "PyTorch FP32, unfused", **agreement.to_dict()}
         if candidate.precision is Precision.FP32:
             return measured, f"{what}: largest difference from PyTorch {agreement.max_abs:.1e}"
-        scores = evaluate(Upscaler(candidate).run, shipped_eval_set(self.checkpoint.spec.scale))
+        scores = score_images(Upscaler(candidate).run, shipped_eval_set(self.checkpoint.spec.scale))
         lost = drift(self.reference_scores, scores)
         said = (
             f"{what}: PSNR-Y on {len(scores.images)} held-out images {scores.psnr_y:.3f} dB, "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from hasn_edge.data.pairs import EvalSet
-from hasn_edge.evaluation.quality import evaluate
+from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.images.arrays import Float32
 from hasn_edge.model.hasn import HASN
 
@@ -26,5 +26,5 @@ def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict
             y: Float32 = model(torch.from_numpy(x_NCHW).to(device)).float().cpu().numpy()
         return y
 
-    scores = {each.name: evaluate(upscale, each, keep_outputs=False) for each in sets}
+    scores = {each.name: score_images(upscale, each, keep_outputs=False) for each in sets}
     return {name: (score.psnr_y, score.ssim_y) for name, score in scores.items()}

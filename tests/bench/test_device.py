@@ -22,7 +22,7 @@ from hasn_edge.bench.table import machine_line, markdown, notes, rows
 from hasn_edge.cli import cli
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.errors import InputError, MissingDependencyError, UnsupportedError
-from hasn_edge.evaluation.latency import Latency, Turn, latency_of, time_session
+from hasn_edge.evaluation.latency import Latency, Round, latency_of, time_session
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.hardware.power import Sample
@@ -500,13 +500,13 @@ def test_times_of_pixels_are_of_pixels():
 
 
 def test_turns_become_durations():
-    turns = [Turn(total=(1.0, 3.0), gpu=(0.5, 0.6)), Turn(total=(5.0,))]
+    turns = [Round(total=(1.0, 3.0), gpu=(0.5, 0.6)), Round(total=(5.0,))]
     assert latency_of(turns).seconds == (1, 3, 5)
     assert latency_of(turns, "gpu") is None, "one turn did not tell it"
     assert latency_of([]) is None
     assert latency_of(turns).std_ms == pytest.approx(2000)
     assert latency_of(turns).tenths_ms is None
-    steady = Latency(turns=(tuple(range(1, 101)),))
+    steady = Latency(rounds=(tuple(range(1, 101)),))
     assert steady.tenths_ms == (5500, 95500)
 
 

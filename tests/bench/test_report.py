@@ -17,8 +17,8 @@ from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table
 from hasn_edge.evaluation.latency import Latency, time_calls
 from hasn_edge.spec import ModelSpec
 
-REFERENCE = Latency(turns=((0.1, 0.3, 0.2), (0.4, 0.5)))
-SLOW = Latency(turns=((0.4, 0.4), (0.9, 0.9)))
+REFERENCE = Latency(rounds=((0.1, 0.3, 0.2), (0.4, 0.5)))
+SLOW = Latency(rounds=((0.4, 0.4), (0.9, 0.9)))
 
 
 def case(label: str, **fields) -> BenchCase:
@@ -71,16 +71,16 @@ def cells(report: BenchReport) -> dict[str, list[str]]:
 
 def test_quantiles_are_numpys():
     taken = np.random.default_rng(0).random(101)
-    latency = Latency(turns=(tuple(taken[:40]), tuple(taken[40:])))
+    latency = Latency(rounds=(tuple(taken[:40]), tuple(taken[40:])))
     for q in (0.5, 0.9, 0.99):
         assert latency.quantile_ms(q) == pytest.approx(np.percentile(taken, 100 * q) * 1e3)
     assert latency.fps == pytest.approx(1 / np.median(taken))
 
 
 def test_a_machine_that_slows_down_half_way_slows_both():
-    fast, slow = (Latency(turns=((t, t), (3 * t, 3 * t, 3 * t))) for t in (0.1, 0.2))
+    fast, slow = (Latency(rounds=((t, t), (3 * t, 3 * t, 3 * t))) for t in (0.1, 0.2))
     assert slow.times(fast) == pytest.approx(2)
-    uneven = Latency(turns=((0.2, 0.2, 0.2, 0.2), (0.6,)))  # more samples while the machine was quick
+    uneven = Latency(rounds=((0.2, 0.2, 0.2, 0.2), (0.6,)))  # more samples while the machine was quick
     assert uneven.times(fast) == pytest.approx(2)
     assert uneven.median_ms / fast.median_ms < 1
 
@@ -121,14 +121,14 @@ def test_table_figures(report):
     ],
 )
 def test_milliseconds_have_the_digits_that_tell_engines_apart(report, milliseconds, written):
-    latency = Latency(turns=((milliseconds / 1e3,) * 3,))
+    latency = Latency(rounds=((milliseconds / 1e3,) * 3,))
     table = cells(replace(report, cases=(case("one", latency=latency),)))
     assert table["median, ms"] == table["p90, ms"] == table["p99, ms"] == [written]
     assert table["std, ms"] == ["0.000"]
 
 
 def parts(gpu: float, enqueue: float) -> dict[str, Latency]:
-    return {name: Latency(turns=((s / 1e3,) * 5,)) for name, s in (("gpu", gpu), ("enqueue", enqueue))}
+    return {name: Latency(rounds=((s / 1e3,) * 5,)) for name, s in (("gpu", gpu), ("enqueue", enqueue))}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_faster_precision_is_said_too(report):
     fast = BenchReport(
         **{
             **vars(report),
-            "cases": (case("eager"), case("f", precision="fp16", latency=Latency(turns=((0.1,), (0.225,))))),
+            "cases": (case("eager"), case("f", precision="fp16", latency=Latency(rounds=((0.1,), (0.225,))))),
         }
     )
     assert fast.findings == ("FP16 is faster than FP32 here: f took 1/2.00 of the time of eager",)
@@ -168,11 +168,13 @@ def test_faster_precision_is_said_too(report):
 
 def test_medians_that_say_the_opposite_are_explained(report):
     """As on a machine that something else slowed down in most of one case's turns."""
-    slow_machine = case("eager", latency=Latency(turns=((1.0,), (1.0,), (0.1,))))
-    other = case("f", precision="fp16", latency=Latency(turns=((0.9,), (0.9, 0.9), (0.12, 0.12, 0.12, 0.12))))
+    slow_machine = case("eager", latency=Latency(rounds=((1.0,), (1.0,), (0.1,))))
+    other = case(
+        "f", precision="fp16", latency=Latency(rounds=((0.9,), (0.9, 0.9), (0.12, 0.12, 0.12, 0.12)))
+    )
     found = replace(report, cases=(slow_machine, other)).findings
     assert found == ("FP16 is faster than FP32 here: f took 1/1.11 of the time of eager",)
-    other = case("f", precision="fp16", latency=Latency(turns=((1.1,), (1.1,), (0.12,) * 9)))
+    other = case("f", precision="fp16", latency=Latency(rounds=((1.1,), (1.1,), (0.12,) * 9)))
     found = replace(report, cases=(slow_machine, other)).findings
     assert len(found) == 1
     assert found[0].startswith(
@@ -184,7 +186,7 @@ def test_medians_that_say_the_opposite_are_explained(report):
 def test_json_keeps_samples_and_has_no_infinity(report, tmp_path):
     report.write_json(tmp_path / "r.json")
     content = json.loads((tmp_path / "r.json").read_text())
-    assert content["cases"][0]["latency"]["turns_seconds"] == [list(turn) for turn in REFERENCE.turns]
+    assert content["cases"][0]["latency"]["rounds_seconds"] == [list(one) for one in REFERENCE.rounds]
     assert content["cases"][2]["latency"]["speedup"] == pytest.approx(0.5)
     assert content["cases"][1]["quality"]["Set5"]["fidelity_db"] is None
     assert content["cases"][3]["latency"] is None

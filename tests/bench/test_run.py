@@ -49,8 +49,8 @@ def test_samples_are_kept_and_memory_is_each_cases_own(content):
     timed = [case for case in content["cases"] if case["latency"]]
     assert len(timed) == 4
     for case in timed:
-        assert len(case["latency"]["turns_seconds"]) == 5
-        assert all(case["latency"]["turns_seconds"])
+        assert len(case["latency"]["rounds_seconds"]) == 5
+        assert all(case["latency"]["rounds_seconds"])
         assert case["latency"]["median_ms"] > 0
     peaks = {case["label"]: case["peak_bytes"] for case in timed}
     assert peaks["ONNX Runtime fp32"] < peaks["PyTorch fp32"], "a process without PyTorch is smaller"

@@ -113,7 +113,7 @@ def test_a_reference_that_is_broken_proves_nothing():
 def test_no_batches_prove_nothing():
     used_up = iter(batches((1, 3, 15, 15)))
     compare(FakeSession(SPEC), FakeSession(SPEC), used_up)
-    with pytest.raises(InputError, match="no batch; if it was a generator"):
+    with pytest.raises(InputError, match="no batch; pass a list where the generator may be used up"):
         compare(FakeSession(SPEC), FakeSession(SPEC), used_up)
 
 

@@ -33,7 +33,7 @@ def candidate(precision: str, milliseconds: list[float], loss: float = 0.0) -> C
         details={"measured": {"held_out": {"dpsnr_db": loss}}},
     )
     turns = tuple((ms / 1e3,) * 3 for ms in milliseconds)
-    return Candidate(built=Built(artifacts=(artifact,), summary=()), latency=Latency(turns=turns))
+    return Candidate(built=Built(artifacts=(artifact,), summary=()), latency=Latency(rounds=turns))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, InputError
-from hasn_edge.evaluation.quality import evaluate
+from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.train.loop import Interrupted
 from hasn_edge.train.recipe import Phase
@@ -62,7 +62,7 @@ def test_the_weights_are_the_average_and_say_what_made_them(finished, shards, ev
     from hasn_edge.data.pairs import load_eval_set
 
     model = last.model()
-    score = evaluate(lambda x: model(torch.from_numpy(x)).numpy(), load_eval_set(("Two", eval_folder), 4))
+    score = score_images(lambda x: model(torch.from_numpy(x)).numpy(), load_eval_set(("Two", eval_folder), 4))
     assert last.provenance["scores"]["Two"]["psnr_y"] == pytest.approx(score.psnr_y, abs=1e-3)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hasn_edge.data.pairs import load_eval_set
-from hasn_edge.evaluation.quality import evaluate
+from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_models, model_path
 from hasn_edge.train.recipe import load_recipe
@@ -36,7 +36,7 @@ def test_the_figures_of_card_and_file_are_what_the_file_gives(name, dataset, sha
         with torch.inference_mode():
             return model(torch.from_numpy(x)).numpy()
 
-    score = evaluate(run, load_eval_set((dataset, shared_data / "eval" / dataset), 4), keep_outputs=False)
+    score = score_images(run, load_eval_set((dataset, shared_data / "eval" / dataset), 4), keep_outputs=False)
     said = checkpoint.provenance["scores"][dataset]
     assert said["psnr_y"] == pytest.approx(score.psnr_y, abs=2e-3)
     assert said["ssim_y"] == pytest.approx(score.ssim_y, abs=2e-4)

@@ -1,4 +1,4 @@
-"""Published figures come out of evaluate, the self-ensemble is one, and drift says who lost what."""
+"""Published figures come out of score_images, the self-ensemble is one, and drift says what changed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 
 from hasn_edge.data.pairs import EvalSet, bicubic_baseline, load_eval_set
 from hasn_edge.errors import InputError, ShapeError
-from hasn_edge.evaluation import quality
+from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.images.arrays import to_tensor
 from hasn_edge.images.codec import write_image
+from hasn_edge.progress import Step
+from hasn_edge.runtime.upscaler import self_ensembled
 
 
 @pytest.fixture
@@ -53,27 +55,28 @@ def test_the_official_network_reaches_its_published_figures(
     shared_data, official, name, ensemble, psnr, ssim
 ):
     eval_set = load_eval_set(f"{name}={shared_data / 'eval' / name}", 4)
-    scores = quality.evaluate(official, eval_set, self_ensemble=ensemble, keep_outputs=False)
+    scores = score_images(official, eval_set, self_ensemble=ensemble, keep_outputs=False)
     assert scores.psnr_y == pytest.approx(psnr, abs=0.001)
     assert scores.ssim_y == pytest.approx(ssim, abs=0.0001)
 
 
 def test_bicubic_reaches_its_published_figures(shared_data):
-    scores = quality.evaluate(bicubic_baseline(4), load_eval_set(f"Set5={shared_data}/eval/Set5", 4))
+    scores = score_images(bicubic_baseline(4), load_eval_set(f"Set5={shared_data}/eval/Set5", 4))
     assert scores.psnr_y == pytest.approx(28.43, abs=0.005)
     assert scores.ssim_y == pytest.approx(0.811, abs=0.0005)
 
 
 def test_scores(eval_set):
     seen = []
-    scores = quality.evaluate(bicubic_baseline(4), eval_set, progress=seen.append)
-    assert seen == ["one", "two"] == [score.name for score in scores.images]
+    scores = score_images(bicubic_baseline(4), eval_set, progress=seen.append)
+    assert seen == [Step("one", 1, 2), Step("two", 2, 2)]
+    assert [score.name for score in scores.images] == ["one", "two"]
     assert scores.border == 4
     assert scores.psnr_y == pytest.approx(np.mean([score.psnr_y for score in scores.images]))
     assert scores.ssim_y == pytest.approx(np.mean([score.ssim_y for score in scores.images]))
     for score, pair in zip(scores.images, eval_set, strict=True):
         assert (score.output.shape, score.output.dtype) == (pair.hr().shape, np.uint8)
-    wider = quality.evaluate(bicubic_baseline(4), eval_set, border=0, keep_outputs=False)
+    wider = score_images(bicubic_baseline(4), eval_set, border=0, keep_outputs=False)
     assert wider.psnr_y != scores.psnr_y
     assert all(score.output is None for score in wider.images)
     content = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
@@ -82,40 +85,40 @@ def test_scores(eval_set):
 
 def test_perfect_images_have_no_infinity_in_json_and_do_not_hide_the_others(eval_set):
     truth = {to_tensor(pair.lr()).tobytes(): to_tensor(pair.hr()) for pair in eval_set}
-    perfect = quality.evaluate(lambda x: truth[x.tobytes()], eval_set)
+    perfect = score_images(lambda x: truth[x.tobytes()], eval_set)
     assert perfect.psnr_y == math.inf
     assert perfect.ssim_y == pytest.approx(1)
     assert json.loads(json.dumps(perfect.to_dict(), allow_nan=False))["psnr_y_db"] is None
     baseline = bicubic_baseline(4)
     first = to_tensor(eval_set.pairs[0].lr()).tobytes()
-    mixed = quality.evaluate(lambda x: truth[first] if x.tobytes() == first else baseline(x), eval_set)
+    mixed = score_images(lambda x: truth[first] if x.tobytes() == first else baseline(x), eval_set)
     assert mixed.psnr_y == mixed.images[1].psnr_y
-    lost = quality.drift(perfect, mixed)
-    assert lost.worst_image == "two"
-    assert lost.worst_dpsnr == pytest.approx(mixed.images[1].psnr_y - 100)
-    assert lost.fidelity_psnr == lost.worst_fidelity_psnr < 100
+    changed = drift(perfect, mixed)
+    assert changed.worst_image == "two"
+    assert changed.worst_dpsnr == pytest.approx(mixed.images[1].psnr_y - 100)
+    assert changed.fidelity_psnr == changed.worst_fidelity_psnr < 100
 
 
 def test_drift_in_closed_form(eval_set):
-    reference = quality.evaluate(bicubic_baseline(4), eval_set)
-    same = quality.drift(reference, quality.evaluate(bicubic_baseline(4), eval_set))
+    reference = score_images(bicubic_baseline(4), eval_set)
+    same = drift(reference, score_images(bicubic_baseline(4), eval_set))
     assert (same.dpsnr, same.dssim, same.fidelity_psnr) == (0, 0, math.inf)
     assert json.loads(json.dumps(same.to_dict(), allow_nan=False))["fidelity_psnr_db"] is None
 
-    candidate = quality.evaluate(_brighter(3), eval_set)
-    lost = quality.drift(reference, candidate)
+    candidate = score_images(_brighter(3), eval_set)
+    found = drift(reference, candidate)
     changed = [
         np.mean(np.square(b.output.astype(float) - a.output))
         for a, b in zip(reference.images, candidate.images, strict=True)
     ]
     expected = [10 * math.log10(255**2 / error) for error in changed]
-    assert lost.fidelity_psnr == pytest.approx(np.mean(expected))
-    assert lost.worst_fidelity_psnr == pytest.approx(min(expected))
-    assert lost.worst_fidelity_image == ("one", "two")[int(np.argmin(expected))]
-    assert lost.dpsnr == pytest.approx(candidate.psnr_y - reference.psnr_y)
-    assert lost.dpsnr < 0
-    assert lost.dssim == pytest.approx(candidate.ssim_y - reference.ssim_y)
-    assert lost.worst_dpsnr == min(item.dpsnr for item in lost.images)
+    assert found.fidelity_psnr == pytest.approx(np.mean(expected))
+    assert found.worst_fidelity_psnr == pytest.approx(min(expected))
+    assert found.worst_fidelity_image == ("one", "two")[int(np.argmin(expected))]
+    assert found.dpsnr == pytest.approx(candidate.psnr_y - reference.psnr_y)
+    assert found.dpsnr < 0
+    assert found.dssim == pytest.approx(candidate.ssim_y - reference.ssim_y)
+    assert found.worst_dpsnr == min(item.dpsnr for item in found.images)
 
 
 def test_the_self_ensemble_visits_all_eight_and_averages_before_rounding():
@@ -129,7 +132,7 @@ def test_the_self_ensemble_visits_all_eight_and_averages_before_rounding():
         y[0, :, 0, 0] += 0.8  # a corner that knows which way is up
         return y
 
-    y = quality.self_ensembled(run)(x)
+    y = self_ensembled(run)(x)
     views = [t for f in (x, np.flip(x, 3)) for t in (np.rot90(f, k, (2, 3)) for k in range(4))]
     assert len(seen) == 8
     assert all(any(np.array_equal(s, v) for s in seen) for v in views)
@@ -139,32 +142,32 @@ def test_the_self_ensemble_visits_all_eight_and_averages_before_rounding():
 
 
 def test_an_equivariant_function_is_not_changed_by_the_ensemble(eval_set):
-    plain = quality.evaluate(bicubic_baseline(4), eval_set)
-    both = quality.evaluate(bicubic_baseline(4), eval_set, self_ensemble=True)
+    plain = score_images(bicubic_baseline(4), eval_set)
+    both = score_images(bicubic_baseline(4), eval_set, self_ensemble=True)
     assert both.self_ensemble
     # MATLAB's two passes round in between, and rows go first: a level apart here and there.
-    assert quality.drift(plain, both).worst_fidelity_psnr > 50
+    assert drift(plain, both).worst_fidelity_psnr > 50
 
 
 def test_what_cannot_be_measured_is_named(eval_set, tmp_path):
     with pytest.raises(
         InputError, match=r"tiny/one: expected an output of \(1, 3, 32, 40\) at x4, got .*16, 20"
     ):
-        quality.evaluate(bicubic_baseline(2), eval_set)
+        score_images(bicubic_baseline(2), eval_set)
     with pytest.raises(InputError, match="tiny/one: the network's output has values that are not numbers"):
-        quality.evaluate(_brighter(float("nan")), eval_set)
+        score_images(_brighter(float("nan")), eval_set)
     with pytest.raises(ShapeError, match="tiny/one: SSIM needs .* at least 11 x 11"):
-        quality.evaluate(bicubic_baseline(4), eval_set, border=12)
+        score_images(bicubic_baseline(4), eval_set, border=12)
     with pytest.raises(InputError, match="set none has no images"):
-        quality.evaluate(bicubic_baseline(4), EvalSet(name="none", scale=4, pairs=()))
+        score_images(bicubic_baseline(4), EvalSet(name="none", scale=4, pairs=()))
 
 
 def test_drift_of_things_that_do_not_compare(eval_set):
-    scores = quality.evaluate(bicubic_baseline(4), eval_set)
+    scores = score_images(bicubic_baseline(4), eval_set)
     with pytest.raises(InputError, match="keep_outputs=True"):
-        quality.drift(scores, quality.evaluate(bicubic_baseline(4), eval_set, keep_outputs=False))
+        drift(scores, score_images(bicubic_baseline(4), eval_set, keep_outputs=False))
     with pytest.raises(InputError, match=r"border 4\) and tiny \(2 images, border 0"):
-        quality.drift(scores, quality.evaluate(bicubic_baseline(4), eval_set, border=0))
-    shorter = quality.Scores(name="other", images=scores.images[:1], border=4)
+        drift(scores, score_images(bicubic_baseline(4), eval_set, border=0))
+    shorter = Scores(name="other", images=scores.images[:1], border=4)
     with pytest.raises(InputError, match=r"other \(1 images"):
-        quality.drift(scores, shorter)
+        drift(scores, shorter)
