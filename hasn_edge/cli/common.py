@@ -113,9 +113,9 @@ def open_chosen(
     exact: bool = False,
     device: str | None = None,
     cuda: str | None = None,
-    slots: int = 1,
+    in_flight: int = 1,
 ) -> Session:
-    """Open the session that ``--model`` or ``--artifact`` names; an engine with so many ``slots``."""
+    """Open the session that ``--model`` or ``--artifact`` names; an engine with ``in_flight`` executions."""
     from hasn_edge.artifact import Kind, load_artifact
     from hasn_edge.runtime.open import open_model, open_session
 
@@ -123,8 +123,8 @@ def open_chosen(
         if model is not None:
             raise click.UsageError("--model and --artifact exclude each other: an artifact holds its model")
         built = load_artifact(artifact)
-        several = slots if built.kind is Kind.ENGINE else 1
-        return open_session(built, threads=threads, exact=exact, device=device, cuda=cuda, slots=several)
+        several = in_flight if built.kind is Kind.ENGINE else 1
+        return open_session(built, threads=threads, exact=exact, device=device, cuda=cuda, in_flight=several)
     if cuda is not None:
         raise click.UsageError("--cuda is for engines: name one with --artifact FILE.engine")
     return open_model(chosen_model(model), threads=threads, device=device)

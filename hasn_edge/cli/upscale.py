@@ -131,10 +131,12 @@ def command(
     check_output(files, output, suffix)
     failures: list[str] = []
     padded: list[Path] = []
-    slots = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
+    in_flight = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
     with (
         Interruption() as interruption,
-        open_chosen(model, artifact, threads=threads, device=device, cuda=cuda, slots=slots) as session,
+        open_chosen(
+            model, artifact, threads=threads, device=device, cuda=cuda, in_flight=in_flight
+        ) as session,
     ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
         several = len(files) > 1

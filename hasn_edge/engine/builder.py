@@ -102,7 +102,7 @@ def compile_plan(
     config = builder.create_builder_config()
     shapes = networks.input_range(network, target.shapes)
     facts["precision"] = precision.value
-    facts["profile"] = dict(zip(("minimum", "typical", "maximum"), map(list, shapes), strict=True))
+    facts["profile"] = dict(zip(("min", "opt", "max"), map(list, shapes), strict=True))
     if networks.is_dynamic(network):  # a static graph has no profile
         profile = networks.make_profile(builder, network, shapes)
         if config.add_optimization_profile(profile) < 0:

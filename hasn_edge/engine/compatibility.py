@@ -163,12 +163,12 @@ def _range(details: Any, *, pixels: bool) -> list[str]:
     try:
         sizes = [
             tuple(int(n) for n in details["profile"][name][first : first + 2])
-            for name in ("minimum", "typical", "maximum")
+            for name in ("min", "opt", "max")
         ]
         own = load_target(str(details["target"])).shapes
     except (KeyError, TypeError, ValueError, HasnEdgeError):
         return []
-    if sizes == [shape[2:] for shape in (own.minimum, own.typical, own.maximum)]:
+    if sizes == [shape[2:] for shape in (own.min, own.opt, own.max)]:
         return []
     return ["--dynamic", *(_size((height, width)) for height, width in sizes)]
 

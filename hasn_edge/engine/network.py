@@ -117,7 +117,7 @@ def check_precision(
 
 
 def input_range(network: Any, shapes: ShapeRange) -> tuple[Shape, Shape, Shape]:
-    """Return the smallest, typical and largest shape of the graph's input, in the graph's own layout.
+    """Return the min, opt and max shape of the graph's input, in the graph's own layout.
 
     Raises:
         UnsupportedError: the graph is fixed to another size than ``shapes``.
@@ -125,11 +125,11 @@ def input_range(network: Any, shapes: ShapeRange) -> tuple[Shape, Shape, Shape]:
     tensor = network.get_input(0)
     fixed = tuple(int(n) for n in tensor.shape)
     pixels = tensor.dtype.name == "UINT8"
-    low, typical, high = (
+    low, middle, high = (
         _fit(_laid_out(shape, pixels=pixels), fixed, tensor.name, channel=3 if pixels else 1)
-        for shape in (shapes.minimum, shapes.typical, shapes.maximum)
+        for shape in (shapes.min, shapes.opt, shapes.max)
     )
-    return low, typical, high
+    return low, middle, high
 
 
 def is_dynamic(network: Any) -> bool:
@@ -138,7 +138,7 @@ def is_dynamic(network: Any) -> bool:
 
 
 def make_profile(builder: Any, network: Any, shapes: tuple[Shape, Shape, Shape]) -> Any:
-    """Return an optimization profile of the input's smallest, typical and largest shape."""
+    """Return an optimization profile of the input's min, opt and max shape."""
     profile = builder.create_optimization_profile()
     profile.set_shape(network.get_input(0).name, *shapes)
     return profile

@@ -50,33 +50,32 @@ class EngineRuntime(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeRange:
-    """Input shapes that an engine accepts, each ``(N, C, H, W)``: ``minimum <= typical <= maximum``."""
+    """Input shapes that an engine accepts, each ``(N, C, H, W)``, as a TensorRT profile has them."""
 
-    minimum: Shape = (1, 3, 32, 32)
-    typical: Shape = (1, 3, 180, 320)
+    min: Shape = (1, 3, 32, 32)
+    opt: Shape = (1, 3, 180, 320)
     """The shape that the compiler makes fastest."""
-    maximum: Shape = (1, 3, 540, 960)
+    max: Shape = (1, 3, 540, 960)
 
     def __post_init__(self) -> None:
         for i, axis in enumerate(("batch", "channels", "height", "width")):
-            low, middle, high = self.minimum[i], self.typical[i], self.maximum[i]
+            low, middle, high = self.min[i], self.opt[i], self.max[i]
             if not 1 <= low <= middle <= high:
                 raise ConfigError(
-                    f"shapes: {axis} is {low} / {middle} / {high}; "
-                    "expected 1 <= minimum <= typical <= maximum"
+                    f"shapes: {axis} is {low} / {middle} / {high}; expected 1 <= min <= opt <= max"
                 )
 
     @classmethod
     def static(cls, height: int, width: int, *, batch: int = 1, channels: int = 3) -> ShapeRange:
         """Return the range of one shape only."""
         shape = (batch, channels, height, width)
-        return cls(minimum=shape, typical=shape, maximum=shape)
+        return cls(min=shape, opt=shape, max=shape)
 
     @property
     def size(self) -> tuple[int, int] | None:
         """The one (height, width) of a static range; ``None`` where it is dynamic."""
-        same = self.minimum[2:] == self.maximum[2:]
-        return (self.minimum[2], self.minimum[3]) if same else None
+        same = self.min[2:] == self.max[2:]
+        return (self.min[2], self.min[3]) if same else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,21 +149,21 @@ class EngineTarget:
             )
 
     def with_size(self, height: int, width: int) -> EngineTarget:
-        """Return this target for one size in pixels only, keeping the typical batch and channels."""
-        batch, channels = self.shapes.typical[:2]
+        """Return this target for one size in pixels only, keeping the batch of ``opt`` and channels."""
+        batch, channels = self.shapes.opt[:2]
         return replace(self, shapes=ShapeRange.static(height, width, batch=batch, channels=channels))
 
     def with_range(
-        self, minimum: tuple[int, int], typical: tuple[int, int], maximum: tuple[int, int]
+        self, smallest: tuple[int, int], opt: tuple[int, int], largest: tuple[int, int]
     ) -> EngineTarget:
-        """Return this target for sizes from ``minimum`` to ``maximum``, each (height, width) in pixels.
+        """Return this target for a range of sizes, fastest at ``opt``; each is (height, width) in pixels.
 
         Raises:
             ConfigError: they are not in this order.
         """
-        batch = self.shapes.typical[:2]
-        low, middle, high = ((*batch, *size) for size in (minimum, typical, maximum))
-        return replace(self, shapes=ShapeRange(minimum=low, typical=middle, maximum=high))
+        batch = self.shapes.opt[:2]
+        low, middle, high = ((*batch, *size) for size in (smallest, opt, largest))
+        return replace(self, shapes=ShapeRange(min=low, opt=middle, max=high))
 
     def with_batch(self, largest: int) -> EngineTarget:
         """Return this target for 1 to ``largest`` images at a time, fastest at ``largest``."""
@@ -172,9 +171,9 @@ class EngineTarget:
         return replace(
             self,
             shapes=ShapeRange(
-                minimum=(1, *shapes.minimum[1:]),
-                typical=(largest, *shapes.typical[1:]),
-                maximum=(largest, *shapes.maximum[1:]),
+                min=(1, *shapes.min[1:]),
+                opt=(largest, *shapes.opt[1:]),
+                max=(largest, *shapes.max[1:]),
             ),
         )
 

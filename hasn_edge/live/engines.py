@@ -18,7 +18,7 @@ from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import ModelSpec, Precision
 
-SLOTS = 2
+IN_FLIGHT = 2
 """Of a TensorRT engine: one frame is copied while another is computed."""
 
 ON_CPU = " cpu"
@@ -179,7 +179,7 @@ def _own(
 def _built(artifact: Artifact, threads: int | None, device: str | None, cuda: str | None) -> EngineChoice:
     def opened(size: tuple[int, int] | None) -> Session:
         if artifact.kind is Kind.ENGINE:
-            return open_session(artifact, device=device, cuda=cuda, slots=SLOTS)
+            return open_session(artifact, device=device, cuda=cuda, in_flight=IN_FLIGHT)
         anything = artifact.kind is Kind.ONNX and artifact.size is None
         known = _whole(size, artifact.spec) if anything else None
         return open_session(artifact, device=device, threads=threads, frame=known)

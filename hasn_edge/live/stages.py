@@ -192,7 +192,7 @@ class Stages:
             self.at["infer"] = task.frame.index
             if task.runner is not runner:
                 task.runner, task.x = runner, runner.prepare(task.frame.pixels)
-            self._pacing.began(runner.slots)
+            self._pacing.began(runner.in_flight)
             self._stats.began("infer")
             task.started = time.monotonic()
             flying.append((task, runner.submit(task.x)))
@@ -201,7 +201,7 @@ class Stages:
         """Return the next frame for the network; ``None`` where the oldest result is to be waited for."""
         if not flying:
             return self._prepared.get()
-        if len(flying) >= flying[0][0].runner.slots:
+        if len(flying) >= flying[0][0].runner.in_flight:
             return None
         try:
             # Half of its time the network may wait for a second frame; then the first one must be shown.

@@ -150,7 +150,7 @@ def build(
         calibration: Images for INT8 ranges: a folder or a manifest; those of the recipe where ``None``.
         recipe: INT8 recipe by name or file.
         size: The one (height, width) in pixels; otherwise the target's shapes.
-        dynamic: Smallest, typical and largest (height, width) of an engine that takes a range of sizes.
+        dynamic: Smallest, ``opt`` (fastest) and largest (height, width) of an engine for a range of sizes.
         batch: Images at a time, at most: an engine takes 1 to so many, fastest at so many; a graph any
             number. The target's where ``None``, which is 1 but for a file that says otherwise.
         pixels: Take and give NHWC uint8 instead of NCHW float32: a quarter of the bytes to copy.

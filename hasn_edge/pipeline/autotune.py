@@ -127,7 +127,7 @@ def measure(
     progress: Progress = lambda text: None,
     failed: list[tuple[Precision, HasnEdgeError]] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Time what was built on frames of the target's typical size, in turns.
+    """Time what was built on frames of the target's ``opt`` size, in turns.
 
     Args:
         made: The candidates.
@@ -136,7 +136,7 @@ def measure(
         progress: Called with what is under way.
         failed: Takes the errors of files that open wrong, which are left out; without it they are raised.
     """
-    batch, channels, height, width = target.shapes.typical
+    batch, channels, height, width = target.shapes.opt
     frame = (height, width) if target.runtime is EngineRuntime.CPU else None
     with ExitStack() as stack:
         opened: list[tuple[Built, Session]] = []

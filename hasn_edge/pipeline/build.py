@@ -141,10 +141,10 @@ def build_one(
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     rules = DEFAULT_RULES["onnxruntime" if target.runtime is EngineRuntime.CPU else "tensorrt"]
-    low, high = target.shapes.minimum[0], target.shapes.maximum[0]
+    low, high = target.shapes.min[0], target.shapes.max[0]
     batch = (low, high) if target.runtime.compiles else (1, options.batch or 1)
     job = Job(model, rules=rules, pixels=options.pixels, batch=batch, progress=progress)
-    smallest = target.shapes.minimum[2:] if target.runtime.compiles else options.size
+    smallest = target.shapes.min[2:] if target.runtime.compiles else options.size
     if smallest is not None:
         job.require_size(smallest)
     if precision is Precision.INT8:

@@ -91,7 +91,7 @@ def _golden(
         precision=precision,
         exact=precision is Precision.INT8,
     ) as session:
-        return make_golden(session, target.shapes.typical[2:], tolerance=tolerance)
+        return make_golden(session, target.shapes.opt[2:], tolerance=tolerance)
 
 
 def tried(job: Job, engine: File, target: EngineTarget, gpu: GpuFacts | None) -> str:

@@ -75,7 +75,7 @@ def check_golden(
     name: str | None = None,
     cure: str = "build it again with 'hasn-edge build'",
 ) -> None:
-    """Do nothing if a session computes what was stored; every slot is asked, the second time by its graph.
+    """Do nothing if a session computes what was stored: every in-flight execution, also by its graph.
 
     Another image comes first: a graph that replays old buffers would otherwise repeat the right answer.
 
@@ -104,10 +104,10 @@ def check_golden(
             f"computes this network; {cure}"
         )
     x_NCHW = golden_input(shape)
-    slots = range(getattr(session, "slots", 1))
-    for pending in [session.submit(1 - x_NCHW) for _ in slots]:
+    executions = range(getattr(session, "in_flight", 1))
+    for pending in [session.submit(1 - x_NCHW) for _ in executions]:
         pending.result()
-    for pending in [session.submit(x_NCHW) for _ in slots]:
+    for pending in [session.submit(x_NCHW) for _ in executions]:
         problem = _problem(pending.result(), wanted, limits)
         if problem:
             raise ArtifactError(

@@ -23,7 +23,7 @@ def open_session(
     threads: int | None = None,
     frame: tuple[int, int] | None = None,
     cuda: str | None = None,
-    slots: int = 1,
+    in_flight: int = 1,
     eager: bool = False,
 ) -> Session:
     """Open a built file with the backend of its kind.
@@ -41,7 +41,7 @@ def open_session(
         frame: The one (height, width) in pixels that will come; ONNX Runtime is faster when it knows.
         cuda: For an engine, what gives it memory and streams: ``"torch"``, ``"cuda-python"`` or ``"pycuda"``;
             ``None`` for the first that works.
-        slots: For an engine, how many inputs are in flight at a time, see :meth:`Session.submit`.
+        in_flight: For an engine, how many inputs are in flight at a time, see :meth:`Session.submit`.
         eager: For timing: an engine of TensorRT for RTX that takes a range of sizes compiles the kernels for
             a size before that first runs, instead of running general ones until they are there. Nothing else
             changes by it.
@@ -63,10 +63,10 @@ def open_session(
     if artifact.kind is Kind.ENGINE:
         from hasn_edge.runtime.tensorrt.open import open_engine
 
-        return open_engine(artifact, device=device, cuda=cuda, slots=slots, eager=eager)
-    if cuda is not None or slots != 1:
+        return open_engine(artifact, device=device, cuda=cuda, in_flight=in_flight, eager=eager)
+    if cuda is not None or in_flight != 1:
         raise UnsupportedError(
-            f"{artifact.path}: the choice of a CUDA backend and slots are for engines; open this "
+            f"{artifact.path}: the choice of a CUDA backend and of in_flight are for engines; open this "
             f"{artifact.kind.value} file without"
         )
     if artifact.kind is Kind.ONNX:

@@ -95,9 +95,9 @@ class Session(ABC):
     def submit(self, x_NCHW: Float32) -> Pending[Float32]:
         """Begin to upscale a batch; the result is asked for later, in any order, while others are computed.
 
-        A backend with several slots (TensorRT) computes while this thread prepares the next input; the others
-        compute at once, before this returns. Once all slots are taken it waits for the oldest one, whose
-        result is kept until it is asked for.
+        A backend with several in-flight executions (TensorRT) computes while this thread prepares the next
+        input; the others compute at once, before this returns. Once all are taken it waits for the oldest
+        one, whose result is kept until it is asked for.
 
         Args:
             x_NCHW: As for :meth:`run`; it may be changed as soon as this returns.

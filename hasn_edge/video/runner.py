@@ -17,9 +17,10 @@ from hasn_edge.runtime.upscaler import Upscaler
 class Runner:
     """Takes frames through a session by the shortest way that it offers.
 
-    Frames of a size that the session takes as it is go straight to it, so that its slots and its 8-bit
-    pixels are used; all others go through the upscaler, which pads and tiles. Only :meth:`submit` and the
-    result it returns touch the session: one thread's business. The others may run in other threads meanwhile.
+    Frames of a size that the session takes as it is go straight to it, so that its in-flight executions
+    and its 8-bit pixels are used; all others go through the upscaler, which pads and tiles. Only
+    :meth:`submit` and the result it returns touch the session: one thread's business. The others may run in
+    other threads meanwhile.
 
     Args:
         upscaler: What computes; a session is wrapped into an upscaler.
@@ -36,7 +37,7 @@ class Runner:
                 f"video is RGB; this network computes {self.session.spec.channels} channel(s); choose another"
             )
         self.scale = self.session.spec.scale
-        self.slots: int = getattr(self.session, "slots", 1)
+        self.in_flight: int = getattr(self.session, "in_flight", 1)
         """How many frames the session works on at a time."""
 
     def prepare(self, pixels: UInt8) -> NDArray[Any]:
@@ -66,4 +67,4 @@ class Runner:
         session, upscaler = self.session, self.upscaler
         plain = upscaler.tile is None and not upscaler.self_ensemble
         fits = session.size in (None, (height, width)) and min(height, width) >= session.spec.size.minimum
-        return plain and fits and (session.pixels or self.slots > 1)
+        return plain and fits and (session.pixels or self.in_flight > 1)

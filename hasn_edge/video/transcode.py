@@ -44,7 +44,7 @@ class Network:
         self._runner = Runner(upscaler)
         self._large = size[0] * size[1] > _LARGE
         self._deep = deep
-        self.slots = 1 if self._large else self._runner.slots
+        self.in_flight = 1 if self._large else self._runner.in_flight
         """How many images may be under way at a time."""
 
     def prepare(self, image: Pixels) -> Any:
@@ -136,11 +136,11 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
 
 
 def _results(steps: Iterable[tuple[Step, Any]], network: Network) -> Iterator[tuple[Step, Any]]:
-    """Yield every step with its result, in order; as many are under way as the session has slots."""
+    """Yield every step with its result, in order; as many are under way as the session computes at a time."""
     under_way: deque[tuple[Step, Pending[Any] | None]] = deque()
     for step, x in steps:
         under_way.append((step, None if x is None else network.begin(x)))
-        if len(under_way) >= network.slots:
+        if len(under_way) >= network.in_flight:
             yield _result(*under_way.popleft())
     while under_way:
         yield _result(*under_way.popleft())

@@ -48,7 +48,7 @@ def test_every_version_builds_every_precision(hasn_onnx: MakeOnnx, version: str,
     assert made.facts["flags"]["require_user_allocation"] is version.startswith("rtx")
     assert made.facts["precision"] == precision
     assert made.facts["flags"]["strongly_typed"] is not weak
-    assert made.facts["profile"]["maximum"] == [1, 3, 96, 96]
+    assert made.facts["profile"]["max"] == [1, 3, 96, 96]
     assert [p._shapes for p in trt.config._profiles] == [
         {"input": ((1, 3, 32, 32), (1, 3, 48, 64), (1, 3, 96, 96))}
     ]
@@ -108,7 +108,7 @@ def test_pixels_are_converted_in_fp32_and_laid_out_as_pixels(hasn_onnx: MakeOnnx
     graph = hasn_onnx("fp32", form="weak", pixels=True)
     made = compile_with(trt, graph, target_of("8.6.1"), precision=Precision.FP16)
     assert made.facts["inputs"] == [{"name": "input", "dtype": "uint8", "shape": [1, -1, -1, 3]}]
-    assert made.facts["profile"]["typical"] == [1, 48, 64, 3]
+    assert made.facts["profile"]["opt"] == [1, 48, 64, 3]
     pins = [name for name in made.facts["flags"]["fp32_layers"] if name.startswith("pixels/")]
     assert pins == [
         "pixels/planes",

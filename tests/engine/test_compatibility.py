@@ -175,7 +175,7 @@ def test_truncated_tampered_and_foreign_files(tmp_path: Path) -> None:
         {"flags": "none"},
         {"compute_capabilities": "all"},
         {"inputs": []},
-        {"profile": {"minimum": 3}},
+        {"profile": {"min": 3}},
         {"sm_count": "many"},
         {"target": 7},
         {"asked": "much"},
@@ -205,12 +205,12 @@ def test_a_damaged_sidecar_is_no_crash(tmp_path: Path, damage: dict[str, Any]) -
         ({"inputs": [{"dtype": "uint8"}]}, "--target tensorrt --pixels --size 320x180"),
         (
             {"size": None, "profile": {k: [1, 3, h, w] for k, h, w in (
-                ("minimum", 32, 48), ("typical", 180, 320), ("maximum", 360, 640))}},
+                ("min", 32, 48), ("opt", 180, 320), ("max", 360, 640))}},
             "--target tensorrt --dynamic 48x32 320x180 640x360",
         ),
         (
             {"size": None, "target": "rtx", "profile": {k: [1, 3, h, w] for k, h, w in (
-                ("minimum", 32, 32), ("typical", 180, 320), ("maximum", 540, 960))}},
+                ("min", 32, 32), ("opt", 180, 320), ("max", 540, 960))}},
             "--target rtx",
         ),
     ],

@@ -25,7 +25,7 @@ MakeOnnx = Callable[..., bytes]
 
 RTX = EngineTarget(
     name="test",
-    shapes=ShapeRange(minimum=(1, 3, 32, 32), typical=(1, 3, 48, 64), maximum=(1, 3, 96, 96)),
+    shapes=ShapeRange(min=(1, 3, 32, 32), opt=(1, 3, 48, 64), max=(1, 3, 96, 96)),
     compute_capabilities=("ampere", "ada", "blackwell"),
 )
 
@@ -48,9 +48,9 @@ class TestRealBuilds:
         details = json.loads(json.dumps(engine.details()))
         assert "size" not in details
         assert details["profile"] == {
-            "minimum": [1, 3, 32, 32],
-            "typical": [1, 3, 48, 64],
-            "maximum": [1, 3, 96, 96],
+            "min": [1, 3, 32, 32],
+            "opt": [1, 3, 48, 64],
+            "max": [1, 3, 96, 96],
         }
         assert details["inputs"] == [{"name": "input", "dtype": "float32", "shape": [1, 3, -1, -1]}]
         assert details["outputs"] == [{"name": "output", "dtype": "float32", "shape": [1, 3, -1, -1]}]
@@ -97,7 +97,7 @@ class TestRealBuilds:
         shape = [1, *(size or (-1, -1)), 3]
         assert details["inputs"] == [{"name": "input", "dtype": "uint8", "shape": shape}]
         assert details["outputs"][0]["dtype"] == "uint8"
-        assert details["profile"]["maximum"] == [1, *(size or (96, 96)), 3]
+        assert details["profile"]["max"] == [1, *(size or (96, 96)), 3]
         assert details["precision"] == "int8"
 
     def test_a_weak_graph_would_become_an_fp32_engine(self, hasn_onnx: MakeOnnx) -> None:

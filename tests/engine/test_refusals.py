@@ -99,7 +99,7 @@ class TestRefusals:
     def test_shapes(self, hasn_onnx: MakeOnnx) -> None:
         graph = hasn_onnx("fp32")
         assert "refused the input range (1, 3, 32, 32)" in self.refused(graph, refuses_profiles=True)
-        batches = ShapeRange(minimum=(2, 3, 32, 32), typical=(2, 3, 32, 32), maximum=(2, 3, 32, 32))
+        batches = ShapeRange(min=(2, 3, 32, 32), opt=(2, 3, 32, 32), max=(2, 3, 32, 32))
         target = replace(target_of("11.4.0.106"), shapes=batches)
         assert "fixed to (1, 3, -1, -1), but the target asks for (2, 3, 32, 32)" in self.refused(
             graph, target=target

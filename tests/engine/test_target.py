@@ -14,7 +14,7 @@ def test_the_shipped_targets_load_and_can_run_the_network() -> None:
     for name in shipped_targets():
         target = load_target(name)
         assert target.name == name
-        assert ModelSpec().size.padding(*target.shapes.minimum[2:]) == (0, 0)
+        assert ModelSpec().size.padding(*target.shapes.min[2:]) == (0, 0)
     assert load_target("cpu").runtime is EngineRuntime.CPU
     assert load_target("portable").runtime is EngineRuntime.PORTABLE
     assert load_target("rtx").compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
@@ -28,9 +28,9 @@ def test_a_target_file_of_ones_own(tmp_path: Path) -> None:
     target = load_target(path)
     assert target.name == "my board"
     assert target.compute_capabilities == ("7.5", "8.9")
-    assert target.shapes.maximum == (2, 3, 720, 1280)
+    assert target.shapes.max == (2, 3, 720, 1280)
     static = target.with_size(64, 48)
-    assert static.shapes == ShapeRange(minimum=(1, 3, 64, 48), typical=(1, 3, 64, 48), maximum=(1, 3, 64, 48))
+    assert static.shapes == ShapeRange(min=(1, 3, 64, 48), opt=(1, 3, 64, 48), max=(1, 3, 64, 48))
     assert static.shapes.size == (64, 48)
 
 
@@ -50,7 +50,7 @@ def test_a_target_file_of_ones_own(tmp_path: Path) -> None:
         ("name = '/tmp/rtx'", "name is '/tmp/rtx'; expected letters"),
         (r"name = 'a\b'", r"name is 'a\\\\b'; expected letters"),
         (r'name = "a\nb"', r"name is 'a\\nb'; expected letters"),
-        ("[shapes]\nminimum = [1, 3, 32]", "shapes.minimum is .*; expected a list of length 4"),
+        ("[shapes]\nmin = [1, 3, 32]", "shapes.min is .*; expected a list of length 4"),
         ("[shapes]\nmaximum = [1, 3, 100, 960]", "shapes: height is 32 / 180 / 100; expected 1 <= minimum"),
         ("[shapes]\nminimum = [0, 3, 32, 32]", "shapes: batch is 0 / 1 / 1; expected 1 <= minimum"),
     ],

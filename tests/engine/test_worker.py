@@ -25,7 +25,7 @@ from tests.support.compiling import MakeOnnx
 from tests.support.samples import NANO
 
 ROOT = Path(__file__).parents[2]
-SHAPES = ShapeRange(minimum=(1, 3, 32, 32), typical=(1, 3, 32, 32), maximum=(1, 3, 64, 64))
+SHAPES = ShapeRange(min=(1, 3, 32, 32), opt=(1, 3, 32, 32), max=(1, 3, 64, 64))
 TARGET = EngineTarget(name="board", runtime=EngineRuntime.TENSORRT, shapes=SHAPES)
 
 Install = Callable[..., None]

@@ -128,7 +128,7 @@ def test_files_are_opened_as_their_kind_wants(folder, calls):
     for engine in found.values():
         engine.open((180, 320))
     assert dict(calls) == {
-        "trt": {"slots": 2, "device": None, "cuda": None},
+        "trt": {"in_flight": 2, "device": None, "cuda": None},
         f"{DEFAULT_MODEL}-fp32-cpu": {"threads": 3, "frame": (180, 320), "device": None},
         "static": {"threads": 3, "frame": None, "device": None},
         "ts": {"threads": 3, "frame": None, "device": None},
@@ -254,7 +254,7 @@ def test_named_files_are_offered_on_the_gpu_and_on_the_processor(folder, gpu):
 def test_what_gives_engines_their_memory(folder, calls):
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
     list_engines(DEFAULT_MODEL, folder=folder, cuda="pycuda")["trt.engine"].open(None)
-    assert calls == [("trt", {"slots": 2, "device": None, "cuda": "pycuda"})]
+    assert calls == [("trt", {"in_flight": 2, "device": None, "cuda": "pycuda"})]
     with pytest.raises(InputError, match=r"--cuda is for TensorRT engines, and there is none.*--artifact"):
         list_engines(DEFAULT_MODEL, folder=folder / "none", cuda="pycuda")
 

@@ -13,9 +13,9 @@ from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.sources.remote import Remote
 from tests.support.live_rig import (
     SIZE,
+    ConcurrentSession,
     Script,
     Session,
-    SlotSession,
     Watcher,
     Writer,
     lost,
@@ -53,7 +53,7 @@ def test_source_is_lost_at_frame_n(live, at):
 
 
 @pytest.mark.parametrize("at", [0, 1, 7])
-@pytest.mark.parametrize("make", [Session, SlotSession], ids=["session", "slots"])
+@pytest.mark.parametrize("make", [Session, ConcurrentSession], ids=["session", "in flight"])
 def test_session_raises_at_frame_n(make, at):
     view, writer = Watcher(), Writer()
     source = PatternSource(SIZE, frames=20, live=False)

@@ -15,7 +15,16 @@ from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.metrics import psnr_y
 from hasn_edge.video.queues import LatestOnly
 from tests.support.fake_session import FakeSession
-from tests.support.live_rig import SIZE, Script, Session, SlotSession, Watcher, balanced, recording, stamps
+from tests.support.live_rig import (
+    SIZE,
+    ConcurrentSession,
+    Script,
+    Session,
+    Watcher,
+    balanced,
+    recording,
+    stamps,
+)
 
 
 def test_a_live_source_drops_what_a_slow_network_cannot_take():
@@ -33,7 +42,7 @@ def test_a_live_source_drops_what_a_slow_network_cannot_take():
 def test_what_the_end_cuts_off_is_counted_where_it_was():
     """Stopped while every stage is full: all that is neither shown nor dropped was in somebody's hands."""
     view = Watcher(stop_at=4)
-    stats = Live(PatternSource(SIZE, live=False), SlotSession(2, seconds=0.03), [view]).run()
+    stats = Live(PatternSource(SIZE, live=False), ConcurrentSession(2, seconds=0.03), [view]).run()
     snapshot = stats.snapshot()
     assert balanced(snapshot)
     assert snapshot["frames"]["drops"]["end of run"] >= 2

@@ -60,7 +60,7 @@ def test_preparing_begins_shortly_before_the_network_is_free():
     assert not waits(pacing)
 
 
-def test_free_slots_are_filled_at_once():
+def test_free_executions_are_filled_at_once():
     assert not waits(busy_pacing(Clock(), network=1.0, prepare=0.1, in_flight=2))
 
 

@@ -1,4 +1,4 @@
-"""The live pipeline when all goes well: order, slots, sizes, recording, views."""
+"""The live pipeline when all goes well: order, frames in flight, sizes, recording, views."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.runtime.upscaler import Upscaler
 from tests.support.fake_session import FakeSession
-from tests.support.live_rig import SIZE, Session, SlotSession, Watcher, Writer, recording, threads
+from tests.support.live_rig import SIZE, ConcurrentSession, Session, Watcher, Writer, recording, threads
 
 
 @pytest.mark.parametrize(
     "session",
-    [Session, SlotSession, lambda: SlotSession(3), lambda: Upscaler(Session(), tile=32)],
-    ids=["session", "two slots", "three slots", "tiles"],
+    [Session, ConcurrentSession, lambda: ConcurrentSession(3), lambda: Upscaler(Session(), tile=32)],
+    ids=["session", "two in flight", "three in flight", "tiles"],
 )
 def test_a_recording_loses_no_frame_and_keeps_the_order(session):
     view = Watcher()
@@ -49,8 +49,8 @@ def test_what_is_shown_is_what_the_session_computes():
         assert passed == sorted(passed)
 
 
-def test_slots_are_filled_by_one_thread():
-    session = SlotSession(2, seconds=0.01)
+def test_executions_are_filled_by_one_thread():
+    session = ConcurrentSession(2, seconds=0.01)
     view = Watcher()
     Live(recording(20), session, [view]).run()
     assert session.most == 2
@@ -58,10 +58,10 @@ def test_slots_are_filled_by_one_thread():
     assert view.numbers == list(range(20))
 
 
-def test_slots_of_a_live_source_do_not_hold_frames_back():
+def test_executions_of_a_live_source_do_not_hold_frames_back():
     """With nothing behind it in the queue, a computed frame is shown without waiting for the next one."""
     view = Watcher()
-    Live(PatternSource(SIZE, fps=5), SlotSession(2), [view], seconds=1.1).run()
+    Live(PatternSource(SIZE, fps=5), ConcurrentSession(2), [view], seconds=1.1).run()
     assert len(view.shown) >= 5
     assert all(shown.stamps.computed - shown.stamps.captured < 0.15 for shown in view.shown)
 

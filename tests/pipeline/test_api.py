@@ -190,9 +190,9 @@ def test_a_range_of_sizes_is_the_engines(tiny, tmp_path):
     engine = built.artifacts[-1]
     assert engine.size is None
     assert engine.details["profile"] == {
-        "minimum": [1, 3, 32, 32],
-        "typical": [1, 3, 48, 64],
-        "maximum": [1, 3, 96, 128],
+        "min": [1, 3, 32, 32],
+        "opt": [1, 3, 48, 64],
+        "max": [1, 3, 96, 128],
     }
 
 

@@ -52,7 +52,7 @@ def test_an_engine_takes_up_to_so_many(tiny, tmp_path, size, pixels):
     assert engine.size == size
     assert engine.path.name == f"tiny-fp16-rtx{'-u8' * pixels}{'-64x48' if size else ''}-b3.engine"
     profile = engine.details["profile"]
-    assert (profile["minimum"][0], profile["typical"][0], profile["maximum"][0]) == (1, 3, 3)
+    assert (profile["min"][0], profile["opt"][0], profile["max"][0]) == (1, 3, 3)
     assert graph.size is None
     assert engine.details["inputs"][0]["shape"][0] == -1
     if size and not pixels:
@@ -64,7 +64,7 @@ def test_a_target_file_may_fix_the_number(tiny, tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     target = tmp_path / "pair.toml"
     shape = "[2, 3, 48, 64]"
-    target.write_text(f'runtime = "rtx"\n[shapes]\nminimum = {shape}\ntypical = {shape}\nmaximum = {shape}\n')
+    target.write_text(f'runtime = "rtx"\n[shapes]\nmin = {shape}\nopt = {shape}\nmax = {shape}\n')
     graph, engine = hasn_edge.build(tiny, precision="fp32", target=target, output=tmp_path).artifacts
     assert engine.path.name == "tiny-fp32-pair-64x48-b2.engine"
     assert engine.details["inputs"][0]["shape"] == [2, 3, 48, 64]

@@ -155,8 +155,7 @@ def test_sizes_below_the_networks_are_refused_before_anything_is_made(
 ):
     file = tmp_path / "small.toml"
     file.write_text(
-        'runtime = "tensorrt"\n[shapes]\n'
-        "minimum = [1, 3, 32, 8]\ntypical = [1, 3, 32, 32]\nmaximum = [1, 3, 64, 64]\n"
+        'runtime = "tensorrt"\n[shapes]\nmin = [1, 3, 32, 8]\nopt = [1, 3, 32, 32]\nmax = [1, 3, 64, 64]\n'
     )
     options = {
         "size": {"size": (32, 8)},

@@ -151,9 +151,9 @@ def test_batches():
 
 @pytest.mark.parametrize("cuda", ["cuda-python", "pycuda", "torch"])
 @pytest.mark.parametrize("dtype", ["FLOAT", "UINT8"])
-def test_every_slot_is_asked_by_its_graph_too(lab, golden, cuda, dtype):
+def test_every_execution_is_checked_also_by_its_graph(lab, golden, cuda, dtype):
     lab.set_up(cuda)
-    with TensorRTSession(lab.engine(dtype=dtype), cuda=cuda, slots=2) as session:
+    with TensorRTSession(lab.engine(dtype=dtype), cuda=cuda, in_flight=2) as session:
         check_golden(session, golden)
         assert lab.gpu.calls.count("launch") == (0 if cuda == "pycuda" else 2)
         assert lab.gpu.calls.count("synchronize") == 4
@@ -164,7 +164,7 @@ def test_every_slot_is_asked_by_its_graph_too(lab, golden, cuda, dtype):
 def test_a_graph_that_replays_old_buffers_is_found(lab, golden, cuda, broken):
     """TensorRT says yes and CUDA says yes, and nothing was recorded: the output stays what it was."""
     lab.set_up(cuda)
-    with TensorRTSession(lab.engine(), cuda=cuda, slots=2) as session:
+    with TensorRTSession(lab.engine(), cuda=cuda, in_flight=2) as session:
         real = lab.gpu.end_capture
         count = []
 

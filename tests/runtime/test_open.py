@@ -98,7 +98,7 @@ def test_exact_is_for_onnx(files, expected):
 
 
 def test_options_of_engines_are_for_engines(files):
-    for name, options in (("any", {"cuda": "pycuda"}), ("script", {"slots": 2})):
+    for name, options in (("any", {"cuda": "pycuda"}), ("script", {"in_flight": 2})):
         with pytest.raises(
             UnsupportedError, match=rf"{files[name].path.name}: .* are for engines; open this"
         ):

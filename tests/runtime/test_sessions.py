@@ -384,18 +384,18 @@ class TestTensorRTTorch(TensorRTContract):
     cuda = "torch"
 
 
-class TestTensorRTThreeSlots(TensorRTContract):
-    options: ClassVar[dict[str, Any]] = {"slots": 3}
+class TestTensorRTThreeInFlight(TensorRTContract):
+    options: ClassVar[dict[str, Any]] = {"in_flight": 3}
 
 
-class TestTensorRTThreeSlotsPyCuda(TensorRTContract):
+class TestTensorRTThreeInFlightPyCuda(TensorRTContract):
     cuda = "pycuda"
-    options: ClassVar[dict[str, Any]] = {"slots": 3}
+    options: ClassVar[dict[str, Any]] = {"in_flight": 3}
 
 
-class TestTensorRTThreeSlotsTorch(TensorRTContract):
+class TestTensorRTThreeInFlightTorch(TensorRTContract):
     cuda = "torch"
-    options: ClassVar[dict[str, Any]] = {"slots": 3}
+    options: ClassVar[dict[str, Any]] = {"in_flight": 3}
 
 
 class TestTensorRTMapped(TensorRTContract):
@@ -416,7 +416,7 @@ class TestTensorRTMappedTorch(TensorRTContract):
 
 class TestTensorRTOneImageAtATime(TensorRTContract):
     plan: ClassVar[dict[str, Any]] = {"maximum": (1, 3, 64, 80)}
-    options: ClassVar[dict[str, Any]] = {"slots": 2}
+    options: ClassVar[dict[str, Any]] = {"in_flight": 2}
 
 
 class TestTensorRT8(TensorRTContract):
@@ -424,7 +424,7 @@ class TestTensorRT8(TensorRTContract):
 
     setup: ClassVar[dict[str, Any]] = {"version": "8.6.1"}
     plan: ClassVar[dict[str, Any]] = {"version": (8, 6, 1, 6)}
-    options: ClassVar[dict[str, Any]] = {"slots": 2}
+    options: ClassVar[dict[str, Any]] = {"in_flight": 2}
 
 
 class TestTensorRTForRtx(TensorRTContract):

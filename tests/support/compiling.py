@@ -35,7 +35,7 @@ ONE_NORM = ["block_1.ln.LayerNormalization"]
 AFFINE = ["block_1.ln.Mul_1", "block_1.ln.Add_1"]
 AVERAGE = ["block_1.cab.cab.3.attention.0.GlobalAveragePool"]
 
-SHAPES = ShapeRange(minimum=(1, 3, 32, 32), typical=(1, 3, 48, 64), maximum=(1, 3, 96, 96))
+SHAPES = ShapeRange(min=(1, 3, 32, 32), opt=(1, 3, 48, 64), max=(1, 3, 96, 96))
 
 
 def target_of(version: str, **changes: Any) -> EngineTarget:

@@ -90,12 +90,12 @@ class Session(FakeSession):
         return super()._run(x_NCHW)
 
 
-class SlotSession(Session):
-    """Computes in a thread of its own with several slots, as TensorRT does; watches who touches it."""
+class ConcurrentSession(Session):
+    """Computes in a thread of its own, several frames in flight, as TensorRT does; watches who touches it."""
 
-    def __init__(self, slots: int = 2, **settings: Any) -> None:
+    def __init__(self, in_flight: int = 2, **settings: Any) -> None:
         super().__init__(**settings)
-        self.slots = slots
+        self.in_flight = in_flight
         self.most = 0
         self.threads: set[str] = set()
         self._flying = 0
@@ -107,7 +107,7 @@ class SlotSession(Session):
         with self._lock:
             self._flying += 1
             self.most = max(self.most, self._flying)
-            assert self._flying <= self.slots, "more frames than slots"
+            assert self._flying <= self.in_flight, "more frames in flight than allowed"
         results: list[Any] = []
 
         def compute() -> None:

@@ -233,9 +233,9 @@ def test_pixel_aspect_is_kept_and_turned(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_sessions_with_slots_keep_the_order(tmp_path, count):
-    class Slotted(FakeSession):
-        slots = count
+def test_sessions_with_frames_in_flight_keep_the_order(tmp_path, count):
+    class Concurrent(FakeSession):
+        in_flight = count
 
         def __init__(self):
             super().__init__(X2)
@@ -253,7 +253,7 @@ def test_sessions_with_slots_keep_the_order(tmp_path, count):
 
     source = make(tmp_path / "clip.mp4", 8)
     plain = run(source, tmp_path / "plain.mkv", codec="ffv1")
-    session = Slotted()
+    session = Concurrent()
     slotted = run(source, tmp_path / "slotted.mkv", codec="ffv1", session=session)
     assert packets(slotted.path, "video") == packets(plain.path, "video")
     assert session.most == count

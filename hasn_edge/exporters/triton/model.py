@@ -48,7 +48,7 @@ def triton_config(artifact: Artifact, data: bytes, *, name: str, device: str | N
         max_batch_size=largest,
         kind=device or ("gpu" if model.backend == TENSORRT else "cpu" if for_processor else "auto"),
         queue_delay_us=QUEUE_DELAY_US if largest > 1 else None,
-        warmup={inputs[0].name: model.typical[1:] if batched else model.typical},
+        warmup={inputs[0].name: model.opt[1:] if batched else model.opt},
     )
 
 
@@ -63,7 +63,7 @@ class _Model:
     backend: Backend
     inputs: list[_Tensor]
     outputs: list[_Tensor]
-    typical: tuple[int, ...]
+    opt: tuple[int, ...]
     """A shape of the one input that the file takes."""
     largest_batch: int
 
@@ -81,13 +81,13 @@ def _engine(artifact: Artifact) -> _Model:
             [(t["name"], t["dtype"], tuple(int(n) for n in t["shape"])) for t in details[key]]
             for key in ("inputs", "outputs")
         )
-        typical, maximum = (tuple(map(int, details["profile"][key])) for key in ("typical", "maximum"))
+        opt, largest = (tuple(map(int, details["profile"][key])) for key in ("opt", "max"))
     except (KeyError, TypeError, ValueError) as exc:
         raise ArtifactError(
             f"{artifact.path}: its sidecar does not say the engine's tensors and profile ({exc!r}); build it "
             "again with 'hasn-edge build'"
         ) from exc
-    return _Model(backend=TENSORRT, inputs=inputs, outputs=outputs, typical=typical, largest_batch=maximum[0])
+    return _Model(backend=TENSORRT, inputs=inputs, outputs=outputs, opt=opt, largest_batch=largest[0])
 
 
 def _graph(artifact: Artifact, data: bytes) -> _Model:
@@ -116,8 +116,6 @@ def _graph(artifact: Artifact, data: bytes) -> _Model:
     height, width = (max(size, artifact.spec.size.minimum) for size in WARMUP_SIZE)
     channels = artifact.spec.channels
     usual = (1, height, width, channels) if dtype == "uint8" else (1, channels, height, width)
-    typical = tuple(size if known == ANY else known for size, known in zip(usual, shape, strict=True))
+    opt = tuple(size if known == ANY else known for size, known in zip(usual, shape, strict=True))
     _, largest = artifact.details.get("batch", (1, LARGEST_BATCH))
-    return _Model(
-        backend=ONNX_RUNTIME, inputs=inputs, outputs=outputs, typical=typical, largest_batch=int(largest)
-    )
+    return _Model(backend=ONNX_RUNTIME, inputs=inputs, outputs=outputs, opt=opt, largest_batch=int(largest))

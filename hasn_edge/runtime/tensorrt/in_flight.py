@@ -72,7 +72,7 @@ class Memory:
             self._cuda.host_free(host)
 
 
-class Slot:
+class InFlight:
     """Runs one input at a time. Every call needs ``cuda.activate()`` around it.
 
     The first call of a shape is enqueued plainly, as TensorRT allocates and chooses in it; the second one

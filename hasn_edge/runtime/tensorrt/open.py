@@ -25,7 +25,7 @@ def open_engine(
     *,
     device: str | None = None,
     cuda: str | None = None,
-    slots: int = 1,
+    in_flight: int = 1,
     eager: bool = False,
 ) -> TensorRTSession:
     """Open an engine whose sidecar was read and whose bytes are those that were published.
@@ -37,7 +37,7 @@ def open_engine(
         artifact: The engine.
         device: ``"cuda"`` or ``"cuda:<index>"``.
         cuda: See :func:`~hasn_edge.runtime.open.open_session`.
-        slots: See :func:`~hasn_edge.runtime.open.open_session`.
+        in_flight: See :func:`~hasn_edge.runtime.open.open_session`.
         eager: See :func:`~hasn_edge.runtime.open.open_session`.
 
     Raises:
@@ -57,7 +57,7 @@ def open_engine(
     require_compatible(artifact, gpu=gpu, runtime_version=_installed(header.runtime))
     _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
     require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
-    session = TensorRTSession(artifact, cuda=cuda, slots=slots, eager=eager, device_index=index)
+    session = TensorRTSession(artifact, cuda=cuda, in_flight=in_flight, eager=eager, device_index=index)
     try:
         check_golden(
             session,

@@ -52,7 +52,7 @@ class LoadedPlan:
         name: What messages call the plan.
         graphs: Let TensorRT for RTX record and launch CUDA graphs by itself.
         eager: Let it compile the kernels for a size before that first runs, where sizes change.
-        kernels: What :meth:`kernels` returned in an earlier process.
+        cache: What :meth:`runtime_cache` returned in an earlier process.
         host_code: The plan may hold code for the CPU, as version-compatible ones do.
 
     Raises:
@@ -70,7 +70,7 @@ class LoadedPlan:
         graphs: bool,
         eager: bool = False,
         host_code: bool = False,
-        kernels: bytes = b"",
+        cache: bytes = b"",
     ) -> None:
         self.title = title
         self.name = name
@@ -82,8 +82,8 @@ class LoadedPlan:
         self._trt: Any = trt
         self._graphs = graphs
         self._eager = eager
-        self._known_kernels = kernels
-        self._kernel_cache: Any = None
+        self._known_cache = cache
+        self._runtime_cache: Any = None
         self._messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
         # TensorRT keeps a plain pointer to the logger: it must outlive all the rest.
         self._logger = _make_logger(trt, self._messages)
@@ -144,15 +144,15 @@ class LoadedPlan:
         )
         return kind("\n  ".join(lines))
 
-    def kernels(self) -> bytes:
+    def runtime_cache(self) -> bytes:
         """Return what TensorRT for RTX compiled for this GPU; TensorRT's plans hold theirs: nothing."""
-        serialized = None if self._kernel_cache is None else self._kernel_cache.serialize()
+        serialized = None if self._runtime_cache is None else self._runtime_cache.serialize()
         return b"" if serialized is None else bytes(serialized)
 
     def close(self) -> None:
         """Let go of TensorRT's objects, children first; contexts must be gone. Safe to call twice."""
         self._configs.clear()
-        self._kernel_cache = None
+        self._runtime_cache = None
         self._engines.clear()
         self._runtime = None
 
@@ -177,12 +177,12 @@ class LoadedPlan:
             return None
         config = engine.create_runtime_config()
         self._configs.append(config)
-        if self._kernel_cache is None:
-            self._kernel_cache = config.create_runtime_cache()
+        if self._runtime_cache is None:
+            self._runtime_cache = config.create_runtime_cache()
             # It refuses what is damaged, or of another GPU or version, and then begins empty.
-            if self._known_kernels and not self._kernel_cache.deserialize(self._known_kernels):
-                self._kernel_cache.reset()
-        config.set_runtime_cache(self._kernel_cache)
+            if self._known_cache and not self._runtime_cache.deserialize(self._known_cache):
+                self._runtime_cache.reset()
+        config.set_runtime_cache(self._runtime_cache)
         if -1 in self.input.shape:
             self.kernels_of_a_size = "general ones run until they are compiled"
             if self._eager:

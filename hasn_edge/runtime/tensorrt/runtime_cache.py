@@ -12,15 +12,15 @@ LARGEST_BYTES = 1 << 30
 """What is larger is no such file: a network's kernels take some megabytes."""
 
 
-class Kernels:
-    """The file ``<engine>.kernels``. It saves time and decides nothing: every failure is silent.
+class RuntimeCache:
+    """The file ``<engine>.runtime-cache``. It saves time and decides nothing: every failure is silent.
 
     TensorRT for RTX itself refuses kernels of another GPU, version or CUDA, and compiles again; what it has
     at the end replaces them. The file is as trusted as the engine beside it: both hold code for the GPU.
     """
 
     def __init__(self, engine: Path) -> None:
-        self.path = engine.with_name(engine.name + ".kernels")
+        self.path = engine.with_name(engine.name + ".runtime-cache")
         self._known = b""
 
     def read(self) -> bytes:
@@ -30,10 +30,10 @@ class Kernels:
                 self._known = self.path.read_bytes()
         return self._known
 
-    def keep(self, kernels: bytes) -> None:
+    def keep(self, cache: bytes) -> None:
         """Write what there is now, if that is something else than what was read."""
-        if kernels and kernels != self._known:
+        if cache and cache != self._known:
             # A folder that cannot be written to costs the next start some time, and nothing else.
             with suppress(OSError, OutputError), writing(self.path) as temporary:
-                temporary.write_bytes(kernels)
-                self._known = kernels
+                temporary.write_bytes(cache)
+                self._known = cache

@@ -20,13 +20,13 @@ from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
 from hasn_edge.runtime.pending import Pending
 from hasn_edge.runtime.session import Session, out_of_memory
-from hasn_edge.runtime.tensorrt.in_flight import Slot, Timing
+from hasn_edge.runtime.tensorrt.in_flight import InFlight, Timing
 from hasn_edge.runtime.tensorrt.plan import LoadedPlan
-from hasn_edge.runtime.tensorrt.runtime_cache import Kernels
+from hasn_edge.runtime.tensorrt.runtime_cache import RuntimeCache
 
 T = TypeVar("T")
 
-MAXIMUM_SLOTS = 16
+MAXIMUM_IN_FLIGHT = 16
 
 
 class TensorRTSession(Session):
@@ -35,8 +35,9 @@ class TensorRTSession(Session):
     An input is copied to page-locked memory, from there to the GPU, the network runs, and the output takes
     the same way back; on a GPU that shares the CPU's memory (Jetson) nothing is copied between the two.
     All that is queued in a stream of its own, and from the second input of a size on the network is launched
-    as a CUDA graph. With several slots the next input is copied while the one before it is computed. Kernels
-    that TensorRT for RTX compiles meanwhile are kept in ``<engine>.kernels`` and loaded the next time.
+    as a CUDA graph. With several in-flight executions the next input is copied while the one before it is
+    computed. Kernels that TensorRT for RTX compiles meanwhile are kept in its runtime cache,
+    ``<engine>.runtime-cache``, and loaded the next time.
 
     Use :func:`~hasn_edge.runtime.open.open_session`, which also refuses engines of another GPU or version and
     compares an output with the one that was stored when the engine was built.
@@ -45,7 +46,7 @@ class TensorRTSession(Session):
         artifact: The engine.
         cuda: ``"torch"``, ``"cuda-python"``, ``"pycuda"``, or a backend that the caller closes; ``None`` for
             :func:`~hasn_edge.runtime.cuda.choose`'s order.
-        slots: Inputs in flight, each with memory of its own for the network's activations.
+        in_flight: Inputs in flight, each with memory of its own for the network's activations.
         graphs: Record CUDA graphs where the backend can.
         eager: Where TensorRT for RTX runs a range of sizes, let it compile the kernels for a size before that
             runs, not beside the first runs: the beginning is slow, and what is timed is what stays.
@@ -66,25 +67,25 @@ class TensorRTSession(Session):
         artifact: Artifact,
         *,
         cuda: CudaBackend | str | None = None,
-        slots: int = 1,
+        in_flight: int = 1,
         graphs: bool = True,
         eager: bool = False,
         mapped: bool | None = None,
         device_index: int = 0,
     ) -> None:
-        if not 1 <= slots <= MAXIMUM_SLOTS:
-            raise ConfigError(f"slots is {slots}; expected 1 to {MAXIMUM_SLOTS}")
+        if not 1 <= in_flight <= MAXIMUM_IN_FLIGHT:
+            raise ConfigError(f"in_flight is {in_flight}; expected 1 to {MAXIMUM_IN_FLIGHT}")
         plan, header = read_plan(artifact.path)
         trt, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
         self._owns_cuda = cuda is None or isinstance(cuda, str)
         self._cuda = choose(cuda, index=device_index) if cuda is None or isinstance(cuda, str) else cuda
         self._mapped = self._cuda.integrated if mapped is None else mapped
         self._graphs = graphs
-        self._kernels = Kernels(artifact.path)
+        self._cache = RuntimeCache(artifact.path)
         self._plan: LoadedPlan | None = None
-        self._slots: list[Slot] = []
-        self._free: deque[Slot] = deque()
-        self._busy: deque[tuple[Slot, _Ticket]] = deque()
+        self._executions: list[InFlight] = []
+        self._free: deque[InFlight] = deque()
+        self._busy: deque[tuple[InFlight, _Ticket]] = deque()
         self._timed = False
         try:
             with self._cuda.activate():
@@ -96,14 +97,14 @@ class TensorRTSession(Session):
                     graphs=graphs,
                     eager=eager,
                     host_code=bool(artifact.details.get("flags", {}).get("version_compatible")),
-                    kernels=self._kernels.read() if header.runtime is EngineRuntime.RTX else b"",
+                    cache=self._cache.read() if header.runtime is EngineRuntime.RTX else b"",
                 )
                 self._plan.check(artifact.spec)
                 self._describe(artifact, self._plan)
-                for _ in range(slots):
-                    slot = Slot(self._cuda, self._plan, graphs=graphs, mapped=self._mapped)
-                    self._slots.append(slot)
-                    self._free.append(slot)
+                for _ in range(in_flight):
+                    execution = InFlight(self._cuda, self._plan, graphs=graphs, mapped=self._mapped)
+                    self._executions.append(execution)
+                    self._free.append(execution)
         except BaseException:
             self._close()
             raise
@@ -111,7 +112,7 @@ class TensorRTSession(Session):
     def times(self, x: Float32 | UInt8) -> Timing:
         """Run one input as :meth:`run` or :meth:`run_pixels` and return where the time went.
 
-        The first two calls of a size are not typical: TensorRT sets itself up, and a graph is recorded.
+        The first two calls of a size are slower: TensorRT sets itself up, and a graph is recorded.
 
         Args:
             x: As for :meth:`run`, or as for :meth:`run_pixels`.
@@ -138,7 +139,9 @@ class TensorRTSession(Session):
         """Return how this session runs, as plain JSON values; graphs are known after two runs of a size."""
         self._check_open()
         assert self._plan is not None
-        refused = next((slot.graph_refused for slot in self._slots if slot.graph_refused), None)
+        refused = next(
+            (execution.graph_refused for execution in self._executions if execution.graph_refused), None
+        )
         if not self._graphs:
             refused = "not asked for"
         elif self._plan.own_graphs:
@@ -153,14 +156,14 @@ class TensorRTSession(Session):
             "kernels": self._plan.kernels_of_a_size,
             "graphs": refused is None,
             "graphs_reason": refused,
-            "slots": len(self._slots),
+            "in_flight": len(self._executions),
             "pixels": self.pixels,
         }
 
     @property
-    def slots(self) -> int:
+    def in_flight(self) -> int:
         """Inputs that can be in flight."""
-        return len(self._slots)
+        return len(self._executions)
 
     def _run(self, x_NCHW: Float32) -> Float32:
         return self._begin(x_NCHW).result()
@@ -177,14 +180,14 @@ class TensorRTSession(Session):
     def _start(self, x: NDArray[Any]) -> _Ticket:
         if not self._free:
             self._collect()
-        slot = self._free.popleft()
+        execution = self._free.popleft()
         try:
-            self._guarded(x.shape, lambda: slot.start(x, timed=self._timed))
+            self._guarded(x.shape, lambda: execution.start(x, timed=self._timed))
         except BaseException:
-            self._free.append(slot)
+            self._free.append(execution)
             raise
         ticket = _Ticket(self, x.shape)
-        self._busy.append((slot, ticket))
+        self._busy.append((execution, ticket))
         return ticket
 
     def _collect(self, wanted: _Ticket | None = None) -> None:
@@ -192,16 +195,16 @@ class TensorRTSession(Session):
         index = 0
         if wanted is not None:
             index = next(i for i, (_, ticket) in enumerate(self._busy) if ticket is wanted)
-        slot, ticket = self._busy[index]
+        execution, ticket = self._busy[index]
         del self._busy[index]
         try:
-            ticket.output = self._guarded(ticket.shape, slot.finish)
+            ticket.output = self._guarded(ticket.shape, execution.finish)
         except BaseException as exc:
             ticket.error = exc
             if not isinstance(exc, Exception):  # Ctrl-C
                 raise
         finally:
-            self._free.append(slot)
+            self._free.append(execution)
 
     def _drain(self) -> None:
         while self._busy:
@@ -262,14 +265,14 @@ class TensorRTSession(Session):
             with self._cuda.activate():
                 while self._busy:
                     self._collect()
-                while self._slots:
+                while self._executions:
                     try:
-                        self._slots.pop().close()
+                        self._executions.pop().close()
                     except Exception as exc:
                         problem = problem or exc
                 self._free.clear()
                 if self._plan is not None:
-                    self._kernels.keep(self._plan.kernels())
+                    self._cache.keep(self._plan.runtime_cache())
                     self._plan.close()
                     self._plan = None
         finally:

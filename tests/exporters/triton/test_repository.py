@@ -69,7 +69,7 @@ def engine_details(batch=1, **changes):
         "version": "10.3.0.26",
         "inputs": [{"name": "input", "dtype": "float32", "shape": shape}],
         "outputs": [{"name": "output", "dtype": "float32", "shape": shape}],
-        "profile": {"minimum": [1, 3, 32, 32], "typical": [1, 3, 90, 160], "maximum": [batch, 3, 540, 960]},
+        "profile": {"min": [1, 3, 32, 32], "opt": [1, 3, 90, 160], "max": [batch, 3, 540, 960]},
         **changes,
     }
 
@@ -160,7 +160,7 @@ def test_engines(tmp_path, artifact):
     assert 'platform: "tensorrt_plan"' in text
     assert "max_batch_size: 0" in text
     assert "kind: KIND_GPU" in text
-    assert "dims: [ 1, 3, 90, 160 ]" in text, "the profile's typical shape warms it up"
+    assert "dims: [ 1, 3, 90, 160 ]" in text, "the profile's opt shape warms it up"
     page = (version.parent / "README.md").read_text(encoding="utf-8")
     assert "TensorRT 10.3.0.26, exactly" in page
     batched = artifact("b", kind=Kind.ENGINE, **engine_details(batch=4))

@@ -64,9 +64,9 @@ def test_a_good_one_runs(engine, lab, cuda, device):
     lab.set_up(cuda)
     x = np.random.default_rng(0).random((1, 3, 16, 20), dtype=np.float32)
     for what in (artifact, artifact.path):
-        with open_session(what, device=device, cuda=cuda, slots=2) as session:
+        with open_session(what, device=device, cuda=cuda, in_flight=2) as session:
             assert session.facts()["cuda"] == cuda
-            assert session.slots == 2
+            assert session.in_flight == 2
             np.testing.assert_array_equal(session.run(x)[..., ::4, ::4], x)
 
 

@@ -1,4 +1,4 @@
-"""What is the TensorRT session's own: graphs, slots, memory, failures, times; fake_gpu.py computes."""
+"""What only the TensorRT session has: graphs, executions in flight, failures, times; on fake_gpu.py."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class TestKernelsOfTensorRTForRTX:
     def test_of_a_size_are_there_before_it_is_timed(self, lab, eager, size, asked, said):
         lab.set_up(version="1.7.1.116", rtx=True)
         engine = self.engine(lab, size=size)
-        with TensorRTSession(engine, cuda="cuda-python", slots=2, eager=eager) as session:
+        with TensorRTSession(engine, cuda="cuda-python", in_flight=2, eager=eager) as session:
             assert lab.trt.specialization == [asked] * 2
             assert session.facts()["kernels"] == said
 
@@ -166,11 +166,11 @@ class TestKernelsOfTensorRTForRTX:
             run_and_check(session, times=2)
         return lab.trt.kernels_compiled
 
-    @pytest.mark.parametrize("settings", [{}, {"graphs": False}, {"slots": 3}], ids=str)
+    @pytest.mark.parametrize("settings", [{}, {"graphs": False}, {"in_flight": 3}], ids=str)
     def test_are_kept_for_the_next_process(self, lab, settings):
         engine = self.engine(lab)
         assert self.run(lab, engine, **settings) > 0
-        kept = engine.path.with_name(f"{engine.path.name}.kernels")
+        kept = engine.path.with_name(f"{engine.path.name}.runtime-cache")
         before = kept.read_bytes()
         assert self.run(lab, engine, **settings) == 0
         assert kept.read_bytes() == before
@@ -179,7 +179,7 @@ class TestKernelsOfTensorRTForRTX:
     def test_that_do_not_fit_are_compiled_again_and_replaced(self, lab, damage):
         engine = self.engine(lab)
         self.run(lab, engine)
-        kept = engine.path.with_name(f"{engine.path.name}.kernels")
+        kept = engine.path.with_name(f"{engine.path.name}.runtime-cache")
         if damage == "bytes":
             kept.write_bytes(b"\0" * 100)
         version = "1.7.1.116" if damage == "bytes" else "1.8.0.1"
@@ -204,40 +204,40 @@ class TestKernelsOfTensorRTForRTX:
         assert sorted(path.name for path in lab.folder.iterdir()) == ["x4.engine", "x4.engine.json"]
 
 
-class TestSlots:
+class TestInFlight:
     @pytest.mark.parametrize("cuda", CUDA)
     def test_so_many_are_under_way_before_one_is_waited_for(self, lab, cuda):
         lab.set_up(cuda)
-        with TensorRTSession(lab.engine(), cuda=cuda, slots=3) as session:
+        with TensorRTSession(lab.engine(), cuda=cuda, in_flight=3) as session:
             inputs = [image(i) for i in range(7)]
             pending = [session.submit(x) for x in inputs]
             steps = calls(lab, "network", "synchronize")
             assert steps[:4] == ["network"] * 3 + ["synchronize"]
-            assert steps.count("synchronize") == 4  # the first four gave their slots to the last four
+            assert steps.count("synchronize") == 4  # the first four made room for the last four
             for i in (6, 0, 3, 1, 2, 5, 4):
                 np.testing.assert_array_equal(pending[i].result(), repeated(inputs[i]))
-            assert session.facts()["slots"] == session.slots == 3
+            assert session.facts()["in_flight"] == session.in_flight == 3
 
-    def test_every_slot_has_a_stream_a_context_and_a_graph(self, lab):
+    def test_every_execution_has_a_stream_a_context_and_a_graph(self, lab):
         lab.set_up()
-        with TensorRTSession(lab.engine(), cuda="cuda-python", slots=3) as session:
+        with TensorRTSession(lab.engine(), cuda="cuda-python", in_flight=3) as session:
             for _ in range(3):
                 for pending in [session.submit(image(i)) for i in range(3)]:
                     pending.result()
             assert len(lab.gpu.streams) == len(lab.gpu.graphs) == 3
             assert sum(name.startswith("IExecutionContext") for name, _ in lab.trt.live) == 3
 
-    def test_many_images_of_an_engine_for_one_use_all_slots(self, lab):
+    def test_many_images_of_an_engine_for_one_use_all_executions(self, lab):
         lab.set_up()
         engine = lab.engine(size=(16, 20))
-        with TensorRTSession(engine, cuda="cuda-python", slots=2) as session:
+        with TensorRTSession(engine, cuda="cuda-python", in_flight=2) as session:
             x = image(1, (5, 3, 16, 20))
             np.testing.assert_array_equal(session.run(x), repeated(x))
             assert calls(lab, "network", "synchronize")[:3] == ["network", "network", "synchronize"]
 
     def test_results_outlive_the_session(self, lab):
         lab.set_up()
-        with TensorRTSession(lab.engine(), cuda="cuda-python", slots=2) as session:
+        with TensorRTSession(lab.engine(), cuda="cuda-python", in_flight=2) as session:
             pending = [session.submit(image(i)) for i in range(2)]
         for i in range(2):
             np.testing.assert_array_equal(pending[i].result(), repeated(image(i)))
@@ -245,16 +245,16 @@ class TestSlots:
     def test_tensorrt_8_needs_an_engine_for_each_context(self, lab):
         lab.set_up(version="8.6.1")
         artifact = lab.engine(version=(8, 6, 1, 6))
-        with TensorRTSession(artifact, cuda="cuda-python", slots=3) as session:
+        with TensorRTSession(artifact, cuda="cuda-python", in_flight=3) as session:
             assert sum(name.startswith("ICudaEngine") for name, _ in lab.trt.live) == 3
             for pending in [session.submit(image(i)) for i in range(3)]:
                 assert np.isfinite(pending.result()).all()
 
-    @pytest.mark.parametrize("slots", [0, 17])
-    def test_how_many(self, lab, slots):
+    @pytest.mark.parametrize("in_flight", [0, 17])
+    def test_how_many(self, lab, in_flight):
         lab.set_up()
-        with pytest.raises(ConfigError, match=f"slots is {slots}; expected 1 to 16"):
-            TensorRTSession(lab.engine(), slots=slots)
+        with pytest.raises(ConfigError, match=f"in_flight is {in_flight}; expected 1 to 16"):
+            TensorRTSession(lab.engine(), in_flight=in_flight)
 
 
 class TestMemory:
@@ -321,7 +321,7 @@ class TestTimes:
     @pytest.mark.parametrize("cuda", CUDA)
     def test_events_measure_the_network_alone(self, lab, cuda):
         lab.set_up(cuda)
-        with TensorRTSession(lab.engine(), cuda=cuda, slots=2) as session:
+        with TensorRTSession(lab.engine(), cuda=cuda, in_flight=2) as session:
             pending = session.submit(image(5))
             session.times(image())
             steps = calls(lab, "network", "synchronize")
@@ -430,9 +430,9 @@ class TestFailures:
         if fail:
             lab.gpu.fail[fail] = "cudaErrorIllegalState"
         with pytest.raises(BuildError, match=message):
-            TensorRTSession(lab.engine(), cuda=cuda, slots=2)
+            TensorRTSession(lab.engine(), cuda=cuda, in_flight=2)
 
-    def test_the_second_slot_fails(self, lab, monkeypatch):
+    def test_the_second_execution_fails(self, lab, monkeypatch):
         lab.set_up()
         made = lab.trt.ICudaEngine.create_execution_context
         answers = iter([made, lambda self, config=None: None])
@@ -440,7 +440,7 @@ class TestFailures:
             lab.trt.ICudaEngine, "create_execution_context", lambda self, *args: next(answers)(self, *args)
         )
         with pytest.raises(BuildError, match="no execution context"):
-            TensorRTSession(lab.engine(), cuda="cuda-python", slots=2)
+            TensorRTSession(lab.engine(), cuda="cuda-python", in_flight=2)
 
     @pytest.mark.parametrize("cuda", CUDA)
     @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ class TestFailures:
     @pytest.mark.parametrize("cuda", CUDA)
     def test_closing_goes_on_after_a_failure(self, lab, cuda):
         lab.set_up(cuda)
-        session = TensorRTSession(lab.engine(), cuda=cuda, slots=2)
+        session = TensorRTSession(lab.engine(), cuda=cuda, in_flight=2)
         run_and_check(session, times=2)
         lab.gpu.fail["synchronize"] = "cudaErrorIllegalAddress"
         with pytest.raises(BuildError, match="failed to finish the queued work"):
@@ -512,7 +512,7 @@ class TestFailures:
 def test_opened_in_one_thread_and_used_in_another(lab, cuda):
     lab.set_up(cuda)
     results = []
-    with TensorRTSession(lab.engine(), cuda=cuda, slots=2) as session:
+    with TensorRTSession(lab.engine(), cuda=cuda, in_flight=2) as session:
         first = session.submit(image(1))
 
         def work() -> None:
