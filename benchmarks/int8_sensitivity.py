@@ -26,12 +26,13 @@ from rich.table import Table
 from hasn_edge.artifact import writing
 from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
+from hasn_edge.engine.capabilities import Form
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
-from hasn_edge.pipeline.variants import Form, GraphMaker
+from hasn_edge.pipeline.variants import GraphMaker
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
@@ -90,7 +91,7 @@ class Bench:
     def recipes(self) -> Iterator[Row]:
         """Measure FP16 and the recipes that ship, in every form, on every set."""
         for form, maker, label in self._forms():
-            if form is not Form.WEAK:
+            if form is not Form.WEAKLY_TYPED:
                 yield self.row(f"FP16, {label}", 0.0, maker.make(form, Precision.FP16), self.sets)
         for name in ("default", "conservative"):
             recipe = load_recipe(name)
@@ -105,7 +106,7 @@ class Bench:
             recipe = replace(load_recipe(), **settings)
             label = " ".join(str(getattr(value, "value", value)) for value in settings.values())
             ranges = self.plain.ranges(self.data, recipe)
-            graph = self.plain.make(Form.WEAK, Precision.INT8, ranges=ranges, recipe=recipe)
+            graph = self.plain.make(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
             yield self.row(label, self.share(recipe), graph, self.sets[:1])
 
     def kinds(self) -> Iterator[Row]:
@@ -114,14 +115,14 @@ class Bench:
         ranges = self.plain.ranges(self.data, everything)
         for kind in (*dict.fromkeys(map(kind_of, self.names)), "*"):
             recipe = replace(everything, quantize=(kind,))
-            graph = self.plain.make(Form.WEAK, Precision.INT8, ranges=ranges, recipe=recipe)
+            graph = self.plain.make(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
             label = "everything" if kind == "*" else kind
             yield self.row(label, self.share(recipe), graph, self.sets[:1])
 
     def _forms(self) -> tuple[tuple[Form, GraphMaker, str], ...]:
         return (
-            (Form.WEAK, self.plain, "weak (opset 17, FP32 tensors)"),
-            (Form.STRONG, self.plain, "strong (opset 20, FP16 tensors)"),
+            (Form.WEAKLY_TYPED, self.plain, "weakly typed (opset 17, FP32 tensors)"),
+            (Form.STRONGLY_TYPED, self.plain, "strongly typed (opset 20, FP16 tensors)"),
             (Form.CPU, self.fused, "for the CPU (fused)"),
         )
 

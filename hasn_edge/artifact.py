@@ -139,7 +139,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
             source=str(values["source"]),
             parent=values["parent"],
             made_by=dict(values["made_by"]),
-            details=dict(values["details"]),
+            details=_with_new_words(values["details"]),
         )
     except (KeyError, TypeError, ValueError, ConfigError) as exc:
         raise ArtifactError(f"{side}: damaged sidecar ({type(exc).__name__}: {exc}); {again}") from exc
@@ -153,6 +153,18 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
             f"{artifact.sha256[:12]}...); {again}"
         )
     return artifact
+
+
+def _with_new_words(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the details of a sidecar; those of version 0.1 under the names of today."""
+    words = {"minimum": "min", "typical": "opt", "maximum": "max"}
+    forms = {"weak": "weakly-typed", "weak-10": "weakly-typed-trt10", "strong": "strongly-typed"}
+    new = dict(details)
+    if isinstance(profile := new.get("profile"), dict):
+        new["profile"] = {words.get(key, key): shape for key, shape in profile.items()}
+    if isinstance(form := new.get("form"), str):
+        new["form"] = forms.get(form, form)
+    return new
 
 
 @contextmanager

@@ -72,16 +72,25 @@ def load_config(path: str | os.PathLike[str], cls: type[T], overrides: Iterable[
         ConfigError: no such file, not TOML, an unknown or missing key, a wrong type or a value out of range.
             The message names the file (or the override) and the dotted key.
     """
+    return config_from_mapping(read_toml(path), cls, source=str(path), overrides=overrides)
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return a TOML file's tables as plain values.
+
+    Raises:
+        ConfigError: no such file, one that cannot be read, or not TOML.
+    """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read: {exc}") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
-    return config_from_mapping(values, cls, source=str(path), overrides=overrides)
+    return values
 
 
 def config_from_mapping(

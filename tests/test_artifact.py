@@ -39,6 +39,18 @@ def test_round_trip(published):
     assert sorted(p.name for p in published.path.parent.iterdir()) == ["net.onnx", "net.onnx.json"]
 
 
+def test_a_sidecar_of_version_0_1_is_read_under_the_names_of_today(published):
+    side = sidecar_path(published.path)
+    values = json.loads(side.read_text())
+    for old, new in (("weak", "weakly-typed"), ("weak-10", "weakly-typed-trt10"), ("cpu", "cpu")):
+        values["details"] = {"form": old, "profile": {"minimum": [1], "typical": [2], "maximum": [3]}}
+        side.write_text(json.dumps(values))
+        assert load_artifact(published.path).details == {
+            "form": new,
+            "profile": {"min": [1], "opt": [2], "max": [3]},
+        }
+
+
 def test_changed_bytes_are_refused(published):
     with published.path.open("ab") as stream:
         stream.write(b"x")

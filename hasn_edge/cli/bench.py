@@ -120,7 +120,7 @@ def command(
 ) -> None:
     """Measure latency, memory, quality and drift, and print one table.
 
-    Every case runs in a process of its own and all are timed in turns, against the unfused FP32
+    Every case runs in a process of its own and all are timed in rounds, against the unfused FP32
     network in PyTorch, in the same run. What could not be measured is '-' with its reason.
     On a device also: GPU time, enqueue, transfers, power, energy a frame, throttling. Where its
     memory would not hold all cases they run one after the other, and the report says so. Engines of

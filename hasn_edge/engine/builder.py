@@ -82,19 +82,19 @@ def compile_plan(
     check_target_capabilities(capabilities, target.compute_capabilities)
     if options.calibration is not None:
         require_calibrator(capabilities)
-    strong = capabilities.strong_typing and options.calibration is None
+    strongly_typed = capabilities.strong_typing and options.calibration is None
     on_step("reading the graph", 0, 1)
     # TensorRT keeps plain pointers to logger, monitor and calibrator: they live until this function returns.
     logger = _make_logger(trt, on_message)
     monitor = _make_monitor(trt, on_step) if capabilities.progress_monitor else None
     builder = _make_builder(trt, logger, capabilities)
-    network = networks.make_network(trt, capabilities, builder, strong=strong)
+    network = networks.make_network(trt, capabilities, builder, strongly_typed=strongly_typed)
     networks.parse(trt, capabilities, network, logger, onnx)
     facts = networks.describe(network)
     precision = networks.check_precision(
         facts,
         options.precision,
-        strong=strong,
+        strongly_typed=strongly_typed,
         calibrated=options.calibration is not None,
         title=capabilities.title,
     )
@@ -107,9 +107,12 @@ def compile_plan(
         profile = networks.make_profile(builder, network, shapes)
         if config.add_optimization_profile(profile) < 0:
             raise BuildError("TensorRT refused the input range {} / {} / {}".format(*shapes))
-    facts["flags"] = {"strongly_typed": strong, **_configure(trt, capabilities, config, target, options)}
+    facts["flags"] = {
+        "strongly_typed": strongly_typed,
+        **_configure(trt, capabilities, config, target, options),
+    }
     calibrator = None
-    if not strong:
+    if not strongly_typed:
         floats = options.calibration.float_layers if options.calibration else ()
         facts["flags"].update(set_precision(trt, network, config, precision, floats))
     if options.calibration is not None:

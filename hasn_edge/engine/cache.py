@@ -53,7 +53,7 @@ def engine_key(
         "precision": precision.value,
         "runtime": capabilities.runtime.value,
         "version": capabilities.version,
-        "form": capabilities.form if calibration is None else capabilities.weak_form,
+        "form": (capabilities.form if calibration is None else capabilities.weakly_typed_form).value,
         "calibration": calibration,
     }
     if capabilities.runtime is EngineRuntime.TENSORRT and gpu is not None:

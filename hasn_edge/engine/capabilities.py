@@ -6,9 +6,10 @@ import importlib.util
 import re
 import tempfile
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,25 @@ _MODULES = {
 }
 
 
+class Form(str, Enum):
+    """Who reads a graph; the weights and the ranges are the same in all of them."""
+
+    CPU = "cpu"
+    """ONNX Runtime on a CPU: FP32 tensors unless FP16 is asked for, LayerNormalization as one node."""
+    WEAKLY_TYPED = "weakly-typed"
+    """TensorRT 8.5 to 10.11: opset 17, FP32 tensors, LayerNorm in single operations, which 8 needs;
+    precision comes from Q/DQ nodes and from builder flags."""
+    WEAKLY_TYPED_TRT10 = "weakly-typed-trt10"
+    """TensorRT 10.0 to 10.11: the same, but LayerNormalization as one node, which has kernels of its own."""
+    STRONGLY_TYPED = "strongly-typed"
+    """TensorRT 10.12 and newer, TensorRT for RTX: opset 20, every tensor has its type, FP16 inside."""
+
+    @property
+    def weakly_typed(self) -> bool:
+        """Whether its tensors are FP32 and builder flags decide the precision."""
+        return self in (Form.WEAKLY_TYPED, Form.WEAKLY_TYPED_TRT10)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What one TensorRT module offers beyond the core that every version from 8.5 to 11 shares."""
@@ -35,8 +55,8 @@ class Capabilities:
     version: str
     """As the module says it, e.g. ``"1.7.1.116"``."""
     strong_typing: bool
-    """Types are best taken from the graph, which must be the strong artifact (typed FP16 tensors, Q/DQ scales
-    in the tensors' type): TensorRT for RTX, and TensorRT from 10.12 on, where precision flags are
+    """Types are best taken from the graph, which must be the strongly typed one (FP16 tensors, Q/DQ scales in
+    the tensors' type): TensorRT for RTX, and TensorRT from 10.12 on, where precision flags are
     deprecated. Like the next answer from the version number; all others are names that exist or do not."""
     native_normalization: bool
     """LayerNormalization is read as one layer: TensorRT 10 and newer. 8.5 does not read it, and 8.6 is
@@ -46,8 +66,8 @@ class Capabilities:
     explicit_batch_flag: bool
     """A network must be created with ``EXPLICIT_BATCH`` (TensorRT 8; 10 ignores it, 11 has no such name)."""
     precision_flags: bool
-    """Weak graphs compile: precision comes from ``BuilderFlag.FP16`` and ``INT8``, and a layer can be pinned
-    to one (TensorRT before 11)."""
+    """Weakly typed graphs compile: precision comes from ``BuilderFlag.FP16`` and ``INT8``, and a layer can
+    be pinned to one (TensorRT before 11)."""
     calibrator: bool
     """INT8 ranges can come from TensorRT's own entropy calibrator (TensorRT before 11)."""
     calibration_profile: bool
@@ -77,14 +97,14 @@ class Capabilities:
         return f"{NAMES[self.runtime]} {self.version}"
 
     @property
-    def form(self) -> Literal["weak", "weak-10", "strong"]:
-        """The form of graph that this TensorRT is given, see :class:`hasn_edge.pipeline.variants.Form`."""
-        return "strong" if self.strong_typing else self.weak_form
+    def form(self) -> Form:
+        """The form of graph that this TensorRT is given."""
+        return Form.STRONGLY_TYPED if self.strong_typing else self.weakly_typed_form
 
     @property
-    def weak_form(self) -> Literal["weak", "weak-10"]:
+    def weakly_typed_form(self) -> Form:
         """The form where builder flags, or a calibrator, shall decide the precision."""
-        return "weak-10" if self.native_normalization else "weak"
+        return Form.WEAKLY_TYPED_TRT10 if self.native_normalization else Form.WEAKLY_TYPED
 
 
 def ask_capabilities(runtime: EngineRuntime) -> Capabilities:

@@ -78,11 +78,11 @@ def engine_from_onnx(
     Args:
         onnx: The serialized graph, in the form that
             :attr:`hasn_edge.engine.capabilities.Capabilities.form` names; with ``calibrator`` the FP32
-            graph in the form that ``weak_form`` names.
+            graph in the form that ``weakly_typed_form`` names.
         target: What to build for.
-        precision: What the engine shall compute in. A strong graph says so itself and is checked against it;
-            a weak one takes it by builder flags. ``None``: what the graph says, which never is FP16 where
-            flags decide.
+        precision: What the engine shall compute in. A strongly typed graph says so itself and is checked
+            against it; a weakly typed one takes it by builder flags. ``None``: what the graph says, which
+            never is FP16 where flags decide.
         progress: Called from this thread while the compiler works.
         cache: Folder that keeps timings (and calibrations) for the next build; ``None`` keeps none.
         calibrator: Let TensorRT choose the INT8 ranges, the legacy method of TensorRT 8.5 to 10.

@@ -14,12 +14,12 @@ from hasn_edge.spec import Precision
 _DTYPES = {"float": "float32", "half": "float16"}
 
 
-def make_network(trt: Any, capabilities: Capabilities, builder: Any, *, strong: bool) -> Any:
-    """Create an empty network whose types come from the graph (``strong``) or from builder flags."""
+def make_network(trt: Any, capabilities: Capabilities, builder: Any, *, strongly_typed: bool) -> Any:
+    """Create an empty network whose types come from the graph (``strongly_typed``) or from builder flags."""
     flags = 0
     if capabilities.explicit_batch_flag:
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-    if strong and capabilities.strong_typing_flag:
+    if strongly_typed and capabilities.strong_typing_flag:
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     return builder.create_network(flags)
 
@@ -72,14 +72,14 @@ def describe(network: Any) -> dict[str, Any]:
 
 
 def check_precision(
-    facts: dict[str, Any], precision: Precision | None, *, strong: bool, calibrated: bool, title: str
+    facts: dict[str, Any], precision: Precision | None, *, strongly_typed: bool, calibrated: bool, title: str
 ) -> Precision:
     """Return the precision that the engine will have; refuse a graph that cannot give what was asked for.
 
     Args:
         facts: From :func:`describe`.
         precision: What was asked for; ``None`` takes what the graph is.
-        strong: Whether the graph's types decide.
+        strongly_typed: Whether the graph's types decide.
         calibrated: Whether a calibrator provides the ranges.
         title: The compiler's name.
 
@@ -92,7 +92,7 @@ def check_precision(
             f"the graph has {layers['quantize']} quantize layers, and TensorRT's calibrator is for graphs "
             "without: give it the FP32 graph, or leave the calibrator out"
         )
-    typed = Precision.FP16 if strong and layers["half_convolution"] else Precision.FP32
+    typed = Precision.FP16 if strongly_typed and layers["half_convolution"] else Precision.FP32
     found = Precision.INT8 if layers["quantize"] or calibrated else typed
     if precision is None:
         return found
@@ -106,10 +106,10 @@ def check_precision(
             f"the graph has Q/DQ layers, so it would not become the {precision.value} engine that was asked "
             "for"
         )
-    if strong and precision is not Precision.FP32 and not layers["half_convolution"]:
+    if strongly_typed and precision is not Precision.FP32 and not layers["half_convolution"]:
         raise BuildError(
-            f"the graph's convolutions are FP32, and {title} takes types from the graph: give it the strong "
-            f"{precision.value} graph, not the weak one"
+            f"the graph's convolutions are FP32, and {title} takes types from the graph: give it the "
+            f"strongly typed {precision.value} graph"
         )
     if precision is Precision.FP32 and layers["half_convolution"]:
         raise BuildError("the graph's convolutions are FP16; an fp32 engine needs the FP32 graph")

@@ -1,4 +1,4 @@
-"""Precision of weak graphs: builder flags, and the layers that must stay in FP32 (TensorRT 8.5 to 10)."""
+"""Precision of weakly typed graphs: builder flags, and layers that stay in FP32 (TensorRT 8.5 to 10)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from hasn_edge.config import load_config
+from hasn_edge.config import config_from_mapping, read_toml
 from hasn_edge.errors import ConfigError, UnsupportedError
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile
@@ -26,6 +26,9 @@ GENERATIONS = {
 }
 """Compute capabilities of the desktop and data-centre GPUs of a generation."""
 
+_OLD_SHAPES = {"minimum": "min", "typical": "opt", "maximum": "max"}
+"""Keys of a target file's shapes that version 0.1 had, which still load."""
+
 HARDWARE_LEVELS = ("ampere_plus", "same_compute_capability")
 """How far from the GPU it is built on an engine of TensorRT may go."""
 
@@ -36,7 +39,7 @@ class EngineRuntime(str, Enum):
     CPU = "cpu"
     """ONNX Runtime on the CPU: the graph itself is what runs, nothing is compiled."""
     PORTABLE = "portable"
-    """The graphs that TensorRT 8.5 to 11 read, weak and strong: nothing is compiled, the device does that."""
+    """The weakly and the strongly typed graph, which TensorRT 8.5 to 11 read: the device compiles them."""
     RTX = "rtx"
     """TensorRT for RTX: compiles without a GPU for the generations that are asked for."""
     TENSORRT = "tensorrt"
@@ -226,5 +229,10 @@ def load_target(name_or_path: str | os.PathLike[str]) -> EngineTarget:
                 f"unknown target {text!r}; choose one of: {', '.join(known)}, "
                 "or give the path of a .toml file"
             )
-    target = load_config(path, EngineTarget)
+    values = read_toml(path)
+    if isinstance(shapes := values.get("shapes"), dict):
+        for old, new in _OLD_SHAPES.items():
+            if old in shapes and new not in shapes:
+                shapes[new] = shapes.pop(old)
+    target = config_from_mapping(values, EngineTarget, source=str(path))
     return target if target.name else replace(target, name=path.stem)

@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 
 from hasn_edge.artifact import Artifact, load_artifact, output_error, require_writable
+from hasn_edge.engine.capabilities import Form
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.pipeline.autotune import build_fastest
 from hasn_edge.pipeline.build import BuildOptions, Built, Int8Method, Size, build_one
 from hasn_edge.pipeline.context import Job, Progress
-from hasn_edge.pipeline.variants import STRONG_OPSET, Form
+from hasn_edge.pipeline.variants import STRONGLY_TYPED_OPSET
 from hasn_edge.spec import Precision
 
 AUTO = "auto"
@@ -66,8 +67,8 @@ def export(
         )
     if format != "onnx":
         raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript, triton")
-    if wanted is Precision.FP16 and opset not in (None, STRONG_OPSET):
-        raise UnsupportedError(f"FP16 tensors need opset {STRONG_OPSET}; opset {opset} was asked for")
+    if wanted is Precision.FP16 and opset not in (None, STRONGLY_TYPED_OPSET):
+        raise UnsupportedError(f"FP16 tensors need opset {STRONGLY_TYPED_OPSET}; opset {opset} was asked for")
     job = Job(model, batch=(1, batch), progress=progress)
     return job.publish(job.graph(Form.CPU, wanted, size=size, opset=opset, suffix=""), Path(output))
 
@@ -144,8 +145,8 @@ def build(
         model: Bundled name, ``.safetensors`` or ``.pth``.
         precision: ``"fp32"``, ``"fp16"``, ``"int8"``, or ``"auto"``: those that make sense are built and
             timed here, and the fastest that keeps its budget is published.
-        target: ``"cpu"`` for the graph that ONNX Runtime runs here, ``"portable"`` for the weak and the
-            strong graph that TensorRT 8.5 to 11 read, or an engine target by name or file;
+        target: ``"cpu"`` for the graph that ONNX Runtime runs here, ``"portable"`` for the weakly
+            and the strongly typed graph that TensorRT 8.5 to 11 read, or an engine target by name or file;
             :func:`hasn_edge.pipeline.build.default_target` where ``None``.
         calibration: Images for INT8 ranges: a folder or a manifest; those of the recipe where ``None``.
         recipe: INT8 recipe by name or file.

@@ -1,4 +1,4 @@
-"""Build several precisions for one target, time them in turns, and keep the fastest whose quality passes."""
+"""Build several precisions for one target, time them in rounds, and keep the fastest whose quality passes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORTH = 1.03
 """How many times as fast a coarser number format must be to be worth what it loses."""
 
 ROUNDS, CALLS, SECONDS = 5, 5, 0.3
-"""Turns of each candidate, and what a turn is at least."""
+"""Rounds of each candidate, and what a round is at least."""
 
 _OF_ONE_PRECISION = (VerificationError, BuildError, ArtifactError, UnsupportedError)
 """What one precision may fail with while another one can be built: some TensorRTs fail to build INT8 at all,
@@ -127,7 +127,7 @@ def measure(
     progress: Progress = lambda text: None,
     failed: list[tuple[Precision, HasnEdgeError]] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Time what was built on frames of the target's ``opt`` size, in turns.
+    """Time what was built on frames of the target's ``opt`` size, in rounds.
 
     Args:
         made: The candidates.
@@ -150,14 +150,14 @@ def measure(
                 failed.append((built.artifacts[-1].precision, exc))
         sessions = [session for _, session in opened]
         inputs = [_frame(session, (batch, channels, height, width)) for session in sessions]
-        turns: list[list[Any]] = [[] for _ in sessions]
-        for turn in range(ROUNDS):
+        samples: list[list[Any]] = [[] for _ in sessions]
+        for number in range(ROUNDS):
             for index, (session, x) in enumerate(zip(sessions, inputs, strict=True)):
                 name = opened[index][0].artifacts[-1].path.name
-                progress(f"timing {name}, turn {turn + 1} of {ROUNDS}")
+                progress(f"timing {name}, round {number + 1} of {ROUNDS}")
                 session.run_pixels(x) if session.pixels else session.run(x)
-                turns[index].append(time_session(session, x, at_least=CALLS, seconds=SECONDS))
-    latencies = [latency_of(found) for found in turns]
+                samples[index].append(time_session(session, x, at_least=CALLS, seconds=SECONDS))
+    latencies = [latency_of(found) for found in samples]
     return tuple(
         Candidate(built=built, latency=latency)
         for (built, _), latency in zip(opened, latencies, strict=True)

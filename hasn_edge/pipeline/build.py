@@ -11,14 +11,13 @@ from typing import Any
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.engine.cache import KEY, engine_key, graph_of, lookup
-from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
+from hasn_edge.engine.capabilities import Capabilities, Form, ask_capabilities, find_module
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.optional import require
 from hasn_edge.pipeline.context import Job, Progress
 from hasn_edge.pipeline.engine_build import calibrator_input, compiled, tried
-from hasn_edge.pipeline.variants import Form
 from hasn_edge.quantize.recipe import load_recipe
 from hasn_edge.spec import Precision
 
@@ -156,8 +155,12 @@ def build_one(
     if target.runtime is EngineRuntime.CPU:
         made = [job.graph(Form.CPU, precision, size=size, suffix="-cpu")]
     else:
-        # There is no weak FP16 graph: TensorRT before 10.12 makes FP16 of the FP32 one by a builder flag.
-        forms = (Form.STRONG,) if precision is Precision.FP16 else (Form.WEAK, Form.STRONG)
+        # There is no weakly typed FP16 graph: TensorRT before 10.12 makes FP16 of FP32 by a builder flag.
+        forms = (
+            (Form.STRONGLY_TYPED,)
+            if precision is Precision.FP16
+            else (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
+        )
         made = [job.graph(form, precision, size=size, suffix=f"-{form.value}") for form in forms]
     # Nothing takes its name before everything passed.
     return Built(artifacts=tuple(job.publish(file, output) for file in made), summary=tuple(job.summary))
@@ -189,9 +192,9 @@ def _engine(
         raise UnsupportedError(
             f"{capabilities.title} has no calibrator; use the method qdq, which serves all"
         )
-    form = Form(capabilities.weak_form if legacy else capabilities.form)
-    # Weak graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
-    by_flag = form.weak and (legacy or wanted is Precision.FP16)
+    form = capabilities.weakly_typed_form if legacy else capabilities.form
+    # Weakly typed graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
+    by_flag = form.weakly_typed and (legacy or wanted is Precision.FP16)
     # TensorRT's calibrator runs the graph on images of their own size: the engine's is the profile's.
     precision, size = Precision.FP32 if by_flag else wanted, None if legacy else target.shapes.size
     if len(set(job.batch)) > 1:
@@ -211,7 +214,9 @@ def _engine(
             return _unchanged(found)
     graph = job.graph(form, precision, size=size, suffix=f"-{form.value}")
     # What a flag makes of an FP32 graph is foreseen by the graph whose tensors have that type.
-    emulated = job.graph(Form.STRONG, wanted, size=size, suffix="-strong") if by_flag else None
+    emulated = (
+        job.graph(Form.STRONGLY_TYPED, wanted, size=size, suffix="-strongly-typed") if by_flag else None
+    )
     engine = compiled(
         job,
         graph,

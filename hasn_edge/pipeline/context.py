@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import Artifact, Kind, publish
+from hasn_edge.engine.capabilities import Form
 from hasn_edge.engine.precision import FLAGS
 from hasn_edge.errors import ShapeError, UnsupportedError
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
 from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.acceptance import FP16_BUDGET_DB, SIZES, Gate, check_batch, check_pixels, check_static
-from hasn_edge.pipeline.variants import Form, GraphMaker
+from hasn_edge.pipeline.variants import GraphMaker
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class Job:
             suffix=suffix,
             details={
                 "form": form.value,
-                **({"builder_flags": list(FLAGS[precision])} if form.weak else {}),
+                **({"builder_flags": list(FLAGS[precision])} if form.weakly_typed else {}),
                 "opset": graph.opset_import[0].version,
                 "fused": list(self.maker.rules),
                 **self._quantization(precision),

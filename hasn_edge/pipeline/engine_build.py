@@ -64,7 +64,7 @@ def compiled(
             **built.details(),
             "model": job.model,
             "int8_method": "calibrator" if calibrator else None,
-            "emulated_as": f"{nearest.details['form']} graph, {nearest.precision.value}",
+            "emulated_as": f"{nearest.details['form'].replace('-', ' ')} graph, {nearest.precision.value}",
             "measured": nearest.details["measured"],
             "golden": _golden(job, nearest, precision, target, OWN_RANGES if calibrator else None),
             **details,

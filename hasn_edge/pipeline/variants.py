@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from hasn_edge.engine.capabilities import Form
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -15,26 +15,7 @@ if TYPE_CHECKING:
     from hasn_edge.quantize.ranges import CalibrationBatches, Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
 
-WEAK_OPSET, STRONG_OPSET = 17, 20
-
-
-class Form(str, Enum):
-    """Who reads the graph; the weights and the ranges are the same."""
-
-    CPU = "cpu"
-    """ONNX Runtime on a CPU: FP32 tensors unless FP16 is asked for, LayerNormalization as one node."""
-    WEAK = "weak"
-    """TensorRT 8.5 to 10.11: opset 17, FP32 tensors, LayerNorm in single operations, which 8 needs;
-    precision comes from Q/DQ nodes and from builder flags."""
-    WEAK_10 = "weak-10"
-    """TensorRT 10.0 to 10.11: the same, but LayerNormalization as one node, which has kernels of its own."""
-    STRONG = "strong"
-    """TensorRT 10.12 and newer, TensorRT for RTX: opset 20, every tensor has its type, FP16 inside."""
-
-    @property
-    def weak(self) -> bool:
-        """Whether its tensors are FP32 and builder flags decide the precision."""
-        return self in (Form.WEAK, Form.WEAK_10)
+WEAKLY_TYPED_OPSET, STRONGLY_TYPED_OPSET = 17, 20
 
 
 @dataclass
@@ -58,7 +39,7 @@ class GraphMaker:
 
     def fp32(
         self,
-        opset: int = WEAK_OPSET,
+        opset: int = WEAKLY_TYPED_OPSET,
         *,
         decompose_norm: bool = False,
         size: tuple[int, int] | None = None,
@@ -110,11 +91,11 @@ class GraphMaker:
         from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
         from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 
-        typed = form is Form.STRONG or (form is Form.CPU and precision is Precision.FP16)
-        chosen = opset or (STRONG_OPSET if typed else WEAK_OPSET)
-        graph = self.fp32(chosen, decompose_norm=form is Form.WEAK, size=size, batch=batch)
-        if precision is Precision.FP16 or (precision is Precision.INT8 and form is Form.STRONG):
-            assert not form.weak, "weak graphs have FP32 tensors"
+        typed = form is Form.STRONGLY_TYPED or (form is Form.CPU and precision is Precision.FP16)
+        chosen = opset or (STRONGLY_TYPED_OPSET if typed else WEAKLY_TYPED_OPSET)
+        graph = self.fp32(chosen, decompose_norm=form is Form.WEAKLY_TYPED, size=size, batch=batch)
+        if precision is Precision.FP16 or (precision is Precision.INT8 and form is Form.STRONGLY_TYPED):
+            assert not form.weakly_typed, "weakly typed graphs have FP32 tensors"
             graph = fp16_onnx_from_onnx(graph)
         if precision is Precision.INT8:
             assert ranges is not None

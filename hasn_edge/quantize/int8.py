@@ -50,10 +50,10 @@ def scale_of(ranges: NDArray[np.floating] | float, dtype: np.dtype[np.floating])
 def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) -> ModelProto:
     """Return ``proto`` with a Q/DQ pair on the input and the weights of each selected convolution.
 
-    An FP32 graph becomes the weak artifact (TensorRT 8.5 to 10.11, any opset from 13 on), an FP16 graph of
-    :func:`~hasn_edge.quantize.fp16.fp16_onnx_from_onnx` the strong one. Everything is symmetric with zero
-    point 0; scales have the dtype of their tensor; biases and outputs stay in float; convolutions that
-    read the same tensor share one pair. ``proto`` is left as it was.
+    An FP32 graph becomes the weakly typed one (TensorRT 8.5 to 10.11, any opset from 13 on), an FP16 graph
+    of :func:`~hasn_edge.quantize.fp16.fp16_onnx_from_onnx` the strongly typed one. Everything is symmetric
+    with zero point 0; scales have the dtype of their tensor; biases and outputs stay in float; convolutions
+    that read the same tensor share one pair. ``proto`` is left as it was.
 
     Args:
         proto: The float graph.

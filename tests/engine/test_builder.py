@@ -60,7 +60,7 @@ def test_every_version_builds_every_precision(hasn_onnx: MakeOnnx, version: str,
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_normalizations_and_averages_stay_in_fp32(hasn_onnx: MakeOnnx, version: str, precision: str) -> None:
     trt = fake_tensorrt(version)
-    graph = hasn_onnx("int8" if precision == "int8" else "fp32", form="weak")
+    graph = hasn_onnx("int8" if precision == "int8" else "fp32", form="weakly-typed")
     networks: list[Any] = []
     create = trt.INetworkDefinition
     trt.INetworkDefinition = lambda flags: networks.append(create(flags)) or networks[-1]
@@ -105,7 +105,7 @@ def test_a_normalization_as_one_layer_is_pinned_too(
 
 def test_pixels_are_converted_in_fp32_and_laid_out_as_pixels(hasn_onnx: MakeOnnx) -> None:
     trt = fake_tensorrt("8.6.1")
-    graph = hasn_onnx("fp32", form="weak", pixels=True)
+    graph = hasn_onnx("fp32", form="weakly-typed", pixels=True)
     made = compile_with(trt, graph, target_of("8.6.1"), precision=Precision.FP16)
     assert made.facts["inputs"] == [{"name": "input", "dtype": "uint8", "shape": [1, -1, -1, 3]}]
     assert made.facts["profile"]["opt"] == [1, 48, 64, 3]
@@ -122,18 +122,18 @@ def test_pixels_are_converted_in_fp32_and_laid_out_as_pixels(hasn_onnx: MakeOnnx
 
 def test_without_a_wish_the_graph_decides(hasn_onnx: MakeOnnx) -> None:
     for version, form, precision in (
-        ("8.6.1", "weak", "fp32"),
-        ("8.6.1", "weak", "int8"),
-        ("11.4.0.106", "strong", "fp32"),
-        ("11.4.0.106", "strong", "fp16"),
-        ("11.4.0.106", "strong", "int8"),
+        ("8.6.1", "weakly-typed", "fp32"),
+        ("8.6.1", "weakly-typed", "int8"),
+        ("11.4.0.106", "strongly-typed", "fp32"),
+        ("11.4.0.106", "strongly-typed", "fp16"),
+        ("11.4.0.106", "strongly-typed", "int8"),
     ):
         made = compile_with(fake_tensorrt(version), hasn_onnx(precision, form=form), target_of(version))
         assert made.facts["precision"] == precision
 
 
 def test_options_reach_the_builder_where_it_has_them(hasn_onnx: MakeOnnx) -> None:
-    graph = hasn_onnx("fp32", form="weak", size=(48, 64))
+    graph = hasn_onnx("fp32", form="weakly-typed", size=(48, 64))
     wishes = {"optimization_level": 2, "hardware_compatibility": "ampere_plus", "version_compatible": True}
     trt = fake_tensorrt("8.6.1")
     target = target_of("8.6.1", tf32=True, **wishes).with_size(48, 64)
@@ -183,7 +183,9 @@ def test_progress_is_fine_where_there_is_a_monitor_and_coarse_elsewhere(
     hasn_onnx: MakeOnnx, version: str
 ) -> None:
     steps: list[tuple[str, int, int]] = []
-    compile_with(fake_tensorrt(version), hasn_onnx("fp32", form="weak"), target_of(version), steps=steps)
+    compile_with(
+        fake_tensorrt(version), hasn_onnx("fp32", form="weakly-typed"), target_of(version), steps=steps
+    )
     assert steps[:2] == [("reading the graph", 0, 1), ("reading the graph", 1, 1)]
     coarse = [("compiling", 0, 1), ("compiling", 1, 1)]
     assert steps[2:] == (coarse if version == "8.6.1" else [("Building", 0, 2), ("Building", 2, 2)])
@@ -195,7 +197,7 @@ def test_a_caller_can_cancel_through_the_monitor(hasn_onnx: MakeOnnx) -> None:
         compile_plan(
             trt,
             probe(trt, EngineRuntime.TENSORRT),
-            hasn_onnx("fp32", form="weak"),
+            hasn_onnx("fp32", form="weakly-typed"),
             target_of("10.3.0"),
             on_message=lambda *_: None,
             on_step=lambda *_: False,

@@ -63,7 +63,9 @@ class TestCalibrator:
             tmp_path, batches, float_layers=("conv_1", "upsampler.0")
         )
         trt = fake_tensorrt(version)
-        made = compile_with(trt, hasn_onnx("fp32", form="weak"), target_of(version), calibration=calibration)
+        made = compile_with(
+            trt, hasn_onnx("fp32", form="weakly-typed"), target_of(version), calibration=calibration
+        )
         assert trt.calls[0] == ("create_network", EXPLICIT_BATCH)  # never strongly typed
         assert {flag.name for flag in trt.config._flags} == BUILDER_FLAGS["int8"]
         assert trt.config._calibration_profile._shapes == {"input": ((1, 3, 32, 32),) * 3}
@@ -76,7 +78,7 @@ class TestCalibrator:
     def test_known_ranges_take_no_image(self, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
         (tmp_path / "known").write_bytes(b"TRT-EntropyCalibration2")
         calibration, uploaded, _ = self.calibration(tmp_path, [], known=tmp_path / "known")
-        graph = hasn_onnx("fp32", form="weak", size=(32, 32))
+        graph = hasn_onnx("fp32", form="weakly-typed", size=(32, 32))
         target = target_of("8.6.1").with_size(32, 32)
         compile_with(fake_tensorrt("8.6.1"), graph, target, calibration=calibration)
         assert uploaded == []
@@ -94,7 +96,7 @@ class TestCalibrator:
 
         batches = [np.zeros((1, 3, 32, 32), np.float32)]
         calibration, _, _ = self.calibration(tmp_path, batches, upload=broken)
-        graph = hasn_onnx("fp32", form="weak")
+        graph = hasn_onnx("fp32", form="weakly-typed")
         with pytest.raises(BuildError, match="calibration failed: cuMemAlloc_v2 failed: the GPU's memory"):
             compile_with(fake_tensorrt("8.6.1"), graph, target_of("8.6.1"), calibration=calibration)
 
@@ -107,14 +109,14 @@ class TestCalibrator:
                 )
             return str(info.value)
 
-        assert "calibrator is for graphs without" in refused(hasn_onnx("int8", form="weak"))
+        assert "calibrator is for graphs without" in refused(hasn_onnx("int8", form="weakly-typed"))
         assert "takes float images, and the graph's input is uint8" in refused(
-            hasn_onnx("fp32", form="weak", pixels=True)
+            hasn_onnx("fp32", form="weakly-typed", pixels=True)
         )
-        static = hasn_onnx("fp32", form="weak", size=(48, 64))
+        static = hasn_onnx("fp32", form="weakly-typed", size=(48, 64))
         assert "images have shape (1, 3, 32, 32), and the graph is fixed to (1, 3, 48, 64)" in refused(
             static, target_of("8.6.1").with_size(48, 64)
         )
         assert "has no layer conv_9 to keep in FP16" in refused(
-            hasn_onnx("fp32", form="weak"), float_layers=("conv_9",)
+            hasn_onnx("fp32", form="weakly-typed"), float_layers=("conv_9",)
         )

@@ -100,8 +100,8 @@ class TestRealBuilds:
         assert details["profile"]["max"] == [1, *(size or (96, 96)), 3]
         assert details["precision"] == "int8"
 
-    def test_a_weak_graph_would_become_an_fp32_engine(self, hasn_onnx: MakeOnnx) -> None:
-        weak = hasn_onnx("fp32", form="weak")
+    def test_a_weakly_typed_graph_would_become_an_fp32_engine(self, hasn_onnx: MakeOnnx) -> None:
+        weak = hasn_onnx("fp32", form="weakly-typed")
         assert engine_from_onnx(weak, RTX).precision is Precision.FP32
         with pytest.raises(
             BuildError, match=r"TensorRT for RTX [\d.]+ takes types from the graph: give it the"

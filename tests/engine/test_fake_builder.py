@@ -16,7 +16,7 @@ from tests.support.fake_builder import fake_tensorrt
 
 def test_the_fake_keeps_its_rules(hasn_onnx: MakeOnnx) -> None:
     trt = fake_tensorrt("8.5.2")
-    graph = hasn_onnx("int8", form="weak")
+    graph = hasn_onnx("int8", form="weakly-typed")
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -68,7 +68,7 @@ def test_nvidias_parser_keeps_the_names_that_pins_are_found_by(hasn_onnx: MakeOn
     """The parser of TensorRT for RTX is NVIDIA's; the fake must name layers as it does."""
 
     trt, _ = load_tensorrt(EngineRuntime.RTX)
-    for form, pixels in itertools.product(("weak", "weak-10"), (False, True)):
+    for form, pixels in itertools.product(("weakly-typed", "weakly-typed-trt10"), (False, True)):
         graph = hasn_onnx("fp32", form=form, pixels=pixels)
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
@@ -84,5 +84,5 @@ def test_nvidias_parser_keeps_the_names_that_pins_are_found_by(hasn_onnx: MakeOn
             constants = list(_constants_of(layers, _read_only_by(layers, exact)))
             found.append(([layer.name for layer in exact], len(constants)))
         assert found[0] == found[1]
-        norm = LAYER_NORM if form == "weak" else ONE_NORM
+        norm = LAYER_NORM if form == "weakly-typed" else ONE_NORM
         assert set(norm) < {real.get_layer(i).name for i in range(real.num_layers)}

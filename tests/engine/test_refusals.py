@@ -20,17 +20,37 @@ from tests.support.fake_builder import fake_tensorrt
 @pytest.mark.parametrize(
     ("version", "graph", "wish", "message"),
     [
-        ("11.4.0.106", ("fp32", "weak"), "fp16", "takes types from the graph: give it the strong fp16 graph"),
         (
             "11.4.0.106",
-            ("int8", "weak"),
+            ("fp32", "weakly-typed"),
+            "fp16",
+            "takes types from the graph: give it the strongly typed fp16 graph",
+        ),
+        (
+            "11.4.0.106",
+            ("int8", "weakly-typed"),
             "int8",
             "convolutions are FP32, and TensorRT 11.4.0.106 takes types",
         ),
-        ("11.4.0.106", ("fp16", "strong"), "int8", "no Q/DQ layers, so it cannot become an INT8 engine"),
-        ("8.6.1", ("fp32", "weak"), "int8", "no Q/DQ layers, so it cannot become an INT8 engine"),
-        ("8.6.1", ("int8", "weak"), "fp16", "has Q/DQ layers, so it would not become the fp16 engine"),
-        ("11.4.0.106", ("fp16", "strong"), "fp32", "convolutions are FP16; an fp32 engine needs the FP32"),
+        (
+            "11.4.0.106",
+            ("fp16", "strongly-typed"),
+            "int8",
+            "no Q/DQ layers, so it cannot become an INT8 engine",
+        ),
+        ("8.6.1", ("fp32", "weakly-typed"), "int8", "no Q/DQ layers, so it cannot become an INT8 engine"),
+        (
+            "8.6.1",
+            ("int8", "weakly-typed"),
+            "fp16",
+            "has Q/DQ layers, so it would not become the fp16 engine",
+        ),
+        (
+            "11.4.0.106",
+            ("fp16", "strongly-typed"),
+            "fp32",
+            "convolutions are FP16; an fp32 engine needs the FP32",
+        ),
     ],
 )
 def test_a_graph_that_would_silently_give_another_precision(
@@ -48,7 +68,7 @@ def test_a_graph_that_would_silently_give_another_precision(
 def test_a_graph_with_foreign_names_is_refused_rather_than_built_wrong(hasn_onnx: MakeOnnx) -> None:
     import onnx
 
-    proto = onnx.load_from_string(hasn_onnx("fp32", form="weak"))
+    proto = onnx.load_from_string(hasn_onnx("fp32", form="weakly-typed"))
     for number, node in enumerate(proto.graph.node):
         node.name = f"node_{number}"
     with pytest.raises(BuildError, match="must compute in FP32 could not be found .* means are node_"):

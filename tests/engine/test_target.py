@@ -51,8 +51,8 @@ def test_a_target_file_of_ones_own(tmp_path: Path) -> None:
         (r"name = 'a\b'", r"name is 'a\\\\b'; expected letters"),
         (r'name = "a\nb"', r"name is 'a\\nb'; expected letters"),
         ("[shapes]\nmin = [1, 3, 32]", "shapes.min is .*; expected a list of length 4"),
-        ("[shapes]\nmaximum = [1, 3, 100, 960]", "shapes: height is 32 / 180 / 100; expected 1 <= minimum"),
-        ("[shapes]\nminimum = [0, 3, 32, 32]", "shapes: batch is 0 / 1 / 1; expected 1 <= minimum"),
+        ("[shapes]\nmax = [1, 3, 100, 960]", "shapes: height is 32 / 180 / 100; expected 1 <= min"),
+        ("[shapes]\nmin = [0, 3, 32, 32]", "shapes: batch is 0 / 1 / 1; expected 1 <= min"),
     ],
 )
 def test_a_wrong_target_file_is_named_with_its_mistake(tmp_path: Path, text: str, message: str) -> None:
@@ -60,6 +60,21 @@ def test_a_wrong_target_file_is_named_with_its_mistake(tmp_path: Path, text: str
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"wrong.toml: .*{message}"):
         load_target(path)
+
+
+def test_a_target_file_of_version_0_1_still_loads(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    shapes = "[shapes]\n{} = [1, 3, 16, 24]\n{} = [1, 3, 32, 48]\n{} = [1, 3, 64, 96]\n"
+    old.write_text(shapes.format("minimum", "typical", "maximum"))
+    new.write_text(shapes.format("min", "opt", "max"))
+    assert (
+        load_target(old).shapes
+        == load_target(new).shapes
+        == ShapeRange(min=(1, 3, 16, 24), opt=(1, 3, 32, 48), max=(1, 3, 64, 96))
+    )
+    old.write_text("[shapes]\nminimum = [1, 3, 16, 24]\nmin = [1, 3, 16, 24]\n")
+    with pytest.raises(ConfigError, match="unknown key shapes.minimum"):
+        load_target(old)
 
 
 def test_an_unknown_target_lists_those_that_exist(tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ def images(count: int = 2, side: int = 32) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize(
     ("version", "form", "flags"),
     [
-        ("8.5.2", "weak", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
-        ("10.3.0", "weak-10", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
-        ("11.4.0.106", "strong", None),
+        ("8.5.2", "weakly-typed", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
+        ("10.3.0", "weakly-typed-trt10", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
+        ("11.4.0.106", "strongly-typed", None),
     ],
 )
 def test_asked_and_built_in_a_child(
@@ -109,7 +109,7 @@ def test_asked_and_built_in_a_child(
 
 def test_a_plan_of_8_5_is_known_by_its_sidecar(install: Install, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
     install("8.5.2")
-    built = engine_from_onnx(hasn_onnx("fp32", form="weak"), TARGET)
+    built = engine_from_onnx(hasn_onnx("fp32", form="weakly-typed"), TARGET)
     assert built.plan.startswith(b"ptrt")
     engine = publish(
         built.plan,
@@ -129,7 +129,7 @@ def test_the_next_build_starts_from_kept_timings(
     install: Install, hasn_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     install("8.6.1", good_timings=(b"+timings",))
-    graph, cache = hasn_onnx("fp32", form="weak"), tmp_path / "cache"
+    graph, cache = hasn_onnx("fp32", form="weakly-typed"), tmp_path / "cache"
 
     def build() -> BuiltEngine:
         return engine_from_onnx(graph, TARGET, precision=Precision.FP16, cache=cache)
@@ -143,7 +143,7 @@ def test_calibration_through_the_driver_and_kept(
     install: Install, hasn_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     install("8.6.1")
-    graph, cache = hasn_onnx("fp32", form="weak"), tmp_path / "cache"
+    graph, cache = hasn_onnx("fp32", form="weakly-typed"), tmp_path / "cache"
     steps: list[tuple[str, int, int]] = []
 
     def build(batches: Iterator[np.ndarray], fingerprint: str = "abc") -> BuiltEngine:
@@ -182,7 +182,7 @@ def test_images_that_cannot_calibrate(install: Install, hasn_onnx: MakeOnnx) -> 
     def refused(batches: list[np.ndarray], kind: type[Exception] = ShapeError, **options: object) -> str:
         with pytest.raises(kind) as info:
             engine_from_onnx(
-                hasn_onnx("fp32", form="weak"),
+                hasn_onnx("fp32", form="weakly-typed"),
                 TARGET,
                 calibrator=CalibratorInput(batches=batches, fingerprint="x"),
                 **options,
@@ -204,7 +204,7 @@ def test_known_bad_versions(install: Install, hasn_onnx: MakeOnnx) -> None:
         "module.__version__ = '10.2.0'\nsys.modules[__name__] = module\n"
     )
     with pytest.raises(UnsupportedError, match=r"10\.2\.0 looks for Windows' .*; install any other version"):
-        engine_from_onnx(hasn_onnx("fp32", form="weak"), TARGET)
+        engine_from_onnx(hasn_onnx("fp32", form="weakly-typed"), TARGET)
     install("10.16.1.11")
     path = Path(next(p for p in sys.path if p.endswith("site")), "tensorrt.py")
     path.write_text(path.read_text() + "sys.modules[__name__].__version__ = '10.16.2.10'\n")
@@ -237,7 +237,7 @@ def test_a_cache_folder_that_cannot_be_written(install: Install, hasn_onnx: Make
     install("8.6.1")
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(OutputError, match="cache"):
-        engine_from_onnx(hasn_onnx("fp32", form="weak"), TARGET, cache=tmp_path / "cache")
+        engine_from_onnx(hasn_onnx("fp32", form="weakly-typed"), TARGET, cache=tmp_path / "cache")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's parent-death signal is Linux's")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import hasn_edge
 from hasn_edge.artifact import Kind, file_sha256, load_artifact, sidecar_path
 from hasn_edge.cli import cli
+from hasn_edge.engine.capabilities import Form
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.evaluation.compare import Budget
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
@@ -21,7 +22,6 @@ from hasn_edge.pipeline import api as pipeline
 from hasn_edge.pipeline import engine_build as engine_job
 from hasn_edge.pipeline.build import BuildOptions, build_one
 from hasn_edge.pipeline.context import Job
-from hasn_edge.pipeline.variants import Form
 from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.pytorch import PyTorchSession
@@ -114,8 +114,8 @@ def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
     )
     weak, strong = (onnx.load(a.path) for a in built.artifacts)
     assert [a.path.name for a in built.artifacts] == [
-        "tiny-int8-weak-64x48.onnx",
-        "tiny-int8-strong-64x48.onnx",
+        "tiny-int8-weakly-typed-64x48.onnx",
+        "tiny-int8-strongly-typed-64x48.onnx",
     ]
     assert (weak.opset_import[0].version, strong.opset_import[0].version) == (17, 20)
     assert "LayerNormalization" not in {node.op_type for node in weak.graph.node}
@@ -139,7 +139,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     assert engine.source == graph.source == file_sha256(tiny)
     assert engine.size == (48, 64)
     assert engine.details["measured"] == graph.details["measured"]
-    assert engine.details["emulated_as"] == "strong graph, int8"
+    assert engine.details["emulated_as"] == "strongly typed graph, int8"
     assert engine.details["model"] == tiny.name
     assert engine.details["asked"] == {"recipe": "loose.toml", "calibration": None}
     ranges = engine.details["calibration"]
@@ -246,22 +246,22 @@ def test_what_is_for_int8_is_refused_without_it(tiny, tmp_path, options):
     assert not (tmp_path / "out").exists()
 
 
-def test_there_is_no_weak_fp16_graph(tiny, tmp_path):
+def test_there_is_no_weakly_typed_fp16_graph(tiny, tmp_path):
     built = hasn_edge.build(tiny, precision="fp16", target="portable", output=tmp_path)
-    assert files(tmp_path) == ["tiny-fp16-strong.onnx", "tiny-fp16-strong.onnx.json"]
-    assert [a.path.name for a in built.artifacts] == ["tiny-fp16-strong.onnx"]
+    assert files(tmp_path) == ["tiny-fp16-strongly-typed.onnx", "tiny-fp16-strongly-typed.onnx.json"]
+    assert [a.path.name for a in built.artifacts] == ["tiny-fp16-strongly-typed.onnx"]
 
 
 def test_nothing_is_published_when_a_later_form_fails(tiny, tmp_path, monkeypatch):
     real = Job.graph
 
     def second_fails(job, form, *args, **options):
-        if form is Form.STRONG:
-            raise VerificationError("the strong one is wrong")
+        if form is Form.STRONGLY_TYPED:
+            raise VerificationError("the strongly typed one is wrong")
         return real(job, form, *args, **options)
 
     monkeypatch.setattr(Job, "graph", second_fails)
-    with pytest.raises(VerificationError, match="the strong one"):
+    with pytest.raises(VerificationError, match="the strongly typed one"):
         hasn_edge.build(tiny, precision="fp32", target="portable", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

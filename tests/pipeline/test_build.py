@@ -94,7 +94,7 @@ def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
     assert all(w.data_type != onnx.TensorProto.FLOAT16 for w in told.graph.graph.initializer)
     engine = load_artifact(built.artifacts[-1].path)
     assert (engine.precision, engine.size) == (Precision.FP16, (32, 40))
-    assert engine.details["emulated_as"] == "strong graph, fp16"
+    assert engine.details["emulated_as"] == "strongly typed graph, fp16"
     assert engine.details["golden"]["shape"] == [1, 3, 32, 40]
 
 
@@ -119,13 +119,13 @@ def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeyp
     # One does not overwrite the other's graph.
     graphs = {path.name for path in (tmp_path / "out").glob("*.onnx")}
     plain = "int8" if precision == "int8" else "fp32"
-    assert graphs == {f"tiny-{plain}-weak-40x32.onnx", f"tiny-{plain}-weak-10-40x32.onnx"}
+    assert graphs == {f"tiny-{plain}-weakly-typed-40x32.onnx", f"tiny-{plain}-weakly-typed-trt10-40x32.onnx"}
 
 
 def test_the_portable_graph_is_one_that_8_5_reads(tiny, told, tmp_path):
     built = hasn_edge.build(tiny, precision="fp32", target="portable", size=(32, 40), output=tmp_path)
     weak = onnx.load(built.artifacts[0].path)
-    assert built.artifacts[0].path.name == "tiny-fp32-weak-40x32.onnx"
+    assert built.artifacts[0].path.name == "tiny-fp32-weakly-typed-40x32.onnx"
     assert "LayerNormalization" not in operators(weak)
 
 

@@ -10,18 +10,19 @@ import pytest
 
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set
+from hasn_edge.engine.capabilities import Form
 from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.exporters.uint8_io import with_pixels
 from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.metrics import psnr_y
 from hasn_edge.model.checkpoint import load_checkpoint
-from hasn_edge.pipeline.variants import Form, GraphMaker
+from hasn_edge.pipeline.variants import GraphMaker
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
 from hasn_edge.spec import Precision
 
-FORMS = (Form.WEAK, Form.STRONG)
+FORMS = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
 
 
 @dataclass
@@ -69,7 +70,7 @@ def test_the_default_recipe_on_set5(bench, form):
 
 
 def test_the_default_recipe_on_set14(bench):
-    assert bench.loss("Set14", Form.WEAK, Precision.INT8, load_recipe()) <= 0.04
+    assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_recipe()) <= 0.04
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -81,12 +82,12 @@ def test_the_conservative_recipe_on_set5(bench, form):
 
 
 def test_fp16_on_set5(bench):
-    assert abs(bench.loss("Set5", Form.STRONG, Precision.FP16)) <= 0.005
+    assert abs(bench.loss("Set5", Form.STRONGLY_TYPED, Precision.FP16)) <= 0.005
 
 
 def test_pixels_in_the_graph_cost_nothing_on_set5(bench):
-    float_loss = bench.loss("Set5", Form.STRONG, Precision.FP16)
-    emulator = Emulator(with_pixels(bench.maker.make(Form.STRONG, Precision.FP16)), exact=True)
+    float_loss = bench.loss("Set5", Form.STRONGLY_TYPED, Precision.FP16)
+    emulator = Emulator(with_pixels(bench.maker.make(Form.STRONGLY_TYPED, Precision.FP16)), exact=True)
     eval_set = load_eval_set(("Set5", bench.folder / "Set5"), 4)
     reached = np.mean([psnr_y(emulator.run(pair.lr()[None])[0], pair.hr(), border=4) for pair in eval_set])
     assert bench.reference["Set5"] - reached == pytest.approx(float_loss, abs=0.002)

@@ -44,7 +44,13 @@ def target_of(version: str, **changes: Any) -> EngineTarget:
 
 
 def form_of(version: str) -> str:
-    return "weak" if version in DECOMPOSED else "weak-10" if version in NATIVE else "strong"
+    return (
+        "weakly-typed"
+        if version in DECOMPOSED
+        else "weakly-typed-trt10"
+        if version in NATIVE
+        else "strongly-typed"
+    )
 
 
 def compile_with(

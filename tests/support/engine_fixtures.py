@@ -37,7 +37,7 @@ class Noise:
 
 @pytest.fixture(scope="session")
 def hasn_onnx() -> Callable[..., bytes]:
-    """``hasn_onnx("int8", form="weak", spec=..., size=...)``: the graph of that precision, serialized."""
+    """``hasn_onnx("int8", form="weakly-typed", spec=..., size=...)``: a serialized graph."""
     from hasn_edge.exporters.onnx import onnx_from_model
     from hasn_edge.exporters.onnx_graph import with_fixed_size
     from hasn_edge.exporters.uint8_io import with_pixels
@@ -51,7 +51,7 @@ def hasn_onnx() -> Callable[..., bytes]:
     def make(
         precision: str,
         *,
-        form: str = "strong",
+        form: str = "strongly-typed",
         spec: ModelSpec = SMALL,
         size: tuple[int, int] | None = None,
         pixels: bool = False,
@@ -59,9 +59,9 @@ def hasn_onnx() -> Callable[..., bytes]:
         import torch
 
         torch.manual_seed(0)
-        weak = form != "strong"
+        weak = form != "strongly-typed"
         measured = onnx_from_model(
-            HASN(spec).eval(), opset=17 if weak else 20, decompose_norm=form == "weak", simplify=False
+            HASN(spec).eval(), opset=17 if weak else 20, decompose_norm=form == "weakly-typed", simplify=False
         )
         proto = with_fixed_size(measured, size, spec.scale) if size else measured
         if precision != "fp32" and not weak:

@@ -57,8 +57,8 @@ def not_visible(machine: Machine) -> Iterator[Finding]:
             "newer"
         )
         cure = (
-            f"build TensorRT's Python module for {mine} from its sources ({SOURCES}); or compile the weak "
-            f"graph of 'hasn-edge build --target portable' with {TRTEXEC} --onnx=FILE --fp16 "
+            f"build TensorRT's Python module for {mine} from its sources ({SOURCES}); or compile the "
+            f"weakly typed graph of 'hasn-edge build --target portable' with {TRTEXEC} --onnx=FILE --fp16 "
             "--saveEngine=FILE, and --int8 for an INT8 one, without what hasn-edge checks"
         )
     yield Finding(name="tensorrt", state=State.MISSING, detail=detail, cure=cure)

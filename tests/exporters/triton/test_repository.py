@@ -148,7 +148,7 @@ def test_int8_graphs_for_processors_stay_there(tmp_path, artifact):
     made = artifact("any", precision=Precision.INT8, form="cpu")
     assert "kind: KIND_CPU" in text_of(triton_repository(made, tmp_path / "a"))
     assert "kind: KIND_GPU" in text_of(triton_repository(made, tmp_path / "b", device="gpu"))
-    strong = artifact("any", name="strong", precision=Precision.INT8, form="strong")
+    strong = artifact("any", name="strong", precision=Precision.INT8, form="strongly-typed")
     assert "kind: KIND_AUTO" in text_of(triton_repository(strong, tmp_path / "a"))
 
 
