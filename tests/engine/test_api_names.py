@@ -39,7 +39,7 @@ VARIABLES = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
-    "kernel_cache": "IRuntimeCache",
+    "runtime_cache": "IRuntimeCache",
 }
 """How the sources call TensorRT's objects; ``self._engine`` counts as ``engine``."""
 
@@ -150,7 +150,7 @@ def answer(version: str, asked: str) -> bool:
 
 def test_the_sources_are_found() -> None:
     names = {path.name for path in SOURCES}
-    assert {"compiler.py", "network.py", "precision.py", "calibrator.py", "timing_cache.py"} <= names
+    assert {"builder.py", "network.py", "precision.py", "calibrator.py", "timing_cache.py"} <= names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -220,5 +220,5 @@ def test_the_record_is_what_the_module_here_has() -> None:
 
     version, names = record_api.record(find_module(EngineRuntime.RTX))
     if version not in versions():
-        pytest.skip(f"{version} is not recorded; python tests/engine/record_api.py adds it")
+        pytest.skip(f"{version} is not recorded; python tests/support/record_api.py adds it")
     assert names == names_of(version)

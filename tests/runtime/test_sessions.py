@@ -149,7 +149,7 @@ class SessionContract:
             (noise(1, 1, 16, 16), r"got 1 channels \(1, 1, 16, 16\)"),
             (noise(1, 16, 16, 3), r"looks like \(N, H, W, C\), transpose"),
             (noise(1, 3, 16, 16).astype(np.float64), r"got float64; .* \.astype\(numpy\.float32\)"),
-            (np.zeros((1, 3, 16, 16), np.uint8), r"got uint8; hasn_edge\.image\.to_tensor"),
+            (np.zeros((1, 3, 16, 16), np.uint8), r"got uint8; hasn_edge\.images\.arrays\.to_tensor"),
             (noise(0, 3, 16, 16), r"at least one pixel, got \(0, 3, 16, 16\)"),
             (noise(1, 3, 14, 16), r"at least 15 x 15 pixels, got 14 x 16 .*Upscaler pads"),
             (noise(1, 3, 16, 0), r"at least one pixel, got \(1, 3, 16, 0\)"),
