@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
-    from hasn_edge.doctor.result import Finding
+    from hasn_edge.doctor.environment import Environment
+    from hasn_edge.doctor.report import Ability
+    from hasn_edge.doctor.result import CheckResult
 
 
 @click.command("doctor")
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     help="Folder whose engines are checked against this GPU.",
 )
 def command(as_json: bool, engines: Path) -> None:
-    """Say what this machine can build and run, which known traps it is in, and the cure of each.
+    """Show what this machine can build and run, which known problems it has, and what helps.
 
     Nothing is changed, and no heavy library is loaded.
 
@@ -34,32 +37,63 @@ def command(as_json: bool, engines: Path) -> None:
     Example:
       hasn-edge doctor
     """
-    from hasn_edge.doctor.report import can_do, facts, find_traps, look
+    from hasn_edge.doctor.environment import collect_environment
 
-    machine = look(engines=engines)
-    found, traps, abilities = facts(machine), find_traps(machine), can_do(machine)
+    here = collect_environment(engines=engines)
     if as_json:
-        content = {
-            "findings": [finding.to_dict() for finding in found],
-            "traps": [trap.to_dict() for trap in traps],
-            "can": [{"what": what, "can": can, "cure": "" if can else cure} for what, can, cure in abilities],
-        }
-        click.echo(json.dumps(content, indent=1))
+        click.echo(json.dumps(json_content(here), indent=1))
         return
     from hasn_edge.cli.terminal import console
 
-    out = console()
-    out.print(_findings("This machine", found))
-    if traps:
-        out.print(_findings("Known traps that it is in", traps))
+    print_tables(here, console())
+
+
+def json_content(environment: Environment) -> dict[str, Any]:
+    """Return what is found on a machine; its parts have the names that version 0.1 gave them."""
+    from hasn_edge.doctor.checks import run_checks
+    from hasn_edge.doctor.report import describe_environment, list_abilities
+
+    return {
+        "findings": [_values(result) for result in describe_environment(environment)],
+        "traps": [_values(result) for result in run_checks(environment)],
+        "can": [
+            {"what": what, "can": can, "cure": needs} for what, can, needs in list_abilities(environment)
+        ],
+    }
+
+
+def print_tables(environment: Environment, out: Console) -> None:
+    """Print what is found on a machine."""
+    from hasn_edge.doctor.checks import run_checks
+    from hasn_edge.doctor.report import describe_environment, list_abilities
+
+    out.print(_results("This machine", describe_environment(environment)))
+    problems = run_checks(environment)
+    if problems:
+        out.print(_results("Known problems that it has", problems))
     else:
         out.print(
-            "It is in none of the known traps of TensorRT, CUDA packages and Jetsons.\n", highlight=False
+            "It has none of the known problems of TensorRT, CUDA packages and Jetsons.\n", highlight=False
         )
-    out.print(_abilities(abilities))
+    out.print(_abilities(list_abilities(environment)))
 
 
-def _findings(title: str, findings: Sequence[Finding]) -> Table:
+def _cures(result: CheckResult) -> str:
+    from hasn_edge.cli.cures import cure_text
+
+    return ", or ".join(cure_text(cure) for cure in result.cures)
+
+
+def _values(result: CheckResult) -> dict[str, str]:
+    return {
+        "name": result.name,
+        "state": result.state.value,
+        "detail": result.detail,
+        "cure": _cures(result),
+    }
+
+
+def _results(title: str, results: Sequence[CheckResult]) -> Table:
     """Return three columns; the cure stands below the detail, where there is room for a command."""
     from rich.markup import escape
 
@@ -67,20 +101,21 @@ def _findings(title: str, findings: Sequence[Finding]) -> Table:
 
     colour = {State.OK: "green", State.MISSING: "red", State.WARNING: "yellow", State.INFO: "cyan"}
     table = _table(title, columns=3)
-    for finding in findings:
-        text = escape(finding.detail)
-        if finding.cure:
-            text += f"\n[bold]cure:[/] {escape(finding.cure)}"
-        table.add_row(f"[{colour[finding.state]}]{finding.state.value}[/]", escape(finding.name), text)
+    for result in results:
+        text = escape(result.detail)
+        if result.cures:
+            label = "" if result.state is State.OK else "[bold]cure:[/] "
+            text += f"\n{label}{escape(_cures(result))}"
+        table.add_row(f"[{colour[result.state]}]{result.state.value}[/]", escape(result.name), text)
     return table
 
 
-def _abilities(abilities: Sequence[tuple[str, bool, str]]) -> Table:
+def _abilities(abilities: Sequence[Ability]) -> Table:
     from rich.markup import escape
 
     table = _table("What hasn-edge can do here", columns=2)
-    for what, can, cure in abilities:
-        lack = "" if can else f"\n[bold]needs:[/] {escape(cure)}"
+    for what, can, needs in abilities:
+        lack = "" if can else f"\n[bold]needs:[/] {escape(needs)}"
         table.add_row("[green]yes[/]" if can else "[red]no[/]", what + lack)
     return table
 

@@ -1,19 +1,17 @@
-"""The machine as the doctor sees it: plain values, looked up once, so that any machine can be described."""
+"""The machine and its Python as plain values, collected once, so that any machine can be described."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.doctor.libraries import Missing, loader_folders, missing_libraries
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts, load_driver
 from hasn_edge.hardware.jetson import Jetson
@@ -55,23 +53,34 @@ DISTRIBUTIONS = (
 """Distributions whose versions are looked up, besides OpenCV's."""
 
 
+LOADER_SECONDS = 10.0
+"""How long the loader may take to look for TensorRT's libraries; it needs some hundredths of a second."""
+
+
+@dataclass(frozen=True)
+class MissingLibrary:
+    """A library that is needed and not found."""
+
+    name: str
+    needed_by: str
+
+
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class Environment:
     """One machine and one Python on it. The defaults describe a bare one; a test adds what it needs."""
 
     root: Path = Path("/")
     """Where the file system starts."""
-    architecture: str = "x86_64"
     python: tuple[int, int] = (3, 12)
     virtual_environment: bool = False
     modules: Mapping[str, Path] = field(default_factory=dict)
     """Folder or file of each importable module of :data:`MODULES`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version of each installed distribution of :data:`DISTRIBUTIONS` and of the OpenCV that is used."""
-    missing: tuple[Missing, ...] = ()
-    """Libraries that TensorRT's Python module needs and that are not here."""
+    missing_libraries: tuple[MissingLibrary, ...] = ()
+    """What TensorRT's Python module needs and the loader does not find."""
     opencv_build: str | None = None
-    """What OpenCV says about how it was built; its error where it cannot be imported; ``None`` without it."""
+    """OpenCV's report of its build; its error where it cannot be imported; ``None`` without it."""
     driver: bool = False
     """NVIDIA's driver library can be loaded."""
     gpu: GpuFacts | None = None
@@ -111,8 +120,8 @@ class Machine:
         return found
 
 
-def look(root: Path = Path("/"), *, engines: Path = Path("engines")) -> Machine:
-    """Look at this machine. Nothing is changed, no heavy library is loaded into this process.
+def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines")) -> Environment:
+    """Describe this machine. Nothing is changed, no heavy library is loaded into this process.
 
     Args:
         root: Where the file system starts.
@@ -121,22 +130,18 @@ def look(root: Path = Path("/"), *, engines: Path = Path("engines")) -> Machine:
     modules = {name: place for name in MODULES if (place := _place(name)) is not None}
     opencv = host.opencv_distribution()
     versions = {name: v for name in (*DISTRIBUTIONS, opencv) if (v := installed_version(name)) is not None}
-    if (
-        "tensorrt" in modules
-        and "tensorrt" not in versions
-        and (said := _stated_version(modules["tensorrt"]))
-    ):
-        versions["tensorrt"] = said
+    if "tensorrt" in modules and "tensorrt" not in versions:
+        stated = _stated_version(modules["tensorrt"])
+        versions |= {"tensorrt": stated} if stated else {}
     jetson = Jetson(root)
-    return Machine(
+    return Environment(
         root=root,
-        architecture=platform.machine(),
         python=sys.version_info[:2],
         virtual_environment=sys.prefix != sys.base_prefix,
         modules=modules,
         versions=versions,
-        missing=_missing(modules, root),
-        opencv_build=_opencv_build() if "cv2" in modules else None,
+        missing_libraries=_tensorrt_lacks(modules),
+        opencv_build=opencv_build() if "cv2" in modules else None,
         driver=load_driver() is not None,
         gpu=gpu_facts(),
         jetson=jetson.facts().values if jetson.present else None,
@@ -168,25 +173,63 @@ def _stated_version(package: Path) -> str | None:
     return found[1] if found else None
 
 
-def _missing(modules: Mapping[str, Path], root: Path) -> tuple[Missing, ...]:
+def _tensorrt_lacks(modules: Mapping[str, Path]) -> tuple[MissingLibrary, ...]:
     """Return what TensorRT's binary module lacks. pip's wheels bring the libraries in folders beside it."""
     package = modules.get("tensorrt")
     if package is None:
         return ()
     beside = package.parent
-    wheels = [beside / "tensorrt_libs", *sorted(beside.glob("nvidia/*/lib"))]
-    folders = [*wheels, *loader_folders(root, os.environ.get("LD_LIBRARY_PATH", ""))]
     places = (package, beside / "tensorrt_bindings")
     binaries = [path for place in places for path in sorted(place.glob("tensorrt*.so"))]
-    return missing_libraries(binaries[0], folders) if binaries else ()
+    wheels = [beside / "tensorrt_libs", *sorted(beside.glob("nvidia/*/lib"))]
+    return missing_libraries(binaries[0], wheels) if binaries else ()
 
 
-def _opencv_build() -> str:
+def missing_libraries(
+    binary: Path, folders: Sequence[Path] = (), *, ldd: str = "ldd"
+) -> tuple[MissingLibrary, ...]:
+    """Return the libraries that a binary needs, itself or through others, and that the loader does not find.
+
+    ``ldd`` asks the system's loader in a process of its own, which runs nothing of any library. A file of no
+    bytes counts as missing: containers hold such placeholders for what the host should lend. The loader stops
+    at the first of them.
+
+    Args:
+        binary: A shared object.
+        folders: Where the loader looks first, before its own folders and what the files themselves name.
+        ldd: The program.
+
+    Returns:
+        Nothing also where the loader cannot be asked: no ``ldd``, a file of another system.
+    """
+    searched = [*map(str, folders), *os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)]
+    asked = {
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, searched)),
+        "LD_DEBUG": "files",  # also states which file needs which
+        "LC_ALL": "C",
+    }
+    try:
+        done = subprocess.run(
+            [ldd, str(binary)], capture_output=True, text=True, errors="replace", check=False,
+            timeout=LOADER_SECONDS, env={**os.environ, **asked},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    output = f"{done.stdout}\n{done.stderr}"
+    needed_by: dict[str, str] = {}
+    for name, user in re.findall(r"file=(\S+) \[\d+\];  needed by (.+) \[\d+\]$", output, re.MULTILINE):
+        needed_by.setdefault(name, Path(user).name)
+    names = re.findall(r"^\s*(\S+) => not found", output, re.MULTILINE)
+    names += [Path(path).name for path in re.findall(r"shared libraries: (.+): file too short", output)]
+    return tuple(MissingLibrary(name, needed_by.get(name, binary.name)) for name in dict.fromkeys(names))
+
+
+def opencv_build(python: str = sys.executable) -> str:
     """Ask OpenCV how it was built, in a process of its own: importing it can fail, and takes memory."""
     code = "import cv2; print(cv2.getBuildInformation())"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+            [python, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         return f"error: {exc}"

@@ -1,23 +1,20 @@
-"""What this machine can build and run, which known traps it is in, and the command that mends each."""
+"""What this machine is, and what the verbs can do on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
-from hasn_edge.doctor.checks import find_traps
 from hasn_edge.doctor.checks.packages import cuda_backends
-from hasn_edge.doctor.environment import Machine, look
-from hasn_edge.doctor.match import recognise
-from hasn_edge.doctor.result import Finding, State
-from hasn_edge.errors import CheckpointError
+from hasn_edge.doctor.environment import Environment
+from hasn_edge.doctor.match import match_profile
+from hasn_edge.doctor.result import CheckResult, State
+from hasn_edge.errors import CheckpointError, call, say, use
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.jetson import jetpack_of
 from hasn_edge.model import zoo
-
-__all__ = ("Finding", "Machine", "State", "can_do", "diagnose", "facts", "find_traps", "look")
 
 PAPER_SET5_DB = 32.17
 """PSNR-Y that the paper reports for its x4 network on Set5 without self-ensemble (Table 9)."""
@@ -28,31 +25,29 @@ _EXPORT = "pip install 'hasn-edge[export]'"
 _GPU = "an NVIDIA GPU with its driver"
 
 
-def diagnose(machine: Machine | None = None) -> tuple[Finding, ...]:
-    """Look at CPU, packages, GPU, engines and bundled models; change and import nothing heavy.
+class Ability(NamedTuple):
+    """Whether something that the verbs do can be done here."""
 
-    Args:
-        machine: What to look at; this machine where ``None``.
-    """
-    seen = look() if machine is None else machine
-    return (*facts(seen), *find_traps(seen))
-
-
-def facts(machine: Machine) -> tuple[Finding, ...]:
-    """Return what is here: it need not be right or wrong."""
-    return (*_processor(machine), *_packages(machine), *_gpu(machine), *_models())
+    what: str
+    can: bool
+    needs: str
+    """What is missing, where something is: packages by the command that installs them."""
 
 
-def can_do(machine: Machine | None = None) -> tuple[tuple[str, bool, str], ...]:
-    """Return what the verbs can do here: name, whether, and what is missing."""
-    seen = look() if machine is None else machine
-    here = set(seen.modules)
+def describe_environment(environment: Environment) -> tuple[CheckResult, ...]:
+    """Return what is here: CPU, packages, GPU and bundled models. It need not be right or wrong."""
+    return (*_cpu(environment), *_packages(environment), *_gpu(environment), *_models())
+
+
+def list_abilities(environment: Environment) -> tuple[Ability, ...]:
+    """Return what the verbs can do here, and what is missing where they cannot."""
+    here = set(environment.modules)
     torch, ort, safetensors = "torch" in here, "onnxruntime" in here, "safetensors" in here
     export = torch and ort and safetensors and "onnx" in here
     rtx = not here.isdisjoint(RTX_MODULES)
-    trt = "tensorrt" in here and not seen.missing
-    gpu = seen.gpu is not None
-    cuda = bool(cuda_backends(seen))
+    trt = "tensorrt" in here and not environment.missing_libraries
+    gpu = environment.gpu is not None
+    cuda = bool(cuda_backends(environment))
     abilities = [
         ("run .onnx files and the bundled model on the CPU", ort, "pip install onnxruntime"),
         ("run checkpoints and .ts files with PyTorch", torch and safetensors, _EXPORT),
@@ -71,48 +66,50 @@ def can_do(machine: Machine | None = None) -> tuple[tuple[str, bool, str], ...]:
         (
             "run engines",
             gpu and (trt or rtx) and cuda,
-            _needs({_GPU: gpu, "TensorRT": trt or rtx, cuda_python_install(seen.gpu): cuda}),
+            _needs({_GPU: gpu, "TensorRT": trt or rtx, cuda_python_install(environment.gpu): cuda}),
         ),
         ("train", torch and safetensors, "pip install 'hasn-edge[train]'"),
     ]
-    if seen.jetson is not None:  # TensorRT for RTX is for desktop GPUs
+    if environment.jetson is not None:  # TensorRT for RTX is for desktop GPUs
         del abilities[4]
-    return tuple(abilities)
+    return tuple(Ability(what, can, "" if can else needs) for what, can, needs in abilities)
 
 
 def _needs(conditions: Mapping[str, bool]) -> str:
-    """Say which of several things is missing."""
+    """Name those of several things that are missing."""
     return ", ".join(name for name, here in conditions.items() if not here)
 
 
-def _processor(machine: Machine) -> Iterator[Finding]:
+def _cpu(environment: Environment) -> Iterator[CheckResult]:
     units = ", ".join(host.vector_units()) or "no vector unit known to matter"
     integer = host.has_integer_dot_product()
-    yield Finding(
+    yield CheckResult(
         name="CPU",
         state=State.INFO,
         detail=f"{host.cpu_name()}, {host.compute_cores()} cores, {units}",
     )
-    yield Finding(
+    yield CheckResult(
         name="INT8 on this CPU",
         state=State.INFO if integer else State.WARNING,
         detail="has integer dot products: INT8 may be faster than FP32; measure it"
         if integer
         else "no integer dot product (VNNI, AMX, i8mm): expect INT8 to be slower than FP32 here",
-        cure="" if integer else "build INT8 here for the device it is meant for; bench says what it costs",
+        cures=()
+        if integer
+        else (say("build INT8 here for the device that it is meant for; bench shows what it costs"),),
     )
-    memory = machine.memory_bytes
-    yield Finding(
+    memory = environment.memory_bytes
+    yield CheckResult(
         name="memory",
         state=State.INFO,
         detail=f"{memory / 2**30:.1f} GiB" if memory else "unknown",
     )
-    where = ", in a virtual environment" if machine.virtual_environment else ""
-    yield Finding(name="python", state=State.OK, detail=".".join(map(str, machine.python)) + where)
+    where = ", in a virtual environment" if environment.virtual_environment else ""
+    yield CheckResult(name="python", state=State.OK, detail=".".join(map(str, environment.python)) + where)
 
 
-def _packages(machine: Machine) -> Iterator[Finding]:
-    opencv = next((name for name in machine.versions if name.startswith("opencv")), "opencv")
+def _packages(environment: Environment) -> Iterator[CheckResult]:
+    opencv = next((name for name in environment.versions if name.startswith("opencv")), "opencv")
     for name, module, purpose, cure in (
         ("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
         (opencv, "cv2", "reads and writes images", "pip install opencv-python-headless"),
@@ -120,60 +117,65 @@ def _packages(machine: Machine) -> Iterator[Finding]:
         ("onnx", "onnx", "writes graphs", _EXPORT),
         ("safetensors", "safetensors", "reads weights", _EXPORT),
     ):
-        yield _package(machine, name, (module,), purpose, cure)
-    if "onnxsim" in machine.modules or machine.python >= (3, 11):  # pip has it for these only
-        yield _package(machine, "onnxsim", ("onnxsim",), "simplifies graphs", _EXPORT)
-    if machine.jetson is None:  # TensorRT for RTX is for desktop GPUs
+        yield _package(environment, name, (module,), purpose, cure)
+    if "onnxsim" in environment.modules or environment.python >= (3, 11):  # pip has it for these only
+        yield _package(environment, "onnxsim", ("onnxsim",), "simplifies graphs", _EXPORT)
+    if environment.jetson is None:  # TensorRT for RTX is for desktop GPUs
         yield _package(
-            machine, RTX, RTX_MODULES, "builds engines without a GPU", "pip install 'hasn-edge[rtx]'"
+            environment, RTX, RTX_MODULES, "builds engines without a GPU", "pip install 'hasn-edge[rtx]'"
         )
-    if "tensorrt" in machine.modules:
-        yield Finding(
+    if "tensorrt" in environment.modules:
+        yield CheckResult(
             name="tensorrt",
-            state=State.MISSING if machine.missing else State.OK,
-            detail=f"{machine.tensorrt or 'installed'} in {machine.modules['tensorrt']}",
-            cure="see the libraries it lacks, below" if machine.missing else "",
+            state=State.MISSING if environment.missing_libraries else State.OK,
+            detail=f"{environment.tensorrt or 'installed'} in {environment.modules['tensorrt']}",
+            cures=(say("see the libraries that it lacks, below"),) if environment.missing_libraries else (),
         )
-    backends = cuda_backends(machine)
+    backends = cuda_backends(environment)
     if backends:
-        yield Finding(name="CUDA from Python", state=State.OK, detail=", ".join(backends))
+        yield CheckResult(name="CUDA from Python", state=State.OK, detail=", ".join(backends))
 
 
-def _gpu(machine: Machine) -> Iterator[Finding]:
-    gpu = machine.gpu
+def _gpu(environment: Environment) -> Iterator[CheckResult]:
+    gpu = environment.gpu
     if gpu is None:
-        yield Finding(
+        yield CheckResult(
             name="NVIDIA driver",
             state=State.INFO,
             detail="no GPU that answers: engines for TensorRT for RTX can be built here, none can be run",
         )
     else:
         driver = f"driver {gpu.driver}, " if gpu.driver else ""
-        yield Finding(name="NVIDIA driver", state=State.OK, detail=f"{driver}CUDA {gpu.cuda}")
-        yield Finding(
+        yield CheckResult(name="NVIDIA driver", state=State.OK, detail=f"{driver}CUDA {gpu.cuda}")
+        yield CheckResult(
             name="GPU",
             state=State.OK,
             detail=f"{gpu.title}, {gpu.total_memory_bytes / 2**30:.1f} GiB"
             + (" shared with the CPU" if gpu.integrated else ""),
         )
-    if machine.jetson is not None:
-        yield Finding(name="Jetson", state=State.OK, detail=_jetson(machine.jetson))
-    known = recognise(machine)
-    if known is not None:
-        title, build = known.profile.title.removeprefix("NVIDIA "), f"hasn-edge build --target {known.target}"
-        said = f"this is a {title}; {build}"
-        if not known.exact:
-            memory = (machine.memory_bytes or 0) / 2**30
-            said = (
+    if environment.jetson is not None:
+        yield CheckResult(name="Jetson", state=State.OK, detail=_jetson(environment.jetson))
+    found = match_profile(environment)
+    if found is not None:
+        title = found.profile.title.removeprefix("NVIDIA ")
+        detail = f"this is a {title}"
+        if not found.exact:
+            memory = (environment.memory_bytes or 0) / 2**30
+            detail = (
                 f"the nearest is {title}, and this one has {memory:.1f} GiB of memory, so that its "
-                f"multiprocessors or clocks may be others too: {build} is right for it, an estimate is of "
-                "the other"
+                "multiprocessors or clocks may be others too: a build for that target is right for it, an "
+                "estimate is of the other"
             )
-        yield Finding(name="device profile", state=State.OK if known.exact else State.INFO, detail=said)
-        if known.profile.integrated:
-            yield Finding(name="DLA", state=State.INFO, detail=f"not used: {known.profile.dla}")
-    elif gpu is not None or machine.jetson is not None:
-        yield Finding(
+        yield CheckResult(
+            name="device profile",
+            state=State.OK if found.exact else State.INFO,
+            detail=detail,
+            cures=(call("build", target=found.target),),
+        )
+        if found.profile.integrated:
+            yield CheckResult(name="DLA", state=State.INFO, detail=f"not used: {found.profile.dla}")
+    elif gpu is not None or environment.jetson is not None:
+        yield CheckResult(
             name="device profile",
             state=State.INFO,
             detail="none for this device: it is built for and measured all the same, only not estimated",
@@ -181,36 +183,37 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
 
 
 def _jetson(values: Mapping[str, Any]) -> str:
-    said = [str(values.get("model") or "unknown model")]
+    parts = [str(values.get("model") or "unknown model")]
     if values.get("l4t"):
-        said.append(f"Jetson Linux {values['l4t']}")
+        parts.append(f"Jetson Linux {values['l4t']}")
     with suppress(LookupError):
-        said.append(f"JetPack {jetpack_of(values.get('l4t'))}")
+        parts.append(f"JetPack {jetpack_of(values.get('l4t'))}")
     if values.get("power_mode"):
-        said.append(f"power mode {values['power_mode']}")
-    return ", ".join(said)
+        parts.append(f"power mode {values['power_mode']}")
+    return ", ".join(parts)
 
 
-def _models() -> Iterator[Finding]:
+def _models() -> Iterator[CheckResult]:
     names = zoo.bundled_models()
     if not names:
-        yield Finding(
+        yield CheckResult(
             name="bundled models",
             state=State.MISSING,
             detail="none in this build",
-            cure="give --model a .safetensors or .pth file",
+            cures=(use(model="FILE.safetensors"),),
         )
     for name in names:
         label = name + (" (default)" if name == zoo.DEFAULT_MODEL else "")
         try:
-            said, state = honest_state(zoo.bundled_provenance(name)), State.OK
+            detail = describe_training(zoo.bundled_provenance(name))
         except CheckpointError as exc:
-            said, state = str(exc), State.MISSING
-        yield Finding(name=label, state=state, detail=said)
+            yield CheckResult(name=label, state=State.MISSING, detail=exc.message, cures=exc.cures)
+        else:
+            yield CheckResult(name=label, state=State.OK, detail=detail)
 
 
-def honest_state(provenance: dict[str, Any]) -> str:
-    """Say in one sentence what a bundled model was trained on and what it reaches next to the paper."""
+def describe_training(provenance: dict[str, Any]) -> str:
+    """State in one sentence what a bundled model was trained on and what it reaches next to the paper."""
     scores = provenance.get("scores", {})
     reached = ", ".join(f"{name} {values['psnr_y']:.2f} dB" for name, values in scores.items())
     data = provenance.get("data", {})
@@ -223,9 +226,10 @@ def honest_state(provenance: dict[str, Any]) -> str:
 
 
 def _package(
-    machine: Machine, distribution: str, modules: tuple[str, ...], purpose: str, cure: str
-) -> Finding:
-    if any(module in machine.modules for module in modules):
-        version = (machine.rtx if distribution == RTX else machine.versions.get(distribution)) or "installed"
-        return Finding(name=distribution, state=State.OK, detail=f"{version}, {purpose}")
-    return Finding(name=distribution, state=State.MISSING, detail=f"not installed; {purpose}", cure=cure)
+    environment: Environment, distribution: str, modules: tuple[str, ...], purpose: str, cure: str
+) -> CheckResult:
+    if not any(module in environment.modules for module in modules):
+        detail = f"not installed; {purpose}"
+        return CheckResult(name=distribution, state=State.MISSING, detail=detail, cures=(say(cure),))
+    version = environment.rtx if distribution == RTX else environment.versions.get(distribution)
+    return CheckResult(name=distribution, state=State.OK, detail=f"{version or 'installed'}, {purpose}")

@@ -1,13 +1,15 @@
-"""What the doctor found: a name, how it stands, and the cure."""
+"""What one check of the doctor found: a name, how it stands, and what helps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
+from hasn_edge.errors import Cure
+
 
 class State(str, Enum):
-    """How a finding stands."""
+    """How a result stands."""
 
     OK = "ok"
     MISSING = "missing"
@@ -16,19 +18,16 @@ class State(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One fact about the machine, with the cure where something is wrong."""
+class CheckResult:
+    """One fact about the machine."""
 
     name: str
     state: State
     detail: str
-    cure: str = ""
+    cures: tuple[Cure, ...] = ()
+    """What helps where something is wrong, any one of them; what to do next where all is well."""
 
     @property
     def wrong(self) -> bool:
-        """Whether there is something to mend."""
+        """Whether there is something to repair."""
         return self.state in (State.MISSING, State.WARNING)
-
-    def to_dict(self) -> dict[str, str]:
-        """Return plain JSON values."""
-        return {"name": self.name, "state": self.state.value, "detail": self.detail, "cure": self.cure}

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hasn_edge.doctor.environment import Machine
-from hasn_edge.doctor.match import plain, recognise
+from hasn_edge.doctor.environment import Environment
+from hasn_edge.doctor.match import match_profile, mode_name
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.jetson import Jetson
 
@@ -35,7 +35,7 @@ from hasn_edge.hardware.jetson import Jetson
     ],
 )
 def test_boards(model, mode, target):
-    found = recognise(Machine(jetson={"model": model, "power_mode": mode}))
+    found = match_profile(Environment(jetson={"model": model, "power_mode": mode}))
     assert (found and found.target) == target
 
 
@@ -63,13 +63,13 @@ GIB = 2**30
 )
 def test_modules_of_one_name_are_told_apart_by_their_memory(model, gibibytes, target, exact):
     memory = None if gibibytes is None else int(gibibytes * GIB)
-    found = recognise(Machine(jetson={"model": model, "power_mode": None}, memory_bytes=memory))
+    found = match_profile(Environment(jetson={"model": model, "power_mode": None}, memory_bytes=memory))
     assert (found.target, found.exact) == (target, exact)
 
 
 def test_boards_by_their_files(orin_nano, agx_orin, xavier_nx):
     for root, target in ((orin_nano, "orin-nano-super"), (agx_orin, "agx-orin"), (xavier_nx, "xavier-nx")):
-        assert recognise(Machine(root=root, jetson=Jetson(root).facts().values)).target == target
+        assert match_profile(Environment(root=root, jetson=Jetson(root).facts().values)).target == target
 
 
 def test_cards():
@@ -77,15 +77,17 @@ def test_cards():
         name="NVIDIA GeForce RTX 4090", compute_capability="8.9", total_memory_bytes=25_300_000_000,
         driver="580.65.06", cuda="13.0", integrated=False, l4t=None, sm_count=128,
     )  # fmt: skip
-    assert recognise(Machine(gpu=card)).target == "rtx-4090"
-    assert recognise(Machine(gpu=card)).profile.sm_count == 128
+    assert match_profile(Environment(gpu=card)).target == "rtx-4090"
+    assert match_profile(Environment(gpu=card)).profile.sm_count == 128
     small = replace(card, name="NVIDIA GeForce RTX 3080", compute_capability="8.6", sm_count=68)
-    assert recognise(Machine(gpu=small)).target == "rtx-3080"
-    assert recognise(Machine(gpu=replace(small, sm_count=70))) is None, "the card of 12 GB is another"
-    assert recognise(Machine(gpu=replace(card, name="NVIDIA GeForce RTX 4090 D", sm_count=114))) is None
-    assert recognise(Machine()) is None
+    assert match_profile(Environment(gpu=small)).target == "rtx-3080"
+    assert match_profile(Environment(gpu=replace(small, sm_count=70))) is None, "the card of 12 GB is another"
+    assert (
+        match_profile(Environment(gpu=replace(card, name="NVIDIA GeForce RTX 4090 D", sm_count=114))) is None
+    )
+    assert match_profile(Environment()) is None
 
 
 def test_names_of_modes():
-    assert {plain(mode) for mode in ("MAXN_SUPER", "MAXN SUPER", "maxn super")} == {"MAXN SUPER"}
-    assert plain("MODE_15W") == "15W"
+    assert {mode_name(mode) for mode in ("MAXN_SUPER", "MAXN SUPER", "maxn super")} == {"MAXN SUPER"}
+    assert mode_name("MODE_15W") == "15W"

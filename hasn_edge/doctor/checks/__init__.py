@@ -1,20 +1,21 @@
-"""Known traps of TensorRT, CUDA packages and Jetsons: each says whether a machine is in it."""
+"""Known problems of TensorRT, CUDA packages and Jetsons: one check finds one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hasn_edge.doctor.checks import board, packages, tensorrt
-from hasn_edge.doctor.environment import Machine
-from hasn_edge.doctor.result import Finding
+from hasn_edge.doctor.checks import packages, system, tensorrt
+from hasn_edge.doctor.environment import Environment
+from hasn_edge.doctor.result import CheckResult
 
-Trap = Callable[[Machine], Iterator[Finding]]
+Check = Callable[[Environment], Iterator[CheckResult]]
+"""Yields a result for each problem that it finds."""
 
-TRAPS: tuple[Trap, ...] = (
-    board.no_gpu_in_container,
-    board.power_mode,
-    board.clocks,
-    board.swap,
+CHECKS: tuple[Check, ...] = (
+    system.no_gpu_in_container,
+    system.power_mode,
+    system.clocks,
+    system.swap,
     tensorrt.not_visible,
     tensorrt.shadowed,
     tensorrt.missing_libraries,
@@ -29,9 +30,9 @@ TRAPS: tuple[Trap, ...] = (
     packages.opencv,
     packages.opencv_backends,
 )
-"""All of them, in the order in which they are mended: what stands first can be the cause of what follows."""
+"""All of them, in the order in which they are repaired: the first can be the cause of those that follow."""
 
 
-def find_traps(machine: Machine) -> tuple[Finding, ...]:
-    """Return every trap that ``machine`` is in, with its cure."""
-    return tuple(finding for trap in TRAPS for finding in trap(machine))
+def run_checks(environment: Environment) -> tuple[CheckResult, ...]:
+    """Return every problem that is found, with what helps."""
+    return tuple(result for check in CHECKS for result in check(environment))

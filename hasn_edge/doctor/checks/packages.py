@@ -1,13 +1,14 @@
-"""Traps of Python packages: OpenCV without cameras, no way to CUDA's memory, PyTorch without CUDA."""
+"""Checks of Python packages: OpenCV without cameras, no way to CUDA's memory, PyTorch without CUDA."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from hasn_edge.doctor.environment import Machine
-from hasn_edge.doctor.result import Finding, State
+from hasn_edge.doctor.environment import Environment
+from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.engine.capabilities import version_tuple
+from hasn_edge.errors import say
 from hasn_edge.hardware.gpu import cuda_python_install
 
 _OPENCV_WHEELS = (
@@ -18,122 +19,132 @@ _OPENCV_WHEELS = (
 )
 
 
-def cuda_backend(machine: Machine) -> Iterator[Finding]:
+def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
     """Engines need one package for CUDA's memory and streams, and CUDA graphs need another than pycuda."""
-    if machine.gpu is None:
+    if environment.gpu is None:
         return
-    newest = int(machine.gpu.cuda.split(".")[0])
-    install = cuda_python_install(machine.gpu)
-    present = cuda_backends(machine)
+    newest = int(environment.gpu.cuda.split(".")[0])
+    install = (say(cuda_python_install(environment.gpu)),)
+    present = cuda_backends(environment)
     if not present:
-        yield Finding(
+        yield CheckResult(
             name="CUDA from Python",
             state=State.MISSING,
             detail="no package for CUDA's memory and streams, so engines cannot run here",
-            cure=install,
+            cures=install,
         )
     elif present == ("pycuda",):
-        yield Finding(
+        yield CheckResult(
             name="CUDA from Python",
             state=State.INFO,
             detail="only pycuda, which has no CUDA graphs: each frame costs more CPU time",
-            cure=install,
+            cures=install,
         )
-    bindings = machine.versions.get("cuda-python")
+    bindings = environment.versions.get("cuda-python")
     if bindings is not None and version_tuple(bindings)[0] > newest:
-        yield Finding(
+        yield CheckResult(
             name=f"cuda-python {bindings}",
             state=State.WARNING,
-            detail=f"made for CUDA {version_tuple(bindings)[0]}; the driver runs CUDA {machine.gpu.cuda} at "
-            "most",
-            cure=install,
+            detail=f"made for CUDA {version_tuple(bindings)[0]}; the driver runs CUDA "
+            f"{environment.gpu.cuda} at most",
+            cures=install,
         )
 
 
-def torch_without_cuda(machine: Machine) -> Iterator[Finding]:
+def torch_without_cuda(environment: Environment) -> Iterator[CheckResult]:
     """There is a GPU, and PyTorch cannot use it."""
-    if machine.gpu is None or "torch" not in machine.modules or torch_has_cuda(machine):
+    if environment.gpu is None or "torch" not in environment.modules or torch_has_cuda(environment):
         return
-    yield Finding(
-        name=f"torch {machine.versions.get('torch', '')}".strip(),
+    yield CheckResult(
+        name=f"torch {environment.versions.get('torch', '')}".strip(),
         state=State.INFO,
         detail="a build without CUDA: checkpoints and .ts files run on the CPU",
-        cure="install NVIDIA's PyTorch for this JetPack"
-        if machine.l4t
-        else "install a CUDA build of PyTorch; pytorch.org gives the command",
+        cures=(
+            say(
+                "install NVIDIA's PyTorch for this JetPack"
+                if environment.l4t
+                else "install a CUDA build of PyTorch; pytorch.org gives the command"
+            ),
+        ),
     )
 
 
-def opencv(machine: Machine) -> Iterator[Finding]:
+def opencv(environment: Environment) -> Iterator[CheckResult]:
     """OpenCV that cannot be imported, or that has no GStreamer, which a Jetson's cameras need."""
-    build = machine.opencv_build
+    build = environment.opencv_build
     if build is None:
         return
     if build.startswith("error:"):
-        yield Finding(
+        yield CheckResult(
             name="opencv",
             state=State.MISSING,
             detail=f"installed, but importing it fails: {build.removeprefix('error:').strip()}",
-            cure="pip uninstall -y opencv-python opencv-contrib-python; "
-            "pip install --force-reinstall opencv-python-headless",
+            cures=(
+                say(
+                    "pip uninstall -y opencv-python opencv-contrib-python; "
+                    "pip install --force-reinstall opencv-python-headless"
+                ),
+            ),
         )
         return
     found = re.search(r"GStreamer:\s*(\w+)", build)
     if found is None or found[1] == "YES":
         return
-    system = machine.system_packages("cv2")
+    system = environment.system_packages("cv2")
     # What root installs by pip lies in a folder of the same name as the system's, dist-packages.
-    hidden = bool(system) and machine.modules["cv2"] not in system.values()
+    hidden = bool(system) and environment.modules["cv2"] not in system.values()
     uninstall = f"pip uninstall -y {' '.join(_OPENCV_WHEELS)}"
     if hidden:
         detail, cure = (
             f"pip's has no GStreamer and hides the system's in {next(iter(system.values()))}",
             uninstall,
         )
-    elif machine.l4t is not None:
+    elif environment.l4t is not None:
         detail = "no GStreamer"
         cure = f"sudo apt install python3-opencv, then in an environment that sees it: {uninstall}"
     else:
         return  # a desktop's USB cameras, files and streams come through V4L2 and FFmpeg
-    yield Finding(
+    yield CheckResult(
         name="opencv",
         state=State.WARNING,
         detail=f"{detail}; without it there are no CSI cameras and no hardware decoding",
-        cure=cure,
+        cures=(say(cure),),
     )
 
 
-def opencv_backends(machine: Machine) -> Iterator[Finding]:
+def opencv_backends(environment: Environment) -> Iterator[CheckResult]:
     """OpenCV that was built without what streams, video files and cameras come through."""
-    build = machine.opencv_build or ""
+    build = environment.opencv_build or ""
+    cure = "pip install --force-reinstall opencv-python-headless"
+    if environment.l4t:
+        cure += "; it hides JetPack's, which has GStreamer for CSI cameras"
     for library, line, what in (
         ("FFmpeg", r"FFMPEG:\s*NO\b", "no streams and no video files for the demo"),
         ("V4L2", r"v4l/v4l2:\s*NO\b", "no cameras but those that GStreamer opens"),
     ):
         if re.search(line, build):
-            yield Finding(
+            yield CheckResult(
                 name=f"opencv without {library}",
                 state=State.WARNING,
                 detail=f"it was built without {library}: {what}",
-                cure="pip install --force-reinstall opencv-python-headless"
-                + ("; it hides JetPack's, which has GStreamer for CSI cameras" if machine.l4t else ""),
+                cures=(say(cure),),
             )
 
 
-def cuda_backends(machine: Machine) -> tuple[str, ...]:
+def cuda_backends(environment: Environment) -> tuple[str, ...]:
     """Return the backends for CUDA's memory and streams that are installed."""
     present = {
-        "torch": "torch" in machine.modules and torch_has_cuda(machine),
-        "cuda-python": "cuda" in machine.modules,
-        "pycuda": "pycuda" in machine.modules,
+        "torch": "torch" in environment.modules and torch_has_cuda(environment),
+        "cuda-python": "cuda" in environment.modules,
+        "pycuda": "pycuda" in environment.modules,
     }
     return tuple(name for name, here in present.items() if here)
 
 
-def torch_has_cuda(machine: Machine) -> bool:
+def torch_has_cuda(environment: Environment) -> bool:
     """Whether the installed PyTorch is a build with CUDA; read from its version file."""
     try:
-        text = (machine.modules["torch"] / "version.py").read_text(encoding="utf-8")
+        text = (environment.modules["torch"] / "version.py").read_text(encoding="utf-8")
     except (OSError, KeyError):
         return False
     found = re.search(r"^cuda\b.*?=\s*(.+)$", text, re.MULTILINE)
