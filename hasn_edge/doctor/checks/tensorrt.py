@@ -58,7 +58,7 @@ def not_visible(environment: Environment) -> Iterator[CheckResult]:
     else:
         detail = (
             f"JetPack's is for Python {_dotted(max(system))}, and hasn-edge needs {_dotted(LEAST_PYTHON)} or "
-            f"newer; {TRTEXEC} --onnx=FILE --fp16 --saveEngine=FILE, and --int8 for an INT8 one, compiles the "
+            f"newer; {TRTEXEC} --onnx=FILE --fp16 --saveEngine=FILE (and --int8 for INT8) compiles the "
             "weakly typed graph of a portable build without hasn-edge and its checks"
         )
         cures = (

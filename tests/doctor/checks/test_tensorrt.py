@@ -32,7 +32,7 @@ class TestVisible:
         found = only(tensorrt.not_visible, without(jetson, "tensorrt"))
         assert "for Python 3.8, and hasn-edge needs 3.10 or newer" in found.detail
         assert (
-            f"{tensorrt.TRTEXEC} --onnx=FILE --fp16 --saveEngine=FILE, and --int8 for an INT8" in found.detail
+            f"{tensorrt.TRTEXEC} --onnx=FILE --fp16 --saveEngine=FILE (and --int8 for INT8)" in found.detail
         )
         assert cures(found) == (
             f"build TensorRT's Python module for 3.10 from its sources ({tensorrt.SOURCES}), or run: "
