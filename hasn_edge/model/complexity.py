@@ -1,13 +1,23 @@
-"""Parameters and operation counts of a network, layer by layer, in closed form.
+"""What a network of the HASN family computes and moves at one input size, layer by layer.
 
 "FLOP" is not well defined. Here everything is counted by fvcore's rules, the ones behind the paper's
 "FLOPs (G)": one multiply-accumulate of a convolution is one, biases are free, LayerNorm is 5 per element,
 bilinear interpolation 4 per output element, average pooling 1 per input element. Not counted: max-pooling,
 element-wise products and sums, activations, sigmoid, pixel shuffle. Always quote the input size with it.
+
+A layer reads and writes each tensor once. Activations, sums, products and gates that follow a convolution
+are computed before its result is written, and read their other operands then; LayerNorm, pooling, resizing,
+the channel gate and the pixel shuffle are layers of their own.
+
+The network is written here a second time, beside :mod:`hasn_edge.model.blocks`, because these figures are
+wanted where neither PyTorch nor the onnx package is installed, and the graphs that ship are fused: they
+compute less. Tests hold it against fvcore, PyTorch's own counter and the exported ONNX graph.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,38 +29,55 @@ UNCOUNTED = ("max_pool", "mul", "add", "activation", "gelu", "sigmoid", "pixel_s
 PAPER_SIZE = (256, 256)
 """Input (height, width) at which the paper's counts come out."""
 
+INPUT, OUTPUT = "input", "output"
+"""The tensors at the network's ends."""
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of a tensor; the batch is 1."""
+
 
 class Op(str, Enum):
-    """What a counted layer does."""
+    """What a layer does."""
 
     CONV = "conv"
     DEPTHWISE = "depthwise"
     NORM = "layer_norm"
     RESIZE = "bilinear"
     POOL = "average_pool"
+    MAX_POOL = "max_pool"
+    GATE = "gate"
+    SHUFFLE = "pixel_shuffle"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One counted layer at one input size."""
+    """One layer at one input size."""
 
     name: str
-    """Path of the module, as in the checkpoint."""
+    """Path of the module, as in the checkpoint; a convolution's is what recipes select it by."""
     op: Op
     parameters: int
+    """Values of weights and biases."""
     count: int
-    """Multiply-accumulates for convolutions; fvcore's count for the rest."""
-    input_elements: int
-    output_elements: int
+    """Multiply-accumulates for convolutions; fvcore's count for the rest, 0 for what it leaves out."""
+    reads: tuple[str, ...]
+    """Tensors: first what the layer itself takes, then the operands of what is computed behind it."""
+    writes: str
+    """The tensor that it makes: its own name, of the last layer :data:`OUTPUT`."""
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether a recipe may select it."""
+        return self.op in (Op.CONV, Op.DEPTHWISE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Complexity:
-    """Counts of a whole network at one input size."""
+    """The layers of one network at one input size, batch 1, in the order they run."""
 
-    height: int
-    width: int
     layers: tuple[Layer, ...]
+    elements: Mapping[str, int]
+    """Values of each tensor, by name."""
 
     @property
     def parameters(self) -> int:
@@ -65,102 +92,121 @@ class Complexity:
     @property
     def conv_macs(self) -> int:
         """Multiply-accumulates of the convolutions alone."""
-        return sum(layer.count for layer in self.layers if layer.op in (Op.CONV, Op.DEPTHWISE))
+        return sum(layer.count for layer in self.layers if layer.is_convolution)
+
+    def readers(self, tensor: str) -> tuple[tuple[Layer, bool], ...]:
+        """Return the layers that read a tensor, each with whether it is the layer's own input."""
+        return tuple((layer, layer.reads[0] == tensor) for layer in self.layers if tensor in layer.reads)
 
 
 def complexity(spec: ModelSpec, height: int, width: int) -> Complexity:
-    """Count a network of the HASN family for one ``height`` x ``width`` input (batch 1).
+    """Return the layers of the unfused network for one ``height`` x ``width`` image.
 
     Raises:
         ValueError: the size is below ``spec.size.minimum``.
     """
     if min(height, width) < spec.size.minimum:
         raise ValueError(f"{height}x{width} is below the network's minimum side {spec.size.minimum}")
-    counter = _Counter(height, width)
-    counter.conv("conv_1", spec.channels, spec.features, 3)
+    net = _Network((spec.channels, height, width))
+    x = stem = net.conv("conv_1", INPUT, spec.features, 3)
     for index in range(1, spec.blocks + 1):
-        _count_block(counter, f"block_{index}", spec)
-    counter.conv("conv_2", spec.features, spec.features, 3)
-    counter.conv("upsampler.0", spec.features, spec.channels * spec.scale**2, 3)
-    return Complexity(height=height, width=width, layers=tuple(counter.layers))
+        x = _add_block(net, spec, f"block_{index}", x)
+    x = net.conv("conv_2", x, spec.features, 3, operands=(stem,))
+    x = net.conv("upsampler.0", x, spec.channels * spec.scale**2, 3)
+    frame = (spec.channels, height * spec.scale, width * spec.scale)
+    net.add("pixel_shuffle", Op.SHUFFLE, (x,), frame, writes=OUTPUT)
+    elements = {name: math.prod(shape) for name, shape in net.shapes.items()}
+    return Complexity(layers=tuple(net.layers), elements=elements)
 
 
-def _count_block(counter: _Counter, path: str, spec: ModelSpec) -> None:
+def _add_block(net: _Network, spec: ModelSpec, path: str, x: str) -> str:
     features, expanded = spec.features, spec.features * spec.expansion
-    counter.conv(f"{path}.dwconv.conv", features, features, spec.kernel_size, depthwise=True)
+    y = net.conv(f"{path}.dwconv.conv", x, features, spec.kernel_size, depthwise=True)
     if spec.norm:
-        pixels = features * counter.height * counter.width
-        counter.other(f"{path}.ln", Op.NORM, 5 * pixels, pixels, pixels, parameters=2 * features)
-    branches = ("f1", "f2", "f3") if spec.esa else ("f1", "f2")
-    for branch in branches:
-        counter.conv(f"{path}.{branch}.conv", features, expanded, 1)
+        shape = net.shapes[y]
+        y = net.add(f"{path}.ln", Op.NORM, (y,), shape, count=5 * math.prod(shape), parameters=2 * features)
+    first = net.conv(f"{path}.f1.conv", y, expanded, 1)
+    mixed = net.conv(f"{path}.f2.conv", y, expanded, 1, operands=(first,))
     if spec.esa:
-        _count_esa(counter, f"{path}.esa", expanded, spec.esa_channels)
-    counter.conv(f"{path}.g.conv", expanded, features, 1)
-    counter.conv(f"{path}.dwconv2.conv", features, features, spec.kernel_size, depthwise=True)
-    if spec.cab:
-        cab = f"{path}.cab.cab"
-        pixels = features * counter.height * counter.width
-        counter.conv(f"{cab}.0", features, spec.cab_channels, 3)
-        counter.conv(f"{cab}.2", spec.cab_channels, features, 3)
-        counter.other(f"{cab}.3.attention.0", Op.POOL, pixels, pixels, features)
-        counter.conv(f"{cab}.3.attention.1", features, spec.squeeze_channels, 1, size=(1, 1))
-        counter.conv(f"{cab}.3.attention.3", spec.squeeze_channels, features, 1, size=(1, 1))
+        third = net.conv(f"{path}.f3.conv", y, expanded, 1)
+        mixed = _add_esa(net, spec, f"{path}.esa", third, mixed)
+    y = net.conv(f"{path}.g.conv", mixed, features, 1)
+    plain_sum = spec.skip or (spec.residual and not spec.cab)
+    skip = (x,) if plain_sum else ()
+    y = net.conv(f"{path}.dwconv2.conv", y, features, spec.kernel_size, depthwise=True, operands=skip)
+    return _add_cab(net, spec, f"{path}.cab.cab", y, (x,) if spec.residual else ()) if spec.cab else y
 
 
-def _count_esa(counter: _Counter, path: str, expanded: int, channels: int) -> None:
-    height, width = counter.height, counter.width
-    half = ((height - 3) // 2 + 1, (width - 3) // 2 + 1)
-    coarse = ((half[0] - 7) // 3 + 1, (half[1] - 7) // 3 + 1)
-    counter.conv(f"{path}.conv1", expanded, channels, 1)
-    counter.conv(f"{path}.conv2", channels, channels, 3, size=half, input_size=(height, width))
-    counter.conv(f"{path}.conv3", channels, channels, 3, size=coarse)
-    full = channels * height * width
-    counter.other(f"{path}.resize", Op.RESIZE, 4 * full, channels * coarse[0] * coarse[1], full)
-    counter.conv(f"{path}.conv_f", channels, channels, 1)
-    counter.conv(f"{path}.conv4", channels, expanded, 1)
+def _add_esa(net: _Network, spec: ModelSpec, path: str, x: str, mixed: str) -> str:
+    """Add the spatial gate of ``x``, whose product is added to ``mixed``."""
+    channels = spec.esa_channels
+    squeezed = net.conv(f"{path}.conv1", x, channels, 1)
+    fine = net.conv(f"{path}.conv2", squeezed, channels, 3, stride=2)
+    _, height, width = net.shapes[fine]
+    pooled = (channels, (height - 7) // 3 + 1, (width - 7) // 3 + 1)
+    coarse = net.conv(f"{path}.conv3", net.add(f"{path}.max_pool", Op.MAX_POOL, (fine,), pooled), channels, 3)
+    full = net.shapes[squeezed]
+    resized = net.add(f"{path}.resize", Op.RESIZE, (coarse,), full, count=4 * math.prod(full))
+    gate = net.conv(f"{path}.conv_f", squeezed, channels, 1, operands=(resized,))
+    return net.conv(f"{path}.conv4", gate, net.shapes[x][0], 1, operands=(x, mixed))
 
 
-class _Counter:
-    def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = height, width
+def _add_cab(net: _Network, spec: ModelSpec, path: str, x: str, residual: tuple[str, ...]) -> str:
+    features, shape = spec.features, net.shapes[x]
+    y = net.conv(f"{path}.2", net.conv(f"{path}.0", x, spec.cab_channels, 3), features, 3)
+    attention = f"{path}.3.attention"
+    gate = net.add(f"{attention}.0", Op.POOL, (y,), (features, 1, 1), count=math.prod(shape))
+    gate = net.conv(f"{attention}.1", gate, spec.squeeze_channels, 1)
+    gate = net.conv(f"{attention}.3", gate, features, 1)
+    return net.add(f"{path}.3", Op.GATE, (y, gate, *residual), shape)
+
+
+class _Network:
+    """Collects layers; every method returns the name of the tensor that the layer writes."""
+
+    def __init__(self, frame: Shape) -> None:
         self.layers: list[Layer] = []
+        self.shapes: dict[str, Shape] = {INPUT: frame}
+
+    def add(
+        self,
+        name: str,
+        op: Op,
+        reads: tuple[str, ...],
+        shape: Shape,
+        *,
+        count: int = 0,
+        parameters: int = 0,
+        writes: str | None = None,
+    ) -> str:
+        writes = writes or name
+        self.layers.append(
+            Layer(name=name, op=op, parameters=parameters, count=count, reads=reads, writes=writes)
+        )
+        self.shapes[writes] = shape
+        return writes
 
     def conv(
         self,
         name: str,
-        inputs: int,
+        x: str,
         outputs: int,
         kernel: int,
         *,
-        size: tuple[int, int] | None = None,
-        input_size: tuple[int, int] | None = None,
+        operands: tuple[str, ...] = (),
+        stride: int = 1,
         depthwise: bool = False,
-    ) -> None:
-        height, width = size or (self.height, self.width)
-        in_height, in_width = input_size or (height, width)
+    ) -> str:
+        """Add a convolution with a bias; the frame keeps its size, and with a stride it is not padded."""
+        inputs, height, width = self.shapes[x]
+        if stride > 1:
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         weights = kernel * kernel * outputs * (1 if depthwise else inputs)
-        self.layers.append(
-            Layer(
-                name=name,
-                op=Op.DEPTHWISE if depthwise else Op.CONV,
-                parameters=weights + outputs,
-                count=weights * height * width,
-                input_elements=inputs * in_height * in_width,
-                output_elements=outputs * height * width,
-            )
-        )
-
-    def other(
-        self, name: str, op: Op, count: int, input_elements: int, output_elements: int, *, parameters: int = 0
-    ) -> None:
-        self.layers.append(
-            Layer(
-                name=name,
-                op=op,
-                parameters=parameters,
-                count=count,
-                input_elements=input_elements,
-                output_elements=output_elements,
-            )
+        return self.add(
+            name,
+            Op.DEPTHWISE if depthwise else Op.CONV,
+            (x, *operands),
+            (outputs, height, width),
+            count=weights * height * width,
+            parameters=weights + outputs,
         )

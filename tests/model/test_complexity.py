@@ -1,16 +1,20 @@
-"""Operation counts against the paper, fvcore and PyTorch's own counter."""
+"""Operation counts against the paper, fvcore, PyTorch's own counter and the exported graph."""
 
 from __future__ import annotations
 
+import math
 import warnings
 
+import onnx
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.model.complexity import Op, complexity
 from hasn_edge.model.hasn import HASN
-from hasn_edge.spec import ModelSpec
+from hasn_edge.quantize.graph import conv_macs
+from hasn_edge.spec import Activation, Gate, ModelSpec
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,45 @@ def test_layers_are_the_modules(fields):
     }
     assert with_weights == actual
     assert {layer.op for layer in counted.layers} <= set(Op)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"residual": True},
+        {"esa": False, "gate": Gate.ADD},
+        {"cab": False, "residual": True, "skip": False},
+        {"norm": False, "scale": 2, "activation": Activation.RELU},
+        {"features": 20, "expansion": 2, "scale": 3, "kernel_size": 3, "cab_reduction": 4, "esa_channels": 8},
+    ],
+)
+def test_layers_and_tensors_are_those_of_the_exported_graph(fields):
+    spec = ModelSpec(**{"features": 12, "blocks": 2, **fields})
+    size = (37, 50)
+    proto = onnx_from_model(HASN(spec).eval(), size=size)
+    counted = complexity(spec, *size)
+    convolutions = {layer.name: layer.count for layer in counted.layers if layer.is_convolution}
+    assert convolutions == conv_macs(proto, size)
+
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    elements = {}
+    for info in (*inferred.value_info, *inferred.output, *inferred.input):
+        dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        elements[info.name] = int(math.prod(dims))
+    weights = {t.name: int(math.prod(t.dims)) for t in inferred.initializer}
+    layers = {layer.name: layer for layer in counted.layers}
+    for node in (n for n in inferred.node if n.op_type == "Conv"):
+        layer = layers[node.name]
+        assert counted.elements[layer.reads[0]] == elements[node.input[0]], node.name
+        assert counted.elements[layer.writes] == elements[node.output[0]], node.name
+        assert layer.parameters == sum(weights[name] for name in node.input[1:]), node.name
+    assert counted.elements["output"] == elements["output"]
+    # Everything that is made is used, once as some layer's own input or operand at least.
+    for layer in counted.layers[:-1]:
+        assert counted.readers(layer.writes), layer.name
+    last = "block_1.cab.cab.3" if spec.cab else "block_1.dwconv2.conv"
+    assert len(counted.readers(last)) == 1 + spec.skip + spec.residual * (spec.cab or not spec.skip)
 
 
 def test_too_small():

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import load_artifact, writing
-from hasn_edge.bench.estimate.kernels import dataflow
 from hasn_edge.bench.estimate.roofline import CONVENTIONS, MEMORY, Estimate, LayerEstimate, estimate
 from hasn_edge.engine.target import load_target, shipped_targets
-from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.errors import InputError, UnsupportedError, say, use
 from hasn_edge.hardware.profiles import DeviceProfile
+from hasn_edge.model.complexity import complexity
 from hasn_edge.model.zoo import bundled_onnx, load_model_checkpoint, model_name
 from hasn_edge.quantize.recipe import load_recipe
 from hasn_edge.spec import ModelSpec, Precision
@@ -50,7 +50,7 @@ class EstimateReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Conventions, the figures reckoned with, and which of them are unconfirmed."""
+        """Conventions, the figures of the device, and which of them are unconfirmed."""
         device = self.device
         used = (
             f"ESTIMATE for {device.title}: {device.bandwidth_bytes_per_s / 1e9:g} GB/s, "
@@ -107,7 +107,7 @@ def estimate_model(
     Args:
         model: Bundled name or weights file.
         board: Name of a target with a device profile, or the path of a target file.
-        precisions: What to reckon, in order.
+        precisions: What to estimate, in order.
         size: Input (height, width) in pixels.
         recipe: Which convolutions INT8 means.
         command: What the report says it was printed by.
@@ -119,15 +119,15 @@ def estimate_model(
     device = _profile(board)
     wanted = [Precision.parse(text) for text in precisions]
     if not wanted:
-        raise InputError("no precision to estimate; give --precision fp32, fp16, int8 or several with commas")
-    shipped = bundled_onnx(model)  # its sidecar tells the network without PyTorch
+        raise InputError("no precision to estimate", use(precisions=("int8",)))
+    shipped = bundled_onnx(model)  # its sidecar names the network without PyTorch
     spec = load_artifact(shipped).spec if shipped else load_model_checkpoint(model).spec
     if min(size) < spec.size.minimum:
         raise InputError(
-            f"--size {size[1]}x{size[0]} is below the network's minimum side of {spec.size.minimum} pixels"
+            f"{size[1]}x{size[0]} is below the network's minimum side of {spec.size.minimum} pixels"
         )
-    flow = dataflow(spec, *size)
-    int8 = load_recipe(recipe).select(k.name for k in flow.kernels if k.is_convolution)
+    network = complexity(spec, *size)
+    int8 = load_recipe(recipe).select(layer.name for layer in network.layers if layer.is_convolution)
     return EstimateReport(
         model=model_name(model),
         spec=spec,
@@ -135,7 +135,7 @@ def estimate_model(
         board=Path(board).stem,
         device=device,
         recipe=recipe,
-        estimates=tuple(estimate(flow, device, precision, int8) for precision in wanted),
+        estimates=tuple(estimate(network, device, precision, int8) for precision in wanted),
         date=datetime.date.today().isoformat(),
         command=command,
     )
@@ -149,14 +149,13 @@ def boards() -> tuple[str, ...]:
 def _profile(board: str) -> DeviceProfile:
     if not board.endswith(".toml") and board not in boards():
         raise UnsupportedError(
-            f"no profile of a board called {board!r}; choose one of: {', '.join(boards())}, or give the path "
-            "of a target file with a [device] table"
+            f"no profile of a board called {board!r}",
+            say(f"choose one of: {', '.join(boards())}"),
+            say("give the path of a target file with a [device] table"),
         )
     device = load_target(board).device
     if device is None:
-        raise UnsupportedError(
-            f"{board} has no [device] table to reckon with; engines/targets/orin-nano.toml shows one"
-        )
+        raise UnsupportedError(f"{board} has no [device] table; engines/targets/orin-nano.toml shows one")
     return device
 
 

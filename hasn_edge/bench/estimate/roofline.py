@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from hasn_edge.bench.estimate.kernels import INPUT, OUTPUT, Dataflow, Kernel
 from hasn_edge.hardware.profiles import DeviceProfile
-from hasn_edge.model.complexity import Op
+from hasn_edge.model.complexity import INPUT, OUTPUT, Complexity, Layer, Op
 from hasn_edge.spec import Precision
 
 BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 1}
@@ -33,7 +32,7 @@ CONVENTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LayerEstimate:
-    """The reckoning of one layer; times in seconds."""
+    """The estimate of one layer; times in seconds."""
 
     name: str
     op: str
@@ -59,7 +58,7 @@ class LayerEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The reckoning of a network in one precision on one device."""
+    """The estimate of a network in one precision on one device."""
 
     precision: Precision
     layers: tuple[LayerEstimate, ...]
@@ -89,48 +88,48 @@ class Estimate:
 
 
 def estimate(
-    flow: Dataflow, device: DeviceProfile, precision: Precision, int8: Collection[str] = ()
+    network: Complexity, device: DeviceProfile, precision: Precision, int8: Collection[str] = ()
 ) -> Estimate:
-    """Reckon every layer of a network.
+    """Estimate every layer of a network.
 
     Args:
-        flow: The kernels at one size.
-        device: What to reckon with.
+        network: Its layers at one size.
+        device: Its peak rates and bandwidth.
         precision: Number format; INT8 means ``int8`` in INT8 and the rest in FP16.
         int8: Names of the convolutions in INT8.
     """
     base = Precision.FP16 if precision is Precision.INT8 else precision
     chosen = set(int8) if precision is Precision.INT8 else set()
-    width = {name: BYTES[_format(flow, name, base, chosen)] for name in flow.elements}
+    width = {name: BYTES[_format(network, name, base, chosen)] for name in network.elements}
     return Estimate(
         precision=precision,
         layers=tuple(
-            _layer(kernel, flow, device, Precision.INT8 if kernel.name in chosen else base, width)
-            for kernel in flow.kernels
+            _estimate_layer(each, network, device, Precision.INT8 if each.name in chosen else base, width)
+            for each in network.layers
         ),
     )
 
 
-def _format(flow: Dataflow, tensor: str, base: Precision, int8: set[str]) -> Precision:
+def _format(network: Complexity, tensor: str, base: Precision, int8: set[str]) -> Precision:
     if tensor in (INPUT, OUTPUT):
         return Precision.FP32
-    readers = flow.readers(tensor)
-    return Precision.INT8 if all(own and kernel.name in int8 for kernel, own in readers) else base
+    readers = network.readers(tensor)
+    return Precision.INT8 if all(own and layer.name in int8 for layer, own in readers) else base
 
 
-def _layer(
-    kernel: Kernel, flow: Dataflow, device: DeviceProfile, precision: Precision, width: Mapping[str, int]
+def _estimate_layer(
+    layer: Layer, network: Complexity, device: DeviceProfile, precision: Precision, width: Mapping[str, int]
 ) -> LayerEstimate:
-    moved = sum(flow.elements[name] * width[name] for name in (*kernel.reads, kernel.writes))
-    moved += kernel.weights * BYTES[precision]
-    rate, unit = device.rate(precision, tensor_cores=kernel.op == Op.CONV.value)
+    moved = sum(network.elements[name] * width[name] for name in (*layer.reads, layer.writes))
+    moved += layer.parameters * BYTES[precision]
+    rate, unit = device.rate(precision, tensor_cores=layer.op is Op.CONV)
     return LayerEstimate(
-        name=kernel.name,
-        op=kernel.op,
+        name=layer.name,
+        op=layer.op.value,
         precision=precision,
-        operations=kernel.operations,
+        operations=layer.count,
         bytes=moved,
         memory_seconds=moved / device.bandwidth_bytes_per_s,
-        compute_seconds=kernel.operations / rate,
+        compute_seconds=layer.count / rate,
         unit=unit,
     )
