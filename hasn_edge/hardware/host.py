@@ -23,6 +23,14 @@ PACKAGES = (
 )
 """Distributions whose versions change results."""
 
+OPENCV_DISTRIBUTIONS = (
+    "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+"""OpenCV's packages on PyPI; all of them provide the same ``cv2``."""
+
 VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 """CPU features that decide how fast FP32 and INT8 run."""
 
@@ -47,14 +55,8 @@ def describe_host() -> dict[str, str]:
 
 
 def opencv_distribution() -> str:
-    """Return which of OpenCV's distributions is installed; all of them provide the same ``cv2``."""
-    flavours = (
-        "opencv-python-headless",
-        "opencv-python",
-        "opencv-contrib-python",
-        "opencv-contrib-python-headless",
-    )
-    return next((name for name in flavours if installed_version(name)), flavours[0])
+    """Return which of :data:`OPENCV_DISTRIBUTIONS` is installed, the first where none is."""
+    return next((name for name in OPENCV_DISTRIBUTIONS if installed_version(name)), OPENCV_DISTRIBUTIONS[0])
 
 
 def compute_cores() -> int:

@@ -89,10 +89,13 @@ class Jetson:
         if not found:
             raise ValueError(f"{status}: no mode in it; run nvpmodel -q")
         number = int(found[1])
-        modes = re.findall(
-            r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", text_of(self.root / "etc/nvpmodel.conf")
-        )
-        return next((name for index, name in modes if int(index) == number), f"mode {number}")
+        return self.power_modes().get(number, f"mode {number}")
+
+    def power_modes(self) -> dict[int, str]:
+        """Return the names of nvpmodel's modes by their numbers."""
+        text = text_of(self.root / "etc/nvpmodel.conf")
+        modes = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", text)
+        return {int(number): name for number, name in modes}
 
     def gpu_hertz(self) -> float | None:
         """Return the GPU's present clock; ``None`` where it cannot be read."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from hasn_edge.bench.board import find_board
-from hasn_edge.errors import MissingDependencyError, UnsupportedError, call, say, use
+from hasn_edge.errors import UnsupportedError, call, say, use
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.jetson import Ina3221
-from hasn_edge.hardware.nvml import Nvml
 
 ORIN = GpuFacts(
     name="Orin", compute_capability="8.7", total_memory_bytes=8 << 30, driver="540.4.0", cuda="12.6",
@@ -24,88 +22,6 @@ ADA = GpuFacts(
     driver="580.65.06", cuda="13.0", integrated=False, l4t=None, sm_count=128,
     pci_bus_id="0000:01:00.0",
 )  # fmt: skip
-
-
-class NVMLError(Exception):
-    pass
-
-
-class FakeNvml(SimpleNamespace):
-    """The functions of pynvml that are used, for cards by name, the first at bus 1, the second at 2 and so
-    on; what a card lacks raises as NVML does."""
-
-    NVMLError = NVMLError
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-
-    def __init__(self, *names, driver=True, mig=None, lacks=()):
-        super().__init__(names=names, open=0)
-        self.driver, self.mig = driver, mig
-        for name in lacks:
-            setattr(self, name, self._not_supported)
-
-    @staticmethod
-    def _not_supported(*args):
-        raise NVMLError("Not Supported")
-
-    def nvmlInit(self):
-        if not self.driver:
-            raise NVMLError("Driver Not Loaded")
-        self.open += 1
-
-    def nvmlShutdown(self):
-        self.open -= 1
-
-    def nvmlDeviceGetCount(self):
-        return len(self.names)
-
-    def nvmlDeviceGetHandleByIndex(self, index):
-        return index
-
-    def nvmlDeviceGetHandleByPciBusId(self, bus_id):
-        domain, bus, rest = bus_id.decode().split(":")
-        if (int(domain, 16), rest) != (0, "00.0") or int(bus, 16) > len(self.names):
-            raise NVMLError("Not Found")
-        return int(bus, 16) - 1
-
-    def nvmlDeviceGetMigMode(self, card):
-        return self._not_supported() if self.mig is None else [self.mig, self.mig]
-
-    def nvmlDeviceGetName(self, card):
-        return self.names[card].encode()
-
-    def nvmlSystemGetDriverVersion(self):
-        return "580.65.06"
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, card):
-        return 450_000
-
-    def nvmlDeviceGetPowerUsage(self, card):
-        return 312_345 - 100_000 * card
-
-    def nvmlDeviceGetClockInfo(self, card, kind):
-        return {1: 2520, 2: 10501}[kind]
-
-    def nvmlDeviceGetMaxClockInfo(self, card, kind):
-        return 3105
-
-    def nvmlDeviceGetPerformanceState(self, card):
-        return 2
-
-    def nvmlDeviceGetTemperature(self, card, kind):
-        return 61
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, card):
-        return 0x24
-
-
-@pytest.fixture
-def nvml(monkeypatch):
-    def install(*names, **options):
-        fake = FakeNvml(*names, **options)
-        monkeypatch.setitem(sys.modules, "pynvml", fake)
-        return fake
-
-    return install
 
 
 def test_a_jetson(orin_nano):
@@ -185,13 +101,6 @@ def test_a_card(tmp_path, nvml):
     assert fake.open == 0
 
 
-def test_a_card_that_does_not_tell_its_power(nvml):
-    nvml("A", lacks=["nvmlDeviceGetPowerUsage"])
-    card = Nvml(bus_id=None, name="A")
-    with pytest.raises(OSError, match="management library: Not Supported"):
-        card.read()
-
-
 def test_of_two_cards_of_one_name_the_one_that_cuda_uses(tmp_path, nvml):
     """CUDA_VISIBLE_DEVICES=1 makes the second card CUDA's first."""
     fake = nvml(ADA.name, ADA.name)
@@ -208,19 +117,6 @@ def test_of_two_cards_of_one_name_the_one_that_cuda_uses(tmp_path, nvml):
         assert "2 of them have that name" in why
         assert "cannot tell which" in board.facts()["card"]["not_read"]["card"]
     assert fake.open == 0
-
-
-def test_the_only_card_of_its_name(nvml):
-    fake = nvml("A", "B", "A")
-    assert Nvml(bus_id=None, name="B")._card == 1
-    assert Nvml(bus_id="0000:09:00.0", name="B")._card == 1, "a container may not show the address"
-    assert Nvml(bus_id="0000:03:00.0", name="B")._card == 2, "the address tells more than the name"
-    with pytest.raises(LookupError, match="CUDA's C at an address that CUDA does not give: 0 of them"):
-        Nvml(bus_id=None, name="C")
-    assert fake.open == 3, "three are still open, the one that failed is not"
-    nvml("A", driver=False)
-    with pytest.raises(LookupError, match="Driver Not Loaded"):
-        Nvml(bus_id=None, name="A")
 
 
 def test_an_instance_of_a_card_has_no_power_of_its_own(tmp_path, nvml):
@@ -241,8 +137,6 @@ def test_an_instance_of_a_card_has_no_power_of_its_own(tmp_path, nvml):
 
 def test_a_card_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'hasn-edge\[nvml\]'"):
-        Nvml(bus_id=None, name="A")
     board = find_board("cuda", root=tmp_path, gpu=lambda: ADA)
     assert board.power()[0] is None
     assert "hasn-edge[nvml]" in board.power()[1]

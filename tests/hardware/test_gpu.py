@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from hasn_edge.engine import device_memory
-from hasn_edge.engine.device_memory import DeviceMemory
-from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.engine.workspace import choose_workspace
-from hasn_edge.errors import BuildError
 from hasn_edge.hardware import gpu
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts, l4t_release
 
@@ -55,32 +48,11 @@ class TestDriver:
         monkeypatch.setenv("FAKE_CUDA_DEVICES", "0")
         assert gpu_facts() is None
 
-    def test_memory_is_copied_and_reused(self) -> None:
-        memory = DeviceMemory()
-        batch = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
-        address = memory.upload(batch)
-        there = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (24,))
-        assert there.tolist() == list(range(24))
-        assert memory.upload(batch * 2) == address
-        assert there.tolist() == list(range(0, 48, 2))
-        memory.upload(np.zeros(100, np.float32))
-        assert memory.free_bytes() == 1 << 24
-
-    def test_memory_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        memory = DeviceMemory()
-        monkeypatch.setenv("FAKE_CUDA_BYTES", "100")
-        with pytest.raises(BuildError, match="cuMemAlloc_v2 failed: the GPU's memory is used up"):
-            memory.upload(np.zeros(100, np.float32))
-        with pytest.raises(BuildError, match="cuDevicePrimaryCtxRetain failed: CUDA error 101"):
-            DeviceMemory(3)
-
 
 def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "_LIBRARY", str(tmp_path / "libcuda.so.1"))
     assert gpu_facts() is None
-    assert device_memory.load_driver() is None
-    with pytest.raises(BuildError, match="driver is not here"):
-        DeviceMemory()
+    assert gpu.load_driver() is None
 
 
 @pytest.mark.parametrize(
@@ -96,36 +68,3 @@ def test_jetson_release(tmp_path: Path, text: str, release: str | None) -> None:
     (tmp_path / "release").write_text(text)
     assert l4t_release(tmp_path / "release") == release
     assert l4t_release(tmp_path / "absent") is None
-
-
-class TestWorkspace:
-    JETSON = GpuFacts(
-        name="Orin",
-        compute_capability="8.7",
-        total_memory_bytes=8 << 30,
-        driver=None,
-        cuda="12.6",
-        integrated=True,
-        l4t="36.4.3",
-        sm_count=8,
-    )
-
-    def choose(self, facts: GpuFacts | None, free: int = 0, **target: int) -> tuple[int | None, str]:
-        return choose_workspace(EngineTarget(runtime=EngineRuntime.TENSORRT, **target), facts, lambda: free)
-
-    def test_a_quarter_of_free_memory_on_a_jetson(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: 4000 * MIB + 5)
-        assert self.choose(self.JETSON) == (1000 * MIB, "free memory")
-        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: 100 * MIB)
-        assert self.choose(self.JETSON) == (64 * MIB, "free memory")
-        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: None)
-        assert self.choose(self.JETSON) == (None, "the compiler's default")
-
-    def test_half_of_a_cards_free_memory(self) -> None:
-        from dataclasses import replace
-
-        assert self.choose(replace(self.JETSON, integrated=False), free=9000 * MIB)[0] == 4500 * MIB
-
-    def test_the_target_decides_and_without_a_gpu_the_compiler(self) -> None:
-        assert self.choose(self.JETSON, workspace_bytes=1 << 28) == (1 << 28, "target")
-        assert self.choose(None) == (None, "the compiler's default")

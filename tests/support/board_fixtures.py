@@ -1,10 +1,13 @@
-"""Fixtures of the device tests: three boards as folders."""
+"""Fixtures of the device tests: three boards as folders, and the management library of cards."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
 from tests.support import boards
+from tests.support.fake_nvml import FakeNvml
 
 
 @pytest.fixture
@@ -20,3 +23,13 @@ def agx_orin(tmp_path):
 @pytest.fixture
 def xavier_nx(tmp_path):
     return boards.xavier_nx(tmp_path / "xavier-nx")
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    def install(*names, **options):
+        fake = FakeNvml(*names, **options)
+        monkeypatch.setitem(sys.modules, "pynvml", fake)
+        return fake
+
+    return install

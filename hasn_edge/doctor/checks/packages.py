@@ -10,13 +10,7 @@ from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.errors import say
 from hasn_edge.hardware.gpu import cuda_python_install
-
-_OPENCV_WHEELS = (
-    "opencv-python-headless",
-    "opencv-python",
-    "opencv-contrib-python-headless",
-    "opencv-contrib-python",
-)
+from hasn_edge.hardware.host import OPENCV_DISTRIBUTIONS
 
 
 def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
@@ -93,7 +87,7 @@ def opencv(environment: Environment) -> Iterator[CheckResult]:
     system = environment.system_packages("cv2")
     # What root installs by pip lies in a folder of the same name as the system's, dist-packages.
     hidden = bool(system) and environment.modules["cv2"] not in system.values()
-    uninstall = f"pip uninstall -y {' '.join(_OPENCV_WHEELS)}"
+    uninstall = f"pip uninstall -y {' '.join(OPENCV_DISTRIBUTIONS)}"
     if hidden:
         detail, cure = (
             f"pip's has no GStreamer and hides the system's in {next(iter(system.values()))}",

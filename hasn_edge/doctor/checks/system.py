@@ -9,6 +9,7 @@ from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import mode_name
 from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.errors import call, say
+from hasn_edge.hardware.jetson import Jetson
 
 SMALL_MEMORY = 9 * 2**30
 """Jetsons of 8 GB: compiling an engine there needs memory that other programs hold."""
@@ -104,13 +105,9 @@ def swap(environment: Environment) -> Iterator[CheckResult]:
 def _fastest_mode(environment: Environment) -> tuple[int, str] | None:
     """Return number and name of nvpmodel's fastest mode: MAXN where there is one, else the most watts."""
     try:
-        text = (environment.root / "etc/nvpmodel.conf").read_text(encoding="utf-8", errors="replace")
+        modes = list(Jetson(environment.root).power_modes().items())
     except OSError:
         return None
-    modes = [
-        (int(number), name)
-        for number, name in re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", text)
-    ]
     unlimited = [mode for mode in modes if mode_name(mode[1]).startswith("MAXN")]
     if unlimited:
         return unlimited[0]
