@@ -48,31 +48,24 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
     trt = "tensorrt" in here and not environment.missing_libraries
     gpu = environment.gpu is not None
     cuda = bool(cuda_backends(environment))
-    abilities = [
-        ("run .onnx files and the bundled model on the CPU", ort, "pip install onnxruntime"),
-        ("run checkpoints and .ts files with PyTorch", torch and safetensors, _EXPORT),
-        ("export ONNX and TorchScript", export, _EXPORT),
-        ("build FP16 and INT8 graphs for the CPU or another device", export, _EXPORT),
-        (
-            "build TensorRT for RTX engines (no GPU needed)",
-            export and rtx,
-            "pip install 'hasn-edge[export,rtx]'",
+    engines = _needs({_GPU: gpu, "TensorRT": trt, _EXPORT: export})
+    run = _needs({_GPU: gpu, "TensorRT": trt or rtx, cuda_python_install(environment.gpu): cuda})
+    rtx_extras = "pip install 'hasn-edge[export,rtx]'"
+    abilities = (
+        ("run .onnx files and the bundled model on the CPU", "" if ort else "pip install onnxruntime"),
+        ("run checkpoints and .ts files with PyTorch", "" if torch and safetensors else _EXPORT),
+        ("export ONNX and TorchScript", "" if export else _EXPORT),
+        ("build FP16 and INT8 graphs for the CPU or another device", "" if export else _EXPORT),
+        *(  # TensorRT for RTX is for desktop GPUs
+            [("build TensorRT for RTX engines (no GPU needed)", "" if export and rtx else rtx_extras)]
+            if environment.jetson is None
+            else []
         ),
-        (
-            "build TensorRT engines for the GPU here",
-            export and trt and gpu,
-            _needs({_GPU: gpu, "TensorRT": trt, _EXPORT: export}),
-        ),
-        (
-            "run engines",
-            gpu and (trt or rtx) and cuda,
-            _needs({_GPU: gpu, "TensorRT": trt or rtx, cuda_python_install(environment.gpu): cuda}),
-        ),
-        ("train", torch and safetensors, "pip install 'hasn-edge[train]'"),
-    ]
-    if environment.jetson is not None:  # TensorRT for RTX is for desktop GPUs
-        del abilities[4]
-    return tuple(Ability(what, can, "" if can else needs) for what, can, needs in abilities)
+        ("build TensorRT engines for the GPU here", engines),
+        ("run engines", run),
+        ("train", "" if torch and safetensors else "pip install 'hasn-edge[train]'"),
+    )
+    return tuple(Ability(what, not needs, needs) for what, needs in abilities)
 
 
 def _needs(conditions: Mapping[str, bool]) -> str:
