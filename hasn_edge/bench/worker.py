@@ -202,8 +202,7 @@ class _Host:
         return time_session(session, x, at_least=at_least, seconds=seconds)
 
     def facts(self) -> dict[str, Any]:
-        tell = getattr(self.sessions[0], "facts", None)
-        return dict(tell()) if tell is not None else {}
+        return self.sessions[0].facts()
 
     def peak(self) -> int | None:
         return peak_memory_bytes()

@@ -1,40 +1,145 @@
-"""The compiler's process, seen from the parent: started, listened to, and understood however it ends."""
+"""The compiler's process, seen from the parent: what it is asked, what it reports, and how it ends."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, OutputError, UnsupportedError
+import msgspec
+import numpy as np
 
-Progress = Callable[[str, int, int], None]
-"""Called with the compiler's phase, its steps done and its steps in all."""
+from hasn_edge.engine.target import EngineTarget
+from hasn_edge.errors import (
+    BuildError,
+    Cure,
+    HasnEdgeError,
+    MissingDependencyError,
+    OutputError,
+    ShapeError,
+    UnsupportedError,
+    say,
+)
+from hasn_edge.images.arrays import Float32
+from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.spec import Precision
 
-MEMORY_CURE = (
-    "free some, lower workspace_bytes, the maximum shape or optimization_level in the target, or add swap"
+log = logging.getLogger(__name__)
+
+GRAPH, PLAN, TIMING, CALIBRATION = "model.onnx", "engine.plan", "timing.cache", "calibration.cache"
+"""Names in the build folder: what comes in, and what the compiler leaves."""
+
+MORE_MEMORY = say(
+    "free some memory, lower workspace_bytes, the maximum shape or optimization_level in the target, or add "
+    "swap"
 )
 
+_REQUEST = "request.json"
 _ERRORS: Mapping[str, type[HasnEdgeError]] = {
     "UnsupportedError": UnsupportedError,
     "OutputError": OutputError,
     "BuildError": BuildError,
 }
+_VERBOSE = "VERBOSE"
 _KEPT_MESSAGES = 40
 _NO_DRIVER = "[checkMacros.cpp::catchCudaError"
 """TensorRT for RTX adds this on a machine without a GPU when anything fails; it is never the reason."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibratorInput:
+    """Images for TensorRT's own entropy calibrator, the legacy method."""
+
+    batches: Iterable[Float32]
+    """float32 ``(N, 3, H, W)`` RGB in [0, 1], all of one shape; the graph's, where that is static."""
+    fingerprint: str
+    """Hash of the images: a calibration is kept and found again by it."""
+    float_layers: tuple[str, ...] = ()
+    """Names of convolutions that stay in FP16, as a recipe's ``keep_float`` chose them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationFiles:
+    """The images of a :class:`CalibratorInput` in the build folder."""
+
+    fingerprint: str
+    count: int
+    shape: tuple[int, int, int, int]
+    float_layers: tuple[str, ...]
+
+    @classmethod
+    def write(cls, calibrator: CalibratorInput, folder: Path) -> CalibrationFiles:
+        """Write a calibrator's images for the child.
+
+        Raises:
+            ShapeError: no image, another type or rank than float32 ``(N, C, H, W)``, or several shapes.
+        """
+        shape: tuple[int, ...] | None = None
+        count = 0
+        for count, batch in enumerate(calibrator.batches, start=1):
+            if batch.dtype != np.float32 or batch.ndim != 4:
+                raise ShapeError(
+                    f"calibration batch {count} is {batch.dtype} of shape {batch.shape}; expected float32 "
+                    "(N, C, H, W)"
+                )
+            shape = shape or batch.shape
+            if batch.shape != shape:
+                raise ShapeError(
+                    f"calibration batch {count} has shape {batch.shape}, the first one {shape}, and "
+                    "TensorRT's calibrator takes one shape only",
+                    say("cut the images to one size"),
+                )
+            np.save(_batch(folder, count - 1), np.ascontiguousarray(batch))
+        if shape is None:
+            raise ShapeError("there is no image to calibrate on", say("give the calibrator at least one"))
+        return cls(
+            fingerprint=calibrator.fingerprint,
+            count=count,
+            shape=(shape[0], shape[1], shape[2], shape[3]),
+            float_layers=calibrator.float_layers,
+        )
+
+    def read(self, folder: Path) -> Iterator[Float32]:
+        """Yield the batches in order."""
+        for index in range(self.count):
+            yield np.load(_batch(folder, index), allow_pickle=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """All that the compiler gets beside the graph, as a file in the build folder."""
+
+    target: EngineTarget
+    precision: Precision | None
+    """``None``: as the graph says."""
+    cache: str | None
+    """Folder of timings and calibrations to start from."""
+    calibration: CalibrationFiles | None
+    verbose: bool = False
+    """Whether TensorRT's most detailed messages are wanted as well: tens of thousands."""
+
+    def write(self, folder: Path) -> None:
+        """Write the request for the child."""
+        (folder / _REQUEST).write_bytes(msgspec.json.encode(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> BuildRequest:
+        """Read what the parent wrote."""
+        return msgspec.json.decode((folder / _REQUEST).read_bytes(), type=cls)
+
+
 @dataclass
-class Conversation:
-    """What the child process said, and how it ended."""
+class WorkerProcess:
+    """What the child process reported, and how it ended."""
 
     title: str = ""
     messages: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -44,17 +149,16 @@ class Conversation:
     returncode: int = 0
     stderr: str = ""
 
-    def hear(self, line: str, progress: Progress) -> None:
+    def on_event(self, line: str, progress: Progress) -> None:
         """Take in one line of the child's output."""
         values = json.loads(line)
         event = values["event"]
         if event == "loaded":
             self.title = values["title"]
         elif event == "message":
-            key = (values["severity"], values["text"])
-            self.messages[key] = self.messages.get(key, 0) + 1
+            self._on_message(values["severity"], values["text"])
         elif event == "step":
-            progress(values["phase"], values["done"], values["steps"])
+            progress(Step(values["phase"], values["done"], values["steps"]))
         elif event == "failed":
             self.failed = values
         elif event == "done":
@@ -73,40 +177,46 @@ class Conversation:
         """Return what a child that finished its work left; raise the error of one that did not.
 
         Args:
-            title: What to call the compiler where the child did not come to say so.
+            title: What to call the compiler where the child did not come to name it.
         """
         title = self.title or title
         if self.failed is not None:
             raise self._error(title, self.failed)
         if self.result is not None and self.returncode == 0:
             return self.result
-        said = self.texts("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")[-10:]
-        said += self.stderr.strip().splitlines()[-15:]
-        raise BuildError(_with_messages(f"{title} {_ending(self.returncode)}", "the last that it said", said))
+        last = self.texts("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")[-10:]
+        last += self.stderr.strip().splitlines()[-15:]
+        text, cure = _ending(self.returncode)
+        raise BuildError(_with_messages(f"{title} {text}", "its last messages", last), *cure)
+
+    def _on_message(self, severity: str, text: str) -> None:
+        log.log(logging.DEBUG if severity == _VERBOSE else logging.INFO, "%s: %s", severity.lower(), text)
+        if severity != _VERBOSE:
+            self.messages[severity, text] = self.messages.get((severity, text), 0) + 1
 
     def _error(self, title: str, failed: Mapping[str, Any]) -> HasnEdgeError:
         if failed["kind"] == "MissingDependencyError":
             return MissingDependencyError(**failed["arguments"])
         lines = [line for line in failed["text"].splitlines() if _NO_DRIVER not in line]
-        said = self.texts("INTERNAL_ERROR", "ERROR", "WARNING")
-        if any("bad_alloc" in message or "OutOfMemory" in message for message in said):
-            lines[-1] += f": it ran out of memory; {MEMORY_CURE}"
-        if len(lines) > 1:  # the parser's errors are in the text; its log says them again
+        cures = [Cure(**values) for values in failed["cures"]]
+        found = self.texts("INTERNAL_ERROR", "ERROR", "WARNING")
+        if any("bad_alloc" in message or "OutOfMemory" in message for message in found):
+            lines[-1] += ": it ran out of memory"
+            cures.append(MORE_MEMORY)
+        if len(lines) > 1:  # the parser's errors are in the text; its log has them again
             known = {line.strip() for line in lines}
-            said = [m for m in said if not m.startswith("ModelImporter.cpp") and m not in known]
-            said = [m for m in said if _NO_DRIVER not in m]
+            found = [m for m in found if not m.startswith("ModelImporter.cpp") and m not in known]
+            found = [m for m in found if _NO_DRIVER not in m]
         kind = _ERRORS.get(failed["kind"], BuildError)
-        return kind(_with_messages("\n".join(lines), f"messages of {title}", said))
+        return kind(_with_messages("\n".join(lines), f"messages of {title}", found), *cures)
 
 
-def converse(
-    folder: Path, *arguments: str, progress: Progress = lambda phase, done, steps: None
-) -> Conversation:
-    """Run the worker in ``folder`` with ``arguments`` and listen until it ends.
+def run_worker(folder: Path, *arguments: str, progress: Progress = ignore) -> WorkerProcess:
+    """Run the worker in ``folder`` with ``arguments`` and take in its events until it ends.
 
     The child dies with this call: Ctrl-C, or an exception out of ``progress``, kills it.
     """
-    conversation = Conversation()
+    worker = WorkerProcess()
     with (
         (folder / "stderr.txt").open("w+b") as stderr,
         subprocess.Popen(
@@ -122,19 +232,32 @@ def converse(
         try:
             assert child.stdout is not None
             for line in child.stdout:
-                conversation.hear(line, progress)
+                worker.on_event(line, progress)
         except BaseException:  # Ctrl-C, or the caller's progress function: the child must not outlive this
             child.kill()
             raise
-        conversation.returncode = child.wait()
+        worker.returncode = child.wait()
         stderr.seek(0)
-        conversation.stderr = stderr.read().decode("utf-8", errors="replace")
-    return conversation
+        worker.stderr = stderr.read().decode("utf-8", errors="replace")
+    return worker
 
 
 def command(*arguments: str) -> list[str]:
     """Return the command line of the worker."""
     return [sys.executable, "-m", "hasn_edge.engine.worker", *arguments]
+
+
+def no_room(exc: OSError) -> OutputError:
+    """Return the error for temporary files that cannot be kept."""
+    return OutputError(
+        f"cannot keep the build's temporary files in {tempfile.gettempdir()}: {exc.strerror or exc}",
+        say("free some space there"),
+        say("set TMPDIR to another folder"),
+    )
+
+
+def _batch(folder: Path, index: int) -> Path:
+    return folder / f"batch-{index:05}.npy"
 
 
 def _with_messages(text: str, title: str, messages: list[str]) -> str:
@@ -145,21 +268,20 @@ def _with_messages(text: str, title: str, messages: list[str]) -> str:
     return "\n  ".join([f"{text}{joint}{title}:", *(m.replace("\n", "\n    ") for m in messages)])
 
 
-def _ending(returncode: int) -> str:
-    """Say how the compiler's process ended."""
+def _ending(returncode: int) -> tuple[str, list[Cure]]:
+    """Return how the compiler's process ended, and what helps."""
     if returncode >= 0:
-        return f"stopped with exit code {returncode} before it was done"
+        return f"stopped with exit code {returncode} before it was done", []
     try:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
     if name == "SIGKILL":
-        return (
-            f"was killed (SIGKILL) while it compiled: the system most likely ran out of memory; {MEMORY_CURE}"
-        )
+        cause = "the system most likely ran out of memory"
+        return f"was killed (SIGKILL) while it compiled: {cause}", [MORE_MEMORY]
     return (
-        f"crashed ({name}) while it compiled, which it also does when memory runs out; a smaller maximum "
-        "shape or optimization_level may avoid it"
+        f"crashed ({name}) while it compiled, which it also does when memory runs out",
+        [say("choose a smaller maximum shape or optimization_level in the target")],
     )
 
 

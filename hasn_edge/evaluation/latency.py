@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from hasn_edge.runtime.session import Session
+    from hasn_edge.runtime.session import Session, Timing
 
 TENTHS_FROM = 20
 """The fewest samples whose first and last tenth are reported."""
@@ -101,35 +101,20 @@ def time_session(session: Session, x: NDArray[Any], *, at_least: int, seconds: f
     """Run one input until ``at_least`` samples exist and ``seconds`` have passed.
 
     Args:
-        session: One with a method ``times`` (TensorRT) is asked where the time of each call goes; of the
-            others the whole call is timed.
+        session: What is timed; its :meth:`~hasn_edge.runtime.session.Session.times` reports where the time
+            of each call goes.
         x: As for the session's ``run``, or for ``run_pixels`` where it is uint8.
         at_least: Samples.
         seconds: Time to fill.
     """
-    times: Callable[[NDArray[Any]], Any] | None = getattr(session, "times", None)
-    if times is None:
-        run: Callable[[NDArray[Any]], object] = session.run_pixels if x.dtype == np.uint8 else session.run
-        return Round(total=time_calls(lambda: run(x), at_least=at_least, seconds=seconds))
-    found: list[Any] = []
+    found: list[Timing] = []
     begin = time.perf_counter()
     while len(found) < at_least or time.perf_counter() - begin < seconds:
-        found.append(times(x))
+        found.append(session.times(x))
     moved = [(t.to_device_s, t.to_host_s) for t in found]
     return Round(
         total=tuple(t.total_s for t in found),
-        gpu=tuple(t.gpu_s for t in found),
-        enqueue=tuple(t.enqueue_s for t in found),
+        gpu=tuple(t.gpu_s for t in found if t.gpu_s is not None),
+        enqueue=tuple(t.enqueue_s for t in found if t.enqueue_s is not None),
         transfers=tuple(there + back for there, back in moved if there is not None and back is not None),
     )
-
-
-def time_calls(call: Callable[[], object], *, at_least: int, seconds: float = 0.2) -> tuple[float, ...]:
-    """Call repeatedly until ``at_least`` samples exist and ``seconds`` have passed; return each duration."""
-    samples: list[float] = []
-    begin = time.perf_counter()
-    while len(samples) < at_least or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
-        call()
-        samples.append(time.perf_counter() - start)
-    return tuple(samples)

@@ -19,7 +19,7 @@ from hasn_edge.live.self_test import measure_quality, self_test_size, shrink_for
 from hasn_edge.live.sources.base import FrameSource
 from hasn_edge.live.stats import SOURCE, Stats
 from hasn_edge.live.views.base import View
-from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.session import Pending
 from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 from hasn_edge.video.runner import Runner
 

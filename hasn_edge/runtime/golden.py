@@ -104,7 +104,7 @@ def check_golden(
             f"computes this network; {cure}"
         )
     x_NCHW = golden_input(shape)
-    executions = range(getattr(session, "in_flight", 1))
+    executions = range(session.in_flight)
     for pending in [session.submit(1 - x_NCHW) for _ in executions]:
         pending.result()
     for pending in [session.submit(x_NCHW) for _ in executions]:
@@ -127,12 +127,12 @@ def golden_input(shape: tuple[int, ...]) -> Float32:
     """
     count, channels, height, width = shape
     n, c, i, j = np.ogrid[:count, :channels, :height, :width]
-    v, u, turn = (i + 0.5) / height, (j + 0.5) / width, n * 0.17 + c / 3
+    v, u, phase = (i + 0.5) / height, (j + 0.5) / width, n * 0.17 + c / 3
     waves = (
         0.5
-        + 0.22 * np.cos(2 * np.pi * (1.5 * u + 0.5 * v + turn))
-        + 0.16 * np.cos(2 * np.pi * (2.5 * v - u + 2 * turn))
-        + 0.08 * np.cos(2 * np.pi * (i * 0.11 + j * 0.07 + turn))
+        + 0.22 * np.cos(2 * np.pi * (1.5 * u + 0.5 * v + phase))
+        + 0.16 * np.cos(2 * np.pi * (2.5 * v - u + 2 * phase))
+        + 0.08 * np.cos(2 * np.pi * (i * 0.11 + j * 0.07 + phase))
     )
     image: Float32 = np.rint(255 * waves).astype(np.float32) / np.float32(255)
     return image

@@ -2,22 +2,86 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError, InputError, ShapeError
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
-from hasn_edge.runtime.pending import Pending
 from hasn_edge.spec import ModelSpec, Precision
 
 Self = TypeVar("Self", bound="Session")
+T = TypeVar("T", bound=NDArray[Any])
+U = TypeVar("U", bound=NDArray[Any])
 
 # An image that was never divided by 255 is the usual mistake; a resampler's overshoot is none.
 _LOWEST, _HIGHEST = -1.0, 2.0
+
+
+class Pending(Generic[T]):
+    """What :meth:`~hasn_edge.runtime.session.Session.submit` returns: ask for the result when it is needed.
+
+    Args:
+        wait: Returns the result, after waiting for it where that is necessary; called once.
+    """
+
+    def __init__(self, wait: Callable[[], T]) -> None:
+        self._wait: Callable[[], T] | None = wait
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    @classmethod
+    def of(cls, result: T) -> Pending[T]:
+        """Return one whose result is there already."""
+        return cls(lambda: result)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Pending[T]]) -> Pending[Any]:
+        """Return one whose result are those of ``parts``, one after the other along the first axis."""
+        waiting = list(parts)
+        return cls(lambda: np.concatenate([part.result() for part in waiting]))  # type: ignore[return-value, arg-type]
+
+    def result(self) -> T:
+        """Return the result; blocks until it is in host memory. Every call returns the same array.
+
+        Raises:
+            HasnEdgeError: as ``run`` would have; again in every call.
+        """
+        if self._wait is not None:
+            wait, self._wait = self._wait, None
+            try:
+                self._result = wait()
+            except BaseException as exc:
+                self._error = exc
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def then(self, change: Callable[[T], U]) -> Pending[U]:
+        """Return one whose result is ``change(result)``, computed when it is asked for."""
+        return Pending(lambda: change(self.result()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Where the time of one call went; ``None`` where the backend does not measure it."""
+
+    total_s: float
+    """From an array in the CPU's memory to another one there: checks, transfers, network, waiting."""
+    gpu_s: float | None = None
+    """The network on the GPU, between two events; no transfers."""
+    enqueue_s: float | None = None
+    """The CPU's part of starting the network."""
+    to_device_s: float | None = None
+    """The transfer to the GPU, between two events; ``None`` also where its memory is the CPU's."""
+    to_host_s: float | None = None
 
 
 class Session(ABC):
@@ -47,6 +111,8 @@ class Session(ABC):
     pixels: bool = False
     """Whether the file itself takes and gives 8-bit pixels. :meth:`run` and :meth:`run_pixels` both work
     either way; without this conversion inside the file, it is done around it."""
+    in_flight: int = 1
+    """Inputs that are computed at a time, see :meth:`submit`."""
 
     def __init__(
         self,
@@ -201,6 +267,26 @@ class Session(ABC):
                 f"{self.backend}: expected values in [0, 1], got {low:.6g} to {high:.6g}; divide by 255 "
                 "first, as hasn_edge.images.arrays.to_tensor does"
             )
+
+    def times(self, x: Float32 | UInt8) -> Timing:
+        """Run one input as :meth:`run` or :meth:`run_pixels` and return where the time went.
+
+        Args:
+            x: As for :meth:`run`, or, of type uint8, as for :meth:`run_pixels`.
+
+        Raises:
+            HasnEdgeError: as :meth:`run`.
+        """
+        begin = time.perf_counter()
+        if x.dtype == np.uint8:
+            self.run_pixels(x)  # type: ignore[arg-type]
+        else:
+            self.run(x)  # type: ignore[arg-type]
+        return Timing(total_s=time.perf_counter() - begin)
+
+    def facts(self) -> dict[str, Any]:
+        """Return how this session runs beyond its attributes, as plain JSON values; ask after some runs."""
+        return {}
 
     def close(self) -> None:
         """Free what the backend holds. Safe to call twice."""

@@ -26,7 +26,7 @@ class Size(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TileGrid:
     """Where the tiles of one frame lie. All are of the same size and inside the frame."""
 
     frame: Size
@@ -115,7 +115,7 @@ def tile_for(frame: Size, pixels: int, *, overlap: int, minimum: int) -> Size:
             continue
         columns = 1 if frame.width <= widest else math.ceil((frame.width - overlap) / (widest - overlap))
         width = min(frame.width, max(least, math.ceil((frame.width + (columns - 1) * overlap) / columns)))
-        plan = Plan(frame=frame, tile=Size(height, width), overlap=overlap)
+        plan = TileGrid(frame=frame, tile=Size(height, width), overlap=overlap)
         candidates.append((plan.tiles * height * width, plan.tiles, plan.tile))
     return min(candidates)[2]
 
@@ -129,11 +129,3 @@ def even_side(tile: int, frame: int, least: int, most: int, *, overlap: int) -> 
         return tile
     parts = math.ceil((frame - overlap) / (most - overlap))
     return min(most, max(least, math.ceil((frame + (parts - 1) * overlap) / parts)))
-
-
-def receptive_radius(kernel_size: int, blocks: int) -> int:
-    """Return how many pixels around an output sample a network without ESA and CAB looks at.
-
-    Two depthwise convolutions a block, and three 3x3 ones outside the blocks.
-    """
-    return 3 + 2 * blocks * (kernel_size // 2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -13,9 +14,8 @@ from hasn_edge.errors import InputError, UnsupportedError
 from hasn_edge.images.arrays import Float32, Pixels, check_pixels, from_tensor, split_alpha, to_rgb, to_tensor
 from hasn_edge.metrics import psnr
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
-from hasn_edge.runtime.report import NO_WHOLE_FRAME, Reason, TileDrift, UpscaleReport
 from hasn_edge.runtime.session import Session
-from hasn_edge.runtime.tiling import Plan, Size, even_side, tile_for, weights
+from hasn_edge.runtime.tiling import Size, TileGrid, even_side, tile_for, weights
 
 Self = TypeVar("Self", bound="Upscaler")
 
@@ -27,6 +27,55 @@ With the published network on photographs, without overlap the difference from t
 any two pixels. More gains up to 2 dB: what remains is that every tile has its own channel attention."""
 
 
+Reason = Literal["asked", "memory", "static size", "engine size"]
+
+_NO_LARGER = (
+    "this file takes no larger size than that of its tiles; a file of any size computes the whole frame: "
+    "leave out --artifact, or build "
+)
+NO_WHOLE_FRAME: dict[Reason, str] = {
+    "static size": f"{_NO_LARGER}without --size",
+    "engine size": f"{_NO_LARGER}with a larger --dynamic",
+}
+"""Why the drift of tiles is not measured where the session's sizes are the reason for them, and the cure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleReport:
+    """How one image was upscaled."""
+
+    size: Size
+    """Height and width of the input."""
+    padded: tuple[int, int]
+    """Rows and columns of edge pixels added, and cropped from the result, because the network needs them."""
+    tiles: int
+    """How many tiles were computed; 1 is the whole frame, the exact result."""
+    tile: Size
+    """Height and width of what the session was given."""
+    overlap: int
+    reason: Reason | None
+    """Why there are tiles; ``None`` where there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileDrift:
+    """How far a tiled result is from that of the whole frame, on a region of the image."""
+
+    psnr_db: float | None
+    """PSNR between both results, clipped to [0, 1]; infinite where equal, ``None`` if not measured."""
+    region: Size | None = None
+    """Height and width of the region, the largest middle of the image that fits in memory."""
+    tile: Size | None = None
+    """The tiles used in it. Smaller than the image's own where one of those fills the memory."""
+    reason: str | None = None
+    """Why it was not measured."""
+
+    def __str__(self) -> str:
+        if self.psnr_db is None:
+            return f"not measured ({self.reason})"
+        return f"{self.psnr_db:.1f} dB (middle {self.region} in tiles of {self.tile})"
+
+
 class Upscaler:
     """Upscales images with a session. Not thread-safe, as the session is not.
 
@@ -34,7 +83,7 @@ class Upscaler:
     attention averages over the frame and ESA's grid depends on the frame's size. Tiles are blended linearly
     over their overlap, which on photographs is up to 1 dB nearer to the whole frame than cutting in its
     middle, with a third of the jump at the seams. Networks without ESA and CAB are cut, which is exact once
-    the overlap is twice their :func:`~hasn_edge.runtime.tiling.receptive_radius`.
+    the overlap is twice their receptive radius.
 
     Args:
         session: Any session; the upscaler closes it when it is closed or used as a context manager.
@@ -155,7 +204,7 @@ class Upscaler:
         top, left = (frame.height - region.height) // 2, (frame.width - region.width) // 2
         middle = colour[top : top + region.height, left : left + region.width]
         x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(middle)))
-        parts = Plan(frame=region, tile=tile, overlap=self.overlap)
+        parts = TileGrid(frame=region, tile=tile, overlap=self.overlap)
         tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
         whole = self._forward(x_NCHW)
         db = psnr(np.clip(whole, 0, 1), np.clip(tiled, 0, 1), data_range=1.0)
@@ -194,7 +243,7 @@ class Upscaler:
         for top, band_NCHW in self._tiles(x_NCHW, plan):
             yield top, band_NCHW[:, :, : max(0, height * scale - top), : width * scale]
 
-    def _tiles(self, x_NCHW: Float32, plan: Plan) -> Iterator[tuple[int, Float32]]:
+    def _tiles(self, x_NCHW: Float32, plan: TileGrid) -> Iterator[tuple[int, Float32]]:
         """Compute the tiles; yield each band of output rows as soon as no later tile adds to it.
 
         A band is valid until the next one is asked for: its memory is used again.
@@ -220,7 +269,7 @@ class Upscaler:
             band[:, :, :kept] = band[:, :, done:]
             band[:, :, kept:] = 0
 
-    def _plan(self, frame: Size, taken_bytes: int, count: int) -> tuple[Plan, Reason | None]:
+    def _plan(self, frame: Size, taken_bytes: int, count: int) -> tuple[TileGrid, Reason | None]:
         """Decide on the tiles of a frame that is already padded, and say why there are any.
 
         Args:
@@ -240,7 +289,7 @@ class Upscaler:
             bounds = zip(tile, frame, smallest, largest, strict=True)
             tile = Size(*(even_side(*side, overlap=self.overlap) for side in bounds))
             reason = "engine size"
-        plan = Plan(frame=frame, tile=tile, overlap=self.overlap)
+        plan = TileGrid(frame=frame, tile=tile, overlap=self.overlap)
         return plan, reason if plan.tiles > 1 else None
 
     def _tile_that_fits(self, frame: Size, taken_bytes: int, count: int) -> Size:
@@ -260,7 +309,7 @@ class Upscaler:
         smallest, largest = self.session.smallest, self.session.largest
         if not self.self_ensemble:
             return smallest, largest
-        # It also turns what it is given on its side.
+        # It also lays the image on its side.
         square = min(largest) if largest is not None else 0
         return (max(smallest), max(smallest)), (square, square) if square else None
 
@@ -285,7 +334,7 @@ class Upscaler:
             )
         if self.self_ensemble and size is not None and size[0] != size[1]:
             raise UnsupportedError(
-                f"self-ensemble turns the image on its side, and this file takes only {Size(*size)}; "
+                f"self-ensemble lays the image on its side, and this file takes only {Size(*size)}; "
                 "export it with dynamic sizes"
             )
 
@@ -300,9 +349,9 @@ def self_ensembled(run: Callable[[Float32], Float32]) -> Callable[[Float32], Flo
     def averaged(x_NCHW: Float32) -> Float32:
         total: Float32 | None = None
         for flip in (False, True):
-            for turns in range(4):
-                x = np.rot90(x_NCHW[..., ::-1] if flip else x_NCHW, turns, axes=(2, 3))
-                y = np.rot90(run(np.ascontiguousarray(x)), -turns, axes=(2, 3))
+            for quarters in range(4):
+                x = np.rot90(x_NCHW[..., ::-1] if flip else x_NCHW, quarters, axes=(2, 3))
+                y = np.rot90(run(np.ascontiguousarray(x)), -quarters, axes=(2, 3))
                 y = y[..., ::-1] if flip else y
                 total = y.astype(np.float32) if total is None else np.add(total, y, out=total)
         assert total is not None

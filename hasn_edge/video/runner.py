@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.images.arrays import UInt8, from_tensor, to_tensor
-from hasn_edge.runtime.pending import Pending
-from hasn_edge.runtime.session import Session
+from hasn_edge.runtime.session import Pending, Session
 from hasn_edge.runtime.upscaler import Upscaler
 
 
@@ -37,7 +36,7 @@ class Runner:
                 f"video is RGB; this network computes {self.session.spec.channels} channel(s); choose another"
             )
         self.scale = self.session.spec.scale
-        self.in_flight: int = getattr(self.session, "in_flight", 1)
+        self.in_flight = self.session.in_flight
         """How many frames the session works on at a time."""
 
     def prepare(self, pixels: UInt8) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import Pixels, from_tensor, to_tensor
-from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.decode import Decoder, Step
 from hasn_edge.video.encode import Encoder

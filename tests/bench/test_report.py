@@ -14,7 +14,7 @@ from rich.console import Console
 from hasn_edge.bench.measure import Effort
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table
-from hasn_edge.evaluation.latency import Latency, time_calls
+from hasn_edge.evaluation.latency import Latency
 from hasn_edge.spec import ModelSpec
 
 REFERENCE = Latency(rounds=((0.1, 0.3, 0.2), (0.4, 0.5)))
@@ -83,13 +83,6 @@ def test_a_machine_that_slows_down_half_way_slows_both():
     uneven = Latency(rounds=((0.2, 0.2, 0.2, 0.2), (0.6,)))  # more samples while the machine was quick
     assert uneven.times(fast) == pytest.approx(2)
     assert uneven.median_ms / fast.median_ms < 1
-
-
-def test_calls_are_counted():
-    calls = []
-    samples = time_calls(lambda: calls.append(1), at_least=7, seconds=0)
-    assert len(samples) == len(calls) == 7
-    assert all(s >= 0 for s in samples)
 
 
 def test_table_figures(report):

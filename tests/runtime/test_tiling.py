@@ -8,7 +8,14 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hasn_edge.runtime.tiling import SMALLEST_TILE, Plan, Size, receptive_radius, starts, tile_for, weights
+from hasn_edge.runtime.tiling import (
+    SMALLEST_TILE,
+    Size,
+    TileGrid,
+    starts,
+    tile_for,
+    weights,
+)
 
 
 @st.composite
@@ -71,7 +78,7 @@ def test_cut_lies_in_the_middle_and_the_ramp_is_linear():
 def test_the_tile_fits_and_covers(height, width, pixels, overlap):
     frame = Size(height, width)
     tile = tile_for(frame, pixels, overlap=overlap, minimum=15)
-    plan = Plan(frame=frame, tile=tile, overlap=overlap)
+    plan = TileGrid(frame=frame, tile=tile, overlap=overlap)
     least = max(SMALLEST_TILE, 2 * overlap)
     assert tile.height * tile.width <= max(pixels, least * least)
     assert min(height, 15) <= tile.height <= height
@@ -86,9 +93,5 @@ def test_the_tile_fits_and_covers(height, width, pixels, overlap):
 
 def test_full_hd_in_two_gigabytes():
     tile = tile_for(Size(1080, 1920), 400_000, overlap=16, minimum=15)
-    plan = Plan(frame=Size(1080, 1920), tile=tile, overlap=16)
+    plan = TileGrid(frame=Size(1080, 1920), tile=tile, overlap=16)
     assert (str(tile), plan.tiles) == ("651x548", 6)
-
-
-def test_receptive_radius_by_hand():
-    assert receptive_radius(7, 6) == 1 + 6 * (3 + 3) + 1 + 1

@@ -13,7 +13,7 @@ from hasn_edge.live.frame import Frame, Stamps, UpscaledFrame
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import FrameSource, PatternSource
 from hasn_edge.live.views.base import View
-from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.session import Pending
 from hasn_edge.spec import ModelSpec
 from tests.support.fake_session import FakeSession
 

@@ -13,7 +13,7 @@ import pytest
 
 av = pytest.importorskip("av")
 from hasn_edge.errors import InputError, OutputError, UnsupportedError
-from hasn_edge.runtime.pending import Pending
+from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video import transcode as transcode_module

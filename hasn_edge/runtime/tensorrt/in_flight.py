@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,8 @@ from numpy.typing import NDArray
 
 from hasn_edge.errors import BuildError
 from hasn_edge.runtime.cuda.protocol import CudaBackend, DeviceBuffer, Event, Graph, HostBuffer
+from hasn_edge.runtime.session import Timing
 from hasn_edge.runtime.tensorrt.plan import LoadedPlan, nbytes, view
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Where the time of one call went."""
-
-    gpu_s: float
-    """The network on the GPU, between two events; no transfers."""
-    enqueue_s: float
-    """The CPU's part of starting the network."""
-    total_s: float
-    """From an array in the CPU's memory to another one there: checks, transfers, network, waiting."""
-    to_device_s: float | None
-    """The transfer to the GPU, between two events; ``None`` where its memory is the CPU's."""
-    to_host_s: float | None
 
 
 class Memory:
@@ -107,11 +92,6 @@ class InFlight:
             cuda.destroy_stream(self._stream)
             raise
 
-    @property
-    def uses_graph(self) -> bool:
-        """Whether the next call of this shape launches a graph."""
-        return self._graph is not None
-
     def start(self, x: NDArray[Any], *, timed: bool = False) -> None:
         """Queue the transfers and the network for one input, which may be changed afterwards.
 
@@ -119,7 +99,7 @@ class InFlight:
             BuildError: TensorRT or CUDA refused.
             MemoryError: no room for the buffers.
         """
-        if self.busy:  # the last one failed half-way, or nobody waited for it to the end
+        if self.busy:  # the last one failed half-way, or no call waited for it to the end
             self.wait()
         self._prepare(x.shape)
         if self._graphs and self._graph is None and self._runs > 0 and self.graph_refused is None:
@@ -142,7 +122,7 @@ class InFlight:
         return output
 
     def wait(self) -> None:
-        """Wait until the buffers are nobody's; the output is dropped unless :meth:`finish` is called."""
+        """Wait until the GPU is done with the buffers; only :meth:`finish` keeps the output."""
         try:
             self.cuda.synchronize(self._stream)
         except Exception:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError
+from hasn_edge.artifact import writing
+from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, OutputError
 from hasn_edge.spec import ModelSpec
 
 E = TypeVar("E", bound=HasnEdgeError)
@@ -40,6 +43,37 @@ class Tensor:
     minimum: tuple[int, ...]
     maximum: tuple[int, ...]
     """The range of an input's shape; of an output, its shape again."""
+
+
+LARGEST_CACHE_BYTES = 1 << 30
+"""What is larger is no such file: a network's kernels take some megabytes."""
+
+
+class RuntimeCache:
+    """The file ``<engine>.runtime-cache``. It saves time and decides nothing: every failure is silent.
+
+    TensorRT for RTX itself refuses kernels of another GPU, version or CUDA, and compiles again; what it has
+    at the end replaces them. The file is as trusted as the engine beside it: both hold code for the GPU.
+    """
+
+    def __init__(self, engine: Path) -> None:
+        self.path = engine.with_name(engine.name + ".runtime-cache")
+        self._known = b""
+
+    def read(self) -> bytes:
+        """Return what was kept; nothing where nothing was, or it cannot be read."""
+        with suppress(OSError):
+            if self.path.stat().st_size <= LARGEST_CACHE_BYTES:
+                self._known = self.path.read_bytes()
+        return self._known
+
+    def keep(self, cache: bytes) -> None:
+        """Write what there is now, if that is something else than what was read."""
+        if cache and cache != self._known:
+            # A folder that cannot be written to costs the next start some time, and nothing else.
+            with suppress(OSError, OutputError), writing(self.path) as temporary:
+                temporary.write_bytes(cache)
+                self._known = cache
 
 
 class LoadedPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,11 +17,9 @@ from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
-from hasn_edge.runtime.pending import Pending
-from hasn_edge.runtime.session import Session, out_of_memory
-from hasn_edge.runtime.tensorrt.in_flight import InFlight, Timing
-from hasn_edge.runtime.tensorrt.plan import LoadedPlan
-from hasn_edge.runtime.tensorrt.runtime_cache import RuntimeCache
+from hasn_edge.runtime.session import Pending, Session, Timing, out_of_memory
+from hasn_edge.runtime.tensorrt.in_flight import InFlight
+from hasn_edge.runtime.tensorrt.plan import LoadedPlan, RuntimeCache
 
 T = TypeVar("T")
 
@@ -81,6 +78,7 @@ class TensorRTSession(Session):
         self._cuda = choose(cuda, index=device_index) if cuda is None or isinstance(cuda, str) else cuda
         self._mapped = self._cuda.integrated if mapped is None else mapped
         self._graphs = graphs
+        self.in_flight = in_flight
         self._cache = RuntimeCache(artifact.path)
         self._plan: LoadedPlan | None = None
         self._executions: list[InFlight] = []
@@ -124,15 +122,10 @@ class TensorRTSession(Session):
             raise ShapeError(f"{self.backend}: times takes one image of this engine, got {len(x)}")
         self._drain()
         self._timed = True
-        begin = time.perf_counter()
         try:
-            if x.dtype == np.uint8:
-                self.run_pixels(x)  # type: ignore[arg-type]
-            else:
-                self.run(x)  # type: ignore[arg-type]
+            total_s = super().times(x).total_s
         finally:
             self._timed = False
-        total_s = time.perf_counter() - begin
         return self._guarded(x.shape, lambda: self._free[-1].timing(total_s))
 
     def facts(self) -> dict[str, Any]:
@@ -156,14 +149,9 @@ class TensorRTSession(Session):
             "kernels": self._plan.kernels_of_a_size,
             "graphs": refused is None,
             "graphs_reason": refused,
-            "in_flight": len(self._executions),
+            "in_flight": self.in_flight,
             "pixels": self.pixels,
         }
-
-    @property
-    def in_flight(self) -> int:
-        """Inputs that can be in flight."""
-        return len(self._executions)
 
     def _run(self, x_NCHW: Float32) -> Float32:
         return self._begin(x_NCHW).result()

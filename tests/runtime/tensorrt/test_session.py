@@ -190,7 +190,7 @@ class TestKernelsOfTensorRTForRTX:
         def full(path):
             raise OSError(28, "No space left on device", str(path))
 
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.runtime_cache.writing", full)
+        monkeypatch.setattr("hasn_edge.runtime.tensorrt.plan.writing", full)
         engine = self.engine(lab)
         assert self.run(lab, engine) > 0
         assert self.run(lab, engine) > 0

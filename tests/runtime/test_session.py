@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from functools import cache
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hasn_edge.errors import InputError, ShapeError
+from hasn_edge.errors import BuildError, InputError, ShapeError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
 from hasn_edge.model.hasn import HASN
@@ -22,6 +23,7 @@ from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
+from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.tensorrt.session import TensorRTSession
 from hasn_edge.runtime.torchscript import TorchScriptSession
 from hasn_edge.spec import ModelSpec, Precision
@@ -87,6 +89,15 @@ class SessionContract:
         assert y.shape == (1, 3, 4 * size[0], 4 * size[1])
         if self.tolerance is not None:
             np.testing.assert_allclose(y, expected(x), rtol=0, atol=self.tolerance)
+
+    def test_every_session_reports_its_times_and_how_it_runs(self, session):
+        for x in (noise(1, 3, 16, 18), np.zeros((1, 16, 18, 3), np.uint8)):
+            times = session.times(x)
+            assert times.total_s > 0
+            for part in (times.gpu_s, times.enqueue_s, times.to_device_s, times.to_host_s):
+                assert part is None or part >= 0
+        assert session.in_flight >= 1
+        assert json.loads(json.dumps(session.facts())) == session.facts()
 
     def test_two_runs_are_equal_bit_for_bit(self, session):
         x = noise(1, 3, 19, 23)
@@ -430,3 +441,53 @@ class TestTensorRT8(TensorRTContract):
 class TestTensorRTForRtx(TensorRTContract):
     setup: ClassVar[dict[str, Any]] = {"version": "1.7.1.116", "rtx": True}
     plan: ClassVar[dict[str, Any]] = {"version": (1, 7, 1, 116), "rtx": True}
+
+
+def test_pending_waits_once_and_keeps_the_result():
+    calls = []
+
+    def wait():
+        calls.append(1)
+        return np.arange(3)
+
+    pending = Pending(wait)
+    assert calls == []
+    assert pending.result() is pending.result()
+    assert calls == [1]
+
+
+def test_an_error_of_pending_is_raised_by_every_call():
+    calls = []
+
+    def wait():
+        calls.append(1)
+        raise BuildError("the device is gone")
+
+    pending = Pending(wait)
+    for _ in range(2):
+        with pytest.raises(BuildError, match="the device is gone"):
+            pending.result()
+    assert calls == [1]
+
+
+def test_pending_joined_and_changed_waits_only_when_asked():
+    order = []
+
+    def part(value):
+        return Pending(lambda: order.append(value) or np.full((1, 2), value))
+
+    joined = Pending.joined(part(i) for i in range(3)).then(lambda y: y * 10)
+    assert order == []
+    np.testing.assert_array_equal(joined.result()[:, 0], [0, 10, 20])
+    assert order == [0, 1, 2]
+
+
+def test_sessions_answer_in_any_order():
+    x = np.random.default_rng(0).random((3, 1, 3, 16, 16), dtype=np.float32)
+    with FakeSession() as session:
+        pending = [session.submit(one) for one in x]
+        expected = [session.run(one) for one in x]
+        for i in (2, 0, 1):
+            np.testing.assert_array_equal(pending[i].result(), expected[i])
+        levels = np.rint(x[0] * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(session.submit_pixels(levels).result(), session.run_pixels(levels))
