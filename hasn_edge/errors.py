@@ -78,9 +78,11 @@ def say(text: str) -> Cure:
 
 
 def joined(message: str, cures: Iterable[str]) -> str:
-    """Return a message with its cures as one sentence."""
+    """Return a message with its cures as one sentence; below a message of several lines, as one more."""
     words = ", or ".join(cures)
-    return f"{message}; {words}" if words else message
+    if not words:
+        return message
+    return f"{message}\nWhat helps: {words}" if "\n" in message else f"{message}; {words}"
 
 
 class HasnEdgeError(Exception):

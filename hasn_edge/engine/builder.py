@@ -11,16 +11,16 @@ from types import ModuleType
 from typing import Any
 
 from hasn_edge.engine import network as networks
+from hasn_edge.engine.caches import collected_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
-from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities
+from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities, make_logger
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget, Shape
-from hasn_edge.engine.timing_cache import collected_timings, use_timing_cache
 from hasn_edge.errors import BuildError, UnsupportedError
 from hasn_edge.spec import Precision
 
 OnMessage = Callable[[str, str], object]
-"""Called with a severity (``"ERROR"``, ``"WARNING"``, ``"INFO"``) and TensorRT's text, from any thread."""
+"""Called with a severity (``"ERROR"``, ``"INFO"``, ...) and TensorRT's text, from any thread."""
 OnStep = Callable[[str, int, int], bool]
 """Called with a phase, the steps done and the steps in all, from any thread; ``False`` cancels the build."""
 
@@ -50,6 +50,8 @@ class Options:
     """Timings to start from."""
     collect_timings: bool = False
     calibration: Calibration | None = None
+    verbose: bool = False
+    """Whether TensorRT's most detailed messages are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def compile_plan(
     strongly_typed = capabilities.strong_typing and options.calibration is None
     on_step("reading the graph", 0, 1)
     # TensorRT keeps plain pointers to logger, monitor and calibrator: they live until this function returns.
-    logger = _make_logger(trt, on_message)
+    logger = make_logger(trt, on_message, verbose=options.verbose)
     monitor = _make_monitor(trt, on_step) if capabilities.progress_monitor else None
     builder = _make_builder(trt, logger, capabilities)
     network = networks.make_network(trt, capabilities, builder, strongly_typed=strongly_typed)
@@ -219,18 +221,6 @@ def _set_compatibility(trt: Any, capabilities: Capabilities, config: Any, target
             member = getattr(trt.ComputeCapability, "SM" + capability.replace(".", ""))
             if not config.set_compute_capability(member, i):
                 raise BuildError(f"{capabilities.title} refused compute capability {capability}")
-
-
-def _make_logger(trt: Any, on_message: OnMessage) -> object:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # without this call a pybind subclass crashes
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity.name != "VERBOSE":
-                on_message(severity.name, text.strip())
-
-    return Logger()
 
 
 def _make_monitor(trt: Any, on_step: OnStep) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import msgspec
 
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.engine.worker_process import converse
-from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
+from hasn_edge.engine.worker_process import no_room, run_worker
+from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
 from hasn_edge.hardware.gpu import l4t_release, load_driver
 from hasn_edge.optional import require
 
@@ -119,12 +120,9 @@ def ask_capabilities(runtime: EngineRuntime) -> Capabilities:
     find_module(runtime)
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-ask-") as name:
-            answer = converse(Path(name), "--ask", runtime.value).outcome(NAMES[runtime])
+            answer = run_worker(Path(name), "--ask", runtime.value).outcome(NAMES[runtime])
     except OSError as exc:
-        raise OutputError(
-            f"cannot keep temporary files in {tempfile.gettempdir()}: {exc.strerror or exc}; "
-            "free some space there, or set TMPDIR to another folder"
-        ) from exc
+        raise no_room(exc) from exc
     return msgspec.convert(answer, Capabilities)
 
 
@@ -222,6 +220,26 @@ def probe(trt: ModuleType, runtime: EngineRuntime) -> Capabilities:
         progress_monitor=hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor"),
         parser_names_nodes=hasattr(getattr(trt, "ParserError", None), "node_name"),
     )
+
+
+def make_logger(trt: Any, on_message: Callable[[str, str], object], *, verbose: bool = False) -> object:
+    """Return TensorRT's logger, which must outlive all that it is given to: TensorRT keeps a plain pointer.
+
+    Args:
+        trt: The loaded module.
+        on_message: Called with a severity (``"ERROR"``, ``"INFO"``, ...) and the text, from any thread.
+        verbose: Whether it is called with messages of the severity ``"VERBOSE"``, of which there are many.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # without this call a pybind subclass crashes
+
+        def log(self, severity: Any, text: str) -> None:
+            if verbose or severity.name != "VERBOSE":
+                on_message(severity.name, text.strip())
+
+    return Logger()
 
 
 def version_tuple(version: str) -> tuple[int, ...]:

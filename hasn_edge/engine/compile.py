@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping
@@ -10,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.artifact import writing
-from hasn_edge.engine import request as requests
+from hasn_edge.engine import worker_process
 from hasn_edge.engine.capabilities import NAMES, find_module
 from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header
-from hasn_edge.engine.request import BuildRequest, CalibratorInput, write_batches
 from hasn_edge.engine.target import EngineTarget
-from hasn_edge.engine.worker_process import Progress, converse
-from hasn_edge.errors import OutputError, UnsupportedError
+from hasn_edge.engine.worker_process import (
+    BuildRequest,
+    CalibrationFiles,
+    CalibratorInput,
+    no_room,
+    run_worker,
+)
+from hasn_edge.errors import UnsupportedError, say, use
+from hasn_edge.progress import Progress, ignore
 from hasn_edge.spec import Precision
-
-__all__ = ["BuiltEngine", "CalibratorInput", "Progress", "engine_from_onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ def engine_from_onnx(
     target: EngineTarget,
     *,
     precision: Precision | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
     cache: Path | None = None,
     calibrator: CalibratorInput | None = None,
 ) -> BuiltEngine:
@@ -97,7 +102,9 @@ def engine_from_onnx(
     if target.runtime not in NAMES:
         raise UnsupportedError(
             f"the target {target.name!r} has no engine: its runtime, {target.runtime.value!r}, takes the "
-            "graph itself; choose a target of TensorRT, such as 'rtx'"
+            "graph itself",
+            say("choose a target of TensorRT"),
+            use(target="rtx"),
         )
     if calibrator is not None and precision not in (None, Precision.INT8):
         raise UnsupportedError(f"a calibrator makes INT8 engines; the precision asked for is {precision}")
@@ -106,24 +113,22 @@ def engine_from_onnx(
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-build-") as name:
             folder = Path(name)
-            (folder / requests.GRAPH).write_bytes(onnx)
+            (folder / worker_process.GRAPH).write_bytes(onnx)
             request = BuildRequest(
                 target=target,
                 precision=precision,
                 cache=None if cache is None else str(cache.resolve()),
-                calibration=None if calibrator is None else write_batches(calibrator, folder),
+                calibration=None if calibrator is None else CalibrationFiles.write(calibrator, folder),
+                verbose=worker_process.log.isEnabledFor(logging.DEBUG),
             )
             request.write(folder)
-            conversation = converse(folder, str(folder), progress=progress or _silent)
-            result = conversation.outcome(NAMES[target.runtime])
-            plan = (folder / requests.PLAN).read_bytes()
+            worker = run_worker(folder, str(folder), progress=progress)
+            result = worker.outcome(NAMES[target.runtime])
+            plan = (folder / worker_process.PLAN).read_bytes()
             if cache is not None:
                 _keep(folder, cache, result["keep"])
     except OSError as exc:
-        raise OutputError(
-            f"cannot keep the build's temporary files in {tempfile.gettempdir()}: {exc.strerror or exc}; "
-            "free some space there, or set TMPDIR to another folder"
-        ) from exc
+        raise no_room(exc) from exc
     header = parse_plan_header(plan, file_bytes=len(plan), name=f"the plan for target {target.name!r}")
     version = header.version_or(result["version"])
     return BuiltEngine(
@@ -133,14 +138,10 @@ def engine_from_onnx(
         header=header,
         version=version,
         made_by={NAMES[target.runtime]: version},
-        warnings=tuple(conversation.texts("WARNING")),
+        warnings=tuple(worker.texts("WARNING")),
         seconds=time.monotonic() - started,
         facts=result["facts"],
     )
-
-
-def _silent(phase: str, done: int, steps: int) -> None:
-    pass
 
 
 def _keep(folder: Path, cache: Path, names: Mapping[str, str]) -> None:

@@ -13,25 +13,32 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hasn_edge.engine import request as requests
 from hasn_edge.engine.builder import Calibration, Options, compile_plan
+from hasn_edge.engine.caches import timing_cache_name
 from hasn_edge.engine.calibrator import calibration_cache_name, make_calibrator
 from hasn_edge.engine.capabilities import Capabilities, driver_present, load_tensorrt
 from hasn_edge.engine.device_memory import DeviceMemory
 from hasn_edge.engine.known_issues import warnings_before_build
-from hasn_edge.engine.request import BuildRequest
-from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.engine.timing_cache import timing_cache_name
-from hasn_edge.engine.workspace import choose_workspace
-from hasn_edge.errors import HasnEdgeError, MissingDependencyError, UnsupportedError
+from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.engine.worker_process import CALIBRATION, GRAPH, PLAN, TIMING, BuildRequest, no_room
+from hasn_edge.errors import HasnEdgeError, MissingDependencyError, UnsupportedError, say, use
+from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
+
+INTEGRATED_SHARE = 4
+"""On a Jetson a quarter of the free memory: compiler, weights and all other programs live in the same."""
+DISCRETE_SHARE = 2
+"""On a card half of the free memory: weights and the tensors being timed need the rest."""
+
+_LEAST = 64 << 20
+"""Below this hardly any convolution has a kernel; running out then is the better message."""
 
 
 class Channel:
@@ -42,7 +49,7 @@ class Channel:
         self._lock = threading.Lock()
 
     def send(self, event: str, **values: Any) -> bool:
-        """Write one event; return whether the parent still listens."""
+        """Write one event; return whether the parent still reads."""
         try:
             with self._lock:
                 self._stream.write(json.dumps({"event": event, **values}) + "\n")
@@ -50,6 +57,11 @@ class Channel:
         except OSError:
             return False
         return True
+
+    def fail(self, error: HasnEdgeError) -> None:
+        """Write that the work ends with this error."""
+        cures = [asdict(cure) for cure in error.cures]
+        self.send("failed", kind=type(error).__name__, text=error.message, cures=cures)
 
 
 def main(arguments: list[str]) -> int:
@@ -63,19 +75,19 @@ def main(arguments: list[str]) -> int:
         else:
             result = build(Path(arguments[0]), channel)
     except MissingDependencyError as exc:
-        facts = {"module": exc.module, "extra": exc.extra, "needed_for": exc.needed_for}
+        facts = {
+            "module": exc.module,
+            "extra": exc.extra,
+            "needed_for": exc.needed_for,
+            "install": exc.install,
+        }
         channel.send("failed", kind=type(exc).__name__, arguments=facts)
         return 1
     except HasnEdgeError as exc:
-        channel.send("failed", kind=type(exc).__name__, text=str(exc))
+        channel.fail(exc)
         return 1
     except OSError as exc:
-        channel.send(
-            "failed",
-            kind="OutputError",
-            text=f"cannot keep the build's temporary files in {tempfile.gettempdir()}: "
-            f"{exc.strerror or exc}; free some space there, or set TMPDIR to another folder",
-        )
+        channel.fail(no_room(exc))
         return 1
     channel.send("done", result=result)
     return 0
@@ -92,17 +104,17 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
         else ()
     ):
         channel.send("message", severity="WARNING", text=text)
-    onnx = (folder / requests.GRAPH).read_bytes()
+    onnx = (folder / GRAPH).read_bytes()
     cache = None if request.cache is None else Path(request.cache)
     memory = None if gpu is None else DeviceMemory()
     workspace, source = choose_workspace(target, gpu, lambda: 0 if memory is None else memory.free_bytes())
     kept: dict[str, str] = {}
     if gpu is not None and cache is not None:
-        kept[requests.TIMING] = timing_cache_name(gpu, capabilities.version)
+        kept[TIMING] = timing_cache_name(gpu, capabilities.version)
     calibration = None
     if request.calibration is not None:
         name = calibration_cache_name(request.calibration.fingerprint, onnx, capabilities.version)
-        kept[requests.CALIBRATION] = name
+        kept[CALIBRATION] = name
         known = None if cache is None else cache / name
         calibration = _calibration(request, folder, known, memory, channel)
     compiled = compile_plan(
@@ -113,16 +125,17 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
         Options(
             precision=request.precision,
             workspace_bytes=workspace,
-            timings=cache / kept[requests.TIMING] if cache and requests.TIMING in kept else None,
-            collect_timings=requests.TIMING in kept,
+            timings=cache / kept[TIMING] if cache and TIMING in kept else None,
+            collect_timings=TIMING in kept,
             calibration=calibration,
+            verbose=request.verbose,
         ),
         on_message=lambda severity, text: channel.send("message", severity=severity, text=text),
         on_step=lambda phase, done, steps: channel.send("step", phase=phase, done=done, steps=steps),
     )
-    (folder / requests.PLAN).write_bytes(compiled.plan)
+    (folder / PLAN).write_bytes(compiled.plan)
     if compiled.timings:
-        (folder / requests.TIMING).write_bytes(compiled.timings)
+        (folder / TIMING).write_bytes(compiled.timings)
     facts = compiled.facts
     facts["flags"]["workspace_from"] = source
     if request.calibration is not None:
@@ -133,6 +146,33 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
             "shape": list(request.calibration.shape),
         }
     return {"facts": {**facts, **_device(gpu)}, "keep": kept, "version": capabilities.version}
+
+
+def choose_workspace(
+    target: EngineTarget, gpu: GpuFacts | None, device_free: Callable[[], int]
+) -> tuple[int | None, str]:
+    """Return the limit in bytes and where it is from.
+
+    Args:
+        target: Its own ``workspace_bytes`` decides where it is set.
+        gpu: The GPU that compiles; ``None`` for TensorRT for RTX, which need not have one.
+        device_free: Asks for the free memory of a GPU that has its own.
+
+    Returns:
+        ``None`` where the compiler's default stands, which is all memory of the GPU.
+    """
+    if target.workspace_bytes is not None:
+        return target.workspace_bytes, "target"
+    if gpu is None:
+        return None, "the compiler's default"
+    if gpu.integrated:
+        free = host.available_memory_bytes()
+        share = None if free is None else free // INTEGRATED_SHARE
+    else:
+        share = device_free() // DISCRETE_SHARE
+    if share is None:
+        return None, "the compiler's default"
+    return max(share, _LEAST) >> 20 << 20, "free memory"
 
 
 def die_with_parent() -> None:
@@ -154,8 +194,10 @@ def _load(runtime: EngineRuntime, channel: Channel) -> tuple[ModuleType, Capabil
             if driver_present():
                 missing = "its driver sees no GPU here"
             raise UnsupportedError(
-                f"TensorRT compiles on the device it compiles for, and {missing}; run the build on the "
-                "device, or choose a target of TensorRT for RTX, such as rtx"
+                f"TensorRT compiles on the device it compiles for, and {missing}",
+                say("run the build on the device"),
+                say("choose a target of TensorRT for RTX"),
+                use(target="rtx"),
             )
     trt, capabilities = load_tensorrt(runtime)
     channel.send("loaded", title=capabilities.title)
@@ -163,7 +205,11 @@ def _load(runtime: EngineRuntime, channel: Channel) -> tuple[ModuleType, Capabil
 
 
 def _calibration(
-    request: BuildRequest, folder: Path, known: Path | None, memory: DeviceMemory | None, channel: Channel
+    request: BuildRequest,
+    folder: Path,
+    known: Path | None,
+    memory: DeviceMemory | None,
+    channel: Channel,
 ) -> Calibration:
     files = request.calibration
     assert files is not None
@@ -178,7 +224,7 @@ def _calibration(
             files.shape[0],
             upload=memory.upload,
             known=known,
-            leave=folder / requests.CALIBRATION,
+            leave=folder / CALIBRATION,
             on_batch=lambda done: channel.send("step", phase="calibrating", done=done, steps=files.count),
         ),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.artifact import Artifact, load_artifact
-from hasn_edge.engine.cache import KEY, engine_key, graph_of, lookup
+from hasn_edge.engine.caches import KEY, engine_key, graph_of, lookup
 from hasn_edge.engine.capabilities import Capabilities, Form, ask_capabilities, find_module
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError

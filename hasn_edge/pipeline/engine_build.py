@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.artifact import Kind, output_error
-from hasn_edge.engine.compile import CalibratorInput, engine_from_onnx
+from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.engine.worker_process import CalibratorInput
 from hasn_edge.errors import MissingDependencyError, NoCudaError
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.pipeline.context import File, Job
+from hasn_edge.progress import Step
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.spec import Precision
@@ -44,12 +46,12 @@ def compiled(
         calibrator: Images, where TensorRT shall choose INT8's ranges by its own legacy method.
     """
 
-    def step(phase: str, done: int, steps: int) -> None:
-        job.progress(f"compiling for {target.name}: {phase} {done} of {steps}")
+    def show(step: Step) -> None:
+        job.progress(f"compiling for {target.name}: {step.text} {step.done} of {step.total}")
 
     job.progress(f"compiling for {target.name}")
     built = engine_from_onnx(
-        graph.data, target, precision=precision, progress=step, cache=cache, calibrator=calibrator
+        graph.data, target, precision=precision, progress=show, cache=cache, calibrator=calibrator
     )
     job.summary.append(f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}")
     job.summary += [f"warning of the compiler: {text}" for text in built.warnings[:3]]

@@ -23,7 +23,7 @@ SOURCES = sorted(
     for folder in ("engine", "runtime")
     for path in (PACKAGE / folder).rglob("*.py")
     if any(word in path.read_text() for word in ("trt.", "execute_async_v3", "deserialize_cuda_engine"))
-    or path.name in ("precision.py", "timing_cache.py", "network.py")
+    or path.name in ("precision.py", "caches.py", "network.py")
 )
 
 VARIABLES = {
@@ -44,7 +44,7 @@ VARIABLES = {
 """How the sources call TensorRT's objects; ``self._engine`` counts as ``engine``."""
 
 OWN = {
-    "timing_cache.py": {"path"},
+    "caches.py": {"engine", "runtime"},
     "open.py": set(VARIABLES),
     "capabilities.py": set(VARIABLES) - {"trt"},
     "worker.py": set(VARIABLES),
@@ -150,7 +150,7 @@ def answer(version: str, asked: str) -> bool:
 
 def test_the_sources_are_found() -> None:
     names = {path.name for path in SOURCES}
-    assert {"builder.py", "network.py", "precision.py", "calibrator.py", "timing_cache.py"} <= names
+    assert {"builder.py", "network.py", "precision.py", "calibrator.py", "caches.py"} <= names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hasn_edge.engine import capabilities
-from hasn_edge.engine import compile as tensorrt
-from hasn_edge.engine import worker_process as child
+from hasn_edge.engine import capabilities, worker_process
+from hasn_edge.engine import compile as compile_module
 from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, load_target
 from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
+from hasn_edge.progress import Step
 from hasn_edge.spec import ModelSpec, Precision
 
 MakeOnnx = Callable[..., bytes]
@@ -41,10 +41,8 @@ def gpus_of(plan: bytes) -> set[str]:
 @pytest.mark.usefixtures("needs_rtx")
 class TestRealBuilds:
     def test_fp32_with_dynamic_size(self, hasn_onnx: MakeOnnx) -> None:
-        steps: list[tuple[str, int, int]] = []
-        engine = engine_from_onnx(
-            hasn_onnx("fp32"), RTX, precision=Precision.FP32, progress=lambda *step: steps.append(step)
-        )
+        steps: list[Step] = []
+        engine = engine_from_onnx(hasn_onnx("fp32"), RTX, precision=Precision.FP32, progress=steps.append)
         details = json.loads(json.dumps(engine.details()))
         assert "size" not in details
         assert details["profile"] == {
@@ -59,8 +57,8 @@ class TestRealBuilds:
         assert engine.header.runtime is EngineRuntime.RTX
         assert engine.made_by == {"TensorRT for RTX": details["version"]}
         assert gpus_of(engine.plan) == {"8.0", "8.6", "8.9", "12.0", "12.1"}
-        assert ("Building engine", 0, 6) in steps
-        assert any(phase == "Building engine" and done == of for phase, done, of in steps)
+        assert Step("Building engine", 0, 6) in steps
+        assert any(step.text == "Building engine" and step.done == step.total for step in steps)
 
     def test_fp16_with_static_size_wherever_it_is_run(
         self, hasn_onnx: MakeOnnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,13 +193,15 @@ class TestTheChild:
 
     @pytest.fixture(autouse=True)
     def _compiler_present(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tensorrt, "find_module", lambda runtime: "any")
+        monkeypatch.setattr(compile_module, "find_module", lambda runtime: "any")
 
     def child(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
         code = (
             f"import json, os, signal, sys, time\nsay = lambda **v: print(json.dumps(v), flush=True)\n{code}"
         )
-        monkeypatch.setattr(child, "command", lambda *arguments: [sys.executable, "-c", code, *arguments])
+        monkeypatch.setattr(
+            worker_process, "command", lambda *arguments: [sys.executable, "-c", code, *arguments]
+        )
 
     def test_killed_for_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.child(
@@ -211,10 +211,10 @@ class TestTheChild:
             "os.kill(os.getpid(), signal.SIGKILL)",
         )
         with pytest.raises(
-            BuildError, match=r"9.9 was killed \(SIGKILL\).*ran out of memory.*workspace_bytes"
+            BuildError, match=r"(?s)9.9 was killed \(SIGKILL\).*ran out of memory.*lower workspace_bytes"
         ) as info:
             engine_from_onnx(b"", RTX)
-        assert str(info.value).endswith("the last that it said:\n  getting large (3 times)")
+        assert info.value.message.endswith("its last messages:\n  getting large (3 times)")
 
     @pytest.mark.skipif(capabilities.driver_present(), reason="this machine has an NVIDIA driver")
     def test_tensorrt_on_a_machine_without_a_gpu(self) -> None:
@@ -239,7 +239,7 @@ class TestTheChild:
         self.child(
             monkeypatch,
             "say(event='message', severity='ERROR', text='line one\\nline two')\n"
-            "say(event='failed', kind='BuildError', text='could not compile')\nsys.exit(1)",
+            "say(event='failed', kind='BuildError', text='could not compile', cures=[])\nsys.exit(1)",
         )
         with pytest.raises(BuildError, match="could not compile; messages of .*:\n  line one\n    line two$"):
             engine_from_onnx(b"", RTX)
@@ -248,14 +248,22 @@ class TestTheChild:
         self.child(
             monkeypatch,
             "say(event='message', severity='ERROR', text='Unexpected exception std::bad_alloc')\n"
-            "say(event='failed', kind='BuildError', text='could not compile the graph')\nsys.exit(1)",
+            "say(event='failed', kind='BuildError', text='could not compile the graph', cures=[])\n"
+            "sys.exit(1)",
         )
-        with pytest.raises(BuildError, match="the graph: it ran out of memory; free some, .*:\n  Unexpected"):
+        with pytest.raises(
+            BuildError,
+            match=r"(?s)the graph: it ran out of memory; .*:\n  Unexpected.*bad_alloc\nWhat helps: free some",
+        ):
             engine_from_onnx(b"", RTX)
 
     def test_a_disk_without_room(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        self.child(monkeypatch, "say(event='failed', kind='OutputError', text='no room')\nsys.exit(1)")
-        with pytest.raises(OutputError, match="^no room$"):
+        cure = {"action": "say", "text": "make some"}
+        self.child(
+            monkeypatch,
+            f"say(event='failed', kind='OutputError', text='no room', cures=[{cure}])\nsys.exit(1)",
+        )
+        with pytest.raises(OutputError, match="^no room; make some$"):
             engine_from_onnx(b"", RTX)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
         with pytest.raises(OutputError, match="temporary files in .*absent.*set TMPDIR"):
@@ -270,7 +278,7 @@ class TestTheChild:
             "say(event='step', phase='a', done=0, steps=1)\ntime.sleep(60)",
         )
 
-        def give_up(phase: str, done: int, steps: int) -> None:
+        def give_up(step: Step) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

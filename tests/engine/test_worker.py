@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,20 @@ from hasn_edge.artifact import Kind, publish
 from hasn_edge.engine import worker
 from hasn_edge.engine.capabilities import ask_capabilities
 from hasn_edge.engine.compatibility import require_compatible
-from hasn_edge.engine.compile import BuiltEngine, CalibratorInput, engine_from_onnx
+from hasn_edge.engine.compile import BuiltEngine, engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
+from hasn_edge.engine.worker import choose_workspace
+from hasn_edge.engine.worker_process import CalibratorInput
 from hasn_edge.errors import ArtifactError, BuildError, OutputError, ShapeError, UnsupportedError
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.progress import Step
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.compiling import MakeOnnx
 from tests.support.samples import NANO
 
 ROOT = Path(__file__).parents[2]
 SHAPES = ShapeRange(min=(1, 3, 32, 32), opt=(1, 3, 32, 32), max=(1, 3, 64, 64))
+MIB = 1 << 20
 TARGET = EngineTarget(name="board", runtime=EngineRuntime.TENSORRT, shapes=SHAPES)
 
 Install = Callable[..., None]
@@ -75,7 +81,7 @@ def test_asked_and_built_in_a_child(
         TARGET,
         precision=Precision.INT8,
         cache=cache,
-        progress=lambda phase, done, total: steps.append(phase),
+        progress=lambda step: steps.append(step.text),
     )
     assert "tensorrt" not in sys.modules
     details = json.loads(json.dumps(engine.details()))
@@ -144,7 +150,7 @@ def test_calibration_through_the_driver_and_kept(
 ) -> None:
     install("8.6.1")
     graph, cache = hasn_onnx("fp32", form="weakly-typed"), tmp_path / "cache"
-    steps: list[tuple[str, int, int]] = []
+    steps: list[Step] = []
 
     def build(batches: Iterator[np.ndarray], fingerprint: str = "abc") -> BuiltEngine:
         steps.clear()
@@ -155,12 +161,12 @@ def test_calibration_through_the_driver_and_kept(
             calibrator=CalibratorInput(
                 batches=batches, fingerprint=fingerprint, float_layers=("conv_1", "upsampler.0")
             ),
-            progress=lambda *step: steps.append(step),
+            progress=steps.append,
         )
 
     first = build(images(3))
     assert first.precision is Precision.INT8
-    assert [step for step in steps if step[0] == "calibrating"] == [("calibrating", i, 3) for i in (1, 2, 3)]
+    assert [s for s in steps if s.text == "calibrating"] == [Step("calibrating", i, 3) for i in (1, 2, 3)]
     assert first.facts["calibrator"] == {
         "algorithm": "entropy 2",
         "fingerprint": "abc",
@@ -171,7 +177,7 @@ def test_calibration_through_the_driver_and_kept(
     (ranges,) = cache.glob("calibration-*.cache")
     assert ranges.read_bytes() == b"TRT-EntropyCalibration2 3"
     build(images(3))
-    assert not [step for step in steps if step[0] == "calibrating"]
+    assert not [step for step in steps if step.text == "calibrating"]
     build(images(2), fingerprint="other images")
     assert len(list(cache.glob("calibration-*.cache"))) == 2
 
@@ -271,3 +277,34 @@ def test_the_compilers_process_starts_on_windows_too(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(worker.ctypes, "CDLL", windows)
     monkeypatch.setattr(worker.sys, "platform", "win32")
     worker.die_with_parent()
+
+
+class TestWorkspace:
+    JETSON = GpuFacts(
+        name="Orin",
+        compute_capability="8.7",
+        total_memory_bytes=8 << 30,
+        driver=None,
+        cuda="12.6",
+        integrated=True,
+        l4t="36.4.3",
+        sm_count=8,
+    )
+
+    def choose(self, facts: GpuFacts | None, free: int = 0, **target: int) -> tuple[int | None, str]:
+        return choose_workspace(EngineTarget(runtime=EngineRuntime.TENSORRT, **target), facts, lambda: free)
+
+    def test_a_quarter_of_free_memory_on_a_jetson(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: 4000 * MIB + 5)
+        assert self.choose(self.JETSON) == (1000 * MIB, "free memory")
+        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: 100 * MIB)
+        assert self.choose(self.JETSON) == (64 * MIB, "free memory")
+        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: None)
+        assert self.choose(self.JETSON) == (None, "the compiler's default")
+
+    def test_half_of_a_cards_free_memory(self) -> None:
+        assert self.choose(replace(self.JETSON, integrated=False), free=9000 * MIB)[0] == 4500 * MIB
+
+    def test_the_target_decides_and_without_a_gpu_the_compiler(self) -> None:
+        assert self.choose(self.JETSON, workspace_bytes=1 << 28) == (1 << 28, "target")
+        assert self.choose(None) == (None, "the compiler's default")

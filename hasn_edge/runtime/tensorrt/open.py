@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hasn_edge.artifact import Artifact
-from hasn_edge.engine.cache import graph_of
+from hasn_edge.engine.caches import graph_of
 from hasn_edge.engine.capabilities import NAMES, driver_present, find_module, load_tensorrt
 from hasn_edge.engine.compatibility import rebuild_advice, require_compatible
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header

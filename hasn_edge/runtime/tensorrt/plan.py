@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.artifact import writing
+from hasn_edge.engine.capabilities import make_logger
 from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, OutputError
 from hasn_edge.spec import ModelSpec
+
+log = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=HasnEdgeError)
 
@@ -56,8 +60,8 @@ class RuntimeCache:
     at the end replaces them. The file is as trusted as the engine beside it: both hold code for the GPU.
     """
 
-    def __init__(self, engine: Path) -> None:
-        self.path = engine.with_name(engine.name + ".runtime-cache")
+    def __init__(self, plan: Path) -> None:
+        self.path = plan.with_name(plan.name + ".runtime-cache")
         self._known = b""
 
     def read(self) -> bytes:
@@ -120,7 +124,7 @@ class LoadedPlan:
         self._runtime_cache: Any = None
         self._messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
         # TensorRT keeps a plain pointer to the logger: it must outlive all the rest.
-        self._logger = _make_logger(trt, self._messages)
+        self._logger = make_logger(trt, self._on_message)
         self._engines: list[Any] = []
         self._configs: list[Any] = []
         try:
@@ -189,6 +193,11 @@ class LoadedPlan:
         self._runtime_cache = None
         self._engines.clear()
         self._runtime = None
+
+    def _on_message(self, severity: str, text: str) -> None:
+        log.info("%s: %s", severity.lower(), text)
+        if severity in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+            self._messages.append(text)
 
     def _deserialize(self) -> None:
         engine = self._runtime.deserialize_cuda_engine(self._plan)
@@ -275,15 +284,3 @@ def nbytes(tensor: Tensor, shape: tuple[int, ...]) -> int:
 
 def _plain(dims: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in dims)
-
-
-def _make_logger(trt: Any, messages: deque[str]) -> object:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # without this call a pybind subclass crashes
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
-                messages.append(text.strip())
-
-    return Logger()

@@ -1,9 +1,10 @@
-"""Engines that need not be built again: a key of everything that decides one, and the file that has it."""
+"""What a build leaves for the next one: engines, found again by their key, and timings of kernels."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,41 @@ def graph_of(engine: Artifact) -> Path | None:
             if json.loads(side.read_text(encoding="utf-8")).get("sha256") == engine.parent:
                 return side.with_suffix("")
     return None
+
+
+def timing_cache_name(gpu: GpuFacts, version: str) -> str:
+    """Return the file name of TensorRT's timings of kernels, which hold for this GPU, driver and version."""
+    facts = (gpu.name, f"sm{gpu.compute_capability}", f"{gpu.sm_count}x", gpu.driver or gpu.cuda, version)
+    return "timing-" + "-".join(re.sub(r"[^\w.]+", "_", fact) for fact in facts) + ".cache"
+
+
+def use_timing_cache(config: Any, path: Path | None) -> str | None:
+    """Let the builder start from the timings at ``path`` and collect new ones.
+
+    Timings that are absent, damaged or refused are no error: they only make the build slow.
+
+    Returns:
+        SHA-256 of the timings used, ``None`` where there are none.
+    """
+    for known in (_bytes_of(path), b""):
+        cache = config.create_timing_cache(known)
+        # False: never the timings of another device; they would choose the wrong kernels.
+        if cache is not None and config.set_timing_cache(cache, False):
+            return hashlib.sha256(known).hexdigest() if known else None
+    return None
+
+
+def collected_timings(config: Any) -> bytes:
+    """Return the timings after a build; nothing where there are none."""
+    cache = config.get_timing_cache()
+    if cache is None:
+        return b""
+    serialized = cache.serialize()
+    return b"" if serialized is None else bytes(serialized)
+
+
+def _bytes_of(path: Path | None) -> bytes:
+    try:
+        return b"" if path is None else path.read_bytes()
+    except OSError:
+        return b""

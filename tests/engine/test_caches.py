@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hasn_edge.artifact import sidecar_path
-from hasn_edge.engine.cache import KEY, engine_key, lookup
+from hasn_edge.engine.caches import KEY, engine_key, lookup
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.spec import Precision
