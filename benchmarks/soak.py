@@ -113,6 +113,7 @@ def main(
 ) -> None:
     """Run, sample, judge."""
     from hasn_edge.artifact import writing
+    from hasn_edge.errors import joined
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.demo import DemoOptions, open_live
     from hasn_edge.model.zoo import DEFAULT_MODEL
@@ -130,7 +131,12 @@ def main(
             record=folder / "soak.mp4" if record else None,
             **options,
         )
-        live = open_live(request, stack, lambda text: click.echo(text, err=True), (sampling,))
+        live = open_live(
+            request,
+            stack,
+            lambda text, *cures: click.echo(joined(text, map(str, cures)), err=True),
+            (sampling,),
+        )
         snapshot = live.run().snapshot()
         findings = judged(sampling.samples, snapshot["frames"], snapshot["seconds"])
     machine = describe_host()

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, device_option, model_option, threads_option
+from hasn_edge.cli.cures import cure_text, message_of
 from hasn_edge.cli.terminal import console, messages, say
-from hasn_edge.errors import HasnEdgeError
+from hasn_edge.errors import Cure, HasnEdgeError, joined
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from hasn_edge.live.demo import DemoOptions
     from hasn_edge.live.pipeline import Live
     from hasn_edge.live.stats import Stats
 
@@ -101,6 +103,22 @@ class _InputSize(click.ParamType[Any]):
 @threads_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that serves the web page.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Its port.")
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="A further name under which browsers may reach the page, as a reverse proxy passes it on; "
+    "repeatable.",
+)
+@click.option(
+    "--allow-origin",
+    "allow_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="A further origin whose page may watch, such as https://demo.example.com: a reverse proxy's; "
+    "repeatable.",
+)
 @click.option("--token", default=None, help="What viewers must know.  [default: made up where it is needed]")
 def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ...], **options: Any) -> None:
     """Upscale a camera, stream or file live, and show what it takes.
@@ -118,6 +136,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
       hasn-edge demo --device cuda
       hasn-edge demo --source rtsp://camera.local/stream --view web --host 0.0.0.0
       hasn-edge demo --source clip.mp4 --record clip_x4.mp4
+      hasn-edge demo --view web --allow-origin https://demo.example.com
       hasn-edge demo --source pattern --self-test --seconds 10
     """
     if artifacts and model is not None:
@@ -126,13 +145,13 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
         raise click.UsageError("--codec and --quality belong to --record")
     from hasn_edge.live.demo import DemoOptions
 
-    request = DemoOptions(model=chosen_model(model), artifacts=artifacts, **options)
+    chosen = DemoOptions(model=chosen_model(model), artifacts=artifacts, **options)
     try:
-        code = _run(request, json_path)
+        code = _run(chosen, json_path)
     except HasnEdgeError as exc:
         if not _lingering():
             raise
-        click.echo(f"Error: {exc}", err=True)
+        click.echo(f"Error: {message_of(exc, command)}", err=True)
         code = exc.exit_code
     if _lingering():
         # A library's call does not return: ending the interpreter under it may crash.
@@ -145,7 +164,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     sys.exit(code)
 
 
-def _run(request: Any, json_path: Path | None) -> int:
+def _run(options: DemoOptions, json_path: Path | None) -> int:
     """Run and report; return the exit code: 128 and the signal's number where one ended it."""
     from hasn_edge.artifact import require_writable
     from hasn_edge.live.demo import open_live
@@ -157,16 +176,16 @@ def _run(request: Any, json_path: Path | None) -> int:
     try:
         with ExitStack() as stack:
             terminal = TerminalView(messages())
-            live = open_live(request, stack, lambda text: click.echo(text, err=True), (terminal,))
-            with _signals(live, request.record, received):
+            live = open_live(options, stack, _tell, (terminal,), cure_text=_cure_text)
+            with _signals(live, options.record, received):
                 whole = False
                 try:
                     live.run()
                     whole = True
                 finally:
                     _report(live.stats, json_path)
-                    if request.record is not None:
-                        _say_recording(live, request.record, whole=whole, piped=str(json_path) == "-")
+                    if options.record is not None:
+                        _say_recording(live, options.record, whole=whole, piped=str(json_path) == "-")
     except KeyboardInterrupt:  # before the run began, or a second one after it ended
         received.append(signal.SIGINT)
     return 128 + received[0] if received else 0
@@ -175,14 +194,14 @@ def _run(request: Any, json_path: Path | None) -> int:
 @contextmanager
 def _signals(live: Live, record: Path | None, received: list[int]) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the run as its own end would: recordings are finished, figures printed."""
-    told = (f"Stopping: {record} is being finished; Ctrl-C again drops it", "Dropping the recording")
+    texts = (f"Stopping: {record} is being finished; Ctrl-C again drops it", "Dropping the recording")
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         live.stop()
-        if record is not None and len(received) <= len(told):
+        if record is not None and len(received) <= len(texts):
             with suppress(RuntimeError):  # it interrupted this very stream
-                say(told[len(received) - 1], err=True)
+                say(texts[len(received) - 1], err=True)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -193,7 +212,7 @@ def _signals(live: Live, record: Path | None, received: list[int]) -> Iterator[N
 
 
 def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
-    """Say what became of the recording; one that was given up leaves nothing on disk."""
+    """Print what became of the recording; one that was given up leaves nothing on disk."""
     from hasn_edge.artifact import abandon
 
     stuck = "record" in live.stuck
@@ -213,14 +232,15 @@ def _report(stats: Stats, json_path: Path | None) -> None:
     """Print the table, or why there is none; write the figures where they were asked for."""
     from hasn_edge.artifact import writing
     from hasn_edge.hardware.host import describe_host
-    from hasn_edge.live.summary import nothing_shown, summary
+    from hasn_edge.live.summary import explain_no_frames, summary_table
 
     snapshot = stats.snapshot()
     piped = str(json_path) == "-"
     if snapshot["frames"]["shown"]:
-        (messages() if piped else console()).print(summary(snapshot))
+        (messages() if piped else console()).print(summary_table(snapshot))
     else:
-        click.echo(nothing_shown(snapshot), err=True)
+        reason, cures = explain_no_frames(snapshot)
+        _tell(reason, *cures)
     if json_path is None:
         return
     text = json.dumps({**snapshot, "environment": describe_host()}, indent=1, allow_nan=False) + "\n"
@@ -230,6 +250,15 @@ def _report(stats: Stats, json_path: Path | None) -> None:
     with writing(json_path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     click.echo(str(json_path))
+
+
+def _tell(text: str, *cures: Cure) -> None:
+    """Print a sentence, and what helps, on standard error."""
+    click.echo(joined(text, map(_cure_text, cures)), err=True)
+
+
+def _cure_text(cure: Cure) -> str:
+    return cure_text(cure, command)
 
 
 def _lingering() -> bool:

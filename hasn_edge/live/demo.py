@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hasn_edge.artifact import require_writable
-from hasn_edge.errors import MissingDependencyError, OutputError, SourceError, UnsupportedError
-from hasn_edge.live.engines import list_engines, named, open_first
+from hasn_edge.errors import Cure, MissingDependencyError, OutputError, SourceError, UnsupportedError, use
+from hasn_edge.live.engines import find_engine, list_engines, open_first
 from hasn_edge.live.fit import describe_misfit, keep_shape, square_pixels
+from hasn_edge.live.notices import Tell, words_of
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.recording import FrameWriter
 from hasn_edge.live.self_test import self_test_size
 from hasn_edge.live.sources.base import FrameSource, Paced, PatternSource
 from hasn_edge.live.sources.open import first_camera, open_source, takes_size
 from hasn_edge.live.views.base import View
-from hasn_edge.live.views.window_check import has_display
+from hasn_edge.live.views.window_check import IN_THE_BROWSER, has_display
 from hasn_edge.runtime.session import Session
 
 DEFAULT_SIZE = (180, 320)
@@ -28,12 +29,10 @@ streams, which keep their shape, as many pixels at most."""
 
 VIEWS = ("auto", "window", "web", "none")
 
-Tell = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """What was asked for; see the options of ``hasn-edge demo``."""
+    """What was asked for; ``hasn-edge demo`` has an option for each, and says what it means."""
 
     model: str
     artifacts: tuple[Path, ...] = ()
@@ -47,6 +46,8 @@ class DemoOptions:
     host: str = "127.0.0.1"
     port: int = 8765
     token: str | None = None
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
     record: Path | None = None
     codec: str | None = None
     quality: float | None = None
@@ -54,50 +55,58 @@ class DemoOptions:
     seconds: float | None = None
 
 
-def open_live(request: DemoOptions, stack: ExitStack, tell: Tell, views: tuple[View, ...] = ()) -> Live:
+def open_live(
+    options: DemoOptions,
+    stack: ExitStack,
+    tell: Tell,
+    views: tuple[View, ...] = (),
+    *,
+    cure_text: Callable[[Cure], str] = str,
+) -> Live:
     """Open the engine, the source and the views that a user asked for.
 
     Args:
-        request: What was asked for.
+        options: What was asked for.
         stack: Gets what closes it all again.
-        tell: Told what the user should know, in sentences.
+        tell: Receives what the user should know.
         views: Further views.
+        cure_text: Writes what helps into notices and figures, for whoever starts the run.
 
     Raises:
         HasnEdgeError: something of it does not exist or does not work.
     """
-    writer = _checked_writer(request)
-    shown = _views(request, tell)
+    writer = _checked_writer(options)
+    shown = _views(options, tell)
     for view in (*shown, *views):
         stack.callback(view.close)
-    asked = None if request.size == "native" else request.size
+    asked = None if options.size == "native" else options.size
     engines = list_engines(
-        request.model,
-        request.artifacts,
+        options.model,
+        options.artifacts,
         size=asked,
-        threads=request.threads,
-        device=request.device,
-        cuda=request.cuda,
+        threads=options.threads,
+        device=options.device,
+        cuda=options.cuda,
     )
-    source = None if takes_size(request.source) else _source(request.source, None, tell)
+    source = None if takes_size(options.source) else _source(options.source, None, tell)
     if source is not None:
         stack.callback(source.close)
-    wanted = None if request.engine is None else named(engines, request.engine)
+    wanted = None if options.engine is None else find_engine(engines, options.engine)
     first = engines[wanted or next(iter(engines))]
-    expected = None if first.scale is None else _usual_size(request, source, first.scale)
+    expected = None if first.scale is None else _usual_size(options, source, first.scale)
     name, session = open_first(engines, wanted, expected, tell)
     runs: list[Live] = []
     stack.callback(_close, session, runs)
-    usual = _usual_size(request, source, session.spec.scale)
-    size = session.size or usual if request.size is None else usual
+    usual = _usual_size(options, source, session.spec.scale)
+    size = session.size or usual if options.size is None else usual
     misfits = describe_misfit(name, session.size, size)
     if misfits is not None:
         tell(misfits)
     if source is None:
-        scale = session.spec.scale if request.self_test else 1
-        source = _source(request.source, None if size is None else (size[0] * scale, size[1] * scale), tell)
+        scale = session.spec.scale if options.self_test else 1
+        source = _source(options.source, None if size is None else (size[0] * scale, size[1] * scale), tell)
         stack.callback(source.close)
-    if request.view != "none" and not source.live:
+    if options.view != "none" and not source.live:
         source = Paced(source)
     live = Live(
         source,
@@ -106,27 +115,28 @@ def open_live(request: DemoOptions, stack: ExitStack, tell: Tell, views: tuple[V
         name=name,
         engines={key: partial(engine.open, size) for key, engine in engines.items()},
         size=size,
-        self_test=request.self_test,
+        self_test=options.self_test,
         open_writer=None if writer is None else partial(writer, source.fps or 30.0),
-        seconds=request.seconds,
+        seconds=options.seconds,
+        cure_text=cure_text,
     )
     runs.append(live)
     return live
 
 
-def _usual_size(request: DemoOptions, source: FrameSource | None, scale: int) -> tuple[int, int] | None:
+def _usual_size(options: DemoOptions, source: FrameSource | None, scale: int) -> tuple[int, int] | None:
     """Return the (height, width) that the network gets where its engine takes any; ``None`` for the source's.
 
     Files and streams keep their shape unless the user asks for another one, and are not enlarged beforehand.
     """
-    if request.size == "native":
+    if options.size == "native":
         return None
-    if request.size is not None:
-        return request.size
+    if options.size is not None:
+        return options.size
     if source is None or source.size is None:
         return DEFAULT_SIZE
     own = square_pixels(source.size, source.aspect or 1.0)
-    return keep_shape(self_test_size(own, scale) if request.self_test else own, DEFAULT_SIZE)
+    return keep_shape(self_test_size(own, scale) if options.self_test else own, DEFAULT_SIZE)
 
 
 def _close(session: Session, runs: list[Live]) -> None:
@@ -136,52 +146,63 @@ def _close(session: Session, runs: list[Live]) -> None:
 
 
 def _source(text: str | None, size: tuple[int, int] | None, tell: Tell) -> FrameSource:
-    """Open the source; without a word and without a camera that works, the test pattern."""
+    """Open the source; where none is named and no camera works, the test pattern."""
     if text is not None:
         return open_source(text, size)
     try:
         camera = first_camera(size)
     except SourceError as exc:
-        tell(f"no camera works: showing the test pattern; tried {exc}")
+        tell(f"no camera works: showing the test pattern; tried {exc.message}", *exc.cures)
     else:
         if camera is not None:
             return camera
-        tell("no camera found: showing the test pattern; --source takes an address or a video file too")
+        text = "no camera found: showing the test pattern; an address or a video file can be shown too"
+        tell(text, use(source="clip.mp4"))
     return PatternSource(size or DEFAULT_SIZE)
 
 
-def _views(request: DemoOptions, tell: Tell) -> list[View]:
+def _views(options: DemoOptions, tell: Tell) -> list[View]:
     """Open the view: the one asked for, or the first that works here."""
-    if request.view == "none":
+    if options.view == "none":
         return []
-    if request.view != "auto":
-        return [_OPEN[request.view](request, tell)]
+    if options.view != "auto":
+        return [_OPEN[options.view](options, tell)]
     reasons: list[str] = []
+    cures: list[Cure] = []
     for name in ("window", "web"):
         try:
-            view = _OPEN[name](request, tell)
+            view = _OPEN[name](options, tell)
         except (UnsupportedError, MissingDependencyError) as exc:
-            reasons.append(f"{name}: {exc}")
+            reason, found = words_of(exc)
+            reasons.append(reason)
+            cures += [cure for cure in found if cure != IN_THE_BROWSER]
         else:
-            # Without a display nobody expects a window.
+            # Without a display no user expects a window.
             if reasons and has_display():
-                why = reasons[0].removeprefix("window: ").split(";")[0]
-                tell(f"shown in the browser: {why}; --view window says how to mend that")
+                tell(f"shown in the browser: {reasons[0]}", *cures)
             return [view]
-    tell(f"nothing is shown, only measured ({'; '.join(reasons)})")
+    window, web = reasons
+    tell(f"nothing is shown, only measured (window: {window}; web: {web})", *cures)
     return []
 
 
-def _window(request: DemoOptions, tell: Tell) -> View:
+def _window(options: DemoOptions, tell: Tell) -> View:
     from hasn_edge.live.views.window import WindowView
 
     return WindowView()
 
 
-def _web(request: DemoOptions, tell: Tell) -> View:
+def _web(options: DemoOptions, tell: Tell) -> View:
     from hasn_edge.live.web.view import WebView
 
-    view = WebView(host=request.host, port=request.port, token=request.token, tell=tell)
+    view = WebView(
+        host=options.host,
+        port=options.port,
+        token=options.token,
+        tell=tell,
+        allow_hosts=options.allow_hosts,
+        allow_origins=options.allow_origins,
+    )
     view.bind()
     return view
 
@@ -190,22 +211,23 @@ _OPEN: dict[str, Callable[[DemoOptions, Tell], View]] = {"window": _window, "web
 
 
 def _checked_writer(
-    request: DemoOptions,
+    options: DemoOptions,
 ) -> Callable[[float, tuple[int, int]], AbstractContextManager[FrameWriter]] | None:
     """Return what opens the recording, after refusing what can be known to fail before anything runs."""
-    if request.record is None:
+    if options.record is None:
         return None
     from hasn_edge.video.writer import VideoWriter, check_writer
 
-    path, source = request.record, Path(request.source or "")
+    path, source = options.record, Path(options.source or "")
     if source.is_file() and path.exists() and path.samefile(source):
         raise OutputError(
-            f"{path} is the video to show and would be overwritten; choose another name with --record"
+            f"{path} is the video to show and would be overwritten",
+            use(record=path.with_stem(f"{path.stem}_upscaled")),
         )
     require_writable(path)
-    check_writer(path, codec=request.codec, quality=request.quality)
+    check_writer(path, codec=options.codec, quality=options.quality)
 
     def opened(fps: float, size: tuple[int, int]) -> Any:
-        return VideoWriter(path, size, fps, codec=request.codec, quality=request.quality)
+        return VideoWriter(path, size, fps, codec=options.codec, quality=options.quality)
 
     return opened

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 
 from hasn_edge.errors import InputError
 from hasn_edge.live.fit import describe_misfit
+from hasn_edge.live.notices import Notice, RunState, trouble, words_of
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.runner import Runner
 
-TOLD_S = 8.0
-"""How long it is told that an engine computes now, or could not be opened."""
+NOTICE_S = 8.0
+"""How long the notice that an engine computes now, or could not be opened, is shown."""
 
 
 class EngineSwitch:
@@ -23,7 +24,7 @@ class EngineSwitch:
         runner: The first one; its owner closes it.
         name: What it is called.
         engines: How to open the others by name. The first one stays open and is never opened again.
-        tell: Called with what is to be told to the user, ``None`` when it is over.
+        tell: Receives what the user should know, ``None`` when it is over.
         clock: Monotonic seconds.
     """
 
@@ -32,7 +33,7 @@ class EngineSwitch:
         runner: Runner,
         name: str,
         engines: Mapping[str, Callable[[], Session | Upscaler]],
-        tell: Callable[[str | None], None],
+        tell: Callable[[Notice | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scale = runner.scale
@@ -47,8 +48,8 @@ class EngineSwitch:
         self._closed = False
         self._clock = clock
         self._opening: str | None = None
-        self._told_at: float | None = None
-        """When something was told that is over after a while."""
+        self._shown_since: float | None = None
+        """Since when a notice is shown that is over after a while."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,7 +68,7 @@ class EngineSwitch:
 
     @property
     def pending(self) -> bool:
-        """Whether another one is open and waits for its turn."""
+        """Whether another one is open and waits to take over."""
         return self._next is not None
 
     def select(self, name: str) -> None:
@@ -89,15 +90,15 @@ class EngineSwitch:
             self._forget()
 
     def tend(self) -> None:
-        """Take back, after a while, what was told of a change that was made or failed; call it often."""
-        told_at = self._told_at
-        if told_at is not None and self._clock() - told_at > TOLD_S:
+        """Take back, after a while, the notice of a change that was made or failed; call it often."""
+        shown_since = self._shown_since
+        if shown_since is not None and self._clock() - shown_since > NOTICE_S:
             self._forget()
 
     def _forget(self) -> None:
         with self._lock:
-            told_at, self._told_at = self._told_at, None
-        if told_at is not None:
+            shown_since, self._shown_since = self._shown_since, None
+        if shown_since is not None:
             self._tell(None)
 
     def current(self, *, swap: bool, size: tuple[int, int] | None = None) -> tuple[Runner, str]:
@@ -105,7 +106,7 @@ class EngineSwitch:
 
         Args:
             swap: Whether it may change now.
-            size: (height, width) of the next frame; it is told where the new one takes only another size.
+            size: (height, width) of the next frame, for the notice where the new one takes only another size.
         """
         with self._lock:
             change = self._next if swap else None
@@ -121,9 +122,10 @@ class EngineSwitch:
             opening = self._opening  # the user asked for yet another one meanwhile
         misfits = describe_misfit(self._name, self._runner.session.size, size)
         texts = [f"{self._name} computes now", misfits, opening and f"opening {opening}"]
-        self._tell("; ".join(text for text in texts if text))
+        state = RunState.RUNNING if opening is None else RunState.OPENING
+        self._tell(Notice(state=state, text="; ".join(text for text in texts if text), opening=opening))
         if opening is None:
-            self._told_at = self._clock()
+            self._shown_since = self._clock()
 
     def close(self, deadline: float, *, keep: bool) -> None:
         """Close what was opened here, unless it is to be kept because a thread is still inside it.
@@ -150,17 +152,19 @@ class EngineSwitch:
                 if self._closed or name is None:
                     self._opener = None
                     return
-                self._told_at = None
-            self._tell(f"opening {name}")
+                self._shown_since = None
+            self._tell(Notice(state=RunState.OPENING, text=f"Opening {name}", opening=name))
             try:
                 runner = self._opened(name)
-            except Exception as exc:  # whatever it is, the frames go on and the user reads it
+            except Exception as exc:  # whatever it is, the frames go on and the user reads the reason
                 with self._lock:
                     self._opening = None
                     if self._target == name:
                         self._target = self._name if self._next is None else self._next[1]
-                self._tell(f"{name} could not be opened, {self._name} goes on: {exc}")
-                self._told_at = self._clock()
+                reason, cures = words_of(exc)
+                text = f"{name} could not be opened, {self._name} goes on: {reason}"
+                self._tell(trouble(text, *cures))
+                self._shown_since = self._clock()
                 continue
             with self._lock:
                 self._opening = None

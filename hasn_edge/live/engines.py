@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from hasn_edge.artifact import Artifact, Kind, file_sha256, load_artifact
-from hasn_edge.errors import ArtifactError, HasnEdgeError, InputError
+from hasn_edge.errors import ArtifactError, HasnEdgeError, InputError, call, omit, use
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import has_integer_dot_product
+from hasn_edge.live.notices import Tell
 from hasn_edge.model.zoo import bundled_onnx, model_name, model_path
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.runtime.session import Session
@@ -83,8 +84,10 @@ def list_engines(
             choices.append((rank, _called(f"{model_name(model)} fp32", target, device), engine))
     if cuda is not None and all(artifact.kind is not Kind.ENGINE for artifact in found):
         raise InputError(
-            "--cuda is for TensorRT engines, and there is none to choose here; build one with 'hasn-edge "
-            "build', or name one with --artifact FILE.engine"
+            "cuda names what gives TensorRT engines their memory, and there is no engine to choose here",
+            call("build"),
+            use(artifacts="FILE.engine"),
+            omit("cuda"),
         )
     for place, artifact in enumerate(found):
         for target in _targets(artifact.kind, device):
@@ -98,36 +101,36 @@ def open_first(
     engines: Mapping[str, EngineChoice],
     wanted: str | None,
     size: tuple[int, int] | None,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> tuple[str, Session]:
     """Open the engine to begin with: the one that was named, or the first that works.
 
     Args:
         engines: As :func:`list_engines` returned them.
-        wanted: Its name, see :func:`named`; ``None`` for the best.
+        wanted: Its name, see :func:`find_engine`; ``None`` for the best.
         size: (height, width) of the frames where an engine takes any; ``None`` where it is not known.
-        tell: Told about each one that does not work here, and where the chosen one is computed.
+        tell: Receives which ones do not work here, and where the chosen one is computed.
 
     Raises:
         InputError: no engine of that name, or several.
         HasnEdgeError: the one that was named, or the last of all, does not work.
     """
-    names = list(engines) if wanted is None else [named(engines, wanted)]
+    names = list(engines) if wanted is None else [find_engine(engines, wanted)]
     for name in names:
         try:
             session = engines[name].open(engines[name].size or size)
         except HasnEdgeError as exc:
             if name == names[-1]:
                 raise
-            tell(f"{name} is left out: {exc}")
+            tell(f"{name} is left out: {exc.message}", *exc.cures)
         else:
             tell(f"{name}: computed by {session.backend} on {session.device}")
             return name, session
     raise AssertionError("no engine to open")
 
 
-def named(engines: Mapping[str, EngineChoice], wanted: str) -> str:
-    """Return the name of the engine that was asked for; a built file's may be said without its ending.
+def find_engine(engines: Mapping[str, EngineChoice], wanted: str) -> str:
+    """Return the name of the engine that was asked for; a built file's ending may be left out.
 
     Raises:
         InputError: no engine of that name, or files of several kinds.
@@ -137,7 +140,7 @@ def named(engines: Mapping[str, EngineChoice], wanted: str) -> str:
     base, cpu = wanted.removesuffix(ON_CPU), ON_CPU * wanted.endswith(ON_CPU)
     files = [name for kind in Kind if (name := f"{base}{kind.suffix}{cpu}") in engines]
     if len(files) > 1:
-        raise InputError(f"{wanted!r} may be any of {', '.join(files)}; say which, with its ending")
+        raise InputError(f"{wanted!r} may be any of {', '.join(files)}; name one, with its ending")
     if not files:
         raise InputError(f"no engine called {wanted!r}; choose one of: {', '.join(engines)}")
     return files[0]

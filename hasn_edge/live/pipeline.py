@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
-from hasn_edge.errors import HasnEdgeError, StageError
+from hasn_edge.errors import Cure, HasnEdgeError, StageError, joined
 from hasn_edge.live.engine_switch import EngineSwitch
+from hasn_edge.live.notices import Notice, join_notices
 from hasn_edge.live.recording import OpenWriter
 from hasn_edge.live.self_test import check_self_test
+from hasn_edge.live.snapshot import EndReason
 from hasn_edge.live.sources.base import FrameSource
 from hasn_edge.live.stages import Stages
 from hasn_edge.live.stats import STAGES, Stats
@@ -26,7 +29,7 @@ _POLL_S = 0.05  # how late a stop may be noticed
 
 
 class Live:
-    """Upscales what a source delivers and gives it to views, until the source ends or somebody stops it.
+    """Upscales what a source delivers and gives it to views, until the source ends or it is stopped.
 
     Live sources: the newest frame is taken whenever the network is about to become free; frames that come in
     between are dropped and counted, so that the delay never grows. Recordings: every frame, in order; each
@@ -44,6 +47,7 @@ class Live:
             PSNR-Y against the frame, of the network and of bicubic.
         open_writer: Opens a recording of a given (height, width), e.g. by ``VideoWriter``; ``None`` for none.
         seconds: Stop after so long; ``None`` for never.
+        cure_text: Writes what helps into notices and figures, for whoever started the run.
 
     Raises:
         InputError: a self-test cannot judge frames of that size.
@@ -61,7 +65,9 @@ class Live:
         self_test: bool = False,
         open_writer: OpenWriter | None = None,
         seconds: float | None = None,
+        cure_text: Callable[[Cure], str] = str,
     ) -> None:
+        self._cure_text = cure_text
         self.source = source
         self.views = tuple(views)
         self.stuck: tuple[str, ...] = ()
@@ -71,13 +77,13 @@ class Live:
         session under them."""
         self._seconds = seconds
         self._switch = EngineSwitch(
-            Runner(upscaler), name, engines or {}, lambda text: self._tell("engine", text)
+            Runner(upscaler), name, engines or {}, lambda notice: self._tell("engine", notice)
         )
         self.scale = self._switch.scale
         if self_test and size is not None:
             check_self_test(size, self.scale)
         stages = STAGES if open_writer is not None else STAGES[:-1]
-        self.stats = Stats(source=source.name, live=source.live, stages=stages)
+        self.stats = Stats(source=source.name, live=source.live, stages=stages, cure_text=cure_text)
         self._stages = Stages(
             source,
             self._switch,
@@ -94,11 +100,11 @@ class Live:
         self.stats.engine, self.stats.engines = name, self.engines
         self.stats.drops = self._drops
         self._showing: tuple[View, ...] = ()
-        self._notices: dict[str, str] = {}
+        self._notices: dict[str, Notice] = {}
         self._failure: tuple[str, BaseException, int | None] | None = None
         self._lock = threading.Lock()
         self._stops = 0
-        self._why = "error"
+        self._why = EndReason.ERROR
 
     @property
     def recorded(self) -> int:
@@ -137,7 +143,7 @@ class Live:
             StageError: a stage raised one of our errors or the system's; the message names it and the frame.
             RuntimeError: a stage raised anything else, which is the cause.
         """
-        self.source.report = lambda text: self._tell("source", text)
+        self.source.report = lambda notice: self._tell("source", notice)
         with ExitStack() as started:
             try:
                 for view in self.views:
@@ -149,7 +155,7 @@ class Live:
                     thread.start()
                 self._watch()
             except KeyboardInterrupt:
-                self._why = "stopped"
+                self._why = EndReason.STOPPED
                 raise
             finally:
                 self._shut_down()
@@ -176,7 +182,7 @@ class Live:
             self._switch.tend()
             last[0].join(pause)
             last = [thread for thread in last if thread.is_alive()]
-        self._why = "stopped" if self._stops else "time" if last else "end of source"
+        self._why = EndReason.STOPPED if self._stops else EndReason.TIME if last else EndReason.SOURCE
 
     def _shut_down(self) -> None:
         deadline = time.monotonic() + JOIN_S
@@ -191,22 +197,24 @@ class Live:
             threads["record"].join(_POLL_S)
         self.stuck = tuple(stage for stage, thread in threads.items() if thread.is_alive())
         self._switch.close(deadline, keep="infer" in self.stuck)
-        self.stats.end("error" if self._failure is not None else self._why)
+        self.stats.end(EndReason.ERROR if self._failure is not None else self._why)
 
     def _drops(self) -> dict[str, int]:
         cut_off = self._stages.left_over() if self.stats.over else 0
         return {**self._stages.drops(), "end of run": cut_off}
 
-    def _tell(self, about: str, text: str | None) -> None:
+    def _tell(self, about: str, notice: Notice | None) -> None:
+        """Show a notice of the source or the engine, beside the other one's; ``None`` when it is over."""
         with self._lock:
-            if text is None:
+            if notice is None:
                 self._notices.pop(about, None)
             else:
-                self._notices[about] = text
-            together = "; ".join(self._notices.values()) or None
+                text = joined(notice.text, map(self._cure_text, notice.cures))
+                self._notices[about] = replace(notice, text=text, cures=())
+            together = join_notices(self._notices.values())
         self.stats.report(together)
         for view in self._showing:
-            view.message(together)
+            view.notify(together)
 
     def _run(self, stage: str) -> None:
         try:

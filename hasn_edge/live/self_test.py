@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.live.fit import fit
 from hasn_edge.live.frame import Frame, FrameQuality
+from hasn_edge.live.snapshot import QualityFigures
 from hasn_edge.metrics import psnr_y
 
 LEAST_SIDE = 3
@@ -53,10 +54,12 @@ def check_self_test(size: tuple[int, int], scale: int, what: str = "") -> None:
     """
     if min(size) < LEAST_SIDE:
         least = LEAST_SIDE * scale
+        enough = max(size[0], LEAST_SIDE), max(size[1], LEAST_SIDE)
         raise InputError(
             f"{what or f'{size[1]}x{size[0]} is'} too small for a self-test at x{scale}: the network must "
-            f"get at least {LEAST_SIDE}x{LEAST_SIDE}, of frames of {least}x{least}; choose a larger --size "
-            "or source"
+            f"get at least {LEAST_SIDE}x{LEAST_SIDE}, of frames of {least}x{least}",
+            use(size=enough),
+            say("choose a larger source"),
         )
 
 
@@ -101,8 +104,8 @@ class Mean:
         return self._total / self._finite if self._finite else None
 
 
-def summarize_quality(hasn: Mean, bicubic: Mean) -> dict[str, float | None] | None:
-    """Return the figures of a run as JSON values; ``None`` before there is one."""
+def summarize_quality(hasn: Mean, bicubic: Mean) -> QualityFigures | None:
+    """Return the figures of a run; ``None`` before there is one."""
     if hasn.count == 0:
         return None
     return {

@@ -6,6 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from hasn_edge.live.snapshot import Times
+
 WINDOW_S = 5.0
 """What *now* means, in seconds."""
 
@@ -124,11 +126,14 @@ class Series:
             self._recent.popleft()
 
 
-def milliseconds(summary: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return a :meth:`Series.summary` of seconds in milliseconds; its count stays a count."""
-    return {
-        name: value if value is None or name == "count" else value * 1e3 for name, value in summary.items()
-    }
+def to_milliseconds(summary: Mapping[str, float | None]) -> Times:
+    """Return a :meth:`Series.summary` of seconds in milliseconds."""
+
+    def scaled(name: str) -> float | None:
+        value = summary[name]
+        return None if value is None else value * 1e3
+
+    return Times(p50=scaled("p50"), p95=scaled("p95"), max=scaled("max"), count=int(summary["count"] or 0))
 
 
 def _exact(values: list[float], q: float) -> float:

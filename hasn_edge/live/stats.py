@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
+from hasn_edge.errors import Cure, joined, omit, say, use
 from hasn_edge.live.frame import UpscaledFrame
-from hasn_edge.live.limit import limit
+from hasn_edge.live.notices import Notice, RunState
 from hasn_edge.live.self_test import Mean, summarize_quality
-from hasn_edge.live.series import Series, milliseconds
+from hasn_edge.live.series import Series, to_milliseconds
+from hasn_edge.live.snapshot import EndReason, Figures, Limit, Snapshot
 from hasn_edge.live.summary import overlay
 
 STAGES = ("capture", "wait", "prepare", "infer", "present", "display", "record")
@@ -28,6 +29,17 @@ _MOST_NOTICES = 100
 _MOST_LOST = 1000  # that a rate of the last seconds counts at a time
 
 
+_LIMITS = {
+    "infer": "the network",
+    "present": "showing the frames",
+    "record": "recording",
+    "prepare": "preparing the frames",
+    "capture": "the source, which delivers no more frames",
+}
+_BUSY = 0.85  # of the time: a stage above is what the others wait for
+_LEAST_SIDE = 16  # a smaller size is not advised
+
+
 class Stats:
     """Counts and times of one run; every method may be called from any thread.
 
@@ -36,6 +48,7 @@ class Stats:
         live: Whether the source drops what comes too late.
         stages: Those of :data:`STAGES` that this run has.
         clock: Monotonic seconds.
+        cure_text: Writes what helps, for whoever started the run.
     """
 
     def __init__(
@@ -45,6 +58,7 @@ class Stats:
         live: bool = True,
         stages: tuple[str, ...] = STAGES,
         clock: Callable[[], float] = time.monotonic,
+        cure_text: Callable[[Cure], str] = str,
     ) -> None:
         self.source = source
         self.live = live
@@ -56,16 +70,18 @@ class Stats:
         self.aspect = 1.0
         self.input: tuple[int, int] | None = None
         self.output: tuple[int, int] | None = None
-        self.notice: str | None = None
+        self.notice: Notice | None = None
+        """What the user should know at the moment."""
         self.notices: list[str] = []
         """The first hundred different things that were reported, in order."""
         self.drops: Callable[[], Mapping[str, int]] = dict
         """Returns how many frames were dropped, by reason; those of :data:`SOURCE` were never delivered."""
         self._lock = threading.Lock()
         self._clock = clock
+        self._cure_text = cure_text
         self._start = clock()
         self._end: float | None = None
-        self._ended: str | None = None
+        self._ended: EndReason | None = None
         self._captured = self._shown = 0
         self._used: dict[str, int] = {}
         self._in, self._out, self._screen = Series(clock), Series(clock), Series(clock)
@@ -80,12 +96,8 @@ class Stats:
         with self._lock:
             self._start = self._clock()
 
-    def end(self, why: str | None = None) -> None:
-        """End the run: rates and times no longer change.
-
-        Args:
-            why: ``"end of source"``, ``"stopped"``, ``"time"`` or ``"error"``.
-        """
+    def end(self, why: EndReason | None = None) -> None:
+        """End the run: rates and times no longer change."""
         with self._lock:
             self._end, self._ended = self._end or self._clock(), self._ended or why
 
@@ -102,7 +114,7 @@ class Stats:
             lost: Frames that the source lost before it; they were captured too, as far as it knows.
         """
         with self._lock:
-            # Over which time the first ones were lost nobody knows.
+            # Over which time the first ones were lost is not known.
             for _ in range(1 + min(lost, _MOST_LOST) if self._captured else 1):
                 self._in.add(0.0)
             self._captured += 1
@@ -123,7 +135,7 @@ class Stats:
             self.source_size, self.part, self.fitted, self.aspect = captured, part, fitted, aspect
 
     def began(self, stage: str) -> None:
-        """Say that ``stage`` begins with a frame."""
+        """Note that ``stage`` begins with a frame."""
         with self._lock:
             self._running[stage] = self._clock()
 
@@ -179,8 +191,8 @@ class Stats:
     def age(self, shown: UpscaledFrame) -> float:
         """Return the latency of a frame that is on a screen now, in seconds.
 
-        Of a live source it begins with the capture; of a recording with the frame's turn, since how far a
-        recording is read ahead says nothing of how fast it is upscaled.
+        Of a live source it begins with the capture; of a recording with the frame's preparation, since how
+        far a recording is read ahead says nothing of how fast it is upscaled.
         """
         return self._age(shown, self._clock())
 
@@ -188,7 +200,7 @@ class Stats:
         return now - (shown.stamps.captured if self.live else shown.stamps.taken)
 
     def remember(self, text: str) -> None:
-        """Note for the end what need not be told now."""
+        """Note something for the end that need not be shown now."""
         with self._lock:
             self._remember(text)
 
@@ -196,59 +208,41 @@ class Stats:
         if text not in self.notices and len(self.notices) < _MOST_NOTICES:
             self.notices.append(text)
 
-    def report(self, text: str | None) -> None:
-        """Note what is to be told to the user at the moment; ``None`` when it is over."""
+    def report(self, notice: Notice | None) -> None:
+        """Note what the user should know at the moment; ``None`` when it is over."""
         with self._lock:
-            self.notice = text
-            if text is not None:
-                self._remember(text)
+            self.notice = notice
+            if notice is not None:
+                self._remember(notice.text)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return everything as JSON values.
-
-        Returns:
-            ``source``, ``live`` (bool), ``engine``, ``engines`` (list), ``engines_used`` (name -> frames
-            shown, in the order of their first ones), ``input`` and ``output`` (``[height, width]`` or
-            ``None`` before the first frame), ``seconds`` since the start,
-            ``ended`` (why: ``"end of source"``, ``"stopped"``, ``"time"``, ``"error"``; ``None`` before),
-            ``notice`` (str or ``None``), ``notices`` (list of str);
-            ``source_size`` (``[height, width]`` as captured), ``part`` (of it, around the middle, that is
-            used), ``fitted`` (to which that is resized: the network's input, or a self-test's truth) and
-            ``pixel_aspect`` (width by height of a captured pixel as it is shown);
-            ``frames``: ``captured`` (those included that the source knows to have lost), ``shown`` (handed
-            to the views), ``displayed`` (came on a screen; ``None`` where no view says so), ``dropped``,
-            ``in_flight`` (captured, and neither shown nor dropped), and ``drops`` (count by reason);
-            ``latency_begins``: ``"capture"``, or ``"turn"`` of a recording, which is read ahead;
-            ``latency_ends``: ``"view"`` (handed over) or ``"screen"`` (a view reported it);
-            ``now``, of the last five seconds, and ``run``, since the start, each with
-            ``fps_in`` (captured), ``fps_out`` (shown), ``fps_screen`` (displayed; floats or ``None``),
-            ``latency_ms`` (``{"p50", "p95", "max"}``, floats or ``None``, and the ``count`` of frames),
-            ``stages_ms`` (one of :data:`STAGES` -> the same four) and ``busy`` (stage that works -> fraction
-            of the time, 0 to 1);
-            ``limit``: ``{"stage", "text"}`` or ``None`` before there are frames;
-            ``quality``: ``None``, or ``hasn_db`` and ``bicubic_db`` of the last frame, ``hasn_mean_db`` and
-            ``bicubic_mean_db`` over the run (``None`` for identical images), ``frames``.
-        """
+    def snapshot(self) -> Snapshot:
+        """Return everything as JSON values."""
         drops = dict(self.drops())
         with self._lock:
             now = self._end or self._clock()
             captured, dropped = self._captured + drops.get(SOURCE, 0), sum(drops.values())
             screen = self._screen.count > 0
-            result: dict[str, Any] = {
+            now_figures = self._figures(now, captured, recent=True)
+            run_figures = self._figures(now, captured, recent=False)
+            began = self._shown or self._running
+            busy = (now_figures if self._end is None else run_figures)["busy"]
+            return {
                 "source": self.source,
                 "live": self.live,
                 "engine": self.engine,
                 "engines": list(self.engines),
                 "engines_used": dict(self._used),
-                "input": None if self.input is None else list(self.input),
-                "output": None if self.output is None else list(self.output),
-                "source_size": None if self.source_size is None else list(self.source_size),
-                "part": None if self.part is None else list(self.part),
-                "fitted": None if self.fitted is None else list(self.fitted),
+                "input": _listed(self.input),
+                "output": _listed(self.output),
+                "source_size": _listed(self.source_size),
+                "part": _listed(self.part),
+                "fitted": _listed(self.fitted),
                 "pixel_aspect": self.aspect,
                 "seconds": now - self._start,
                 "ended": self._ended,
-                "notice": self.notice,
+                "state": RunState.RUNNING if self.notice is None else self.notice.state,
+                "opening": None if self.notice is None else self.notice.opening,
+                "notice": None if self.notice is None else self.notice.text,
                 "notices": list(self.notices),
                 "frames": {
                     "captured": captured,
@@ -258,22 +252,39 @@ class Stats:
                     "in_flight": max(0, captured - self._shown - dropped),
                     "drops": drops,
                 },
-                "latency_begins": "capture" if self.live else "turn",
+                "latency_begins": "capture" if self.live else "prepare",
                 "latency_ends": "screen" if screen else "view",
-                "now": self._window(now, captured, recent=True),
-                "run": self._window(now, captured, recent=False),
+                "now": now_figures,
+                "run": run_figures,
                 "quality": summarize_quality(*self._quality),
+                "limit": self._limit(busy) if began else None,
             }
-            began = self._shown or self._running
-            busy = result["now" if self._end is None else "run"]["busy"]
-            result["limit"] = limit(busy) if began else None
-        return result
+
+    def _limit(self, busy: Mapping[str, float]) -> Limit:
+        """Return what limits the run, and what helps.
+
+        Args:
+            busy: Fraction of the time, 0 to 1, by stage that works.
+        """
+        stage, fraction = max(busy.items(), key=lambda item: item[1])
+        if fraction < _BUSY:
+            return {"stage": "capture", "text": _LIMITS["capture"]}
+        half = None if self.input is None else (self.input[0] // 2, self.input[1] // 2)
+        smaller = [use(size=half)] if half is not None and min(half) >= _LEAST_SIDE else []
+        cures = {
+            "infer": [*smaller, say("choose a faster engine or precision")],
+            "present": [say("close views"), *([omit("self_test")] if self._quality[0].count else [])],
+            "record": [say("choose a faster encoder"), *smaller],
+            "prepare": [say("let the source deliver the size that is computed")],
+        }[stage]
+        words = map(self._cure_text, cures)
+        return {"stage": stage, "text": joined(f"{_LIMITS[stage]} ({fraction:.0%} busy)", words)}
 
     def overlay(self) -> list[str]:
         """Return the lines that are drawn over the image."""
         return overlay(self.snapshot())
 
-    def _window(self, now: float, captured: int, *, recent: bool) -> dict[str, Any]:
+    def _figures(self, now: float, captured: int, *, recent: bool) -> Figures:
         seconds = max(1e-9, now - self._start)
         screen = self._screen
         if recent:
@@ -284,9 +295,9 @@ class Stats:
             "fps_in": self._in.rate(now) if recent else captured / seconds,
             "fps_out": self._out.rate(now) if recent else self._shown / seconds,
             "fps_screen": displayed,
-            "latency_ms": milliseconds(self._latency.summary(now, recent=recent)),
+            "latency_ms": to_milliseconds(self._latency.summary(now, recent=recent)),
             "stages_ms": {
-                stage: milliseconds(series.summary(now, recent=recent))
+                stage: to_milliseconds(series.summary(now, recent=recent))
                 for stage, series in self._stages.items()
             },
             "busy": {
@@ -294,3 +305,7 @@ class Stats:
                 for stage, series in self._alone.items()
             },
         }
+
+
+def _listed(size: tuple[int, int] | None) -> list[int] | None:
+    return None if size is None else list(size)

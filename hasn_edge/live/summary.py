@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hasn_edge.errors import Cure, use
+from hasn_edge.live.snapshot import EndReason, Snapshot, Times
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,33 +19,32 @@ _STAGES = {
     "display": "from there until it was on a screen",
     "record": "encoding it",
 }
-_BEGINS = {"capture": "from capture", "turn": "from a frame's turn (a recording is read ahead)"}
+_BEGINS = {"capture": "from capture", "prepare": "from a frame's preparation (a recording is read ahead)"}
 _ENDS = {"view": "until handed to the views", "screen": "until on the screen"}
 
 
-def summary(snapshot: Mapping[str, Any]) -> Table:
-    """Return what :meth:`hasn_edge.live.stats.Stats.snapshot` says of the whole run, for people."""
+def summary_table(snapshot: Snapshot) -> Table:
+    """Return the figures of the whole run, for people."""
     from rich.box import SIMPLE
     from rich.table import Table
 
     table = Table(box=SIMPLE, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows(snapshot):
+    for name, value in table_rows(snapshot):
         table.add_row(name, value)
     return table
 
 
-def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
+def table_rows(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Return the table's lines."""
     run, frames = snapshot["run"], snapshot["frames"]
     where = f"{_BEGINS[snapshot['latency_begins']]} {_ENDS[snapshot['latency_ends']]}"
     lines = [("source", snapshot["source"]), _engines(snapshot)]
     if snapshot["source_size"] is not None:
-        lines.append(("source frames", used(snapshot)))
+        lines.append(("source frames", describe_sizes(snapshot)))
     if snapshot["input"] is not None:
-        (height, width), (large, wide) = snapshot["input"], snapshot["output"]
-        lines.append(("size", f"{width}x{height} to {wide}x{large}"))
+        lines.append(("size", _input_to_output(snapshot)))
     lines += [
         ("time", f"{snapshot['seconds']:.1f} s"),
         ("frames", f"{frames['captured']} captured, {frames['shown']} shown, {frames['dropped']} dropped"),
@@ -73,17 +74,18 @@ def rows(snapshot: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def nothing_shown(snapshot: Mapping[str, Any]) -> str:
-    """Say why there are no figures of a run that showed no frame."""
+def explain_no_frames(snapshot: Snapshot) -> tuple[str, tuple[Cure, ...]]:
+    """Return why a run that showed no frame has no figures, and what helps."""
     if not snapshot["frames"]["captured"]:
-        return "no frame came"
-    if snapshot["ended"] != "time":
-        return "no frame was shown before the end"
-    return "no frame was shown: --seconds was too short for the first one; give it more"
+        return "no frame came", ()
+    if snapshot["ended"] != EndReason.TIME:
+        return "no frame was shown before the end", ()
+    enough = max(10, 4 * round(snapshot["seconds"]))
+    return "no frame was shown: the time was too short for the first one", (use(seconds=enough),)
 
 
-def _engines(snapshot: Mapping[str, Any]) -> tuple[str, str]:
-    """Name what computed; where several did, the lines below tell nothing of one of them alone."""
+def _engines(snapshot: Snapshot) -> tuple[str, str]:
+    """Name what computed; where several engines did, the lines below are of all of them together."""
     frames = snapshot["engines_used"]
     if len(frames) < 2:
         return "engine", snapshot["engine"]
@@ -91,28 +93,29 @@ def _engines(snapshot: Mapping[str, Any]) -> tuple[str, str]:
     return "engines", f"{', '.join(parts)}; the figures below are of all engines"
 
 
-def used(snapshot: Mapping[str, Any]) -> str:
-    """Say what becomes of the source's frames before the network: what is cut, and how it is resized."""
-    (height, width), (high, wide) = snapshot["source_size"], snapshot["part"]
+def describe_sizes(snapshot: Snapshot) -> str:
+    """Return what becomes of the source's frames before the network: what is cut, and how it is resized."""
+    source, part, fitted = snapshot["source_size"], snapshot["part"], snapshot["fitted"]
+    assert source is not None
+    assert part is not None
+    assert fitted is not None
+    (height, width), (high, wide), (rows, columns) = source, part, fitted
     text = f"{width}x{height}"
     aspect = snapshot["pixel_aspect"]
     if aspect != 1:
         text += f" with pixels of {aspect:.4g}:1"
     if (high, wide) != (height, width):
         text += f", of which the middle {wide}x{high}"
-    rows, columns = snapshot["fitted"]
     if (rows, columns) != (high, wide):
         how = "resized" if aspect != 1 else "enlarged" if rows > high else "made smaller"
         text += f", {how} to {columns}x{rows}"
     return text
 
 
-def overlay(snapshot: Mapping[str, Any]) -> list[str]:
+def overlay(snapshot: Snapshot) -> list[str]:
     """Return the lines over the image: of the last seconds, short."""
-    now, frames, size = snapshot["now"], snapshot["frames"], snapshot["input"]
-    sizes = ""
-    if size is not None:
-        sizes = f"  {size[1]}x{size[0]} to {snapshot['output'][1]}x{snapshot['output'][0]}"
+    now, frames = snapshot["now"], snapshot["frames"]
+    sizes = "" if snapshot["input"] is None else f"  {_input_to_output(snapshot)}"
     stages = {stage: times["p50"] for stage, times in now["stages_ms"].items() if times["p50"] is not None}
     screen = "" if now["fps_screen"] is None else f"{number(now['fps_screen'])} fps on the screen, "
     lines = [
@@ -143,5 +146,12 @@ def decibels(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} dB"
 
 
-def _times(summary: Mapping[str, float | None]) -> str:
-    return f"p50 {number(summary['p50'])} ms, p95 {number(summary['p95'])} ms"
+def _times(times: Times) -> str:
+    return f"p50 {number(times['p50'])} ms, p95 {number(times['p95'])} ms"
+
+
+def _input_to_output(snapshot: Snapshot) -> str:
+    size, output = snapshot["input"], snapshot["output"]
+    assert size is not None
+    assert output is not None
+    return f"{size[1]}x{size[0]} to {output[1]}x{output[0]}"

@@ -15,6 +15,7 @@ from rich.console import Console
 from hasn_edge.cli import cli
 from hasn_edge.live import demo
 from hasn_edge.live.engines import EngineChoice
+from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.views.terminal import TerminalView
@@ -152,9 +153,9 @@ def test_what_fails_early_is_found_before_anything_runs(run):
         options = ("--source", "pattern", "--seconds", 0.3)
         result = run(*options, "--view", "web", "--port", number)
     assert result.exit_code == 1
-    assert f"port {number} is in use" in result.stderr
+    assert f"port {number} is in use; use --port 0" in result.stderr
     result_of_host = run(*options, "--view", "web", "--host", "192.0.2.7", "--port", 0)
-    assert "give an address of this machine to --host" in result_of_host.stderr
+    assert "it must be an address of this machine; use --host 0.0.0.0" in result_of_host.stderr
     Path("file").touch()
     result_of_json = run(*options, "--view", "none", "--json", "file/run.json")
     assert "cannot write file/run.json" in result_of_json.stderr
@@ -187,7 +188,7 @@ def test_a_time_too_short_for_a_frame_is_said_instead_of_a_table(run, monkeypatc
     result = run("--source", "pattern", "--view", "none", "--seconds", 0.3, "--size", "32x16")
     assert result.exit_code == 0
     assert result.stdout == ""
-    assert "no frame was shown: --seconds was too short for the first one; give it more" in result.stderr
+    assert "no frame was shown: the time was too short for the first one; use --seconds 10" in result.stderr
 
 
 def test_the_ending_of_an_engine_may_be_left_out(run, monkeypatch):
@@ -214,8 +215,8 @@ def test_figures_are_drawn_on_a_terminal_and_only_messages_elsewhere():
         source = Script(3, 0.7, 3)
         view = TerminalView(Console(file=text, force_terminal=terminal, width=100))
         live = Live(source, FakeSession(), [view])
-        live.stats.report("before the run nobody is told")
-        reporting = threading.Timer(0.1, lambda source=source: source.report("the camera is lost"))
+        live.stats.report(trouble("before the run no view shows it"))
+        reporting = threading.Timer(0.1, lambda source=source: source.report(trouble("the camera is lost")))
         reporting.start()
         live.run()
         reporting.join()
@@ -227,7 +228,8 @@ def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
     monkeypatch.setattr(demo, "first_camera", lambda size: None)
     result = run("--view", "none", "--seconds", 0.2)
     assert result.exit_code == 0
-    assert "no camera found: showing the test pattern" in result.stderr
+    assert "no camera found: showing the test pattern; " in result.stderr
+    assert "use --source clip.mp4" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -239,8 +241,12 @@ def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
         (["--seconds", "0"], 2, "--seconds"),
         (["--view", "tv"], 2, "'tv' is not one of"),
         (["--device", "gpu"], 1, "no device called 'gpu'; choose cpu, cuda"),
-        (["--cuda", "torch"], 1, "--cuda is for TensorRT engines"),
-        (["--source", "nothing.mp4"], 1, "nothing.mp4: no such file; --source takes"),
+        (["--cuda", "torch"], 1, "run: hasn-edge build, or use --artifact FILE.engine, or leave out --cuda"),
+        (
+            ["--source", "nothing.mp4"],
+            1,
+            "nothing.mp4: no such file; a source is a camera",
+        ),
         (["--source", "ftp://x/y"], 1, "ftp://x/y: no such kind of source"),
         (["--record", "out.gif"], 1, "unknown ending '.gif'"),
         (["--record", "out.mp4", "--codec", "nonsense"], 1, "no video encoder nonsense"),

@@ -1,4 +1,4 @@
-"""Changing the engine of a run while frames keep coming, and what is told of it."""
+"""Changing the engine of a run while frames keep coming, and the notices of it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 
 from hasn_edge.errors import BuildError, InputError
 from hasn_edge.live import engine_switch as switching
-from hasn_edge.live.engine_switch import TOLD_S, EngineSwitch
+from hasn_edge.live.engine_switch import NOTICE_S, EngineSwitch
+from hasn_edge.live.notices import Notice, RunState
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video.runner import Runner
 from tests.support.fake_session import FakeSession
-from tests.support.live_rig import SIZE, Clock, Session, Watcher, recording
+from tests.support.live_rig import SIZE, Clock, Session, Watcher, recording, texts
 
 
 def test_engines_are_changed_while_frames_keep_coming():
@@ -44,9 +45,9 @@ def test_engines_are_changed_while_frames_keep_coming():
     names = [shown.engine for shown in view.shown]
     assert names == sorted(names, key=["first", "other"].index)
     assert names.count("first") > 5, "frames went on while the other one was opened"
-    assert "opening other" in view.messages
+    assert "Opening other" in view.messages
     assert view.messages[-1] == "other computes now"
-    assert live.stats.notices == ["opening other", "other computes now"]
+    assert live.stats.notices == ["Opening other", "other computes now"]
     used = live.stats.snapshot()["engines_used"]
     assert list(used) == ["first", "other"]
     assert used == {name: names.count(name) for name in used}
@@ -100,8 +101,8 @@ def test_an_engine_that_cannot_be_opened_is_reported_and_the_old_one_goes_on():
     assert len(view.shown) > 10
 
 
-def failing_switch() -> tuple[EngineSwitch, Clock, list[str | None]]:
-    """Return one whose second engine could not be opened just now, a clock, and what was told."""
+def failing_switch() -> tuple[EngineSwitch, Clock, list[Notice | None]]:
+    """Return one whose second engine could not be opened just now, a clock, and the notices."""
 
     def broken() -> Session:
         raise BuildError("made for another GPU")
@@ -113,29 +114,34 @@ def failing_switch() -> tuple[EngineSwitch, Clock, list[str | None]]:
     while switch._opener is not None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    assert told == ["opening broken", "broken could not be opened, first goes on: made for another GPU"]
+    assert [notice.state for notice in told] == [RunState.OPENING, RunState.TROUBLE]
+    assert told[0].opening == "broken"
+    assert texts(told) == [
+        "Opening broken",
+        "broken could not be opened, first goes on: made for another GPU",
+    ]
     return switch, clock, told
 
 
-def test_that_an_engine_failed_is_not_told_for_ever():
+def test_the_notice_of_an_engine_that_failed_goes_away():
     switch, clock, told = failing_switch()
-    clock.now += TOLD_S - 1
+    clock.now += NOTICE_S - 1
     switch.tend()
     assert told[-1] is not None
     clock.now += 2
     switch.tend()
     switch.tend()
-    assert told[2:] == [None]
+    assert texts(told[2:]) == [None]
 
 
 def test_choosing_the_engine_that_computes_is_an_answer_to_a_failure():
     switch, _, told = failing_switch()
     switch.select("first")
     switch.select("first")
-    assert told[2:] == [None]
+    assert texts(told[2:]) == [None]
 
 
-def opened_switch(**engines: FakeSession) -> tuple[EngineSwitch, Clock, list[str | None]]:
+def opened_switch(**engines: FakeSession) -> tuple[EngineSwitch, Clock, list[Notice | None]]:
     """Return one that computes with ``first`` and has opened the others, the last one being pending."""
     clock, told = Clock(), []
     opens = {name: lambda session=session: session for name, session in engines.items()}
@@ -153,32 +159,32 @@ def select(switch: EngineSwitch, *names: str) -> None:
             time.sleep(0.002)
 
 
-def test_that_an_engine_computes_is_told_for_a_while():
+def test_the_notice_that_an_engine_computes_goes_away():
     switch, clock, told = opened_switch(other=FakeSession())
     switch.current(swap=False, size=SIZE)
-    assert told == ["opening other"]
+    assert texts(told) == ["Opening other"]
     switch.current(swap=True, size=SIZE)
     switch.current(swap=True, size=SIZE)
-    clock.now += TOLD_S - 1
+    clock.now += NOTICE_S - 1
     switch.tend()
-    assert told == ["opening other", "other computes now"]
+    assert texts(told) == ["Opening other", "other computes now"]
     clock.now += 2
     switch.tend()
     switch.tend()
-    assert told[2:] == [None]
+    assert texts(told[2:]) == [None]
 
 
-def test_an_engine_that_takes_another_size_is_told_when_it_begins():
+def test_an_engine_that_takes_another_size_is_noticed_when_it_begins():
     switch, _, told = opened_switch(small=FakeSession(size=(32, 40)))
     switch.current(swap=True, size=SIZE)
     text = "small computes now; small takes 40x32: frames of 64x48 are padded or computed in tiles"
-    assert told == ["opening small", text]
+    assert texts(told) == ["Opening small", text]
     select(switch, "first")
     switch.current(swap=True, size=SIZE)
-    assert told[2:] == ["opening first", "first computes now"]
+    assert texts(told[2:]) == ["Opening first", "first computes now"]
 
 
-def test_the_size_that_is_told_is_that_of_the_frames():
+def test_the_size_in_the_notice_is_that_of_the_frames():
     class Chooser(Watcher):
         def show(self, shown):
             super().show(shown)
@@ -209,19 +215,19 @@ def test_while_one_begins_the_next_is_still_being_opened():
     select(switch, "a")
     switch.select("b")
     deadline = time.monotonic() + 20
-    while "opening b" not in told:
+    while told[-1].opening != "b":
         assert time.monotonic() < deadline
         time.sleep(0.002)
     switch.current(swap=True)
-    assert told[-1] == "a computes now; opening b"
+    assert told[-1] == Notice(state=RunState.OPENING, text="a computes now; opening b", opening="b")
     going.set()
     select(switch, "b")
     switch.current(swap=True)
-    assert told[-1] == "b computes now"
+    assert told[-1] == Notice(state=RunState.RUNNING, text="b computes now")
 
 
-def test_a_run_takes_back_what_was_told_of_an_engine(monkeypatch):
-    monkeypatch.setattr(switching, "TOLD_S", 0.1)
+def test_a_run_takes_back_the_notice_of_an_engine(monkeypatch):
+    monkeypatch.setattr(switching, "NOTICE_S", 0.1)
 
     class Patient(Watcher):
         def show(self, shown):

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from hasn_edge.errors import BuildError, OutputError, SourceError, StageError
+from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import JOIN_S, Live, lingering_threads
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.sources.remote import Remote
@@ -83,25 +84,25 @@ def test_disk_fills_while_recording(at, seconds):
     assert writer.state == "removed"
 
 
-@pytest.mark.parametrize("where", ["start", "show", "message", "stop"])
+@pytest.mark.parametrize("where", ["start", "show", "notify", "stop"])
 def test_a_view_fails(where):
     class Reporting(Script):
         def read(self):
-            if where == "message":
-                self.report("lost")
+            if where == "notify":
+                self.report(trouble("lost"))
             return super().read()
 
     good, bad = Watcher(), Watcher(fail=where)
     source = Reporting(20, live=False)
     error = fails(
-        Live(source, Session(), [good, bad]), StageError if where in ("show", "message") else OutputError
+        Live(source, Session(), [good, bad]), StageError if where in ("show", "notify") else OutputError
     )
     assert f"the view failed in {where}" in str(error)
     assert good.events == ["start", "stop"]
     assert source.closed
     if where == "show":
         assert (error.stage, error.frame) == ("present", 2)
-    if where == "message":
+    if where == "notify":
         assert error.stage == "capture"
 
 

@@ -36,7 +36,7 @@ def test_a_live_source_drops_what_a_slow_network_cannot_take():
     assert balanced(snapshot)
     assert view.numbers == sorted(set(view.numbers))
     assert snapshot["limit"]["stage"] == "infer"
-    assert "--size" in snapshot["limit"]["text"]
+    assert "use size=(24, 32), or choose a faster engine" in snapshot["limit"]["text"]
 
 
 def test_what_the_end_cuts_off_is_counted_where_it_was():
@@ -118,7 +118,7 @@ def test_the_latency_of_a_recording_is_not_how_far_it_is_read_ahead():
     view = Watcher()
     live = Live(recording(7), Session(seconds=0.25), [view])
     snapshot = live.run().snapshot()
-    assert snapshot["latency_begins"] == "turn"
+    assert snapshot["latency_begins"] == "prepare"
     stamps = [shown.stamps for shown in view.shown[3:]]
     assert all(one.queued_s > 0.25 for one in stamps), "read ahead, which is no latency"
     # Prepared as soon as the frame before was, it would wait for as long as the network takes.

@@ -7,6 +7,7 @@ import pytest
 from hasn_edge.errors import BuildError, InputError
 from hasn_edge.live.engines import EngineChoice, open_first
 from tests.support.fake_session import FakeSession
+from tests.support.live_rig import Told
 
 
 def working(name: str, opened: list) -> EngineChoice:
@@ -22,9 +23,9 @@ def broken(size):
 
 
 def test_what_does_not_work_here_is_left_out_and_said():
-    opened, told = [], []
+    opened, told = [], Told()
     choice = {"trt": EngineChoice(open=broken), "own": working("own", opened)}
-    name, session = open_first(choice, None, (180, 320), told.append)
+    name, session = open_first(choice, None, (180, 320), told)
     assert name == "own"
     assert isinstance(session, FakeSession)
     assert opened == [("own", (180, 320))]
@@ -52,8 +53,8 @@ def test_the_ending_of_a_file_may_be_left_out_where_one_file_can_be_meant():
         "hasn-x4 fp32": "hasn-x4 fp32",
         "one": "one.ts",
     }.items():
-        assert open_first(choice, wanted, None, lambda text: None)[0] == meant
-    with pytest.raises(InputError, match=r"'two' may be any of two.onnx, two.engine; say which"):
+        assert open_first(choice, wanted, None, Told())[0] == meant
+    with pytest.raises(InputError, match=r"'two' may be any of two.onnx, two.engine; name one"):
         open_first(choice, "two", None, print)
     for wanted in ("two cpu", "one.onnx", ".ts", ""):
         with pytest.raises(InputError, match="no engine called"):

@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hasn_edge.errors import use
 from hasn_edge.live.frame import Frame, FrameQuality, UpscaledFrame
+from hasn_edge.live.notices import Notice, RunState, trouble
+from hasn_edge.live.snapshot import EndReason
 from hasn_edge.live.stats import SOURCE, Stats
-from hasn_edge.live.summary import nothing_shown, rows
+from hasn_edge.live.summary import explain_no_frames, table_rows
 from tests.support.live_rig import Clock, stamps
 
 
@@ -76,32 +79,33 @@ def test_frames_are_counted_by_the_engine_that_computed_them(clock):
         for _ in range(frames):
             stats.frame_shown(replace(shown(clock), engine=engine))
         if engine == "b" and stats.snapshot()["frames"]["shown"] == 3:
-            assert ("engine", "b") in rows(stats.snapshot())
+            assert ("engine", "b") in table_rows(stats.snapshot())
     assert stats.snapshot()["engines_used"] == {"b": 5, "a": 1}
-    table = dict(rows(stats.snapshot()))
+    table = dict(table_rows(stats.snapshot()))
     assert table["engines"] == "b 5 frames, a 1 frame; the figures below are of all engines"
     assert "engine" not in table
 
 
 @pytest.mark.parametrize(
-    ("captured", "why", "said"),
+    ("captured", "why", "text", "cures"),
     [
-        (0, "time", "no frame came"),
-        (1, "stopped", "no frame was shown before the end"),
+        (0, EndReason.TIME, "no frame came", ()),
+        (1, EndReason.STOPPED, "no frame was shown before the end", ()),
         (
             1,
-            "time",
-            "no frame was shown: --seconds was too short for the first one; give it more",
+            EndReason.TIME,
+            "no frame was shown: the time was too short for the first one",
+            (use(seconds=10),),
         ),
     ],
 )
-def test_why_no_frame_was_shown(clock, captured, why, said):
+def test_why_no_frame_was_shown(clock, captured, why, text, cures):
     stats = Stats(clock=clock)
     for _ in range(captured):
         stats.frame_captured(0.01)
     clock.now += 2
     stats.end(why)
-    assert nothing_shown(stats.snapshot()) == said
+    assert explain_no_frames(stats.snapshot()) == (text, cures)
 
 
 def test_the_busiest_stage_limits(clock):
@@ -114,7 +118,7 @@ def test_the_busiest_stage_limits(clock):
         stats.frame_shown(shown(clock))
     limit = stats.snapshot()["limit"]
     assert limit["stage"] == "present"
-    assert limit["text"].startswith("showing the frames (91% busy): ")
+    assert limit["text"] == "showing the frames (91% busy); close views"
 
 
 def test_a_view_that_knows_the_screen_ends_the_latency(clock):
@@ -146,7 +150,7 @@ def test_what_is_on_the_screen_is_counted_beside_what_is_shown(clock):
         assert values[window]["fps_out"] == pytest.approx(10)
         assert values[window]["fps_screen"] == pytest.approx(2.5)
     assert values["now"]["latency_ms"]["count"] == 10
-    table = dict(rows(values))
+    table = dict(table_rows(values))
     assert table["on the screen"] == "10 of those shown, 2.50 a second"
     assert table["latency"].endswith("from capture until on the screen, of 10 frames")
     assert stats.overlay()[0].startswith("fp16")
@@ -189,7 +193,7 @@ def test_the_rate_of_capture_counts_what_the_source_lost(clock):
 
 @pytest.mark.parametrize("live", [True, False])
 def test_stages_add_up_to_the_latency(clock, live):
-    """A live frame's latency begins with its capture, a recording's with its turn: it was read ahead."""
+    """A live frame's latency begins with its capture, a recording's with its preparation."""
     stats = Stats(live=live, clock=clock)
     begin = clock.now
     for stage, seconds in (("prepare", 0.1), ("infer", 0.4), ("present", 0.05)):
@@ -207,9 +211,9 @@ def test_stages_add_up_to_the_latency(clock, live):
     assert times["display"] == pytest.approx(250)
     assert sum(times.values()) == pytest.approx(values["now"]["latency_ms"]["p50"])
     assert sum(times.values()) == pytest.approx(1200 + 3000 * live)
-    assert values["latency_begins"] == ("capture" if live else "turn")
-    where = "from capture" if live else "from a frame's turn (a recording is read ahead)"
-    assert f"{where} until on the screen" in dict(rows(values))["latency"]
+    assert values["latency_begins"] == ("capture" if live else "prepare")
+    where = "from capture" if live else "from a frame's preparation (a recording is read ahead)"
+    assert f"{where} until on the screen" in dict(table_rows(values))["latency"]
 
 
 def test_frames_that_overlap_in_the_network_do_not_make_it_twice_as_busy(clock):
@@ -233,12 +237,12 @@ def test_frames_that_overlap_in_the_network_do_not_make_it_twice_as_busy(clock):
 )
 def test_what_becomes_of_the_frames_before_the_network_is_said(clock, captured, part, fitted, aspect, text):
     stats = Stats(clock=clock)
-    assert "source frames" not in dict(rows(stats.snapshot()))
+    assert "source frames" not in dict(table_rows(stats.snapshot()))
     stats.frame_fitted(captured, part, fitted, aspect)
     values = stats.snapshot()
     sizes = [tuple(values[name]) for name in ("source_size", "part", "fitted")]
     assert sizes == [captured, part, fitted]
-    assert dict(rows(values))["source frames"].endswith(text)
+    assert dict(table_rows(values))["source frames"].endswith(text)
 
 
 def test_rates_stop_when_the_run_ends(clock):
@@ -254,10 +258,19 @@ def test_rates_stop_when_the_run_ends(clock):
 
 def test_notices_are_kept_once_each():
     stats = Stats()
-    for text in ("lost", None, "lost", "opening fp16", None):
-        stats.report(text)
-    assert stats.snapshot()["notices"] == ["lost", "opening fp16"]
+    for text in ("lost", None, "lost", "damaged", None):
+        stats.report(text and trouble(text))
+    assert stats.snapshot()["notices"] == ["lost", "damaged"]
     assert stats.snapshot()["notice"] is None
+
+
+def test_a_snapshot_names_the_state_and_the_engine_that_is_opened():
+    stats = Stats()
+    assert (stats.snapshot()["state"], stats.snapshot()["opening"]) == ("running", None)
+    stats.report(Notice(state=RunState.OPENING, text="any words", opening="fp16"))
+    assert (stats.snapshot()["state"], stats.snapshot()["opening"]) == ("opening", "fp16")
+    stats.report(trouble("other words"))
+    assert (stats.snapshot()["state"], stats.snapshot()["opening"]) == ("trouble", None)
 
 
 def test_overlay_and_table_name_the_figures(clock):
@@ -273,10 +286,12 @@ def test_overlay_and_table_name_the_figures(clock):
     assert "latency p50 50.0 ms, p95 50.0 ms" in text
     assert "PSNR-Y 30.50 dB, bicubic 28.25 dB (+2.25)" in text
     assert "limited by the network" in text
-    table = dict(rows(stats.snapshot()))
+    table = dict(table_rows(stats.snapshot()))
     assert table["source"] == "clip.mp4"
     assert table["frames"] == "5 captured, 5 shown, 0 dropped"
-    assert "from a frame's turn (a recording is read ahead) until handed to the views" in table["latency"]
+    assert (
+        "from a frame's preparation (a recording is read ahead) until handed to the views" in table["latency"]
+    )
     assert table["latency"].endswith("of 5 frames")
     assert "on the screen" not in table
     assert table["PSNR-Y"] == "30.50 dB, bicubic 28.25 dB, mean of 5 frames"

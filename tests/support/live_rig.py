@@ -1,4 +1,4 @@
-"""Sources, sessions and views that fail where they are told to, for the tests of the live pipeline."""
+"""Sources, sessions and views that fail where a test says, for the tests of the live pipeline."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.errors import BuildError, OutputError, SourceError
+from hasn_edge.errors import BuildError, Cure, OutputError, SourceError, joined
 from hasn_edge.live.frame import Frame, Stamps, UpscaledFrame
+from hasn_edge.live.notices import Notice
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import FrameSource, PatternSource
 from hasn_edge.live.views.base import View
@@ -27,6 +28,11 @@ def stamps(captured: float, **later: float) -> Stamps:
     for point in points:
         passed[point] = later.get(point, list(passed.values())[-1])
     return Stamps(**passed)
+
+
+def texts(notices: list[Notice | None]) -> list[str | None]:
+    """Return the words of notices."""
+    return [None if notice is None else notice.text for notice in notices]
 
 
 def number_of(pixels: np.ndarray) -> int:
@@ -133,11 +139,11 @@ class ConcurrentSession(Session):
 
 
 class Watcher(View):
-    """Keeps what it is shown and told."""
+    """Keeps what it is shown and notified of."""
 
     def __init__(self, *, fail: str | None = None, stop_at: int | None = None) -> None:
         self.shown: list[UpscaledFrame] = []
-        self.messages: list[str | None] = []
+        self.notices: list[Notice | None] = []
         self.events: list[str] = []
         self._fail = fail
         self._stop_at = stop_at
@@ -159,13 +165,17 @@ class Watcher(View):
         if self._fail == "show" and len(self.shown) == 3:
             self._event("show")
 
-    def message(self, text: str | None) -> None:
-        self.messages.append(text)
-        if self._fail == "message":
-            self._event("message")
+    def notify(self, notice: Notice | None) -> None:
+        self.notices.append(notice)
+        if self._fail == "notify":
+            self._event("notify")
 
     def stop(self) -> None:
         self._event("stop")
+
+    @property
+    def messages(self) -> list[str | None]:
+        return texts(self.notices)
 
     @property
     def numbers(self) -> list[int]:
@@ -173,7 +183,7 @@ class Watcher(View):
 
 
 class Writer:
-    """A recording in memory that fails as told; knows whether it was published."""
+    """A recording in memory that fails at a frame; knows whether it was published."""
 
     def __init__(self, *, fail_at: int | None = None, seconds: float = 0.0) -> None:
         self.images: list[np.ndarray] = []
@@ -201,6 +211,13 @@ class Writer:
 
     def __exit__(self, kind, exc, traceback) -> None:
         self.state = "published" if kind is None else "removed"
+
+
+class Told(list[str]):
+    """Keeps the sentences that the user receives, each with what helps."""
+
+    def __call__(self, text: str, *cures: Cure) -> None:
+        self.append(joined(text, map(str, cures)))
 
 
 class Clock:

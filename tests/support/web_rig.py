@@ -97,21 +97,21 @@ class Client:
         """Say which images are wanted, and wait until the server knows."""
         self.say("want", **{"watch": True, **wanted})
         self.say("still", frame=-1)
-        self.hear("refused")
+        self.next("refused")
 
     def say(self, kind: str, **content: Any) -> None:
         self.socket.send(msgspec.json.encode({"type": kind, **content}).decode())
 
-    def receive(self) -> tuple[dict[str, Any], list[bytes]]:
+    def receive(self) -> tuple[protocol.ImageHeader, list[bytes]]:
         """Return the next image; texts on the way are kept by type."""
         while True:
             message = self.socket.recv(timeout=PATIENCE_S)
             if isinstance(message, bytes):
-                return protocol.unpacked(message)
+                return protocol.decode_image(message)
             note = msgspec.json.decode(message)
             self.notes[note["type"]] = note
 
-    def hear(self, kind: str, wanted: Callable[[dict[str, Any]], bool] = lambda note: True) -> dict[str, Any]:
+    def next(self, kind: str, wanted: Callable[[dict[str, Any]], bool] = lambda note: True) -> dict[str, Any]:
         """Return the next text of a type for which ``wanted`` holds."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -124,7 +124,7 @@ class Client:
 
     def greeted(self) -> dict[str, Any]:
         """Wait until this viewer is in."""
-        return self.hear("stats") and self.notes["hello"]
+        return self.next("stats") and self.notes["welcome"]
 
     def nothing_for(self, seconds: float) -> bool:
         """Whether no image comes for so long; waiting longer cannot make a right program fail."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.live.frame import Frame
+from hasn_edge.live.notices import Notice
 
 Self = TypeVar("Self", bound="FrameSource")
 
@@ -22,7 +23,7 @@ DEFAULT_SIZE = (180, 320)
 
 
 class FrameSource(ABC):
-    """Delivers frames one by one; :meth:`read` is one thread's business, :meth:`close` anybody's."""
+    """Delivers frames one by one; one thread calls :meth:`read`, any thread :meth:`close`."""
 
     name: str
     """For people: ``"/dev/video0"``, ``"clip.mp4"``; without the password of an address."""
@@ -31,13 +32,13 @@ class FrameSource(ABC):
     size: tuple[int, int] | None = None
     """(height, width) of its frames, where that is known."""
     fps: float | None = None
-    """Frames a second that it says to deliver, where it says so."""
+    """Frames a second that it promises, where it does."""
     aspect: float | None = None
     """How many times as wide as high its pixels are shown; ``None`` where that is not known: square."""
     dropped: int = 0
     """Frames that the source itself knows to have been lost between two reads."""
-    report: Callable[[str | None], None] = staticmethod(lambda text: None)
-    """Called with what is to be told to the user, ``None`` when it is over."""
+    report: Callable[[Notice | None], None] = staticmethod(lambda notice: None)
+    """Receives what is wrong at the moment, for the user; ``None`` when it is over."""
 
     @abstractmethod
     def read(self) -> Frame | None:
@@ -72,7 +73,7 @@ class PatternSource(FrameSource):
         size: (height, width) in pixels, at least 16 x 16.
         fps: Frames a second.
         frames: How many there are; ``None`` for no end.
-        live: Deliver them in time and lose what nobody reads, as a camera does; otherwise all, at once.
+        live: Deliver them in time and lose what is not read, as a camera does; otherwise all, at once.
     """
 
     name = "pattern"
@@ -129,7 +130,7 @@ class Paced(FrameSource):
 
     def __init__(self, source: FrameSource) -> None:
         self._source = source
-        source.report = lambda text: self.report(text)
+        source.report = lambda notice: self.report(notice)
         self.name, self.live, self.size, self.fps = source.name, source.live, source.size, source.fps
         self.aspect = source.aspect
         self._closed = threading.Event()
@@ -158,8 +159,8 @@ def scenery(size: tuple[int, int]) -> UInt8:
     """Return the ``(H, 2 * W, 3)`` uint8 RGB image of which the pattern shows a part; its ends meet."""
     height, width = size
     y, x = np.mgrid[0:height, 0 : 2 * width].astype(np.float32)
-    turn = x * np.float32(np.pi / width)  # one full turn along the image
-    colour = np.stack([0.5 + 0.4 * np.cos(turn * k + c) for k, c in ((1, 0.0), (2, 2.1), (3, 4.2))], axis=-1)
+    angle = x * np.float32(np.pi / width)  # a full circle along the image
+    colour = np.stack([0.5 + 0.4 * np.cos(angle * k + c) for k, c in ((1, 0.0), (2, 2.1), (3, 4.2))], axis=-1)
     radius2 = (np.mod(x, width) - width / 2) ** 2 + (y - height / 2) ** 2
     # The frequency grows to one cycle in eight pixels at the upper edge: an image a quarter as large still
     # holds half of the rings.

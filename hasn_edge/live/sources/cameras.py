@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import InputError, SourceError, UnsupportedError
+from hasn_edge.errors import InputError, SourceError, UnsupportedError, say, use
 from hasn_edge.hardware.host import opencv_distribution
 from hasn_edge.hardware.jetson import Jetson
-from hasn_edge.live.sources.backends import described, has_backend, require_backend
+from hasn_edge.live.sources.backends import describe_opencv, has_backend, require_backend
 from hasn_edge.live.sources.capture import CaptureSource, opencv
 
 DEVICES = Path("/dev")
@@ -38,7 +38,7 @@ def camera_device(text: str) -> str:
 
 
 def possible_cameras() -> list[str]:
-    """Return what may be a camera, the likeliest first, as ``--source`` takes it.
+    """Return the names of what may be a camera, the likeliest first.
 
     Where Linux's files are not, the first number. On a Jetson the CSI camera comes after all the others,
     which include its sensor, whose raw images only the CSI camera's pipeline can take.
@@ -71,7 +71,7 @@ def open_camera(device: str, size: tuple[int, int] | None = None, fps: float | N
         name = f"camera {device}"
         capture = cv2.VideoCapture(int(device))
     else:
-        raise InputError(f"{device}: cameras have numbers on this system; try --source 0")
+        raise InputError(f"{device}: cameras have numbers on this system", use(source="0"))
     if not capture.isOpened():
         raise _refused(cv2, name)
     if size is not None:
@@ -88,7 +88,7 @@ def open_camera(device: str, size: tuple[int, int] | None = None, fps: float | N
 
 
 def giving(open_: Callable[[], CaptureSource]) -> CaptureSource:
-    """Open a camera and wait for its first image, which is lost: what can be opened need not be a camera.
+    """Open a camera and wait for its first image, which is lost: not all that can be opened is a camera.
 
     Raises:
         SourceError: none came.
@@ -124,8 +124,8 @@ def covering(size: tuple[int, int], shape: tuple[int, int] = CSI_SHAPE) -> tuple
 def csi_pipeline(sensor: int, size: tuple[int, int], fps: float, *, flip: int = 0) -> str:
     """Return the GStreamer pipeline of a Jetson's CSI camera, as ``cv2.VideoCapture`` takes it.
 
-    The image CPU scales, the frame leaves its memory once, and only the newest is kept. It has the
-    sensor's shape, because the image CPU would squeeze it into another one.
+    The Jetson's image engine (VIC) scales, the frame leaves its memory once, and only the newest is kept.
+    It has the sensor's shape, because the engine would squeeze it into another one.
 
     Args:
         sensor: Number of the sensor.
@@ -156,15 +156,19 @@ def open_csi(sensor: int, size: tuple[int, int], fps: float = 30.0, *, flip: int
     name = f"csi:{sensor}"
     if not has_backend(cv2, "GSTREAMER"):
         raise UnsupportedError(
-            f"{name}: CSI cameras need an OpenCV with GStreamer, and {described(cv2)} has none. JetPack's "
-            "own has it: make the environment with 'python3 -m venv --system-site-packages', install "
-            f"hasn-edge there, then 'pip uninstall {opencv_distribution()}' so that JetPack's cv2 is found; "
-            "or use a USB camera"
+            f"{name}: CSI cameras need an OpenCV with GStreamer, and {describe_opencv(cv2)} has none. "
+            "JetPack's own has it",
+            say(
+                "make the environment with 'python3 -m venv --system-site-packages', install hasn-edge "
+                f"there, then 'pip uninstall {opencv_distribution()}' so that JetPack's cv2 is found"
+            ),
+            say("use a USB camera"),
         )
     capture = cv2.VideoCapture(csi_pipeline(sensor, size, fps, flip=flip), cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         raise SourceError(
-            f"{name}: the camera does not answer; check its cable and 'sudo systemctl restart nvargus-daemon'"
+            f"{name}: the camera does not answer",
+            say("check its cable and 'sudo systemctl restart nvargus-daemon'"),
         )
     return CaptureSource(capture, name, live=True, timed=False, lost="no image came; check its cable")
 
@@ -191,11 +195,12 @@ def _refused(cv2: Any, name: str) -> SourceError:
             "not use cameras by the system's privacy settings"
         )
     require_backend(cv2, "V4L2", name)
-    csi = "; a CSI camera's raw images come by --source csi:0" if is_jetson() else ""
+    # On a Jetson it may be the sensor of a CSI camera, whose raw images only that camera's pipeline takes.
     return SourceError(
         f"{name}: cannot be opened as a camera; another program may be using it, or it is none, as a "
-        f"camera's metadata device and a codec are, then try its neighbour{csi}. Found: "
-        f"{', '.join(cameras())}"
+        f"camera's metadata device and a codec are (found: {', '.join(cameras())})",
+        say("try its neighbour"),
+        *([use(source="csi:0")] if is_jetson() else []),
     )
 
 
@@ -203,11 +208,12 @@ def _check_device(device: str) -> None:
     path = Path(device)
     if not path.exists():
         raise SourceError(
-            f"{device}: no such camera; found: {', '.join(cameras()) or 'none'}. Plug one in, or take "
-            "--source pattern"
+            f"{device}: no such camera; found: {', '.join(cameras()) or 'none'}",
+            say("plug one in"),
+            use(source="pattern"),
         )
     if not os.access(path, os.R_OK | os.W_OK):
         raise SourceError(
-            f"{device}: no permission; add yourself to its group with 'sudo usermod -aG video $USER' and log "
-            "in again"
+            f"{device}: no permission",
+            say("add yourself to its group with 'sudo usermod -aG video $USER' and log in again"),
         )

@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import SourceError
+from hasn_edge.errors import SourceError, say, use
 from hasn_edge.live.frame import Frame
+from hasn_edge.live.notices import trouble
 from hasn_edge.live.sources.backends import require_backend
 from hasn_edge.live.sources.base import FrameSource
 from hasn_edge.optional import require
 
 RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
-"""FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of a
+"""FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of an
 image to a full socket, and frames are given out as they come."""
 
 _WHOLE, _MISSING_S = 0.95, 0.5  # of its length; what is nearer to it is whole, as containers only estimate it
@@ -116,7 +117,7 @@ class CaptureSource(FrameSource):
             raise SourceError(f"{self.name}: {self._lost}")
         if self._early():
             end = f"it ends at {self._reached_s:.1f} of {self._length_s:.1f} s"
-            self.report(f"{self.name}: damaged or cut off: {end}")
+            self.report(trouble(f"{self.name}: damaged or cut off: {end}"))
 
     def close(self) -> None:
         """Close the capture, or let the read that is under way do so: OpenCV cannot be interrupted."""
@@ -160,7 +161,8 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
     if not capture.isOpened():
         require_backend(cv2, "FFMPEG", name)
         raise SourceError(
-            f"{name}: no video came; check the address, user and password, and that other players show it"
+            f"{name}: no video came",
+            say("check the address, user and password, and that other players show it"),
         )
     length_s = _length_s(cv2, capture)
     lost = "no image came; the server or the network is gone"
@@ -176,9 +178,12 @@ def open_file(path: Path) -> CaptureSource:
     """
     if not path.is_file():
         what = "a folder, not a video" if path.is_dir() else "no such file"
-        raise SourceError(f"{path}: {what}; --source takes a camera, an address, a video file or 'pattern'")
+        raise SourceError(
+            f"{path}: {what}; a source is a camera, an address, a video file or 'pattern'",
+            use(source="pattern"),
+        )
     if not os.access(path, os.R_OK):
-        raise SourceError(f"{path}: cannot be read; check its permissions")
+        raise SourceError(f"{path}: cannot be read", say("check its permissions"))
     cv2 = opencv()
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():

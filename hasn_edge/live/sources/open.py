@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hasn_edge.errors import HasnEdgeError, InputError, SourceError
+from hasn_edge.errors import Cure, HasnEdgeError, InputError, SourceError, say
 from hasn_edge.live.sources.base import DEFAULT_SIZE, FrameSource, PatternSource
 from hasn_edge.live.sources.cameras import camera_device, giving, open_camera, open_csi, possible_cameras
 from hasn_edge.live.sources.capture import CaptureSource, open_file, open_stream
@@ -18,9 +18,9 @@ STREAMS = ("rtsp", "rtsps", "http", "https")
 """Schemes of addresses that are streams."""
 
 PROBE_S = 6.0
-"""How long a device that nobody named may take to give an image."""
+"""How long a device that was not asked for by name may take to give an image."""
 
-_CURE = "check its cable and that no other program uses it"
+_CHECK = say("check its cable and that no other program uses it")
 _KINDS = "a camera (0, /dev/video0, csi:0), an address (rtsp://, http://), a video file or 'pattern'"
 
 
@@ -61,7 +61,7 @@ def open_source(
         return remote(lambda: open_stream(text, name, open_s=open_s, read_s=stall_s), name)
     if _is_camera(text):
         name, opened = _camera(text, size, fps)
-        return remote(opened, name, cure=_CURE)
+        return remote(opened, name, cure=_CHECK)
     if not text:
         raise InputError(f"the source is empty; expected {_KINDS}")
     return open_file(Path(text))
@@ -95,7 +95,8 @@ def first_camera(
     Raises:
         SourceError: there are devices, and none of them gives images; says why of each.
     """
-    reasons = []
+    reasons: list[str] = []
+    cures: list[Cure] = []
     known = possible_cameras()
     for device in known:
         name, first = _camera(device, size, fps)
@@ -111,11 +112,12 @@ def first_camera(
                 raise
 
         try:
-            return Remote(opened, name, open_s=probe_s, stall_s=stall_s, cure=_CURE)
+            return Remote(opened, name, open_s=probe_s, stall_s=stall_s, cure=_CHECK)
         except HasnEdgeError as exc:
-            reasons.append(str(exc))
+            reasons.append(exc.message)
+            cures += [cure for cure in exc.cures if cure not in cures]
     if reasons:
-        raise SourceError("; ".join(reasons))
+        raise SourceError("; ".join(reasons), *cures)
     return None
 
 

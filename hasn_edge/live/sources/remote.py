@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hasn_edge.errors import HasnEdgeError, SourceError
+from hasn_edge.errors import Cure, HasnEdgeError, SourceError, say
 from hasn_edge.live.frame import Frame
+from hasn_edge.live.notices import trouble, words_of
 from hasn_edge.live.sources.base import FrameSource
 from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 
@@ -19,6 +20,8 @@ STALL_S = 5.0
 
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses before each attempt to open it again; the last one repeats."""
+
+_CHECK = say("check the address, the network and that it is on")
 
 HANGING = 3
 """Connections that may hang in a library at a time, given up; there is no further attempt before one ends."""
@@ -34,7 +37,7 @@ class _End:
 class _Connection:
     """One opening of a source: opened, read and closed in one daemon thread, which may hang by itself.
 
-    Libraries block in open and read, some for longer than anybody wants to wait. A connection that is given
+    Libraries block in open and read, some for longer than a user waits. A connection that is given
     up ends once the library returns.
     """
 
@@ -71,7 +74,7 @@ class _Connection:
 
     @property
     def dropped(self) -> int:
-        """Frames that were lost because nobody read them in time."""
+        """Frames that were lost because they were not read in time."""
         return self._lost + (0 if self._frames is None else self._frames.dropped)
 
     @property
@@ -113,7 +116,7 @@ class _Connection:
 class Remote(FrameSource):
     """A camera or stream that is reported when it is lost, opened again with back-off, and resumed.
 
-    What cannot be opened the first time is an error: nobody would notice a wrong address otherwise. A
+    What cannot be opened the first time is an error: a wrong address would stay unnoticed otherwise. A
     recording that comes over the network (not :attr:`live`) loses no frame, ends where it ends, and is not
     opened again.
 
@@ -137,7 +140,7 @@ class Remote(FrameSource):
         open_s: float = OPEN_S,
         stall_s: float = STALL_S,
         backoff_s: tuple[float, ...] = BACKOFF_S,
-        cure: str = "check the address, the network and that it is on",
+        cure: Cure = _CHECK,
     ) -> None:
         self.name = name
         self._open = open_
@@ -159,7 +162,7 @@ class Remote(FrameSource):
             raise
         if source is None:
             self._connection.give_up()
-            raise SourceError(f"{name}: no answer within {open_s:g} s; {cure}")
+            raise SourceError(f"{name}: no answer within {open_s:g} s", cure)
         self.live, self.size, self.fps = source.live, source.size, source.fps
         self.aspect = source.aspect
 
@@ -181,19 +184,20 @@ class Remote(FrameSource):
                     self.report(None)
                 self._index += 1
                 return replace(item, index=self._index - 1 + self.dropped)
+            cures: tuple[Cure, ...] = ()
             if item is None:
-                reason = f"no frame for {self._stall_s:g} s"
+                reason = f"{self.name}: no frame for {self._stall_s:g} s"
             elif item.error is None:
                 if not self.live:
                     return None
-                reason = "the stream ended"
+                reason = f"{self.name}: the stream ended"
             elif isinstance(item.error, HasnEdgeError | OSError):
-                reason = str(item.error)
+                reason, cures = self._describe(item.error)
             else:
                 raise item.error
             if not self.live:
-                raise SourceError(f"{self.name}: lost at frame {self._index}: {reason}; start again")
-            self._reopen(reason)
+                raise SourceError(f"{reason}; it was lost at frame {self._index}", *cures, say("start again"))
+            self._reopen(reason, cures)
         return None
 
     def close(self) -> None:
@@ -201,19 +205,19 @@ class Remote(FrameSource):
         self._closed.set()
         self._connection.give_up()
 
-    def _reopen(self, reason: str) -> None:
+    def _reopen(self, reason: str, cures: tuple[Cure, ...]) -> None:
         """Try until it is open again or closed."""
         while not self._closed.is_set():
             self._connection.give_up()
             pause_s = self._backoff_s[min(self._failures, len(self._backoff_s) - 1)]
             self._failures += 1
-            about = "" if reason.startswith(self.name) else f"{self.name}: "
-            self.report(f"{about}{reason}; trying again in {pause_s:g} s (attempt {self._failures})")
+            again = f"trying again in {pause_s:g} s (attempt {self._failures})"
+            self.report(trouble(f"{reason}; {again}", *cures))
             if self._closed.wait(pause_s):
                 return
             hanging = [c for c in (*self._hanging, self._connection) if not c.ended]
             if len(hanging) >= HANGING:
-                reason = f"{len(hanging)} earlier attempts still hang"
+                reason, cures = f"{self.name}: {len(hanging)} earlier attempts still hang", ()
                 continue
             self._hanging = hanging
             self._lost_before += self._connection.dropped
@@ -224,8 +228,13 @@ class Remote(FrameSource):
             try:
                 if connection.opened(max(self._open_s, self._stall_s)) is not None:
                     return
-                reason = "no answer"
+                reason, cures = f"{self.name}: no answer", ()
             except Closed:
                 return
             except (HasnEdgeError, OSError) as exc:
-                reason = str(exc)
+                reason, cures = self._describe(exc)
+
+    def _describe(self, error: HasnEdgeError | OSError) -> tuple[str, tuple[Cure, ...]]:
+        """Return why it is lost and what helps; a source's own errors name it, the system's do not."""
+        reason, cures = words_of(error)
+        return reason if isinstance(error, HasnEdgeError) else f"{self.name}: {reason}", cures

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from hasn_edge.live.frame import UpscaledFrame
+    from hasn_edge.live.notices import Notice
     from hasn_edge.live.stats import Stats
 
 
@@ -26,7 +27,7 @@ class LiveRun(Protocol):
         """The one that computes now."""
 
     def select(self, name: str) -> None:
-        """Change the engine; returns at once, and a failure comes as a message."""
+        """Change the engine; returns at once, and a failure comes as a notice."""
 
     def stop(self) -> None:
         """End the run soon."""
@@ -36,12 +37,12 @@ class View:
     """A place where frames are shown; each method does nothing here and is overridden as needed.
 
     ``start``, ``poll`` and ``stop`` are called in the thread that called ``Live.run``, in this order and
-    ``stop`` exactly once for every view whose ``start`` returned; ``show`` and ``message`` in threads of the
+    ``stop`` exactly once for every view whose ``start`` returned; ``show`` and ``notify`` in threads of the
     pipeline, between them. An exception from any of them ends the run, with the view's class in its message.
 
-    A view that measures when an image really is on the screen says so by ``run.stats.displayed(shown)``,
-    once for each; latency then ends there instead of where the image was handed over, and the figures say
-    how many came that far.
+    A view that measures when an image really is on the screen reports it by ``run.stats.displayed(shown)``,
+    once for each; latency then ends there instead of where the image was handed over, and the figures
+    count how many came that far.
     """
 
     poll_every_s: float | None = None
@@ -57,8 +58,8 @@ class View:
         Nothing may block here, whatever the viewer does: the pipeline waits for it.
         """
 
-    def message(self, text: str | None) -> None:
-        """Show ``text`` over the image, as 'camera lost; trying again in 2 s', until ``None`` comes."""
+    def notify(self, notice: Notice | None) -> None:
+        """Show the notice's text over the image until ``None`` comes; only its state decides anything."""
 
     def poll(self) -> None:
         """Do what must be done in the main thread; returns within a frame's time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.notices import Notice
 from hasn_edge.live.views.base import LiveRun, View
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class TerminalView(View):
         self._console = console
         self._run: LiveRun | None = None
         self._drawing: Any = None
-        self._message: str | None = None
+        self._notice: Notice | None = None
 
     def start(self, run: LiveRun) -> None:
         """Begin to draw."""
@@ -38,11 +39,11 @@ class TerminalView(View):
     def show(self, shown: UpscaledFrame) -> None:
         """Show nothing of the image."""
 
-    def message(self, text: str | None) -> None:
+    def notify(self, notice: Notice | None) -> None:
         """Keep it for the next drawing, or write a line."""
-        if self._drawing is None and text is not None and text != self._message:
-            self._console.print(text, highlight=False, markup=False)
-        self._message = text
+        if self._drawing is None and notice is not None and notice != self._notice:
+            self._console.print(notice.text, highlight=False, markup=False)
+        self._notice = notice
 
     def poll(self) -> None:
         """Draw."""
@@ -50,8 +51,8 @@ class TerminalView(View):
             from rich.text import Text
 
             lines = self._run.stats.overlay()
-            if self._message is not None:
-                lines.append(self._message)
+            if self._notice is not None:
+                lines.append(self._notice.text)
             self._drawing.update(Text("\n".join(lines)), refresh=True)
 
     def stop(self) -> None:

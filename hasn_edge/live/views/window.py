@@ -14,6 +14,7 @@ from hasn_edge.errors import HasnEdgeError
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.images.codec import write_image
 from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.notices import Notice
 from hasn_edge.live.views import window_draw as draw
 from hasn_edge.live.views.base import LiveRun, View
 from hasn_edge.live.views.window_check import check_windows
@@ -97,13 +98,13 @@ class WindowView(View):
         with self._lock:
             self._newest = shown
 
-    def message(self, text: str | None) -> None:
+    def notify(self, notice: Notice | None) -> None:
         """Keep the words for the next poll."""
-        self._message = text
+        self._message = None if notice is None else notice.text
         self._stale = True
 
     def poll(self) -> None:
-        """Draw what is new, and do what the keys say."""
+        """Draw what is new, and act on the keys."""
         if not self._open:
             return
         with self._lock:
@@ -155,9 +156,12 @@ class WindowView(View):
             zoomed = f", x{self._zoom}" if self._zoom > 1 else ""
             draw.words(bgr, [f"{name}{zoomed}", *self._run.stats.overlay()], "top")
         note, until = self._note
-        told = self._message or ("paused" if self._paused else None)
+        lasting = self._message or ("paused" if self._paused else None)
         draw.words(
-            bgr, [told or "", note if time.monotonic() < until else ""], "bottom", alarm=bool(self._message)
+            bgr,
+            [lasting or "", note if time.monotonic() < until else ""],
+            "bottom",
+            alarm=bool(self._message),
         )
         if self._help:
             draw.words(bgr, HELP, "middle")
@@ -237,7 +241,7 @@ class WindowView(View):
     def _next_engine(self) -> None:
         run = self._run
         if run is None or len(run.engines) < 2:
-            self._tell("there is one engine only; --artifact names others")
+            self._note_for_a_while("there is one engine only; start with several files to choose from")
             return
         names = run.engines
         run.select(names[(names.index(run.engine) + 1) % len(names)])
@@ -246,16 +250,16 @@ class WindowView(View):
         """Write what is shown, without words and divider, in full size."""
         shown = self._on_screen
         if shown is None:
-            self._tell("there is no image yet")
+            self._note_for_a_while("there is no image yet")
             return
         path = self._folder / f"hasn-edge-frame{shown.frame.index:06d}-{self._mode}.png"
         try:
             write_image(path, draw.together(shown, self._mode, self._split))
         except HasnEdgeError as exc:  # a full disk must not end the show
-            self._tell(str(exc))
+            self._note_for_a_while(str(exc))
         else:
-            self._tell(f"saved {path}")
+            self._note_for_a_while(f"saved {path}")
 
-    def _tell(self, text: str) -> None:
+    def _note_for_a_while(self, text: str) -> None:
         self._note = (text, time.monotonic() + _NOTE_S)
         self._stale = True

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.live.views.window_draw import cv2
 
-_INSTEAD = "or use --view web"
+IN_THE_BROWSER = use(view="web")
+"""What helps wherever there is no window."""
+
 _PROBE_S = 20
 _PROBE = "import cv2; cv2.namedWindow('hasn-edge'); cv2.waitKey(1); cv2.destroyAllWindows()"
 
@@ -23,16 +25,21 @@ def check_windows() -> None:
     """
     if _toolkit() in ("", "NONE"):
         raise UnsupportedError(
-            "this OpenCV was built without windows, as opencv-python-headless is; install one that has them: "
-            f"pip uninstall -y opencv-python-headless && pip install opencv-python, {_INSTEAD}"
+            "this OpenCV was built without windows, as opencv-python-headless is",
+            say(
+                "install one that has them: pip uninstall -y opencv-python-headless && pip install "
+                "opencv-python"
+            ),
+            IN_THE_BROWSER,
         )
     if not sys.platform.startswith("linux"):
         return
     display = _display()
     if not display:
         raise UnsupportedError(
-            "there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set); log in on the machine's own "
-            f"screen, use ssh -X, {_INSTEAD}"
+            "there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set)",
+            say("log in on the machine's own screen, use ssh -X"),
+            IN_THE_BROWSER,
         )
     # A toolkit that cannot open its display ends the whole process: let it end another one.
     try:
@@ -44,12 +51,14 @@ def check_windows() -> None:
         reason = f"no answer within {_PROBE_S} s"
     if reason:
         raise UnsupportedError(
-            f"no window can be opened on display {display} ({reason.splitlines()[0]}); check it, {_INSTEAD}"
+            f"no window can be opened on display {display} ({reason.splitlines()[0]})",
+            say("check it"),
+            IN_THE_BROWSER,
         )
 
 
 def has_display() -> bool:
-    """Return whether somebody may sit in front of this machine; nothing is opened."""
+    """Return whether this machine may have a screen; nothing is opened."""
     return not sys.platform.startswith("linux") or bool(_display())
 
 

@@ -1,4 +1,4 @@
-"""Who may watch through the web: Host and Origin headers, tokens, and the headers of every answer."""
+"""Who may watch through the web: Host and Origin headers, and tokens."""
 
 from __future__ import annotations
 
@@ -7,54 +7,65 @@ import ipaddress
 import re
 import secrets
 import socket
+from collections.abc import Iterable
 from urllib.parse import quote
 
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, omit
 
 SHORTEST_TOKEN = 8
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-"""Of every answer: nothing is kept, embedded, or told to other places."""
 
 
 class AccessPolicy:
     """Decides about requests to a server on one address.
 
     A page elsewhere can make a browser send requests here, even by a name of its own that points here (DNS
-    rebinding). So a request must name this machine in its Host header, and a WebSocket must come from a page
-    of this very server. From another machine than this one a viewer must know the token, too.
+    rebinding). So a request must name this machine, or a host that the user allows, in its Host header, and
+    a WebSocket must come from a page of this very server, or of an origin that the user allows. A reverse
+    proxy passes on the name that its visitors use, or replaces it by this server's address: the first needs
+    an allowed host, the second an allowed origin. Whoever comes from another machine, also through such a
+    proxy, must know the token, too.
 
     Args:
         host: Address or name that the server is bound to.
         token: What viewers must know; ``None`` to need none on this machine, and to make one up for others.
+        allow_hosts: Further names under which browsers may reach it, such as ``demo.example.com``.
+        allow_origins: Further origins whose pages may watch, such as ``https://demo.example.com``; their
+            hosts are allowed, too.
 
     Raises:
-        InputError: the token is too short to be one.
+        InputError: the token is too short to be one, or a host or an origin is not written as one.
     """
 
-    def __init__(self, host: str, token: str | None) -> None:
+    def __init__(
+        self,
+        host: str,
+        token: str | None,
+        *,
+        allow_hosts: Iterable[str] = (),
+        allow_origins: Iterable[str] = (),
+    ) -> None:
         self.host = host
-        self.local = is_loopback(host)
         if token is not None and len(token) < SHORTEST_TOKEN:
             raise InputError(
-                f"--token has {len(token)} characters, expected at least {SHORTEST_TOKEN}; "
-                "leave it out to have one made up where it is needed"
+                f"the token has {len(token)} characters, expected at least {SHORTEST_TOKEN}; without one, it "
+                "is made up where it is needed",
+                omit("token"),
             )
+        self._origins = {_checked_origin(origin) for origin in allow_origins}
+        self.origin_hosts = tuple(sorted(origin.partition("://")[2] for origin in self._origins))
+        """Names and ports of the allowed origins."""
+        named = {_checked_host(name) for name in (*allow_hosts, *self.origin_hosts)}
+        own = {"localhost", "127.0.0.1", "::1", host.lower()}
+        self._loopback = is_loopback(host)
+        self.local = self._loopback and named <= own
+        """Whether viewers are on this machine only."""
         self._token = secrets.token_urlsafe(18) if token is None and not self.local else token
-        names = {"localhost", "127.0.0.1", "::1", host.lower()}
-        if not self.local:
+        if not self._loopback:
             mine = socket.gethostname().lower()
-            names |= {mine, f"{mine.split('.')[0]}.local"}
-        self._names = names
+            own |= {mine, f"{mine.split('.')[0]}.local"}
+        self._names = own | named
 
     @property
     def needs_token(self) -> bool:
@@ -72,19 +83,22 @@ class AccessPolicy:
         match = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
         if match is None:
             return "expected one Host header with a name and a port"
-        name = match["name"].strip("[]").rstrip(".")
+        name = _bare(match["name"])
         # An address is never an attacker's name for this machine; on loopback only its own ones are used.
-        if name in self._names or (not self.local and _is_address(name)):
+        if name in self._names or (not self._loopback and _is_address(name)):
             return None
-        cure = "localhost" if self.local else "the address of this machine"
-        return f"this server does not answer to '{name}'; use {cure}, or name it with --host"
+        cure = "localhost" if self._loopback else "the address of this machine"
+        return f"this server does not answer to '{name}'; use {cure}, or start it with that host allowed"
 
     def refused_origin(self, origins: list[str], hosts: list[str]) -> str | None:
         """Return why a WebSocket of a page with these Origin headers is refused; ``None`` if it is not."""
-        allowed = {f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")} if hosts else set()
-        if len(origins) == 1 and origins[0].lower() in allowed:
+        own = {f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")} if hosts else set()
+        if len(origins) == 1 and origins[0].lower() in own | self._origins:
             return None
-        return "pages of other places may not watch; open the page of this server"
+        return (
+            "pages of other places may not watch; open the page of this server, or start it with that "
+            "origin allowed"
+        )
 
     def addresses(self, port: int) -> list[str]:
         """Return what to open in a browser, the likeliest first; the token is behind the ``#``."""
@@ -95,24 +109,29 @@ class AccessPolicy:
         return [f"http://{f'[{host}]' if ':' in host else host}:{port}/{secret}" for host in hosts]
 
 
-def content_policy(sources: str, host: str) -> str:
-    """Return the Content-Security-Policy of the page: its own code, images made by it, this server.
-
-    Args:
-        sources: ``script-src`` and ``style-src`` with the hashes of what the page contains.
-        host: The request's Host header, checked before.
-    """
-    # Not every browser takes 'self' for a WebSocket, hence the host by name.
-    return (
-        f"default-src 'none'; {sources}; img-src 'self' blob: data:; "
-        f"connect-src 'self' ws://{host} wss://{host}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
 def is_loopback(host: str) -> bool:
     """Return whether an address can be reached from this machine only."""
     return host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _checked_host(text: str) -> str:
+    match = _HOST.fullmatch(text.lower())
+    if match is None:
+        raise InputError(f"{text!r} is no host; expected a name or an address, such as demo.example.com")
+    return _bare(match["name"])
+
+
+def _checked_origin(text: str) -> str:
+    if re.fullmatch(rf"https?://{_HOST.pattern}", text.lower()) is None:
+        raise InputError(
+            f"{text!r} is no origin; expected a scheme, a name and a port where it is not the usual one, "
+            "without a path, such as https://demo.example.com"
+        )
+    return text.lower()
+
+
+def _bare(name: str) -> str:
+    return name.strip("[]").rstrip(".")
 
 
 def _is_address(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The web page as one document: its parts put together, with the hashes that let them run."""
+"""What the server answers over HTTP: the page as one document, its policy, and refusals."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ import base64
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib import resources
+from typing import Any
+
+from hasn_edge.optional import require
 
 _STYLE = re.compile(r'<link rel="stylesheet" href="([a-z]+\.css)">')
 _SCRIPT = re.compile(r'<script src="([a-z_]+\.js)"></script>')
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Of every answer: nothing is kept, embedded, or reported to other places."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +55,43 @@ def page() -> Page:
     html = _SCRIPT.sub(lambda match: part("script", match[1]), html)
     sources = "; ".join(f"{kind}-src {' '.join(found)}" for kind, found in hashes.items())
     return Page(html.encode(), sources)
+
+
+def content_policy(sources: str, hosts: Iterable[str]) -> str:
+    """Return the Content-Security-Policy of the page: its own code, images made by it, this server.
+
+    Args:
+        sources: ``script-src`` and ``style-src`` with the hashes of what the page contains.
+        hosts: Names, with their ports, under which a browser may reach this server; checked before.
+    """
+    # Not every browser takes 'self' for a WebSocket, hence the hosts by name.
+    sockets = " ".join(f"ws://{host} wss://{host}" for host in dict.fromkeys(hosts))
+    return (
+        f"default-src 'none'; {sources}; img-src 'self' blob: data:; connect-src 'self' {sockets}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def http_response(status: HTTPStatus, body: str | bytes, **headers: str) -> Any:
+    """Return an answer of the library ``websockets``: text, or bytes of HTML."""
+    data = body.encode() if isinstance(body, str) else body
+    kind = "text/plain" if isinstance(body, str) else "text/html"
+    fields = websockets("datastructures").Headers(
+        {
+            **_HEADERS,
+            **headers,
+            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Length": str(len(data)),
+            "Connection": "close",
+        }
+    )
+    return websockets("http11").Response(status.value, status.phrase, fields, data)
+
+
+def websockets(module: str) -> Any:
+    """Return a module of the package ``websockets``, e.g. ``"exceptions"``.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    return require(f"websockets.{module}", extra="demo", needed_for="The web view")

@@ -23,7 +23,7 @@ _JPEG: dict[str, tuple[int, bool]] = {"best": (95, True), "good": (88, True), "l
 
 
 class ImageError(Exception):
-    """An image could not be encoded, for anybody; the cause says why."""
+    """An image could not be encoded, for no viewer; its cause is what was raised."""
 
 
 class FrameEncoder:

@@ -1,27 +1,46 @@
-"""What the page and the server say to each other over the WebSocket.
+"""What the page and the server send each other over the WebSocket, and its codec.
 
-Text messages are JSON objects with a ``type``. The page sends the classes of :data:`Request`; the server
-sends ``hello``, ``stats``, ``message``, and ``refused``, which says ``about`` which type of request. Images
-are binary: four bytes, big-endian, with the length of a JSON header, the header, and then the files whose
-lengths it tells.
+Text messages are JSON objects whose ``type`` names one of the classes here: :data:`PageMessage` from the
+page, :data:`ServerMessage` to it. Images are binary: four bytes, big-endian, with the length of a JSON
+:class:`ImageHeader`, the header, and then the files whose lengths it gives. What either side does depends on
+types, states, codes and numbers; ``text`` is for people only.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Literal
+from enum import Enum, IntEnum
+from typing import Literal
 
 import msgspec
 
-from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.notices import RunState
 
 LARGEST_REQUEST = 4096
 """Bytes; what is longer ends the connection."""
 
-WRONG_REQUEST, WRONG_TOKEN, TOO_MANY, ENDED, FAILED = 4400, 4401, 4429, 1001, 1011
-"""Codes that a connection is closed with."""
-
 ImageQuality = Literal["best", "good", "light", "lossless"]
+
+
+class CloseCode(IntEnum):
+    """Why the server ends a connection."""
+
+    ENDED = 1001
+    """The run has ended."""
+    FAILED = 1011
+    WRONG_REQUEST = 4400
+    WRONG_TOKEN = 4401
+    TOO_MANY = 4429
+    """As many viewers watch as may."""
+
+
+class ImageKind(str, Enum):
+    """Why an image is sent."""
+
+    FRAME = "frame"
+    """It is the next frame."""
+    STILL = "still"
+    """It answers :class:`Still`."""
 
 
 class Hello(msgspec.Struct, tag="hello", forbid_unknown_fields=True):
@@ -53,68 +72,113 @@ class Still(msgspec.Struct, tag="still", forbid_unknown_fields=True):
 
 
 class Select(msgspec.Struct, tag="select", forbid_unknown_fields=True):
-    """Change the engine, for everybody."""
+    """Change the engine, for every viewer."""
 
     engine: str
 
 
-Request = Hello | Want | Drawn | Still | Select
-
-_DECODER = msgspec.json.Decoder(Request)
+PageMessage = Hello | Want | Drawn | Still | Select
 
 
-def request(text: str | bytes) -> Any:
+class Welcome(msgspec.Struct, tag="welcome"):
+    """Comes first: this viewer is let in."""
+
+    source: str
+    engines: tuple[str, ...]
+    scale: int
+    tick_s: float
+    """Seconds between two :class:`RunFigures`."""
+    history: list[tuple[float | None, ...]]
+    """Seconds, p50, p95, and frames a second captured, shown and on a screen, of the last ticks."""
+
+
+class OwnFigures(msgspec.Struct):
+    """How one viewer sees the run: frames a second, and the latency until it drew them in milliseconds."""
+
+    fps: float | None
+    p50: float | None
+    p95: float | None
+    max: float | None
+
+
+class RunFigures(msgspec.Struct, tag="stats"):
+    """Comes at every tick."""
+
+    stats: msgspec.Raw
+    """A :class:`~hasn_edge.live.snapshot.Snapshot`, encoded once for every viewer."""
+    you: OwnFigures
+    viewers: int
+
+
+class Note(msgspec.Struct, tag="notice"):
+    """A :class:`~hasn_edge.live.notices.Notice`, or that there is none any more."""
+
+    state: RunState = RunState.RUNNING
+    text: str | None = None
+    opening: str | None = None
+    """The engine that is being opened."""
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """A request of this type is not fulfilled."""
+
+    about: Literal["still", "select"]
+    text: str
+
+
+ServerMessage = Welcome | RunFigures | Note | Refused
+
+
+class ImageHeader(msgspec.Struct):
+    """What belongs to an image."""
+
+    kind: ImageKind
+    frame: int
+    """Number of the frame, for :class:`Drawn` and :class:`Still`."""
+    index: int
+    """Number of the frame in its source."""
+    time_s: float | None
+    engine: str
+    """The one that computed it."""
+    width: int
+    height: int
+    scale: int
+    media: str
+    """MIME type of the files."""
+    lengths: list[int]
+    """Bytes of the network's image, and of bicubic's where it is there."""
+
+
+_PAGE: msgspec.json.Decoder[PageMessage] = msgspec.json.Decoder(PageMessage)
+_HEADER = msgspec.json.Decoder(ImageHeader)
+
+
+def decode_page_message(text: str | bytes) -> PageMessage:
     """Read what the page sent.
 
-    Returns:
-        One of :data:`Request`.
-
     Raises:
-        msgspec.DecodeError: it is none of these.
+        msgspec.DecodeError: it is no message.
     """
-    return _DECODER.decode(text)
+    return _PAGE.decode(text)
 
 
-def note(kind: str, **content: Any) -> str:
+def encode_message(message: ServerMessage) -> str:
     """Return a text message of the server."""
-    return msgspec.json.encode({"type": kind, **content}).decode()
+    return msgspec.json.encode(message).decode()
 
 
-def image(
-    number: int, shown: UpscaledFrame, kind: Literal["frame", "still"], media: str, files: list[bytes]
-) -> bytes:
-    """Return a binary message: the network's image, and bicubic's if there is a second file.
-
-    Args:
-        number: Of the frame, for :class:`Drawn` and :class:`Still`.
-        shown: Where the files were made of.
-        kind: Whether it is the next frame, or an answer to :class:`Still`.
-        media: MIME type of the files.
-        files: One or two.
-    """
-    height, width = shown.upscaled.shape[:2]
-    header = {
-        "kind": kind,
-        "frame": number,
-        "index": shown.frame.index,
-        "time_s": shown.frame.time_s,
-        "engine": shown.engine,
-        "width": width,
-        "height": height,
-        "scale": shown.scale,
-        "media": media,
-        "lengths": [len(file) for file in files],
-    }
+def encode_image(header: ImageHeader, files: list[bytes]) -> bytes:
+    """Return a binary message with the files whose lengths the header gives."""
     text = msgspec.json.encode(header)
     return b"".join((struct.pack(">I", len(text)), text, *files))
 
 
-def unpacked(message: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """Return header and files of :func:`image`, as the page does."""
+def decode_image(message: bytes) -> tuple[ImageHeader, list[bytes]]:
+    """Return header and files of :func:`encode_image`, as the page does."""
     (length,) = struct.unpack_from(">I", message)
-    header: dict[str, Any] = msgspec.json.decode(message[4 : 4 + length])
+    header = _HEADER.decode(message[4 : 4 + length])
     files, start = [], 4 + length
-    for size in header["lengths"]:
+    for size in header.lengths:
         files.append(message[start : start + size])
         start += size
     return header, files

@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 
 from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.notices import Notice
+from hasn_edge.live.snapshot import Snapshot
 from hasn_edge.live.views.base import LiveRun
 from hasn_edge.live.web import messages as protocol
-from hasn_edge.live.web.access import HEADERS, AccessPolicy, content_policy
-from hasn_edge.live.web.document import page
+from hasn_edge.live.web.access import AccessPolicy
+from hasn_edge.live.web.document import content_policy, http_response, page, websockets
 from hasn_edge.live.web.encoding import FrameEncoder, ImageError
-from hasn_edge.live.web.library import websockets
 from hasn_edge.live.web.viewer import Viewer
 
 TICK_S = 0.5
@@ -27,13 +28,13 @@ TICK_S = 0.5
 HISTORY = 120
 """Ticks that a new viewer's charts begin with."""
 HELLO_S = 5.0
-"""How long a connection may take to say who it is."""
+"""How long a connection may take until its hello."""
 WRONG_TOKEN_S = 0.5
 """How long a wrong token is kept waiting for its answer."""
 CLOSE_S = 0.4
-"""How long viewers have to say goodbye."""
+"""How long viewers have to close their connections."""
 
-_STRANGERS = 16  # connections that may wait to be let in; the page says hello at once
+_STRANGERS = 16  # connections that may wait to be let in; the page sends its hello at once
 _ENCODERS = 2
 
 _LOG = logging.getLogger("hasn_edge.web")
@@ -46,21 +47,21 @@ class Server:
 
     Args:
         run: The run that is shown and steered.
-        gate: Decides who may.
+        access: Decides who may.
         viewers: How many may watch at once.
     """
 
-    def __init__(self, run: LiveRun, gate: AccessPolicy, *, viewers: int) -> None:
+    def __init__(self, run: LiveRun, access: AccessPolicy, *, viewers: int) -> None:
         self.latest: tuple[int, UpscaledFrame] | None = None
         self.viewers: set[Viewer] = set()
         self._run = run
-        self._gate = gate
+        self._access = access
         self._most = viewers
         self._strangers: dict[Any, str] = {}
         self._executor = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="hasn-edge web encoder")
-        self.images = FrameEncoder(self._executor)
+        self.encoder = FrameEncoder(self._executor)
         self._history: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY)
-        self._message: str | None = None
+        self._notice = protocol.Note()
         self._drawn = -1
         self._ended = asyncio.Event()
         self._failure: BaseException | None = None
@@ -98,12 +99,12 @@ class Server:
         ticking = asyncio.ensure_future(self._tick())
         ending = asyncio.ensure_future(self._ended.wait())
         await asyncio.wait({ticking, ending}, return_when=asyncio.FIRST_COMPLETED)
-        serving.close(code=protocol.ENDED, reason="the run has ended")
+        serving.close(code=protocol.CloseCode.ENDED, reason="The run has ended")
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(serving.wait_closed()), 2 * CLOSE_S)
         for transport in list(transports):
             transport.abort()
-        while transports:  # the loop tells each one that it is over
+        while transports:  # the loop calls each one's end
             await asyncio.sleep(0)
         ending.cancel()
         ticking.cancel()
@@ -114,7 +115,7 @@ class Server:
             raise self._failure
 
     def end(self) -> None:
-        """Let everybody go."""
+        """Let every viewer go."""
         self._ended.set()
 
     def publish(self, shown: UpscaledFrame) -> None:
@@ -123,10 +124,13 @@ class Server:
         for viewer in self.viewers:
             viewer.wake()
 
-    def say(self, text: str | None) -> None:
-        """Tell everybody what the user is to know, ``None`` when it is over."""
-        self._message = text
-        self._broadcast("message", text=text)
+    def notify(self, notice: Notice | None) -> None:
+        """Pass on to every viewer what the user should know, ``None`` when it is over."""
+        self._notice = protocol.Note()
+        if notice is not None:
+            self._notice = protocol.Note(state=notice.state, text=notice.text, opening=notice.opening)
+        for viewer in self.viewers:
+            viewer.post(self._notice)
 
     def age(self, shown: UpscaledFrame) -> float:
         """Return the latency of a frame that is on a screen now, in seconds."""
@@ -142,30 +146,25 @@ class Server:
         """Change the engine."""
         self._run.select(engine)
 
-    def _broadcast(self, kind: str, **content: Any) -> None:
-        text = protocol.note(kind, **content)
-        for viewer in self.viewers:
-            viewer.note(kind, text)
-
     def _answer(self, connection: Any, request: Any) -> Any:
         """Answer a request over HTTP; ``None`` lets a WebSocket begin."""
         hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
-        refused = self._gate.refused_host(hosts)
+        refused = self._access.refused_host(hosts)
         if refused is not None:
-            return _response(HTTPStatus.MISDIRECTED_REQUEST, f"{refused}\n")
+            return http_response(HTTPStatus.MISDIRECTED_REQUEST, f"{refused}\n")
         path = request.path.partition("?")[0]
         if path == "/":
-            policy = content_policy(page().sources, hosts[0])
-            return _response(HTTPStatus.OK, page().body, **{"Content-Security-Policy": policy})
+            policy = content_policy(page().sources, (hosts[0], *self._access.origin_hosts))
+            return http_response(HTTPStatus.OK, page().body, **{"Content-Security-Policy": policy})
         if path != "/live":
-            return _response(HTTPStatus.NOT_FOUND, "there is only one page here: /\n")
-        refused = self._gate.refused_origin(origins, hosts)
+            return http_response(HTTPStatus.NOT_FOUND, "there is only one page here: /\n")
+        refused = self._access.refused_origin(origins, hosts)
         if refused is not None:
-            return _response(HTTPStatus.FORBIDDEN, f"{refused}\n")
+            return http_response(HTTPStatus.FORBIDDEN, f"{refused}\n")
         return None
 
     async def _connected(self, connection: Any) -> None:
-        """Let a viewer in, or say why not, and serve it."""
+        """Let a viewer in, or close with the reason, and serve it."""
         self._make_room()
         self._strangers[connection] = _address(connection)
         try:
@@ -180,17 +179,17 @@ class Server:
         viewer = Viewer(connection, self)
         self.viewers.add(viewer)
         try:
-            viewer.note("hello", self._hello())
-            viewer.note("message", protocol.note("message", text=self._message))
-            viewer.note("stats", self._stats(viewer, msgspec.Raw(self._snapshot())))
+            viewer.post(self._welcome())
+            viewer.post(self._notice)
+            viewer.post(self._figures(viewer, _encode(self._run.stats.snapshot())))
             await viewer.serve()
-        except ImageError as exc:  # no viewer's business: nobody would see an image any more
+        except ImageError as exc:  # no viewer's fault: none would see an image any more
             self._failure = self._failure or exc.__cause__
             self._ended.set()
-        except Exception as exc:  # this viewer's end, and nobody else's; said when the run ends
+        except Exception as exc:  # the end of this viewer only; reported when the run ends
             _LOG.warning("a viewer was let go", exc_info=True)
             self._run.stats.remember(f"a viewer of the web page was let go: {type(exc).__name__}: {exc}")
-            await connection.close(protocol.FAILED, "this connection failed; the others go on")
+            await connection.close(protocol.CloseCode.FAILED, "This connection failed; the others go on")
         finally:
             self.viewers.discard(viewer)
 
@@ -205,16 +204,19 @@ class Server:
     async def _stranger(self, connection: Any) -> tuple[int, str] | None:
         """Return code and reason to close a connection with; ``None`` if it may stay."""
         try:
-            hello = protocol.request(await asyncio.wait_for(connection.recv(), HELLO_S))
+            hello = protocol.decode_page_message(await asyncio.wait_for(connection.recv(), HELLO_S))
         except (msgspec.DecodeError, UnicodeDecodeError):
             hello = None
         if not isinstance(hello, protocol.Hello):
-            return protocol.WRONG_REQUEST, "expected a hello of this version's page"
-        if not self._gate.knows_token(hello.token):
+            return protocol.CloseCode.WRONG_REQUEST, "Expected a hello of this version's page"
+        if not self._access.knows_token(hello.token):
             await asyncio.sleep(WRONG_TOKEN_S)
-            return protocol.WRONG_TOKEN, "this is not the token; open the address that hasn-edge printed"
+            return (
+                protocol.CloseCode.WRONG_TOKEN,
+                "This is not the token; open the address that hasn-edge printed",
+            )
         if len(self.viewers) >= self._most:
-            return protocol.TOO_MANY, f"{self._most} viewers watch already; close one of them"
+            return protocol.CloseCode.TOO_MANY, f"{self._most} viewers watch already; close one of them"
         return None
 
     async def _tick(self) -> None:
@@ -224,21 +226,17 @@ class Server:
             latency = now["latency_ms"]
             rates = now["fps_in"], now["fps_out"], now["fps_screen"]
             self._history.append((snapshot["seconds"], latency["p50"], latency["p95"], *rates))
-            raw = msgspec.Raw(msgspec.json.encode(snapshot))
+            raw = _encode(snapshot)
             for viewer in self.viewers:
-                viewer.note("stats", self._stats(viewer, raw))
+                viewer.post(self._figures(viewer, raw))
             await asyncio.sleep(TICK_S)
 
-    def _snapshot(self) -> bytes:
-        return msgspec.json.encode(self._run.stats.snapshot())
+    def _figures(self, viewer: Viewer, snapshot: msgspec.Raw) -> protocol.RunFigures:
+        return protocol.RunFigures(stats=snapshot, you=viewer.figures(), viewers=len(self.viewers))
 
-    def _stats(self, viewer: Viewer, snapshot: msgspec.Raw) -> str:
-        return protocol.note("stats", stats=snapshot, you=viewer.figures(), viewers=len(self.viewers))
-
-    def _hello(self) -> str:
+    def _welcome(self) -> protocol.Welcome:
         run = self._run
-        return protocol.note(
-            "hello",
+        return protocol.Welcome(
             source=run.stats.source,
             engines=run.engines,
             scale=run.scale,
@@ -253,16 +251,5 @@ def _address(connection: Any) -> str:
     return str(remote[0]) if remote else ""
 
 
-def _response(status: HTTPStatus, body: str | bytes, **headers: str) -> Any:
-    data = body.encode() if isinstance(body, str) else body
-    kind = "text/plain" if isinstance(body, str) else "text/html"
-    fields = websockets("datastructures").Headers(
-        {
-            **HEADERS,
-            **headers,
-            "Content-Type": f"{kind}; charset=utf-8",
-            "Content-Length": str(len(data)),
-            "Connection": "close",
-        }
-    )
-    return websockets("http11").Response(status.value, status.phrase, fields, data)
+def _encode(snapshot: Snapshot) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(snapshot))

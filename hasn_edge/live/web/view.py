@@ -6,22 +6,23 @@ import asyncio
 import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.errors import InputError
+from hasn_edge.errors import Cure, InputError, say, use
 from hasn_edge.live.frame import UpscaledFrame
+from hasn_edge.live.notices import Notice, Tell
 from hasn_edge.live.views.base import LiveRun, View
 from hasn_edge.live.views.window_check import has_display
-from hasn_edge.live.web.access import AccessPolicy
-from hasn_edge.live.web.library import websockets
+from hasn_edge.live.web.access import AccessPolicy, is_loopback
+from hasn_edge.live.web.document import websockets
 
 if TYPE_CHECKING:
     from hasn_edge.live.web.server import Server
 
 VIEWERS = 8
-"""How many may watch at once, unless told otherwise."""
+"""How many may watch at once by default."""
 
 _STOP_S = 2.0
 
@@ -30,20 +31,24 @@ class WebView(View):
     """Serves a page that shows the run and steers it.
 
     Every viewer has one place for the newest frame and gets it when the last one is drawn, so that a slow
-    viewer sees fewer frames and slows nobody down. A frame is encoded once per quality that somebody watches
-    in, and not at all when nobody does. Latency is measured until the first viewer's browser says that it
-    has drawn the frame.
+    viewer sees fewer frames and slows neither the run nor other viewers down. A frame is encoded once per
+    quality that is watched, and not at all while there is no viewer. Latency is measured until the first
+    viewer's browser reports that it has drawn the frame.
+
+    Behind a reverse proxy it works under any path that the proxy takes off before it passes requests on.
 
     Args:
         host: Address to serve on. Any other than this machine's own (loopback) needs a token.
         port: TCP port; 0 for one that is free.
         token: What viewers must know, at least 8 characters; ``None`` to have one made up where it is needed.
-        tell: Told where to look; for the user only, since the address may contain the token.
+        tell: Receives where to look; for the user only, since the address may contain the token.
+        allow_hosts: Further names under which browsers may reach it, such as a reverse proxy's.
+        allow_origins: Further origins whose pages may watch, such as ``https://demo.example.com``.
         viewers: How many may watch at once.
 
     Raises:
         MissingDependencyError: the WebSocket library is not installed.
-        InputError: the token is too short.
+        InputError: the token is too short, or an allowed host or origin is not written as one.
     """
 
     def __init__(
@@ -52,11 +57,13 @@ class WebView(View):
         host: str = "127.0.0.1",
         port: int = 8765,
         token: str | None = None,
-        tell: Callable[[str], None] | None = None,
+        tell: Tell | None = None,
         viewers: int = VIEWERS,
+        allow_hosts: Iterable[str] = (),
+        allow_origins: Iterable[str] = (),
     ) -> None:
         websockets("asyncio.server")
-        self.gate = AccessPolicy(host, token)
+        self.access = AccessPolicy(host, token, allow_hosts=allow_hosts, allow_origins=allow_origins)
         self.addresses: list[str] = []
         """What to open in a browser, once it is started."""
         self._host, self._port = host, port
@@ -93,7 +100,7 @@ class WebView(View):
             listener.close()
 
     def start(self, run: LiveRun) -> None:
-        """Begin to serve, and say where.
+        """Begin to serve, and report where.
 
         Raises:
             InputError: as :meth:`bind`.
@@ -102,11 +109,11 @@ class WebView(View):
 
         listener, self._listener = self.bind(), None
         port = listener.getsockname()[1]
-        self.addresses = self.gate.addresses(port)
+        self.addresses = self.access.addresses(port)
         started = threading.Event()
 
         async def serve() -> None:
-            self._server = Server(run, self.gate, viewers=self._viewers)
+            self._server = Server(run, self.access, viewers=self._viewers)
             started.set()
             await self._server.run(listener)
 
@@ -117,7 +124,8 @@ class WebView(View):
         self._thread.start()
         started.wait()
         if self._tell is not None:
-            self._tell(f"watch at {' or '.join(self.addresses)}{self._hint(port)}")
+            text, cures = self._hint(port)
+            self._tell(f"watch at {' or '.join(self.addresses)}{text}", *cures)
 
     def show(self, shown: UpscaledFrame) -> None:
         """Put the frame where the server finds it; raises what ended the server."""
@@ -130,29 +138,28 @@ class WebView(View):
             self._due = True
         self._call(self._publish)
 
-    def message(self, text: str | None) -> None:
-        """Show ``text`` over every viewer's image."""
+    def notify(self, notice: Notice | None) -> None:
+        """Show it over every viewer's image."""
         if self._server is not None:
-            self._call(partial(self._server.say, text))
+            self._call(partial(self._server.notify, notice))
 
     def stop(self) -> None:
-        """Tell the viewers that it is over, and free the port."""
+        """Close every viewer's connection, and free the port."""
         if self._thread is None:
             return
         if self._server is not None:
             self._call(self._server.end)
         self._thread.join(_STOP_S)
 
-    def _hint(self, port: int) -> str:
+    def _hint(self, port: int) -> tuple[str, tuple[Cure, ...]]:
         """Return what whoever reads the address should know besides."""
-        if not self.gate.local:
-            return " (whoever has this address can watch and change the engine)"
+        if not self.access.local:
+            proxy = "; a proxy's address needs the same token behind it" if is_loopback(self._host) else ""
+            return f" (whoever has this address can watch and change the engine{proxy})", ()
         if has_display():
-            return ""
-        return (
-            f" (from this machine only, which has no display: from another one first 'ssh -L "
-            f"{port}:localhost:{port} USER@THIS-MACHINE', or start with --host 0.0.0.0)"
-        )
+            return "", ()
+        tunnel = f"first run 'ssh -L {port}:localhost:{port} USER@THIS-MACHINE' on the machine with a screen"
+        return " from this machine only, which has no display", (say(tunnel), use(host="0.0.0.0"))
 
     def _publish(self) -> None:
         with self._lock:
@@ -161,7 +168,7 @@ class WebView(View):
             self._server.publish(shown)
 
     def _call(self, function: Callable[[], Any]) -> None:
-        """Have the server's thread call a function soon; after its end, nobody does."""
+        """Have the server's thread call a function soon; after its end, do nothing."""
         try:
             assert self._loop is not None
             self._loop.call_soon_threadsafe(function)
@@ -199,9 +206,12 @@ def _bound(host: str, port: int) -> socket.socket:
         return socket.create_server((address[0], port), family=family, backlog=32)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
-            reason = f"port {port} is in use; choose another by --port, or a free one by --port 0"
+            reason, cure = f"port {port} is in use", use(port=0)
         elif exc.errno == errno.EACCES:
-            reason = f"port {port} needs rights that this user lacks; choose one above 1023 by --port"
+            reason, cure = f"port {port} needs rights that this user lacks", use(port=8765)
         else:
-            reason = f"{exc.strerror or exc}; give an address of this machine to --host, 0.0.0.0 for all"
-        raise InputError(f"cannot serve the web page on {host}: {reason}") from exc
+            reason, cure = (
+                f"{exc.strerror or exc}; it must be an address of this machine",
+                use(host="0.0.0.0"),
+            )
+        raise InputError(f"cannot serve the web page on {host}: {reason}", cure) from exc

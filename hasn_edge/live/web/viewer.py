@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from hasn_edge.errors import InputError
 from hasn_edge.live.frame import UpscaledFrame
-from hasn_edge.live.series import Series, milliseconds
+from hasn_edge.live.series import Series, to_milliseconds
 from hasn_edge.live.web import messages as protocol
+from hasn_edge.live.web.document import websockets
 from hasn_edge.live.web.encoding import MEDIA, FrameEncoder
-from hasn_edge.live.web.library import websockets
 
 UNDER_WAY = 2
 """Frames that a viewer may not have drawn yet: one travels while the other is decoded. Whatever lies between
@@ -24,7 +24,7 @@ here and the eyes, no more than these can be late."""
 class ViewerHost(Protocol):
     """What viewers share; all of it belongs to the event loop's thread."""
 
-    images: FrameEncoder
+    encoder: FrameEncoder
     latest: tuple[int, UpscaledFrame] | None
     """The newest frame with its number."""
 
@@ -32,7 +32,7 @@ class ViewerHost(Protocol):
         """Return the latency of a frame that is on the screen now, in seconds."""
 
     def drawn(self, number: int, shown: UpscaledFrame) -> None:
-        """Hear that a frame came on a screen as soon as it could."""
+        """Count a frame that came on a screen as soon as it could."""
 
     def select(self, engine: str) -> None:
         """Change the engine; raises :class:`InputError` where there is no such engine."""
@@ -43,14 +43,14 @@ class Viewer:
 
     Args:
         connection: A WebSocket of the library ``websockets``.
-        room: What it shares with the others.
+        host: What it shares with the others.
     """
 
-    def __init__(self, connection: Any, room: ViewerHost) -> None:
+    def __init__(self, connection: Any, host: ViewerHost) -> None:
         self._connection = connection
-        self._room = room
+        self._host = host
         self._wake = asyncio.Event()
-        self._notes: dict[str, str] = {}
+        self._waiting: dict[tuple[type, str], protocol.ServerMessage] = {}
         self._want = protocol.Want(watch=False)
         self._sent = self._before = -1
         self._under_way: dict[int, UpscaledFrame] = {}
@@ -58,21 +58,22 @@ class Viewer:
         self._still: tuple[int, UpscaledFrame] | None = None
         self._latency = Series(time.monotonic)
 
-    def note(self, kind: str, text: str) -> None:
-        """Send a text message; an older one of this kind that is still waiting is replaced."""
-        self._notes[kind] = text
+    def post(self, message: protocol.ServerMessage) -> None:
+        """Send a message; an older one of its type, and about the same, that still waits is replaced."""
+        about = message.about if isinstance(message, protocol.Refused) else ""
+        self._waiting[type(message), about] = message
         self._wake.set()
 
     def wake(self) -> None:
         """Look whether there is a new frame."""
         self._wake.set()
 
-    def figures(self) -> Mapping[str, float | None]:
-        """Return this viewer's own frames a second, and the latency until it drew them in milliseconds."""
+    def figures(self) -> protocol.OwnFigures:
+        """Return how this viewer sees the run."""
         now = time.monotonic()
-        summary = self._latency.summary(now, recent=True)
+        times = to_milliseconds(self._latency.summary(now, recent=True))
         fps = None if self._latency.stale(now) else self._latency.rate(now)
-        return {"fps": fps, **milliseconds(summary)}
+        return protocol.OwnFigures(fps=fps, p50=times["p50"], p95=times["p95"], max=times["max"])
 
     async def serve(self) -> None:
         """Send and listen until the connection ends; raises what goes wrong here, not there."""
@@ -98,29 +99,54 @@ class Viewer:
                 await self._connection.send(message)
 
     async def _next(self) -> str | bytes | None:
-        """Return the next message: what is to be said first, then a still, then a frame if one is due."""
-        if self._notes:
-            return self._notes.pop(next(iter(self._notes)))
+        """Return the next message: text first, then a still, then a frame if one is due."""
+        if self._waiting:
+            return protocol.encode_message(self._waiting.pop(next(iter(self._waiting))))
         if self._still is not None:
             number, shown = self._still
-            files = await self._room.images.files(number, shown, "lossless", compare=True)
+            message = await self._image(protocol.ImageKind.STILL, number, shown, "lossless", compare=True)
             self._still = None
-            return protocol.image(number, shown, "still", MEDIA["lossless"], files)
-        latest, want = self._room.latest, self._want
+            return message
+        latest, want = self._host.latest, self._want
         if latest is None or not want.watch or len(self._under_way) >= UNDER_WAY or latest[0] <= self._sent:
             return None
         number, shown = latest
         self._sent = number
         self._under_way[number] = shown
-        files = await self._room.images.files(number, shown, want.quality, compare=want.compare)
-        return protocol.image(number, shown, "frame", MEDIA[want.quality], files)
+        return await self._image(protocol.ImageKind.FRAME, number, shown, want.quality, compare=want.compare)
+
+    async def _image(
+        self,
+        kind: protocol.ImageKind,
+        number: int,
+        shown: UpscaledFrame,
+        quality: protocol.ImageQuality,
+        *,
+        compare: bool,
+    ) -> bytes:
+        files = await self._host.encoder.files(number, shown, quality, compare=compare)
+        header = protocol.ImageHeader(
+            kind=kind,
+            frame=number,
+            index=shown.frame.index,
+            time_s=shown.frame.time_s,
+            engine=shown.engine,
+            width=shown.upscaled.shape[1],
+            height=shown.upscaled.shape[0],
+            scale=shown.scale,
+            media=MEDIA[quality],
+            lengths=[len(file) for file in files],
+        )
+        return protocol.encode_image(header, files)
 
     async def _listen(self) -> None:
         async for text in self._connection:
             try:
-                request = protocol.request(text)
+                request = protocol.decode_page_message(text)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                await self._connection.close(protocol.WRONG_REQUEST, "not a message of this version's page")
+                await self._connection.close(
+                    protocol.CloseCode.WRONG_REQUEST, "This is no message of this version's page"
+                )
                 return
             self._do[type(request)](self, request)
             self._wake.set()
@@ -130,8 +156,8 @@ class Viewer:
             self._sent = -1  # the newest frame again, as it is wanted now
         if not request.watch:
             self._under_way.clear()
-        # An image that was waiting before anybody wanted it is old for no fault of the pipeline.
-        self._before = -1 if self._room.latest is None else self._room.latest[0]
+        # An image that was waiting before it was wanted is old for no fault of the pipeline.
+        self._before = -1 if self._host.latest is None else self._host.latest[0]
         self._want = request
 
     def _drew(self, request: protocol.Drawn) -> None:
@@ -142,24 +168,23 @@ class Viewer:
         self._under_way = {number: one for number, one in self._under_way.items() if number > request.frame}
         self._on_screen = (request.frame, shown)
         if request.frame > self._before:
-            self._latency.add(self._room.age(shown))
-            self._room.drawn(request.frame, shown)
+            self._latency.add(self._host.age(shown))
+            self._host.drawn(request.frame, shown)
 
     def _freeze(self, request: protocol.Still) -> None:
         if self._on_screen is not None and self._on_screen[0] == request.frame:
             self._still = self._on_screen
         else:
-            self._refuse("still", "this image is gone; take the next one")
+            self._refuse("still", "This image is gone; take the next one")
 
     def _select(self, request: protocol.Select) -> None:
         try:
-            self._room.select(request.engine)
+            self._host.select(request.engine)
         except InputError as exc:
             self._refuse("select", str(exc))
 
-    def _refuse(self, about: str, text: str) -> None:
-        # By kind and request: of two that wait, none replaces the other.
-        self.note(f"refused {about}", protocol.note("refused", about=about, text=text))
+    def _refuse(self, about: Literal["still", "select"], text: str) -> None:
+        self.post(protocol.Refused(about=about, text=text))
 
     def _greeted(self, request: protocol.Hello) -> None:
         """Ignore it: this viewer is in already."""

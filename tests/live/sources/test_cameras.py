@@ -21,6 +21,7 @@ from hasn_edge.live.sources.cameras import covering, csi_pipeline, open_camera, 
 from hasn_edge.live.sources.open import first_camera, open_source
 from hasn_edge.live.sources.remote import Remote
 from tests.support.fake_opencv import JETPACK, PIP, FakeCapture
+from tests.support.live_rig import Told
 
 
 def test_a_camera_gives_rgb(fake_opencv, tmp_path):
@@ -72,12 +73,14 @@ def test_a_camera_is_asked_for_little_and_the_newest(fake_opencv, tmp_path):
 def test_a_camera_in_use_names_the_others(fake_opencv, tmp_path):
     device = str(tmp_path / "video2")
     fake_opencv.refused.add(device)
-    with pytest.raises(SourceError, match=r"another program may be using it.*video0, .*video2, .*video10$"):
+    with pytest.raises(
+        SourceError, match=r"another program may be using it.*video0, .*video2, .*video10\); try its"
+    ):
         open_camera(device)
 
 
 def test_a_missing_camera(fake_opencv, tmp_path):
-    with pytest.raises(SourceError, match="no such camera; found: .*video0.*--source pattern"):
+    with pytest.raises(SourceError, match="no such camera; found: .*video0.*use source='pattern'"):
         open_camera(str(tmp_path / "video7"))
 
 
@@ -156,15 +159,15 @@ def test_cameras_that_all_refuse_say_why(fake_opencv, tmp_path):
     why = r"video0: cannot be opened.*video2: it can be opened and gives no image.*video10: cannot be"
     with pytest.raises(SourceError, match=why):
         first_camera()
-    told: list[str] = []
-    with _source(None, (32, 64), told.append) as source:
+    told = Told()
+    with _source(None, (32, 64), told) as source:
         assert source.name == "pattern"
     assert len(told) == 1
     first = tmp_path / "video0"
     assert told[0].startswith(f"no camera works: showing the test pattern; tried {first}: cannot be opened")
 
 
-def test_a_camera_that_was_named_must_give_a_image(fake_opencv, tmp_path):
+def test_a_camera_that_was_named_must_give_an_image(fake_opencv, tmp_path):
     fake_opencv.silent.add(str(tmp_path / "video0"))
     with pytest.raises(SourceError, match="video0: it can be opened and gives no image"):
         open_source("0")
@@ -183,7 +186,7 @@ def test_numbers_go_to_opencv_on_other_systems(fake_opencv, monkeypatch, system)
     with first_camera() as source:
         assert source.name == "camera 0"
     assert fake_opencv.opened[1].target == 0
-    with pytest.raises(InputError, match="/dev/video0: cameras have numbers on this system; try --source 0"):
+    with pytest.raises(InputError, match="/dev/video0: cameras have numbers on this system; use source='0'"):
         open_source("/dev/video0")
     fake_opencv.refused.add(0)
     with pytest.raises(SourceError, match="camera 0: cannot be opened; there may be none, .*privacy"):
@@ -234,7 +237,9 @@ def test_a_jetson_whose_only_camera_is_a_csi_sensor(fake_opencv, tmp_path, monke
     assert possible_cameras()[-1] == "csi:0"
     with first_camera((180, 320)) as source:
         assert source.name == "csi:0"
-    with pytest.raises(SourceError, match="video0: cannot be opened.*a CSI camera's .* by --source csi:0"):
+    with pytest.raises(
+        SourceError, match="video0: cannot be opened.*; try its neighbour, or use source='csi:0'"
+    ):
         open_source("0")
     fake_opencv.information = PIP
     with pytest.raises(SourceError, match=r"video0: .*; csi:0: CSI cameras need an OpenCV with GStreamer"):

@@ -109,9 +109,9 @@ def test_a_break_in_what_ffmpeg_streams_is_reported_and_resumed(serve, fault):
     resumed = []
 
     class Resumed(Watcher):
-        def message(self, text):
-            super().message(text)
-            resumed.extend([len(self.shown)] if text is None and not resumed else [])
+        def notify(self, notice):
+            super().notify(notice)
+            resumed.extend([len(self.shown)] if notice is None and not resumed else [])
 
         def show(self, shown):
             super().show(shown)

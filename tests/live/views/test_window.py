@@ -17,6 +17,7 @@ import pytest
 
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.images.codec import read_image
+from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.views import window, window_check, window_draw
@@ -227,8 +228,11 @@ def test_words_are_drawn_over_the_image(view, opencv):
     for name, act in {
         "figures": lambda: press(view, opencv, "i"),
         "help": lambda: press(view, opencv, "i", "h"),
-        "message": lambda: (press(view, opencv, "h"), view.message("camera lost; trying again in 2 s ×")),
-        "end": lambda: view.message(None),
+        "message": lambda: (
+            press(view, opencv, "h"),
+            view.notify(trouble("camera lost ×")),
+        ),
+        "end": lambda: view.notify(None),
     }.items():
         act()
         changed[name] = (press(view, opencv) != plain).any(axis=2)
@@ -265,7 +269,7 @@ def test_ways_to_end(view, opencv, how):
 def test_an_opencv_without_windows_is_named_with_its_cure(monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
     with pytest.raises(
-        UnsupportedError, match=r"opencv-python-headless.*pip install opencv-python.*--view web"
+        UnsupportedError, match=r"opencv-python-headless.*pip install opencv-python.*view='web'"
     ):
         WindowView()
 
@@ -275,14 +279,14 @@ def test_a_missing_display_is_named_with_its_cure(monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           GTK3\n")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UnsupportedError, match=r"there is no display .*--view web"):
+    with pytest.raises(UnsupportedError, match=r"there is no display .*view='web'"):
         WindowView()
     # Toolkits abort the process when a display does not answer; it must not be this one.
     monkeypatch.setenv("DISPLAY", ":987")
     monkeypatch.setattr(
         window_check, "_PROBE", "import os, sys; print('no :987', file=sys.stderr); os.abort()"
     )
-    with pytest.raises(UnsupportedError, match=r"display :987 \(no :987\).*--view web"):
+    with pytest.raises(UnsupportedError, match=r"display :987 \(no :987\).*view='web'"):
         WindowView()
 
 

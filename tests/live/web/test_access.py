@@ -16,6 +16,7 @@ from hasn_edge.errors import InputError
 from hasn_edge.live.web import view as web
 from hasn_edge.live.web.access import AccessPolicy
 from hasn_edge.live.web.document import page
+from tests.support.live_rig import Told
 from tests.support.web_rig import Client, get, port, serving
 
 
@@ -112,8 +113,8 @@ def test_who_does_not_say_hello_first_sees_nothing():
 
 
 def test_other_machines_need_a_token_that_is_made_up_and_printed():
-    told: list[str] = []
-    with serving(host="0.0.0.0", tell=told.append) as (view, _):
+    told = Told()
+    with serving(host="0.0.0.0", tell=told) as (view, _):
         (line,) = told
         token = line.split("#token=")[1].split()[0]
         assert len(token) >= 24
@@ -131,13 +132,13 @@ def test_other_machines_need_a_token_that_is_made_up_and_printed():
 @pytest.mark.parametrize("display", [True, False])
 def test_a_machine_without_a_display_says_how_to_watch_from_another(monkeypatch, display):
     monkeypatch.setattr(web, "has_display", lambda: display)
-    told: list[str] = []
-    with serving(tell=told.append) as (view, _):
+    told = Told()
+    with serving(tell=told) as (view, _):
         number = port(view)
     (line,) = told
     assert line.startswith(f"watch at http://127.0.0.1:{number}/")
     assert (f"'ssh -L {number}:localhost:{number} USER@THIS-MACHINE'" in line) == (not display)
-    assert ("--host 0.0.0.0" in line) == (not display)
+    assert ("use host='0.0.0.0'" in line) == (not display)
 
 
 def test_tokens_are_compared_in_constant_time(monkeypatch):
@@ -165,7 +166,7 @@ def test_names_that_a_machine_in_a_network_answers_to():
     name = socket.gethostname().lower()
     for host in ("192.168.1.5:8765", "[fe80::1]:8765", "localhost", name, f"{name.split('.')[0]}.local:1"):
         assert gate.refused_host([host]) is None, host
-    assert "name it with --host" in gate.refused_host(["rebound.example:8765"])
+    assert "start it with that host allowed" in gate.refused_host(["rebound.example:8765"])
     assert AccessPolicy("board.lan", None).refused_host(["board.lan:8765"]) is None
     assert gate.refused_host([]) is not None
     assert gate.refused_host(["localhost", "localhost"]) is not None

@@ -174,10 +174,10 @@ def test_a_hidden_tab_is_sent_nothing(chromium):
         )
         with Client(view) as barrier:
             barrier.watch(watch=False)
-        encoded = view.server.images.encoded
+        encoded = view.server.encoder.encoded
         many = len(watcher.shown)
         until(lambda: len(watcher.shown) > many + 5)
-        assert view.server.images.encoded <= encoded + 2, "what was under way"
+        assert view.server.encoder.encoded <= encoded + 2, "what was under way"
         tab.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
         number = tab.evaluate("view.number")
         waits(tab, f"view.number > {number}")

@@ -13,7 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from hasn_edge.errors import InputError, MissingDependencyError
 from hasn_edge.live.web import encoding as web_encoding
-from hasn_edge.live.web import messages as web_protocol
+from hasn_edge.live.web import messages as protocol
 from hasn_edge.live.web import server as web_server
 from hasn_edge.live.web import view as web
 from hasn_edge.live.web.view import WebView
@@ -38,11 +38,11 @@ def test_nonsense_ends_that_connection_only(text, code):
         bad.greeted()
         bad.socket.send(text)
         with pytest.raises(ConnectionClosed) as closed:
-            bad.hear("never")
+            bad.next("never")
         assert closed.value.rcvd.code == code
         good.say("want", watch=True)
         view.show(shown(1))
-        assert good.receive()[0]["index"] == 1
+        assert good.receive()[0].index == 1
 
 
 def test_there_is_a_limit_to_viewers():
@@ -69,9 +69,9 @@ def test_a_viewer_that_stops_reading_holds_nobody_up():
             frame.upscaled[:] = np.random.default_rng(index).integers(0, 256, frame.upscaled.shape, np.uint8)
             view.show(frame)
             header, _ = good.receive()
-            assert header["index"] == index
-            good.say("drawn", frame=header["frame"])
-            bad.say("drawn", frame=header["frame"])
+            assert header.index == index
+            good.say("drawn", frame=header.frame)
+            bad.say("drawn", frame=header.frame)
         assert len(view.server.viewers) == 2
         bad.vanish()
         until(lambda: len(view.server.viewers) == 1)
@@ -88,10 +88,10 @@ def test_a_viewer_that_vanishes_is_forgotten():
 def test_a_port_in_use_is_named_with_its_cure():
     with (
         serving() as (view, _),
-        pytest.raises(InputError, match=rf"port {port(view)} is in use; .* --port 0"),
+        pytest.raises(InputError, match=rf"port {port(view)} is in use; use port=0"),
     ):
         WebView(port=port(view)).start(FakeRun())
-    with pytest.raises(InputError, match="give an address of this machine to --host"):
+    with pytest.raises(InputError, match="it must be an address of this machine; use host='0.0.0.0'"):
         WebView(host="192.0.2.7", port=0).start(FakeRun())
 
 
@@ -126,15 +126,15 @@ def test_what_breaks_in_serving_one_viewer_is_that_viewers_end_only(monkeypatch)
             raise ZeroDivisionError("a bug")
         real(viewer, request)
 
-    monkeypatch.setitem(Viewer._do, web_protocol.Drawn, broken)
+    monkeypatch.setitem(Viewer._do, protocol.Drawn, broken)
     with serving() as (view, run), Client(view) as good, Client(view) as bad:
         good.watch()
         bad.say("drawn", frame=77)
         with pytest.raises(ConnectionClosed) as closed:
-            bad.hear("never")
+            bad.next("never")
         assert closed.value.rcvd.code == 1011
         view.show(shown(0))
-        assert good.receive()[0]["index"] == 0
+        assert good.receive()[0].index == 0
         assert run.stats.notices == ["a viewer of the web page was let go: ZeroDivisionError: a bug"]
         assert run.stats.notice is None, "it is nothing to show over the image"
 
@@ -161,4 +161,4 @@ def test_silent_connections_keep_nobody_out(monkeypatch):
             with pytest.raises(ConnectionClosed):
                 one.recv(timeout=20)
         patient.send('{"type":"hello"}')
-        assert "hello" in patient.recv(timeout=20)
+        assert "welcome" in patient.recv(timeout=20)

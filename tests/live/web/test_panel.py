@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 
 import numpy as np
 import pytest
 
+from hasn_edge.errors import BuildError
+from hasn_edge.live.notices import Notice, RunState, trouble
+from hasn_edge.live.web import document, messages
 from tests.support.browser_rig import first_image, page, painted, running, waits
 from tests.support.live_rig import Session
 
@@ -109,28 +113,79 @@ def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
 
     with running(engines={"slow.onnx": slow}) as (view, _, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
-        waits(tab, "byId('status').textContent === 'Live'")
+        waits(tab, "document.body.dataset.state === 'running'")
         tab.locator("#engine").select_option("slow.onnx")
-        waits(tab, "byId('status').textContent === 'Opening engine'")
+        waits(tab, "document.body.dataset.state === 'opening'")
         waits(tab, "document.body.dataset.state === 'opening'")
         assert tab.evaluate("view.shown.header.engine") == "first fp32"
         going.set()
         waits(tab, "byId('banner').textContent === 'slow.onnx computes now'")
-        waits(tab, "byId('status').textContent === 'Live'")
+        waits(tab, "document.body.dataset.state === 'running'")
 
 
-def test_only_words_get_a_capital_and_only_troubles_are_called_so(chromium):
+@pytest.mark.parametrize("words", ["opening x; camera lost", "x computes now", "\u2591"])
+def test_the_state_decides_and_never_the_words(chromium, words):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
-        for text, said, state in (
-            ("hasn-x4-fp16.onnx could not be opened", "hasn-x4-fp16.onnx could not be opened", "trouble"),
-            ("second int8 computes now", "second int8 computes now", "live"),
-            ("second int8 computes now; opening x", "second int8 computes now; opening x", "opening"),
-            ("opening x; camera lost", "Opening x; camera lost", "trouble"),
-        ):
-            view.message(text)
-            waits(tab, f"byId('banner').textContent === {json.dumps(said)}")
-            assert tab.evaluate("document.body.dataset.state") == state, text
+        for state in (*RunState, RunState.RUNNING):
+            view.notify(Notice(state=state, text=f"{words} {state.name}"))
+            waits(tab, f"byId('banner').textContent === {json.dumps(f'{words} {state.name}')}")
+            assert tab.evaluate("document.body.dataset.state") == state.value
+            assert tab.evaluate("byId('status').textContent === STATES[document.body.dataset.state]")
+        tab.evaluate("notice({ state: 'running', text: null })")
+        assert tab.locator("#banner").is_hidden()
+
+
+def test_rewording_every_sentence_changes_nothing_that_the_page_does(chromium, monkeypatch):
+    """An engine that opens slowly and one that fails, while every text that the server sends is the same."""
+    going = threading.Event()
+
+    def slow() -> Session:
+        assert going.wait(60)
+        return Session()
+
+    def broken() -> Session:
+        raise BuildError("made for another GPU")
+
+    def reworded(encode):
+        def encode_reworded(message):
+            data = json.loads(encode(message))
+            for key in {"text"} & set(data):
+                data[key] = data[key] and "\u2591"
+            if "stats" in data:
+                data["stats"].update(notice="\u2591", notices=["\u2591"])
+            return json.dumps(data)
+
+        return encode_reworded
+
+    monkeypatch.setattr(messages, "encode_message", reworded(messages.encode_message))
+    engines = {"slow.onnx": slow, "broken.onnx": broken}
+    with running(engines=engines) as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        first_image(tab)
+        waits(tab, "document.body.dataset.state === 'running'")
+        tab.locator("#engine").select_option("slow.onnx")
+        waits(tab, "document.body.dataset.state === 'opening' && byId('banner').textContent === '\u2591'")
+        tab.wait_for_timeout(2500)  # longer than a choice counts by itself
+        assert tab.evaluate("engine.value") == "slow.onnx"
+        assert tab.evaluate("engine.parentElement.classList.contains('busy')")
+        going.set()
+        waits(tab, "view.shown.header.engine === 'slow.onnx' && document.body.dataset.state === 'running'")
+        waits(tab, "!engine.parentElement.classList.contains('busy')")
+        tab.locator("#engine").select_option("broken.onnx")
+        waits(tab, "document.body.dataset.state === 'trouble'")
+        waits(tab, "engine.value === 'slow.onnx'")
+
+
+def test_the_page_compares_no_words_and_knows_every_state_and_code(chromium):
+    scripts = re.findall(r"<script>(.*?)</script>", document.page().body.decode(), re.DOTALL)
+    code = re.sub(r"//[^\n]*", "", "\n".join(scripts))
+    methods = "includes|startsWith|endsWith|match|search|split|indexOf|slice"
+    assert not re.findall(rf"\b(?:text|notice|reason|message)\b\??\.(?:{methods})", code)
+    assert not re.findall(r"\b(text|notice|reason)\s*[!=]==?\s*[\"'`]", code)
+    for number, name in re.findall(r"\b([A-Z_]+) = (\d{4})\b", code):
+        assert int(name) == messages.CloseCode[number], number
+    with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
+        assert set(tab.evaluate("Object.keys(STATES)")) >= {state.value for state in RunState}
 
 
 def test_a_number_and_its_unit_stay_on_one_line(chromium):
@@ -143,10 +198,10 @@ def test_a_number_and_its_unit_stay_on_one_line(chromium):
 def test_what_goes_wrong_is_said_over_the_image(chromium):
     with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
-        view.message("camera lost; trying again in 2 s")
+        view.notify(trouble("Camera lost; trying again in 2 s"))
         tab.wait_for_selector("#banner:not([hidden])")
         assert tab.locator("#banner").inner_text() == "Camera lost; trying again in 2 s"
-        view.message(None)
+        view.notify(None)
         tab.wait_for_selector("#banner", state="hidden")
         live.stop()
         waits(tab, "byId('banner').textContent.startsWith('The run has ended')")

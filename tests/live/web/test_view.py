@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.base import PatternSource
 from hasn_edge.live.stats import Stats
@@ -31,13 +32,13 @@ def test_frames_reach_a_viewer_with_what_belongs_to_them():
         frame = shown(7)
         view.show(frame)
         header, files = viewer.receive()
-    assert (header["kind"], header["index"], header["engine"], header["media"]) == (
+    assert (header.kind, header.index, header.engine, header.media) == (
         "frame",
         7,
         "first",
         "image/jpeg",
     )
-    assert (header["width"], header["height"], header["scale"]) == (128, 96, 4)
+    assert (header.width, header.height, header.scale) == (128, 96, 4)
     for file, pixels in zip(files, (frame.upscaled, frame.frame.bicubic(4)), strict=True):
         # Were the colours in OpenCV's order, the difference would be large.
         assert np.abs(decoded(file).astype(int) - pixels).mean() < 4
@@ -50,7 +51,7 @@ def test_bicubic_travels_only_when_it_is_seen():
         assert len(viewer.receive()[1]) == 1
         viewer.say("want", watch=True, compare=True)
         header, files = viewer.receive()
-    assert (header["index"], len(files)) == (0, 2), "the same frame again, now with bicubic"
+    assert (header.index, len(files)) == (0, 2), "the same frame again, now with bicubic"
 
 
 def test_a_viewer_gets_the_newest_frame_when_it_has_drawn_the_last():
@@ -58,12 +59,12 @@ def test_a_viewer_gets_the_newest_frame_when_it_has_drawn_the_last():
         viewer.watch()
         for index in range(2):
             view.show(shown(index))
-            assert viewer.receive()[0]["index"] == index
+            assert viewer.receive()[0].index == index
         for index in range(2, 30):
             view.show(shown(index))
         assert viewer.nothing_for(0.3), "two are under way, more may not be"
         viewer.say("drawn", frame=1)
-        assert viewer.receive()[0]["index"] == 29
+        assert viewer.receive()[0].index == 29
         until(lambda: [one.frame.index for one in run.seen] == [1])
 
 
@@ -75,7 +76,7 @@ def test_nothing_is_encoded_for_nobody():
             for index in range(5):
                 view.show(shown(index))
             assert viewer.nothing_for(0.2)
-            assert view.server.images.encoded == 0
+            assert view.server.encoder.encoded == 0
 
 
 def test_five_viewers_cost_one_encoding():
@@ -87,13 +88,13 @@ def test_five_viewers_cost_one_encoding():
             view.show(shown(index))
             for viewer in viewers:
                 header, files = viewer.receive()
-                assert (header["index"], len(files)) == (index, 2)
-                viewer.say("drawn", frame=header["frame"])
-        assert view.server.images.encoded == 3 * 2
+                assert (header.index, len(files)) == (index, 2)
+                viewer.say("drawn", frame=header.frame)
+        assert view.server.encoder.encoded == 3 * 2
         viewers[0].say("want", watch=True, quality="light")
-        assert viewers[0].receive()[0]["index"] == 2
-        assert view.server.images.encoded == 3 * 2 + 1
-        assert viewers[4].hear("stats", lambda note: note["viewers"] == 5)
+        assert viewers[0].receive()[0].index == 2
+        assert view.server.encoder.encoded == 3 * 2 + 1
+        assert viewers[4].next("stats", lambda note: note["viewers"] == 5)
         for viewer in viewers:
             viewer.socket.close()
         until(lambda: not view.server.viewers)
@@ -104,16 +105,16 @@ def test_a_still_is_lossless():
         viewer.say("want", watch=True)
         frame = shown(3)
         view.show(frame)
-        number = viewer.receive()[0]["frame"]
+        number = viewer.receive()[0].frame
         viewer.say("drawn", frame=number)
         viewer.say("want", watch=False)
         viewer.say("still", frame=12345)
-        refused = viewer.hear("refused")
+        refused = viewer.next("refused")
         assert (refused["about"], "gone" in refused["text"]) == ("still", True)
         view.show(shown(4))
         viewer.say("still", frame=number)
         header, files = viewer.receive()
-        assert (header["kind"], header["index"]) == ("still", 3)
+        assert (header.kind, header.index) == ("still", 3)
         np.testing.assert_array_equal(decoded(files[0]), frame.upscaled)
         np.testing.assert_array_equal(decoded(files[1]), frame.frame.bicubic(4))
 
@@ -123,10 +124,10 @@ def test_images_that_waited_for_a_viewer_do_not_count_as_late():
         view.show(shown(0, age_s=60))
         with Client(view) as viewer:
             viewer.say("want", watch=True)
-            viewer.say("drawn", frame=viewer.receive()[0]["frame"])
+            viewer.say("drawn", frame=viewer.receive()[0].frame)
             view.show(shown(1))
-            viewer.say("drawn", frame=viewer.receive()[0]["frame"])
-            note = viewer.hear("stats", lambda note: note["you"]["max"] is not None)
+            viewer.say("drawn", frame=viewer.receive()[0].frame)
+            note = viewer.next("stats", lambda note: note["you"]["max"] is not None)
         assert [one.frame.index for one in run.seen] == [1]
         assert note["you"]["max"] < 60e3
 
@@ -137,10 +138,10 @@ def test_a_frame_is_displayed_once_however_many_draw_it():
             viewer.watch()
         view.show(shown(0))
         for viewer in (one, other):
-            viewer.say("drawn", frame=viewer.receive()[0]["frame"])
+            viewer.say("drawn", frame=viewer.receive()[0].frame)
             viewer.say("drawn", frame=99)  # never sent: no business of ours
         for viewer in (one, other):
-            viewer.hear("stats", lambda note: note["you"]["p50"] is not None)
+            viewer.next("stats", lambda note: note["you"]["p50"] is not None)
         assert len(run.seen) == 1
 
 
@@ -155,7 +156,7 @@ def test_a_slow_viewer_s_rate_is_what_it_draws_not_what_is_shown():
             view.show(frame)
             run.stats.frame_shown(frame)
             if index % 5 < 2:
-                number = viewer.receive()[0]["frame"]
+                number = viewer.receive()[0].frame
             if index % 5 == 4:
                 viewer.say("drawn", frame=number)
                 drawn = index // 5 + 1
@@ -170,23 +171,23 @@ def test_a_slow_viewer_s_rate_is_what_it_draws_not_what_is_shown():
 def test_what_is_told_reaches_everybody_and_those_who_come_later():
     with serving() as (view, _), Client(view) as early:
         early.greeted()
-        view.message("camera lost; trying again in 2 s")
-        assert early.hear("message")["text"] == "camera lost; trying again in 2 s"
+        view.notify(trouble("camera lost; trying again in 2 s"))
+        assert early.next("notice")["text"] == "camera lost; trying again in 2 s"
         with Client(view) as late:
-            assert late.hear("message")["text"] == "camera lost; trying again in 2 s"
-        view.message(None)
-        assert early.hear("message")["text"] is None
+            assert late.next("notice")["text"] == "camera lost; trying again in 2 s"
+        view.notify(None)
+        assert early.next("notice")["text"] is None
         until(lambda: len(view.server._history) >= 2)
         with Client(view) as late:
             assert len(late.greeted()["history"]) >= 2
-            assert len(late.notes["hello"]["history"][0]) == 6
+            assert len(late.notes["welcome"]["history"][0]) == 6
 
 
 def test_the_selector_reaches_the_run():
     with serving() as (view, run), Client(view) as viewer:
         viewer.say("select", engine="second")
         viewer.say("select", engine="third")
-        refused = viewer.hear("refused")
+        refused = viewer.next("refused")
         assert (refused["about"], "no engine called 'third'" in refused["text"]) == ("select", True)
         assert run.selected == ["second"]
 
@@ -203,13 +204,13 @@ def test_stop_says_goodbye_frees_the_port_and_leaves_no_thread():
         view.stop()
         assert time.monotonic() - start < 2, "promised in the design, not a matter of speed"
         with pytest.raises(ConnectionClosed) as closed:
-            polite.hear("never")
-        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "the run has ended")
+            polite.next("never")
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "The run has ended")
         stranger.close()
         deaf.vanish()
         polite.socket.close()
         view.show(shown(1))  # after the end nothing happens
-        view.message("late")
+        view.notify(trouble("late"))
     with socket.create_server(("127.0.0.1", place)):
         pass
     until(lambda: threading.active_count() <= before)
@@ -229,15 +230,15 @@ def test_a_real_run_is_not_slowed_by_viewers_and_changes_engines():
         engines = []
         for _ in range(20):
             header, _files = good.receive()
-            engines.append(header["engine"])
-            good.say("drawn", frame=header["frame"])
+            engines.append(header.engine)
+            good.say("drawn", frame=header.frame)
         assert set(engines) == {"one"}
         good.say("select", engine="two")
         while engines[-1] != "two":
             header, _files = good.receive()
-            engines.append(header["engine"])
-            good.say("drawn", frame=header["frame"])
-        note = good.hear("stats", lambda note: note["stats"]["engine"] == "two")
+            engines.append(header.engine)
+            good.say("drawn", frame=header.frame)
+        note = good.next("stats", lambda note: note["stats"]["engine"] == "two")
     assert note["stats"]["latency_ends"] == "screen"
     live.stop()
     runner.join(4)

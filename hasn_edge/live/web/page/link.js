@@ -1,23 +1,32 @@
 "use strict";
 // The connection to the server: token, messages, frames, and coming back when it is lost.
 
-const WRONG_TOKEN = 4401, ENDED = 1001, TOO_MANY = 4429;
+const ENDED = 1001, WRONG_TOKEN = 4401, TOO_MANY = 4429;
+
+// Of this page only: behind a reverse proxy, another one may have the same origin.
+const TOKEN_KEY = `hasn-edge token ${location.pathname}`;
 
 /** Read the token from the address, keep it for this tab, and take it out of sight. */
 function rememberedToken() {
-  const key = "hasn-edge token";
   const given = new URLSearchParams(location.hash.slice(1)).get("token")
     ?? new URLSearchParams(location.search).get("token");
   try {
-    if (given !== null) sessionStorage.setItem(key, given);
+    if (given !== null) sessionStorage.setItem(TOKEN_KEY, given);
     if (given !== null) history.replaceState(null, "", location.pathname);
-    return given ?? sessionStorage.getItem(key);
+    return given ?? sessionStorage.getItem(TOKEN_KEY);
   } catch {
     return given; // storage may be forbidden; then it lasts as long as the page
   }
 }
 
-/** Calls `on.text(message)`, `on.frame(header, blobs)`, `on.open()` and `on.lost(text, code)`. */
+/** The WebSocket beside this page, under whatever path a proxy shows it. */
+function socketAddress() {
+  const address = new URL("live", location.href);
+  address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+  return address;
+}
+
+/** Calls `on.message(message)`, `on.frame(header, blobs)` and `on.lost(text, code)`. */
 class Link {
   constructor(on) {
     this.on = on;
@@ -33,12 +42,12 @@ class Link {
   open() {
     clearTimeout(this.timer);
     this.timer = 0;
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+    const socket = new WebSocket(socketAddress());
     socket.binaryType = "arraybuffer";
     socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.token }));
     socket.onmessage = ({ data }) => {
       this.tries = 0;
-      if (typeof data === "string") this.on.text(JSON.parse(data));
+      if (typeof data === "string") this.on.message(JSON.parse(data));
       else this.unpack(data);
     };
     socket.onclose = ({ code, reason }) => this.closed(code, reason);
@@ -51,7 +60,7 @@ class Link {
 
   useToken(token) {
     this.token = token;
-    try { sessionStorage.setItem("hasn-edge token", token); } catch { /* lasts as long as the page */ }
+    try { sessionStorage.setItem(TOKEN_KEY, token); } catch { /* lasts as long as the page */ }
     this.open();
   }
 

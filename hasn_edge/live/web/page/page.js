@@ -3,18 +3,22 @@
 
 const stage = byId("stage"), divider = byId("divider"), engine = byId("engine"), quality = byId("quality");
 const panel = new Panel();
-// What is told of an engine when nothing is wrong.
-const QUIET = /^opening | computes now$| computed in tiles$/;
-let paused = false, wanted = null, message = null, still = null, scale = 4, chosen = null, toastTimer = 0;
+// What stands for each state of the run, and of the connection.
+const STATES = {
+  running: "Live", opening: "Opening engine", trouble: "Trouble",
+  connecting: "Connecting", lost: "Not connected", refused: "Not let in",
+};
+let paused = false, wanted = null, runState = "running", still = null, scale = 4, chosen = null, toastTimer = 0;
 
-const link = new Link({ text: heard, frame: received, lost });
+const link = new Link({ message: receive, frame: receiveFrame, lost });
 const view = new FrameView(stage, byId("image"), {
   onDrawn: (frame) => link.send("drawn", { frame }),
-  onChange: arranged,
+  onChange: arrange,
 });
 
-function heard(data) {
-  ({ hello, stats, message: told, refused })[data.type]?.(data);
+/** Act on a message of the server by its type. */
+function receive(message) {
+  ({ welcome, stats, notice, refused })[message.type]?.(message);
 }
 
 function refused({ about, text }) {
@@ -22,7 +26,7 @@ function refused({ about, text }) {
   toast(text);
 }
 
-function hello(data) {
+function welcome(data) {
   scale = data.scale;
   wanted = null;
   still = null;
@@ -33,19 +37,20 @@ function hello(data) {
   engine.replaceChildren(...data.engines.map((name) => new Option(name, name)));
   engine.disabled = data.engines.length < 2;
   if (paused) pause();
-  state("live", "Live");
+  runState = "running";
+  showState(runState);
   byId("waiting").textContent = "Waiting for the first image";
-  tellWanted();
+  sendWanted();
 }
 
 function stats(data) {
   panel.update(data);
-  const { engine: now, notice } = data.stats;
+  const { engine: now, opening: next } = data.stats;
   // The engine asked for stays chosen while it is being opened; otherwise the one that computes is shown.
-  const opening = chosen && chosen.name !== now && (notice?.includes(`opening ${chosen.name}`) || Date.now() < chosen.until);
+  const opening = chosen && chosen.name !== now && (next === chosen.name || Date.now() < chosen.until);
   if (!opening) chosen = null;
   engine.parentElement.classList.toggle("busy", Boolean(opening));
-  condition();
+  showRunState();
   if (document.activeElement !== engine || !chosen) engine.value = chosen?.name ?? now;
   if (data.stats.quality) {
     divider.dataset.hasn = decibels(data.stats.quality.hasn_db);
@@ -53,23 +58,19 @@ function stats(data) {
   }
 }
 
-function told({ text }) {
-  message = text;
-  condition();
+function notice({ state, text }) {
+  runState = state;
+  showRunState();
   banner(text);
 }
 
-/** Say whether all is well, and whether an engine that was chosen does not compute yet. */
-function condition() {
-  const parts = message?.split("; ") ?? [];
-  const opening = chosen || parts.some((part) => part.startsWith("opening "));
-  if (!parts.every((part) => QUIET.test(part))) state("trouble", "Trouble");
-  else if (opening) state("opening", "Opening engine");
-  else state("live", "Live");
+/** Show the run's state; an engine that was chosen here does not compute yet. */
+function showRunState() {
+  showState(runState === "running" && chosen ? "opening" : runState);
 }
 
 function lost(text, code) {
-  state(code === WRONG_TOKEN ? "refused" : "lost", code === WRONG_TOKEN ? "Not let in" : "Not connected");
+  showState(code === WRONG_TOKEN ? "refused" : "lost");
   byId("waiting").textContent = text;
   banner(view.shown ? text : null);
   if (code === WRONG_TOKEN) {
@@ -79,7 +80,7 @@ function lost(text, code) {
   }
 }
 
-async function received(header, blobs) {
+async function receiveFrame(header, blobs) {
   let images;
   try {
     images = await Promise.all(blobs.map((blob) => createImageBitmap(blob, { colorSpaceConversion: "none" })));
@@ -95,8 +96,8 @@ async function received(header, blobs) {
   else view.offer(header, images);
 }
 
-/** Tell the server which images are of use here. */
-function tellWanted() {
+/** Let the server know which images are of use here. */
+function sendWanted() {
   const want = { watch: !paused && !document.hidden, compare: view.part > 0, quality: quality.value };
   const text = JSON.stringify(want);
   if (text === wanted) return;
@@ -106,7 +107,7 @@ function tellWanted() {
 }
 
 /** Arrange what lies over the image. */
-function arranged() {
+function arrange() {
   const { shown, part } = view, width = stage.clientWidth;
   byId("waiting").hidden = Boolean(shown);
   divider.hidden = !shown || view.mode !== "compare";
@@ -123,7 +124,7 @@ function arranged() {
     button.ariaChecked = String(button.dataset.mode === view.mode);
     button.tabIndex = button.dataset.mode === view.mode ? 0 : -1;
   });
-  tellWanted();
+  sendWanted();
 }
 
 function label(id, text, visible) {
@@ -133,20 +134,14 @@ function label(id, text, visible) {
   element.classList.toggle("gone", !visible);
 }
 
-function state(name, text) {
+function showState(name) {
   document.body.dataset.state = name;
-  byId("status").textContent = text;
+  byId("status").textContent = STATES[name];
 }
 
 function banner(text) {
   byId("banner").hidden = !text;
-  byId("banner").textContent = text ? sentence(text) : "";
-}
-
-/** Begin with a capital where the first word is one, and no name of a file or an engine. */
-function sentence(text) {
-  const name = [...engine.options].some((option) => text.startsWith(option.value));
-  return name || !/^[a-z]+[,;:]? /.test(text) ? text : text[0].toUpperCase() + text.slice(1);
+  byId("banner").textContent = text ?? "";
 }
 
 function toast(text) {
@@ -173,7 +168,7 @@ function pause() {
   button.querySelector("use").setAttribute("href", paused ? "#play" : "#pause");
   byId("badge").hidden = !paused;
   byId("badge").textContent = "Paused";
-  tellWanted();
+  sendWanted();
   if (paused) {
     freeze((header, images) => {
       if (!paused || header.frame !== view.number) return images.forEach((image) => image.close());
@@ -232,8 +227,8 @@ engine.addEventListener("change", () => {
   chosen = { name: engine.value, until: Date.now() + 2000 };
   link.send("select", { engine: engine.value });
 });
-quality.addEventListener("change", tellWanted);
-document.addEventListener("visibilitychange", tellWanted);
+quality.addEventListener("change", sendWanted);
+document.addEventListener("visibilitychange", sendWanted);
 byId("ask").addEventListener("close", () => link.useToken(byId("token").value));
 watchPointers(stage, divider, view);
 watchKeys(view, actions);

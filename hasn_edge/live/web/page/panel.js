@@ -11,7 +11,7 @@ const STAGES = {
   record: ["Record", "--alarm", "encoding the file"],
 };
 
-const BEGINS = { capture: "From the capture of a frame", turn: "From a frame's turn (a recording is read ahead)" };
+const BEGINS = { capture: "From the capture of a frame", prepare: "From a frame's preparation (a recording is read ahead)" };
 const ENDS = { screen: "until the first viewer has it on the screen", view: "until it is handed to the views" };
 
 const byId = (id) => document.getElementById(id);
