@@ -254,13 +254,8 @@ def test_named_files_are_offered_on_the_gpu_and_on_the_processor(folder, gpu):
 def test_what_gives_engines_their_memory(folder, calls):
     built(folder, "trt", Kind.ENGINE, Precision.FP16)
     list_engines(DEFAULT_MODEL, folder=folder, cuda="pycuda")["trt.engine"].open(None)
-<<<<<<< HEAD
-    assert calls == [("trt", {"in_flight": 2, "device": None, "cuda": "pycuda"})]
-    with pytest.raises(InputError, match=r"--cuda is for TensorRT engines, and there is none.*--artifact"):
-=======
     assert calls == [("trt", {"in_flight": 2, "device": None, "cuda": "pycuda"})]
     with pytest.raises(InputError, match="no engine to choose here; call hasn_edge.build.*use artifacts"):
->>>>>>> b1cf4b6 (Notices of a live run carry a state, and the page and the server exchange typed messages)
         list_engines(DEFAULT_MODEL, folder=folder / "none", cuda="pycuda")
 
 
