@@ -1,4 +1,4 @@
-"""Power and energy of a benched case, from the traces of its turns."""
+"""Power and energy of a benched case, from the traces of its rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
 
 IDLE_SECONDS = 2.0
-"""How long power is read before the first turn, with nothing running."""
+"""How long power is read before the first round, with nothing running."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,11 @@ class Energy:
     rail: str | None
     """The rail, or the rails whose sum it is, that watts and joules are of."""
     watts: float | None
-    """Mean over the turns, warm-up included."""
+    """Mean over the rounds, warm-up included."""
     idle_watts: float | None
-    """Mean of the same rail before the first turn."""
+    """Mean of the same rail before the first round."""
     joules_per_frame: float | None
-    """Everything that the rail delivered during the turns over every frame computed in them."""
+    """Everything that the rail delivered during the rounds over every frame computed in them."""
     frames: int
     gpu_hertz: float | None = None
     """Mean clock of the GPU."""
@@ -56,7 +56,7 @@ class Energy:
 
 
 class EnergyMeter:
-    """Collects the traces of one case's turns."""
+    """Collects the traces of one case's rounds."""
 
     def __init__(self, source: PowerSource | None) -> None:
         self._source = source
@@ -74,7 +74,7 @@ class EnergyMeter:
         self._traces.append(sampler.trace())
 
     def count(self, frames: int) -> None:
-        """Say how many frames were computed in the blocks so far."""
+        """Add the number of frames that were computed in a block."""
         self._frames += frames
 
     def result(self, idle: PowerTrace | None = None) -> Energy | None:

@@ -1,9 +1,9 @@
-"""Timing cases on one device, in turns, with its power read meanwhile."""
+"""Timing cases on one device, in rounds, with its power read meanwhile."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,31 +11,16 @@ from types import TracebackType
 from typing import Any
 
 from hasn_edge.bench.board import Board
-from hasn_edge.bench.cases import Plan
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
+from hasn_edge.bench.options import TimingOptions
 from hasn_edge.bench.worker import Worker
 from hasn_edge.evaluation.latency import PARTS, Latency, Round, latency_of
 from hasn_edge.hardware.clocks import full_clocks
 from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
+from hasn_edge.progress import Progress, Step, ignore
 
 ROUNDS = 5
-"""Turns that each case gets: a machine that slows down half-way slows all of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How much is measured."""
-
-    runs: int
-    """Timed calls of each case, at least."""
-    seconds: float
-    """Time that each case is timed for, at least."""
-    warmup: int
-    """Calls before the first timed one; one more before each further turn."""
-    sustained_minutes: float | None = None
-    """Time that each case runs without a pause after the turns."""
-    set_clocks: bool = False
-    """Run a Jetson's clocks at the power mode's maximum meanwhile."""
+"""Rounds in which every case is timed: a machine that slows down half-way slows all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,38 +58,38 @@ class Measured:
     sustained: Sustained | None = None
 
 
-class Stopwatch:
+class Timer:
     """Times cases on one device, with its power read meanwhile. Use as a context manager, for one stretch.
 
     Args:
         board: What the cases run on.
-        effort: How much is measured.
-        progress: Called with what is under way.
-        cpu: How much is measured of a case that runs on the device's CPU, where a frame may
-            take seconds; ``effort`` where ``None``.
+        options: How much is measured.
+        progress: Receives what is under way.
+        cpu: How much is measured of a case that runs on the device's CPU, where a frame may take seconds;
+            ``options`` where ``None``.
     """
 
     def __init__(
         self,
         board: Board,
-        effort: Effort,
-        progress: Callable[[str], None] = lambda text: None,
+        options: TimingOptions,
+        progress: Progress = ignore,
         *,
-        cpu: Effort | None = None,
+        cpu: TimingOptions | None = None,
     ) -> None:
-        self._board, self._effort, self._progress = board, effort, progress
-        self._cpu = cpu or effort
+        self._board, self._options, self._progress = board, options, progress
+        self._cpu = cpu or options
         self._stack = ExitStack()
         self._source: PowerSource | None = None
         self._idle: PowerTrace | None = None
         self.before: Mapping[str, Any] = {}
-        """What the device said of itself before the first turn."""
+        """What the device reported before the first round."""
         self.after: Mapping[str, Any] = {}
         """The same after the last one."""
         self.no_power = ""
         """Why power was not read; empty where it was."""
 
-    def __enter__(self) -> Stopwatch:
+    def __enter__(self) -> Timer:
         """Find the power's source, set the clocks where that is asked for, and read the idle power.
 
         Raises:
@@ -114,10 +99,10 @@ class Stopwatch:
             self._source, self.no_power = self._board.power()
             if self._source is not None:
                 stack.callback(self._source.close)
-            stack.enter_context(full_clocks() if self._effort.set_clocks else nullcontext())
+            stack.enter_context(full_clocks() if self._options.set_clocks else nullcontext())
             self.before = self._board.facts()
             if self._source is not None:
-                self._progress("reading power with nothing running")
+                self._progress(Step("reading power with nothing running"))
                 with PowerSampler(self._source) as sampler:
                     time.sleep(IDLE_SECONDS)
                 self._idle = sampler.trace()
@@ -130,58 +115,59 @@ class Stopwatch:
         """Give the clocks back."""
         self._stack.close()
 
-    def time(self, cases: Sequence[tuple[Plan, Worker]]) -> list[Measured | None]:
-        """Time those that are to be timed, in turns, and return what was measured of each.
+    def time(self, workers: Sequence[Worker]) -> list[Measured | None]:
+        """Time the cases that are to be timed, in rounds, and return what was measured of each.
 
         Args:
-            cases: Each with its process, opened.
+            workers: One process for each case, opened.
 
         Returns:
-            In the order of ``cases``; ``None`` for those that are not timed.
+            In the order of ``workers``; ``None`` for a case that is not timed.
 
         Raises:
             HasnEdgeError: a case failed.
         """
-        timed = {index: case for index, case in enumerate(cases) if case[0].timed}
-        meters = {index: EnergyMeter(self._source) for index in timed}
-        turns: dict[int, list[Round]] = {index: [] for index in timed}
-        for turn in range(ROUNDS):
-            for index, (plan, worker) in timed.items():
-                self._progress(f"timing {plan.case.label}, turn {turn + 1} of {ROUNDS}")
-                much = self._effort if plan.case.device else self._cpu
-                turns[index].append(_turn(worker, meters[index], much, first=turn == 0))
+        timed = [worker for worker in workers if worker.case.timed]
+        meters = {worker: EnergyMeter(self._source) for worker in timed}
+        rounds: dict[Worker, list[Round]] = {worker: [] for worker in timed}
+        for index in range(ROUNDS):
+            for worker in timed:
+                self._progress(Step(f"timing {worker.case.label}, round {index + 1} of {ROUNDS}"))
+                options = self._options if worker.case.device else self._cpu
+                rounds[worker].append(_time_round(worker, meters[worker], options, first=index == 0))
         sustained = {}
-        minutes = self._effort.sustained_minutes
+        minutes = self._options.sustained_minutes
         if minutes is not None:
-            for index, (plan, worker) in timed.items():
-                self._progress(f"running {plan.case.label} for {minutes:g} minutes")
-                sustained[index] = _sustain(worker, EnergyMeter(self._source), minutes, self._idle)
+            for worker in timed:
+                self._progress(Step(f"running {worker.case.label} for {minutes:g} minutes"))
+                sustained[worker] = _sustain(worker, EnergyMeter(self._source), minutes, self._idle)
         self.after = self._board.facts()
-        found: list[Measured | None] = [None] * len(cases)
-        for index, (_, worker) in timed.items():
-            whole = latency_of(turns[index])
+        measured = {}
+        for worker in timed:
+            whole = latency_of(rounds[worker])
             assert whole is not None
-            found[index] = Measured(
+            parts = {name: latency_of(rounds[worker], name) for name in PARTS}
+            measured[worker] = Measured(
                 latency=whole,
-                parts={name: part for name in PARTS if (part := latency_of(turns[index], name)) is not None},
-                energy=meters[index].result(self._idle),
+                parts={name: part for name, part in parts.items() if part is not None},
+                energy=meters[worker].result(self._idle),
                 facts=worker.facts(),
-                sustained=sustained.get(index),
+                sustained=sustained.get(worker),
             )
-        return found
+        return [measured.get(worker) for worker in workers]
 
 
-def _turn(worker: Worker, meter: EnergyMeter, effort: Effort, *, first: bool) -> Round:
-    warmup = effort.warmup if first else 1
-    share = -(-effort.runs // ROUNDS)
+def _time_round(worker: Worker, meter: EnergyMeter, options: TimingOptions, *, first: bool) -> Round:
+    warmup = options.warmup if first else 1
+    share = -(-options.runs // ROUNDS)
     with meter.reading():
-        turn = worker.time(warmup=warmup, at_least=share, seconds=effort.seconds / ROUNDS)
-    meter.count(warmup + len(turn.total))
-    return turn
+        found = worker.time(warmup=warmup, at_least=share, seconds=options.seconds / ROUNDS)
+    meter.count(warmup + len(found.total))
+    return found
 
 
 def _sustain(worker: Worker, meter: EnergyMeter, minutes: float, idle: PowerTrace | None) -> Sustained:
     with meter.reading():
-        turn = worker.time(warmup=0, at_least=1, seconds=60 * minutes)
-    meter.count(len(turn.total))
-    return Sustained(minutes=minutes, latency=Latency(rounds=(turn.total,)), energy=meter.result(idle))
+        found = worker.time(warmup=0, at_least=1, seconds=60 * minutes)
+    meter.count(len(found.total))
+    return Sustained(minutes=minutes, latency=Latency(rounds=(found.total,)), energy=meter.result(idle))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import writing
+from hasn_edge.errors import Cure, joined, use
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.hardware.power import INTERVAL_SECONDS
 from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, complexity
@@ -16,20 +17,32 @@ from hasn_edge.spec import ModelSpec
 
 if TYPE_CHECKING:
     from hasn_edge.bench.energy import Energy
-    from hasn_edge.bench.measure import Effort, Sustained
+    from hasn_edge.bench.measure import Sustained
+    from hasn_edge.bench.options import TimingOptions
 
 _AGAINST = (
-    " within a turn; their medians say the opposite, because the machine was not equally fast in all turns"
+    " within a round; their medians show the opposite, because the machine was not equally fast in all rounds"
 )
 
-SCHEMA = 3
-"""Version of the JSON report."""
+SCHEMA = 4
+"""Version of the JSON report; in 3 ``timing`` was ``effort``, and ``rounds_seconds`` ``turns_seconds``."""
 
 LAUNCH_BOUND = 0.9
 """Share of the GPU time from which on the time to start the network is as long as it."""
 
 THROTTLED = 1.05
 """How many times as long as the first tenth of its frames the last one takes before it is reported."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a reader of a report should not overlook, and what helps."""
+
+    text: str
+    cures: tuple[Cure, ...] = ()
+
+    def __str__(self) -> str:
+        return joined(self.text, map(str, self.cures))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +58,7 @@ class SetQuality:
     fidelity_db: float | None = None
     """Mean PSNR of the 8-bit RGB output against the reference's output; infinite where equal."""
     worst_image: str | None = None
-    """The image that lost most PSNR-Y against the reference."""
+    """The image whose PSNR-Y fell most against the reference."""
     worst_dpsnr_db: float | None = None
 
 
@@ -67,11 +80,11 @@ class BenchCase:
     device: str = "cpu"
     """Where it ran."""
     parts: Mapping[str, Latency] = field(default_factory=dict)
-    """Durations inside a call where the backend tells them: ``gpu``, ``enqueue``, ``transfers``."""
+    """Durations inside a call where the backend reports them: ``gpu``, ``enqueue``, ``transfers``."""
     energy: Energy | None = None
     sustained: Sustained | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """How the session ran, in its own words: CUDA graphs, memory, CUDA access."""
+    """How the session ran, as it reports it: CUDA graphs, memory, CUDA access."""
     quality: Mapping[str, SetQuality] = field(default_factory=dict)
     not_measured: tuple[str, ...] = ()
 
@@ -87,15 +100,15 @@ class BenchReport:
     cases: tuple[BenchCase, ...]
     environment: Mapping[str, str]
     date: str
-    effort: Effort
+    timing: TimingOptions
     threads: int | None
     device: str = "cpu"
-    """What ``--device`` said."""
+    """Its kind: see :attr:`hasn_edge.bench.options.BenchOptions.device`."""
     before: Mapping[str, Any] = field(default_factory=dict)
-    """What the device said of itself before the first turn; ``after`` likewise after the last one."""
+    """What the device reported before the first round; ``after`` likewise after the last one."""
     after: Mapping[str, Any] = field(default_factory=dict)
     apart: str = ""
-    """Why the cases ran one after the other; empty where they were timed in turns."""
+    """Why the cases ran one after the other; empty where they were timed in rounds."""
     framed: bool = False
     """Quality is of one frame with the set's images side by side, for engines of one size."""
     command: str = ""
@@ -111,15 +124,15 @@ class BenchReport:
         )
         return (
             f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, float32 array in to "
-            f"float32 array out, {span} samples a case after {self.effort.warmup} warm-up calls, cases "
-            f"{'run one after the other' if self.apart else 'timed in turns'}, {self.threads or 'all'} "
+            f"float32 array out, {span} samples a case after {self.timing.warmup} warm-up calls, cases "
+            f"{'run one after the other' if self.apart else 'timed in rounds'}, {self.threads or 'all'} "
             "threads, frame size known to ONNX Runtime",
             *self._device_conventions,
-            "speed-up: median over turns of the ratio "
+            "speed-up: median over rounds of the ratio "
             + (
-                "of turns with one number, which were not taken at one time"
+                "of rounds with one number, which were not taken at one time"
                 if self.apart
-                else "within a turn, which a busy machine disturbs least"
+                else "within a round, which a busy machine disturbs least"
             ),
             "parameters and MACs: of the unfused network; fvcore's rules (multiply-accumulates; LayerNorm 5, "
             f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}",
@@ -133,15 +146,15 @@ class BenchReport:
 
     @property
     def _device_conventions(self) -> tuple[str, ...]:
-        said = []
+        found = []
         if self.apart:
-            said.append(
-                "order: each case was opened, timed, scored and closed before the next, not in turns with "
+            found.append(
+                "order: each case was opened, timed, scored and closed before the next, not in rounds with "
                 f"the others ({self.apart}): a device that gets slower meanwhile makes the later cases look "
                 "slow; of cases that are close, bench two alone"
             )
         if any(case.parts for case in self.cases):
-            said += [
+            found += [
                 "latency is host to host: checks, copies in and out, network, waiting; GPU time: the network "
                 "between two events on its stream, no copies, and without a CUDA graph the gaps in which the "
                 "GPU waits for the next launch; enqueue: the CPU's part of starting it; transfers: the "
@@ -152,30 +165,32 @@ class BenchReport:
                 "--noCudaGraph), its latency and throughput with nothing here, since it starts each frame "
                 "before the last one is done",
             ]
-        idle_together = "before the first turn, every case open and none running"
+        idle_together = "before the first round, every case open and none running"
         rails = sorted({case.energy.rail or "no total known" for case in self.cases if case.energy})
         if rails:
-            said.append(
+            found.append(
                 f"power and energy: rail {', '.join(rails)}, read every {INTERVAL_SECONDS:g} s; mean over "
-                "the turns; energy: all that the rail delivered in them over all frames, warm-up included; "
+                "the rounds; energy: all that the rail delivered in them over all frames, warm-up included; "
                 f"idle: {'before the first case was opened' if self.apart else idle_together}"
             )
-        if self.effort.sustained_minutes is not None:
-            said.append(
-                f"sustained: {self.effort.sustained_minutes:g} minutes without a pause after the turns; "
+        if self.timing.sustained_minutes is not None:
+            found.append(
+                f"sustained: {self.timing.sustained_minutes:g} minutes without a pause after the rounds; "
                 "median of the last tenth of the frames"
             )
-        return tuple(said)
+        return tuple(found)
 
     @property
-    def findings(self) -> tuple[str, ...]:
+    def remarks(self) -> tuple[Remark, ...]:
         """What a reader should not overlook."""
-        found = [text for case in self.cases for text in (*_throttling(case), *_launches(case))]
-        if self.before.get("jetson", {}).get("clocks_locked") is False and not self.effort.set_clocks:
+        found = [Remark(text) for case in self.cases for text in (*_throttling(case), *_launches(case))]
+        if self.before.get("jetson", {}).get("clocks_locked") is False and not self.timing.set_clocks:
             mode = self.before["jetson"].get("power_mode")
+            floating = f"the clocks of this Jetson float (power mode {mode})"
             found.append(
-                f"the clocks of this Jetson float (power mode {mode}); --set-clocks holds them at the mode's "
-                "maximum while it measures"
+                Remark(
+                    f"{floating} and can be held at its maximum while it measures", (use(set_clocks=True),)
+                )
             )
         for case in self.cases:
             same = [c for c in self.cases if (c.backend, c.precision) == (case.backend, "fp32") and c.latency]
@@ -185,10 +200,11 @@ class BenchReport:
             word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
             # The table shows medians of all samples: a machine that changed its speed may turn them round.
             against = (ratio >= 1) != (case.latency.median_ms >= same[0].latency.median_ms)
-            found.append(
+            comparison = (
                 f"{case.precision.upper()} is {word} than FP32 here: {case.label} took {share} the time of "
                 f"{same[0].label}{_AGAINST if against else ''}"
             )
+            found.append(Remark(comparison))
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,10 +223,10 @@ class BenchReport:
             "cases": [_case_dict(case, self.cases[0]) for case in self.cases],
             "one_after_the_other": self.apart or None,
             "conventions": list(self.conventions),
-            "findings": list(self.findings),
+            "findings": [str(remark) for remark in self.remarks],
             "environment": dict(self.environment),
             "device": {"kind": self.device, "before": dict(self.before), "after": dict(self.after)},
-            "effort": dict(vars(self.effort)),
+            "timing": dict(vars(self.timing)),
             "date": self.date,
             "command": self.command,
         }

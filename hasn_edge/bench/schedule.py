@@ -1,4 +1,4 @@
-"""All cases open at once and timed in turns, or, where memory would not suffice, one after the other."""
+"""All cases open at once and timed in rounds, or, where memory would not suffice, one after the other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasn_edge.bench.board import Board
-from hasn_edge.bench.cases import Plan
-from hasn_edge.bench.measure import Measured, Stopwatch
-from hasn_edge.bench.worker import Worker
+from hasn_edge.bench.measure import Measured, Timer
+from hasn_edge.bench.worker import Case, Worker
 from hasn_edge.data.pairs import EvalSet
 from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.memory import bytes_per_pixel
 from hasn_edge.spec import ModelSpec
 
@@ -32,30 +32,32 @@ CARD_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
+class CaseResult:
     """A case that ran."""
 
-    plan: Plan
+    case: Case
     facts: Mapping[str, Any]
-    """Backend, precision and device, as its worker says."""
+    """Backend, precision and device, as its worker reports them."""
     measured: Measured | None
     peak_bytes: int | None
     scores: Sequence[Scores]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """What is done with every case."""
+class BenchSchedule:
+    """What is done with every case, and in which order."""
 
-    plans: Sequence[Plan]
-    watch: Stopwatch
+    cases: Sequence[Case]
+    timer: Timer
     size: tuple[int, int]
     sets: Sequence[EvalSet]
     framed: bool
     """Every image has the size that the case is opened for."""
-    progress: Callable[[str], None] = lambda text: None
+    progress: Progress = ignore
+    worker: Callable[[Case], Worker] = Worker
+    """Makes the process of a case."""
 
-    def run(self, *, apart: bool) -> Generator[Ran, None, None]:
+    def run(self, *, apart: bool) -> Generator[CaseResult, None, None]:
         """Yield every case when it is done; close the generator to end what is still open.
 
         Args:
@@ -66,59 +68,62 @@ class Course:
         """
         return self._apart() if apart else self._together()
 
-    def _together(self) -> Generator[Ran, None, None]:
-        """Open all, time them in turns, score them."""
+    def _together(self) -> Generator[CaseResult, None, None]:
+        """Open all, time them in rounds, score them."""
         with ExitStack() as stack:
             workers, facts = [], []
-            for plan in self.plans:
-                workers.append(stack.enter_context(Worker(plan.case)))
-                facts.append(self._open(plan, workers[-1]))
-            with self.watch:
-                measured = self.watch.time(list(zip(self.plans, workers, strict=True)))
+            for case in self.cases:
+                workers.append(stack.enter_context(self.worker(case)))
+                facts.append(self._open(workers[-1]))
+            with self.timer:
+                measured = self.timer.time(workers)
             peaks = [worker.peak_bytes() for worker in workers]
-            for plan, worker, fact, one, peak in zip(
-                self.plans, workers, facts, measured, peaks, strict=True
-            ):
-                scores = self._score(plan, worker)
-                yield Ran(plan=plan, facts=fact, measured=one, peak_bytes=peak, scores=scores)
+            for worker, fact, one, peak in zip(workers, facts, measured, peaks, strict=True):
+                yield self._result(worker, fact, one, peak)
 
-    def _apart(self) -> Generator[Ran, None, None]:
-        """Open each when the one before it is closed; its turns follow each other."""
-        with self.watch:
-            for plan in self.plans:
-                with Worker(plan.case) as worker:
-                    facts = self._open(plan, worker)
-                    (measured,) = self.watch.time([(plan, worker)])
-                    peak = worker.peak_bytes()
-                    scores = self._score(plan, worker)
-                yield Ran(plan=plan, facts=facts, measured=measured, peak_bytes=peak, scores=scores)
+    def _apart(self) -> Generator[CaseResult, None, None]:
+        """Open each when the one before it is closed; its rounds follow each other."""
+        with self.timer:
+            for case in self.cases:
+                with self.worker(case) as worker:
+                    facts = self._open(worker)
+                    (measured,) = self.timer.time([worker])
+                    result = self._result(worker, facts, measured, worker.peak_bytes())
+                yield result
 
-    def _open(self, plan: Plan, worker: Worker) -> Mapping[str, Any]:
-        self.progress(f"opening {plan.case.label}")
+    def _open(self, worker: Worker) -> Mapping[str, Any]:
+        self.progress(Step(f"opening {worker.case.label}"))
         return worker.open(self.size)
 
-    def _score(self, plan: Plan, worker: Worker) -> list[Scores]:
-        self.progress(f"scoring {plan.case.label}")
-        return [worker.score(eval_set, framed=self.framed) for eval_set in self.sets]
+    def _result(
+        self, worker: Worker, facts: Mapping[str, Any], measured: Measured | None, peak: int | None
+    ) -> CaseResult:
+        self.progress(Step(f"scoring {worker.case.label}"))
+        scores = [worker.score(eval_set, framed=self.framed) for eval_set in self.sets]
+        return CaseResult(case=worker.case, facts=facts, measured=measured, peak_bytes=peak, scores=scores)
 
 
-def too_many(plans: Sequence[Plan], board: Board, spec: ModelSpec, size: tuple[int, int]) -> str:
+def why_apart(
+    cases: Sequence[Case],
+    board: Board,
+    spec: ModelSpec,
+    size: tuple[int, int],
+    free_bytes: Callable[[GpuFacts], int | None],
+) -> str:
     """Return why the cases cannot be open at once; empty where they can, or where nothing is known.
 
     On a CPU they always are: a case takes a few hundred megabytes there.
     """
     gpu = board.gpu
-    if gpu is None or len(plans) < 2:
+    if gpu is None or len(cases) < 2:
         return ""
-    here = plans if gpu.integrated else [plan for plan in plans if plan.case.device]
+    here = cases if gpu.integrated else [case for case in cases if case.device]
     frame = bytes_per_pixel(spec, "pytorch") * size[0] * size[1]  # the most that any backend takes
     need = len(here) * ((INTEGRATED_BYTES if gpu.integrated else CARD_BYTES) + frame)
     free = free_bytes(gpu)
     if free is None or need <= free:
         return ""
-    return (
-        f"{len(here)} open at once are reckoned to need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-    )
+    return f"{len(here)} open at once need an estimated {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
 
 
 def free_bytes(gpu: GpuFacts) -> int | None:

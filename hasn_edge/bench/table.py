@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
+from hasn_edge.errors import Cure, joined
 from hasn_edge.model.complexity import PAPER_SIZE, complexity
 
 if TYPE_CHECKING:
@@ -79,14 +80,14 @@ def _device_rows(cases: Sequence[BenchCase]) -> list[tuple[str, list[str]]]:
     return [(heading, cells) for heading, cells in found if set(cells) != {GAP}]
 
 
-def markdown(report: BenchReport) -> str:
-    """Return the report as Markdown: table, findings, gaps, conventions, machine."""
+def markdown(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> str:
+    """Return the report as Markdown: table, remarks, gaps, conventions, machine; see :func:`notes`."""
     lines = [f"# {title(report)}", ""]
     lines.append("| | " + " | ".join(case.label for case in report.cases) + " |")
     lines.append("|---" * (len(report.cases) + 1) + "|")
     lines += [f"| {heading} | " + " | ".join(cells) + " |" for heading, cells in rows(report)]
     lines.append("")
-    lines += [f"- {text}" for text in notes(report)]
+    lines += [f"- {text}" for text in notes(report, cure_text)]
     lines += ["", f"Machine: {machine_line(report)}."]
     if report.command:
         lines += ["", f"Printed by `{report.command}` on {report.date}."]
@@ -115,8 +116,14 @@ def title(report: BenchReport) -> str:
     return f"{report.model}, {width}x{height} -> {width * report.spec.scale}x{height * report.spec.scale}"
 
 
-def notes(report: BenchReport) -> list[str]:
-    """Return findings, gaps with their reasons, and conventions, one sentence each."""
+def notes(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> list[str]:
+    """Return remarks, gaps with their reasons, and conventions, one sentence each.
+
+    Args:
+        report: A finished benchmark.
+        cure_text: Writes what helps against what a remark is about.
+    """
+    remarks = [joined(remark.text, map(cure_text, remark.cures)) for remark in report.remarks]
     gaps = [f"{case.label}: {reason}" for case in report.cases for reason in case.not_measured]
     gaps += [
         f"{case.label}: no CUDA graphs: {case.facts['graphs_reason']}"
@@ -128,18 +135,18 @@ def notes(report: BenchReport) -> list[str]:
         for case in report.cases
         if case.energy and case.energy.not_read
     ]
-    return [*report.findings, *gaps, *_sessions(report), *report.conventions]
+    return [*remarks, *gaps, *_sessions(report), *report.conventions]
 
 
 def _sessions(report: BenchReport) -> list[str]:
-    said = []
+    found = []
     for case in report.cases:
         if "memory" in case.facts:
-            said.append(
+            found.append(
                 f"{case.label}: {case.facts.get('runtime', case.backend)}, memory {case.facts['memory']}, "
                 f"CUDA by {case.facts.get('cuda')}"
             )
-    return said
+    return found
 
 
 def machine_line(report: BenchReport) -> str:

@@ -1,6 +1,6 @@
 """A child process that hosts one benched model, so that its memory and its libraries are its own.
 
-Where memory suffices all cases are alive at once and are timed in turns: when the machine slows down, it
+Where memory suffices all cases are alive at once and are timed in rounds: when the machine slows down, it
 slows down for all.
 """
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge import interrupt
-from hasn_edge.errors import BuildError, HasnEdgeError
+from hasn_edge.artifact import Artifact
+from hasn_edge.errors import BuildError, HasnEdgeError, say
 from hasn_edge.evaluation.latency import Round, time_session
 from hasn_edge.hardware.host import peak_memory_bytes
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseSpec:
-    """What a worker opens: a model in PyTorch, or a built file."""
+class Case:
+    """One thing that is compared: a model in PyTorch, or a built file."""
 
     label: str
     model: str | None = None
     """Bundled name or weights file, run eagerly and unfused by PyTorch."""
-    artifact: Path | None = None
+    artifact: Artifact | None = None
     exact: bool = False
     """ONNX Runtime without graph optimizations: exact Q/DQ arithmetic, not a speed."""
     threads: int | None = None
@@ -48,9 +48,12 @@ class CaseSpec:
     """Where it runs; ``None`` for the backend's choice: the CPU, or the GPU for an engine."""
     cuda: str | None = None
     """What gives an engine its memory and streams; ``None`` for the first that works."""
+    timed: bool = True
+    not_measured: tuple[str, ...] = ()
+    """What the report lacks of this case, and why."""
 
     def open(self, frame: tuple[int, int] | None = None) -> Session:
-        """Open the session, for frames of one (height, width) only where ``frame`` says so; slow."""
+        """Open the session; where ``frame`` is given, for frames of this (height, width) only. It is slow."""
         from hasn_edge.runtime.open import open_model, open_session
 
         if self.artifact is not None:
@@ -70,7 +73,7 @@ class CaseSpec:
 class Worker:
     """The parent's handle on one case. Use as a context manager; the child ends with it."""
 
-    def __init__(self, case: CaseSpec) -> None:
+    def __init__(self, case: Case) -> None:
         self.case = case
         context = multiprocessing.get_context("spawn")
         self._connection, child = context.Pipe()
@@ -97,11 +100,11 @@ class Worker:
 
         It goes on until ``at_least`` samples exist and ``seconds`` have passed.
         """
-        turn: Round = self._ask("time", warmup, at_least, seconds)
-        return turn
+        found: Round = self._ask("time", warmup, at_least, seconds)
+        return found
 
     def facts(self) -> Mapping[str, Any]:
-        """Return what the session says of how it runs (graphs, memory, CUDA access); ask after a turn."""
+        """Return how the session runs (graphs, memory, CUDA access); ask after a round."""
         facts: Mapping[str, Any] = self._ask("facts")
         return facts
 
@@ -137,20 +140,19 @@ class Worker:
         except (EOFError, OSError) as exc:
             self._process.join(timeout=5)
             code = self._process.exitcode
-            why = (
-                "it was killed by the system, most likely for want of memory: bench a smaller --size"
-                if code == -signal.SIGKILL
-                else f"its process ended with code {code}"
-            )
-            raise BuildError(f"{self.case.label}: stopped while asked to {verb}: {why}") from exc
+            stopped = f"{self.case.label}: stopped while asked to {verb}"
+            if code == -signal.SIGKILL:
+                killed = f"{stopped}: the system killed it, most likely because memory was short"
+                raise BuildError(killed, say("bench a smaller size")) from exc
+            raise BuildError(f"{stopped}: its process ended with code {code}") from exc
         if not ok:
             raise value
         return value
 
 
-def _serve(connection: Connection, case: CaseSpec) -> None:
+def _serve(connection: Connection, case: Case) -> None:
     interrupt.ignore()  # the parent handles Ctrl-C and closes us
-    host = _Host(case)
+    host = CaseHost(case.open, tile=case.tile)
     while True:
         try:
             request = connection.recv()
@@ -173,17 +175,23 @@ def _serve(connection: Connection, case: CaseSpec) -> None:
             return
 
 
-class _Host:
-    """The child's side: one method per request."""
+class CaseHost:
+    """The child's side: one method per request.
 
-    def __init__(self, case: CaseSpec) -> None:
-        self.case = case
+    Args:
+        open_session: Opens the case, see :meth:`Case.open`.
+        tile: See :attr:`Case.tile`.
+    """
+
+    def __init__(self, open_session: Callable[..., Session], *, tile: int | None = None) -> None:
+        self.open_session, self.tile = open_session, tile
         self.sessions: list[Session] = []
         self.frame = (0, 0)
 
     def open(self, size: tuple[int, int]) -> dict[str, Any]:
-        # Told the frame's size, as a session for a camera would be.
-        session = self.case.open(frame=size)
+        """See :meth:`Worker.open`."""
+        # The session knows the frame's size, as one for a camera does.
+        session = self.open_session(frame=size)
         self.sessions, self.frame = [session], size
         return {
             "backend": session.backend,
@@ -192,6 +200,7 @@ class _Host:
         }
 
     def time(self, warmup: int, at_least: int, seconds: float) -> Round:
+        """See :meth:`Worker.time`."""
         session = self.sessions[0]
         shape = (1, session.spec.channels, *self.frame)
         x: NDArray[Any] = np.random.default_rng(0).random(shape, dtype=np.float32)
@@ -202,21 +211,25 @@ class _Host:
         return time_session(session, x, at_least=at_least, seconds=seconds)
 
     def facts(self) -> dict[str, Any]:
+        """See :meth:`Worker.facts`."""
         return self.sessions[0].facts()
 
     def peak(self) -> int | None:
+        """See :meth:`Worker.peak_bytes`."""
         return peak_memory_bytes()
 
     def score(self, eval_set: EvalSet, framed: bool) -> Scores:
+        """See :meth:`Worker.score`."""
         from hasn_edge.evaluation.evaluate import score_images
         from hasn_edge.runtime.upscaler import Upscaler
 
         if not framed and self.sessions[-1].size is not None and len(self.sessions) == 1:
-            self.sessions.append(self.case.open())  # images have other sizes than the timed frame
+            self.sessions.append(self.open_session())  # images have other sizes than the timed frame
         # Whole frames in every case, whatever the memory: tiles of different sizes would count as drift.
-        upscaler = Upscaler(self.sessions[-1], tile=self.case.tile, memory_limit_bytes=1 << 62)
+        upscaler = Upscaler(self.sessions[-1], tile=self.tile, memory_limit_bytes=1 << 62)
         return score_images(upscaler.run, eval_set)
 
     def close(self) -> None:
+        """Close what was opened."""
         for session in self.sessions:
             session.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Protocol
@@ -9,10 +10,11 @@ from typing import Protocol
 import click
 
 from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, model_option, threads_option
+from hasn_edge.cli.cures import cure_text
 from hasn_edge.cli.terminal import console, status
 
 
-class Report(Protocol):
+class WritesJson(Protocol):
     """What ``--json`` writes."""
 
     def write_json(self, path: Path) -> None:
@@ -41,7 +43,7 @@ class Report(Protocol):
     "board",
     metavar="BOARD",
     default=None,
-    help="Measure nothing: reckon what a board that is not here could do (orin-nano, rtx-4090, ...).",
+    help="Measure nothing: estimate what a board that is not here could do (orin-nano, rtx-4090, ...).",
 )
 @click.option(
     "--precision",
@@ -70,6 +72,7 @@ class Report(Protocol):
 )
 @click.option(
     "--sustained",
+    "sustained_minutes",
     type=click.FloatRange(min=0, max=600, min_open=True),
     default=None,
     metavar="MIN",
@@ -110,7 +113,7 @@ def command(
     data: tuple[str, ...],
     size: tuple[int, int] | None,
     runs: int | None,
-    sustained: float | None,
+    sustained_minutes: float | None,
     set_clocks: bool,
     recipe: str,
     tile: int | None,
@@ -135,42 +138,44 @@ def command(
       hasn-edge bench --estimate orin-nano
     """
     from hasn_edge.artifact import require_writable
-    from hasn_edge.bench.run import benchmark
+    from hasn_edge.bench.options import BenchOptions
+    from hasn_edge.bench.run import run_benchmark
     from hasn_edge.bench.table import machine_line, markdown, notes, terminal_table
 
     for path in filter(None, (json_path, markdown_path)):
         require_writable(path)
-    said = "hasn-edge " + " ".join(sys.argv[1:])
+    typed = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
         if artifacts:
-            raise click.UsageError("--estimate reckons with a model, not with a file: give --model instead")
-        _estimate(model, board, precisions, size, recipe, json_path, markdown_path, said)
+            raise click.UsageError("--estimate takes a model and no file: give --model instead")
+        _estimate(model, board, precisions, size, recipe, json_path, markdown_path, typed)
         return
     if precisions is None:
         precisions = "" if artifacts else "fp32,fp16,int8"
+    options = BenchOptions(
+        model=chosen_model(model) if model or precisions or not artifacts else None,
+        artifacts=artifacts,
+        device=device,
+        precisions=[p for p in precisions.split(",") if p],
+        data=data,
+        size=size,
+        runs=runs,
+        recipe=recipe,
+        tile=tile,
+        threads=threads,
+        cuda=cuda,
+        sustained_minutes=sustained_minutes,
+        set_clocks=set_clocks,
+        command=typed,
+    )
     with status("preparing") as update:
-        report = benchmark(
-            chosen_model(model) if model or precisions or not artifacts else None,
-            artifacts=artifacts,
-            device=device,
-            precisions=[p for p in precisions.split(",") if p],
-            data=data,
-            size=size,
-            runs=runs,
-            recipe=recipe,
-            tile=tile,
-            threads=threads,
-            cuda=cuda,
-            sustained_minutes=sustained,
-            set_clocks=set_clocks,
-            command=said,
-            progress=update,
-        )
+        report = run_benchmark(options, progress=update)
+    words = functools.partial(cure_text, command=click.get_current_context().command)
     console().print(terminal_table(report))
-    for note in notes(report):
+    for note in notes(report, words):
         click.echo(f"- {note}")
     click.echo(f"- machine: {machine_line(report)}")
-    _write(report, markdown(report), json_path, markdown_path)
+    _write(report, markdown(report, words), json_path, markdown_path)
 
 
 def _estimate(
@@ -181,7 +186,7 @@ def _estimate(
     recipe: str,
     json_path: Path | None,
     markdown_path: Path | None,
-    said: str,
+    typed: str,
 ) -> None:
     from hasn_edge.bench.estimate.report import estimate_model, markdown, terminal_tables
 
@@ -191,7 +196,7 @@ def _estimate(
         precisions=[p for p in (precisions or "fp32,fp16,int8").split(",") if p],
         size=size or (180, 320),
         recipe=recipe,
-        command=said,
+        command=typed,
     )
     for table in terminal_tables(report):
         console().print(table)
@@ -200,7 +205,7 @@ def _estimate(
     _write(report, markdown(report), json_path, markdown_path)
 
 
-def _write(report: Report, text: str, json_path: Path | None, markdown_path: Path | None) -> None:
+def _write(report: WritesJson, text: str, json_path: Path | None, markdown_path: Path | None) -> None:
     from hasn_edge.artifact import writing
 
     if json_path is not None:

@@ -32,7 +32,7 @@ PAPER_SIZE = (256, 256)
 INPUT, OUTPUT = "input", "output"
 """The tensors at the network's ends."""
 
-Shape = tuple[int, int, int]
+TensorShape = tuple[int, int, int]
 """Channels, height and width of a tensor; the batch is 1."""
 
 
@@ -164,16 +164,16 @@ def _add_cab(net: _Network, spec: ModelSpec, path: str, x: str, residual: tuple[
 class _Network:
     """Collects layers; every method returns the name of the tensor that the layer writes."""
 
-    def __init__(self, frame: Shape) -> None:
+    def __init__(self, frame: TensorShape) -> None:
         self.layers: list[Layer] = []
-        self.shapes: dict[str, Shape] = {INPUT: frame}
+        self.shapes: dict[str, TensorShape] = {INPUT: frame}
 
     def add(
         self,
         name: str,
         op: Op,
         reads: tuple[str, ...],
-        shape: Shape,
+        shape: TensorShape,
         *,
         count: int = 0,
         parameters: int = 0,

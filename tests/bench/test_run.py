@@ -1,15 +1,35 @@
-"""A real benchmark of a tiny network: every case runs, is compared, and says what it could not measure."""
+"""Benchmarks of a tiny network on this CPU, and of an engine on a board that the tests make up."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
-from hasn_edge.bench.worker import CaseSpec, Worker
+from hasn_edge.artifact import load_artifact
+from hasn_edge.bench import measure, run
+from hasn_edge.bench.cases import CaseMaker
+from hasn_edge.bench.options import DEVICE_RUNS, RUNS, BenchOptions
+from hasn_edge.bench.run import benchmark, run_benchmark
+from hasn_edge.bench.table import machine_line, markdown, notes, rows
+from hasn_edge.bench.worker import Case
 from hasn_edge.cli import cli
-from hasn_edge.errors import ArtifactError, BuildError
+from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.spec import Precision
+from tests.support.bench_rig import ORIN, SPEC, Steady, TimedSession
+from tests.support.fake_session import FakeSession
+
+
+def test_the_public_function_takes_the_options_with_their_defaults():
+    given = {name: one.default for name, one in inspect.signature(benchmark).parameters.items()}
+    del given["progress"]
+    assert given == {field.name: field.default for field in dataclasses.fields(BenchOptions)}
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +90,213 @@ def test_drift_is_of_the_same_images(content):
     assert tiles < by_label["INT8 emulated exactly"]["fidelity_db"] + 100
 
 
-def test_worker_passes_our_errors_on(tmp_path):
-    case = CaseSpec(label="gone", artifact=tmp_path / "none.onnx")
-    with Worker(case) as worker, pytest.raises(ArtifactError, match="no such file"):
-        worker.open((32, 32))
+def test_an_engine_on_a_jetson(rig, tmp_path):
+    source = Steady()
+    report = rig.run(power=(source, ""), sustained_minutes=0.001)
+    (case,) = report.cases
+    # Ten warm-up calls, forty timed ones, then each round one warm-up call and forty timed ones again.
+    expected = [start + k for start in (11, 52, 93, 134, 175) for k in range(40)]
+    assert case.parts["gpu"].seconds == pytest.approx(np.array(expected) / 1000)
+    assert case.latency.seconds == pytest.approx(np.array(expected) / 1000 + 0.5)
+    assert case.parts["enqueue"].median_ms == pytest.approx(50)
+    assert case.parts["transfers"].median_ms == pytest.approx(300)
+    assert case.latency.tenths_ms == pytest.approx((520.5, 704.5))
+    assert (case.device, case.backend, case.precision) == ("cuda", "tensorrt", "fp16")
+
+    assert case.energy.rail == "VDD_IN"
+    assert case.energy.watts == pytest.approx(6)
+    assert case.energy.idle_watts == pytest.approx(6)
+    assert case.energy.frames == 5 * 40 + 10 + 4
+    assert 0 < case.energy.joules_per_frame < 6
+    assert case.energy.joules_above_idle == pytest.approx(0, abs=1e-9)
+    assert case.energy.rails == pytest.approx({"VDD_IN": 6, "VDD_GPU": 2})
+    assert source.closed == 1
+    assert case.sustained.minutes == 0.001
+    assert case.sustained.latency.seconds[0] > case.latency.seconds[-1]
+
+    table = dict(rows(report))
+    assert table["GPU median, ms"] == [f"{np.median(expected):.3f}"]
+    assert table["GPU p99, ms"] == [f"{np.percentile(expected, 99):.3f}"]
+    assert table["GPU std, ms"] == [f"{np.std(expected, ddof=1):.3f}"]
+    assert table["transfers, ms"] == ["300.000"]
+    assert table["CUDA graphs"] == ["no"]
+    assert table["last / first tenth"] == ["1.35x"]
+    assert table["power of VDD_IN, W"] == ["6.00"]
+    assert float(table["energy of VDD_IN, mJ a frame"][0]) == pytest.approx(
+        case.energy.joules_per_frame * 1e3, abs=0.06
+    )
+    assert table["GPU clock, MHz"] == ["1000"]
+    said = "\n".join(notes(report))
+    assert "no CUDA graphs: pycuda has no CUDA graphs" in said
+    assert "1.35x the time of the first: the device throttled, or something else ran" in said
+    assert (
+        "the clocks of this Jetson float (power mode MAXN_SUPER) and can be held at its maximum while it "
+        "measures; use set_clocks=True" in said
+    )
+    assert "rail VDD_IN, read every 0.1 s" in said
+    assert "TensorRT 10.3, memory page-locked, copied, CUDA by cuda-python" in said
+    assert "one 64x48 frame with the set's images side by side" in said
+    assert "power mode MAXN_SUPER" in machine_line(report)
+    assert "jetpack 6.2" in machine_line(report)
+    lines = [line for line in markdown(report).splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {3}
+
+    report.write_json(tmp_path / "r.json")
+    content = json.loads((tmp_path / "r.json").read_text())
+    assert content["schema"] == 4
+    assert content["device"]["kind"] == "jetson"
+    assert content["device"]["before"]["jetson"]["clocks_locked"] is False
+    assert "celsius.cv0" in content["device"]["after"]["jetson"]["not_read"]
+    (one,) = content["cases"]
+    assert one["parts"]["gpu"]["samples"] == 200
+    assert one["latency"]["first_tenth_ms"] == pytest.approx(520.5)
+    assert one["energy"]["rail"] == "VDD_IN"
+    assert one["energy"]["celsius"]["gpu"] == {"first": 50, "last": 50, "highest": 50}
+    assert len(one["sustained"]["tenths_median_ms"]) <= 10
+    assert one["sustained"]["frames"] == len(case.sustained.latency.seconds)
+    assert one["session"]["graphs"] is False
+    assert content["timing"]["runs"] == 200
 
 
-def test_killed_worker_is_a_message(tmp_path):
-    with Worker(CaseSpec(label="case", artifact=tmp_path / "none.onnx")) as worker:
-        worker._process.kill()
-        with pytest.raises(
-            BuildError, match="case: stopped while asked to open: it was killed by the system"
-        ):
-            worker.open((32, 32))
+def test_a_case_on_the_cpu_is_not_run_as_often(rig, monkeypatch):
+    """A frame there may take seconds: 200 of them would take ten minutes."""
+    found = [
+        Case(label="PyTorch fp32, CPU", model="m"),
+        Case(label="engine", artifact=load_artifact(rig.engine), device="cuda"),
+    ]
+    monkeypatch.setattr(CaseMaker, "cases", lambda maker, artifacts: found)
+    monkeypatch.setattr(run, "SECONDS", 0.0)
+    report = rig.run((Steady(), ""))
+    assert [len(case.latency.seconds) for case in report.cases] == [RUNS, DEVICE_RUNS]
+    assert "20 to 200 samples a case" in report.conventions[0]
+    report = rig.run((Steady(), ""), runs=30)
+    assert [len(case.latency.seconds) for case in report.cases] == [30, 30]
+
+
+def test_power_comes_from_the_boards_own_files(rig, monkeypatch):
+    report = rig.run(runs=20)
+    assert report.cases[0].energy.watts == pytest.approx(4.85376)
+    assert report.cases[0].energy.celsius["tj"] == (49.031, 49.031, 49.031)
+    assert len(report.cases[0].latency.seconds) == 20
+
+
+def test_what_was_not_read_is_a_gap_with_its_reason(rig, monkeypatch):
+    rig.sessions[rig.engine.name] = lambda: FakeSession(SPEC, precision=Precision.FP16, size=(48, 64))
+    report = rig.run(power=(None, "power: no sensor"), runs=5)
+    (case,) = report.cases
+    assert case.energy is None
+    assert case.parts == {}
+    assert case.not_measured == (
+        "GPU time, enqueue, transfers: this backend is timed host to host only",
+        "power: no sensor",
+    )
+    assert f"{rig.engine.name}: power: no sensor" in notes(report)
+    assert not [
+        name for name in dict(rows(report)) if name.startswith(("power", "energy", "GPU", "transfers"))
+    ]
+    assert report.to_dict()["cases"][0]["energy"] is None
+
+
+def test_mapped_memory_has_no_transfers(rig, monkeypatch):
+    rig.sessions[rig.engine.name] = lambda: TimedSession(SPEC, size=(48, 64), mapped=True)
+    report = rig.run(power=(None, "x"), runs=5)
+    assert set(report.cases[0].parts) == {"gpu", "enqueue"}
+    assert "transfers, ms" not in dict(rows(report))
+
+
+def test_a_sensor_that_fails_half_way_gives_no_energy(rig, monkeypatch):
+    class Failing(Steady):
+        reads = 0
+
+        def read(self):
+            self.reads += 1
+            if self.reads > 4:
+                raise OSError("sensor gone")
+            return super().read()
+
+    report = rig.run(power=(Failing(), ""), runs=5)
+    found = report.cases[0].energy
+    assert found.joules_per_frame is None
+    assert found.not_read == "sensor gone"
+    assert any("could be read only for a part of the time: sensor gone" in note for note in notes(report))
+    assert "energy of VDD_IN, mJ a frame" not in dict(rows(report))
+
+
+def test_a_module_whose_rails_have_no_known_total(rig, monkeypatch):
+    class Unknown(Steady):
+        total = ()
+
+    report = rig.run(power=(Unknown(), ""), runs=5)
+    found = report.cases[0]
+    assert (found.energy.rail, found.energy.watts, found.energy.joules_per_frame) == (None, None, None)
+    assert found.energy.rails == pytest.approx({"VDD_IN": 6, "VDD_GPU": 2})
+    assert found.not_measured == (
+        "power: which of the rails VDD_IN, VDD_GPU add up to the module is not known; the JSON has each",
+    )
+
+
+def test_clocks_are_set_only_when_asked(rig, monkeypatch):
+    calls = []
+
+    @contextmanager
+    def full_clocks():
+        calls.append("set")
+        yield
+        calls.append("back")
+
+    monkeypatch.setattr(measure, "full_clocks", full_clocks)
+    with pytest.raises(UnsupportedError, match="setting .*clocks needs"):  # before anything is built
+        rig.run(power=(None, "x"), set_clocks=True)
+    monkeypatch.setattr(run, "require_clocks", lambda: None)
+    rig.run(power=(None, "x"), runs=5)
+    assert calls == []
+    report = rig.run(power=(None, "x"), runs=5, set_clocks=True)
+    assert calls == ["set", "back"]
+    assert not any("float" in remark.text for remark in report.remarks)
+
+
+def test_an_engine_chooses_its_device(engine, monkeypatch):
+    asked = []
+
+    def find(kind):
+        asked.append(kind)
+        raise UnsupportedError("not here")
+
+    monkeypatch.setattr(run, "gpu_facts", lambda: ORIN)
+    for jetson in (False, True):
+        monkeypatch.setattr(run.Jetson, "present", jetson)
+        with pytest.raises(UnsupportedError, match="not here"):
+            run_benchmark(BenchOptions(artifacts=[engine]), board=find)
+    with pytest.raises(UnsupportedError, match="not here"):
+        run_benchmark(BenchOptions(model="hasn-x4-small"), board=find)
+    assert asked == ["cuda", "jetson", "cpu"]
+    with pytest.raises(
+        UnsupportedError, match="is an engine and runs on its GPU only; leave out device, or bench the .onnx"
+    ):
+        benchmark(artifacts=[engine], device="cpu")
+
+
+def test_an_engine_without_a_gpu_says_what_to_bench_instead(engine, monkeypatch):
+    monkeypatch.setattr(run, "gpu_facts", lambda: None)
+    with pytest.raises(UnsupportedError, match=r"net-fp16-64x48.engine: this machine cannot run") as caught:
+        benchmark(artifacts=[engine])
+    assert "--device" not in str(caught.value)
+    assert "run the .onnx that it was made from on any CPU" in str(caught.value)
+
+
+def test_the_size_is_the_engines_own(rig, monkeypatch):
+    report = rig.run(power=(None, "x"), runs=5)
+    assert report.size == (48, 64)
+    with pytest.raises(
+        InputError, match="takes 64x48 pixels only .*; use size=.48, 64., or bench it on its own"
+    ):
+        rig.run(size=(180, 320))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants missing")
+@pytest.mark.parametrize("device", ["jetson", "rtx", "cuda"])
+def test_a_device_that_is_not_here_is_refused(device):
+    result = CliRunner().invoke(cli, ["bench", "--device", device])
+    assert result.exit_code == 1
+    assert "hasn-edge bench --estimate" in result.output
+    assert "Linux on" in result.output

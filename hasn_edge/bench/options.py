@@ -1,0 +1,83 @@
+"""What a benchmark is asked to do: one object from the command line down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_SIZE = (180, 320)
+"""Input (height, width) of the latency figures where neither the user nor a file names another."""
+
+RUNS, SECONDS, WARMUP = 20, 1.0, 2
+"""The same figures on a CPU as below on a device."""
+
+DEVICE_RUNS, DEVICE_SECONDS, DEVICE_WARMUP = 200, 10.0, 10
+"""Timed calls and time of each case on a device, whichever is longer; and calls before the first timed one,
+in which clocks rise, TensorRT sets itself up and graphs are recorded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What to compare, where, and how much to measure."""
+
+    model: str | None = None
+    """Bundled name or weights file. With it, the unfused network in PyTorch is the reference of every ratio
+    and drift; without it the first of ``artifacts`` is."""
+    artifacts: Sequence[Path] = ()
+    """Built files to measure as they are."""
+    device: str | None = None
+    """``"cpu"``, ``"cuda"`` (TensorRT, PyTorch and ONNX Runtime on an NVIDIA GPU), ``"rtx"`` (TensorRT for
+    RTX) or ``"jetson"`` (as cuda, with the module's power rails); ``None`` for the device of the engines
+    among ``artifacts``, else the CPU."""
+    precisions: Sequence[str] = ("fp32", "fp16", "int8")
+    """Precisions to build for the device and measure."""
+    data: Sequence[str] = ()
+    """Evaluation sets, ``"NAME=DIR"``; the images that ship where empty."""
+    size: tuple[int, int] | None = None
+    """Input (height, width) of the latency figures, pixels; ``None`` for the files' own, else
+    :data:`DEFAULT_SIZE`."""
+    runs: int | None = None
+    """Timed calls of each case, at least; ``None`` for :data:`RUNS` on a CPU, :data:`DEVICE_RUNS` on a
+    device."""
+    recipe: str = "default"
+    """INT8 recipe."""
+    tile: int | None = None
+    """Tile side in pixels whose drift from whole frames is reported too."""
+    threads: int | None = None
+    """CPU threads; all cores where ``None``."""
+    cuda: str | None = None
+    """What gives engines their memory and streams: see :func:`~hasn_edge.runtime.open.open_session`."""
+    sustained_minutes: float | None = None
+    """After the rounds, run each case for so long without a pause."""
+    set_clocks: bool = False
+    """Set a Jetson's clocks to the power mode's maximum meanwhile, and back afterwards."""
+    command: str = ""
+    """The command that the report names as its origin."""
+
+    def timing(self, device: str) -> TimingOptions:
+        """Return how much is measured of a case on ``device``, ``"cpu"`` or another."""
+        cpu = device == "cpu"
+        return TimingOptions(
+            runs=self.runs or (RUNS if cpu else DEVICE_RUNS),
+            seconds=SECONDS if cpu else DEVICE_SECONDS,
+            warmup=WARMUP if cpu else DEVICE_WARMUP,
+            sustained_minutes=self.sustained_minutes,
+            set_clocks=self.set_clocks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingOptions:
+    """How much is measured of one case."""
+
+    runs: int
+    """Timed calls, at least."""
+    seconds: float
+    """Time that the calls take together, at least."""
+    warmup: int
+    """Calls before the first timed one; one more before each further round."""
+    sustained_minutes: float | None = None
+    """Time that the case runs without a pause after the rounds."""
+    set_clocks: bool = False
+    """Run a Jetson's clocks at the power mode's maximum meanwhile."""

@@ -1,0 +1,95 @@
+"""The sets of images that cases are scored on, and each case's figures against the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hasn_edge.bench.report import SetQuality
+from hasn_edge.data.pairs import EvalSet, Pair, load_eval_set, shipped_eval_set
+from hasn_edge.errors import InputError, use
+from hasn_edge.evaluation.evaluate import Scores, drift
+from hasn_edge.images.arrays import UInt8
+
+
+def eval_sets(data: Sequence[str], scale: int) -> list[EvalSet]:
+    """Return the sets called ``"NAME=DIR"``; the images that ship where there are none.
+
+    Raises:
+        InputError: a set cannot be used, or two have one name.
+    """
+    sets = [load_eval_set(item, scale) for item in data] or [shipped_eval_set(scale)]
+    names = [eval_set.name for eval_set in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two sets are called {name}", use(data="NAME=DIR"))
+    return sets
+
+
+def quality_of(reference: Sequence[Scores], own: Sequence[Scores]) -> Mapping[str, SetQuality]:
+    """Return the figures of each set, and the drift from ``reference``, which is empty for the first case."""
+    quality = {}
+    for index, scores in enumerate(own):
+        change = drift(reference[index], scores) if reference else None
+        quality[scores.name] = SetQuality(
+            images=len(scores.images),
+            psnr_y_db=scores.psnr_y,
+            ssim_y=scores.ssim_y,
+            dpsnr_db=change.dpsnr if change else None,
+            dssim=change.dssim if change else None,
+            fidelity_db=change.fidelity_psnr if change else None,
+            worst_image=change.worst_image if change else None,
+            worst_dpsnr_db=change.worst_dpsnr if change else None,
+        )
+    return quality
+
+
+@dataclass(frozen=True, kw_only=True)
+class MosaicPair(Pair):
+    """Images of several pairs in a grid of equal cells, row by row, from the first again if need be."""
+
+    parts: tuple[Pair, ...]
+    size: tuple[int, int]
+    """LR (height, width) of the frame."""
+
+    def hr(self) -> UInt8:
+        """Return HR of the whole frame: ``(H * scale, W * scale, 3)`` uint8 RGB."""
+        return self._grid([part.hr() for part in self.parts], self.scale)
+
+    def lr(self) -> UInt8:
+        """Return LR of the whole frame: ``(H, W, 3)`` uint8 RGB; each image was reduced on its own."""
+        return self._grid([part.lr() for part in self.parts], 1)
+
+    def _grid(self, images: list[UInt8], scale: int) -> UInt8:
+        height, width = (side * scale for side in self.size)
+        # The smallest image's sides, so that every cell is full; never more than the frame.
+        cell_height = min(height, *(len(image) for image in images))
+        cell_width = min(width, *(image.shape[1] for image in images))
+        rows, columns = -(-height // cell_height), -(-width // cell_width)
+        cells = [
+            [
+                images[(row * columns + column) % len(images)][:cell_height, :cell_width]
+                for column in range(columns)
+            ]
+            for row in range(rows)
+        ]
+        frame: UInt8 = np.concatenate([np.concatenate(row, axis=1) for row in cells])
+        return np.ascontiguousarray(frame[:height, :width])
+
+
+def mosaic(eval_set: EvalSet, size: tuple[int, int]) -> EvalSet:
+    """Return a set of one image of ``size`` (LR height, width): the set's images side by side.
+
+    For engines of one size: the network is not tile-equivariant, so that padding small images up to that
+    size would change what it computes and count as drift. A full frame is the same work for every case.
+    """
+    pair = MosaicPair(
+        name=f"mosaic of {len(eval_set)}",
+        scale=eval_set.scale,
+        hr_path=eval_set.pairs[0].hr_path,
+        parts=eval_set.pairs,
+        size=size,
+    )
+    return EvalSet(name=eval_set.name, scale=eval_set.scale, pairs=(pair,))

@@ -1,0 +1,114 @@
+"""What is compared on which device, and what is built for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from hasn_edge.artifact import Kind, publish
+from hasn_edge.bench import cases
+from hasn_edge.bench.board import Board
+from hasn_edge.bench.cases import Backends, CaseMaker, find_backends
+from hasn_edge.bench.options import BenchOptions
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.errors import MissingDependencyError
+from hasn_edge.spec import Precision
+from tests.support.bench_rig import SPEC
+
+
+class Builds:
+    """Stands for ``build_one`` and ``export``: publishes what they would, and remembers what was asked."""
+
+    def __init__(self, folder):
+        self.folder, self.asked = folder, []
+
+    def artifact(self, name, kind, precision, size=None):
+        details = {"size": list(size)} if size else {}
+        return publish(
+            bytes(2000) + name.encode(), self.folder / name, kind=kind, spec=SPEC,
+            precision=Precision(precision), source="0" * 64, details=details,
+        )  # fmt: skip
+
+    def build(self, model, precision, options, *, output, cache, known, progress):
+        precision, target, size = precision.value, options.target, options.size
+        self.asked.append((precision, target, size))
+        kept = self.folder / "engines"
+        if target == "cpu":
+            assert (output, cache, known) == (self.folder, None, ())
+        else:
+            assert (output, cache, known) == (kept / "cache" / "candidates", kept / "cache", (kept,))
+        graph = self.artifact(f"{precision}-{target}.onnx", Kind.ONNX, precision, size)
+        if target == "cpu":
+            return type("Built", (), {"artifacts": (graph,)})
+        engine = self.artifact(f"{precision}-{target}.engine", Kind.ENGINE, precision, size)
+        return type("Built", (), {"artifacts": (graph, engine)})
+
+    def export(self, model, *, precision, **options):
+        return self.artifact(f"{precision}.ts", Kind.TORCHSCRIPT, precision)
+
+
+@pytest.fixture
+def compare(tmp_path):
+    builds = Builds(tmp_path)
+
+    def make(kind, **backends):
+        maker = CaseMaker(
+            options=BenchOptions(model="m", threads=2, cuda="torch"),
+            board=Board(kind=kind, title=kind),
+            backends=Backends(**backends),
+            size=(48, 64),
+            folder=tmp_path,
+            engines=tmp_path / "engines",
+            build=builds.build,
+            export=builds.export,
+        )
+        return maker.cases([]), builds.asked
+
+    return make
+
+
+def test_what_is_compared_on_a_jetson(compare):
+    found, asked = compare("jetson", engines=EngineRuntime.TENSORRT, torch_gpu=True)
+    assert [(case.label, case.device, case.cuda, case.timed) for case in found] == [
+        ("PyTorch fp32, GPU", "cuda", None, True),
+        ("TensorRT fp32", "cuda", "torch", True),
+        ("TorchScript fp32", "cuda", None, True),
+        ("TensorRT fp16", "cuda", "torch", True),
+        ("TorchScript fp16", "cuda", None, True),
+        ("INT8 emulated exactly", None, None, False),
+        ("TensorRT int8", "cuda", "torch", True),
+    ]
+    assert asked == [(p, "tensorrt", (48, 64)) for p in ("fp32", "fp16", "int8")]
+
+
+def test_what_is_compared_where_little_is_installed(compare):
+    found, asked = compare("rtx", engines=EngineRuntime.RTX)
+    assert found[0].label == "PyTorch fp32, CPU"
+    assert found[0].device is None
+    assert {target for _, target, _ in asked} == {"rtx"}
+    found, asked = compare("cuda", onnxruntime_gpu=True)
+    assert [case.label for case in found] == [
+        "PyTorch fp32, CPU",
+        "ONNX Runtime fp32",
+        "ONNX Runtime fp16",
+    ]
+
+
+def test_what_is_installed_for_a_device(monkeypatch):
+    def find(kind, *, torch_gpu, ort_gpu=False, modules=("tensorrt", "rtx")):
+        def find_module(runtime):
+            if runtime.value not in modules:
+                raise MissingDependencyError(runtime.value, extra=runtime.value, needed_for="Building")
+
+        monkeypatch.setattr(cases, "find_module", find_module)
+        monkeypatch.setattr(cases, "_torch_has_gpu", lambda: torch_gpu)
+        monkeypatch.setattr(cases, "_onnxruntime_has_gpu", lambda: ort_gpu)
+        return find_backends(Board(kind=kind, title=kind))
+
+    assert find("jetson", torch_gpu=True) == Backends(engines=EngineRuntime.TENSORRT, torch_gpu=True)
+    assert find("rtx", torch_gpu=False) == Backends(engines=EngineRuntime.RTX)
+    assert find("cuda", torch_gpu=False, ort_gpu=True, modules=()) == Backends(onnxruntime_gpu=True)
+    assert find("cpu", torch_gpu=True, ort_gpu=True) == Backends()
+    with pytest.raises(MissingDependencyError, match="tensorrt"):
+        find("cuda", torch_gpu=False, modules=())
+    with pytest.raises(MissingDependencyError, match="tensorrt"):
+        find("jetson", torch_gpu=True, modules=("rtx",))

@@ -1,0 +1,115 @@
+"""Cases open at once or one after the other, as the memory allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hasn_edge.artifact import load_artifact
+from hasn_edge.bench import schedule
+from hasn_edge.bench.board import Board
+from hasn_edge.bench.cases import CaseMaker
+from hasn_edge.bench.schedule import why_apart
+from hasn_edge.bench.worker import Case
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.spec import ModelSpec
+from tests.support.bench_rig import ORIN, Steady
+
+
+@pytest.fixture
+def three(engine, monkeypatch):
+    """Three cases, of which one is scored only."""
+    artifact = load_artifact(engine)
+    found = [
+        Case(label="PyTorch", model="m", device="cuda"),
+        Case(label="emulated", artifact=artifact, timed=False),
+        Case(label="engine", artifact=artifact, device="cuda"),
+    ]
+    monkeypatch.setattr(CaseMaker, "cases", lambda maker, artifacts: found)
+
+
+def test_a_small_board_holds_one_case_at_a_time(rig, three):
+    rig.free = 5_900_000_000
+    source = Steady()
+    report = rig.run((source, ""), runs=30, sustained_minutes=0.001)
+    assert rig.log == [("PyTorch",), ("emulated",), ("engine",)]
+    assert rig.open_now == []
+    assert [case.latency and len(case.latency.seconds) for case in report.cases] == [30, None, 30]
+    assert [case.sustained is None for case in report.cases] == [False, True, False]
+    assert report.cases[2].energy.idle_watts == pytest.approx(6)
+    assert report.cases[2].quality["shipped"].fidelity_db is not None, "against the first, closed long ago"
+    assert source.closed == 1
+    said = "\n".join(report.conventions)
+    assert "cases run one after the other" in said
+    assert "3 open at once need an estimated 6.0 GB, and 5.9 GB are free" in said
+    assert "of rounds with one number, which were not taken at one time" in said
+    assert "idle: before the first case was opened" in said
+    assert "timed in rounds" not in said
+    assert report.to_dict()["one_after_the_other"] == report.apart
+    assert report.before["title"] == report.after["title"] == "Orin Nano"
+
+
+def test_where_memory_suffices_cases_are_timed_in_rounds(rig, three):
+    report = rig.run((Steady(), ""), runs=30)
+    assert rig.log[-1] == ("PyTorch", "emulated", "engine")
+    assert rig.open_now == []
+    said = "\n".join(report.conventions)
+    assert "cases timed in rounds" in said
+    assert "every case open and none running" in said
+    assert "one after the other" not in said
+    assert report.to_dict()["one_after_the_other"] is None
+
+
+def test_a_case_that_fails_leaves_none_open(rig, three):
+    def broken():
+        raise UnsupportedError("no")
+
+    rig.sessions["engine"] = broken
+    for free in (64 << 30, 1 << 30):
+        rig.free = free
+        source = Steady()
+        with pytest.raises(UnsupportedError, match="no"):
+            rig.run((source, ""), runs=5)
+        assert rig.open_now == []
+        assert source.closed == (free == 1 << 30), "in rounds, all are open before power is read"
+
+
+def test_how_many_cases_fit(nano):
+    """By hand: 320 x 180 = 57,600 pixels at 4 x (7 x 156 + 3 x 52 + 2 x 48) bytes."""
+    frame = 57_600 * 5376
+    assert frame == 309_657_600
+    on_gpu, beside = Case(label="a", device="cuda"), Case(label="b")
+    seven = [on_gpu] * 6 + [beside]
+    card = Board(kind="cuda", title="card", gpu=replace(ORIN, integrated=False))
+
+    def why(board, free, cases=seven):
+        return why_apart(cases, board, ModelSpec(), (180, 320), lambda gpu: free)
+
+    for board, need in ((nano, 7 * (2_000_000_000 + frame)), (card, 6 * (500_000_000 + frame))):
+        assert why(board, need) == ""
+        assert f"need an estimated {need / 1e9:.1f} GB" in why(board, need - 1)
+        assert why(board, need - 1, [on_gpu]) == "", "one has to be open"
+        assert why(board, None) == ""
+    assert why(Board(kind="cpu", title="P"), 0) == ""
+
+
+def test_free_memory_of_a_board_and_of_a_card(monkeypatch):
+    monkeypatch.setattr(schedule.host, "available_memory_bytes", lambda: 5_000)
+    assert schedule.free_bytes(ORIN) == 5_000
+    card = replace(ORIN, integrated=False)
+    asked = []
+
+    def answer(argv, **options):
+        asked.append(argv)
+        return type("Done", (), {"stdout": "777\n"})
+
+    monkeypatch.setattr(schedule.subprocess, "run", answer)
+    assert schedule.free_bytes(card) == 777
+    compile(asked[0][2], "code", "exec")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants missing")
+def test_without_an_answer_free_memory_is_not_known():
+    assert schedule.free_bytes(replace(ORIN, integrated=False)) is None
