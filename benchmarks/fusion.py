@@ -1,4 +1,4 @@
-"""Which fusion rules pay on which CPU backend: all combinations timed in turns, ratios taken within a turn.
+"""Which fusion rules pay on which CPU backend: all combinations timed in rounds, ratios taken within a round.
 
     python benchmarks/fusion.py                    # the published network, 320x180, a few minutes
     python benchmarks/fusion.py --rounds 3 --backend onnxruntime
@@ -97,7 +97,7 @@ def cases() -> list[Case]:
 def measure(
     chosen: list[Case], model: HASN, size: tuple[int, int], threads: int, rounds: int, console: Console
 ) -> None:
-    """Run all cases in turns, in another order each round; check each output once."""
+    """Run all cases in rounds, in another order each time; check each output once."""
     torch.set_num_threads(threads)
     x = np.random.default_rng(0).random((1, model.spec.channels, *size), dtype=np.float32)
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def conventions(
     """Return what a reader needs to know to trust or repeat the figures."""
     return [
         f"FP32, batch 1, host to host, {threads} thread(s), {rounds} rounds; warm-up calls not counted.",
-        "All cases run in turns in one process, in another order each round. A speed-up is the median over "
+        "All cases run in rounds in one process, in another order each time. A speed-up is the median over "
         "rounds of the ratio within a round, which other work on the machine disturbs less than the times.",
         "CPU time is summed over threads; in brackets the quartiles over rounds. With one thread it is what "
         "other work disturbs least; with several, PyTorch's threads wait actively for one another and lose "
@@ -199,7 +199,7 @@ def conventions(
 @click.command(help=__doc__)
 @click.option("--model", default=None, help="Bundled name or weights file; default: the published network.")
 @click.option("--size", default="320x180", show_default=True, help="Input WIDTHxHEIGHT.")
-@click.option("--rounds", default=8, show_default=True, help="Turns that every case gets.")
+@click.option("--rounds", default=8, show_default=True, help="Times that every case is timed.")
 @click.option(
     "--threads", default=compute_cores(), show_default=True, help="One resists a busy machine best."
 )

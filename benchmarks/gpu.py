@@ -27,7 +27,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from gpu_build import Made, built, words
+from gpu_build import Made, build_all, words
 from gpu_case import Bench, Case, Output
 from rich.console import Console
 from rich.table import Table
@@ -186,7 +186,7 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 @click.option("--size", "sizes", default=SIZES, show_default=True, help="WxH, comma-separated.")
 @click.option("--seconds", default=10.0, show_default=True, help="For each figure, at least.")
 @click.option("--runs", default=200, show_default=True, help="Calls of each case, at least.")
-@click.option("--rehearse", is_flag=True, help="On the CPU, without a result file unless -o says one.")
+@click.option("--rehearse", is_flag=True, help="On the CPU, without a result file unless -o names one.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Result file.")
 def main(
     models: tuple[str, ...], sizes: str, seconds: float, runs: int, rehearse: bool, output: Path | None
@@ -206,7 +206,7 @@ def main(
             model = load_model(name).eval()
             for size in _sizes(sizes):
                 x = np.random.default_rng(0).random((1, model.spec.channels, *size), dtype=np.float32)
-                files = built(board.gpu, name, size, Path(folder) / Path(name).stem)
+                files = build_all(board.gpu, name, size, Path(folder) / Path(name).stem)
                 found = []
                 for case in cases(bench, model.to(bench.device), files, x):
                     found.append(case)

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py runs through sessions, built for the GPU that is here; what is refused says why."""
+"""What benchmarks/gpu.py runs through sessions, built for the GPU here, or why it was refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.pipeline.api import build
 
 WORDS = 4000
-"""Characters of a message that are kept: compilers say the reason last."""
+"""Characters of a message that are kept: compilers print the reason last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,10 @@ class Made:
 
     path: Path | None
     refused: tuple[str, ...]
-    """What the targets that were tried before it said."""
+    """Why the targets that were tried before it refused."""
 
 
-def built(gpu: GpuFacts | None, model: str, size: tuple[int, int], folder: Path) -> dict[str, Made]:
+def build_all(gpu: GpuFacts | None, model: str, size: tuple[int, int], folder: Path) -> dict[str, Made]:
     """Build for every backend and precision; the names are those of the result's cases."""
     engines = ("fp32", "fp16", "int8")
     found = {}
@@ -42,8 +42,8 @@ def rtx_targets(gpu: GpuFacts | None, folder: Path) -> tuple[str, ...]:
     """Return the targets to try in turn until one is built and, where there is a GPU, ran on it.
 
     First for this very GPU by its capability; then without any, which leaves the choice to TensorRT for RTX:
-    then neither its list of capabilities nor our check keeps the engine from the GPU, and what it says is its
-    own word; last the target that ships.
+    then neither its list of capabilities nor our check keeps the engine from the GPU, and its answer is its
+    own; last the target that ships.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unnamed = folder / "unnamed-gpu.toml"

@@ -27,7 +27,7 @@ Call = Callable[[], torch.Tensor]
 
 @dataclass(kw_only=True)
 class Case:
-    """One way to run one network at one size; ``error`` says why it did not."""
+    """One way to run one network at one size; ``error`` is why it did not."""
 
     label: str
     precision: str
@@ -107,16 +107,15 @@ class Bench:
         """Time an artifact through its session."""
         device = None if self.rehearsal else "cuda"
         with open_session(path, device=device, frame=(x.shape[2], x.shape[3])) as session:
-            turn = time_session(session, x, at_least=WARMUP, seconds=0)
+            time_session(session, x, at_least=WARMUP, seconds=0)
             case.output = session.run(x)
             meter = EnergyMeter(self.source)
             with meter.reading():
-                turn = time_session(session, x, at_least=self.runs, seconds=self.seconds)
-            meter.count(len(turn.total))
-            case.host = Latency(rounds=(turn.total,))
-            case.gpu, case.enqueue = _part(turn, "gpu"), _part(turn, "enqueue")
-            tell = getattr(session, "facts", None)
-            case.facts = dict(tell()) if tell else None
+                timed = time_session(session, x, at_least=self.runs, seconds=self.seconds)
+            meter.count(len(timed.total))
+            case.host = Latency(rounds=(timed.total,))
+            case.gpu, case.enqueue = _part(timed, "gpu"), _part(timed, "enqueue")
+            case.facts = session.facts() or None
             case.graphs = bool(case.facts and case.facts.get("graphs"))
             self._energy(case, meter)
 
@@ -168,8 +167,8 @@ class Bench:
         case.joules_per_frame = found.joules_per_frame if found else None
 
 
-def _part(turn: Round, name: str) -> Latency | None:
-    samples = getattr(turn, name)
+def _part(timed: Round, name: str) -> Latency | None:
+    samples = getattr(timed, name)
     return Latency(rounds=(samples,)) if samples else None
 
 

@@ -3,7 +3,7 @@
     python benchmarks/live_overhead.py                             # the bundled model, 320x180, some minutes
     python benchmarks/live_overhead.py --artifact engines/hasn-x4-fp16-rtx.engine --frames 300
 
-In turns, so that a machine that slows down slows all of them: the session alone on a tensor, the session
+In rounds, so that a machine that slows down slows all of them: the session alone on a tensor, the session
 alone on pixels, the pipeline over a recording, and the pipeline over a source faster than the network.
 Nothing is shown. Exits with 1 where the pipeline costs 5 % or more of a frame, or reaches less than 95 % of
 the session's frames a second.
@@ -79,8 +79,8 @@ def pipeline(
     return timer.taken, stats.snapshot()
 
 
-def measure(session, size: tuple[int, int], frames: int, turns: int) -> tuple[dict, dict, list[dict]]:
-    """Return wall-clock and CPU seconds a frame of every case by turn, and the pipeline's figures."""
+def measure(session, size: tuple[int, int], frames: int, rounds: int) -> tuple[dict, dict, list[dict]]:
+    """Return wall-clock and CPU seconds a frame of every case by round, and the pipeline's figures."""
     from hasn_edge.images.arrays import to_tensor
     from hasn_edge.live.sources.base import PatternSource
 
@@ -104,10 +104,10 @@ def measure(session, size: tuple[int, int], frames: int, turns: int) -> tuple[di
         figures.append(snapshot)
         return seconds
 
-    for turn in range(turns):
-        click.echo(f"turn {turn + 1} of {turns}", err=True)
+    for number in range(rounds):
+        click.echo(f"round {number + 1} of {rounds}", err=True)
         # Each case comes first, second ... equally often: a machine that slows down favours none.
-        first = turn % len(CASES)
+        first = number % len(CASES)
         for case in CASES[first:] + CASES[:first]:
             seconds = cases[case]()
             wall[case].append(seconds[0])
@@ -116,7 +116,7 @@ def measure(session, size: tuple[int, int], frames: int, turns: int) -> tuple[di
 
 
 def ratio(seconds: dict[str, list[float]], case: str, reference: str) -> float:
-    """Return how many times as long ``case`` takes: the median over the turns of the turns' ratios."""
+    """Return how many times as long ``case`` takes: the median over the rounds of the rounds' ratios."""
     return float(np.median(np.divide(seconds[case], seconds[reference])))
 
 
@@ -136,8 +136,8 @@ def markdown(wall: dict[str, list[float]], cpu: dict[str, list[float]], notes: l
 @click.option("--artifact", type=click.Path(path_type=Path), default=None)
 @click.option("--threads", type=int, default=None)
 @click.option("--size", default="320x180", show_default=True, help="Input WIDTHxHEIGHT.")
-@click.option("--frames", default=10, show_default=True, help="Frames of a case in each turn.")
-@click.option("--turns", default=16, show_default=True)
+@click.option("--frames", default=10, show_default=True, help="Frames of a case in each round.")
+@click.option("--rounds", default=16, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder for the results.")
 def main(
     model: str | None,
@@ -145,7 +145,7 @@ def main(
     threads: int | None,
     size: str,
     frames: int,
-    turns: int,
+    rounds: int,
     output: Path | None,
 ) -> None:
     """Measure, print, judge."""
@@ -160,14 +160,14 @@ def main(
     )
     name, session = open_first(engines, None, (height, width), lambda text, *cures: click.echo(text))
     with session:
-        wall, cpu, figures = measure(session, (height, width), frames, turns)
+        wall, cpu, figures = measure(session, (height, width), frames, rounds)
     overhead = ratio(wall, CASES[2], CASES[0]) - 1
     fps = min(1 / ratio(wall, case, CASES[1]) for case in CASES[2:])
     machine = describe_host()
     today, limit = datetime.date.today(), f"limit {MOST_OVERHEAD:.0%}"
     notes = [
-        f"{name}, {width}x{height}, batch 1; {turns} turns of {frames} frames a case; medians of turns and "
-        "of their ratios. The test pattern is read and nothing is shown.",
+        f"{name}, {width}x{height}, batch 1; {rounds} rounds of {frames} frames a case; medians of rounds "
+        "and of their ratios. The test pattern is read and nothing is shown.",
         f"Overhead a frame beyond the network: {overhead:+.1%} ({limit}), of the pipeline over "
         "a recording, against the session on a tensor, which converts no pixels.",
         f"Frames a second: at least {fps:.1%} of what the session reaches on pixels (limit {LEAST_FPS:.0%}).",

@@ -2,10 +2,10 @@
 
     python benchmarks/training_throughput.py --data data/train --recipe hasn-x4-small
 
-Both train the same network on batches of the same size, in turns, in this process, with the same number of
+Both train the same network on batches of the same size, in rounds, in this process, with the same number of
 threads. The plain loop is what most training code does: crops of 480 x 480 stored as PNG, two workers that
 decode a pair for every patch, NCHW tensors, Adam, L1; it keeps no average of the weights. Ours does.
-Printed: iterations a second by turn and their medians, loader patches a second beside the network's, and the
+Printed: iterations a second by round and their medians, loader patches a second beside the network's, and the
 resident memory over ``--memory`` iterations.
 """
 
@@ -95,14 +95,14 @@ def plain_steps(model, optimizer, batches, count):
 
 
 def main():
-    """Run both loops in turns and print what they reached."""
+    """Run both loops in rounds and print what they reached."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", default="hasn-x4-small")
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=10, help="iterations a turn")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=10, help="iterations a round")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory", type=int, default=2000, help="iterations of the memory measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -119,7 +119,7 @@ def main():
     optimizer = torch.optim.Adam(plain.parameters(), lr=2e-4)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     ours = Trainer(plan, source, world)
-    total = (arguments.turns + 1) * arguments.steps
+    total = (arguments.rounds + 1) * arguments.steps
     rates = {"plain": [], "ours": []}
     with tempfile.TemporaryDirectory() as name:
         write_crops(shards, Path(name), 200)
@@ -128,23 +128,23 @@ def main():
         patch = phase.patch // scale
         prefetcher = Prefetcher(source.batch(n, phase.batch_size, patch) for n in range(10**9))
         batches = iter(prefetcher)
-        for turn in range(arguments.turns + 1):
-            for kind in ("plain", "ours") if turn % 2 else ("ours", "plain"):
+        for number in range(arguments.rounds + 1):
+            for kind in ("plain", "ours") if number % 2 else ("ours", "plain"):
                 start = time.perf_counter()
                 if kind == "plain":
                     plain_steps(plain, optimizer, loader, arguments.steps)
                 else:
                     for _ in range(arguments.steps):
                         ours.step([next(batches)]).item()
-                if turn:  # the first one warms up
+                if number:  # the first one warms up
                     rates[kind].append(arguments.steps / (time.perf_counter() - start))
         del loader
     for kind, values in rates.items():
-        turns = ", ".join(f"{v:.2f}" for v in values)
-        print(f"{kind:5} {statistics.median(values):.2f} it/s (median of turns {turns})")
+        rounds = ", ".join(f"{v:.2f}" for v in values)
+        print(f"{kind:5} {statistics.median(values):.2f} it/s (median of rounds {rounds})")
     ratios = [a / b for a, b in zip(rates["ours"], rates["plain"], strict=True)]
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-    print(f"ours / plain by turn: median {middle:.2f}, {low:.2f} to {high:.2f}")
+    print(f"ours / plain by round: median {middle:.2f}, {low:.2f} to {high:.2f}")
     fed = loader_rate(source, batch_size=phase.batch_size, patch=patch).patches_per_second
     consumed = max(rates["ours"]) * phase.batch_size
     print(f"loader {fed:.0f} patches/s, network at most {consumed:.0f}: {fed / consumed:.0f} times")

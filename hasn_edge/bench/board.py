@@ -79,7 +79,7 @@ def find_board(kind: str, *, root: Path = Path("/"), gpu: Callable[[], GpuFacts 
         gpu: Asks the driver.
 
     Raises:
-        UnsupportedError: it is not here; the message says what is, the cures how to estimate instead.
+        UnsupportedError: it is not here; the message names what is, the cures how to estimate instead.
     """
     if kind not in DEVICES:
         raise UnsupportedError(f"unknown device {kind!r}; expected one of: {', '.join(DEVICES)}")
@@ -118,7 +118,7 @@ def _this(facts: GpuFacts | None) -> str:
 def _jetson_power(jetson: Jetson) -> tuple[PowerSource | None, str]:
     try:
         sensor = Ina3221(jetson)
-        sensor.read()  # the files exist for everybody, and in some containers fail to read
+        sensor.read()  # the files exist everywhere, and cannot be read in some containers
         return sensor, ""
     except (OSError, ValueError, LookupError) as exc:
         why = reason(exc)

@@ -22,7 +22,7 @@ from hasn_edge.spec import ModelSpec
 
 INTEGRATED_BYTES = 2_000_000_000
 """What a process with CUDA takes of a Jetson's one memory before its first frame: interpreter, libraries with
-their kernels, context. Two reports say 2 GB: ONNX Runtime with TensorRT on a Jetson Nano
+their kernels, context. Two reports state 2 GB: ONNX Runtime with TensorRT on a Jetson Nano
 (github.com/microsoft/onnxruntime/issues/4259), PyTorch with cuDNN (github.com/pytorch/pytorch/issues/12873).
 Not measured by us; newer CUDA loads kernels when they are needed and may take less."""
 

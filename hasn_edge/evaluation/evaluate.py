@@ -109,7 +109,7 @@ class Drift:
 
     @property
     def worst_image(self) -> str:
-        """Name of the image that lost most PSNR-Y."""
+        """Name of the image whose PSNR-Y fell most."""
         return self._worst.name
 
     @property

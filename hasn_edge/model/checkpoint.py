@@ -19,12 +19,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hasn_edge.artifact import file_sha256, writing
-from hasn_edge.errors import CheckpointError, ConfigError, UnsupportedError
+from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, UnsupportedError, say
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
 
 MAX_BYTES = 1 << 30
 """Largest weights file that is opened; the published network's is 4 MB."""
+
+_COPY = say("copy it again")
 
 SPEC_KEY = "hasn_edge.spec"
 PROVENANCE_KEY = "hasn_edge.provenance"
@@ -40,7 +42,7 @@ class Checkpoint:
     sha256: str
     """Hash of the file."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """How the weights were trained, where the file says so."""
+    """How the weights were trained, where the file has it."""
 
     def model(self) -> HASN:
         """Return the network with these weights, in evaluation mode.
@@ -62,8 +64,8 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
 
     Args:
         path: The file.
-        spec: The network, where the file does not say; otherwise widths and counts are read off the
-            tensors' shapes and what shapes cannot tell (activation, gate) is the published network's.
+        spec: The network, where the file does not name it; otherwise widths and counts are read off the
+            tensors' shapes and what shapes do not show (activation, gate) is the published network's.
 
     Raises:
         CheckpointError: the file is missing, too large, truncated, holds anything but tensors, holds
@@ -91,7 +93,8 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
         provenance = json.loads(metadata.get(PROVENANCE_KEY, "{}"))
         _refuse_misfits(spec, weights)
     except (CheckpointError, ConfigError, ValueError, TypeError, RecursionError) as exc:
-        raise CheckpointError(f"{path}: {exc}") from exc
+        message, cures = (exc.message, exc.cures) if isinstance(exc, HasnEdgeError) else (str(exc), ())
+        raise CheckpointError(f"{path}: {message}", *cures) from exc
     checkpoint = Checkpoint(
         spec=spec,
         weights={name: tensor.float().contiguous() for name, tensor in weights.items()},
@@ -102,7 +105,8 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 f"{path}: {name} has values that are not finite numbers; the training run diverged or the "
-                "file is damaged; use an earlier checkpoint"
+                "file is damaged",
+                say("use an earlier checkpoint"),
             )
     return checkpoint
 
@@ -113,7 +117,9 @@ def _refuse_unusual(weights: Mapping[str, Tensor]) -> None:
         dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
         if not dense or tensor.is_complex() or tensor.is_quantized:
             kind = "nested" if tensor.is_nested else f"{tensor.layout}, {tensor.dtype}, {tensor.device.type}"
-            raise CheckpointError(f"{name} is no plain tensor of real numbers ({kind}); save it as float32")
+            raise CheckpointError(
+                f"{name} is no plain tensor of real numbers ({kind})", say("save it as float32")
+            )
     values = sum(tensor.numel() for tensor in weights.values())
     if values > MAX_BYTES:
         raise CheckpointError(f"its tensors have {values} values; weights of this family have less than 10^9")
@@ -155,7 +161,7 @@ def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | 
 def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None) -> None:
     """Write a BasicSR-style ``.pth`` with ``params`` and ``params_ema`` for other projects to read.
 
-    The spec goes beside them: what shapes cannot tell, such as ``residual``, would be lost otherwise.
+    The spec goes beside them: what shapes do not show, such as ``residual``, would be lost otherwise.
 
     Raises:
         OutputError: the file could not be written.
@@ -173,7 +179,8 @@ def _refuse_fused(model: HASN) -> None:
     # Fusion is not undone by loading: the file would belong to no network.
     if getattr(model, "fused", ()):
         raise UnsupportedError(
-            "this network is fused, and checkpoints hold unfused networks; save the network that it came from"
+            "this network is fused, and checkpoints hold unfused networks",
+            say("save the network that it came from"),
         )
 
 
@@ -227,7 +234,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as exc:
         raise CheckpointError(
-            f"{path}: not a complete safetensors file ({exc}); copy or train it again"
+            f"{path}: not a complete safetensors file ({exc})", say("copy or train it again")
         ) from exc
 
 
@@ -239,9 +246,9 @@ def _refuse_flipped_bytes(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as exc:
-        raise CheckpointError(f"{path}: damaged ({exc}); copy it again") from exc
+        raise CheckpointError(f"{path}: damaged ({exc})", _COPY) from exc
     if wrong is not None:
-        raise CheckpointError(f"{path}: damaged: the checksum of {wrong} in it is wrong; copy it again")
+        raise CheckpointError(f"{path}: damaged: the checksum of {wrong} in it is wrong", _COPY)
 
 
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -256,13 +263,14 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         reason = f" (it refers to {found[1]})" if found else ""
         raise CheckpointError(
             f"{path}: refused: it holds more than tensors, or is no PyTorch file{reason}. Nothing in it "
-            "was executed. Re-save its weights alone: torch.save(model.state_dict(), ...), or as .safetensors"
+            "was executed",
+            say("save its weights alone: torch.save(model.state_dict(), ...), or as .safetensors"),
         ) from exc
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as exc:
         if not zipfile.is_zipfile(path) and path.suffix not in (".pth", ".pt", ".ckpt"):
             raise CheckpointError(f"{path}: not a file of weights; expected .safetensors or .pth") from exc
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({reason}); copy it again") from exc
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({reason})", _COPY) from exc
     spec = content.get(SPEC_KEY) if isinstance(content, dict) else None
     metadata = {SPEC_KEY: spec} if isinstance(spec, str) else {}
     for key in ("params_ema", "params-ema", "params", "state_dict"):

@@ -12,7 +12,7 @@ class HASN(nn.Module):
     """``(N, 3, H, W)`` float RGB in [0, 1] to ``(N, 3, H * scale, W * scale)``, not clamped.
 
     Stem, blocks, a 3x3 convolution plus the stem's output, and a sub-pixel upsampler (paper, equations
-    1 to 3). ``spec`` says everything; there are no modes.
+    1 to 3). ``spec`` is all that decides; there are no modes.
     """
 
     def __init__(self, spec: ModelSpec | None = None) -> None:

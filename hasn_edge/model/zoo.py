@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.errors import CheckpointError
+from hasn_edge.errors import CheckpointError, say
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def model_path(name: str | Path) -> Path:
         return path
     names = ", ".join(bundled_models()) or "none in this build"
     raise CheckpointError(
-        f"no model called {str(name)!r}; bundled: {names}; or give the path of a .safetensors or .pth file"
+        f"no model called {str(name)!r}; bundled: {names}",
+        say("give the path of a .safetensors or .pth file"),
     )
 
 
@@ -49,7 +50,7 @@ def model_name(name: str | Path) -> str:
 def bundled_onnx(name: str | Path) -> Path | None:
     """Return the FP32 ONNX file that ships with a bundled model: it runs without PyTorch.
 
-    It is what ``hasn-edge build --precision fp32`` makes of the model.
+    It is what a build in FP32 for the CPU makes of the model.
     """
     path = WEIGHTS / f"{name}-fp32-cpu.onnx"
     return path if str(name) in bundled_models() and path.is_file() else None
@@ -91,6 +92,6 @@ def bundled_provenance(name: str) -> dict[str, Any]:
         provenance: dict[str, Any] = json.loads(header["__metadata__"]["hasn_edge.provenance"])
     except (OSError, ValueError, KeyError) as exc:
         raise CheckpointError(
-            f"{path}: damaged ({exc}); repair with: pip install --force-reinstall hasn-edge"
+            f"{path}: damaged ({exc})", say("repair it with: pip install --force-reinstall hasn-edge")
         ) from exc
     return provenance

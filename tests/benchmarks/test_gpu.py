@@ -130,7 +130,7 @@ def test_tensorrt_for_rtx_is_asked_without_naming_the_gpu_too(gpu, tmp_path, mon
         raise BuildError(f"SM90 is not known\nto it, {target}" if "this-gpu" in target else said)
 
     monkeypatch.setattr(builds, "build", refuse)
-    made = builds.built(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX fp16"]
+    made = builds.build_all(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX fp16"]
     assert made.path is None
     assert [text.split(":")[0] for text in made.refused] == ["this-gpu", "unnamed-gpu", "rtx"]
     assert made.refused[1].endswith("The engine cannot run on this GPU"), "its words, whole"
@@ -151,7 +151,7 @@ def test_what_was_refused_before_stays_with_what_ran(gpu, tmp_path, monkeypatch)
         return SimpleNamespace(artifacts=(graph, engine))
 
     monkeypatch.setattr(builds, "build", some)
-    made = builds.built(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX int8"]
+    made = builds.build_all(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX int8"]
     assert made == builds.Made(path=engine.path, refused=("this-gpu: SM90 is not known",))
     ran = SimpleNamespace(session=lambda case, path, x: setattr(case, "facts", {"path": str(path)}))
     (case,) = gpu.cases_of_files(ran, {"TensorRT for RTX int8": made}, None)

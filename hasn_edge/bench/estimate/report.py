@@ -1,4 +1,4 @@
-"""The report of an estimate: JSON and tables that say ESTIMATE wherever a figure stands."""
+"""The report of an estimate: JSON and tables with the word ESTIMATE wherever a figure stands."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EstimateReport:
 
     @property
     def title(self) -> str:
-        """Headline, which says what this is."""
+        """Headline, which states that these are estimates."""
         height, width = self.size
         scale = self.spec.scale
         return (
@@ -110,7 +110,7 @@ def estimate_model(
         precisions: What to estimate, in order.
         size: Input (height, width) in pixels.
         recipe: Which convolutions INT8 means.
-        command: What the report says it was printed by.
+        command: The command that the report names as its origin.
 
     Raises:
         UnsupportedError: no such board, or a target without a profile; the boards are listed.
@@ -239,14 +239,14 @@ def _int8_share(estimate: Estimate) -> float:
 
 
 def _rates(device: DeviceProfile) -> str:
-    said = []
+    found = []
     for unit, rates in (
         ("tensor cores", device.tensor_cores_macs_per_s),
         ("CUDA cores", device.cuda_cores_macs_per_s),
     ):
         known = [(p.value, rates.of(p)) for p in Precision]
-        said.append(unit + " " + ", ".join(f"{name} {rate / 1e12:.4g}" for name, rate in known if rate))
-    return "; ".join(said)
+        found.append(unit + " " + ", ".join(f"{name} {rate / 1e12:.4g}" for name, rate in known if rate))
+    return "; ".join(found)
 
 
 def _estimate_dict(estimate: Estimate) -> dict[str, Any]:

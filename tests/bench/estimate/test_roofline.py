@@ -1,21 +1,15 @@
-"""The roofline against layers computed by hand, and the word ESTIMATE everywhere."""
+"""The roofline against layers computed by hand."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
-from click.testing import CliRunner
 
-from hasn_edge.bench.estimate.report import boards, estimate_model, markdown
 from hasn_edge.bench.estimate.roofline import MEMORY, estimate
-from hasn_edge.cli import cli
 from hasn_edge.engine.target import load_target
-from hasn_edge.errors import ConfigError, InputError, UnsupportedError
 from hasn_edge.hardware.profiles import Rates
 from hasn_edge.model.complexity import complexity
-from hasn_edge.model.zoo import DEFAULT_MODEL
 from hasn_edge.spec import ModelSpec, Precision
 
 INT8_NAMES = [
@@ -108,64 +102,3 @@ def test_a_board_without_integer_units_computes_int8_in_fp32(network, nano):
         },
     )
     assert layer(network, old, Precision.INT8, "block_1.g.conv").compute_seconds == pytest.approx(0.4672512)
-
-
-def test_every_board_has_an_estimate():
-    assert len(boards()) == 14
-    times = {}
-    for board in boards():
-        report = estimate_model("hasn-x4-small", board)
-        fp32, fp16, int8 = (e.seconds for e in report.estimates)
-        assert int8 < fp16 < fp32, board
-        times[board] = fp16
-    assert times["rtx-5090"] < times["rtx-4090"] < times["thor"] < times["agx-orin"] < times["orin-nano"]
-
-
-def test_the_word_stands_wherever_a_figure_does(tmp_path):
-    files = {"json": tmp_path / "e.json", "markdown": tmp_path / "e.md"}
-    result = CliRunner().invoke(
-        cli,
-        ["bench", "--estimate", "orin-nano", "--size", "640x360", "--precision", "fp16,int8"]
-        + [part for kind, path in files.items() for part in (f"--{kind}", str(path))],
-    )
-    assert result.exit_code == 0, result.output
-    content = json.loads(files["json"].read_text())
-    assert content["estimate"] is True
-    begin = f"ESTIMATE, not a measurement: {DEFAULT_MODEL}, 640x360 -> 2560x1440 on "
-    assert content["title"].startswith(begin)
-    for one in content["precisions"]:
-        assert one["estimate"] is True
-        assert all(part["estimate"] is True for part in one["layers"])
-        assert one["milliseconds"] == pytest.approx(
-            sum(max(part["memory_ms"], part["compute_ms"]) for part in one["layers"])
-        )
-    assert set(content["sources"]) == set(content["device"])
-    text = files["markdown"].read_text()
-    heads = [line for line in text.splitlines() if line.startswith("|  ") or line.startswith("| layer")]
-    assert len(heads) == 2
-    assert all(
-        cell.endswith("ESTIMATE") for head in heads for cell in head.strip(" |").split(" | ") if "," in cell
-    )
-    assert all(head.count("ESTIMATE") == 2 for head in heads)
-    assert text.startswith("# ESTIMATE, not a measurement")
-    assert "\n## ESTIMATE by kind of layer" in text
-    assert "ESTIMATE, not a measurement" in result.output
-    assert result.output.count("fp16, ESTIMATE") == 2
-    assert "unconfirmed" in result.output
-
-
-def test_what_cannot_be_estimated_is_said():
-    with pytest.raises(
-        UnsupportedError,
-        match="no profile of a board called 'nano'; choose one of: agx-orin-32gb, agx-orin, ",
-    ):
-        estimate_model("hasn-x4-small", "nano")
-    with pytest.raises(UnsupportedError, match="no profile of a board called 'rtx'"):
-        estimate_model("hasn-x4-small", "rtx")
-    with pytest.raises(ConfigError, match=r"gone.toml: no such file"):
-        estimate_model("hasn-x4-small", "gone.toml")
-    with pytest.raises(InputError, match="320x8 is below the network's minimum side of 15"):
-        estimate_model("hasn-x4-small", "thor", size=(8, 320))
-    with pytest.raises(UnsupportedError, match="unknown precision 'fp8'"):
-        estimate_model("hasn-x4-small", "thor", precisions=["fp8"])
-    assert "| fp16, ESTIMATE |" in markdown(estimate_model("hasn-x4-small", "thor", precisions=["fp16"]))
