@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ("calibration/**/*", "engines/targets/*.toml", "benchmarks/suites/**/*")
-"""What an installation needs of the folders that hold declarations and data (see hasn_edge/resources.py)."""
+"""What an installation needs of the folders that hold declarations and data (see hasn_edge/files.py)."""
 
 
 class BuildWithData(build_py):

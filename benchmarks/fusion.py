@@ -27,9 +27,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hasn_edge.artifact import writing
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import save_torchscript, torchscript_from_model
+from hasn_edge.files import writing
 from hasn_edge.fuse.apply import RULES, fuse
 from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.model.hasn import HASN

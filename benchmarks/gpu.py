@@ -32,11 +32,11 @@ from gpu_case import Bench, Case, Output
 from rich.console import Console
 from rich.table import Table
 
-from hasn_edge.artifact import writing
 from hasn_edge.bench.board import Board, find_board
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.exporters.torchscript import torchscript_from_model
+from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model

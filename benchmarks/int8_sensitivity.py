@@ -23,16 +23,16 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
-from hasn_edge.artifact import writing
+from hasn_edge.artifact import Form
 from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
-from hasn_edge.engine.capabilities import Form
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
-from hasn_edge.pipeline.variants import GraphMaker
+from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
@@ -58,8 +58,8 @@ class Bench:
 
     def __init__(self, model: str, sets: list[EvalSet], data: CalibrationData) -> None:
         checkpoint = load_model_checkpoint(model)
-        self.plain = GraphMaker(checkpoint)
-        self.fused = GraphMaker(checkpoint, DEFAULT_RULES["onnxruntime"])
+        self.plain = GraphExporter(checkpoint)
+        self.fused = GraphExporter(checkpoint, DEFAULT_RULES["onnxruntime"])
         self.sets, self.data = sets, data
         self.names = [conv.name for conv in convolutions(self.plain.fp32())]
         run = Emulator(self.plain.fp32(), exact=False).run
@@ -90,14 +90,17 @@ class Bench:
 
     def recipes(self) -> Iterator[Row]:
         """Measure FP16 and the recipes that ship, in every form, on every set."""
-        for form, maker, label in self._forms():
+        for form, exporter, label in self._forms():
             if form is not Form.WEAKLY_TYPED:
-                yield self.row(f"FP16, {label}", 0.0, maker.make(form, Precision.FP16), self.sets)
+                yield self.row(f"FP16, {label}", 0.0, exporter.export(form, Precision.FP16), self.sets)
         for name in ("default", "conservative"):
             recipe = load_recipe(name)
-            ranges = {id(maker): maker.ranges(self.data, recipe) for maker in (self.plain, self.fused)}
-            for form, maker, label in self._forms():
-                graph = maker.make(form, Precision.INT8, ranges=ranges[id(maker)], recipe=recipe)
+            ranges = {
+                id(exporter): exporter.measure_ranges(self.data, recipe)
+                for exporter in (self.plain, self.fused)
+            }
+            for form, exporter, label in self._forms():
+                graph = exporter.export(form, Precision.INT8, ranges=ranges[id(exporter)], recipe=recipe)
                 yield self.row(f"INT8 {name}, {label}", self.share(recipe), graph, self.sets)
 
     def observers(self) -> Iterator[Row]:
@@ -105,21 +108,21 @@ class Bench:
         for settings in OBSERVERS:
             recipe = replace(load_recipe(), **settings)
             label = " ".join(str(getattr(value, "value", value)) for value in settings.values())
-            ranges = self.plain.ranges(self.data, recipe)
-            graph = self.plain.make(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
+            ranges = self.plain.measure_ranges(self.data, recipe)
+            graph = self.plain.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
             yield self.row(label, self.share(recipe), graph, self.sets[:1])
 
     def kinds(self) -> Iterator[Row]:
         """Measure each kind of convolution alone, then all of them."""
         everything = replace(load_recipe(), quantize=("*",), keep_float=())
-        ranges = self.plain.ranges(self.data, everything)
+        ranges = self.plain.measure_ranges(self.data, everything)
         for kind in (*dict.fromkeys(map(kind_of, self.names)), "*"):
             recipe = replace(everything, quantize=(kind,))
-            graph = self.plain.make(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
+            graph = self.plain.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
             label = "everything" if kind == "*" else kind
             yield self.row(label, self.share(recipe), graph, self.sets[:1])
 
-    def _forms(self) -> tuple[tuple[Form, GraphMaker, str], ...]:
+    def _forms(self) -> tuple[tuple[Form, GraphExporter, str], ...]:
         return (
             (Form.WEAKLY_TYPED, self.plain, "weakly typed (opset 17, FP32 tensors)"),
             (Form.STRONGLY_TYPED, self.plain, "strongly typed (opset 20, FP16 tensors)"),

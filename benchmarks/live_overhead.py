@@ -149,7 +149,7 @@ def main(
     output: Path | None,
 ) -> None:
     """Measure, print, judge."""
-    from hasn_edge.artifact import writing
+    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.engines import list_engines, open_first
     from hasn_edge.model.zoo import DEFAULT_MODEL

@@ -117,7 +117,7 @@ def markdown(frames: list[dict], images: list[dict], notes: list[str]) -> str:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
 def main(image: str, frames: str, backends: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
-    from hasn_edge.artifact import writing
+    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
 
     def parsed(text: str) -> tuple[int, int]:

@@ -112,8 +112,8 @@ def main(
     minutes: float, size: str, record: bool, model: str | None, artifact: Path | None, **options
 ) -> None:
     """Run, sample, judge."""
-    from hasn_edge.artifact import writing
     from hasn_edge.errors import joined
+    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.demo import DemoOptions, open_live
     from hasn_edge.model.zoo import DEFAULT_MODEL

@@ -10,9 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from hasn_edge.artifact import writing
+from hasn_edge.files import shipped, writing
 from hasn_edge.hardware.host import describe_host
-from hasn_edge.resources import shipped
 
 
 def seconds(*args: str) -> float:

@@ -26,7 +26,7 @@ SAYS = {
     "spec": "what a model is",
     "artifact": "built files and sidecars",
     "config": "TOML to typed objects",
-    "resources": "files that ship",
+    "files": "whole or not at all",
     "metrics": "PSNR, SSIM",
     "hardware": "what this machine has",
     "images": "files to arrays and back",

@@ -1,19 +1,28 @@
-"""Files and their sidecars: published whole or not at all, and refused when anything changed."""
+"""Sidecars: what a file states of itself is read back, and refused when it or the file changed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import resource
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
-from hasn_edge.artifact import Kind, load_artifact, output_error, publish, sidecar_path, writing
-from hasn_edge.errors import ArtifactError, OutputError
+from hasn_edge.artifact import (
+    Artifact,
+    Form,
+    GraphDetails,
+    InputProfile,
+    Kind,
+    TensorInfo,
+    load_artifact,
+    publish,
+    sidecar_path,
+)
+from hasn_edge.errors import ArtifactError
 from hasn_edge.spec import ModelSpec, Precision
+
+OLD = Path(__file__).parent / "support" / "sidecars_0_1"
 
 
 @pytest.fixture
@@ -22,12 +31,11 @@ def published(tmp_path):
     return publish(
         b"graph" * 1000,
         folder / "net.onnx",
-        kind=Kind.ONNX,
         spec=ModelSpec(scale=2),
         precision=Precision.INT8,
         source="ab" * 32,
         made_by={"onnx": "1"},
-        details={"size": [180, 320]},
+        details=GraphDetails(form=Form.CPU, opset=17, size=(180, 320)),
     )
 
 
@@ -39,22 +47,12 @@ def test_round_trip(published):
     assert sorted(p.name for p in published.path.parent.iterdir()) == ["net.onnx", "net.onnx.json"]
 
 
-def test_a_sidecar_of_version_0_1_is_read_under_the_names_of_today(published):
-    side = sidecar_path(published.path)
-    values = json.loads(side.read_text())
-    for old, new in (("weak", "weakly-typed"), ("weak-10", "weakly-typed-trt10"), ("cpu", "cpu")):
-        values["details"] = {"form": old, "profile": {"minimum": [1], "typical": [2], "maximum": [3]}}
-        side.write_text(json.dumps(values))
-        assert load_artifact(published.path).details == {
-            "form": new,
-            "profile": {"min": [1], "opt": [2], "max": [3]},
-        }
-
-
 def test_changed_bytes_are_refused(published):
     with published.path.open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(ArtifactError, match="its bytes changed since it was made .* make it again with"):
+    with pytest.raises(
+        ArtifactError, match=r"its bytes changed since it was made .*; call hasn_edge.build\(\)"
+    ):
         load_artifact(published.path)
 
 
@@ -67,14 +65,17 @@ def test_missing_sidecar_is_refused(published):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 99}, "sidecar schema is 99, this version of hasn-edge reads 1"),
+        ({"schema": 99}, "sidecar schema is 99, this version of hasn-edge reads 1 and 2"),
         ({"kind": "banana"}, "damaged sidecar"),
         ({"spec": {"feature": 1}}, "did you mean 'features'"),
         ({"spec": 3}, "damaged sidecar"),
         ({"details": None}, "damaged sidecar"),
+        ({"details": {"form": "cpu"}}, "damaged sidecar .*missing required field `opset`"),
+        ({"details": {"form": "magic", "opset": 17}}, r"damaged sidecar .*'magic' - at `\$\.form`"),
+        ({"details": {"form": "cpu", "opset": 17, "size": "large"}}, r"damaged sidecar .*at `\$\.size`"),
     ],
 )
-def test_damaged_sidecar_is_refused(published, change, message):
+def test_a_damaged_sidecar_is_refused_in_one_message(published, change, message):
     side = sidecar_path(published.path)
     side.write_text(json.dumps({**json.loads(side.read_text()), **change}))
     with pytest.raises(ArtifactError, match=message):
@@ -93,96 +94,70 @@ def test_missing_file(tmp_path):
         load_artifact(tmp_path / "none.onnx")
 
 
-def test_failure_while_writing_leaves_the_old_file(tmp_path):
-    target = tmp_path / "a.png"
-    target.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), writing(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise ZeroDivisionError
-    assert target.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+def load_0_1(name: str, tmp_path: Path) -> Artifact:
+    """Load a file whose sidecar version 0.1 wrote, shortened."""
+    values = json.loads((OLD / f"{name}.json").read_text())
+    path = tmp_path / f"net{Kind(values['kind']).suffix}"
+    path.write_bytes(b"a file")
+    text = json.dumps({**values, "sha256": hashlib.sha256(b"a file").hexdigest()})
+    sidecar_path(path).write_text(text)
+    return load_artifact(path)
 
 
-def test_folder_that_is_a_file(tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(OutputError, match="cannot write"), writing(tmp_path / "out" / "a.png"):
-        pass
+def test_a_graph_of_version_0_1(tmp_path):
+    artifact = load_0_1("graph", tmp_path)
+    details = artifact.graph
+    assert (artifact.precision, details.form, details.opset) == (Precision.INT8, Form.WEAKLY_TYPED, 17)
+    assert details.builder_flags == ("INT8", "FP16")
+    assert details.ranges is not None
+    assert details.ranges.images == 32
+    assert details.ranges.values["block_1.f1.conv"] == pytest.approx(1.7741, abs=1e-4)
+    assert details.measured is not None
+    assert details.measured.held_out is not None
+    assert details.measured.held_out.dpsnr_db == pytest.approx(-0.0068, abs=1e-4)
 
 
-def test_unwritable_folder(tmp_path):
-    # The tests may run as root, whom permissions do not stop: /proc refuses everybody.
-    with pytest.raises(OutputError, match="choose a folder"), writing(tmp_path / "/proc/self/a.png"):
-        pass
+def test_an_engine_of_version_0_1(tmp_path):
+    artifact = load_0_1("engine", tmp_path)
+    details = artifact.engine
+    assert artifact.pixels
+    assert (details.target, details.runtime, details.version) == ("rtx", "rtx", "1.7.1.116")
+    assert details.compute_capabilities[:2] == ("8.0", "8.6")
+    assert details.profile == InputProfile(min=(1, 32, 32, 3), opt=(1, 48, 64, 3), max=(1, 96, 96, 3))
+    assert details.inputs == (TensorInfo(name="input", dtype="uint8", shape=(1, -1, -1, 3)),)
+    assert details.layers.quantize == 53
+    assert details.flags.strongly_typed
+    assert details.gpu is None
+    assert details.calibration is not None
+    assert details.calibration.images == 32
+    assert details.golden is not None
+    assert details.golden.shape == (1, 3, 48, 64)
 
 
-def test_full_disk_leaves_nothing(tmp_path):
-    """A real failing write: the process may not write more than 1000 bytes to a file."""
-    code = f"""
-import resource, signal
-from pathlib import Path
-from hasn_edge.artifact import writing
-from hasn_edge.errors import OutputError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    with writing(Path({str(tmp_path)!r}) / "big.bin") as temporary:
-        temporary.write_bytes(bytes(5000))
-except OutputError as exc:
-    assert "MB free" in str(exc) and "nothing was left behind" in str(exc), exc
-    print("refused")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "refused\n"
-    assert list(tmp_path.iterdir()) == []
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+@pytest.mark.parametrize(
+    ("old", "form"),
+    [
+        ("weak", Form.WEAKLY_TYPED),
+        ("weak-10", Form.WEAKLY_TYPED_TRT10),
+        ("strong", Form.STRONGLY_TYPED),
+        ("cpu", Form.CPU),
+    ],
+)
+def test_forms_of_version_0_1(old, form):
+    values = json.loads((OLD / "graph.json").read_text())
+    values["details"]["form"] = old
+    assert Artifact.from_dict(Path("net.onnx"), values).graph.form is form
 
 
-def test_full_disk_message(tmp_path):
-    message = str(output_error(tmp_path / "deep" / "a.png", OSError(28, os.strerror(28))))
-    assert "No space left on device" in message
-    assert "MB free" in message
-    # The demo names the file by --record, not by -o.
-    assert " -o" not in message + str(output_error(tmp_path / "a.png", OSError(13, os.strerror(13))))
+def test_other_files_of_version_0_1(tmp_path):
+    assert load_0_1("torchscript", tmp_path).kind is Kind.TORCHSCRIPT
+    record = load_0_1("auto", tmp_path).details.autotune
+    assert record is not None
+    assert record.why.startswith("fp32 is kept")
 
 
-def test_what_hangs_is_abandoned_and_never_finished(tmp_path):
-    """In a process of its own, which ends as one does that has a thread hanging in a library."""
-    code = f"""
-import os, threading
-from pathlib import Path
-from hasn_edge.artifact import abandon, writing
-folder = Path({str(tmp_path)!r})
-begun, go = threading.Event(), threading.Event()
-def hang():
-    with writing(folder / "a.bin") as temporary:
-        temporary.write_bytes(b"half")
-        begun.set()
-        go.wait(20)
-def late():
-    with writing(folder / "b.bin"):
-        pass
-threads = [threading.Thread(target=f, daemon=True) for f in (hang, late)]
-threads[0].start()
-begun.wait(20)
-assert len(list(folder.iterdir())) == 1
-print(*(path.name for path in abandon()))
-go.set()
-threads[1].start()
-threads[0].join(0.2)
-threads[1].join(0.1)
-print(*folder.iterdir(), flush=True)
-os._exit(0)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["a.bin"]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_permissions_follow_the_umask(tmp_path):
-    before = os.umask(0o027)
-    try:
-        with writing(tmp_path / "a.txt") as temporary:
-            temporary.write_text("x")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+@pytest.mark.parametrize("name", ["graph", "engine", "torchscript", "auto"])
+def test_what_version_0_1_wrote_is_published_again_in_the_words_of_today(tmp_path, name):
+    old = load_0_1(name, tmp_path)
+    again = Artifact.from_dict(old.path, json.loads(json.dumps(old.to_dict())))
+    assert again == old

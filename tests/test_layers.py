@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
     {"errors", "interrupt", "optional", "progress", "spec"},
-    {"artifact", "config", "resources"},
+    {"artifact", "config", "files"},
     {"hardware"},
     {"images"},
     {"metrics"},

@@ -60,7 +60,7 @@ import hasn_edge, json
 from hasn_edge.engine.target import shipped_targets
 from hasn_edge.model.zoo import bundled_models, bundled_onnx
 from hasn_edge.quantize.recipe import shipped_recipes
-from hasn_edge.resources import shipped
+from hasn_edge.files import shipped
 print(json.dumps([
     hasn_edge.__file__, sorted(shipped_targets()), sorted(bundled_models()), list(shipped_recipes()),
     len(list(shipped("calibration", "patches").glob("*.png"))),

@@ -15,8 +15,9 @@ from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError
 from hasn_edge.optional import require
 from hasn_edge.pipeline.api import export
-from hasn_edge.pipeline.autotune import SHELF
-from hasn_edge.pipeline.build import CACHE, BuildOptions, Built, build_one
+from hasn_edge.pipeline.autotune import CANDIDATES
+from hasn_edge.pipeline.build import CACHE, Built, build_one
+from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.spec import Precision
 
@@ -139,13 +140,17 @@ class CaseMaker:
         # Compiling takes minutes on a small board: engines are kept, and those of earlier builds are taken.
         engines = target != "cpu"
         return self.build(
-            model,
-            precision,
-            BuildOptions(target=target, recipe=self.options.recipe, size=size),
-            output=self.engines / SHELF if engines else self.folder,
+            BuildOptions(
+                model=model,
+                precision=precision.value,
+                target=target,
+                recipe=self.options.recipe,
+                size=size,
+                output=self.engines / CANDIDATES if engines else self.folder,
+            ),
             cache=self.engines / CACHE if engines else None,
             known=(self.engines,) if engines else (),
-            progress=lambda text: self.progress(Step(text)),
+            progress=self.progress,
         ).artifacts
 
     def _torchscript(self, model: str, precision: Precision) -> Case:
@@ -154,7 +159,7 @@ class CaseMaker:
             format="torchscript",
             precision=precision.value,
             output=self.folder,
-            progress=lambda text: self.progress(Step(text)),
+            progress=self.progress,
         )
         return self._of_artifact(script)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.artifact import writing
 from hasn_edge.errors import Cure, joined, use
 from hasn_edge.evaluation.latency import Latency
+from hasn_edge.files import writing
 from hasn_edge.hardware.power import INTERVAL_SECONDS
 from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, complexity
 from hasn_edge.spec import ModelSpec

@@ -137,10 +137,10 @@ def command(
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
-    from hasn_edge.artifact import require_writable
     from hasn_edge.bench.options import BenchOptions
     from hasn_edge.bench.run import run_benchmark
     from hasn_edge.bench.table import machine_line, markdown, notes, terminal_table
+    from hasn_edge.files import require_writable
 
     for path in filter(None, (json_path, markdown_path)):
         require_writable(path)
@@ -206,7 +206,7 @@ def _estimate(
 
 
 def _write(report: WritesJson, text: str, json_path: Path | None, markdown_path: Path | None) -> None:
-    from hasn_edge.artifact import writing
+    from hasn_edge.files import writing
 
     if json_path is not None:
         report.write_json(json_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -71,24 +72,11 @@ from hasn_edge.cli.terminal import status
     help="Take and give 8-bit pixels (NHWC uint8): conversion inside, a quarter of the bytes to copy.",
 )
 @output_option
-def command(
-    model: str | None,
-    precision: str,
-    target: str | None,
-    calibration: Path | None,
-    recipe: str,
-    size: tuple[int, int] | None,
-    dynamic: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None,
-    batch: int | None,
-    int8_method: str,
-    rebuild: bool,
-    pixels: bool,
-    output: Path,
-) -> None:
+def command(model: str | None, **options: Any) -> None:
     """Build an artifact or engine, and refuse to publish one that misses its quality budget.
 
-    INT8 ranges are measured on the CPU, written into the graph, and the very graph that the
-    engine is made of is run on images that were not used for calibration. A missed budget writes
+    INT8 ranges are measured on the CPU and written into the graph; the graph that the engine is
+    made of is run on images that were not used for calibration. A missed budget writes
     nothing, names the costliest layers and exits with 3. The path of each file is printed.
 
     \b
@@ -98,24 +86,11 @@ def command(
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360
     """
-    from hasn_edge.pipeline.api import build
+    from hasn_edge.pipeline.api import build_from
+    from hasn_edge.pipeline.context import BuildOptions
 
     with status("building") as update:
-        built = build(
-            chosen_model(model),
-            precision=precision,
-            target=target,
-            calibration=calibration,
-            recipe=recipe,
-            size=size,
-            dynamic=dynamic,
-            batch=batch,
-            int8_method=int8_method,
-            rebuild=rebuild,
-            pixels=pixels,
-            output=output,
-            progress=update,
-        )
+        built = build_from(BuildOptions(model=chosen_model(model), **options), update)
     for line in built.summary:
         click.echo(line, err=True)
     for artifact in built.artifacts:

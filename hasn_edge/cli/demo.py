@@ -155,7 +155,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
         code = exc.exit_code
     if _lingering():
         # A library's call does not return: ending the interpreter under it may crash.
-        from hasn_edge.artifact import abandon
+        from hasn_edge.files import abandon
 
         abandon()
         sys.stdout.flush()
@@ -166,7 +166,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
 
 def _run(options: DemoOptions, json_path: Path | None) -> int:
     """Run and report; return the exit code: 128 and the signal's number where one ended it."""
-    from hasn_edge.artifact import require_writable
+    from hasn_edge.files import require_writable
     from hasn_edge.live.demo import open_live
     from hasn_edge.live.views.terminal import TerminalView
 
@@ -213,7 +213,7 @@ def _signals(live: Live, record: Path | None, received: list[int]) -> Iterator[N
 
 def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
     """Print what became of the recording; one that was given up leaves nothing on disk."""
-    from hasn_edge.artifact import abandon
+    from hasn_edge.files import abandon
 
     stuck = "record" in live.stuck
     if stuck:
@@ -230,7 +230,7 @@ def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
 
 def _report(stats: Stats, json_path: Path | None) -> None:
     """Print the table, or why there is none; write the figures where they were asked for."""
-    from hasn_edge.artifact import writing
+    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.summary import explain_no_frames, summary_table
 

@@ -71,9 +71,9 @@ def command(
       hasn-edge eval --model net.pth --data Set5=datasets/Set5 --self-ensemble
       hasn-edge eval --artifact engines/hasn-x4-int8-cpu.onnx --data photos/
     """
-    from hasn_edge.artifact import require_writable, writing
     from hasn_edge.data.pairs import bicubic_baseline, load_eval_set, shipped_eval_set
     from hasn_edge.evaluation.evaluate import score_images
+    from hasn_edge.files import require_writable, writing
     from hasn_edge.runtime.upscaler import Upscaler
 
     if json_path is not None:

@@ -89,7 +89,7 @@ class Interruption:
 
     def _leave(self, number: int) -> None:
         """Leave the process under whatever hangs."""
-        from hasn_edge.artifact import abandon
+        from hasn_edge.files import abandon
 
         if not self._ending.acquire(blocking=False):
             return  # it ended by itself

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from hasn_edge.errors import InputError
+from hasn_edge.files import shipped
 from hasn_edge.images.arrays import Float32, Pixels, to_rgb, to_tensor
 from hasn_edge.images.codec import read_image
 from hasn_edge.images.listing import find_images
-from hasn_edge.resources import shipped
 
 PATCHES = "patches"
 """Source name of the patches that ship."""

@@ -12,10 +12,10 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
+from hasn_edge.files import shipped
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_rgb, to_tensor, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.images.listing import find_images
-from hasn_edge.resources import shipped
 
 
 @dataclass(frozen=True, kw_only=True)

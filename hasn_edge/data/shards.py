@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hasn_edge.artifact import writing
 from hasn_edge.errors import InputError
+from hasn_edge.files import writing
 from hasn_edge.images.arrays import UInt8
 
 INDEX = "shards.json"

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hasn_edge.artifact import Shape
 from hasn_edge.engine import network as networks
 from hasn_edge.engine.caches import collected_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
 from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities, make_logger
 from hasn_edge.engine.precision import set_precision
-from hasn_edge.engine.target import EngineTarget, Shape
+from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import BuildError, UnsupportedError
 from hasn_edge.spec import Precision
 

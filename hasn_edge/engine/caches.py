@@ -11,16 +11,13 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.artifact import Artifact, Kind, load_artifact, read_sidecar
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import ArtifactError
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.optional import installed_version
 from hasn_edge.spec import Precision
-
-KEY = "cache_key"
-"""Where an engine's sidecar has its key, in ``details``."""
 
 _INERT = ("name", "device")
 """What a target says that changes nothing in the engine."""
@@ -68,13 +65,9 @@ def lookup(folder: Path, key: str) -> Artifact | None:
     A file that was changed, cut short or lost its sidecar is not found: it will be built again.
     """
     for path in sorted(folder.glob(f"*{Kind.ENGINE.suffix}")):
-        try:
-            side = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
-            if side["details"][KEY] != key:
-                continue
-            return load_artifact(path)
-        except (OSError, ValueError, KeyError, TypeError, ArtifactError):
-            continue
+        with suppress(ArtifactError):
+            if read_sidecar(path).engine.cache_key == key:
+                return load_artifact(path)
     return None
 
 
@@ -82,10 +75,10 @@ def graph_of(engine: Artifact) -> Path | None:
     """Return the ONNX file beside an engine that it was compiled from, by its hash; ``None`` without one."""
     if engine.parent is None:
         return None
-    for side in sorted(engine.path.parent.glob(f"*{Kind.ONNX.suffix}.json")):
-        with suppress(OSError, ValueError, AttributeError):
-            if json.loads(side.read_text(encoding="utf-8")).get("sha256") == engine.parent:
-                return side.with_suffix("")
+    for path in sorted(engine.path.parent.glob(f"*{Kind.ONNX.suffix}")):
+        with suppress(ArtifactError):
+            if read_sidecar(path).sha256 == engine.parent:
+                return path
     return None
 
 

@@ -7,13 +7,13 @@ import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
+from hasn_edge.artifact import Form
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.engine.worker_process import no_room, run_worker
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
@@ -27,25 +27,6 @@ _MODULES = {
     EngineRuntime.RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     EngineRuntime.TENSORRT: ("tensorrt",),
 }
-
-
-class Form(str, Enum):
-    """Who reads a graph; the weights and the ranges are the same in all of them."""
-
-    CPU = "cpu"
-    """ONNX Runtime on a CPU: FP32 tensors unless FP16 is asked for, LayerNormalization as one node."""
-    WEAKLY_TYPED = "weakly-typed"
-    """TensorRT 8.5 to 10.11: opset 17, FP32 tensors, LayerNorm in single operations, which 8 needs;
-    precision comes from Q/DQ nodes and from builder flags."""
-    WEAKLY_TYPED_TRT10 = "weakly-typed-trt10"
-    """TensorRT 10.0 to 10.11: the same, but LayerNormalization as one node, which has kernels of its own."""
-    STRONGLY_TYPED = "strongly-typed"
-    """TensorRT 10.12 and newer, TensorRT for RTX: opset 20, every tensor has its type, FP16 inside."""
-
-    @property
-    def weakly_typed(self) -> bool:
-        """Whether its tensors are FP32 and builder flags decide the precision."""
-        return self in (Form.WEAKLY_TYPED, Form.WEAKLY_TYPED_TRT10)
 
 
 @dataclass(frozen=True, kw_only=True)

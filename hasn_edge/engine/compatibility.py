@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
-from hasn_edge.artifact import Artifact
+from hasn_edge.artifact import Artifact, EngineDetails
 from hasn_edge.engine.capabilities import NAMES, version_tuple
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target, shipped_targets
@@ -38,9 +37,9 @@ def require_compatible(
     """
     header = read_plan_header(artifact.path)
     reasons = [
-        *_sidecar_problems(artifact.details, header),
-        *_version_problems(artifact.details, header, runtime_version),
-        *_gpu_problems(artifact.details, header, gpu),
+        *_sidecar_problems(artifact.engine, header),
+        *_version_problems(artifact.engine, header, runtime_version),
+        *_gpu_problems(artifact.engine, header, gpu),
     ]
     if reasons:
         raise ArtifactError(
@@ -84,25 +83,22 @@ def rebuild_command(artifact: Artifact, *, gpu: GpuFacts | None = None, again: b
 
 
 def _words(artifact: Artifact, gpu: GpuFacts | None, again: bool) -> list[str]:
-    details = artifact.details
+    details = artifact.engine
     words = ["hasn-edge", "build"]
-    if details.get("model"):
-        words += ["--model", str(details["model"])]
+    if details.model:
+        words += ["--model", details.model]
     words += ["--precision", artifact.precision.value]
     if artifact.precision is Precision.INT8:
         words += _int8(details)
-    target = _target(details, gpu)
-    if target:
-        words += ["--target", target]
-    if details.get("int8_method") == "calibrator":
+    words += ["--target", _target(details, gpu)]
+    if details.int8_method == "calibrator":
         words += ["--int8-method", "calibrator"]
-    pixels = _input_dtype(details) == "uint8"
-    if pixels:
+    if details.pixels:
         words.append("--pixels")
     if artifact.size is not None:
         words += ["--size", _size(artifact.size)]
     else:
-        words += _range(details, pixels=pixels)
+        words += _range(details)
     words += ["-o", str(artifact.path.parent)]
     if again:
         words.append("--rebuild")
@@ -115,26 +111,24 @@ def _is_file(option: str, value: str) -> bool:
     return option == "--calibration" or value.endswith(kinds.get(option, ("\0",)))
 
 
-def _int8(details: Any) -> list[str]:
+def _int8(details: EngineDetails) -> list[str]:
     """Return the options for ranges that are not the default's."""
     words = []
     for option, usual in (("recipe", "default"), ("calibration", None)):
-        given = details.get("asked", {}).get(option) if isinstance(details.get("asked"), dict) else None
+        given = details.asked and getattr(details.asked, option)
         if given not in (None, usual):
             words += [f"--{option}", str(given)]
     return words
 
 
-def _target(details: Any, gpu: GpuFacts | None) -> str | None:
+def _target(details: EngineDetails, gpu: GpuFacts | None) -> str:
     """Return the target to build for: the engine's own, or where that is for other GPUs, one for ``gpu``."""
-    name = details.get("target")
-    if not name:
-        return None
+    name = details.target
     if name not in shipped_targets():
         return f"{name}.toml"
-    target = load_target(str(name))
+    target = load_target(name)
     if gpu is None or _is_for(target, gpu):
-        return str(name)
+        return name
     if target.runtime is EngineRuntime.RTX:
         for other in shipped_targets():
             candidate = load_target(other)
@@ -150,23 +144,14 @@ def _is_for(target: EngineTarget, gpu: GpuFacts) -> bool:
     return not able or gpu.compute_capability in able
 
 
-def _input_dtype(details: Any) -> str | None:
-    try:
-        return str(details["inputs"][0]["dtype"])
-    except (KeyError, IndexError, TypeError):
-        return None
-
-
-def _range(details: Any, *, pixels: bool) -> list[str]:
+def _range(details: EngineDetails) -> list[str]:
     """Return the option for an engine's range of sizes, where it is not its target's own."""
-    first = 1 if pixels else 2
+    first = 1 if details.pixels else 2
+    profile = details.profile
+    sizes = [shape[first : first + 2] for shape in (profile.min, profile.opt, profile.max)]
     try:
-        sizes = [
-            tuple(int(n) for n in details["profile"][name][first : first + 2])
-            for name in ("min", "opt", "max")
-        ]
-        own = load_target(str(details["target"])).shapes
-    except (KeyError, TypeError, ValueError, HasnEdgeError):
+        own = load_target(details.target).shapes
+    except HasnEdgeError:
         return []
     if sizes == [shape[2:] for shape in (own.min, own.opt, own.max)]:
         return []
@@ -178,29 +163,24 @@ def _size(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _sidecar_problems(details: Any, header: PlanHeader) -> Iterator[str]:
+def _sidecar_problems(details: EngineDetails, header: PlanHeader) -> Iterator[str]:
     """Yield what plan and sidecar say differently: then one of them belongs to another engine."""
-    runtime = details.get("runtime")
-    if runtime is not None and runtime != header.runtime.value:
-        yield f"its sidecar says runtime {runtime}, the plan is one of {NAMES[header.runtime]}"
-    told = _told(details)
-    if told is not None and told != header.version_or(told):
-        yield f"its sidecar says version {told}, the plan {header.version_or(told)}"
+    if details.runtime != header.runtime.value:
+        yield f"its sidecar says runtime {details.runtime}, the plan is one of {NAMES[header.runtime]}"
+    if details.version != header.version_or(details.version):
+        yield f"its sidecar says version {details.version}, the plan {header.version_or(details.version)}"
 
 
-def _version_problems(details: Any, header: PlanHeader, running: str | None) -> Iterator[str]:
+def _version_problems(details: EngineDetails, header: PlanHeader, running: str | None) -> Iterator[str]:
     if running is None:
         return
     name = NAMES[header.runtime]
-    version = header.version_or(_told(details))
-    if version is None:
-        yield f"nothing says which {name} built it: plans of 8.5 do not, and its sidecar does not either"
-        return
+    version = header.version_or(details.version)
     here, made = version_tuple(running), version_tuple(version)
     least = min(len(here), len(made))  # "10.3.0" names no build number; the plan does
     if here[:least] == made[:least]:
         return
-    flexible = bool(_flag(details, "version_compatible"))
+    flexible = details.flags.version_compatible
     # NVIDIA: newer within the major version, and from 8 to 10 and 10 to 11.
     reachable = here[0] == made[0] or (made[0], here[0]) in ((8, 10), (10, 11))
     if flexible and header.runtime is EngineRuntime.TENSORRT and here > made and reachable:
@@ -208,40 +188,29 @@ def _version_problems(details: Any, header: PlanHeader, running: str | None) -> 
     yield f"it was built by {name} {version}, and {running} is here, which runs its own engines only"
 
 
-def _told(details: Any) -> str | None:
-    """Return the version that a sidecar says; ``None`` for a word that is none."""
-    version = str(details.get("version"))
-    return version if version_tuple(version) else None
-
-
-def _gpu_problems(details: Any, header: PlanHeader, gpu: GpuFacts | None) -> Iterator[str]:
+def _gpu_problems(details: EngineDetails, header: PlanHeader, gpu: GpuFacts | None) -> Iterator[str]:
     if gpu is None:
         yield "it needs an NVIDIA GPU with its driver, and there is none"
         return
     if header.runtime is EngineRuntime.RTX:
-        able = details.get("compute_capabilities")
-        if isinstance(able, list) and able and gpu.compute_capability not in able:
+        able = details.compute_capabilities
+        if able and gpu.compute_capability not in able:
             yield f"it was built for compute capability {', '.join(able)}, and here is {gpu.title}"
         return
-    made_on, capability = details.get("gpu"), details.get("compute_capability")
-    level = _flag(details, "hardware_compatibility")
+    made_on, capability = details.gpu, details.compute_capability
+    level = details.flags.hardware_compatibility
     if level == "ampere_plus" and _at_least(gpu.compute_capability, "8.0"):
         return
     if capability is not None and capability != gpu.compute_capability:
         yield f"it was built on {made_on} (compute capability {capability}), and here is {gpu.title}"
     elif level == "same_compute_capability":
         return
-    elif made_on is not None and (made_on, details.get("sm_count")) != (gpu.name, gpu.sm_count):
+    elif made_on is not None and (made_on, details.sm_count) != (gpu.name, gpu.sm_count):
         # Jetson Orin Nano, NX and AGX have one name and one capability, and other kernels fit them.
-        reason = f"it was built on {made_on} with {details.get('sm_count')} SM, and here is {gpu.title}"
+        reason = f"it was built on {made_on} with {details.sm_count} SM, and here is {gpu.title}"
         if gpu.integrated and made_on == gpu.name:
             reason += "; so is one board in another power mode, which 'sudo nvpmodel -q' names"
         yield reason
-
-
-def _flag(details: Any, name: str) -> Any:
-    flags = details.get("flags")
-    return flags.get(name) if isinstance(flags, dict) else None
 
 
 def _at_least(capability: str, minimum: str) -> bool:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.artifact import writing
+import msgspec
+
+from hasn_edge.artifact import EngineDetails
 from hasn_edge.engine import worker_process
 from hasn_edge.engine.capabilities import NAMES, find_module
 from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header
@@ -23,6 +25,7 @@ from hasn_edge.engine.worker_process import (
     run_worker,
 )
 from hasn_edge.errors import UnsupportedError, say, use
+from hasn_edge.files import writing
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.spec import Precision
 
@@ -47,23 +50,19 @@ class BuiltEngine:
     facts: Mapping[str, Any] = field(repr=False)
     """Inputs, outputs, layer counts, profile, flags, GPU and driver, as plain JSON values."""
 
-    def details(self) -> dict[str, Any]:
-        """Return what belongs into the engine's sidecar, as plain JSON values.
-
-        ``size`` is there for a static engine only, as :attr:`hasn_edge.artifact.Artifact.size` expects.
-        ``gpu`` and what follows from it is there for engines that are bound to the GPU they were built on.
-        """
-        size = self.target.shapes.size
-        return {
-            **({"size": list(size)} if size else {}),
+    def details(self) -> EngineDetails:
+        """Return what belongs into the engine's sidecar, as far as the compiler knows it."""
+        facts = {
+            **self.facts,
+            "size": self.target.shapes.size,
             "target": self.target.name,
             "runtime": self.target.runtime.value,
             "version": self.version,
-            "compute_capabilities": list(self.target.compute_capabilities),
-            **self.facts,
+            "compute_capabilities": self.target.compute_capabilities,
             "build_seconds": round(self.seconds, 2),
-            "warnings": list(self.warnings),
+            "warnings": self.warnings,
         }
+        return msgspec.convert(facts, EngineDetails)
 
 
 def engine_from_onnx(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from hasn_edge.artifact import Shape
 from hasn_edge.engine.capabilities import Capabilities
-from hasn_edge.engine.target import Shape, ShapeRange
+from hasn_edge.engine.target import ShapeRange
 from hasn_edge.errors import BuildError, UnsupportedError
 from hasn_edge.spec import Precision
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from hasn_edge.artifact import Shape
 from hasn_edge.config import config_from_mapping, read_toml
 from hasn_edge.errors import ConfigError, UnsupportedError
+from hasn_edge.files import shipped
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile
-from hasn_edge.resources import shipped
-
-Shape = tuple[int, int, int, int]
-"""``(N, C, H, W)``."""
 
 GENERATIONS = {
     "turing": ("7.5",),

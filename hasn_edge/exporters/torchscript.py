@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hasn_edge.artifact import writing
 from hasn_edge.errors import UnsupportedError
+from hasn_edge.files import writing
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.spec import Precision
 

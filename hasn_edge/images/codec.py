@@ -10,8 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
-from hasn_edge.artifact import writing
 from hasn_edge.errors import InputError
+from hasn_edge.files import writing
 from hasn_edge.images import check as look
 from hasn_edge.images.arrays import MAX_PIXELS, Float32, Pixels, check_pixels, to_uint8
 from hasn_edge.images.listing import SUFFIXES

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from hasn_edge.artifact import require_writable
 from hasn_edge.errors import Cure, MissingDependencyError, OutputError, SourceError, UnsupportedError, use
+from hasn_edge.files import require_writable
 from hasn_edge.live.engines import find_engine, list_engines, open_first
 from hasn_edge.live.fit import describe_misfit, keep_shape, square_pixels
 from hasn_edge.live.notices import Tell, words_of

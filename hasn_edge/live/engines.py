@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hasn_edge.artifact import Artifact, Kind, file_sha256, load_artifact
+from hasn_edge.artifact import Artifact, Kind, load_artifact
 from hasn_edge.errors import ArtifactError, HasnEdgeError, InputError, call, omit, use
+from hasn_edge.files import file_sha256
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import has_integer_dot_product
 from hasn_edge.live.notices import Tell

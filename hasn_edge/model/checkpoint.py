@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hasn_edge.artifact import file_sha256, writing
 from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, UnsupportedError, say
+from hasn_edge.files import file_sha256, writing
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
 

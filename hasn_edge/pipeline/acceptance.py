@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from hasn_edge.artifact import HeldOut, PixelLevels, QualityRecord
 from hasn_edge.data.pairs import shipped_eval_set
-from hasn_edge.errors import VerificationError
+from hasn_edge.errors import Cure, VerificationError
 from hasn_edge.evaluation.compare import BUDGETS, compare
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
-from hasn_edge.images.arrays import from_tensor, to_tensor
+from hasn_edge.images.arrays import Float32, from_tensor, to_tensor
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -33,7 +34,7 @@ TIES = 1e-3
 """Share of 8-bit levels that may be rounded the other way by a graph that rounds itself."""
 
 
-class Gate:
+class Acceptance:
     """Compares files of one checkpoint with its network in PyTorch, FP32 and unfused."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -57,8 +58,8 @@ class Gate:
         *,
         what: str,
         budget_db: float = FP16_BUDGET_DB,
-        advice: Callable[[], str] = lambda: "",
-    ) -> tuple[dict[str, Any], str]:
+        advice: Callable[[], tuple[str, Cure] | None] = lambda: None,
+    ) -> tuple[QualityRecord, str]:
         """Run a file that takes any size against the network, and images through both.
 
         FP32 must agree value by value. FP16 and INT8 must also keep PSNR-Y on the held-out images.
@@ -67,47 +68,48 @@ class Gate:
             candidate: The file, opened.
             what: What it is called in messages.
             budget_db: Largest accepted loss of mean PSNR-Y by FP16 or INT8.
-            advice: Called when the budget is missed; says what can be done.
+            advice: Called when the budget is missed; returns what costs the most, and what can be done.
 
         Returns:
-            What was measured, as plain JSON values, and the same as a sentence.
+            What was measured, and the same as a sentence.
 
         Raises:
             VerificationError: it does not agree, or loses more than the budget.
         """
         agreement = compare(self.reference, candidate, _batches(self.checkpoint.spec))
         agreement.require(BUDGETS[candidate.precision], what=what)
-        measured = {"against": "PyTorch FP32, unfused", **agreement.to_dict()}
+        measured = QualityRecord(against="PyTorch FP32, unfused", **agreement.to_dict())
         if candidate.precision is Precision.FP32:
             return measured, f"{what}: largest difference from PyTorch {agreement.max_abs:.1e}"
         scores = score_images(Upscaler(candidate).run, shipped_eval_set(self.checkpoint.spec.scale))
-        lost = drift(self.reference_scores, scores)
-        said = (
+        change = drift(self.reference_scores, scores)
+        note = (
             f"{what}: PSNR-Y on {len(scores.images)} held-out images {scores.psnr_y:.3f} dB, "
-            f"{lost.dpsnr:+.4f} dB against FP32 (worst: {lost.worst_image} {lost.worst_dpsnr:+.4f}), "
-            f"fidelity {lost.fidelity_psnr:.1f} dB"
+            f"{change.dpsnr:+.4f} dB against FP32 (worst: {change.worst_image} {change.worst_dpsnr:+.4f}), "
+            f"fidelity {change.fidelity_psnr:.1f} dB"
         )
-        if lost.dpsnr < -budget_db:
-            text = f"{said}. That is over the budget of {budget_db:g} dB, nothing was written. {advice()}"
-            raise VerificationError(text.rstrip())
-        measured["held_out"] = {
-            "set": scores.name,
-            "images": len(scores.images),
-            "psnr_y_db": scores.psnr_y,
-            "dpsnr_db": lost.dpsnr,
-            "dssim": lost.dssim,
-            "fidelity_db": lost.fidelity_psnr if math.isfinite(lost.fidelity_psnr) else None,
-            "worst_image": lost.worst_image,
-            "worst_dpsnr_db": lost.worst_dpsnr,
-            "budget_db": budget_db,
-        }
-        return measured, said
+        if change.dpsnr < -budget_db:
+            text = f"{note}. That is over the budget of {budget_db:g} dB, nothing was written"
+            costliest, *cures = advice() or ("",)
+            raise VerificationError(f"{text}. {costliest}" if costliest else text, *cures)
+        held_out = HeldOut(
+            set=scores.name,
+            images=len(scores.images),
+            psnr_y_db=scores.psnr_y,
+            dpsnr_db=change.dpsnr,
+            dssim=change.dssim,
+            fidelity_db=change.fidelity_psnr if math.isfinite(change.fidelity_psnr) else None,
+            worst_image=change.worst_image,
+            worst_dpsnr_db=change.worst_dpsnr,
+            budget_db=budget_db,
+        )
+        return msgspec.structs.replace(measured, held_out=held_out), note
 
 
-def check_pixels(floats: Session, pixels: Session) -> tuple[dict[str, Any], str]:
+def check_pixels(floats: Session, pixels: Session) -> tuple[PixelLevels, str]:
     """Run a file of 8-bit pixels against the checked one of floats that it was made from.
 
-    Dividing, rounding and converting inside the graph must give the very levels that
+    Dividing, rounding and converting inside the graph must give the same levels that
     :mod:`hasn_edge.images.arrays` gives around it, but for a tie of rounding here and there.
 
     Args:
@@ -115,7 +117,7 @@ def check_pixels(floats: Session, pixels: Session) -> tuple[dict[str, Any], str]
         pixels: A session of the same graph with pixels in and out.
 
     Returns:
-        As :meth:`Gate.check` does.
+        As :meth:`Acceptance.check` does.
 
     Raises:
         VerificationError: a level differs by more than one, or more than one in a thousand differs.
@@ -129,12 +131,12 @@ def check_pixels(floats: Session, pixels: Session) -> tuple[dict[str, Any], str]
         difference = np.abs(pixels.run_pixels(x_NHWC).astype(np.int16) - levels)
         values, differing = values + difference.size, differing + int(np.count_nonzero(difference))
         largest = max(largest, int(difference.max()))
-    said = (
+    note = (
         f"pixels in and out: {differing} of {values} levels differ from the float graph, by {largest} at most"
     )
     if largest > 1 or differing > values * TIES:
-        raise VerificationError(f"{said}; one and {TIES:.1%} are allowed, nothing was written")
-    return {"levels": values, "differing": differing, "largest": largest}, said
+        raise VerificationError(f"{note}; one and {TIES:.1%} are allowed, nothing was written")
+    return PixelLevels(levels=values, differing=differing, largest=largest), note
 
 
 def check_static(
@@ -192,10 +194,10 @@ def _rounding(session: Session) -> float:
     return 1e-5 if session.precision is Precision.FP32 else 1e-3
 
 
-def _batches(spec: ModelSpec) -> Iterator[NDArray[np.float32]]:
+def _batches(spec: ModelSpec) -> Iterator[Float32]:
     for height, width in SIZES:
         yield _noise(spec, height, width)
 
 
-def _noise(spec: ModelSpec, height: int, width: int, *, count: int = 1) -> NDArray[np.float32]:
+def _noise(spec: ModelSpec, height: int, width: int, *, count: int = 1) -> Float32:
     return np.random.default_rng(0).random((count, spec.channels, height, width), dtype=np.float32)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, load_artifact, output_error, require_writable
-from hasn_edge.engine.capabilities import Form
-from hasn_edge.errors import UnsupportedError
-from hasn_edge.pipeline.autotune import build_fastest
-from hasn_edge.pipeline.build import BuildOptions, Built, Int8Method, Size, build_one
-from hasn_edge.pipeline.context import Job, Progress
-from hasn_edge.pipeline.variants import STRONGLY_TYPED_OPSET
+from hasn_edge.artifact import Artifact, Form, load_artifact
+from hasn_edge.errors import UnsupportedError, call, omit, use
+from hasn_edge.files import output_error, require_writable
+from hasn_edge.pipeline.autotune import autotune
+from hasn_edge.pipeline.build import Built, build_one
+from hasn_edge.pipeline.context import AUTO, BuildOptions, Size, load_context, publish_file
+from hasn_edge.pipeline.variants import STRONGLY_TYPED_OPSET, Variants
+from hasn_edge.progress import Progress, ignore
 from hasn_edge.spec import Precision
-
-AUTO = "auto"
-"""The precision that is measured instead of chosen."""
 
 
 def export(
@@ -24,10 +22,10 @@ def export(
     format: str = "onnx",
     precision: str = "fp32",
     opset: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     batch: int = 1,
     output: str | Path = "engines",
-    progress: Progress = lambda text: None,
+    progress: Progress = ignore,
 ) -> Artifact:
     """Write a model as ONNX or TorchScript after comparing it with PyTorch.
 
@@ -39,9 +37,9 @@ def export(
         opset: ONNX opset from 17 to 20; 17 for FP32 and 20 for FP16 where ``None``.
         size: The one (height, width) in pixels that the file takes; any size where ``None``.
         batch: Images that the file takes at a time, at most. More than one make a graph that takes any
-            number and any size; a server for it is told this one as its limit.
+            number and any size; a server for it takes this number as its limit.
         output: Folder.
-        progress: Called with what is under way.
+        progress: Receives what is under way.
 
     Raises:
         UnsupportedError: an unknown format, or a precision or opset that it does not have.
@@ -51,26 +49,34 @@ def export(
     wanted = Precision.parse(precision)
     require_writable(Path(output, "graph"))
     if wanted is Precision.INT8:
-        raise UnsupportedError("export writes fp32 and fp16; INT8 needs calibration: use hasn-edge build")
+        raise UnsupportedError(
+            "export writes fp32 and fp16; INT8 needs calibration", call("build", precision="int8")
+        )
     if format == "torchscript":
         if opset is not None:
-            raise UnsupportedError("TorchScript has no opset; leave out --opset, or export ONNX")
+            raise UnsupportedError("TorchScript has no opset", omit("opset"), use(format="onnx"))
         if size is not None:
-            raise UnsupportedError("TorchScript files take any size; leave out --size, or export ONNX")
+            raise UnsupportedError("TorchScript files take any size", omit("size"), use(format="onnx"))
         if batch != 1:
-            raise UnsupportedError("TorchScript files take any number of images; leave out --batch")
-        job = Job(model, progress=progress)
-        return job.publish(job.torchscript(wanted), Path(output))
-    if format == "triton":
+            raise UnsupportedError("TorchScript files take any number of images", omit("batch"))
+    elif format == "triton":
         return export_triton(
             model, precision=precision, opset=opset, size=size, batch=batch, output=output, progress=progress
         )
-    if format != "onnx":
+    elif format != "onnx":
         raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript, triton")
-    if wanted is Precision.FP16 and opset not in (None, STRONGLY_TYPED_OPSET):
-        raise UnsupportedError(f"FP16 tensors need opset {STRONGLY_TYPED_OPSET}; opset {opset} was asked for")
-    job = Job(model, batch=(1, batch), progress=progress)
-    return job.publish(job.graph(Form.CPU, wanted, size=size, opset=opset, suffix=""), Path(output))
+    elif wanted is Precision.FP16 and opset not in (None, STRONGLY_TYPED_OPSET):
+        raise UnsupportedError(
+            f"FP16 tensors need opset {STRONGLY_TYPED_OPSET}; opset {opset} was asked for",
+            omit("opset"),
+            use(precision="fp32"),
+        )
+    variants = Variants(load_context(model, batch=(1, batch), progress=progress), progress)
+    if format == "torchscript":
+        file = variants.make_torchscript(wanted)
+    else:
+        file = variants.make_graph(Form.CPU, wanted, size=size, opset=opset, suffix="")
+    return publish_file(variants.context, file, Path(output), progress)
 
 
 def export_triton(
@@ -78,11 +84,11 @@ def export_triton(
     *,
     precision: str = "fp32",
     opset: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     batch: int = 1,
     name: str | None = None,
     output: str | Path = "triton",
-    progress: Progress = lambda text: None,
+    progress: Progress = ignore,
 ) -> Artifact:
     """Add a model to a model repository of NVIDIA Triton Inference Server.
 
@@ -94,7 +100,7 @@ def export_triton(
         batch: Likewise; from 2 on the server joins requests.
         name: What clients call it; the file's name where ``None``.
         output: The repository's folder.
-        progress: Called with what is under way.
+        progress: Receives what is under way.
 
     Returns:
         The file in the repository.
@@ -130,42 +136,27 @@ def build(
     target: str | Path | None = None,
     calibration: str | Path | None = None,
     recipe: str | Path = "default",
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     dynamic: tuple[Size, Size, Size] | None = None,
     batch: int | None = None,
     pixels: bool = False,
     int8_method: str = "qdq",
     rebuild: bool = False,
     output: str | Path = "engines",
-    progress: Progress = lambda text: None,
+    progress: Progress = ignore,
 ) -> Built:
     """Build what runs on a target, within a quality budget.
 
-    Args:
-        model: Bundled name, ``.safetensors`` or ``.pth``.
-        precision: ``"fp32"``, ``"fp16"``, ``"int8"``, or ``"auto"``: those that make sense are built and
-            timed here, and the fastest that keeps its budget is published.
-        target: ``"cpu"`` for the graph that ONNX Runtime runs here, ``"portable"`` for the weakly
-            and the strongly typed graph that TensorRT 8.5 to 11 read, or an engine target by name or file;
-            :func:`hasn_edge.pipeline.build.default_target` where ``None``.
-        calibration: Images for INT8 ranges: a folder or a manifest; those of the recipe where ``None``.
-        recipe: INT8 recipe by name or file.
-        size: The one (height, width) in pixels; otherwise the target's shapes.
-        dynamic: Smallest, ``opt`` (fastest) and largest (height, width) of an engine for a range of sizes.
-        batch: Images at a time, at most: an engine takes 1 to so many, fastest at so many; a graph any
-            number. The target's where ``None``, which is 1 but for a file that says otherwise.
-        pixels: Take and give NHWC uint8 instead of NCHW float32: a quarter of the bytes to copy.
-        int8_method: ``"qdq"``, ranges written into the graph; or ``"calibrator"``, chosen by TensorRT 8.5 to
-            10 itself, to compare with.
-        rebuild: Compile even if ``output`` holds an engine that was built of the very same.
-        output: Folder.
-        progress: Called with what is under way.
+    The arguments are the attributes of :class:`~hasn_edge.pipeline.context.BuildOptions`, which describes
+    them; ``progress`` receives what is under way.
 
     Raises:
         VerificationError: the budget was missed; the message names the costliest layers.
         HasnEdgeError: see the message; nothing half-written stays.
     """
     options = BuildOptions(
+        model=model,
+        precision=precision,
         target=target,
         calibration=calibration,
         recipe=recipe,
@@ -173,16 +164,24 @@ def build(
         dynamic=dynamic,
         batch=batch,
         pixels=pixels,
-        int8_method=Int8Method.parse(int8_method),
+        int8_method=int8_method,
         rebuild=rebuild,
+        output=output,
     )
-    require_writable(Path(output, "engine"))
-    if precision == AUTO:
-        return build_fastest(model, options, output=Path(output), progress=progress)
-    wanted = Precision.parse(precision)
-    if wanted is not Precision.INT8 and (calibration is not None or str(recipe) != "default"):
+    return build_from(options, progress)
+
+
+def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
+    """Build what ``options`` describe; see :func:`build`."""
+    require_writable(Path(options.output, "engine"))
+    if options.precision == AUTO:
+        return autotune(options, progress)
+    if options.precision != Precision.INT8.value and (
+        options.calibration is not None or str(options.recipe) != "default"
+    ):
         raise UnsupportedError(
-            f"recipe and calibration are for INT8; the precision asked for is {wanted.value}: add "
-            "--precision int8, or leave them out"
+            f"recipe and calibration are for INT8; the precision asked for is {options.precision}",
+            use(precision="int8"),
+            omit("recipe", "calibration"),
         )
-    return build_one(model, wanted, options, output=Path(output), progress=progress)
+    return build_one(options, progress=progress)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from hasn_edge.artifact import Artifact, publish
+from hasn_edge.artifact import Artifact, AutotuneRecord, publish
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, UnsupportedError, VerificationError
+from hasn_edge.errors import (
+    ArtifactError,
+    BuildError,
+    HasnEdgeError,
+    UnsupportedError,
+    VerificationError,
+    say,
+    use,
+)
 from hasn_edge.evaluation.latency import Latency, latency_of, time_session
 from hasn_edge.hardware.gpu import gpu_facts
-from hasn_edge.pipeline.build import CACHE, BuildOptions, Built, Int8Method, build_one
-from hasn_edge.pipeline.context import Progress
+from hasn_edge.pipeline.build import CACHE, Built, build_one, default_target
+from hasn_edge.pipeline.context import BuildOptions
+from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime import cuda
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.session import Session
@@ -26,14 +36,14 @@ WORTH = 1.03
 """How many times as fast a coarser number format must be to be worth what it loses."""
 
 ROUNDS, CALLS, SECONDS = 5, 5, 0.3
-"""Rounds of each candidate, and what a round is at least."""
+"""Rounds in which each candidate is timed, and what a candidate gets of a round at least."""
+
+CANDIDATES = Path(CACHE, "candidates")
+"""Where the candidates lie, below the output folder: the next ``auto`` finds engines that did not change."""
 
 _OF_ONE_PRECISION = (VerificationError, BuildError, ArtifactError, UnsupportedError)
 """What one precision may fail with while another one can be built: some TensorRTs fail to build INT8 at all,
 and an engine may compute something else than its graph."""
-
-SHELF = Path(CACHE, "candidates")
-"""Where the candidates lie, below the output folder: the next ``auto`` finds engines that did not change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +58,27 @@ class Candidate:
         """The file that runs."""
         return self.built.artifacts[-1]
 
-    def said(self) -> str:
+    def describe(self) -> str:
         """Return what was measured of it, as words."""
-        held_out = self.artifact.details.get("measured", {}).get("held_out")
-        quality = f", {held_out['dpsnr_db']:+.4f} dB" if held_out else ", the reference"
+        measured = self.artifact.details.measured
+        held_out = measured.held_out if measured else None
+        quality = f", {held_out.dpsnr_db:+.4f} dB" if held_out else ", the reference"
         return f"{self.artifact.precision.value} {self.latency.median_ms:.2f} ms{quality}"
 
 
-def build_fastest(
-    model: str | Path,
-    options: BuildOptions,
-    *,
-    output: Path,
-    progress: Progress = lambda text: None,
-) -> Built:
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One precision that could not be built, or does not run."""
+
+    precision: Precision
+    error: HasnEdgeError
+
+    def describe(self) -> str:
+        """Return what failed, as words."""
+        return f"{self.precision.value} is left out: {self.error}"
+
+
+def autotune(options: BuildOptions, progress: Progress = ignore) -> Built:
     """Build what :func:`hasn_edge.pipeline.build.build_one` builds, in the precision that is fastest here.
 
     FP16 and INT8, on a CPU FP32 too. A precision that misses its budget, that the compiler cannot
@@ -69,7 +86,7 @@ def build_fastest(
     coarser one is kept only where it is at least :data:`WORTH` times as fast as the finer one.
 
     Returns:
-        The files that were kept; the summary says what each candidate took and lost, and why this one.
+        The files that were kept; the summary states what each candidate took and lost, and why this one.
 
     Raises:
         NoCudaError: no Python package for CUDA works here, which running an engine needs.
@@ -80,89 +97,86 @@ def build_fastest(
         ArtifactError: none computes what its graph does.
         HasnEdgeError: as for a build of one precision.
     """
-    target = options.resolved()
-    if options.int8_method is Int8Method.CALIBRATOR:
-        raise UnsupportedError("auto takes INT8's ranges from the graph; with the calibrator choose int8")
+    output = Path(options.output)
+    target = options.resolve_target(default_target())
+    if options.calibrator:
+        raise UnsupportedError("auto takes INT8's ranges from the graph", use(precision="int8"))
     _require_runnable(target)
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
     if target.runtime is EngineRuntime.CPU:
         precisions = (Precision.FP32, *precisions)
     made: list[Built] = []
-    failed: list[tuple[Precision, HasnEdgeError]] = []
+    unbuilt: list[Failure] = []
     for precision in precisions:
+        one = replace(options, precision=precision.value, output=output / CANDIDATES)
         try:
-            made.append(
-                build_one(
-                    model,
-                    precision,
-                    options,
-                    output=output / SHELF,
-                    cache=output / CACHE,
-                    progress=progress,
-                )
-            )
+            made.append(build_one(one, cache=output / CACHE, progress=progress))
         except _OF_ONE_PRECISION as exc:
-            failed.append((precision, exc))
-    candidates = measure(made, target, open_session, progress, failed)
-    left_out = [f"{precision.value} is left out: {exc}" for precision, exc in failed]
+            unbuilt.append(Failure(precision=precision, error=exc))
+    candidates, unopened = measure(made, target, open_session, progress)
+    failures = (*unbuilt, *unopened)
     if not candidates:
-        first = failed[0][1]
-        if all(isinstance(exc, UnsupportedError) for _, exc in failed):
-            raise first  # it is not about a precision
-        raise type(first)(" ".join(left_out)) from first
+        raise _joined(failures)
     chosen, why = choose(candidates)
-    facts = {
-        "candidates": [c.said() for c in candidates],
-        "left_out": left_out,
-        "why": why,
-    }
-    kept = tuple(_publish(artifact, output, facts) for artifact in chosen.built.artifacts)
-    return Built(artifacts=kept, summary=(*chosen.built.summary, *facts["candidates"], *left_out, why))
+    record = AutotuneRecord(
+        candidates=tuple(candidate.describe() for candidate in candidates),
+        left_out=tuple(failure.describe() for failure in failures),
+        why=why,
+    )
+    kept = tuple(_publish(artifact, output, record) for artifact in chosen.built.artifacts)
+    return Built(artifacts=kept, summary=(*chosen.built.summary, *record.candidates, *record.left_out, why))
 
 
 def measure(
     made: Sequence[Built],
     target: EngineTarget,
     open_one: Callable[..., Session],
-    progress: Progress = lambda text: None,
-    failed: list[tuple[Precision, HasnEdgeError]] | None = None,
-) -> tuple[Candidate, ...]:
-    """Time what was built on frames of the target's ``opt`` size, in rounds.
+    progress: Progress = ignore,
+) -> tuple[tuple[Candidate, ...], tuple[Failure, ...]]:
+    """Time what was built on frames of the target's optimal size, in rounds.
 
     Args:
-        made: The candidates.
-        target: What they were built for.
+        made: What was built.
+        target: What it was built for.
         open_one: Opens a file.
-        progress: Called with what is under way.
-        failed: Takes the errors of files that open wrong, which are left out; without it they are raised.
+        progress: Receives what is under way.
+
+    Returns:
+        What was timed, and the files that do not open.
     """
     batch, channels, height, width = target.shapes.opt
     frame = (height, width) if target.runtime is EngineRuntime.CPU else None
+    failures: list[Failure] = []
     with ExitStack() as stack:
-        opened: list[tuple[Built, Session]] = []
+        opened: list[tuple[Built, Session, Any]] = []
         for built in made:
+            artifact = built.artifacts[-1]
             try:
-                session = open_one(built.artifacts[-1], frame=frame, eager=True)
-                opened.append((built, stack.enter_context(session)))
+                session = stack.enter_context(open_one(artifact, frame=frame, eager=True))
             except ArtifactError as exc:
-                if failed is None:
-                    raise
-                failed.append((built.artifacts[-1].precision, exc))
-        sessions = [session for _, session in opened]
-        inputs = [_frame(session, (batch, channels, height, width)) for session in sessions]
-        samples: list[list[Any]] = [[] for _ in sessions]
+                failures.append(Failure(precision=artifact.precision, error=exc))
+                continue
+            opened.append((built, session, _frame(session, (batch, channels, height, width))))
+        samples: list[list[Any]] = [[] for _ in opened]
         for number in range(ROUNDS):
-            for index, (session, x) in enumerate(zip(sessions, inputs, strict=True)):
-                name = opened[index][0].artifacts[-1].path.name
-                progress(f"timing {name}, round {number + 1} of {ROUNDS}")
+            for (built, session, x), timed in zip(opened, samples, strict=True):
+                progress(Step(f"timing {built.artifacts[-1].path.name}, round", number + 1, ROUNDS))
                 session.run_pixels(x) if session.pixels else session.run(x)
-                samples[index].append(time_session(session, x, at_least=CALLS, seconds=SECONDS))
-    latencies = [latency_of(found) for found in samples]
-    return tuple(
+                timed.append(time_session(session, x, at_least=CALLS, seconds=SECONDS))
+    candidates = tuple(
         Candidate(built=built, latency=latency)
-        for (built, _), latency in zip(opened, latencies, strict=True)
-        if latency is not None
+        for (built, _, _), timed in zip(opened, samples, strict=True)
+        if (latency := latency_of(timed)) is not None
     )
+    return candidates, tuple(failures)
+
+
+def _joined(failures: Sequence[Failure]) -> HasnEdgeError:
+    """Return one error for all precisions; the first one's own where none of them is about a precision."""
+    first = failures[0].error
+    if all(isinstance(failure.error, UnsupportedError) for failure in failures):
+        return first
+    return type(first)(" ".join(failure.describe() for failure in failures))
 
 
 def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
@@ -195,23 +209,24 @@ def _require_runnable(target: EngineTarget) -> None:
     runs = target.runtime is EngineRuntime.CPU or (target.runtime.compiles and gpu_facts() is not None)
     if not runs:
         raise UnsupportedError(
-            f"auto runs what it builds, and what is built for {target.name!r} cannot run on this machine; "
-            "choose fp16 or int8, or build on the device"
+            f"auto runs what it builds, and what is built for {target.name!r} cannot run on this machine",
+            use(precision="fp16"),
+            use(precision="int8"),
+            say("build on the device"),
         )
     if target.runtime.compiles:  # minutes of compiling would be for nothing
         cuda.choose().close()
 
 
-def _publish(artifact: Artifact, folder: Path, facts: Mapping[str, Any]) -> Artifact:
-    """Publish a candidate once more, from the shelf to where the user wants it."""
+def _publish(artifact: Artifact, folder: Path, record: AutotuneRecord) -> Artifact:
+    """Publish a candidate once more, where the user wants it."""
     return publish(
         artifact.path.read_bytes(),
         folder / artifact.path.name,
-        kind=artifact.kind,
         spec=artifact.spec,
         precision=artifact.precision,
         source=artifact.source,
         parent=artifact.parent,
         made_by=artifact.made_by,
-        details={**artifact.details, "auto": dict(facts)},
+        details=msgspec.structs.replace(artifact.details, autotune=record),
     )

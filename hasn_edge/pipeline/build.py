@@ -2,96 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.artifact import Artifact, load_artifact
-from hasn_edge.engine.caches import KEY, engine_key, graph_of, lookup
-from hasn_edge.engine.capabilities import Capabilities, Form, ask_capabilities, find_module
-from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
-from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError
-from hasn_edge.hardware.gpu import gpu_facts
+import msgspec
+
+from hasn_edge.artifact import (
+    Artifact,
+    CalibrationRecord,
+    Form,
+    Golden,
+    GraphDetails,
+    RangesAskedFor,
+    load_artifact,
+)
+from hasn_edge.engine.caches import engine_key, graph_of, lookup
+from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
+from hasn_edge.engine.compile import engine_from_onnx
+from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.engine.worker_process import CalibratorInput
+from hasn_edge.errors import (
+    ArtifactError,
+    HasnEdgeError,
+    MissingDependencyError,
+    NoCudaError,
+    UnsupportedError,
+    omit,
+    use,
+)
+from hasn_edge.files import output_error
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.optional import require
-from hasn_edge.pipeline.context import Job, Progress
-from hasn_edge.pipeline.engine_build import calibrator_input, compiled, tried
-from hasn_edge.quantize.recipe import load_recipe
+from hasn_edge.pipeline.context import (
+    BuildContext,
+    BuildOptions,
+    FinishedFile,
+    load_context,
+    publish_file,
+)
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.golden import OWN_RANGES, make_golden
+from hasn_edge.runtime.open import open_session
 from hasn_edge.spec import Precision
 
 CACHE = "cache"
 """Folder below the output's in which timings of earlier builds are kept."""
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
-
-class Int8Method(str, Enum):
-    """Where the ranges of INT8 come from."""
-
-    QDQ = "qdq"
-    """Measured here, by our observers, and written into the graph: any TensorRT reads it, and a CPU."""
-    CALIBRATOR = "calibrator"
-    """TensorRT's own entropy calibrator: 8.5 to 10 only, known on the device only."""
-
-    @classmethod
-    def parse(cls, text: str) -> Int8Method:
-        """Return the method called ``text``.
-
-        Raises:
-            UnsupportedError: there is none.
-        """
-        try:
-            return cls(text)
-        except ValueError:
-            names = ", ".join(method.value for method in cls)
-            raise UnsupportedError(f"unknown INT8 method {text!r}; choose one of: {names}") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What is built, but for model and precision; see :func:`hasn_edge.pipeline.api.build`."""
-
-    target: str | Path | None = None
-    calibration: str | Path | None = None
-    recipe: str | Path = "default"
-    size: Size | None = None
-    dynamic: tuple[Size, Size, Size] | None = None
-    batch: int | None = None
-    pixels: bool = False
-    int8_method: Int8Method = Int8Method.QDQ
-    rebuild: bool = False
-
-    def resolved(self) -> EngineTarget:
-        """Return the target with the shapes asked for.
-
-        Raises:
-            UnsupportedError: options that exclude each other, or that this target does not have.
-            HasnEdgeError: see :func:`hasn_edge.engine.target.load_target`.
-        """
-        if self.size is not None and self.dynamic is not None:
-            raise UnsupportedError("a fixed size and a range of sizes exclude each other; give one of them")
-        target = load_target(default_target() if self.target is None else self.target)
-        if self.dynamic is not None:
-            if not target.runtime.compiles:
-                raise UnsupportedError(
-                    f"the target {target.name!r} takes any size as it is; leave out the range"
-                )
-            target = target.with_range(*self.dynamic)
-        if self.size is not None:
-            target = target.with_size(*self.size)
-        return target if self.batch is None else target.with_batch(self.batch)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Folders:
-    """Where a build of an engine writes, and where it looks first."""
-
-    output: Path
-    cache: Path
-    known: tuple[Path, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,26 +65,30 @@ class Built:
     """What the build measured, a sentence each."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Folders:
+    """Where a build of an engine writes, and where it looks first."""
+
+    output: Path
+    cache: Path
+    known: tuple[Path, ...]
+
+
 def build_one(
-    model: str | Path,
-    precision: Precision,
     options: BuildOptions,
     *,
-    output: Path,
     cache: Path | None = None,
     known: Sequence[Path] = (),
-    progress: Progress = lambda text: None,
+    progress: Progress = ignore,
 ) -> Built:
-    """Build ``model`` in one precision.
+    """Build a model in the one precision that ``options`` name.
 
     Args:
-        model: As for :func:`hasn_edge.pipeline.api.build`.
-        precision: What it computes in.
-        options: The rest.
-        output: Folder of the published files.
-        cache: Folder of what makes the next build faster; below ``output`` where ``None``.
-        known: More folders where an engine of the very same may lie; it is returned from there.
-        progress: Called with what is under way.
+        options: What is built.
+        cache: Folder of what makes the next build faster; below the output's where ``None``.
+        known: More folders where an engine that was built from the same things may lie; it is returned from
+            there.
+        progress: Receives what is under way.
 
     Raises:
         VerificationError: the budget was missed; the message names the costliest layers.
@@ -132,38 +97,43 @@ def build_one(
     require("torch", extra="export", needed_for="Building")
     from hasn_edge.fuse.apply import DEFAULT_RULES
 
-    target = options.resolved()
-    legacy = options.int8_method is Int8Method.CALIBRATOR
-    if legacy and (precision is not Precision.INT8 or not target.runtime.compiles):
-        raise UnsupportedError("the calibrator is TensorRT's, for INT8: choose an engine target and int8")
+    precision, output = Precision(options.precision), Path(options.output)
+    target = options.resolve_target(default_target())
+    if options.calibrator and (precision is not Precision.INT8 or not target.runtime.compiles):
+        raise UnsupportedError(
+            "the calibrator is TensorRT's, for INT8, and needs an engine target",
+            use(precision="int8", target=EngineRuntime.TENSORRT.value),
+            omit("int8_method"),
+        )
     target.require_gpu(gpu_facts())
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
-    rules = DEFAULT_RULES["onnxruntime" if target.runtime is EngineRuntime.CPU else "tensorrt"]
     low, high = target.shapes.min[0], target.shapes.max[0]
-    batch = (low, high) if target.runtime.compiles else (1, options.batch or 1)
-    job = Job(model, rules=rules, pixels=options.pixels, batch=batch, progress=progress)
-    smallest = target.shapes.min[2:] if target.runtime.compiles else options.size
-    if smallest is not None:
-        job.require_size(smallest)
-    if precision is Precision.INT8:
-        job.calibrate(load_recipe(options.recipe), options.calibration)
+    context = load_context(
+        options.model,
+        rules=DEFAULT_RULES["onnxruntime" if target.runtime is EngineRuntime.CPU else "tensorrt"],
+        pixels=options.pixels,
+        batch=(low, high) if target.runtime.compiles else (1, options.batch or 1),
+        recipe=options.recipe if precision is Precision.INT8 else None,
+        calibration=options.calibration,
+        smallest=target.shapes.min[2:] if target.runtime.compiles else options.size,
+        progress=progress,
+    )
+    variants = Variants(context, progress)
     if capabilities is not None:
         folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
-        return _engine(job, precision, target, capabilities, folders, options)
-    size = options.size
+        return _build_engine(options, variants, target, capabilities, folders, progress)
     if target.runtime is EngineRuntime.CPU:
-        made = [job.graph(Form.CPU, precision, size=size, suffix="-cpu")]
+        forms: tuple[Form, ...] = (Form.CPU,)
+    elif precision is Precision.FP16:
+        # No weakly typed FP16 graph: TensorRT before 10.12 makes FP16 of the FP32 one by a builder flag.
+        forms = (Form.STRONGLY_TYPED,)
     else:
-        # There is no weakly typed FP16 graph: TensorRT before 10.12 makes FP16 of FP32 by a builder flag.
-        forms = (
-            (Form.STRONGLY_TYPED,)
-            if precision is Precision.FP16
-            else (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
-        )
-        made = [job.graph(form, precision, size=size, suffix=f"-{form.value}") for form in forms]
+        forms = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
+    files = [variants.make_graph(form, precision, size=options.size) for form in forms]
     # Nothing takes its name before everything passed.
-    return Built(artifacts=tuple(job.publish(file, output) for file in made), summary=tuple(job.summary))
+    notes = (*variants.notes, *(note for file in files for note in file.notes))
+    return _publish(context, files, notes, output, progress)
 
 
 def default_target() -> str:
@@ -176,33 +146,32 @@ def default_target() -> str:
     return EngineRuntime.CPU.value
 
 
-def _engine(
-    job: Job,
-    wanted: Precision,
+def _build_engine(
+    options: BuildOptions,
+    variants: Variants,
     target: EngineTarget,
     capabilities: Capabilities,
     folders: _Folders,
-    options: BuildOptions,
+    progress: Progress,
 ) -> Built:
-    """Build an engine, or return the one that was built of the very same."""
-    legacy = options.int8_method is Int8Method.CALIBRATOR
-    if legacy and options.pixels:
-        raise UnsupportedError("the calibrator takes float images; leave out --pixels, or use the method qdq")
-    if legacy and not capabilities.calibrator:
-        raise UnsupportedError(
-            f"{capabilities.title} has no calibrator; use the method qdq, which serves all"
-        )
-    form = capabilities.weakly_typed_form if legacy else capabilities.form
+    """Build an engine, or return the one that was built from the same things."""
+    if options.calibrator and options.pixels:
+        raise UnsupportedError("the calibrator takes float images", omit("pixels"), use(int8_method="qdq"))
+    if options.calibrator and not capabilities.calibrator:
+        raise UnsupportedError(f"{capabilities.title} has no calibrator", use(int8_method="qdq"))
+    wanted, context = Precision(options.precision), variants.context
+    form = capabilities.weakly_typed_form if options.calibrator else capabilities.form
     # Weakly typed graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
-    by_flag = form.weakly_typed and (legacy or wanted is Precision.FP16)
-    # TensorRT's calibrator runs the graph on images of their own size: the engine's is the profile's.
-    precision, size = Precision.FP32 if by_flag else wanted, None if legacy else target.shapes.size
-    if len(set(job.batch)) > 1:
-        size = None  # a graph that takes any number of images takes any size; the engine's is the profile's
-    calibrator = calibrator_input(job) if legacy else None
+    by_flag = form.weakly_typed and (options.calibrator or wanted is Precision.FP16)
+    precision = Precision.FP32 if by_flag else wanted
+    # TensorRT's calibrator runs the graph on images of their own size, and a graph that takes any number of
+    # images takes any size: the engine's is the profile's.
+    any_size = options.calibrator or context.count is None
+    size = None if any_size else target.shapes.size
+    calibrator = calibrator_input(variants) if options.calibrator else None
     gpu = gpu_facts()
     key = engine_key(
-        job.identity(form, precision, size),
+        context.identity(form, precision, size),
         target,
         precision=wanted,
         capabilities=capabilities,
@@ -212,24 +181,70 @@ def _engine(
     for folder in () if options.rebuild else folders.known:
         if (found := lookup(folder, key)) is not None:
             return _unchanged(found)
-    graph = job.graph(form, precision, size=size, suffix=f"-{form.value}")
-    # What a flag makes of an FP32 graph is foreseen by the graph whose tensors have that type.
-    emulated = (
-        job.graph(Form.STRONGLY_TYPED, wanted, size=size, suffix="-strongly-typed") if by_flag else None
-    )
-    engine = compiled(
-        job,
-        graph,
+    graph = variants.make_graph(form, precision, size=size)
+    files = [graph]
+    if by_flag:  # what a flag makes of FP32 is predicted by the graph whose tensors have that type
+        files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
+    progress(Step(f"compiling for {target.name}"))
+    built = engine_from_onnx(
+        graph.data,
         target,
         precision=wanted,
-        emulated=emulated,
-        details={KEY: key, **_ranges(job, wanted, options)},
+        progress=lambda step: progress(
+            Step(f"compiling for {target.name}: {step.text}", step.done, step.total)
+        ),
         cache=folders.cache,
         calibrator=calibrator,
     )
-    job.summary.append(tried(job, engine, target, gpu))
-    published = job.publish(graph, folders.output), job.publish(engine, folders.output)
-    return Built(artifacts=published, summary=tuple(job.summary))
+    progress(Step("computing the golden image"))
+    engine = FinishedFile(
+        data=built.plan,
+        precision=wanted,
+        suffix=f"-{target.name}",
+        details=msgspec.structs.replace(
+            built.details(),
+            cache_key=key,
+            **_facts(options, context, files[-1]),
+            golden=golden_of(context, files[-1], wanted, target, OWN_RANGES if calibrator else None),
+        ),
+        notes=(
+            f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}",
+            *(f"warning of the compiler: {text}" for text in built.warnings[:3]),
+        ),
+        parent=hashlib.sha256(graph.data).hexdigest(),
+        made_by=built.made_by,
+    )
+    tested = smoke_test(context, engine, target, gpu, progress)
+    notes = (*variants.notes, *(note for file in (*files, engine) for note in file.notes), tested)
+    return _publish(context, (graph, engine), notes, folders.output, progress)
+
+
+def _facts(options: BuildOptions, context: BuildContext, nearest: FinishedFile) -> dict[str, Any]:
+    """Return what an engine's sidecar states of its graph and ranges.
+
+    Args:
+        options: What was asked for.
+        context: What was built.
+        nearest: The graph whose arithmetic on a CPU is nearest to the engine's: what it measured and what it
+            computes is what the engine is held to.
+    """
+    assert isinstance(nearest.details, GraphDetails)
+    facts: dict[str, Any] = {
+        "model": context.model,
+        "emulated_as": f"{nearest.details.form.words} graph, {nearest.precision.value}",
+        "measured": nearest.details.measured,
+    }
+    if context.images is None:
+        return facts
+    given = options.calibration
+    return {
+        **facts,
+        "int8_method": options.int8_method if options.calibrator else None,
+        "calibration": CalibrationRecord(fingerprint=context.images.fingerprint, images=len(context.images)),
+        "asked": RangesAskedFor(
+            recipe=Path(options.recipe).name, calibration=None if given is None else Path(given).name
+        ),
+    }
 
 
 def _unchanged(engine: Artifact) -> Built:
@@ -242,16 +257,77 @@ def _unchanged(engine: Artifact) -> Built:
     return Built(artifacts=(*graphs, engine), summary=(summary,))
 
 
-def _ranges(job: Job, precision: Precision, options: BuildOptions) -> dict[str, Any]:
-    """Return what an INT8 engine's sidecar says of its ranges: hash of the images, and what was asked."""
-    if precision is not Precision.INT8:
-        return {}
-    assert job.images is not None
-    images = options.calibration
-    return {
-        "calibration": {"fingerprint": job.images.fingerprint, "images": len(job.images)},
-        "asked": {
-            "recipe": Path(options.recipe).name,
-            "calibration": None if images is None else Path(images).name,
-        },
-    }
+def calibrator_input(variants: Variants) -> CalibratorInput:
+    """Return the images for TensorRT's own calibrator, and what the recipe keeps out of INT8."""
+    from hasn_edge.quantize.graph import convolutions
+
+    recipe, images = variants.context.recipe, variants.context.images
+    assert recipe is not None
+    assert images is not None
+    names = [conv.name for conv in convolutions(variants.exporter.fp32())]
+    chosen = set(recipe.select(names))
+    return CalibratorInput(
+        batches=images,
+        fingerprint=images.fingerprint,
+        float_layers=tuple(name for name in names if name not in chosen),
+    )
+
+
+def golden_of(
+    context: BuildContext,
+    file: FinishedFile,
+    precision: Precision,
+    target: EngineTarget,
+    tolerance: tuple[float, float] | None,
+) -> Golden:
+    """Return an image and what the network makes of it, which every later load is checked against."""
+    from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+
+    spec, exact = context.checkpoint.spec, precision is Precision.INT8
+    with OnnxRuntimeSession(file.data, spec, precision=precision, exact=exact) as session:
+        return make_golden(session, target.shapes.opt[2:], tolerance=tolerance)
+
+
+def smoke_test(
+    context: BuildContext,
+    engine: FinishedFile,
+    target: EngineTarget,
+    gpu: GpuFacts | None,
+    progress: Progress,
+) -> str:
+    """Run a finished engine before it gets its name, where this machine can.
+
+    Returns:
+        What was found, as a sentence: that it ran, or why it could not.
+
+    Raises:
+        ArtifactError: it computes something else than its graph.
+        BuildError: it does not load, or fails.
+    """
+    what = f"the {engine.precision.value} engine for {target.name}"
+    if gpu is None or (
+        target.runtime is EngineRuntime.RTX
+        and target.compute_capabilities
+        and gpu.compute_capability not in target.compute_capabilities
+    ):
+        return f"{what} was not executed: that needs its GPU"
+    progress(Step(f"running {what}"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="hasn-edge-try-") as folder:
+            open_session(publish_file(context, engine, Path(folder), progress)).close()
+    except (MissingDependencyError, NoCudaError) as exc:
+        return f"{what} was not executed: {exc}"
+    except OSError as exc:
+        raise output_error(Path(tempfile.gettempdir()), exc) from exc
+    return f"{what} ran: its golden image came out right"
+
+
+def _publish(
+    context: BuildContext,
+    files: Sequence[FinishedFile],
+    notes: Iterable[str],
+    output: Path,
+    progress: Progress,
+) -> Built:
+    artifacts = tuple(publish_file(context, file, output, progress) for file in files)
+    return Built(artifacts=artifacts, summary=tuple(dict.fromkeys(notes)))

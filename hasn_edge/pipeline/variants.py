@@ -1,11 +1,24 @@
-"""The graphs of one model, in every form and precision: each made once, from the same weights and ranges."""
+"""How graphs are made of a model: each form and precision from the same weights and ranges, then checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hasn_edge.engine.capabilities import Form
+import msgspec
+
+from hasn_edge.artifact import Form, GraphDetails, PixelLevels, TorchScriptDetails
+from hasn_edge.engine.precision import FLAGS
+from hasn_edge.errors import Cure, UnsupportedError, omit, say
+from hasn_edge.pipeline.acceptance import (
+    FP16_BUDGET_DB,
+    SIZES,
+    Acceptance,
+    check_batch,
+    check_pixels,
+    check_static,
+)
+from hasn_edge.pipeline.context import BuildContext, FinishedFile, Size
+from hasn_edge.progress import Progress, Step
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -14,35 +27,37 @@ if TYPE_CHECKING:
     from hasn_edge.model.checkpoint import Checkpoint
     from hasn_edge.quantize.ranges import CalibrationBatches, Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
+    from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
 WEAKLY_TYPED_OPSET, STRONGLY_TYPED_OPSET = 17, 20
 
 
-@dataclass
-class GraphMaker:
-    """Makes graphs of one checkpoint. Nothing is written to disk and nothing is checked here."""
+class GraphExporter:
+    """Makes graphs of one checkpoint. Nothing is written to disk and nothing is checked here.
 
-    checkpoint: Checkpoint
-    rules: tuple[str, ...] = ()
-    """Fusion rules that are applied first."""
-    fused: list[str] = field(init=False)
-    """What fusion did, a line a rule."""
+    Args:
+        checkpoint: The network.
+        rules: Fusion rules that are applied first.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, checkpoint: Checkpoint, rules: tuple[str, ...] = ()) -> None:
         from hasn_edge.fuse.apply import fuse
 
-        self._model = self.checkpoint.model()
-        self.fused = []
-        if self.rules:
-            self._model, self.fused = fuse(self._model, self.rules)
-        self._fp32: dict[tuple[int, bool, tuple[int, int] | None, int | None], ModelProto] = {}
+        self.checkpoint = checkpoint
+        self.rules = rules
+        self.fused: list[str] = []
+        """What fusion did, a line a rule."""
+        self._model = checkpoint.model()
+        if rules:
+            self._model, self.fused = fuse(self._model, rules)
+        self._fp32: dict[tuple[int, bool, Size | None, int | None], ModelProto] = {}
 
     def fp32(
         self,
         opset: int = WEAKLY_TYPED_OPSET,
         *,
         decompose_norm: bool = False,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         batch: int | None = 1,
     ) -> ModelProto:
         """Return the FP32 graph; do not modify it, it is kept for further calls."""
@@ -60,18 +75,18 @@ class GraphMaker:
             )
         return self._fp32[key]
 
-    def ranges(self, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
+    def measure_ranges(self, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
         """Measure the ranges that INT8 needs: keyed by convolution, they serve every form."""
         from hasn_edge.quantize.ranges import ranges_from_onnx
 
         return ranges_from_onnx(self.fp32(), data, recipe)
 
-    def make(
+    def export(
         self,
         form: Form,
         precision: Precision,
         *,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         batch: int | None = 1,
         opset: int | None = None,
         ranges: Ranges | None = None,
@@ -85,7 +100,7 @@ class GraphMaker:
             size: The one (height, width) that it takes; any size where ``None``.
             batch: How many images it takes at a time; any number where ``None``, not with a size.
             opset: Instead of the form's own.
-            ranges: From :meth:`ranges`.
+            ranges: From :meth:`measure_ranges`.
             recipe: What is quantized.
         """
         from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
@@ -102,3 +117,191 @@ class GraphMaker:
             assert recipe is not None
             graph = int8_onnx_from_onnx(graph, ranges, recipe)
         return graph
+
+
+class Variants:
+    """Makes and checks files of one model; what was found goes with each file.
+
+    Args:
+        context: The model, and what its files shall be.
+        progress: Receives what is under way.
+    """
+
+    def __init__(self, context: BuildContext, progress: Progress) -> None:
+        self.context = context
+        self.progress = progress
+        self.exporter = GraphExporter(context.checkpoint, context.rules)
+        self._acceptance = Acceptance(context.checkpoint)
+        self._ranges: Ranges | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found before any file was made, a sentence each."""
+        return (*self.exporter.fused, *self.context.notes)
+
+    def make_graph(
+        self,
+        form: Form,
+        precision: Precision,
+        *,
+        size: Size | None,
+        suffix: str | None = None,
+        opset: int | None = None,
+    ) -> FinishedFile:
+        """Make and check one ONNX file.
+
+        Args:
+            form: Who reads it.
+            precision: What it computes in.
+            size: The one (height, width) that it takes; any size where ``None``.
+            suffix: What its name has after the precision; the form's own where ``None``.
+            opset: Instead of the form's own.
+
+        Raises:
+            ShapeError: ``size`` is too small for the network.
+            UnsupportedError: one size and any number of images.
+            VerificationError: it is not this network, or misses its budget.
+        """
+        from hasn_edge.exporters.uint8_io import with_pixels
+        from hasn_edge.quantize.check_qdq import check_qdq
+
+        context, count = self.context, self.context.count
+        if size is not None:
+            context.require_size(size)
+            if count is None:
+                raise UnsupportedError(
+                    "a graph of one size takes one image at a time",
+                    omit("size"),
+                    omit("batch"),
+                    say("build an engine, which has both"),
+                )
+        suffix = f"-{form.value}" if suffix is None else suffix
+        what = f"{precision.value}{suffix}"
+        ranges = self._measured_ranges() if precision is Precision.INT8 else None
+
+        def export(size: Size | None, batch: int | None) -> ModelProto:
+            return self.exporter.export(
+                form, precision, size=size, batch=batch, opset=opset, ranges=ranges, recipe=context.recipe
+            )
+
+        self.progress(Step(f"making {what}"))
+        graph = export(None, 1 if count == 1 else None)
+        self.progress(Step(f"checking {what}"))
+        if precision is Precision.INT8:
+            check_qdq(graph)
+        with self._open(graph, precision) as session:
+            measured, note = self._acceptance.check(
+                session, what=f"the ONNX graph {what}", budget_db=self._budget(precision), advice=self._advice
+            )
+            if count != 1:
+                check_batch(session)
+        notes = [note]
+        if size is not None or count not in (1, None):
+            fixed = export(size, count)
+            check_static(
+                lambda: self._open(graph, precision),
+                lambda: self._open(fixed, precision),
+                size or SIZES[-1],
+                count=count or 1,
+            )
+            graph = fixed
+        pixels: PixelLevels | None = None
+        if context.pixels:
+            floats, graph = graph, with_pixels(graph)
+            with self._open(floats, precision) as before, self._open(graph, precision) as after:
+                pixels, note = check_pixels(before, after)
+            notes.append(note)
+        details = GraphDetails(
+            size=size,
+            form=form,
+            opset=graph.opset_import[0].version,
+            builder_flags=FLAGS[precision] if form.weakly_typed else (),
+            fused=context.rules,
+            measured=msgspec.structs.replace(measured, pixels=pixels),
+        )
+        if ranges is not None:
+            details, note = self._with_quantization(details, ranges)
+            notes.append(note)
+        return FinishedFile(
+            data=graph.SerializeToString(),
+            precision=precision,
+            suffix=suffix,
+            details=details,
+            notes=tuple(notes),
+        )
+
+    def make_torchscript(self, precision: Precision) -> FinishedFile:
+        """Make and check one TorchScript file.
+
+        Raises:
+            VerificationError: it is not this network.
+        """
+        from hasn_edge.exporters.torchscript import torchscript_bytes, torchscript_from_model
+        from hasn_edge.runtime.torchscript import TorchScriptSession
+
+        self.progress(Step(f"exporting TorchScript {precision.value}"))
+        checkpoint = self.context.checkpoint
+        data = torchscript_bytes(torchscript_from_model(checkpoint.model(), precision=precision))
+        self.progress(Step("comparing with PyTorch"))
+        with TorchScriptSession(data, checkpoint.spec, precision=precision) as session:
+            measured, note = self._acceptance.check(session, what=f"the {precision.value} TorchScript file")
+        return FinishedFile(
+            data=data,
+            precision=precision,
+            suffix="",
+            details=TorchScriptDetails(measured=measured),
+            notes=(note,),
+        )
+
+    def _measured_ranges(self) -> Ranges:
+        """Return the ranges for INT8, measured when they are first needed."""
+        assert self.context.recipe is not None
+        assert self.context.images is not None
+        if self._ranges is None:
+            self.progress(Step(f"measuring ranges on {len(self.context.images)} images"))
+            self._ranges = self.exporter.measure_ranges(self.context.images, self.context.recipe)
+        return self._ranges
+
+    def _open(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:
+        """Open a graph; INT8 as exact Q/DQ arithmetic, which is what an engine is expected to do."""
+        from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(
+            graph.SerializeToString(),
+            self.context.checkpoint.spec,
+            precision=precision,
+            exact=precision is Precision.INT8,
+        )
+
+    def _budget(self, precision: Precision) -> float:
+        recipe = self.context.recipe
+        return recipe.budget_db if recipe and precision is Precision.INT8 else FP16_BUDGET_DB
+
+    def _advice(self) -> tuple[str, Cure] | None:
+        """Say which convolutions cost the most, where it is INT8 that lost too much."""
+        if self._ranges is None or self.context.recipe is None:
+            return None
+        from hasn_edge.data.pairs import shipped_eval_set
+        from hasn_edge.images.arrays import to_tensor
+        from hasn_edge.quantize.sensitivity import advice, sensitivity
+
+        self.progress(Step("measuring which convolutions cost the most"))
+        images = [to_tensor(pair.lr()) for pair in shipped_eval_set(self.context.checkpoint.spec.scale)]
+        costs = sensitivity(self.exporter.fp32(), self._ranges, self.context.recipe, images, by_kind=True)
+        return advice(costs)
+
+    def _with_quantization(self, details: GraphDetails, ranges: Ranges) -> tuple[GraphDetails, str]:
+        from hasn_edge.quantize.graph import convolutions, mac_share
+
+        assert self.context.recipe is not None
+        plain = self.exporter.fp32()
+        chosen = self.context.recipe.select(conv.name for conv in convolutions(plain))
+        share = mac_share(plain, chosen)
+        details = msgspec.structs.replace(
+            details,
+            recipe=self.context.recipe.to_dict(),
+            ranges=ranges.to_record(),
+            int8_convolutions=chosen,
+            int8_mac_share=share,
+        )
+        return details, f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs"

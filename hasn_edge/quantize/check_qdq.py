@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
-def lint(proto: ModelProto) -> None:
+def check_qdq(proto: ModelProto) -> None:
     """Check a Q/DQ graph against TensorRT's rules.
 
     Raises:
@@ -36,10 +36,10 @@ def problems(proto: ModelProto) -> list[str]:
     quantized; a tensor is quantized once, whoever reads it; nothing quantizes the FP32 input of a graph
     whose convolutions are FP16.
     """
-    return list(_Linter(proto).run())
+    return list(_Checker(proto).run())
 
 
-class _Linter:
+class _Checker:
     def __init__(self, proto: ModelProto) -> None:
         onnx = require("onnx", extra="export", needed_for="Checking a Q/DQ graph")
         self._nodes = list(proto.graph.node)

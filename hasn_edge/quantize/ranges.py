@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hasn_edge.artifact import RangesRecord
 from hasn_edge.errors import ArtifactError, CheckpointError, InputError
 from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.optional import require
@@ -65,41 +65,16 @@ class Ranges:
                 "to another network or recipe, measure them again"
             ) from None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values for a sidecar."""
-        return {
-            "observer": self.observer.value,
-            "percentile": self.percentile,
-            "fingerprint": self.fingerprint,
-            "images": self.images,
-            "values": dict(self.values),
-            "peaks": dict(self.peaks),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Ranges:
-        """Build ranges from :meth:`to_dict`'s values.
-
-        Raises:
-            ArtifactError: a value is missing, or not a finite number from 0 up.
-        """
-        try:
-            ranges = cls(
-                values={str(name): float(value) for name, value in values["values"].items()},
-                peaks={str(name): float(value) for name, value in values["peaks"].items()},
-                observer=Observer(values["observer"]),
-                percentile=values["percentile"],
-                fingerprint=str(values["fingerprint"]),
-                images=int(
-                    values["images"] if "images" in values else values["pictures"]
-                ),  # as version 0.1 wrote it
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise ArtifactError(f"damaged ranges ({type(exc).__name__}: {exc}); measure them again") from exc
-        for name, value in (*ranges.values.items(), *ranges.peaks.items()):
-            if not (math.isfinite(value) and value >= 0):
-                raise ArtifactError(f"the range of {name} is {value}; expected 0 or more, measure them again")
-        return ranges
+    def to_record(self) -> RangesRecord:
+        """Return what a sidecar states of them."""
+        return RangesRecord(
+            observer=self.observer.value,
+            percentile=self.percentile,
+            fingerprint=self.fingerprint,
+            images=self.images,
+            values=dict(self.values),
+            peaks=dict(self.peaks),
+        )
 
 
 def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -12,8 +12,8 @@ from typing import Any
 
 from hasn_edge.config import load_config
 from hasn_edge.errors import ConfigError
+from hasn_edge.files import shipped
 from hasn_edge.quantize.observers import Observer
-from hasn_edge.resources import shipped
 
 
 class Granularity(str, Enum):
@@ -87,14 +87,6 @@ class QuantRecipe:
                 f" less {', '.join(self.keep_float[:4]) or 'nothing'} against {some}, ..."
             )
         return chosen
-
-    def unmatched(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the patterns that fit no name: misspelt, or for a part that this network does not have."""
-        return tuple(
-            pattern
-            for pattern in (*self.quantize, *self.keep_float)
-            if not any(fnmatchcase(name, pattern) for name in names)
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, one per field."""

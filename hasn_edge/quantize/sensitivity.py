@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hasn_edge.errors import InputError
+from hasn_edge.errors import Cure, InputError, say
 from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.images.arrays import Float32
+from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 
@@ -55,7 +56,7 @@ def sensitivity(
     *,
     by_kind: bool = False,
     largest: int = 64,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> tuple[LayerCost, ...]:
     """Quantize what ``recipe`` selects one convolution (or one kind) at a time; the costliest comes first.
 
@@ -66,7 +67,7 @@ def sensitivity(
         images: Network inputs ``(1, C, H, W)`` float32 in [0, 1] that were not used for calibration.
         by_kind: Treat the same convolution of all blocks as one.
         largest: Images are cut to this side in pixels around their middle, to keep it short.
-        progress: Called with (done, total).
+        progress: Receives which convolution is quantized.
 
     Raises:
         InputError: there is no image.
@@ -81,11 +82,10 @@ def sensitivity(
     reference = _outputs(proto, crops)
     errors: dict[str, float] = {}
     for done, (group, names) in enumerate(groups.items()):
-        progress(done, len(groups))
+        progress(Step(f"quantizing {group} alone", done, len(groups)))
         alone = replace(recipe, quantize=tuple(names), keep_float=())
         outputs = _outputs(int8_onnx_from_onnx(proto, ranges, alone), crops)
         errors[group] = float(np.mean([_mean_square(a, b) for a, b in zip(reference, outputs, strict=True)]))
-    progress(len(groups), len(groups))
     macs = conv_macs(proto)
     total_macs, total_error = sum(macs.values()), sum(errors.values())
     costs = (
@@ -101,15 +101,17 @@ def sensitivity(
     return tuple(sorted(costs, key=lambda cost: -cost.mean_square))
 
 
-def advice(costs: Sequence[LayerCost], *, count: int = 5) -> str:
-    """Return one sentence for a build that missed its budget: the costliest layers and what to do."""
+def advice(costs: Sequence[LayerCost], *, count: int = 5) -> tuple[str, Cure]:
+    """Return a sentence that names the costliest layers, and the cure, for a build that missed its budget."""
     worst = [cost for cost in costs if cost.mean_square > 0][:count]
     listed = "; ".join(
         f"{cost.name} ({cost.error_share:.0%} of the error for {cost.mac_share:.1%} of the MACs)"
         for cost in worst
     )
     names = ", ".join(f'"{cost.name}"' for cost in worst)
-    return f"costliest layers: {listed}. Keep them in float with keep_float = [{names}] in the recipe"
+    return f"The costliest layers: {listed}", say(
+        f"keep them in float with keep_float = [{names}] in the recipe"
+    )
 
 
 def _outputs(proto: ModelProto, crops: Sequence[Float32]) -> list[Float32]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from hasn_edge.artifact import Golden, Tolerance
 from hasn_edge.errors import ArtifactError
 from hasn_edge.images.arrays import Float32, Float64
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
 
-_SCHEMA = 1
+_SCHEMA, _INPUT = 1, "waves"
+"""What this version computes: the layout of a golden record, and the image."""
 _POINTS = 64
 _CELLS = 4
 _TOLERANCES: Mapping[Precision, tuple[float, float]] = {
@@ -39,7 +40,7 @@ def make_golden(
     *,
     precision: Precision | None = None,
     tolerance: tuple[float, float] | None = None,
-) -> dict[str, Any]:
+) -> Golden:
     """Compute what a correct engine gives, with a session that is known to be right.
 
     Args:
@@ -49,8 +50,8 @@ def make_golden(
         tolerance: Another one: root-mean-square and largest difference, values in [0, 1].
 
     Returns:
-        Plain JSON values for the sidecar's ``details["golden"]``: how the image is made, what comes out at
-        64 points and on average over 16 cells of each channel, and how far off that may be.
+        How the image is made, what comes out at 64 points and on average over 16 cells of each channel,
+        and how far off that may be.
 
     Raises:
         HasnEdgeError: as ``session.run``.
@@ -58,19 +59,19 @@ def make_golden(
     shape = (session.batch or 1, session.spec.channels, *size)
     points, cells = _measure(session.run(golden_input(shape)))
     rms, largest = tolerance or _TOLERANCES[precision or session.precision]
-    return {
-        "schema": _SCHEMA,
-        "input": "waves",
-        "shape": list(shape),
-        "points": [round(float(v), 5) for v in points.ravel()],
-        "cells": [round(float(v), 5) for v in cells.ravel()],
-        "tolerance": {"rms": rms, "largest": largest},
-    }
+    return Golden(
+        schema=_SCHEMA,
+        input=_INPUT,
+        shape=shape,
+        points=tuple(round(float(v), 5) for v in points.ravel()),
+        cells=tuple(round(float(v), 5) for v in cells.ravel()),
+        tolerance=Tolerance(rms=rms, largest=largest),
+    )
 
 
 def check_golden(
     session: Session,
-    golden: Any,
+    golden: Golden | None,
     *,
     name: str | None = None,
     cure: str = "build it again with 'hasn-edge build'",
@@ -90,20 +91,14 @@ def check_golden(
         HasnEdgeError: as ``session.run``.
     """
     name = name or session.backend
-    try:
-        known = golden["schema"] == _SCHEMA and golden["input"] == "waves"
-        shape = tuple(int(n) for n in golden["shape"])
-        wanted = [np.array(golden[key], np.float64) for key in ("points", "cells")]
-        limits = float(golden["tolerance"]["rms"]), float(golden["tolerance"]["largest"])
-        known = known and len(shape) == 4 and all(np.isfinite(values).all() for values in wanted)
-    except (KeyError, TypeError, ValueError):
-        known = False
-    if not known:
+    if golden is None or (golden.schema, golden.input) != (_SCHEMA, _INPUT):
         raise ArtifactError(
             f"{name}: its sidecar has no image whose result is known, so that nothing tells whether it "
             f"computes this network; {cure}"
         )
-    x_NCHW = golden_input(shape)
+    x_NCHW = golden_input(golden.shape)
+    wanted = [np.array(values, np.float64) for values in (golden.points, golden.cells)]
+    limits = golden.tolerance.rms, golden.tolerance.largest
     executions = range(session.in_flight)
     for pending in [session.submit(1 - x_NCHW) for _ in executions]:
         pending.result()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasn_edge.artifact import writing
 from hasn_edge.errors import InputError
+from hasn_edge.files import writing
 from hasn_edge.optional import require
 from hasn_edge.train.run import CURVE, LOG, read_log
 

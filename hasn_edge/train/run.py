@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.artifact import writing
 from hasn_edge.config import config_from_mapping
 from hasn_edge.errors import ConfigError
+from hasn_edge.files import writing
 from hasn_edge.train.recipe import Recipe
 
 FILE = "run.json"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from hasn_edge.artifact import file_sha256
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards, combined_fingerprint
 from hasn_edge.errors import CheckpointError, ConfigError, InputError
+from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import Checkpoint, load_checkpoint
 from hasn_edge.optional import installed_version
 from hasn_edge.train.loop import train

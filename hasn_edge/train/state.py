@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from hasn_edge.artifact import writing
 from hasn_edge.errors import CheckpointError
+from hasn_edge.files import writing
 
 _MAGIC = b"HASN-EDGE TRAINING STATE 1\n"
 _NAME = re.compile(r"state-(\d{9})\.pt")

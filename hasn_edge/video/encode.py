@@ -11,8 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hasn_edge.artifact import output_error, writing
 from hasn_edge.errors import OutputError, ShapeError, UnsupportedError
+from hasn_edge.files import output_error, writing
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, FrameFromRgb

@@ -11,6 +11,7 @@ from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.spec import Precision
 from tests.support import boards
 from tests.support.bench_rig import ORIN, SPEC, BenchRig
+from tests.support.samples import details_of
 
 
 @pytest.fixture
@@ -18,11 +19,10 @@ def engine(tmp_path):
     return publish(
         b"ftrt" + bytes(2000),
         tmp_path / "net-fp16-64x48.engine",
-        kind=Kind.ENGINE,
         spec=SPEC,
         precision=Precision.FP16,
         source="0" * 64,
-        details={"size": [48, 64]},
+        details=details_of(Kind.ENGINE, size=[48, 64]),
     ).path
 
 

@@ -13,6 +13,7 @@ from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
+from tests.support.samples import details_of
 
 
 class Builds:
@@ -22,14 +23,14 @@ class Builds:
         self.folder, self.asked = folder, []
 
     def artifact(self, name, kind, precision, size=None):
-        details = {"size": list(size)} if size else {}
         return publish(
-            bytes(2000) + name.encode(), self.folder / name, kind=kind, spec=SPEC,
-            precision=Precision(precision), source="0" * 64, details=details,
+            bytes(2000) + name.encode(), self.folder / name, spec=SPEC,
+            precision=Precision(precision), source="0" * 64, details=details_of(kind, size=size),
         )  # fmt: skip
 
-    def build(self, model, precision, options, *, output, cache, known, progress):
-        precision, target, size = precision.value, options.target, options.size
+    def build(self, options, *, cache, known, progress):
+        precision, target, size = options.precision, options.target, options.size
+        output = options.output
         self.asked.append((precision, target, size))
         kept = self.folder / "engines"
         if target == "cpu":

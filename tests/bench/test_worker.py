@@ -15,6 +15,7 @@ from hasn_edge.runtime.session import Timing
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC, TimedSession
 from tests.support.fake_session import FakeSession
+from tests.support.samples import details_of
 
 
 def test_what_is_timed_compiles_its_kernels_before(monkeypatch):
@@ -27,7 +28,12 @@ def test_what_is_timed_compiles_its_kernels_before(monkeypatch):
 
     monkeypatch.setattr(opening, "open_session", open_session)
     engine = Artifact(
-        path=Path("x4.engine"), kind=Kind.ENGINE, spec=SPEC, precision=Precision.FP16, sha256="0", source="0"
+        path=Path("x4.engine"),
+        spec=SPEC,
+        precision=Precision.FP16,
+        sha256="0",
+        source="0",
+        details=details_of(Kind.ENGINE),
     )
     case = Case(label="rtx", artifact=engine)
     case.open((180, 320))

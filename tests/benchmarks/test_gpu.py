@@ -21,6 +21,7 @@ from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
+from tests.support.samples import details_of
 
 SPEC = ModelSpec(features=8, blocks=1)
 
@@ -81,12 +82,12 @@ def test_what_fails_says_why(gpu, bench, model, x):
 
 
 def test_an_artifact_is_timed_through_its_session(gpu, bench, model, x, tmp_path):
-    from hasn_edge.artifact import Kind, publish
+    from hasn_edge.artifact import publish
     from hasn_edge.spec import Precision
 
     graph = publish(
-        onnx_from_model(model).SerializeToString(), tmp_path / "n.onnx", kind=Kind.ONNX, spec=SPEC,
-        precision=Precision.FP32, source="0" * 64,
+        onnx_from_model(model).SerializeToString(), tmp_path / "n.onnx", spec=SPEC,
+        precision=Precision.FP32, source="0" * 64, details=details_of(Kind.ONNX),
     )  # fmt: skip
     case = gpu.run(gpu.Case(label="o", precision="fp32"), lambda c: bench.session(c, graph.path, x))
     assert case.error is None

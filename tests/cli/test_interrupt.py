@@ -45,7 +45,7 @@ import os, pathlib, signal, sys, time
 from hasn_edge import artifact, interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 interrupt.leave_at_once()
-with interrupt.working(), artifact.writing(pathlib.Path("half.txt")):
+with interrupt.working(), files.writing(pathlib.Path("half.txt")):
     try:
         import slow
     finally:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.artifact import require_writable
 from hasn_edge.cli import cli
 from hasn_edge.errors import OutputError
+from hasn_edge.files import require_writable
 
 EVERY_VERB = [
     ["bench", "--json", "{}"],

@@ -19,8 +19,8 @@ from hasn_edge.data.calibration import (
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
+from hasn_edge.files import shipped
 from hasn_edge.images.codec import read_image, write_image
-from hasn_edge.resources import shipped
 
 
 def image(height: int = 100, width: int = 150, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hasn_edge.artifact import sidecar_path
-from hasn_edge.engine.caches import KEY, engine_key, lookup
+from hasn_edge.engine.caches import engine_key, lookup
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.spec import Precision
@@ -81,7 +81,7 @@ def test_engines_that_are_not_bound_to_a_machine() -> None:
 
 def test_a_published_engine_is_found_by_its_key(tmp_path: Path) -> None:
     assert lookup(tmp_path / "absent", key()) is None
-    made = engine(tmp_path, **{KEY: key()})
+    made = engine(tmp_path, cache_key=key())
     (tmp_path / "b.engine").write_bytes(b"no sidecar")
     (tmp_path / "a.engine.json.tmp").write_text("{}")
     found = lookup(tmp_path, key())
@@ -91,7 +91,7 @@ def test_a_published_engine_is_found_by_its_key(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changed_is_not_found(tmp_path: Path) -> None:
-    made = engine(tmp_path, **{KEY: key()})
+    made = engine(tmp_path, cache_key=key())
     content = made.path.read_bytes()
     made.path.write_bytes(content[:-1] + b"x")
     assert lookup(tmp_path, key()) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, loa
 from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
 from hasn_edge.progress import Step
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.samples import as_json
 
 MakeOnnx = Callable[..., bytes]
 
@@ -43,7 +43,7 @@ class TestRealBuilds:
     def test_fp32_with_dynamic_size(self, hasn_onnx: MakeOnnx) -> None:
         steps: list[Step] = []
         engine = engine_from_onnx(hasn_onnx("fp32"), RTX, precision=Precision.FP32, progress=steps.append)
-        details = json.loads(json.dumps(engine.details()))
+        details = as_json(engine.details())
         assert "size" not in details
         assert details["profile"] == {
             "min": [1, 3, 32, 32],
@@ -68,7 +68,7 @@ class TestRealBuilds:
         engine = engine_from_onnx(
             hasn_onnx("fp16", size=(40, 56)), RTX.with_size(40, 56), precision=Precision.FP16
         )
-        details = engine.details()
+        details = as_json(engine.details())
         assert details["size"] == [40, 56]
         assert details["inputs"][0] == {"name": "input", "dtype": "float32", "shape": [1, 3, 40, 56]}
         assert details["outputs"][0] == {"name": "output", "dtype": "float32", "shape": [1, 3, 160, 224]}
@@ -78,25 +78,25 @@ class TestRealBuilds:
         target = replace(RTX, compute_capabilities=("ada", "12.0"))
         engine = engine_from_onnx(hasn_onnx("int8"), target, precision=Precision.INT8)
         assert gpus_of(engine.plan) == {"8.9", "12.0"}
-        details = engine.details()
+        details = as_json(engine.details())
         assert details["compute_capabilities"] == ["8.9", "12.0"]
         assert details["layers"]["quantize"] > details["layers"]["convolution"] / 2
 
     def test_one_size_of_a_dynamic_graph_for_turing(self, hasn_onnx: MakeOnnx) -> None:
         engine = engine_from_onnx(hasn_onnx("fp16"), load_target("rtx-turing").with_size(32, 32))
         assert gpus_of(engine.plan) == {"7.5"}
-        assert engine.details()["size"] == [32, 32]
+        assert engine.details().size == (32, 32)
 
     @pytest.mark.parametrize("size", [None, (40, 56)])
     def test_pixels_in_and_out(self, hasn_onnx: MakeOnnx, size: tuple[int, int] | None) -> None:
         target = RTX.with_size(*size) if size else RTX
         engine = engine_from_onnx(hasn_onnx("int8", size=size, pixels=True), target, precision=Precision.INT8)
-        details = engine.details()
+        details = as_json(engine.details())
         shape = [1, *(size or (-1, -1)), 3]
         assert details["inputs"] == [{"name": "input", "dtype": "uint8", "shape": shape}]
         assert details["outputs"][0]["dtype"] == "uint8"
         assert details["profile"]["max"] == [1, *(size or (96, 96)), 3]
-        assert details["precision"] == "int8"
+        assert engine.precision is Precision.INT8
 
     def test_a_weakly_typed_graph_would_become_an_fp32_engine(self, hasn_onnx: MakeOnnx) -> None:
         weak = hasn_onnx("fp32", form="weakly-typed")
@@ -110,8 +110,8 @@ class TestRealBuilds:
         self, hasn_onnx: MakeOnnx, tmp_path: Path
     ) -> None:
         engine = engine_from_onnx(hasn_onnx("fp32"), RTX, cache=tmp_path / "cache")
-        assert engine.details()["gpu"] is None
-        assert engine.details()["flags"]["workspace_from"] == "the compiler's default"
+        assert engine.details().gpu is None
+        assert engine.details().flags.workspace_from == "the compiler's default"
         assert not (tmp_path / "cache").exists()
 
     def test_the_published_network_at_the_benchmarked_size(self, hasn_onnx: MakeOnnx) -> None:

@@ -11,6 +11,7 @@ from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.compiling import SHAPES, MakeOnnx
+from tests.support.samples import as_json
 
 # One generation of GPUs: each costs time, and test_tensorrt.py builds for several.
 RTX = EngineTarget(name="test", shapes=SHAPES, compute_capabilities=("ada",))
@@ -66,8 +67,8 @@ def test_a_variant_is_built(hasn_onnx: MakeOnnx, name: str, precision: str, mode
     graph = hasn_onnx(precision, spec=spec, size=size, pixels=mode == "pixels")
     engine = engine_from_onnx(graph, RTX.with_size(*SIZE) if size else RTX, precision=Precision(precision))
     assert engine.header.runtime is EngineRuntime.RTX
-    details = engine.details()
-    assert (details["precision"], details.get("size")) == (precision, list(size) if size else None)
+    details = as_json(engine.details())
+    assert (engine.precision.value, details.get("size")) == (precision, list(size) if size else None)
     n, c, h, w = spec.output_shape((1, spec.channels, *SIZE)) if size else (1, spec.channels, -1, -1)
     wanted = ("uint8", [n, h, w, c]) if mode == "pixels" else ("float32", [n, c, h, w])
     assert [(end["dtype"], end["shape"]) for end in details["outputs"]] == [wanted]
@@ -78,7 +79,7 @@ def test_a_variant_is_built(hasn_onnx: MakeOnnx, name: str, precision: str, mode
 @pytest.mark.usefixtures("needs_rtx")
 def test_the_published_network_takes_a_range_of_sizes(hasn_onnx: MakeOnnx) -> None:
     engine = engine_from_onnx(hasn_onnx("fp16", spec=ModelSpec()), RTX, precision=Precision.FP16)
-    details = engine.details()
+    details = as_json(engine.details())
     assert details["layers"]["convolution"] == 93
     assert details["profile"]["max"] == [1, 3, 96, 96]
     assert details["outputs"] == [{"name": "output", "dtype": "float32", "shape": [1, 3, -1, -1]}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hasn_edge.artifact import Kind, publish
+from hasn_edge.artifact import publish
 from hasn_edge.engine import worker
 from hasn_edge.engine.capabilities import ask_capabilities
 from hasn_edge.engine.compatibility import require_compatible
@@ -27,7 +26,7 @@ from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.progress import Step
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.compiling import MakeOnnx
-from tests.support.samples import NANO
+from tests.support.samples import NANO, as_json
 
 ROOT = Path(__file__).parents[2]
 SHAPES = ShapeRange(min=(1, 3, 32, 32), opt=(1, 3, 32, 32), max=(1, 3, 64, 64))
@@ -65,11 +64,11 @@ def images(count: int = 2, side: int = 32) -> Iterator[np.ndarray]:
     [
         ("8.5.2", "weakly-typed", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
         ("10.3.0", "weakly-typed-trt10", ["INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"]),
-        ("11.4.0.106", "strongly-typed", None),
+        ("11.4.0.106", "strongly-typed", []),
     ],
 )
 def test_asked_and_built_in_a_child(
-    install: Install, hasn_onnx: MakeOnnx, tmp_path: Path, version: str, form: str, flags: list[str] | None
+    install: Install, hasn_onnx: MakeOnnx, tmp_path: Path, version: str, form: str, flags: list[str]
 ) -> None:
     install(version)
     able = ask_capabilities(EngineRuntime.TENSORRT)
@@ -84,7 +83,7 @@ def test_asked_and_built_in_a_child(
         progress=lambda step: steps.append(step.text),
     )
     assert "tensorrt" not in sys.modules
-    details = json.loads(json.dumps(engine.details()))
+    details = as_json(engine.details())
     assert engine.precision is Precision.INT8
     assert engine.version == details["version"]
     assert engine.version.startswith(version)
@@ -93,17 +92,14 @@ def test_asked_and_built_in_a_child(
     wanted = {
         "target": "board",
         "runtime": "tensorrt",
-        "precision": "int8",
         "gpu": "Orin",
         "compute_capability": "8.7",
         "sm_count": 8,
         "integrated": True,
         "cuda": "12.6",
-        "timing_cache": None,
     }
     assert {key: details[key] for key in wanted} == wanted
-    assert {"driver", "l4t"} <= set(details)
-    assert details["flags"].get("builder_flags") == flags
+    assert details["flags"]["builder_flags"] == flags
     assert details["flags"]["workspace_from"] == "free memory"
     assert details["flags"]["workspace_bytes"] % (1 << 20) == 0
     assert steps[0] == "reading the graph"
@@ -120,7 +116,6 @@ def test_a_plan_of_8_5_is_known_by_its_sidecar(install: Install, hasn_onnx: Make
     engine = publish(
         built.plan,
         tmp_path / "x.engine",
-        kind=Kind.ENGINE,
         spec=ModelSpec(),
         precision=built.precision,
         source="0" * 64,

@@ -8,9 +8,9 @@ import pytest
 
 from hasn_edge.engine.target import EngineRuntime, load_target, shipped_targets
 from hasn_edge.errors import ConfigError, UnsupportedError
+from hasn_edge.files import shipped
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile, Versions
-from hasn_edge.resources import shipped
 from hasn_edge.spec import Precision
 
 BOARDS = {name for name in shipped_targets() if "[device]" in shipped_targets()[name].read_text()}

@@ -18,6 +18,7 @@ from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 from tests.support.live_rig import Watcher
+from tests.support.samples import details_of
 
 OWN = f"{DEFAULT_MODEL} fp32"
 
@@ -67,11 +68,10 @@ def built(folder: Path, name: str, kind: Kind, precision: Precision, *, source: 
     return publish(
         b"bytes of " + name.encode(),
         folder / f"{name}{kind.suffix}",
-        kind=kind,
         spec=ModelSpec(),
         precision=precision,
         source=load_artifact(shipped).source if source is None else source,
-        details={"size": size},
+        details=details_of(kind, size=size),
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hasn_edge.artifact import file_sha256, load_artifact
+from hasn_edge.artifact import load_artifact
 from hasn_edge.errors import CheckpointError
+from hasn_edge.files import file_sha256
 from hasn_edge.model import zoo
 from hasn_edge.spec import Precision
 

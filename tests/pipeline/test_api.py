@@ -10,18 +10,19 @@ import pytest
 from click.testing import CliRunner
 
 import hasn_edge
-from hasn_edge.artifact import Kind, file_sha256, load_artifact, sidecar_path
+from hasn_edge.artifact import Form, InputProfile, Kind, RangesAskedFor, load_artifact, sidecar_path
 from hasn_edge.cli import cli
-from hasn_edge.engine.capabilities import Form
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.evaluation.compare import Budget
+from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import acceptance as gate
 from hasn_edge.pipeline import api as pipeline
-from hasn_edge.pipeline import engine_build as engine_job
-from hasn_edge.pipeline.build import BuildOptions, build_one
-from hasn_edge.pipeline.context import Job
+from hasn_edge.pipeline import build as builder
+from hasn_edge.pipeline.build import build_one
+from hasn_edge.pipeline.context import BuildOptions
+from hasn_edge.pipeline.variants import Variants
 from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.pytorch import PyTorchSession
@@ -123,7 +124,7 @@ def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
     for graph in (weak, strong):
         assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.graph.node}
         assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    assert built.artifacts[0].details["builder_flags"] == ["INT8", "FP16"]
+    assert built.artifacts[0].graph.builder_flags == ("INT8", "FP16")
 
 
 def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
@@ -138,36 +139,39 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     assert engine.parent == graph.sha256
     assert engine.source == graph.source == file_sha256(tiny)
     assert engine.size == (48, 64)
-    assert engine.details["measured"] == graph.details["measured"]
-    assert engine.details["emulated_as"] == "strongly typed graph, int8"
-    assert engine.details["model"] == tiny.name
-    assert engine.details["asked"] == {"recipe": "loose.toml", "calibration": None}
-    ranges = engine.details["calibration"]
-    assert ranges["fingerprint"] == graph.details["ranges"]["fingerprint"]
+    assert engine.details.measured == graph.details.measured
+    assert engine.engine.emulated_as == "strongly typed graph, int8"
+    assert engine.engine.model == tiny.name
+    assert engine.engine.asked == RangesAskedFor(recipe="loose.toml", calibration=None)
+    assert engine.engine.calibration.fingerprint == graph.graph.ranges.fingerprint
     for path in (graph.path, engine.path):  # it goes to other people: no folder of this machine is in it
         assert str(tmp_path.parent) not in sidecar_path(path).read_text()
     # What this engine must compute is known before a GPU is: the exact arithmetic of its graph.
     with open_session(graph, exact=True) as session:
-        check_golden(session, engine.details["golden"])
+        check_golden(session, engine.engine.golden)
     with FakeSession(size=(48, 64)) as other, pytest.raises(ArtifactError, match="computes something else"):
-        check_golden(other, engine.details["golden"])
+        check_golden(other, engine.engine.golden)
     with pytest.raises(HasnEdgeError, match="NVIDIA"):
         open_session(engine)
 
     def never(*args, **options):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(engine_job, "engine_from_onnx", never)
+    monkeypatch.setattr(builder, "engine_from_onnx", never)
     again = hasn_edge.build(
         tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
     )
     assert again.artifacts == (graph, engine)
     assert "nothing changed" in again.summary[0]
     elsewhere = build_one(
-        tiny,
-        Precision.INT8,
-        BuildOptions(target="rtx", recipe=recipe, size=(48, 64)),
-        output=tmp_path / "new",
+        BuildOptions(
+            model=tiny,
+            precision="int8",
+            target="rtx",
+            recipe=recipe,
+            size=(48, 64),
+            output=tmp_path / "new",
+        ),
         known=(tmp_path / "out",),
     )
     assert elsewhere.artifacts == again.artifacts
@@ -189,11 +193,7 @@ def test_a_range_of_sizes_is_the_engines(tiny, tmp_path):
     )
     engine = built.artifacts[-1]
     assert engine.size is None
-    assert engine.details["profile"] == {
-        "min": [1, 3, 32, 32],
-        "opt": [1, 3, 48, 64],
-        "max": [1, 3, 96, 128],
-    }
+    assert engine.engine.profile == InputProfile(min=(1, 3, 32, 32), opt=(1, 3, 48, 64), max=(1, 3, 96, 128))
 
 
 @pytest.mark.parametrize(
@@ -253,14 +253,14 @@ def test_there_is_no_weakly_typed_fp16_graph(tiny, tmp_path):
 
 
 def test_nothing_is_published_when_a_later_form_fails(tiny, tmp_path, monkeypatch):
-    real = Job.graph
+    real = Variants.make_graph
 
-    def second_fails(job, form, *args, **options):
+    def second_fails(variants, form, *args, **options):
         if form is Form.STRONGLY_TYPED:
             raise VerificationError("the strongly typed one is wrong")
-        return real(job, form, *args, **options)
+        return real(variants, form, *args, **options)
 
-    monkeypatch.setattr(Job, "graph", second_fails)
+    monkeypatch.setattr(Variants, "make_graph", second_fails)
     with pytest.raises(VerificationError, match="the strongly typed one"):
         hasn_edge.build(tiny, precision="fp32", target="portable", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -20,17 +20,17 @@ from hasn_edge.pipeline.autotune import Candidate, choose, measure
 from hasn_edge.pipeline.build import Built
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
+from tests.support.samples import details_of, measured
 
 
 def candidate(precision: str, milliseconds: list[float], loss: float = 0.0) -> Candidate:
     artifact = Artifact(
         path=Path(f"{precision}.onnx"),
-        kind=Kind.ONNX,
         spec=ModelSpec(),
         precision=Precision(precision),
         sha256="",
         source="",
-        details={"measured": {"held_out": {"dpsnr_db": loss}}},
+        details=details_of(Kind.ONNX, measured=measured(loss)),
     )
     turns = tuple((ms / 1e3,) * 3 for ms in milliseconds)
     return Candidate(built=Built(artifacts=(artifact,), summary=()), latency=Latency(rounds=turns))
@@ -55,8 +55,8 @@ def test_a_coarser_format_must_earn_its_place(fp16, int8, kept):
 
 def test_what_is_said_names_times_and_losses():
     a, b = candidate("fp16", [10.0], -0.0004), candidate("int8", [4.0], -0.0123)
-    assert a.said() == "fp16 10.00 ms, -0.0004 dB"
-    assert b.said() == "int8 4.00 ms, -0.0123 dB"
+    assert a.describe() == "fp16 10.00 ms, -0.0004 dB"
+    assert b.describe() == "int8 4.00 ms, -0.0123 dB"
     assert "fp16 took 2.50 times as long" in choose([a, b])[1]
     assert "the only one whose quality passes" in choose([a])[1]
 
@@ -83,11 +83,12 @@ def test_candidates_take_turns(monkeypatch):
         return opened[-1]
 
     Slow.order.clear()
-    found = measure(made, load_target("cpu").with_size(180, 320), open_one)
+    found, failures = measure(made, load_target("cpu").with_size(180, 320), open_one)
     calls = 1 + fastest.CALLS  # a warm-up before each turn
     assert Slow.order == (["fp16"] * calls + ["int8"] * calls) * fastest.ROUNDS
     assert [len(c.latency.seconds) for c in found] == [fastest.CALLS * fastest.ROUNDS] * 2
     assert all(session.closed for session in opened)
+    assert failures == ()
 
 
 def test_the_fastest_on_this_processor_is_published_and_says_why(tiny, tmp_path, monkeypatch):
@@ -105,7 +106,7 @@ def test_the_fastest_on_this_processor_is_published_and_says_why(tiny, tmp_path,
     published = [p.name for p in (tmp_path / "out").iterdir() if p.is_file()]
     assert sorted(published) == [artifact.path.name, artifact.path.name + ".json"]
     assert load_artifact(artifact.path) == artifact
-    facts = json.loads((tmp_path / "out" / f"{artifact.path.name}.json").read_text())["details"]["auto"]
+    facts = json.loads((tmp_path / "out" / f"{artifact.path.name}.json").read_text())["details"]["autotune"]
     assert [said.split()[0] for said in facts["candidates"]] == ["fp32", "fp16", "int8"]
     assert facts["why"].startswith(f"{artifact.precision.value} is kept: ")
     assert built.summary[-1] == facts["why"]
@@ -136,10 +137,10 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path, monkeypa
 def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where, error):
     """TensorRT 10.3 of JetPack 6 cannot build some INT8 networks; an engine may compute something else."""
 
-    def builds(model, precision, options, **rest):
-        if precision is Precision.INT8 and where == "built":
+    def builds(options, **rest):
+        if options.precision == "int8" and where == "built":
             raise error
-        return candidate(precision.value, [1.0]).built
+        return candidate(options.precision, [1.0]).built
 
     def opens(artifact, **options):
         if artifact.precision is Precision.INT8 and where == "opened":
@@ -150,15 +151,17 @@ def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where, 
     monkeypatch.setattr(fastest, "WORTH", 0.0)  # the last one would win
     monkeypatch.setattr(fastest, "build_one", builds)
     monkeypatch.setattr(fastest, "open_session", opens)
-    monkeypatch.setattr(fastest, "_publish", lambda artifact, folder, facts: replace(artifact, details=facts))
+    monkeypatch.setattr(
+        fastest, "_publish", lambda artifact, folder, record: replace(artifact, details=record)
+    )
     built = hasn_edge.build("net", precision="auto", target="cpu", size=(16, 20), output=tmp_path)
     assert built.artifacts[-1].precision is Precision.FP16
-    (said,) = built.artifacts[-1].details["left_out"]
+    (said,) = built.artifacts[-1].details.left_out
     assert said == f"int8 is left out: {error}"
 
 
 def test_what_is_wrong_with_every_precision_keeps_its_own_words(tmp_path, monkeypatch):
-    def fails(model, precision, options, **rest):
+    def fails(options, **rest):
         raise UnsupportedError("this board is another")
 
     monkeypatch.setattr(fastest, "build_one", fails)
@@ -167,13 +170,13 @@ def test_what_is_wrong_with_every_precision_keeps_its_own_words(tmp_path, monkey
 
 
 def test_auto_compares_ranges_of_one_kind(tmp_path):
-    with pytest.raises(UnsupportedError, match="with the calibrator choose int8"):
+    with pytest.raises(UnsupportedError, match="takes INT8's ranges from the graph; use precision='int8'"):
         hasn_edge.build("net", precision="auto", target="cpu", int8_method="calibrator", output=tmp_path)
 
 
 def test_when_none_can_be_built_the_compilers_words_are_kept(tiny, tmp_path, monkeypatch):
-    def fails(model, precision, options, **rest):
-        raise BuildError(f"{precision.value} crashed.")
+    def fails(options, **rest):
+        raise BuildError(f"{options.precision} crashed.")
 
     monkeypatch.setattr(fastest, "build_one", fails)
     with pytest.raises(BuildError, match=r"fp16 is left out: fp16 crashed\. int8 is left out: int8 crashed"):
@@ -181,8 +184,8 @@ def test_when_none_can_be_built_the_compilers_words_are_kept(tiny, tmp_path, mon
 
 
 def test_when_none_passes_nothing_is_written(tiny, tmp_path, monkeypatch):
-    def fails(model, precision, options, **rest):
-        raise VerificationError(f"{precision.value} is bad.")
+    def fails(options, **rest):
+        raise VerificationError(f"{options.precision} is bad.")
 
     monkeypatch.setattr(fastest, "build_one", fails)
     with pytest.raises(VerificationError, match=r"fp32 is left out: fp32 is bad\. fp16 is left out"):
@@ -193,7 +196,10 @@ def test_when_none_passes_nothing_is_written(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("target", ["portable", "rtx", "tensorrt"])
 def test_what_cannot_run_here_cannot_be_timed(tiny, tmp_path, target, monkeypatch):
     monkeypatch.setattr(fastest, "gpu_facts", lambda: None)
-    with pytest.raises(UnsupportedError, match="cannot run on this machine; choose fp16 or int8"):
+    with pytest.raises(
+        UnsupportedError,
+        match="cannot run on this machine; use precision='fp16', or use .*, or build on",
+    ):
         hasn_edge.build(tiny, precision="auto", target=target, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

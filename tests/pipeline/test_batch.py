@@ -23,7 +23,7 @@ def images(count: int, height: int = 24, width: int = 33) -> np.ndarray:
 def test_an_exported_graph_takes_any_number_and_computes_each_alone(tiny, tmp_path, precision):
     artifact = hasn_edge.export(tiny, precision=precision, batch=4, output=tmp_path)
     assert artifact.path.name == f"tiny-{precision}-b4.onnx"
-    assert artifact.details["batch"] == [1, 4]
+    assert artifact.details.batch == (1, 4)
     shape = onnx.load(artifact.path).graph.input[0].type.tensor_type.shape
     assert [dim.dim_param != "" for dim in shape.dim] == [True, False, True, True]
     x = images(5)
@@ -51,13 +51,13 @@ def test_an_engine_takes_up_to_so_many(tiny, tmp_path, size, pixels):
     graph, engine = (load_artifact(artifact.path) for artifact in built.artifacts)
     assert engine.size == size
     assert engine.path.name == f"tiny-fp16-rtx{'-u8' * pixels}{'-64x48' if size else ''}-b3.engine"
-    profile = engine.details["profile"]
-    assert (profile["min"][0], profile["opt"][0], profile["max"][0]) == (1, 3, 3)
+    profile = engine.engine.profile
+    assert (profile.min[0], profile.opt[0], profile.max[0]) == (1, 3, 3)
     assert graph.size is None
-    assert engine.details["inputs"][0]["shape"][0] == -1
+    assert engine.engine.inputs[0].shape[0] == -1
     if size and not pixels:
         other = hasn_edge.build(tiny, precision="fp16", target="rtx", size=size, output=tmp_path)
-        assert other.artifacts[-1].details["cache_key"] != engine.details["cache_key"]
+        assert other.artifacts[-1].engine.cache_key != engine.engine.cache_key
 
 
 def test_a_target_file_may_fix_the_number(tiny, tmp_path):
@@ -67,8 +67,8 @@ def test_a_target_file_may_fix_the_number(tiny, tmp_path):
     target.write_text(f'runtime = "rtx"\n[shapes]\nmin = {shape}\nopt = {shape}\nmax = {shape}\n')
     graph, engine = hasn_edge.build(tiny, precision="fp32", target=target, output=tmp_path).artifacts
     assert engine.path.name == "tiny-fp32-pair-64x48-b2.engine"
-    assert engine.details["inputs"][0]["shape"] == [2, 3, 48, 64]
-    assert engine.details["golden"]["shape"] == [2, 3, 48, 64]
+    assert engine.engine.inputs[0].shape == (2, 3, 48, 64)
+    assert engine.engine.golden.shape == (2, 3, 48, 64)
     x = images(2, 48, 64)
     with open_session(graph) as pair, open_session(hasn_edge.export(tiny, output=tmp_path)) as one:
         np.testing.assert_allclose(pair.run(x), one.run(x), atol=1e-5)
@@ -77,7 +77,10 @@ def test_a_target_file_may_fix_the_number(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda tiny, out: hasn_edge.export(tiny, size=(48, 64), batch=2, output=out), "leave out --size or"),
+        (
+            lambda tiny, out: hasn_edge.export(tiny, size=(48, 64), batch=2, output=out),
+            "leave out size, or",
+        ),
         (lambda tiny, out: hasn_edge.export(tiny, format="torchscript", batch=2, output=out), "any number"),
         (
             lambda tiny, out: hasn_edge.build(tiny, target="cpu", size=(48, 64), batch=2, output=out),

@@ -16,7 +16,6 @@ from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import autotune as fastest
 from hasn_edge.pipeline import build as builder
-from hasn_edge.pipeline import engine_build as engine_job
 from hasn_edge.runtime.tensorrt import open as open_engine
 from hasn_edge.spec import ModelSpec
 from tests.support.fake_session import FakeSession
@@ -61,7 +60,7 @@ def test_an_engine_runs_before_it_is_published(tiny, tmp_path, monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
-    monkeypatch.setattr(engine_job, "open_session", opened)
+    monkeypatch.setattr(builder, "open_session", opened)
     built = build(tiny, tmp_path / "out")
     assert [session.closed for session in seen] == [True]
     assert built.summary[-1] == "the fp32 engine for rtx ran: its golden image came out right"
@@ -73,7 +72,7 @@ def test_one_that_computes_something_else_is_not_published(tiny, tmp_path, monke
         raise ArtifactError("it loads, but computes something else")
 
     monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
-    monkeypatch.setattr(engine_job, "open_session", lies)
+    monkeypatch.setattr(builder, "open_session", lies)
     with pytest.raises(ArtifactError, match="computes something else"):
         build(tiny, tmp_path / "out")
     assert files(tmp_path / "out") == []
@@ -82,7 +81,7 @@ def test_one_that_computes_something_else_is_not_published(tiny, tmp_path, monke
 @pytest.mark.parametrize("gpu", [None, replace(ADA, compute_capability="7.5")], ids=["none", "another"])
 def test_without_its_gpu_it_is_said_not_to_have_run(tiny, tmp_path, monkeypatch, gpu):
     monkeypatch.setattr(builder, "gpu_facts", lambda: gpu)
-    monkeypatch.setattr(engine_job, "open_session", lambda artifact: pytest.fail("there is no GPU for it"))
+    monkeypatch.setattr(builder, "open_session", lambda artifact: pytest.fail("there is no GPU for it"))
     built = build(tiny, tmp_path / "out")
     assert built.summary[-1] == "the fp32 engine for rtx was not executed: that needs its GPU"
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hasn_edge.artifact import Form
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set
-from hasn_edge.engine.capabilities import Form
 from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.exporters.uint8_io import with_pixels
 from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.metrics import psnr_y
 from hasn_edge.model.checkpoint import load_checkpoint
-from hasn_edge.pipeline.variants import GraphMaker
+from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
@@ -29,7 +29,7 @@ FORMS = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
 class Bench:
     """The network with the ranges of the patches that ship, and the images to measure on."""
 
-    maker: GraphMaker
+    exporter: GraphExporter
     ranges: Ranges
     folder: Path
 
@@ -42,8 +42,8 @@ class Bench:
         """Return by how many dB the mean PSNR-Y of the set is below FP32's."""
         eval_set = load_eval_set((set_name, self.folder / set_name), 4)
         if set_name not in self.reference:
-            self.reference[set_name] = score(Emulator(self.maker.fp32(), exact=False), eval_set)
-        graph = self.maker.make(form, precision, ranges=self.ranges, recipe=recipe)
+            self.reference[set_name] = score(Emulator(self.exporter.fp32(), exact=False), eval_set)
+        graph = self.exporter.export(form, precision, ranges=self.ranges, recipe=recipe)
         return self.reference[set_name] - score(Emulator(graph, exact=True), eval_set)
 
 
@@ -55,15 +55,16 @@ def score(emulator: Emulator, eval_set: EvalSet) -> float:
 
 @pytest.fixture(scope="module")
 def bench(shared_data: Path) -> Bench:
-    maker = GraphMaker(load_checkpoint(shared_data / "upstream" / "HASN.pth"))
-    return Bench(maker, maker.ranges(load_calibration(), load_recipe()), shared_data / "eval")
+    exporter = GraphExporter(load_checkpoint(shared_data / "upstream" / "HASN.pth"))
+    return Bench(exporter, exporter.measure_ranges(load_calibration(), load_recipe()), shared_data / "eval")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_default_recipe_on_set5(bench, form):
     recipe = load_recipe()
     assert (
-        mac_share(bench.maker.fp32(), recipe.select(c.name for c in convolutions(bench.maker.fp32()))) >= 0.70
+        mac_share(bench.exporter.fp32(), recipe.select(c.name for c in convolutions(bench.exporter.fp32())))
+        >= 0.70
     )
     assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.06
     assert bench.reference["Set5"] == pytest.approx(32.181, abs=0.005)
@@ -87,7 +88,7 @@ def test_fp16_on_set5(bench):
 
 def test_pixels_in_the_graph_cost_nothing_on_set5(bench):
     float_loss = bench.loss("Set5", Form.STRONGLY_TYPED, Precision.FP16)
-    emulator = Emulator(with_pixels(bench.maker.make(Form.STRONGLY_TYPED, Precision.FP16)), exact=True)
+    emulator = Emulator(with_pixels(bench.exporter.export(Form.STRONGLY_TYPED, Precision.FP16)), exact=True)
     eval_set = load_eval_set(("Set5", bench.folder / "Set5"), 4)
     reached = np.mean([psnr_y(emulator.run(pair.lr()[None])[0], pair.hr(), border=4) for pair in eval_set])
     assert bench.reference["Set5"] - reached == pytest.approx(float_loss, abs=0.002)

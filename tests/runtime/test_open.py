@@ -20,6 +20,7 @@ from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.samples import details_of
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 X = np.random.default_rng(1).random((1, 3, 16, 20), dtype=np.float32)
@@ -46,11 +47,10 @@ def files(model, tmp_path_factory) -> dict[str, Artifact]:
         made[name] = publish(
             data,
             folder / f"{name}{kind.suffix}",
-            kind=kind,
             spec=SPEC,
             precision=Precision.FP32,
             source="0" * 64,
-            details=details,
+            details=details_of(kind, **details),
         )
 
     add("any", onnx_from_model(model, simplify=False).SerializeToString(), Kind.ONNX)
@@ -70,10 +70,10 @@ def bundle(model, files, tmp_path, monkeypatch) -> Path:
     publish(
         files["any"].path.read_bytes(),
         tmp_path / "with-onnx-fp32-cpu.onnx",
-        kind=Kind.ONNX,
         spec=SPEC,
         precision=Precision.FP32,
         source="0" * 64,
+        details=details_of(Kind.ONNX),
     )
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
     return tmp_path
@@ -109,11 +109,10 @@ def test_a_sidecar_that_lies_about_the_size(files, tmp_path):
     artifact = publish(
         files["any"].path.read_bytes(),
         tmp_path / "lie.onnx",
-        kind=Kind.ONNX,
         spec=SPEC,
         precision=Precision.FP32,
         source="0" * 64,
-        details={"size": [16, 20]},
+        details=details_of(Kind.ONNX, size=[16, 20]),
     )
     with pytest.raises(ArtifactError, match="its sidecar says"):
         open_session(artifact)

@@ -13,6 +13,7 @@ from hasn_edge.artifact import Artifact, Kind, publish
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support import fake_cuda, fake_gpu, fake_tensorrt
+from tests.support.samples import details_of
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 
@@ -69,14 +70,16 @@ class Lab:
         return publish(
             self.fakes.make_plan(**plan),
             self.folder / f"{name}.engine",
-            kind=Kind.ENGINE,
             spec=SPEC,
             precision=Precision.FP32,
             source="0" * 64,
-            details={
-                **({"size": list(size)} if size else {}), **({"pixels": True} if pixels else {}),
-                **(details or {}),
-            },
+            details=details_of(
+                Kind.ENGINE,
+                **{
+                    "size": size, "pixels": pixels, "runtime": "rtx" if plan.get("rtx") else "tensorrt",
+                    "version": ".".join(map(str, plan.get("version", (10, 3, 0, 26)))), **(details or {}),
+                },
+            ),
         )  # fmt: skip
 
     def check(self) -> None:

@@ -6,7 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.artifact import Artifact, Kind, publish
+import msgspec
+
+from hasn_edge.artifact import (
+    Artifact,
+    Details,
+    EngineDetails,
+    GraphDetails,
+    Kind,
+    TorchScriptDetails,
+    publish,
+)
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -31,26 +41,69 @@ def plan(magic: bytes, version: tuple[int, ...], size: int = 4096) -> bytes:
     return head + bytes(size - len(head))
 
 
-def engine(folder: Path, *, content: bytes | None = None, **details: Any) -> Artifact:
+USUAL: dict[Kind, tuple[type[Details], dict[str, Any]]] = {
+    Kind.TORCHSCRIPT: (TorchScriptDetails, {}),
+    Kind.ONNX: (GraphDetails, {"form": "cpu", "opset": 17}),
+    Kind.ENGINE: (
+        EngineDetails,
+        {
+            "target": "tensorrt",
+            "runtime": "tensorrt",
+            "version": "10.3.0.30",
+            "inputs": [{"name": "input", "dtype": "float32", "shape": [1, 3, -1, -1]}],
+            "outputs": [{"name": "output", "dtype": "float32", "shape": [1, 3, -1, -1]}],
+            "profile": {"min": [1, 3, 32, 32], "opt": [1, 3, 180, 320], "max": [1, 3, 540, 960]},
+            "layers": {"all": 9, "convolution": 3, "half_convolution": 0, "quantize": 0},
+            "flags": {"strongly_typed": False},
+        },
+    ),
+}
+
+
+def measured(dpsnr_db: float) -> dict[str, Any]:
+    """Return what a sidecar states of a file that lost so much quality."""
+    return {
+        **dict.fromkeys(("max_abs", "psnr_db", "worst_psnr_db"), 1.0),
+        **dict.fromkeys(("worst", "images", "not_finite"), 0),
+        "against": "PyTorch",
+        "held_out": {
+            **dict.fromkeys(("psnr_y_db", "dssim", "fidelity_db", "worst_dpsnr_db", "budget_db"), 0.0),
+            "dpsnr_db": dpsnr_db,
+            "images": 8,
+            "set": "shipped",
+            "worst_image": "rocket",
+        },
+    }
+
+
+def details_of(kind: Kind, **facts: Any) -> Details:
+    """Return what a sidecar states of a file of one kind, with ``facts`` as its JSON has them."""
+    cls, usual = USUAL[kind]
+    if "flags" in facts:
+        facts["flags"] = {**usual["flags"], **facts["flags"]}
+    return msgspec.convert({**usual, **facts}, cls)
+
+
+def as_json(details: Details) -> dict[str, Any]:
+    """Return what a sidecar's JSON has of them."""
+    values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(details))
+    return values
+
+
+def engine(folder: Path, *, content: bytes | None = None, **facts: Any) -> Artifact:
     made = {
         "size": [180, 320],
-        "target": "tensorrt",
-        "runtime": "tensorrt",
-        "version": "10.3.0.30",
         "gpu": "Orin",
         "compute_capability": "8.7",
         "sm_count": 8,
-        "flags": {"version_compatible": False, "hardware_compatibility": None},
-        "inputs": [{"name": "input", "dtype": "float32", "shape": [1, 3, 180, 320]}],
         "model": "hasn-x4-small",
-        **details,
+        **facts,
     }
     return publish(
         plan(b"ftrt", (10, 3, 0, 30)) if content is None else content,
         folder / "a.engine",
-        kind=Kind.ENGINE,
         spec=ModelSpec(),
         precision=Precision.INT8,
         source="0" * 64,
-        details={key: value for key, value in made.items() if value is not None},
+        details=details_of(Kind.ENGINE, **made),
     )

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.artifact import load_artifact, writing
+from hasn_edge.artifact import load_artifact
 from hasn_edge.bench.estimate.roofline import CONVENTIONS, MEMORY, Estimate, LayerEstimate, estimate
 from hasn_edge.engine.target import load_target, shipped_targets
 from hasn_edge.errors import InputError, UnsupportedError, say, use
+from hasn_edge.files import writing
 from hasn_edge.hardware.profiles import DeviceProfile
 from hasn_edge.model.complexity import complexity
 from hasn_edge.model.zoo import bundled_onnx, load_model_checkpoint, model_name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hasn_edge.artifact import Artifact, Kind
-from hasn_edge.errors import ArtifactError, UnsupportedError
+from hasn_edge.artifact import Artifact, Form, GraphDetails, Kind
+from hasn_edge.errors import UnsupportedError
 from hasn_edge.exporters.onnx_graph import onnx_module
 from hasn_edge.exporters.triton.config import ANY, ONNX_RUNTIME, TENSORRT, Backend, TritonConfig, split_batch
 from hasn_edge.spec import Precision
@@ -39,14 +40,19 @@ def triton_config(artifact: Artifact, data: bytes, *, name: str, device: str | N
     batched, tensors = split_batch([*model.inputs, *model.outputs])
     inputs, outputs = tensors[: len(model.inputs)], tensors[len(model.inputs) :]
     largest = model.largest_batch if batched else 0
-    for_processor = artifact.precision is Precision.INT8 and artifact.details.get("form") == "cpu"
+    details = artifact.details
+    for_cpu = (
+        isinstance(details, GraphDetails)
+        and details.form is Form.CPU
+        and artifact.precision is Precision.INT8
+    )
     return TritonConfig(
         name=name,
         backend=model.backend,
         inputs=inputs,
         outputs=outputs,
         max_batch_size=largest,
-        kind=device or ("gpu" if model.backend == TENSORRT else "cpu" if for_processor else "auto"),
+        kind=device or ("gpu" if model.backend == TENSORRT else "cpu" if for_cpu else "auto"),
         queue_delay_us=QUEUE_DELAY_US if largest > 1 else None,
         warmup={inputs[0].name: model.opt[1:] if batched else model.opt},
     )
@@ -61,8 +67,8 @@ class _Model:
     """What the server has to know of a file."""
 
     backend: Backend
-    inputs: list[_Tensor]
-    outputs: list[_Tensor]
+    inputs: Sequence[_Tensor]
+    outputs: Sequence[_Tensor]
     opt: tuple[int, ...]
     """A shape of the one input that the file takes."""
     largest_batch: int
@@ -70,24 +76,24 @@ class _Model:
 
 def _engine(artifact: Artifact) -> _Model:
     """Read the sidecar, which was written by who built the plan: the plan says nothing without a GPU."""
-    details = artifact.details
-    if details.get("runtime") != "tensorrt":
+    details = artifact.engine
+    if details.runtime != "tensorrt":
         raise UnsupportedError(
             f"{artifact.path}: an engine of TensorRT for RTX, which Triton has no backend for; give it the "
             "graph (.onnx) that was published with the engine, or build with TensorRT on the serving machine"
         )
-    try:
-        inputs, outputs = (
-            [(t["name"], t["dtype"], tuple(int(n) for n in t["shape"])) for t in details[key]]
-            for key in ("inputs", "outputs")
-        )
-        opt, largest = (tuple(map(int, details["profile"][key])) for key in ("opt", "max"))
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ArtifactError(
-            f"{artifact.path}: its sidecar does not say the engine's tensors and profile ({exc!r}); build it "
-            "again with 'hasn-edge build'"
-        ) from exc
-    return _Model(backend=TENSORRT, inputs=inputs, outputs=outputs, opt=opt, largest_batch=largest[0])
+    inputs, outputs = (
+        [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+        for tensors in (details.inputs, details.outputs)
+    )
+    profile = details.profile
+    return _Model(
+        backend=TENSORRT,
+        inputs=inputs,
+        outputs=outputs,
+        opt=profile.opt,
+        largest_batch=profile.max[0],
+    )
 
 
 def _graph(artifact: Artifact, data: bytes) -> _Model:
@@ -117,5 +123,11 @@ def _graph(artifact: Artifact, data: bytes) -> _Model:
     channels = artifact.spec.channels
     usual = (1, height, width, channels) if dtype == "uint8" else (1, channels, height, width)
     opt = tuple(size if known == ANY else known for size, known in zip(usual, shape, strict=True))
-    _, largest = artifact.details.get("batch", (1, LARGEST_BATCH))
-    return _Model(backend=ONNX_RUNTIME, inputs=inputs, outputs=outputs, opt=opt, largest_batch=int(largest))
+    stated = artifact.details.batch[1]
+    return _Model(
+        backend=ONNX_RUNTIME,
+        inputs=inputs,
+        outputs=outputs,
+        opt=opt,
+        largest_batch=stated if stated > 1 else LARGEST_BATCH,
+    )

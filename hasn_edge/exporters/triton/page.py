@@ -45,13 +45,12 @@ def _release(config: TritonConfig, artifact: Artifact) -> str:
     if config.backend != TENSORRT:
         return (
             "`YY.MM` is any release whose ONNX Runtime reads opset "
-            f"{artifact.details.get('opset', 20)}; the newest does.\n"
+            f"{artifact.graph.opset}; the newest does.\n"
         )
-    version = artifact.details.get("version", "of the version that built it")
     return (
-        f"`YY.MM` is the release with TensorRT {version}, exactly: NVIDIA's support matrix of the Triton "
-        "containers lists them. The engine runs on the kind of GPU that it was built on; build it again for "
-        "another.\n"
+        f"`YY.MM` is the release with TensorRT {artifact.engine.version}, exactly: NVIDIA's support "
+        "matrix of the Triton containers lists them. The engine runs on the kind of GPU that it was built "
+        "on; build it again for another.\n"
     )
 
 

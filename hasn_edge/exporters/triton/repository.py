@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, load_artifact, output_error, publish, writing
+from hasn_edge.artifact import Artifact, load_artifact, publish
 from hasn_edge.errors import ArtifactError, OutputError
 from hasn_edge.exporters.triton.config import (
     ONNX_RUNTIME,
@@ -23,6 +23,7 @@ from hasn_edge.exporters.triton.config import (
 )
 from hasn_edge.exporters.triton.model import triton_config
 from hasn_edge.exporters.triton.page import readme
+from hasn_edge.files import output_error, writing
 
 CONFIG, README = "config.pbtxt", "README.md"
 
@@ -189,7 +190,6 @@ def _place(data: bytes, artifact: Artifact, path: Path) -> None:
     publish(
         data,
         path,
-        kind=artifact.kind,
         spec=artifact.spec,
         precision=artifact.precision,
         source=artifact.source,

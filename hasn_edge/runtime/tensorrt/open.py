@@ -61,7 +61,7 @@ def open_engine(
     try:
         check_golden(
             session,
-            artifact.details.get("golden"),
+            artifact.engine.golden,
             name=str(artifact.path),
             # Nothing that the build looks at has changed: without --rebuild it would return this very file.
             cure=f"build it again on this machine: {rebuild_advice(artifact, gpu=gpu, again=True)}",
@@ -83,11 +83,11 @@ def no_gpu(artifact: Artifact, header: PlanHeader, index: int = 0) -> Unsupporte
     why = f"its NVIDIA driver knows no GPU number {index} (a container must be given one: --gpus all)"
     if not driver_present():
         why = "it has no NVIDIA driver (libcuda), so no GPU that could run it"
-    made_on = artifact.details.get("gpu") or ""
-    if not made_on and artifact.details.get("compute_capabilities"):
-        made_on = f"of compute capability {', '.join(artifact.details['compute_capabilities'])}"
-    version = header.version_or(artifact.details.get("version")) or "of the version that built it"
-    needed = f"{NAMES[header.runtime]} {version}"
+    details = artifact.engine
+    made_on = details.gpu or ""
+    if not made_on and details.compute_capabilities:
+        made_on = f"of compute capability {', '.join(details.compute_capabilities)}"
+    needed = f"{NAMES[header.runtime]} {header.version_or(details.version)}"
     return UnsupportedError(
         f"{artifact.path}: this machine cannot run an engine: {why}. It takes an NVIDIA GPU "
         f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Without them, {_graph(artifact)}"

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.artifact import writing
 from hasn_edge.engine.capabilities import make_logger
 from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, OutputError
+from hasn_edge.files import writing
 from hasn_edge.spec import ModelSpec
 
 log = logging.getLogger(__name__)

@@ -94,7 +94,7 @@ class TensorRTSession(Session):
                     name=str(artifact.path),
                     graphs=graphs,
                     eager=eager,
-                    host_code=bool(artifact.details.get("flags", {}).get("version_compatible")),
+                    host_code=artifact.engine.flags.version_compatible,
                     cache=self._cache.read() if header.runtime is EngineRuntime.RTX else b"",
                 )
                 self._plan.check(artifact.spec)

@@ -10,9 +10,10 @@ from hasn_edge.artifact import Kind, publish
 from hasn_edge.doctor.checks import run_checks, tensorrt
 from hasn_edge.doctor.environment import MissingLibrary
 from hasn_edge.doctor.result import State
-from hasn_edge.resources import shipped
+from hasn_edge.files import shipped
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.environments import CARD, ORIN, SITE, THOR, cures, only, without
+from tests.support.samples import details_of
 
 
 class TestVisible:
@@ -198,19 +199,18 @@ class TestEngines:
             publish(
                 header.ljust(4096, b"\1"),
                 path,
-                kind=Kind.ENGINE,
                 spec=ModelSpec(),
                 precision=Precision.INT8,
                 source="ab" * 32,
-                details={
-                    "runtime": "tensorrt",
-                    "version": ".".join(map(str, version)),
-                    "target": "orin-nx",
-                    "gpu": gpu.name,
-                    "compute_capability": gpu.compute_capability,
-                    "sm_count": gpu.sm_count,
-                    "size": [180, 320],
-                },
+                details=details_of(
+                    Kind.ENGINE,
+                    version=".".join(map(str, version)),
+                    target="orin-nx",
+                    gpu=gpu.name,
+                    compute_capability=gpu.compute_capability,
+                    sm_count=gpu.sm_count,
+                    size=[180, 320],
+                ),
             )
             if change:
                 path.write_bytes(change(path.read_bytes()))

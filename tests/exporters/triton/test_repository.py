@@ -19,6 +19,7 @@ from hasn_edge.errors import ArtifactError, ConfigError, OutputError, Unsupporte
 from hasn_edge.exporters.triton import repository
 from hasn_edge.exporters.triton.repository import triton_repository
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.samples import details_of
 
 torch = pytest.importorskip("torch")
 
@@ -52,11 +53,10 @@ def artifact(tmp_path, graphs):
         return publish(
             graphs.get(graph, b"x" * 4096),
             tmp_path / "made" / f"{name or graph}{kind.suffix}",
-            kind=kind,
             spec=spec,
             precision=precision,
             source=SOURCE,
-            details=details,
+            details=details_of(kind, **details),
         )
 
     return make
@@ -65,7 +65,6 @@ def artifact(tmp_path, graphs):
 def engine_details(batch=1, **changes):
     shape = [-1 if batch > 1 else 1, 3, -1, -1]
     return {
-        "runtime": "tensorrt",
         "version": "10.3.0.26",
         "inputs": [{"name": "input", "dtype": "float32", "shape": shape}],
         "outputs": [{"name": "output", "dtype": "float32", "shape": shape}],
@@ -175,9 +174,6 @@ def test_what_triton_cannot_run(tmp_path, artifact):
         triton_repository(rtx, tmp_path / "repo")
     with pytest.raises(UnsupportedError, match="a torchscript file"):
         triton_repository(artifact("t", kind=Kind.TORCHSCRIPT), tmp_path / "repo")
-    silent = artifact("s", kind=Kind.ENGINE, runtime="tensorrt")
-    with pytest.raises(ArtifactError, match="does not say the engine's tensors"):
-        triton_repository(silent, tmp_path / "repo")
     plan = artifact("p", kind=Kind.ENGINE, **engine_details())
     with pytest.raises(ConfigError, match="on a GPU only"):
         triton_repository(plan, tmp_path / "repo", device="cpu")

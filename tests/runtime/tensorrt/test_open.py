@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.artifact import Kind, publish, sidecar_path
+from hasn_edge.artifact import Golden, Kind, publish, sidecar_path
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, MissingDependencyError, UnsupportedError
 from hasn_edge.images.codec import write_image
@@ -17,11 +17,10 @@ from hasn_edge.runtime.golden import make_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
+from tests.support.samples import details_of
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 FACTS = {
-    "runtime": "tensorrt",
-    "version": "10.3.0.26",
     "target": "orin-nano",
     "model": "net",
     "gpu": "Orin",
@@ -30,7 +29,7 @@ FACTS = {
 }
 
 
-def golden() -> dict:
+def golden() -> Golden:
     with FakeSession(SPEC) as session:
         return make_golden(session, (32, 48))
 
@@ -90,7 +89,12 @@ class TestOrder:
         artifact = engine(behaviour="zeros")
         data = artifact.path.read_bytes()[:500]
         cut = publish(
-            data, artifact.path, kind=Kind.ENGINE, spec=SPEC, precision=Precision.FP32, source="0" * 64
+            data,
+            artifact.path,
+            spec=SPEC,
+            precision=Precision.FP32,
+            source="0" * 64,
+            details=artifact.details,
         )
         lab.facts = lambda index: None
         with pytest.raises(ArtifactError, match="only 500 bytes of a TensorRT plan"):
@@ -143,7 +147,7 @@ class TestOrder:
             ArtifactError,
             match=rf"x4\.engine: it loads, but computes something else .*{message}.*"
             r"build it again on this machine: hasn-edge build --model net --precision fp32 --target "
-            r"orin-nano -o \S+ --rebuild$",
+            r"orin-nano --dynamic 32x32 320x180 960x540 -o \S+ --rebuild$",
         ):
             open_session(engine(behaviour=behaviour).path)
 
@@ -164,14 +168,11 @@ def test_tensorrt_8_5_whose_plans_do_not_say_their_version(engine, lab):
     lab.facts = lambda index: None
     with pytest.raises(UnsupportedError, match=r"with its driver, and TensorRT 8\.5\.2\.2\. Without"):
         open_session(artifact.path)
-    untold = engine(version=(8, 5, 2, 2), details={"version": None})
-    with pytest.raises(UnsupportedError, match="and TensorRT of the version that built it"):
-        open_session(untold.path)
 
 
 def test_tensorrt_for_rtx(lab):
     lab.set_up(version="1.7.1.116", rtx=True)
-    details = {"runtime": "rtx", "version": "1.7.1.116", "compute_capabilities": ["8.7"], "golden": golden()}
+    details = {"compute_capabilities": ["8.7"], "golden": golden()}
     artifact = lab.engine(version=(1, 7, 1, 116), rtx=True, details=details)
     kernels = {False: "general ones run until they are compiled", True: "compiled before it runs"}
     for eager, said in kernels.items():
@@ -219,8 +220,8 @@ class TestNoGpu:
     def test_the_graph_beside_it_is_named(self, engine, tmp_path):
         artifact = engine()
         graph = publish(
-            b"onnx", tmp_path / "x4-strong.onnx", kind=Kind.ONNX, spec=SPEC, precision=Precision.FP32,
-            source="0" * 64,
+            b"onnx", tmp_path / "x4-strong.onnx", spec=SPEC, precision=Precision.FP32,
+            source="0" * 64, details=details_of(Kind.ONNX),
         )  # fmt: skip
         (tmp_path / "broken.onnx.json").write_text("{")
         (tmp_path / "list.onnx.json").write_text("[]")
@@ -231,8 +232,6 @@ class TestNoGpu:
 
     def test_an_engine_for_many_gpus(self, engine):
         details = {
-            "runtime": "rtx",
-            "version": "1.7.1.116",
             "gpu": None,
             "compute_capabilities": ["8.6", "8.9"],
         }

@@ -1,0 +1,136 @@
+"""Files on disk: written whole or not at all, known by their bytes, and those that ship with hasn-edge."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hasn_edge.errors import InputError, OutputError, say
+
+_unfinished: dict[Path, Path] = {}
+"""Temporary files that exist now, each with the name it is to take."""
+_naming = threading.RLock()
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped_root() -> Path:
+    """Return the folder that holds ``calibration/``, ``engines/`` and ``benchmarks/``.
+
+    A wheel carries them inside the package (``setup.py`` puts them there); in a checkout, and in an
+    editable installation of one, they are beside it.
+    """
+    installed = _PACKAGE / "_shipped"
+    return installed if installed.is_dir() else _PACKAGE.parent
+
+
+def shipped(*parts: str) -> Path:
+    """Return the path of a file or folder that ships with hasn-edge.
+
+    Args:
+        parts: Path below the three folders, e.g. ``shipped("calibration", "patches")``.
+
+    Raises:
+        InputError: the installation is incomplete.
+    """
+    path = shipped_root().joinpath(*parts)
+    if not path.exists():
+        raise InputError(
+            f"{path} ships with hasn-edge but is missing: the installation is incomplete",
+            say("repair it with: pip install --force-reinstall hasn-edge"),
+        )
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+
+    The temporary file keeps ``path``'s suffix, so that writers that look at it still work.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(8)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _naming:
+            _unfinished[temporary] = path  # before it exists: an interrupt may come at any time
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        with _naming:
+            temporary.replace(path)
+            del _unfinished[temporary]
+    except OSError as exc:
+        raise output_error(path, exc) from exc
+    finally:
+        if _unfinished.pop(temporary, None) is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that it is to hold; leaves nothing behind.
+
+    Raises:
+        OutputError: its folder, or the nearest one that exists, cannot be written, or it is a folder itself.
+    """
+    path = Path(path)
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise output_error(path, exc) from exc
+
+
+def abandon() -> tuple[Path, ...]:
+    """Remove every temporary file of :func:`writing`, right before the process is left by ``os._exit``.
+
+    For when a thread that writes hangs in a library. From now on no other thread can begin or finish a file.
+
+    Returns:
+        The names that they were to take.
+    """
+    _naming.acquire()  # for ever: what was not whole by now never is
+    dropped = tuple(_unfinished.values())
+    for temporary in list(_unfinished):
+        temporary.unlink(missing_ok=True)
+    return dropped
+
+
+def output_error(path: Path, exc: OSError) -> OutputError:
+    """Turn an operating system error on writing ``path`` into a message with its cure."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+        return OutputError(
+            f"cannot write {path}: {exc.strerror} ({free / 1e6:.0f} MB free), nothing was left behind",
+            say("free some space"),
+            say("choose another folder"),
+        )
+    return OutputError(
+        f"cannot write {path}: {exc.strerror or exc}", say("choose a folder that you may write to")
+    )

@@ -1,0 +1,126 @@
+"""Files are written whole or not at all; those that ship are found in a checkout and in a wheel."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hasn_edge import files
+from hasn_edge.errors import InputError, OutputError
+from hasn_edge.files import output_error, writing
+
+
+def test_failure_while_writing_leaves_the_old_file(tmp_path):
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), writing(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="cannot write"), writing(tmp_path / "out" / "a.png"):
+        pass
+
+
+def test_unwritable_folder(tmp_path):
+    # The tests may run as root, whom permissions do not stop: /proc refuses everybody.
+    with pytest.raises(OutputError, match="choose a folder"), writing(tmp_path / "/proc/self/a.png"):
+        pass
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    """A real failing write: the process may not write more than 1000 bytes to a file."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from hasn_edge.files import writing
+from hasn_edge.errors import OutputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with writing(Path({str(tmp_path)!r}) / "big.bin") as temporary:
+        temporary.write_bytes(bytes(5000))
+except OutputError as exc:
+    assert "MB free" in str(exc) and "nothing was left behind" in str(exc), exc
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
+    assert list(tmp_path.iterdir()) == []
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+def test_full_disk_message(tmp_path):
+    message = str(output_error(tmp_path / "deep" / "a.png", OSError(28, os.strerror(28))))
+    assert "No space left on device" in message
+    assert "MB free" in message
+    # The demo names the file by --record, not by -o.
+    assert " -o" not in message + str(output_error(tmp_path / "a.png", OSError(13, os.strerror(13))))
+
+
+def test_what_hangs_is_abandoned_and_never_finished(tmp_path):
+    """In a process of its own, which ends as one does that has a thread hanging in a library."""
+    code = f"""
+import os, threading
+from pathlib import Path
+from hasn_edge.files import abandon, writing
+folder = Path({str(tmp_path)!r})
+begun, go = threading.Event(), threading.Event()
+def hang():
+    with writing(folder / "a.bin") as temporary:
+        temporary.write_bytes(b"half")
+        begun.set()
+        go.wait(20)
+def late():
+    with writing(folder / "b.bin"):
+        pass
+threads = [threading.Thread(target=f, daemon=True) for f in (hang, late)]
+threads[0].start()
+begun.wait(20)
+assert len(list(folder.iterdir())) == 1
+print(*(path.name for path in abandon()))
+go.set()
+threads[1].start()
+threads[0].join(0.2)
+threads[1].join(0.1)
+print(*folder.iterdir(), flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["a.bin"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with writing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_checkout_has_the_folders_beside_the_package() -> None:
+    assert files.shipped("engines", "targets").is_dir()
+    assert files.shipped("engines", "targets", "rtx.toml").is_file()
+
+
+def test_a_wheel_has_them_inside_and_looks_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "package" / "_shipped" / "engines").mkdir(parents=True)
+    (tmp_path / "calibration").mkdir()  # of somebody else, in the same site-packages
+    monkeypatch.setattr(files, "_PACKAGE", tmp_path / "package")
+    assert files.shipped("engines") == tmp_path / "package" / "_shipped" / "engines"
+    with pytest.raises(InputError, match="calibration ships with hasn-edge but is missing: .*reinstall"):
+        files.shipped("calibration")
