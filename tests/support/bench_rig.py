@@ -9,9 +9,10 @@ from typing import Any
 
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.options import BenchOptions
-from hasn_edge.bench.report import BenchReport
+from hasn_edge.bench.report import BenchCase, BenchReport
 from hasn_edge.bench.run import run_benchmark
 from hasn_edge.bench.worker import Case, CaseHost
+from hasn_edge.evaluation.latency import Latency
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.power import Sample
 from hasn_edge.runtime.session import Timing
@@ -136,3 +137,21 @@ class BenchRig:
             worker=lambda case: InProcess(case, self),
             free_bytes=lambda gpu: self.free,
         )
+
+
+REFERENCE = Latency(rounds=((0.1, 0.3, 0.2), (0.4, 0.5)))
+SLOW = Latency(rounds=((0.4, 0.4), (0.9, 0.9)))
+
+
+def make_row(label: str, **fields) -> BenchCase:
+    """Return a row of a report with these fields."""
+    values = {
+        "backend": "onnxruntime",
+        "precision": "fp32",
+        "file": f"{label}.onnx",
+        "sha256": "0" * 64,
+        "file_bytes": 1_750_000,
+        "latency": REFERENCE,
+        "peak_bytes": 512_000_000,
+    }
+    return BenchCase(label=label, **{**values, **fields})

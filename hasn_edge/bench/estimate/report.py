@@ -120,12 +120,14 @@ def estimate_model(
     device = _profile(board)
     wanted = [Precision.parse(text) for text in precisions]
     if not wanted:
-        raise InputError("no precision to estimate", use(precisions=("int8",)))
+        raise InputError(
+            "no precision to estimate; expected one or more of fp32, fp16, int8", use(precisions=("int8",))
+        )
     shipped = bundled_onnx(model)  # its sidecar names the network without PyTorch
     spec = load_artifact(shipped).spec if shipped else load_model_checkpoint(model).spec
     if min(size) < spec.size.minimum:
         raise InputError(
-            f"{size[1]}x{size[0]} is below the network's minimum side of {spec.size.minimum} pixels"
+            f"{size[1]}x{size[0]} pixels is below the network's minimum side of {spec.size.minimum} pixels"
         )
     network = complexity(spec, *size)
     int8 = load_recipe(recipe).select(layer.name for layer in network.layers if layer.is_convolution)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -22,6 +24,18 @@ def test_every_board_has_an_estimate():
         assert int8 < fp16 < fp32, board
         times[board] = fp16
     assert times["rtx-5090"] < times["rtx-4090"] < times["thor"] < times["agx-orin"] < times["orin-nano"]
+
+
+def test_a_bundled_model_is_estimated_with_the_base_packages_alone():
+    code = f"""
+import sys
+for name in ("torch", "onnx", "onnxruntime", "safetensors"):
+    sys.modules[name] = None
+from hasn_edge.bench.estimate.report import estimate_model
+print(len(estimate_model({DEFAULT_MODEL!r}, "orin-nano").estimates))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("3\n", "")
 
 
 def test_the_word_stands_wherever_a_figure_does(tmp_path):
@@ -67,7 +81,7 @@ def test_what_cannot_be_estimated_is_refused():
         estimate_model("hasn-x4-small", "rtx")
     with pytest.raises(ConfigError, match=r"gone.toml: no such file"):
         estimate_model("hasn-x4-small", "gone.toml")
-    with pytest.raises(InputError, match="320x8 is below the network's minimum side of 15"):
+    with pytest.raises(InputError, match="320x8 pixels is below the network's minimum side of 15"):
         estimate_model("hasn-x4-small", "thor", size=(8, 320))
     with pytest.raises(UnsupportedError, match="unknown precision 'fp8'"):
         estimate_model("hasn-x4-small", "thor", precisions=["fp8"])
