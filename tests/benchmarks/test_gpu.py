@@ -115,20 +115,19 @@ def test_tensorrt_for_rtx_is_asked_without_naming_the_gpu_too(gpu, tmp_path, mon
         ("9.0",), (), load_target("rtx").compute_capabilities,
     ]  # fmt: skip
     header = PlanHeader(runtime=EngineRuntime.RTX, version=(1, 7, 1, 116), file_bytes=4096)
-    told = [
-        list(
-            _gpu_problems({"compute_capabilities": list(load_target(t).compute_capabilities)}, header, HOPPER)
-        )
-        for t in targets
-    ]
-    assert [bool(problems) for problems in told] == [False, False, True]
 
-    said = (
+    def problems(target):
+        able = list(load_target(target).compute_capabilities)
+        return list(_gpu_problems(details_of(Kind.ENGINE, compute_capabilities=able), header, HOPPER))
+
+    assert [bool(problems(target)) for target in targets] == [False, False, True]
+
+    refusal = (
         "TensorRT for RTX could not run it:\n  ERROR: " + "x" * 500 + "\n  The engine cannot run on this GPU"
     )
 
     def refuse(model, *, target, **options):
-        raise BuildError(f"SM90 is not known\nto it, {target}" if "this-gpu" in target else said)
+        raise BuildError(f"SM90 is not known\nto it, {target}" if "this-gpu" in target else refusal)
 
     monkeypatch.setattr(builds, "build", refuse)
     made = builds.build_all(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX fp16"]
