@@ -27,7 +27,7 @@ from hasn_edge.artifact import Form
 from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
-from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.hardware.host import describe_host
@@ -35,7 +35,7 @@ from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
-from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
+from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
 from hasn_edge.quantize.sensitivity import kind_of
 from hasn_edge.spec import Precision
 
@@ -94,7 +94,7 @@ class Bench:
             if form is not Form.WEAKLY_TYPED:
                 yield self.row(f"FP16, {label}", 0.0, exporter.export(form, Precision.FP16), self.sets)
         for name in ("default", "conservative"):
-            recipe = load_recipe(name)
+            recipe = load_quant_recipe(name)
             ranges = {
                 id(exporter): exporter.measure_ranges(self.data, recipe)
                 for exporter in (self.plain, self.fused)
@@ -106,7 +106,7 @@ class Bench:
     def observers(self) -> Iterator[Row]:
         """Measure every observer on the convolutions of the default recipe."""
         for settings in OBSERVERS:
-            recipe = replace(load_recipe(), **settings)
+            recipe = replace(load_quant_recipe(), **settings)
             label = " ".join(str(getattr(value, "value", value)) for value in settings.values())
             ranges = self.plain.measure_ranges(self.data, recipe)
             graph = self.plain.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
@@ -114,7 +114,7 @@ class Bench:
 
     def kinds(self) -> Iterator[Row]:
         """Measure each kind of convolution alone, then all of them."""
-        everything = replace(load_recipe(), quantize=("*",), keep_float=())
+        everything = replace(load_quant_recipe(), quantize=("*",), keep_float=())
         ranges = self.plain.measure_ranges(self.data, everything)
         for kind in (*dict.fromkeys(map(kind_of, self.names)), "*"):
             recipe = replace(everything, quantize=(kind,))

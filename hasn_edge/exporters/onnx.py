@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hasn_edge.errors import BuildError, ShapeError, UnsupportedError
+from hasn_edge.errors import BuildError, ShapeError, UnsupportedError, say, use
 from hasn_edge.exporters import onnx_graph as graphs
 from hasn_edge.optional import installed_version, require
 
@@ -103,7 +103,8 @@ def onnx_from_model(
     if set(graphs.conv_parameters(proto)) != expected:
         raise BuildError(
             f"this version of PyTorch ({torch.__version__}) names the graph's nodes in an unknown way, so "
-            "convolutions cannot be called by their path; use torch 2.6 to 2.13"
+            "convolutions cannot be called by their path",
+            say("use torch 2.6 to 2.13"),
         )
     simplified = "no"
     if simplify:
@@ -144,7 +145,7 @@ def _check(spec: ModelSpec, opset: int, size: tuple[int, int] | None, batch: int
     if batch is not None and batch < 1:
         raise ShapeError(f"batch is {batch}; expected 1 or more, or None for any")
     if size is not None and batch is None:
-        raise UnsupportedError("a static graph needs a fixed batch; pass batch=1 or another number")
+        raise UnsupportedError("a static graph needs a fixed batch", use(batch=1))
 
 
 def _traced(
@@ -207,6 +208,8 @@ def _simplified(proto: onnx.ModelProto, spec: ModelSpec, batch: int | None) -> t
     if not difference <= SIMPLIFY_TOLERANCE:
         raise BuildError(
             f"onnxsim {version} changed the output by {difference:.2g} of its range (limit "
-            f"{SIMPLIFY_TOLERANCE:.0e}); export with simplify=False, or install another version of onnxsim"
+            f"{SIMPLIFY_TOLERANCE:.0e})",
+            say("export with simplify=False"),
+            say("install another version of onnxsim"),
         )
     return result, f"onnxsim {version}"

@@ -1,16 +1,18 @@
-"""Edits of an ONNX graph that keep its meaning: readable names, initializers, constant sizes, dead code."""
+"""An ONNX graph in memory: edits that keep its meaning, its metadata, and running it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hasn_edge.errors import BuildError
-from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.errors import BuildError, use
+from hasn_edge.hardware.host import compute_cores
+from hasn_edge.images.arrays import Float32
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
@@ -148,9 +150,7 @@ def with_fixed_size(model: onnx.ModelProto, size: tuple[int, int], scale: int) -
         if len(sizes) != 4 or not all(sizes[1:]):
             raise BuildError(f"{node.name}: its size could not be made constant (found {sizes})")
         if not sizes[0]:
-            raise BuildError(
-                f"{node.name}: a static graph needs a fixed batch; pass batch=1 or another number"
-            )
+            raise BuildError(f"{node.name}: a static graph needs a fixed batch", use(batch=1))
         name = f"{node.name}.sizes"
         fixed.graph.initializer.append(onnx.numpy_helper.from_array(np.array(sizes, np.int64), name))
         node.input[3] = name
@@ -180,6 +180,42 @@ def set_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
     """Return the model's metadata."""
     return {entry.key: entry.value for entry in model.metadata_props}
+
+
+class Emulator:
+    """An ONNX graph in ONNX Runtime on the CPU, for measuring.
+
+    With ``exact`` nothing is fused: every Q/DQ pair rounds where the graph says, which is the arithmetic
+    that a prediction of INT8's cost needs (fused integer kernels shift results on some CPUs).
+
+    Raises:
+        BuildError: ONNX Runtime refuses the graph.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, *, exact: bool) -> None:
+        ort = require("onnxruntime", extra="export", needed_for="Measuring a graph")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = compute_cores()
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if exact else levels.ORT_ENABLE_ALL
+        try:
+            self._session = ort.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as exc:  # ONNX Runtime's exceptions have no common base but Exception
+            raise BuildError(f"ONNX Runtime cannot load the graph: {exc}") from exc
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, x_NCHW: Float32) -> Float32:
+        """Return the graph's first output for float32 RGB in [0, 1]."""
+        output: Float32 = self._session.run(self._outputs[:1], {self._input: x_NCHW})[0]
+        return output
+
+    def run_all(self, x_NCHW: Float32) -> Mapping[str, NDArray[Any]]:
+        """Return every output of the graph by name."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: x_NCHW}), strict=True))
 
 
 def largest_difference(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, call
 from hasn_edge.files import writing
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.spec import Precision
@@ -80,7 +80,8 @@ def torchscript_from_model(
     """
     if precision not in (Precision.FP32, Precision.FP16):
         raise UnsupportedError(
-            f"TorchScript in {precision.value} is not possible; choose fp32 or fp16, or build ONNX for int8"
+            f"TorchScript in {precision.value} is not possible; it has fp32 and fp16",
+            call("build", precision=precision.value),
         )
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     network = copy.deepcopy(model).float().eval().requires_grad_(False)

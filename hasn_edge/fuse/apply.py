@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.fuse.modules import fused_block
 from hasn_edge.model.blocks import HASB
 from hasn_edge.model.hasn import HASN
@@ -74,7 +74,7 @@ def fuse(model: HASN, rules: Sequence[str]) -> tuple[FusedHASN, list[str]]:
         raise UnsupportedError(f"unknown fusion rule {unknown[0]!r}; choose from: {', '.join(RULES)}")
     if isinstance(model, FusedHASN):
         raise UnsupportedError(
-            f"this network is fused already ({', '.join(model.fused)}); fuse the network it came from"
+            f"this network is fused already ({', '.join(model.fused)})", say("fuse the network it came from")
         )
     reasons = {rule: _nothing_to_do(rule, model.spec) for rule in RULES if rule in rules}
     applied = tuple(rule for rule, reason in reasons.items() if not reason)

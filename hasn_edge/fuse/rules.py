@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say
+
+APART = say("leave them apart")
 
 
 def fold_affine(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
@@ -43,18 +45,21 @@ def compose(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     if first.kernel_size != (1, 1) or first.stride != (1, 1) or first.padding != (0, 0) or first.groups != 1:
         raise UnsupportedError(
             f"cannot compose {_describe(first)} with the convolution after it: only a plain 1x1 convolution "
-            "without stride, padding or groups composes exactly; leave the two apart"
+            "without stride, padding or groups composes exactly",
+            APART,
         )
     if second.groups != 1 or second.in_channels != first.out_channels:
         raise UnsupportedError(
             f"cannot compose {_describe(first)} with {_describe(second)}: the second must read all the "
-            "first's channels without groups; leave the two apart"
+            "first's channels without groups",
+            APART,
         )
     biased = first.bias is not None and bool((first.bias != 0).any())
     if biased and second.padding not in ((0, 0), "valid"):
         raise UnsupportedError(
             f"cannot compose {_describe(first)}, which has a bias, with {_describe(second)}: its zero "
-            "padding would not carry the bias, and border pixels would change; leave the two apart"
+            "padding would not carry the bias, and border pixels would change",
+            APART,
         )
     w1, w2 = first.weight.detach().double()[:, :, 0, 0], second.weight.detach().double()
     weight = torch.einsum("omuv,mi->oiuv", w2, w1)
@@ -77,7 +82,8 @@ def merge(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
         if conv.groups != 1 or _geometry(conv) != _geometry(first):
             raise UnsupportedError(
                 f"cannot merge {_describe(first)} with {_describe(conv)}: they must have the same "
-                "input channels, kernel, stride, padding and dilation, and no groups; leave them apart"
+                "input channels, kernel, stride, padding and dilation, and no groups",
+                APART,
             )
     weight = torch.cat([conv.weight.detach() for conv in convs]).double()
     biases = [

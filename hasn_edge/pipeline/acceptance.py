@@ -106,7 +106,7 @@ class Acceptance:
         return msgspec.structs.replace(measured, held_out=held_out), note
 
 
-def check_pixels(floats: Session, pixels: Session) -> tuple[PixelLevels, str]:
+def check_levels(floats: Session, pixels: Session) -> tuple[PixelLevels, str]:
     """Run a file of 8-bit pixels against the checked one of floats that it was made from.
 
     Dividing, rounding and converting inside the graph must give the same levels that

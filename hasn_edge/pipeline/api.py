@@ -10,7 +10,7 @@ from hasn_edge.errors import UnsupportedError, call, omit, use
 from hasn_edge.files import output_error, require_writable
 from hasn_edge.pipeline.autotune import autotune
 from hasn_edge.pipeline.build import Built, build_one
-from hasn_edge.pipeline.context import AUTO, BuildOptions, Size, load_context, publish_file
+from hasn_edge.pipeline.context import AUTO, BuildOptions, ImageSize, load_context, publish_file
 from hasn_edge.pipeline.variants import STRONGLY_TYPED_OPSET, Variants
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.spec import Precision
@@ -22,7 +22,7 @@ def export(
     format: str = "onnx",
     precision: str = "fp32",
     opset: int | None = None,
-    size: Size | None = None,
+    size: ImageSize | None = None,
     batch: int = 1,
     output: str | Path = "engines",
     progress: Progress = ignore,
@@ -84,7 +84,7 @@ def export_triton(
     *,
     precision: str = "fp32",
     opset: int | None = None,
-    size: Size | None = None,
+    size: ImageSize | None = None,
     batch: int = 1,
     name: str | None = None,
     output: str | Path = "triton",
@@ -136,8 +136,8 @@ def build(
     target: str | Path | None = None,
     calibration: str | Path | None = None,
     recipe: str | Path = "default",
-    size: Size | None = None,
-    dynamic: tuple[Size, Size, Size] | None = None,
+    size: ImageSize | None = None,
+    dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None,
     batch: int | None = None,
     pixels: bool = False,
     int8_method: str = "qdq",

@@ -117,7 +117,7 @@ def autotune(options: BuildOptions, progress: Progress = ignore) -> Built:
     failures = (*unbuilt, *unopened)
     if not candidates:
         raise _joined(failures)
-    chosen, why = choose(candidates)
+    chosen, why = choose_fastest(candidates)
     record = AutotuneRecord(
         candidates=tuple(candidate.describe() for candidate in candidates),
         left_out=tuple(failure.describe() for failure in failures),
@@ -179,7 +179,7 @@ def _joined(failures: Sequence[Failure]) -> HasnEdgeError:
     return type(first)(" ".join(failure.describe() for failure in failures))
 
 
-def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+def choose_fastest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
     """Return the candidate to keep, and why; ``candidates`` go from the finest number format on."""
     best = candidates[0]
     for other in candidates[1:]:

@@ -18,7 +18,7 @@ from hasn_edge.errors import ShapeError, UnsupportedError, omit, say
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Progress, Step
-from hasn_edge.quantize.recipe import load_recipe
+from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ AUTO = "auto"
 TOOLS = ("hasn-edge", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
 """Distributions whose versions go into sidecars."""
 
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 """(height, width) in pixels."""
 
 
@@ -66,9 +66,9 @@ class BuildOptions:
     """Images for INT8 ranges: a folder or a manifest; those of the recipe where ``None``."""
     recipe: str | Path = "default"
     """INT8 recipe by name or file."""
-    size: Size | None = None
+    size: ImageSize | None = None
     """The one (height, width) in pixels; otherwise the target's shapes."""
-    dynamic: tuple[Size, Size, Size] | None = None
+    dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None
     """Smallest, optimal and largest (height, width) of an engine that takes a range of sizes."""
     batch: int | None = None
     """Images at a time, at most: an engine takes 1 to so many, fastest at so many; a graph any number. The
@@ -151,7 +151,7 @@ class BuildContext:
         skipped = self.images.skipped if self.images else ()
         return (f"calibration: {len(skipped)} images left out, the first: {skipped[0]}",) if skipped else ()
 
-    def require_size(self, size: Size) -> None:
+    def require_size(self, size: ImageSize) -> None:
         """Refuse a (height, width) that the network does not take, before anything is made for it.
 
         Raises:
@@ -167,7 +167,7 @@ class BuildContext:
                 ),
             )
 
-    def identity(self, form: Form, precision: Precision, size: Size | None) -> str:
+    def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
         facts = {
             "source": self.checkpoint.sha256,
@@ -192,7 +192,7 @@ def load_context(
     batch: tuple[int, int] = (1, 1),
     recipe: str | Path | None = None,
     calibration: str | Path | None = None,
-    smallest: Size | None = None,
+    smallest: ImageSize | None = None,
     progress: Progress,
 ) -> BuildContext:
     """Load a model and, for INT8, its recipe and calibration images.
@@ -226,7 +226,7 @@ def load_context(
         return context
     from hasn_edge.data.calibration import load_calibration
 
-    loaded = load_recipe(recipe)
+    loaded = load_quant_recipe(recipe)
     images = load_calibration(loaded.calibration if calibration is None else calibration)
     return replace(context, recipe=loaded, images=images)
 

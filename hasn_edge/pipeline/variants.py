@@ -14,10 +14,10 @@ from hasn_edge.pipeline.acceptance import (
     SIZES,
     Acceptance,
     check_batch,
-    check_pixels,
+    check_levels,
     check_static,
 )
-from hasn_edge.pipeline.context import BuildContext, FinishedFile, Size
+from hasn_edge.pipeline.context import BuildContext, FinishedFile, ImageSize
 from hasn_edge.progress import Progress, Step
 from hasn_edge.spec import Precision
 
@@ -50,14 +50,14 @@ class GraphExporter:
         self._model = checkpoint.model()
         if rules:
             self._model, self.fused = fuse(self._model, rules)
-        self._fp32: dict[tuple[int, bool, Size | None, int | None], ModelProto] = {}
+        self._fp32: dict[tuple[int, bool, ImageSize | None, int | None], ModelProto] = {}
 
     def fp32(
         self,
         opset: int = WEAKLY_TYPED_OPSET,
         *,
         decompose_norm: bool = False,
-        size: Size | None = None,
+        size: ImageSize | None = None,
         batch: int | None = 1,
     ) -> ModelProto:
         """Return the FP32 graph; do not modify it, it is kept for further calls."""
@@ -86,7 +86,7 @@ class GraphExporter:
         form: Form,
         precision: Precision,
         *,
-        size: Size | None = None,
+        size: ImageSize | None = None,
         batch: int | None = 1,
         opset: int | None = None,
         ranges: Ranges | None = None,
@@ -144,7 +144,7 @@ class Variants:
         form: Form,
         precision: Precision,
         *,
-        size: Size | None,
+        size: ImageSize | None,
         suffix: str | None = None,
         opset: int | None = None,
     ) -> FinishedFile:
@@ -179,7 +179,7 @@ class Variants:
         what = f"{precision.value}{suffix}"
         ranges = self._measured_ranges() if precision is Precision.INT8 else None
 
-        def export(size: Size | None, batch: int | None) -> ModelProto:
+        def export(size: ImageSize | None, batch: int | None) -> ModelProto:
             return self.exporter.export(
                 form, precision, size=size, batch=batch, opset=opset, ranges=ranges, recipe=context.recipe
             )
@@ -209,7 +209,7 @@ class Variants:
         if context.pixels:
             floats, graph = graph, with_pixels(graph)
             with self._open(floats, precision) as before, self._open(graph, precision) as after:
-                pixels, note = check_pixels(before, after)
+                pixels, note = check_levels(before, after)
             notes.append(note)
         details = GraphDetails(
             size=size,

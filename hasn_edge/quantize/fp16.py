@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.optional import require
 from hasn_edge.quantize.graph import initializers, opset_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-LARGEST = 65504.0
+LARGEST_FP16 = 65504.0
 """Largest finite FP16 number."""
 
 FLOAT32_OPS = frozenset({"LayerNormalization", "GlobalAveragePool"})
@@ -47,12 +47,13 @@ def fp16_onnx_from_onnx(proto: ModelProto) -> ModelProto:
     onnx = require("onnx", extra="export", needed_for="Writing FP16")
     if opset_of(proto) < 20:
         raise UnsupportedError(
-            f"FP16 is written from opset 20 on, this graph has opset {opset_of(proto)}: TensorRT below 10.12 "
-            "takes the FP32 graph with its own FP16 flag; export with opset=20 for anything else"
+            f"FP16 is written from opset 20 on, this graph has opset {opset_of(proto)}",
+            use(opset=20),
+            say("give TensorRT below 10.12 the FP32 graph with its own FP16 flag"),
         )
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    writer = _Writer(result)
+    writer = _CastWriter(result)
     nodes = list(result.graph.node)
     island = set(_float32_nodes(nodes))
     outputs = {output.name for output in result.graph.output}
@@ -76,7 +77,7 @@ def _scope(node: NodeProto) -> str:
     return str(node.name).rpartition(".")[0] or str(node.name)
 
 
-class _Writer:
+class _CastWriter:
     """Goes through a graph in order and puts a Cast wherever FP16 meets FP32, once per tensor."""
 
     def __init__(self, model: ModelProto) -> None:
@@ -98,8 +99,8 @@ class _Writer:
             node.op_type == "Cast" and any(name in self._float for name in (*node.input, *node.output))
         ):
             raise UnsupportedError(
-                f"node {node.name} ({node.op_type}) cannot be written in FP16; simplify the graph first "
-                "(hasn_edge.exporters.onnx.onnx_from_model does)"
+                f"node {node.name} ({node.op_type}) cannot be written in FP16",
+                say("simplify the graph first (hasn_edge.exporters.onnx.onnx_from_model does)"),
             )
         wanted = self._full if float32 else self._half
         for index, name in enumerate(node.input):
@@ -156,10 +157,11 @@ class _Writer:
             return name
         values = self._onnx.numpy_helper.to_array(tensor)
         largest = float(np.abs(values).max(initial=0.0))
-        if not largest <= LARGEST:
+        if not largest <= LARGEST_FP16:
             raise UnsupportedError(
-                f"{name} has the value {largest:.4g}, which FP16 cannot hold (largest: {LARGEST:.0f}); build "
-                "with --precision fp32, or use another checkpoint"
+                f"{name} has the value {largest:.4g}, which FP16 cannot hold (largest: {LARGEST_FP16:.0f})",
+                use(precision="fp32"),
+                say("use another checkpoint"),
             )
         # An FP32 node may read the same constant as it is, hence a name of its own.
         self._new[f"{name}.fp16"] = self._onnx.numpy_helper.from_array(

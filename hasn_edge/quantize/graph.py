@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
@@ -47,14 +47,16 @@ def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
             continue
         if not node.name or node.name in found:
             raise UnsupportedError(
-                f"the graph has a convolution named {node.name!r} more than once or not at all; ranges are "
-                "keyed by name: export it with hasn_edge.exporters.onnx.onnx_from_model"
+                f"the graph has a convolution named {node.name!r} more than once or not at all, and ranges "
+                "are keyed by name",
+                say("export it with hasn_edge.exporters.onnx.onnx_from_model"),
             )
         shape = weights.get(node.input[1], ())
         if len(shape) != 4:
             raise UnsupportedError(
                 f"convolution {node.name} takes its weights from {node.input[1]!r}, which is not a constant "
-                "(out, in, height, width) tensor: quantize the float graph, not one already quantized"
+                "(out, in, height, width) tensor",
+                say("quantize the float graph, not one that is quantized already"),
             )
         found[node.name] = Convolution(
             name=node.name,

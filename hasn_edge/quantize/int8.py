@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.optional import require
 from hasn_edge.quantize.graph import Convolution, array_of, convolutions, initializers, opset_of
 from hasn_edge.quantize.observers import LEVELS, mse_ranges
@@ -74,7 +74,7 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
     weights = initializers(result)
     dtypes = {array_of(weights[conv.weight]).dtype for conv in chosen}
     _check(result, chosen, dtypes, ranges)
-    writer = _Writer(result, dtypes.pop())
+    writer = _PairWriter(result, dtypes.pop())
     for tensor, readers in _by_input(chosen).items():
         writer.activation(tensor, max(ranges.of(conv.name) for conv in readers), readers)
     for conv in chosen:
@@ -95,7 +95,7 @@ def _check(
     proto: ModelProto, chosen: Iterable[Convolution], dtypes: set[np.dtype[np.floating]], ranges: Ranges
 ) -> None:
     if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
-        raise UnsupportedError("the graph has Q/DQ nodes already; quantize the float graph")
+        raise UnsupportedError("the graph has Q/DQ nodes already", say("quantize the float graph"))
     names = {dtype.name for dtype in dtypes}
     if len(names) != 1 or not names <= set(SMALLEST_SCALE):
         raise UnsupportedError(
@@ -105,8 +105,8 @@ def _check(
     needed = 19 if half else 13
     if opset_of(proto) < needed:
         raise UnsupportedError(
-            f"Q/DQ of {names.pop()} tensors needs opset {needed} or newer, this graph has {opset_of(proto)}; "
-            "export again with opset=20"
+            f"Q/DQ of {names.pop()} tensors needs opset {needed} or newer, this graph has {opset_of(proto)}",
+            use(opset=20),
         )
     largest = float(np.finfo(np.float16).max)
     for conv in chosen:
@@ -114,7 +114,9 @@ def _check(
         if half and peak > largest:
             raise UnsupportedError(
                 f"the input of convolution {conv.name} reaches {peak:.4g}, which FP16 cannot hold (largest: "
-                f"{largest:.0f}); build from the FP32 graph (TensorRT below 10.12), or use another checkpoint"
+                f"{largest:.0f})",
+                say("build from the FP32 graph (TensorRT below 10.12)"),
+                say("use another checkpoint"),
             )
 
 
@@ -125,7 +127,7 @@ def _by_input(chosen: Iterable[Convolution]) -> dict[str, list[Convolution]]:
     return groups
 
 
-class _Writer:
+class _PairWriter:
     """Collects the new nodes and constants of a graph and puts them in front of their first reader."""
 
     def __init__(self, model: ModelProto, dtype: np.dtype[np.floating]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.artifact import RangesRecord
-from hasn_edge.errors import ArtifactError, CheckpointError, InputError
-from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.errors import ArtifactError, CheckpointError, InputError, say
+from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.optional import require
 from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import MagnitudeHistogram, Observer, observed_range
@@ -62,7 +62,8 @@ class Ranges:
             some = ", ".join(list(self.values)[:4]) or "none"
             raise ArtifactError(
                 f"no range was measured for convolution {name}; these ranges have {some}, ...: they belong "
-                "to another network or recipe, measure them again"
+                "to another network or recipe",
+                say("measure them again"),
             ) from None
 
     def to_record(self) -> RangesRecord:
@@ -142,9 +143,10 @@ def input_histograms(
                 first = next(name for name, read in readers.items() if read == tensor)
                 raise CheckpointError(
                     f"the input of convolution {first} has values that are not finite on calibration image "
-                    f"{count + 1}: this checkpoint overflows float32; use another checkpoint"
+                    f"{count + 1}: this checkpoint overflows float32",
+                    say("use another checkpoint"),
                 ) from None
         count += 1
     if count == 0:
-        raise InputError("there is no calibration image; give a folder with images")
+        raise InputError("there is no calibration image", say("give a folder with images"))
     return {name: histograms[tensor] for name, tensor in readers.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.config import load_config
-from hasn_edge.errors import ConfigError
+from hasn_edge.errors import ConfigError, say
 from hasn_edge.files import shipped
 from hasn_edge.quantize.observers import Observer
 
@@ -93,7 +93,7 @@ class QuantRecipe:
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
-def load_recipe(name: str | Path = "default", *, overrides: Iterable[str] = ()) -> QuantRecipe:
+def load_quant_recipe(name: str | Path = "default", *, overrides: Iterable[str] = ()) -> QuantRecipe:
     """Read a recipe that ships (``default``, ``conservative``, ``div2k``) or the TOML file at a path.
 
     Args:
@@ -118,8 +118,8 @@ def recipe_path(name: str | Path) -> Path:
     if path.suffix == ".toml":
         return path
     raise ConfigError(
-        f"no recipe called {str(name)!r}; those that ship: {', '.join(shipped_recipes())}; "
-        "or give the path of a .toml file"
+        f"no recipe called {str(name)!r}; those that ship: {', '.join(shipped_recipes())}",
+        say("give the path of a .toml file"),
     )
 
 

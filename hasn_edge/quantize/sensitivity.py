@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hasn_edge.errors import Cure, InputError, say
-from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.images.arrays import Float32
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.graph import conv_macs, convolutions

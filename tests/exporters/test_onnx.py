@@ -11,9 +11,8 @@ import torch
 
 from hasn_edge.errors import BuildError, ShapeError, UnsupportedError
 from hasn_edge.exporters import onnx as export
-from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.exporters.onnx import onnx_from_model
-from hasn_edge.exporters.onnx_graph import conv_parameters, metadata, module_path
+from hasn_edge.exporters.onnx_graph import Emulator, conv_parameters, metadata, module_path
 from hasn_edge.fuse.apply import RULES, fuse
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.model.hasn import HASN

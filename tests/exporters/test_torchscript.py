@@ -121,7 +121,7 @@ def test_a_saved_file_gives_the_same_numbers(tmp_path):
 
 
 def test_int8_is_refused():
-    with pytest.raises(UnsupportedError, match="TorchScript in int8 is not possible; choose fp32 or fp16"):
+    with pytest.raises(UnsupportedError, match="TorchScript in int8 is not possible; it has fp32 and fp16"):
         torchscript_from_model(network(), precision=Precision.INT8)
 
 

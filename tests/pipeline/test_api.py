@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -17,7 +18,7 @@ from hasn_edge.evaluation.compare import Budget
 from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
-from hasn_edge.pipeline import acceptance as gate
+from hasn_edge.pipeline import acceptance
 from hasn_edge.pipeline import api as pipeline
 from hasn_edge.pipeline import build as builder
 from hasn_edge.pipeline.build import build_one
@@ -26,6 +27,7 @@ from hasn_edge.pipeline.variants import Variants
 from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.pytorch import PyTorchSession
+from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 
@@ -60,7 +62,7 @@ def test_static_export_takes_one_size(tiny, tmp_path, x):
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
-    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
+    monkeypatch.setattr(acceptance, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
     with pytest.raises(VerificationError, match="is too far from its reference"):
         hasn_edge.export(tiny, format=format, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -68,7 +70,7 @@ def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
 
 def test_a_new_file_replaces_the_old_only_if_it_passed(tiny, tmp_path, monkeypatch):
     first = hasn_edge.export(tiny, output=tmp_path)
-    monkeypatch.setattr(gate, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
+    monkeypatch.setattr(acceptance, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
     with pytest.raises(VerificationError):
         hasn_edge.export(tiny, output=tmp_path)
     assert load_artifact(first.path) == first
@@ -106,8 +108,6 @@ def test_int8_sidecar_says_how(tiny, tmp_path):
 
 
 def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
-    import onnx
-
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
     built = hasn_edge.build(
@@ -284,14 +284,14 @@ def test_a_file_of_pixels_says_so_and_runs(tiny, tmp_path, size):
 
 def test_recipe_budget_is_the_one_that_counts(tiny, monkeypatch, tmp_path):
     """A candidate that loses more than the budget is refused; one that loses less passes."""
-    real = gate.drift
+    real = acceptance.drift
 
     def worse(reference, candidate):
         lost = real(reference, candidate)
         images = tuple(replace(image, dpsnr=-0.02) for image in lost.images)
         return replace(lost, images=images)
 
-    monkeypatch.setattr(gate, "drift", worse)
+    monkeypatch.setattr(acceptance, "drift", worse)
     (tmp_path / "a.toml").write_text("budget_db = 0.03\n")
     (tmp_path / "b.toml").write_text("budget_db = 0.01\n")
     hasn_edge.build(tiny, precision="int8", recipe=tmp_path / "a.toml", output=tmp_path / "a")
@@ -299,3 +299,82 @@ def test_recipe_budget_is_the_one_that_counts(tiny, monkeypatch, tmp_path):
         hasn_edge.build(tiny, precision="int8", recipe=tmp_path / "b.toml", output=tmp_path / "b")
     assert files(tmp_path / "a") == ["tiny-int8-cpu.onnx", "tiny-int8-cpu.onnx.json"]
     assert not (tmp_path / "b").exists()
+
+
+def batch_of(count: int, height: int = 24, width: int = 33) -> np.ndarray:
+    return np.random.default_rng(1).random((count, 3, height, width), dtype=np.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_exported_graph_takes_any_number_and_computes_each_alone(tiny, tmp_path, precision):
+    artifact = hasn_edge.export(tiny, precision=precision, batch=4, output=tmp_path)
+    assert artifact.path.name == f"tiny-{precision}-b4.onnx"
+    assert artifact.details.batch == (1, 4)
+    shape = onnx.load(artifact.path).graph.input[0].type.tensor_type.shape
+    assert [dim.dim_param != "" for dim in shape.dim] == [True, False, True, True]
+    x = batch_of(5)
+    with open_session(artifact) as session:
+        together = session.run(x)
+        alone = np.concatenate([session.run(one[None]) for one in x])
+        assert Upscaler(session).upscale(np.zeros((20, 20, 3), np.uint8)).shape == (80, 80, 3)
+    np.testing.assert_allclose(together, alone, atol=1e-5 if precision == "fp32" else 1e-3)
+
+
+def test_a_server_takes_the_batch_as_its_limit(tiny, tmp_path):
+    made = hasn_edge.pipeline.api.export_triton(tiny, batch=4, output=tmp_path)
+    config = (made.path.parents[1] / "config.pbtxt").read_text()
+    assert "max_batch_size: 4" in config
+    assert "dynamic_batching" in config
+    assert "dims: [ 3, -1, -1 ]" in config
+
+
+@pytest.mark.parametrize(("size", "pixels"), [((48, 64), False), (None, True)])
+def test_an_engine_takes_up_to_so_many(tiny, tmp_path, size, pixels):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    built = hasn_edge.build(
+        tiny, precision="fp16", target="rtx", size=size, batch=3, pixels=pixels, output=tmp_path
+    )
+    graph, engine = (load_artifact(artifact.path) for artifact in built.artifacts)
+    assert engine.size == size
+    assert engine.path.name == f"tiny-fp16-rtx{'-u8' * pixels}{'-64x48' if size else ''}-b3.engine"
+    profile = engine.engine.profile
+    assert (profile.min[0], profile.opt[0], profile.max[0]) == (1, 3, 3)
+    assert graph.size is None
+    assert engine.engine.inputs[0].shape[0] == -1
+    if size and not pixels:
+        other = hasn_edge.build(tiny, precision="fp16", target="rtx", size=size, output=tmp_path)
+        assert other.artifacts[-1].engine.cache_key != engine.engine.cache_key
+
+
+def test_a_target_file_may_fix_the_number(tiny, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    target = tmp_path / "pair.toml"
+    shape = "[2, 3, 48, 64]"
+    target.write_text(f'runtime = "rtx"\n[shapes]\nmin = {shape}\nopt = {shape}\nmax = {shape}\n')
+    graph, engine = hasn_edge.build(tiny, precision="fp32", target=target, output=tmp_path).artifacts
+    assert engine.path.name == "tiny-fp32-pair-64x48-b2.engine"
+    assert engine.engine.inputs[0].shape == (2, 3, 48, 64)
+    assert engine.engine.golden.shape == (2, 3, 48, 64)
+    x = batch_of(2, 48, 64)
+    with open_session(graph) as pair, open_session(hasn_edge.export(tiny, output=tmp_path)) as one:
+        np.testing.assert_allclose(pair.run(x), one.run(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda tiny, out: hasn_edge.export(tiny, size=(48, 64), batch=2, output=out),
+            "leave out size, or",
+        ),
+        (lambda tiny, out: hasn_edge.export(tiny, format="torchscript", batch=2, output=out), "any number"),
+        (
+            lambda tiny, out: hasn_edge.build(tiny, target="cpu", size=(48, 64), batch=2, output=out),
+            "one image at a time",
+        ),
+    ],
+)
+def test_batches_that_a_file_cannot_take(tiny, tmp_path, call, message):
+    with pytest.raises(UnsupportedError, match=message):
+        call(tiny, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError, VerificationError
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.pipeline import autotune as fastest
-from hasn_edge.pipeline.autotune import Candidate, choose, measure
+from hasn_edge.pipeline.autotune import Candidate, choose_fastest, measure
 from hasn_edge.pipeline.build import Built
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
@@ -48,7 +48,7 @@ def candidate(precision: str, milliseconds: list[float], loss: float = 0.0) -> C
     ],
 )
 def test_a_coarser_format_must_earn_its_place(fp16, int8, kept):
-    best, why = choose([candidate("fp16", fp16), candidate("int8", int8, -0.02)])
+    best, why = choose_fastest([candidate("fp16", fp16), candidate("int8", int8, -0.02)])
     assert best.artifact.precision.value == kept
     assert why.startswith(f"{kept} is kept: ")
 
@@ -57,8 +57,8 @@ def test_what_is_said_names_times_and_losses():
     a, b = candidate("fp16", [10.0], -0.0004), candidate("int8", [4.0], -0.0123)
     assert a.describe() == "fp16 10.00 ms, -0.0004 dB"
     assert b.describe() == "int8 4.00 ms, -0.0123 dB"
-    assert "fp16 took 2.50 times as long" in choose([a, b])[1]
-    assert "the only one whose quality passes" in choose([a])[1]
+    assert "fp16 took 2.50 times as long" in choose_fastest([a, b])[1]
+    assert "the only one whose quality passes" in choose_fastest([a])[1]
 
 
 class Slow(FakeSession):

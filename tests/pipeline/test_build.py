@@ -1,7 +1,9 @@
-"""What a build on a Jetson hands to TensorRT, told to a compiler that only listens."""
+"""What a build hands to the compiler, and that an engine runs before it gets its name."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,21 +18,18 @@ from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.compile import BuiltEngine
 from hasn_edge.engine.engine_file import parse_plan_header
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ShapeError, UnsupportedError
-from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.errors import ArtifactError, NoCudaError, ShapeError, UnsupportedError
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import autotune as fastest
 from hasn_edge.pipeline import build as builder
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.runtime.golden import OWN_RANGES
+from hasn_edge.runtime.tensorrt import open as open_engine
 from hasn_edge.spec import ModelSpec, Precision
-from tests.support.samples import USUAL
+from tests.support.fake_session import FakeSession
+from tests.support.samples import ADA, NANO, USUAL
 
-NANO = GpuFacts(
-    name="Orin", compute_capability="8.7", total_memory_bytes=8 << 30, driver="540.4.0", cuda="12.6",
-    integrated=True, l4t="36.4.3", sm_count=8,
-)  # fmt: skip
 JETPACK_6 = Capabilities(
     runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, native_normalization=True,
     strong_typing_flag=True, explicit_batch_flag=True, precision_flags=True, calibrator=True,
@@ -52,7 +51,7 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def told(monkeypatch) -> SimpleNamespace:
-    """An Orin Nano with JetPack 6; what its compiler is told."""
+    """An Orin Nano with JetPack 6; what its compiler receives."""
     seen = SimpleNamespace()
 
     def compiles(data, target, *, precision, progress, cache, calibrator):
@@ -185,3 +184,76 @@ def test_the_calibrator_takes_no_pixels(tiny, told, tmp_path):
             tiny, precision="int8", int8_method="calibrator", pixels=True, output=tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
+
+
+def build_here(tiny, folder):
+    return hasn_edge.build(tiny, precision="fp32", target="rtx", size=(32, 40), output=folder)
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_file()) if folder.exists() else []
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None,
+    reason="TensorRT for RTX is not installed: extra [rtx]",
+)
+class TestSmokeTest:
+    def test_an_engine_runs_before_it_is_published(self, tiny, tmp_path, monkeypatch):
+        seen = []
+
+        def opened(artifact):
+            assert load_artifact(artifact.path).kind is Kind.ENGINE
+            assert names(tmp_path / "out") == []
+            seen.append(FakeSession())
+            return seen[-1]
+
+        monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
+        monkeypatch.setattr(builder, "open_session", opened)
+        built = build_here(tiny, tmp_path / "out")
+        assert [session.closed for session in seen] == [True]
+        assert built.summary[-1] == "the fp32 engine for rtx ran: its golden image came out right"
+        assert len(names(tmp_path / "out")) == 4
+
+    def test_one_that_computes_something_else_is_not_published(self, tiny, tmp_path, monkeypatch):
+        def lies(artifact):
+            raise ArtifactError("it loads, but computes something else")
+
+        monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
+        monkeypatch.setattr(builder, "open_session", lies)
+        with pytest.raises(ArtifactError, match="computes something else"):
+            build_here(tiny, tmp_path / "out")
+        assert names(tmp_path / "out") == []
+
+    @pytest.mark.parametrize("gpu", [None, replace(ADA, compute_capability="7.5")], ids=["none", "another"])
+    def test_without_its_gpu_it_is_said_not_to_have_run(self, tiny, tmp_path, monkeypatch, gpu):
+        monkeypatch.setattr(builder, "gpu_facts", lambda: gpu)
+        monkeypatch.setattr(builder, "open_session", lambda artifact: pytest.fail("there is no GPU for it"))
+        built = build_here(tiny, tmp_path / "out")
+        assert built.summary[-1] == "the fp32 engine for rtx was not executed: that needs its GPU"
+
+    @pytest.fixture
+    def no_cuda_package(self, monkeypatch):
+        """A Jetson as it often is: a GPU, TensorRT, PyTorch for the CPU, and nothing that opens CUDA."""
+        for name in ("cuda", "pycuda"):
+            monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        for module in (builder, fastest, open_engine):
+            monkeypatch.setattr(module, "gpu_facts", lambda index=0: ADA)
+
+    @pytest.mark.usefixtures("no_cuda_package")
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NVIDIA's bindings, which are loaded here
+    def test_without_a_cuda_package_it_is_built_and_the_cure_said(self, tiny, tmp_path):
+        built = build_here(tiny, tmp_path / "out")
+        said = built.summary[-1]
+        assert said.startswith("the fp32 engine for rtx was not executed: running an engine needs a Python ")
+        assert "pip install" in said
+        assert f"torch: CUDA (through torch): PyTorch {torch.__version__} here sees no GPU" in said
+        assert len(names(tmp_path / "out")) == 4
+
+    @pytest.mark.usefixtures("no_cuda_package")
+    def test_without_a_cuda_package_auto_compiles_nothing(self, tiny, tmp_path, monkeypatch):
+        monkeypatch.setattr(fastest, "build_one", lambda *args, **rest: pytest.fail("it began to build"))
+        with pytest.raises(NoCudaError, match="running an engine needs a Python package"):
+            hasn_edge.build(tiny, precision="auto", target="rtx", size=(32, 40), output=tmp_path / "out")
+        assert names(tmp_path / "out") == []

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from hasn_edge.errors import BuildError
-from hasn_edge.quantize.check_qdq import lint, problems
+from hasn_edge.quantize.check_qdq import check_qdq, problems
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 from hasn_edge.quantize.recipe import QuantRecipe
@@ -41,11 +41,11 @@ def only(proto: onnx.ModelProto, text: str) -> None:
     assert found
     assert all(text in problem for problem in found), found
     with pytest.raises(BuildError, match="breaks rules of TensorRT"):
-        lint(proto)
+        check_qdq(proto)
 
 
 def test_our_own_graphs_pass(proto):
-    lint(proto)
+    check_qdq(proto)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])

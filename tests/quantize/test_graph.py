@@ -8,12 +8,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hasn_edge.errors import BuildError, UnsupportedError
-from hasn_edge.exporters.emulator import Emulator
 from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.fuse.apply import fuse
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.graph import conv_macs, convolutions, mac_share
-from hasn_edge.quantize.recipe import load_recipe
+from hasn_edge.quantize.recipe import load_quant_recipe
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def test_macs_are_the_published_ones(published):
     ],
 )
 def test_shares_are_the_published_ones(published, patterns, share):
-    names = load_recipe(overrides=[f"quantize={list(patterns)}"]).select(
+    names = load_quant_recipe(overrides=[f"quantize={list(patterns)}"]).select(
         c.name for c in convolutions(published)
     )
     assert mac_share(published, names) == pytest.approx(share, abs=0.003)
 
 
 def test_the_default_recipe_covers_seventy_percent(published):
-    names = load_recipe().select(c.name for c in convolutions(published))
+    names = load_quant_recipe().select(c.name for c in convolutions(published))
     assert mac_share(published, names) >= 0.70
     # Depthwise convolutions of 52 channels have no INT8 kernels; the stem reads the image itself.
     assert not any("dwconv" in name or name in ("conv_1", "upsampler.0") for name in names)
@@ -57,7 +57,7 @@ def test_the_default_recipe_covers_fused_networks_as_well(make_model):
     rules = ("norm_affine", "merge_branches", "compose_esa")
     fused, _ = fuse(make_model(), rules)
     graph = onnx_from_model(fused, opset=17, simplify=False)
-    names = load_recipe().select(c.name for c in convolutions(graph))
+    names = load_quant_recipe().select(c.name for c in convolutions(graph))
     assert {"block_1.f123.conv", "block_1.esa.conv1", "block_1.g.conv"} <= set(names)
 
 

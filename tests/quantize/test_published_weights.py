@@ -11,7 +11,7 @@ import pytest
 from hasn_edge.artifact import Form
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set
-from hasn_edge.exporters.emulator import Emulator
+from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.exporters.uint8_io import with_pixels
 from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.metrics import psnr_y
@@ -19,7 +19,7 @@ from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.ranges import Ranges
-from hasn_edge.quantize.recipe import QuantRecipe, load_recipe
+from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
 from hasn_edge.spec import Precision
 
 FORMS = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
@@ -56,12 +56,14 @@ def score(emulator: Emulator, eval_set: EvalSet) -> float:
 @pytest.fixture(scope="module")
 def bench(shared_data: Path) -> Bench:
     exporter = GraphExporter(load_checkpoint(shared_data / "upstream" / "HASN.pth"))
-    return Bench(exporter, exporter.measure_ranges(load_calibration(), load_recipe()), shared_data / "eval")
+    return Bench(
+        exporter, exporter.measure_ranges(load_calibration(), load_quant_recipe()), shared_data / "eval"
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_default_recipe_on_set5(bench, form):
-    recipe = load_recipe()
+    recipe = load_quant_recipe()
     assert (
         mac_share(bench.exporter.fp32(), recipe.select(c.name for c in convolutions(bench.exporter.fp32())))
         >= 0.70
@@ -71,12 +73,12 @@ def test_the_default_recipe_on_set5(bench, form):
 
 
 def test_the_default_recipe_on_set14(bench):
-    assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_recipe()) <= 0.04
+    assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_quant_recipe()) <= 0.04
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_conservative_recipe_on_set5(bench, form):
-    recipe, default = load_recipe("conservative"), load_recipe()
+    recipe, default = load_quant_recipe("conservative"), load_quant_recipe()
     # Measured the same way, so the ranges at hand are those that this recipe would measure.
     assert (recipe.observer, recipe.error_power) == (default.observer, default.error_power)
     assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.02

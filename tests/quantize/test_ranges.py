@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 from hasn_edge.errors import ArtifactError, CheckpointError, ConfigError, InputError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.quantize.observers import Observer
-from hasn_edge.quantize.ranges import Ranges, input_histograms, ranges_from_onnx
+from hasn_edge.quantize.ranges import input_histograms, ranges_from_onnx
 from hasn_edge.quantize.recipe import QuantRecipe
 
 MINMAX = QuantRecipe(observer=Observer.MINMAX)
@@ -69,15 +67,12 @@ def test_a_histogram_holds_every_value_of_the_tensor(tiny, images):
     assert found["block_1.g.conv"].total == 3 * 24 * 24 * 24
 
 
-def test_ranges_survive_the_disk_and_damage_is_named(tiny):
-    values = json.loads(json.dumps(tiny.ranges.to_dict()))
-    assert Ranges.from_dict(values) == tiny.ranges
-    for change in ({"observer": "guess"}, {"values": None}, {"values": {"conv_1": -1.0}}):
-        with pytest.raises(ArtifactError, match="measure them again"):
-            Ranges.from_dict({**values, **change})
-    values.pop("peaks")
-    with pytest.raises(ArtifactError, match="peaks"):
-        Ranges.from_dict(values)
+def test_a_sidecar_states_the_ranges(tiny):
+    record = tiny.ranges.to_record()
+    assert (record.observer, record.percentile) == (tiny.ranges.observer.value, tiny.ranges.percentile)
+    assert (record.fingerprint, record.images) == (tiny.ranges.fingerprint, tiny.ranges.images)
+    assert record.values == tiny.ranges.values
+    assert record.peaks == tiny.ranges.peaks
 
 
 def test_a_network_that_overflows_is_named_by_its_convolution(images, make_model):

@@ -17,7 +17,7 @@ from hasn_edge.files import writing
 from hasn_edge.hardware.profiles import DeviceProfile
 from hasn_edge.model.complexity import complexity
 from hasn_edge.model.zoo import bundled_onnx, load_model_checkpoint, model_name
-from hasn_edge.quantize.recipe import load_recipe
+from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def estimate_model(
             f"{size[1]}x{size[0]} pixels is below the network's minimum side of {spec.size.minimum} pixels"
         )
     network = complexity(spec, *size)
-    int8 = load_recipe(recipe).select(layer.name for layer in network.layers if layer.is_convolution)
+    int8 = load_quant_recipe(recipe).select(layer.name for layer in network.layers if layer.is_convolution)
     return EstimateReport(
         model=model_name(model),
         spec=spec,

@@ -1,4 +1,4 @@
-"""What NVIDIA Triton Inference Server is told about a model: the settings, their rules and their text."""
+"""A model's configuration for NVIDIA Triton Inference Server: the settings, their rules and their text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = {"auto": "KIND_AUTO", "gpu": "KIND_GPU", "cpu": "KIND_CPU"}
 
 
 @dataclass(frozen=True)
-class Backend:
+class ServerBackend:
     """A part of the server that runs one kind of file."""
 
     name: str
@@ -37,8 +37,8 @@ class Backend:
     """What the file must be called in each version's folder."""
 
 
-ONNX_RUNTIME = Backend("onnxruntime", "onnxruntime_onnx", "model.onnx")
-TENSORRT = Backend("tensorrt", "tensorrt_plan", "model.plan")
+ONNX_RUNTIME = ServerBackend("onnxruntime", "onnxruntime_onnx", "model.onnx")
+TENSORRT = ServerBackend("tensorrt", "tensorrt_plan", "model.plan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class TritonConfig:
 
     name: str
     """The model's folder bears the same name."""
-    backend: Backend
+    backend: ServerBackend
     inputs: tuple[TensorSettings, ...]
     outputs: tuple[TensorSettings, ...]
     max_batch_size: int = 0

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasn_edge.artifact import Artifact, Form, GraphDetails, Kind
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, call, say
 from hasn_edge.exporters.onnx_graph import onnx_module
-from hasn_edge.exporters.triton.config import ANY, ONNX_RUNTIME, TENSORRT, Backend, TritonConfig, split_batch
+from hasn_edge.exporters.triton.config import (
+    ANY,
+    ONNX_RUNTIME,
+    TENSORRT,
+    ServerBackend,
+    TritonConfig,
+    split_batch,
+)
 from hasn_edge.spec import Precision
 
 LARGEST_BATCH = 8
@@ -66,7 +73,7 @@ _Tensor = tuple[str, str, tuple[int, ...]]
 class _Model:
     """What the server has to know of a file."""
 
-    backend: Backend
+    backend: ServerBackend
     inputs: Sequence[_Tensor]
     outputs: Sequence[_Tensor]
     opt: tuple[int, ...]
@@ -79,8 +86,9 @@ def _engine(artifact: Artifact) -> _Model:
     details = artifact.engine
     if details.runtime != "tensorrt":
         raise UnsupportedError(
-            f"{artifact.path}: an engine of TensorRT for RTX, which Triton has no backend for; give it the "
-            "graph (.onnx) that was published with the engine, or build with TensorRT on the serving machine"
+            f"{artifact.path}: an engine of TensorRT for RTX, which Triton has no backend for",
+            say("give it the graph (.onnx) that was published with the engine"),
+            say("build with TensorRT on the serving machine"),
         )
     inputs, outputs = (
         [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
@@ -100,8 +108,8 @@ def _graph(artifact: Artifact, data: bytes) -> _Model:
     """Read an ONNX graph's ends."""
     if artifact.kind is not Kind.ONNX:
         raise UnsupportedError(
-            f"{artifact.path}: a {artifact.kind.value} file; Triton is given .onnx and TensorRT .engine "
-            "files: export the model with --format triton, or give --artifact such a file"
+            f"{artifact.path}: a {artifact.kind.value} file; Triton takes .onnx and TensorRT .engine files",
+            call("export", format="triton"),
         )
     onnx = onnx_module("Writing a Triton model repository")
 

@@ -17,7 +17,7 @@ def readme(config: TritonConfig, artifact: Artifact) -> str:
     sections = [
         f"# {config.name}\n",
         f"HASN x{artifact.spec.scale} super-resolution in {artifact.precision.value}, as NVIDIA Triton "
-        "Inference Server takes it. Written by `hasn-edge export --format triton`.\n",
+        "Inference Server takes it. hasn-edge's `export` wrote it.\n",
         "## Serve\n",
         "In the folder that holds this model's folder:\n",
         "```\n"

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, load_artifact, publish
-from hasn_edge.errors import ArtifactError, OutputError
+from hasn_edge.artifact import AGAIN, Artifact, load_artifact, publish
+from hasn_edge.errors import ArtifactError, OutputError, say
 from hasn_edge.exporters.triton.config import (
     ONNX_RUNTIME,
     TENSORRT,
@@ -71,8 +71,8 @@ def triton_repository(
         return folder / str(max(same))
     if chosen < 1 or chosen in present:
         raise OutputError(
-            f"{folder}: version {chosen} {'is taken' if chosen in present else 'cannot be'}; leave the "
-            f"version out to take the next one, {max(present, default=0) + 1}"
+            f"{folder}: version {chosen} {'is taken' if chosen in present else 'cannot be'}",
+            say(f"leave the version out to take the next one, {max(present, default=0) + 1}"),
         )
     if present:
         _check_exchangeable(artifact, config, present[max(present)])
@@ -108,10 +108,7 @@ def _read(artifact: Artifact) -> bytes:
     except OSError as exc:
         raise ArtifactError(f"{artifact.path}: cannot be read: {exc.strerror or exc}") from exc
     if hashlib.sha256(data).hexdigest() != artifact.sha256:
-        raise ArtifactError(
-            f"{artifact.path}: its bytes changed since it was made; make it again with 'hasn-edge build' or "
-            "'hasn-edge export'"
-        )
+        raise ArtifactError(f"{artifact.path}: its bytes changed since it was made", *AGAIN)
     return data
 
 
@@ -125,8 +122,9 @@ def _versions(folder: Path) -> dict[int, Artifact]:
             found[int(version.name)] = load_artifact(model_file(version))
     if not found or not (folder / CONFIG).is_file():
         raise OutputError(
-            f"{folder} exists and is no model of hasn-edge: {CONFIG} or the versions are missing; choose "
-            "another name or another folder with -o"
+            f"{folder} exists and is no model of hasn-edge: {CONFIG} or the versions are missing",
+            say("choose another name"),
+            say("choose another folder"),
         )
     return found
 
@@ -134,12 +132,12 @@ def _versions(folder: Path) -> dict[int, Artifact]:
 def _check_repository(output: Path) -> None:
     """Refuse a folder with subfolders that the server would take for models and fail on."""
     if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file; give a folder with -o")
+        raise OutputError(f"{output} is a file", say("give a folder"))
     for entry in sorted(output.iterdir()) if output.exists() else ():
         if entry.is_dir() and not (entry / CONFIG).is_file():
             raise OutputError(
-                f"{output} is no model repository: Triton would take its folder {entry.name!r} for a model; "
-                "choose another folder with -o"
+                f"{output} is no model repository: Triton would take its folder {entry.name!r} for a model",
+                say("choose another folder"),
             )
 
 
@@ -156,7 +154,8 @@ def _check_exchangeable(artifact: Artifact, config: TritonConfig, present: Artif
         if new != old:
             raise ArtifactError(
                 f"{artifact.path} cannot be a version beside {present.path}: {what} of the one is {new}, of "
-                f"the other {old}, and all versions share one configuration; choose another name"
+                f"the other {old}, and all versions share one configuration",
+                say("choose another name"),
             )
 
 
