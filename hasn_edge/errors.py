@@ -50,8 +50,11 @@ class Cure:
     def __str__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
         if self.action == "call":
-            function = _FUNCTIONS.get(self.text)
-            return f"call hasn_edge.{function}({given})" if function else f"run: hasn-edge {self.text}"
+            # Estimating is for the command line alone.
+            function = None if "estimate" in self.arguments else _FUNCTIONS.get(self.text)
+            if function is None:
+                return f"run: hasn-edge {self.text}" + (f" with {given}" if given else "")
+            return f"call hasn_edge.{function}({given})"
         if self.action == "use":
             return f"use {given}"
         return f"leave out {', '.join(self.arguments)}" if self.action == "omit" else self.text

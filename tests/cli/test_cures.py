@@ -40,8 +40,13 @@ CASES = [
         "no; run: hasn-edge build --dynamic 2x1 4x3 6x5",
     ),
     (
+        (call("bench", estimate="orin-nano"),),
+        "no; run: hasn-edge bench with estimate='orin-nano'",
+        "no; run: hasn-edge bench --estimate orin-nano",
+    ),
+    (
         (call("data prepare", photos=("photos",), output="data", min_side=96),),
-        "no; run: hasn-edge data prepare",
+        "no; run: hasn-edge data prepare with photos=('photos',), output='data', min_side=96",
         "no; run: hasn-edge data prepare photos --output data --min-side 96",
     ),
 ]
