@@ -385,12 +385,13 @@ class Artifact:
 def _details_of_schema_1(details: dict[str, Any]) -> dict[str, Any]:
     """Return the details that version 0.1 wrote in the words of today."""
     words = {"auto": "autotune", "minimum": "min", "typical": "opt", "maximum": "max"}
-    words["pictures"] = "images"  # version 0.1 said so
+    words["pictures"] = "images"  # version 0.1 called them so
 
     def renamed(value: Any) -> Any:
         return {words.get(k, k): renamed(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    forms = {"weak": Form.WEAKLY_TYPED, "strong": Form.STRONGLY_TYPED, "weak-10": Form.WEAKLY_TYPED_TRT10}
+    forms = {"weak": Form.WEAKLY_TYPED, "strong": Form.STRONGLY_TYPED}
+    forms["weak-10"] = Form.WEAKLY_TYPED_TRT10  # version 0.1 called it so
     converted: dict[str, Any] = renamed(details)
     if "form" in converted:
         converted["form"] = forms.get(converted["form"], converted["form"])
@@ -441,7 +442,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
 
     Raises:
         ArtifactError: as :func:`read_sidecar`, or bytes that differ from those that were published. The
-            message says how to make the file again.
+            message states how to make the file again.
     """
     artifact = read_sidecar(path)
     path = artifact.path

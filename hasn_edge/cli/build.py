@@ -86,11 +86,14 @@ def command(model: str | None, **options: Any) -> None:
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360
     """
+    from hasn_edge.cli.cures import message_of
     from hasn_edge.pipeline.api import build_from
     from hasn_edge.pipeline.context import BuildOptions
 
     with status("building") as update:
         built = build_from(BuildOptions(model=chosen_model(model), **options), update)
+    for error in built.left_out:
+        click.echo(message_of(error, click.get_current_context().command), err=True)
     for line in built.summary:
         click.echo(line, err=True)
     for artifact in built.artifacts:

@@ -66,7 +66,7 @@ def command(
     """Write a model as ONNX or TorchScript, or for NVIDIA Triton Inference Server.
 
     The file is run and compared with PyTorch before it appears under its name; its sidecar
-    (FILE.json) says what it was made from. The path is printed.
+    (FILE.json) states what it was made from. The path is printed.
 
     With --format triton, -o is the model repository (default: triton), to which the model is added, or
     a further version of it. --artifact takes an INT8 graph or a TensorRT engine that 'build' made.
@@ -101,5 +101,5 @@ def command(
 
 
 def _given(context: click.Context, option: str) -> bool:
-    """Whether the user said so, and not the default."""
+    """Whether the user gave the option."""
     return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT

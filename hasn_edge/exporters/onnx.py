@@ -86,7 +86,7 @@ def onnx_from_model(
         batch: Images at a time, ``None`` for any number.
         decompose_norm: Write LayerNorm as elementary operators in NCHW; see :class:`DecomposedNorm`.
         simplify: Simplify with onnxsim where it is installed, and check the result against the graph as
-            exported; metadata ``hasn_edge.simplified`` says which it was.
+            exported; metadata ``hasn_edge.simplified`` states which it was.
         source: SHA-256 of the checkpoint, for the metadata.
 
     Raises:

@@ -85,7 +85,7 @@ def remove_dead_nodes(model: onnx.ModelProto) -> None:
 
 
 def rename(model: onnx.ModelProto) -> None:
-    """Give every node and tensor a name that says where it comes from in the network.
+    """Give every node and tensor a name that tells its place in the network.
 
     A Conv node is called by the path of its convolution (``block_1.f1.conv``), and its parameters after it,
     its own even where another convolution's have equal values; other nodes by path and operator
@@ -185,8 +185,8 @@ def metadata(model: onnx.ModelProto) -> dict[str, str]:
 class Emulator:
     """An ONNX graph in ONNX Runtime on the CPU, for measuring.
 
-    With ``exact`` nothing is fused: every Q/DQ pair rounds where the graph says, which is the arithmetic
-    that a prediction of INT8's cost needs (fused integer kernels shift results on some CPUs).
+    With ``exact`` nothing is fused: every Q/DQ pair rounds where it stands in the graph, which is the
+    arithmetic that a prediction of INT8's cost needs (fused integer kernels shift results on some CPUs).
 
     Raises:
         BuildError: ONNX Runtime refuses the graph.

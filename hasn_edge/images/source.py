@@ -11,7 +11,7 @@ import numpy as np
 
 from hasn_edge.images.arrays import Pixels
 
-Kind = Literal["PNG", "JPEG", "WebP", "BMP", "TIFF"]
+ImageFormat = Literal["PNG", "JPEG", "WebP", "BMP", "TIFF"]
 
 
 class UnreadableError(Exception):
@@ -73,7 +73,7 @@ class Source:
 class Header:
     """What the first look at an image file tells."""
 
-    kind: Kind
+    kind: ImageFormat
     height: int
     """Rows as stored, before the orientation is applied."""
     width: int

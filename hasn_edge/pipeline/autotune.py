@@ -73,9 +73,9 @@ class Failure:
     precision: Precision
     error: HasnEdgeError
 
-    def describe(self) -> str:
-        """Return what failed, as words."""
-        return f"{self.precision.value} is left out: {self.error}"
+    def described(self) -> HasnEdgeError:
+        """Return the error with the precision in its message."""
+        return self.error.within(f"{self.precision.value} is left out")
 
 
 def autotune(options: BuildOptions, progress: Progress = ignore) -> Built:
@@ -120,11 +120,15 @@ def autotune(options: BuildOptions, progress: Progress = ignore) -> Built:
     chosen, why = choose_fastest(candidates)
     record = AutotuneRecord(
         candidates=tuple(candidate.describe() for candidate in candidates),
-        left_out=tuple(failure.describe() for failure in failures),
+        left_out=tuple(str(failure.described()) for failure in failures),
         why=why,
     )
     kept = tuple(_publish(artifact, output, record) for artifact in chosen.built.artifacts)
-    return Built(artifacts=kept, summary=(*chosen.built.summary, *record.candidates, *record.left_out, why))
+    return Built(
+        artifacts=kept,
+        summary=(*chosen.built.summary, *record.candidates, why),
+        left_out=tuple(failure.described() for failure in failures),
+    )
 
 
 def measure(
@@ -176,7 +180,10 @@ def _joined(failures: Sequence[Failure]) -> HasnEdgeError:
     first = failures[0].error
     if all(isinstance(failure.error, UnsupportedError) for failure in failures):
         return first
-    return type(first)(" ".join(failure.describe() for failure in failures))
+    described = [failure.described() for failure in failures]
+    cures = {str(cure): cure for error in described for cure in error.cures}  # each once
+    message = " ".join(f"{error.message.rstrip('.')}." for error in described)
+    return type(first)(message.rstrip("."), *cures.values())
 
 
 def choose_fastest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:

@@ -63,6 +63,8 @@ class Built:
     """The files; the last one is the one to run."""
     summary: tuple[str, ...]
     """What the build measured, a sentence each."""
+    left_out: tuple[HasnEdgeError, ...] = ()
+    """Why a precision was left out, where several were tried."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """What quantizing one convolution, or one kind of convolution, does to the image by itself."""
+    """What quantizing one convolution, or one kind of convolution, alone does to the image."""
 
     name: str
     convolutions: tuple[str, ...]

@@ -73,7 +73,7 @@ def test_a_build_without_pytorch_says_what_to_install(tmp_path, target):
     [
         (["upscale", "{image}", "--model", "{text}"], "not a file of weights; expected .safetensors or"),
         (["bench", "--artifact", "{text}"], "not a built file, which ends in one of .ts, .onnx, .engine"),
-        (["build", "--recipe", "conservative"], "add --precision int8"),
+        (["build", "--recipe", "conservative"], "use --precision int8, or leave out --recipe, --calibration"),
     ],
 )
 def test_the_wrong_kind_of_file(tmp_path, arguments, said):

@@ -121,7 +121,7 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path, monkeypa
         tiny, precision="auto", target="cpu", size=(32, 40), recipe=recipe, output=tmp_path / "out"
     )
     assert built.artifacts[-1].precision is Precision.FP16
-    assert any(line.startswith("int8 is left out: ") for line in built.summary)
+    assert [error.message.split(": ")[0] for error in built.left_out] == ["int8 is left out"]
 
 
 @pytest.mark.parametrize(

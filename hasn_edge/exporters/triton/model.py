@@ -82,7 +82,7 @@ class _Model:
 
 
 def _engine(artifact: Artifact) -> _Model:
-    """Read the sidecar, which was written by who built the plan: the plan says nothing without a GPU."""
+    """Read the sidecar: without a GPU the plan itself cannot be read."""
     details = artifact.engine
     if details.runtime != "tensorrt":
         raise UnsupportedError(

@@ -30,9 +30,9 @@ def readme(config: TritonConfig, artifact: Artifact) -> str:
         _tensors(config),
         _client(config) if artifact.spec.channels == 3 else "",
         "## Versions\n",
-        "Each numbered folder is one version, with the sidecar that says what it was made from. "
+        "Each numbered folder is one version, with a sidecar that states what it was made from. "
         "`config.pbtxt` is common to all and may be edited. The server loads the highest number; "
-        "`version_policy` says how many it keeps.\n",
+        "`version_policy` sets how many it keeps.\n",
         "To add a version, export again to the same folder under the same name; what was changed in "
         "`config.pbtxt` stays. A running server takes it up when it is restarted or, with "
         "`--model-control-mode=explicit`, by "

@@ -57,7 +57,7 @@ def triton_repository(
     Raises:
         UnsupportedError: the server cannot run this kind of file.
         ArtifactError: the file changed since it was published, or the model there has other tensors.
-        ConfigError: the name, or what the graph says, breaks a rule of the server.
+        ConfigError: the name, or what the graph states, breaks a rule of the server.
         OutputError: the version is taken, the folder is no model repository, or it cannot be written.
     """
     data = _read(artifact)
