@@ -295,7 +295,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the system refuses to write more than that
     try:
-        with pytest.raises(OutputError, match=r"cannot write .*a\.png: .*free some space or choose another"):
+        with pytest.raises(OutputError, match=r"cannot write .*a\.png: .*free some space, or choose another"):
             codec.write_image(tmp_path / "a.png", NOISE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
