@@ -17,7 +17,7 @@ from hasn_edge.engine.calibrator import require_calibrator
 from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities, make_logger
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget
-from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.errors import BuildError, UnsupportedError, omit, say
 from hasn_edge.spec import Precision
 
 OnMessage = Callable[[str, str], object]
@@ -25,6 +25,7 @@ OnMessage = Callable[[str, str], object]
 OnStep = Callable[[str, int, int], bool]
 """Called with a phase, the steps done and the steps in all, from any thread; ``False`` cancels the build."""
 
+_UNSET = say("leave it unset in the target")
 _STEP_SECONDS = 0.1
 """Progress is reported at most this often: a phase may have thousands of steps."""
 
@@ -153,18 +154,21 @@ def _calibrate(
     tensor = network.get_input(0)
     if tensor.dtype.name != "FLOAT":
         raise UnsupportedError(
-            "TensorRT's calibrator takes float images, and the graph's input is "
-            f"{tensor.dtype.name.lower()}; give it the graph of floats"
+            f"TensorRT's calibrator takes float images, and the graph's input is {tensor.dtype.name.lower()}",
+            omit("pixels"),
         )
     have, want = calibration.shape, tuple(int(n) for n in tensor.shape)
     if any(w not in (-1, h) for h, w in zip(have, want, strict=True)):
         raise UnsupportedError(
-            f"the calibration images have shape {have}, and the graph is fixed to {want}; cut them to "
-            "that, or calibrate a graph of any size"
+            f"the calibration images have shape {have}, and the graph is fixed to {want}",
+            say("cut them to that"),
+            say("calibrate a graph of any size"),
         )
     if networks.is_dynamic(network):
         if not capabilities.calibration_profile:
-            raise UnsupportedError(f"{capabilities.title} calibrates graphs of one size only; fix the size")
+            raise UnsupportedError(
+                f"{capabilities.title} calibrates graphs of one size only", say("fix the size")
+            )
         config.set_calibration_profile(networks.make_profile(builder, network, (have, have, have)))
     calibrator = calibration.make(trt)
     config.int8_calibrator = calibrator
@@ -185,7 +189,7 @@ def _configure(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if target.optimization_level is not None:
         if not capabilities.optimization_level:
-            raise UnsupportedError(f"{capabilities.title} has no optimization_level; leave it unset")
+            raise UnsupportedError(f"{capabilities.title} has no optimization_level", _UNSET)
         config.builder_optimization_level = target.optimization_level
     _set_compatibility(trt, capabilities, config, target)
     if capabilities.user_allocation:
@@ -214,7 +218,7 @@ def _set_compatibility(trt: Any, capabilities: Capabilities, config: Any, target
         config.hardware_compatibility_level = level
     if target.version_compatible:
         if not capabilities.version_compatible:
-            raise UnsupportedError(f"{capabilities.title} has no version_compatible; leave it unset")
+            raise UnsupportedError(f"{capabilities.title} has no version_compatible", _UNSET)
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if target.compute_capabilities:
         config.num_compute_capabilities = len(target.compute_capabilities)

@@ -20,7 +20,7 @@ from hasn_edge.optional import installed_version
 from hasn_edge.spec import Precision
 
 _INERT = ("name", "device")
-"""What a target says that changes nothing in the engine."""
+"""What of a target changes nothing in the engine."""
 
 
 def engine_key(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.engine.capabilities import Capabilities
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, use
 
 Upload = Callable[[NDArray[np.float32]], int]
 """Copies an array to the GPU and returns its device address, valid until the next call."""
@@ -31,8 +31,8 @@ def require_calibrator(capabilities: Capabilities) -> None:
     """
     if not (capabilities.calibrator and capabilities.precision_flags):
         raise UnsupportedError(
-            f"{capabilities.title} has no calibrator; TensorRT 8.5 to 10 have. Leave the calibrator out: the "
-            "graph carries its ranges itself (Q/DQ), which every version reads"
+            f"{capabilities.title} has no calibrator; TensorRT 8.5 to 10 have",
+            use(int8_method="qdq"),
         )
 
 
@@ -61,7 +61,7 @@ def make_calibrator(
         upload: Brings a batch to the GPU.
         known: Ranges of an earlier calibration; where the file is there, no batch is taken.
         leave: Where to write the ranges.
-        on_batch: Told of each batch.
+        on_batch: Called after each batch.
     """
 
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]

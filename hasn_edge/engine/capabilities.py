@@ -16,7 +16,7 @@ import msgspec
 from hasn_edge.artifact import Form
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.engine.worker_process import no_room, run_worker
-from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
+from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError, say
 from hasn_edge.hardware.gpu import l4t_release, load_driver
 from hasn_edge.optional import require
 
@@ -35,7 +35,7 @@ class Capabilities:
 
     runtime: EngineRuntime
     version: str
-    """As the module says it, e.g. ``"1.7.1.116"``."""
+    """As the module states it, e.g. ``"1.7.1.116"``."""
     strong_typing: bool
     """Types are best taken from the graph, which must be the strongly typed one (FP16 tensors, Q/DQ scales in
     the tensors' type): TensorRT for RTX, and TensorRT from 10.12 on, where precision flags are
@@ -127,9 +127,11 @@ def find_module(runtime: EngineRuntime, *, needed_for: str = "Building an engine
             return name
     if runtime is EngineRuntime.TENSORRT and l4t_release() is not None:
         raise UnsupportedError(
-            f"{needed_for} needs JetPack's TensorRT, which this Python does not see: install it with "
-            "'sudo apt install python3-libnvinfer', and use the system's Python or a virtual environment "
-            "made by 'python3 -m venv --system-site-packages'; pip has none for Jetson"
+            f"{needed_for} needs JetPack's TensorRT, which this Python does not see; pip has none for Jetson",
+            say(
+                "install it with 'sudo apt install python3-libnvinfer', and use the system's Python or a "
+                "virtual environment made by 'python3 -m venv --system-site-packages'"
+            ),
         )
     raise MissingDependencyError(
         _MODULES[runtime][0], extra=runtime.value, needed_for=f"{needed_for} with {NAMES[runtime]}"
@@ -154,14 +156,14 @@ def load_tensorrt(
         if l4t_release() is not None:
             again = "sudo apt install --reinstall python3-libnvinfer libnvinfer-bin"
         raise BuildError(
-            f"{NAMES[runtime]} is installed (package '{name}') but cannot be loaded: {exc}; "
-            f"install it again with: {again}"
+            f"{NAMES[runtime]} is installed (package '{name}') but cannot be loaded: {exc}",
+            say(f"install it again with: {again}"),
         ) from exc
     # With this name came the calls that run an engine in every version since.
     if not hasattr(getattr(trt, "ICudaEngine", None), "num_io_tensors"):
         raise UnsupportedError(
-            f"{needed_for} needs at least {NAMES[runtime]} 8.5, and {trt.__version__} is here: install a "
-            "newer one; on a Jetson it comes with JetPack 5.1 and newer"
+            f"{needed_for} needs at least {NAMES[runtime]} 8.5, and {trt.__version__} is here",
+            say("install a newer one; on a Jetson it comes with JetPack 5.1 and newer"),
         )
     return trt, probe(trt, runtime)
 

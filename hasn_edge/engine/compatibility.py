@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from hasn_edge.artifact import Artifact, EngineDetails
 from hasn_edge.engine.capabilities import NAMES, version_tuple
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target, shipped_targets
-from hasn_edge.errors import ArtifactError, HasnEdgeError
+from hasn_edge.errors import ArtifactError, Cure, HasnEdgeError, call
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.spec import Precision
+
+_FILES: Mapping[str, tuple[str, ...]] = {
+    "model": (".safetensors", ".pth", ".pt"),
+    "recipe": (".toml",),
+    "target": (".toml",),
+}
+"""Arguments of a build that may be files of the user's, and how those end; all else ships or is a name."""
 
 
 def require_compatible(
@@ -25,15 +31,15 @@ def require_compatible(
     Args:
         artifact: An engine, loaded with its sidecar.
         gpu: The GPU to run on, from :func:`hasn_edge.hardware.gpu.gpu_facts`.
-        runtime_version: Version of the TensorRT that will run it, as its module or package says it;
+        runtime_version: Version of the TensorRT that will run it, as its module or package states it;
             ``None`` where it is not known yet: then it is not compared.
 
     Returns:
-        The plan's header; its ``runtime`` says which TensorRT runs it.
+        The plan's header; its ``runtime`` is the TensorRT that runs it.
 
     Raises:
-        ArtifactError: not a whole plan, or made for another GPU or TensorRT; names what differs and the
-            command that builds it again.
+        ArtifactError: not a whole plan, or made for another GPU or TensorRT; names what differs, and
+            the build that makes it again.
     """
     header = read_plan_header(artifact.path)
     reasons = [
@@ -42,83 +48,58 @@ def require_compatible(
         *_gpu_problems(artifact.engine, header, gpu),
     ]
     if reasons:
+        cure = rebuild(artifact, gpu=gpu)
         raise ArtifactError(
-            f"{artifact.path}: this engine cannot run here: {'; '.join(reasons)}. Build it again on this "
-            f"machine: {rebuild_advice(artifact, gpu=gpu)}"
+            f"{artifact.path}: this engine cannot run here: {'; '.join(reasons)}{unknown_folders(cure)}", cure
         )
     return header
 
 
-def rebuild_advice(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> str:
-    """Return :func:`rebuild_command`, and which of its files are named without the folder that they are in.
-
-    A sidecar has no folders of the machine that built the engine: they are nobody's business.
-
-    Args:
-        artifact: The engine.
-        gpu: As for :func:`rebuild_command`.
-        again: As for :func:`rebuild_command`.
-    """
-    words = _words(artifact, gpu, again)
-    named = [f"{a} {shlex.quote(b)}" for a, b in pairwise(words) if _is_file(a, b)]
-    if not named:
-        return shlex.join(words)
-    return (
-        f"{shlex.join(words)} (write the folder of {' and of '.join(named)} as well: only the name is known "
-        "here)"
-    )
-
-
-def rebuild_command(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> str:
-    """Return the command that builds an engine like this one for the machine that it is typed on.
+def rebuild(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> Cure:
+    """Return the build of an engine like this one for the machine that it runs on.
 
     What it builds takes the engine's place, unless that was renamed.
 
     Args:
         artifact: The engine.
-        gpu: The GPU there: where the engine's own target is for others, the command names one for this.
+        gpu: The GPU there: where the engine's own target is for others, the build is for one that fits this.
         again: Compile even though the build would find nothing changed: the engine itself is what is wrong.
     """
-    return shlex.join(_words(artifact, gpu, again))
-
-
-def _words(artifact: Artifact, gpu: GpuFacts | None, again: bool) -> list[str]:
     details = artifact.engine
-    words = ["hasn-edge", "build"]
-    if details.model:
-        words += ["--model", details.model]
-    words += ["--precision", artifact.precision.value]
-    if artifact.precision is Precision.INT8:
-        words += _int8(details)
-    words += ["--target", _target(details, gpu)]
-    if details.int8_method == "calibrator":
-        words += ["--int8-method", "calibrator"]
-    if details.pixels:
-        words.append("--pixels")
-    if artifact.size is not None:
-        words += ["--size", _size(artifact.size)]
-    else:
-        words += _range(details)
-    words += ["-o", str(artifact.path.parent)]
-    if again:
-        words.append("--rebuild")
-    return words
+    fixed = {"size": artifact.size} if artifact.size is not None else _range(details)
+    arguments = {
+        "model": details.model,
+        "precision": artifact.precision.value,
+        **(_int8(details) if artifact.precision is Precision.INT8 else {}),
+        "target": _target(details, gpu),
+        "int8_method": "calibrator" if details.int8_method == "calibrator" else None,
+        "pixels": details.pixels,
+        **fixed,
+        "output": str(artifact.path.parent),
+        "rebuild": again,
+    }
+    return call("build", **{name: value for name, value in arguments.items() if value})
 
 
-def _is_file(option: str, value: str) -> bool:
-    """Whether an option of the command names a file or folder of the user's, and nothing that ships."""
-    kinds = {"--model": (".safetensors", ".pth", ".pt"), "--recipe": (".toml",), "--target": (".toml",)}
-    return option == "--calibration" or value.endswith(kinds.get(option, ("\0",)))
+def unknown_folders(cure: Cure) -> str:
+    """Return the end of a message with :func:`rebuild`'s cure: which of its files lack their folder.
+
+    A sidecar keeps no folders of the machine that built the engine.
+    """
+    named = [
+        repr(value)
+        for name, value in cure.arguments.items()
+        if name == "calibration" or (name in _FILES and value.endswith(_FILES[name]))
+    ]
+    only = f"only the name of {' and of '.join(named)} is known here: write the folder as well"
+    return f"; {only}" if named else ""
 
 
-def _int8(details: EngineDetails) -> list[str]:
-    """Return the options for ranges that are not the default's."""
-    words = []
-    for option, usual in (("recipe", "default"), ("calibration", None)):
-        given = details.asked and getattr(details.asked, option)
-        if given not in (None, usual):
-            words += [f"--{option}", str(given)]
-    return words
+def _int8(details: EngineDetails) -> dict[str, str]:
+    """Return the arguments for ranges that are not the default's."""
+    usual = {"recipe": "default", "calibration": None}
+    given = {name: details.asked and getattr(details.asked, name) for name in usual}
+    return {name: str(value) for name, value in given.items() if value not in (None, usual[name])}
 
 
 def _target(details: EngineDetails, gpu: GpuFacts | None) -> str:
@@ -144,31 +125,26 @@ def _is_for(target: EngineTarget, gpu: GpuFacts) -> bool:
     return not able or gpu.compute_capability in able
 
 
-def _range(details: EngineDetails) -> list[str]:
-    """Return the option for an engine's range of sizes, where it is not its target's own."""
+def _range(details: EngineDetails) -> dict[str, Any]:
+    """Return the argument for an engine's range of sizes, where it is not its target's own."""
     first = 1 if details.pixels else 2
     profile = details.profile
     sizes = [shape[first : first + 2] for shape in (profile.min, profile.opt, profile.max)]
     try:
         own = load_target(details.target).shapes
     except HasnEdgeError:
-        return []
+        return {}
     if sizes == [shape[2:] for shape in (own.min, own.opt, own.max)]:
-        return []
-    return ["--dynamic", *(_size((height, width)) for height, width in sizes)]
-
-
-def _size(size: tuple[int, int]) -> str:
-    """Write (height, width) as the command line reads it."""
-    return f"{size[1]}x{size[0]}"
+        return {}
+    return {"dynamic": tuple(sizes)}
 
 
 def _sidecar_problems(details: EngineDetails, header: PlanHeader) -> Iterator[str]:
-    """Yield what plan and sidecar say differently: then one of them belongs to another engine."""
+    """Yield where plan and sidecar differ: then one of them belongs to another engine."""
     if details.runtime != header.runtime.value:
-        yield f"its sidecar says runtime {details.runtime}, the plan is one of {NAMES[header.runtime]}"
+        yield f"its sidecar states runtime {details.runtime}, the plan is one of {NAMES[header.runtime]}"
     if details.version != header.version_or(details.version):
-        yield f"its sidecar says version {details.version}, the plan {header.version_or(details.version)}"
+        yield f"its sidecar states version {details.version}, the plan {header.version_or(details.version)}"
 
 
 def _version_problems(details: EngineDetails, header: PlanHeader, running: str | None) -> Iterator[str]:

@@ -40,7 +40,7 @@ class BuiltEngine:
     precision: Precision
     header: PlanHeader
     version: str
-    """Of the compiler: as the plan says it, or where it does not (TensorRT 8.5), as the compiler does."""
+    """Of the compiler: as the plan states it, or where it does not (TensorRT 8.5), as the compiler does."""
     made_by: Mapping[str, str]
     """Name and version of the compiler, for a sidecar."""
     warnings: tuple[str, ...]
@@ -84,7 +84,7 @@ def engine_from_onnx(
             :attr:`hasn_edge.engine.capabilities.Capabilities.form` names; with ``calibrator`` the FP32
             graph in the form that ``weakly_typed_form`` names.
         target: What to build for.
-        precision: What the engine shall compute in. A strongly typed graph says so itself and is checked
+        precision: What the engine shall compute in. A strongly typed graph states it itself and is checked
             against it; a weakly typed one takes it by builder flags. ``None``: what the graph says, which
             never is FP16 where flags decide.
         progress: Called from this thread while the compiler works.

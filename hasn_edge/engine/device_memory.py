@@ -49,7 +49,7 @@ class DeviceMemory:
         return self._address.value
 
     def free_bytes(self) -> int:
-        """Return the GPU memory that nobody uses."""
+        """Return the GPU memory that is free."""
         free, total = c_size_t(), c_size_t()
         self._call("cuCtxSetCurrent", self._context)
         self._call("cuMemGetInfo_v2", byref(free), byref(total))

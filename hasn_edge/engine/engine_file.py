@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError
+from hasn_edge.errors import ArtifactError, Cure, call, say
 
-Told = TypeVar("Told", bound="str | None")
+Stated = TypeVar("Stated", bound="str | None")
 
 HEADER_BYTES = 64
 MINIMUM_BYTES = 1024
@@ -20,20 +20,20 @@ MINIMUM_BYTES = 1024
 
 _MAGIC = {b"ftrt": EngineRuntime.TENSORRT, b"ptrt": EngineRuntime.TENSORRT, b"vtrt": EngineRuntime.RTX}
 _VERSIONED = (8, 6)
-"""The TensorRT from which on a plan says which one made it; before, there is only a serialization number (232
-for 8.5.3.1), and other bytes are where the version came to be."""
+"""The TensorRT from which on a plan states which one made it; before, there is only a serialization number
+(232 for 8.5.3.1), and other bytes are where the version came to be."""
 _LARGEST_MAJOR = 99
-_FOREIGN = (
-    (b"PK\x03\x04", "a zip archive, such as TorchScript"),
-    (b"\x08", "probably an ONNX graph; 'hasn-edge build' makes an engine of it"),
-    (b"{", "JSON text; the sidecar is <engine>.json, the engine itself has no such ending"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the file with 'git lfs pull'"),
+_FOREIGN: tuple[tuple[bytes, str, tuple[Cure, ...]], ...] = (
+    (b"PK\x03\x04", "a zip archive, such as TorchScript", ()),
+    (b"\x08", "probably an ONNX graph", (call("build"),)),
+    (b"{", "JSON text", (say("name the engine itself: <engine>.json is its sidecar"),)),
+    (b"version https://git-lfs", "a Git LFS pointer", (say("fetch the file with 'git lfs pull'"),)),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanHeader:
-    """What a plan says about itself."""
+    """What a plan states about itself."""
 
     runtime: EngineRuntime
     version: tuple[int, int, int, int] | None
@@ -42,17 +42,21 @@ class PlanHeader:
     file_bytes: int | None
     """Size that the file must have. Only plans of TensorRT for RTX are known to carry it (bytes 16 to 23)."""
 
-    def version_or(self, told: Told) -> str | Told:
+    def version_or(self, stated: Stated) -> str | Stated:
         """Return the version as ``"1.7.1.116"``.
 
         Args:
-            told: What a sidecar or the compiler says; it holds where the plan cannot know better.
+            stated: What a sidecar or the compiler states; it holds where the plan cannot know better.
         """
         if self.version is None:
-            return told
+            return stated
         # Whatever a plan of 8.5 has in these bytes, and were it a number that could be one.
-        if told is not None and self.runtime is EngineRuntime.TENSORRT and version_tuple(told) < _VERSIONED:
-            return told
+        if (
+            stated is not None
+            and self.runtime is EngineRuntime.TENSORRT
+            and version_tuple(stated) < _VERSIONED
+        ):
+            return stated
         return ".".join(map(str, self.version))
 
 
@@ -67,23 +71,26 @@ def parse_plan_header(plan: bytes, *, file_bytes: int, name: str) -> PlanHeader:
     Raises:
         ArtifactError: not a plan, or one that is cut short.
     """
-    again = "build the engine again with 'hasn-edge build'"
+    again = call("build")
     if file_bytes == 0:
-        raise ArtifactError(f"{name}: the file is empty; {again}")
+        raise ArtifactError(f"{name}: the file is empty", again)
     runtime = _MAGIC.get(plan[:4])
     if runtime is None:
-        what = next((what for start, what in _FOREIGN if plan.startswith(start)), "another kind of file")
+        found = (kind for kind in _FOREIGN if plan.startswith(kind[0]))
+        _, what, cures = next(found, (b"", "another kind of file", ()))
         raise ArtifactError(
             f"{name}: not a TensorRT plan: it begins with {plan[:4]!r}, expected b'ftrt', "
-            f"b'ptrt' or b'vtrt'; it is {what}"
+            f"b'ptrt' or b'vtrt'; it is {what}",
+            *cures,
         )
     if file_bytes < MINIMUM_BYTES or len(plan) < HEADER_BYTES:
-        raise ArtifactError(f"{name}: only {file_bytes} bytes of a TensorRT plan; it was cut short, {again}")
+        raise ArtifactError(f"{name}: only {file_bytes} bytes of a TensorRT plan; it was cut short", again)
     expected = struct.unpack_from("<Q", plan, 16)[0] if runtime is EngineRuntime.RTX else None
     if expected is not None and expected != file_bytes:
         raise ArtifactError(
             f"{name}: a TensorRT plan of {expected} bytes, but {file_bytes} are here; it was cut short or "
-            f"changed, {again}"
+            "changed",
+            again,
         )
     return PlanHeader(runtime=runtime, version=_version(plan, runtime), file_bytes=expected)
 
@@ -114,7 +121,7 @@ def read_plan_header(path: str | os.PathLike[str]) -> PlanHeader:
         size = path.stat().st_size
     except FileNotFoundError:
         raise ArtifactError(
-            f"{path}: no such file; 'hasn-edge build' prints the paths of what it made"
+            f"{path}: no such file", say("name a file that a build made: it prints their paths")
         ) from None
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
@@ -122,7 +129,7 @@ def read_plan_header(path: str | os.PathLike[str]) -> PlanHeader:
 
 
 def _version(plan: bytes, runtime: EngineRuntime) -> tuple[int, int, int, int] | None:
-    """Return what bytes 24 to 27 say, where they are a version."""
+    """Return what bytes 24 to 27 hold, where they are a version."""
     major, minor, patch, build = plan[24:28]
     least = (1, 0) if runtime is EngineRuntime.RTX else _VERSIONED
     if plan.startswith(b"ptrt") or (major, minor) < least or major > _LARGEST_MAJOR:

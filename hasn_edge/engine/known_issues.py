@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hasn_edge.engine.capabilities import version_tuple
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.spec import Precision
 
@@ -22,7 +22,7 @@ class Severity(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownBad:
+class KnownIssue:
     """One defect of one TensorRT, under the conditions that are known; ``None`` is any."""
 
     name: str
@@ -50,7 +50,7 @@ class KnownBad:
 
     @property
     def text(self) -> str:
-        """What is wrong, what helps, and who says so."""
+        """What is wrong, what helps, and the source."""
         return f"{self.what}; {self.cure} ({self.source})"
 
 
@@ -60,7 +60,7 @@ _GUARDED = (
 )
 
 TABLE = (
-    KnownBad(
+    KnownIssue(
         name="builder-resource-10.2.0",
         version="10.2.0",
         severity=Severity.REFUSE,
@@ -69,7 +69,7 @@ TABLE = (
         cure="install any other version, e.g. pip install 'tensorrt!=10.2.0'",
         source="github.com/ultralytics/ultralytics/pull/24367",
     ),
-    KnownBad(
+    KnownIssue(
         name="int8-jetpack-6-10.3",
         version="10.3",
         severity=Severity.WARN,
@@ -80,7 +80,7 @@ TABLE = (
         precision=Precision.INT8,
         l4t="36",
     ),
-    KnownBad(
+    KnownIssue(
         name="dequantize-orin-10.16.2",
         version="10.16.2",
         severity=Severity.WARN,
@@ -92,7 +92,7 @@ TABLE = (
         precision=Precision.INT8,
         compute_capability="8.7",
     ),
-    KnownBad(
+    KnownIssue(
         name="wrong-boxes-thor-10.13",
         version="10.13",
         severity=Severity.WARN,
@@ -102,7 +102,7 @@ TABLE = (
         source="github.com/ultralytics/ultralytics/issues/22873",
         compute_capability="11.0",
     ),
-    KnownBad(
+    KnownIssue(
         name="shared-layernorm-thor-10.13",
         version="10.13",
         severity=Severity.WARN,
@@ -112,7 +112,7 @@ TABLE = (
         source="github.com/NVIDIA/TensorRT-Edge-LLM/issues/151",
         compute_capability="11.0",
     ),
-    KnownBad(
+    KnownIssue(
         name="nptype-8.5",
         version="8.5",
         severity=Severity.AVOIDED,
@@ -124,9 +124,9 @@ TABLE = (
 """All that is known. Nothing here was reproduced by hasn-edge: each entry is a report of its source."""
 
 
-def known_problems(
+def known_issues(
     version: str, *, precision: Precision | None = None, gpu: GpuFacts | None = None
-) -> Iterator[KnownBad]:
+) -> Iterator[KnownIssue]:
     """Yield what is known against a version of TensorRT (not that for RTX); for any precision by default."""
     return (entry for entry in TABLE if entry.applies(version, precision=precision, gpu=gpu))
 
@@ -137,8 +137,8 @@ def warnings_before_build(version: str, *, precision: Precision | None, gpu: Gpu
     Raises:
         UnsupportedError: this version cannot build.
     """
-    found = list(known_problems(version, precision=precision, gpu=gpu))
+    found = list(known_issues(version, precision=precision, gpu=gpu))
     for entry in found:
         if entry.severity is Severity.REFUSE:
-            raise UnsupportedError(entry.text)
+            raise UnsupportedError(f"{entry.what} ({entry.source})", say(entry.cure))
     return [entry.text for entry in found if entry.severity is Severity.WARN]

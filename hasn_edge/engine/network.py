@@ -8,7 +8,7 @@ from typing import Any
 from hasn_edge.artifact import Shape
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import ShapeRange
-from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.errors import BuildError, UnsupportedError, call, say, use
 from hasn_edge.spec import Precision
 
 # Not trt.nptype: that of TensorRT 8.5 asks for np.bool, which NumPy from 1.24 on does not have.
@@ -29,7 +29,7 @@ def parse(trt: Any, capabilities: Capabilities, network: Any, logger: object, on
     """Read the ONNX graph into ``network``.
 
     Raises:
-        BuildError: the parser refused; all that it said of each node is carried.
+        BuildError: the parser refused; its messages of each node are carried.
     """
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
@@ -85,13 +85,15 @@ def check_precision(
         title: The compiler's name.
 
     Raises:
-        BuildError: without this, TensorRT would build an engine of another precision and say nothing.
+        BuildError: without this, TensorRT would build an engine of another precision without a message.
     """
     layers = facts["layers"]
     if calibrated and layers["quantize"]:
         raise BuildError(
             f"the graph has {layers['quantize']} quantize layers, and TensorRT's calibrator is for graphs "
-            "without: give it the FP32 graph, or leave the calibrator out"
+            "without",
+            say("give it the FP32 graph"),
+            use(int8_method="qdq"),
         )
     typed = Precision.FP16 if strongly_typed and layers["half_convolution"] else Precision.FP32
     found = Precision.INT8 if layers["quantize"] or calibrated else typed
@@ -99,8 +101,8 @@ def check_precision(
         return found
     if precision is Precision.INT8 and found is not Precision.INT8:
         raise BuildError(
-            "the graph has no Q/DQ layers, so it cannot become an INT8 engine: give the graph that "
-            "'hasn-edge build --precision int8' makes"
+            "the graph has no Q/DQ layers, so it cannot become an INT8 engine",
+            call("build", precision="int8"),
         )
     if precision is not Precision.INT8 and found is Precision.INT8:
         raise BuildError(
@@ -109,11 +111,11 @@ def check_precision(
         )
     if strongly_typed and precision is not Precision.FP32 and not layers["half_convolution"]:
         raise BuildError(
-            f"the graph's convolutions are FP32, and {title} takes types from the graph: give it the "
-            f"strongly typed {precision.value} graph"
+            f"the graph's convolutions are FP32, and {title} takes types from the graph",
+            say(f"give it the strongly typed {precision.value} graph"),
         )
     if precision is Precision.FP32 and layers["half_convolution"]:
-        raise BuildError("the graph's convolutions are FP16; an fp32 engine needs the FP32 graph")
+        raise BuildError("the graph's convolutions are FP16", say("give the FP32 graph for an fp32 engine"))
     return precision
 
 
@@ -157,9 +159,9 @@ def _fit(shape: Shape, fixed: tuple[int, ...], name: str, *, channel: int) -> Sh
         wanted[channel] = fixed[channel]
     if any(have not in (-1, want) for have, want in zip(fixed, wanted, strict=True)):
         raise UnsupportedError(
-            f"the graph's input {name!r} is fixed to {fixed}, but the target asks for {tuple(wanted)}; "
-            "export the graph with any size (and --batch for several images at a time), or choose a target "
-            "of the graph's shape"
+            f"the graph's input {name!r} is fixed to {fixed}, but the target asks for {tuple(wanted)}",
+            say("export the graph with any size, and with a batch for several images at a time"),
+            say("choose a target of the graph's shape"),
         )
     return (wanted[0], wanted[1], wanted[2], wanted[3])
 

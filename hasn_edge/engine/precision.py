@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from hasn_edge.errors import BuildError
+from hasn_edge.errors import BuildError, call
 from hasn_edge.spec import Precision
 
 FLAGS = {Precision.FP32: (), Precision.FP16: ("FP16",), Precision.INT8: ("INT8", "FP16")}
@@ -95,13 +95,14 @@ def _exact_layers(layers: list[Any]) -> list[Any]:
         some = ", ".join(layer.name for layer in layers if layer.type.name == "REDUCE")
         raise BuildError(
             f"the layers that must compute in FP32 could not be found among this graph's names (its means "
-            f"are {some}); export it with 'hasn-edge export' or hasn_edge.exporters.onnx.onnx_from_model"
+            f"are {some})",
+            call("export"),
         )
     return found
 
 
 def _read_only_by(layers: list[Any], readers: list[Any]) -> set[str]:
-    """Return the names of the tensors that nobody but ``readers`` reads."""
+    """Return the names of the tensors that only ``readers`` read."""
     chosen = {layer.name for layer in readers}
     mine: set[str] = set()
     others: set[str] = set()

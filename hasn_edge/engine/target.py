@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hasn_edge.artifact import Shape
 from hasn_edge.config import config_from_mapping, read_toml
-from hasn_edge.errors import ConfigError, UnsupportedError
+from hasn_edge.errors import ConfigError, UnsupportedError, call, say, use
 from hasn_edge.files import shipped
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile
@@ -81,10 +81,10 @@ class ShapeRange:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTarget:
-    """One engine to build. Precision is not here: it is the build's, and most graphs say it themselves."""
+    """One engine to build. Precision is not here: it is the build's, and most graphs state it themselves."""
 
     name: str = ""
-    """Appears in file names and reports; a target file's own name unless it says another."""
+    """Appears in file names and reports; a target file's own name unless it states another."""
     runtime: EngineRuntime = EngineRuntime.RTX
     shapes: ShapeRange = field(default_factory=ShapeRange)
     compute_capabilities: tuple[str, ...] = ()
@@ -187,16 +187,12 @@ class EngineTarget:
         if self.device is None or (gpu and gpu.compute_capability == self.device.compute_capability):
             return
         here = f"the GPU here is {gpu.title}" if gpu else "there is no NVIDIA GPU with its driver here"
-        otherwise = (
-            "build for the GPU here with --target tensorrt"
-            if gpu
-            else "take the graphs of --target portable along"
-        )
         raise UnsupportedError(
             f"target {self.name!r} is {self.device.title} (compute capability "
-            f"{self.device.compute_capability}) and TensorRT compiles for the GPU that it runs on: {here}. "
-            f"Run this command on the device, or {otherwise}; what the device could do says: "
-            f"hasn-edge bench --estimate {self.name}"
+            f"{self.device.compute_capability}) and TensorRT compiles for the GPU that it runs on: {here}",
+            say("build on the device itself"),
+            use(target="tensorrt" if gpu else "portable"),
+            call("bench", estimate=self.name),
         )
 
 
@@ -224,8 +220,9 @@ def load_target(name_or_path: str | os.PathLike[str]) -> EngineTarget:
         path = Path(text)
         if path.suffix != ".toml":
             raise UnsupportedError(
-                f"unknown target {text!r}; choose one of: {', '.join(known)}, "
-                "or give the path of a .toml file"
+                f"unknown target {text!r}",
+                say(f"choose one of: {', '.join(known)}"),
+                say("give the path of a .toml file"),
             )
     values = read_toml(path)
     if isinstance(shapes := values.get("shapes"), dict):

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from hasn_edge.artifact import Golden, Tolerance
-from hasn_edge.errors import ArtifactError
+from hasn_edge.errors import ArtifactError, Cure, call
 from hasn_edge.images.arrays import Float32, Float64
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
 
 _SCHEMA, _INPUT = 1, "waves"
 """What this version computes: the layout of a golden record, and the image."""
+_AGAIN = call("build")
 _POINTS = 64
 _CELLS = 4
 _TOLERANCES: Mapping[Precision, tuple[float, float]] = {
@@ -74,7 +75,8 @@ def check_golden(
     golden: Golden | None,
     *,
     name: str | None = None,
-    cure: str = "build it again with 'hasn-edge build'",
+    cure: Cure = _AGAIN,
+    note: str = "",
 ) -> None:
     """Do nothing if a session computes what was stored: every in-flight execution, also by its graph.
 
@@ -84,7 +86,8 @@ def check_golden(
         session: What was just loaded.
         golden: What :func:`make_golden` returned.
         name: What the message calls the session.
-        cure: How the message ends.
+        cure: What helps against a wrong result.
+        note: The end of the message before it.
 
     Raises:
         ArtifactError: it computes something else, or there is nothing to compare with.
@@ -94,7 +97,8 @@ def check_golden(
     if golden is None or (golden.schema, golden.input) != (_SCHEMA, _INPUT):
         raise ArtifactError(
             f"{name}: its sidecar has no image whose result is known, so that nothing tells whether it "
-            f"computes this network; {cure}"
+            f"computes this network{note}",
+            cure,
         )
     x_NCHW = golden_input(golden.shape)
     wanted = [np.array(values, np.float64) for values in (golden.points, golden.cells)]
@@ -107,7 +111,8 @@ def check_golden(
         if problem:
             raise ArtifactError(
                 f"{name}: it loads, but computes something else than when it was built: {problem}; so "
-                f"do engines of another GPU or version; {cure}"
+                f"do engines of another GPU or version{note}",
+                cure,
             )
 
 
@@ -149,7 +154,7 @@ def _measure(y_NCHW: Float32) -> tuple[Float64, Float64]:
 
 
 def _problem(y_NCHW: Float32, wanted: list[Float64], limits: tuple[float, float]) -> str | None:
-    """Say what is wrong with an output; ``None`` if nothing is."""
+    """Return what is wrong with an output; ``None`` if nothing is."""
     if not np.isfinite(y_NCHW).all():
         return "its output has values that are not finite numbers"
     if not y_NCHW.any():

@@ -9,7 +9,7 @@ from hasn_edge.runtime.session import Session
 from hasn_edge.spec import ModelSpec
 
 DEFAULT_LIMIT_BYTES = 2_000_000_000
-"""What one call of an upscaler takes at most unless told otherwise, its result included. With what the
+"""What one call of an upscaler takes at most by default, its result included. With what the
 interpreter and the libraries take (0.1 GB with ONNX Runtime, 0.3 GB with PyTorch) it stays below 3 GB."""
 
 _WIDE_TENSORS = {"onnxruntime": 5.5, "torchscript": 5.5, "pytorch": 7.0}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError
+from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError, call, say, use
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32, UInt8
@@ -17,6 +17,7 @@ from hasn_edge.spec import ModelSpec, Precision
 SPEC_KEY = "hasn_edge.spec"
 """Key of the graph's metadata under which the exporter writes the spec as JSON."""
 
+_AGAIN, _ON_CPU = call("export"), use(device="cpu")
 _FATAL, _ERROR = 4, 3  # ONNX Runtime's log severities
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -31,13 +32,13 @@ class OnnxRuntimeSession(Session):
     Args:
         model: Path of the file, or its bytes.
         spec: The network; ``None`` reads it from the graph's metadata.
-        precision: Number format inside, as the sidecar says it.
-        exact: No graph optimizations: every Q/DQ pair computes what it says. The reference for INT8 quality
+        precision: Number format inside, as the sidecar states it.
+        exact: No graph optimizations: every Q/DQ pair computes what it states. The reference for INT8 quality
             and never a speed.
         threads: Threads inside an operator; ``None`` for one per physical core.
         device: ``"cpu"``; ``"cuda[:<index>]"`` and ``"tensorrt[:<index>]"`` need ONNX Runtime's GPU build
             and are never chosen by themselves.
-        size: The fixed (height, width) as the sidecar says it; the graph must agree. ``None`` asks it.
+        size: The fixed (height, width) as the sidecar states it; the graph must agree. ``None`` asks it.
         frame: The one (height, width) that will come, for a graph of any size: the optimizer keeps its
             blocked layout through Mul and Add only where it knows the shapes (1.17 times faster at 320x180).
 
@@ -72,7 +73,7 @@ class OnnxRuntimeSession(Session):
             options.add_free_dimension_override_by_name("height", frame[0])
             options.add_free_dimension_override_by_name("width", frame[1])
         if not isinstance(model, bytes) and not model.is_file():
-            raise ArtifactError(f"{name}: no such file; 'hasn-edge export' makes it")
+            raise ArtifactError(f"{name}: no such file", _AGAIN)
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session: Any = ort.InferenceSession(source, options, providers=providers)
@@ -81,15 +82,15 @@ class OnnxRuntimeSession(Session):
         chosen = self._session.get_providers()[0]
         if chosen != providers[0][0]:
             raise BuildError(
-                f"onnxruntime: {providers[0][0]} did not start, ONNX Runtime fell back to {chosen}; "
-                "install the CUDA and cuDNN (and TensorRT) libraries of its release, or use --device cpu"
+                f"onnxruntime: {providers[0][0]} did not start, ONNX Runtime fell back to {chosen}",
+                say("install the CUDA and cuDNN (and TensorRT) libraries of its release"),
+                _ON_CPU,
             )
         spec = _metadata_spec(self._session, name) if spec is None else spec
         batch, fixed, self.pixels = _check_graph(self._session, spec, name)
         if size not in (None, fixed):
             raise ArtifactError(
-                f"{name}: the graph takes {fixed or 'any'} pixels, its sidecar says {size}; make it "
-                "again with 'hasn-edge export'"
+                f"{name}: the graph takes {fixed or 'any'} pixels, its sidecar states {size}", _AGAIN
             )
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
         self.exact = exact
@@ -122,7 +123,7 @@ def _options(ort: Any, *, exact: bool, threads: int) -> Any:
     # An explicit number keeps ONNX Runtime from pinning threads to cores, which containers refuse loudly.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Measured on the published network at 320 x 180, CPU time in turns, as ratio to what is chosen here:
+    # Measured on the published network at 320 x 180, CPU time in rounds, as ratio to what is chosen here:
     # optimizations basic 1.25, extended 1.22, none 1.29; without the memory arena 2.7, because every large
     # tensor is mapped and cleared anew; with memory patterns 1.0, but twice the peak memory from the second
     # call on.
@@ -134,28 +135,26 @@ def _options(ort: Any, *, exact: bool, threads: int) -> Any:
 
 
 def _providers(ort: Any, device: str) -> list[tuple[str, dict[str, str]]]:
-    """Return ONNX Runtime's providers for ``device``, best first, or say what is missing."""
+    """Return ONNX Runtime's providers for ``device``, best first; raise where one is missing."""
     kind, _, index = device.partition(":")
     if kind not in _PROVIDERS or (index and (kind == "cpu" or not index.isdecimal())):
         raise UnsupportedError(
-            f"onnxruntime: no device called {device!r}; choose cpu, cuda, cuda:<index>, tensorrt or "
-            "tensorrt:<index>"
+            f"onnxruntime: no device called {device!r}",
+            say("choose cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>"),
         )
     names = _PROVIDERS[kind]
     if names[0] not in ort.get_available_providers():
         lack = f"onnxruntime: device {device!r} needs {names[0]}, which ONNX Runtime {ort.__version__} lacks"
         if gpu_facts() is None:  # a download of a gigabyte would not help
-            raise UnsupportedError(f"{lack}, and no NVIDIA GPU answers on this machine: use --device cpu")
-        raise UnsupportedError(
-            f"{lack}; replace the package with: pip uninstall onnxruntime; pip install onnxruntime-gpu; or "
-            "use --device cpu"
-        )
+            raise UnsupportedError(f"{lack}, and no NVIDIA GPU answers on this machine", _ON_CPU)
+        replace = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
+        raise UnsupportedError(lack, say(f"replace the package with: {replace}"), _ON_CPU)
     return [(name, {} if name.startswith("CPU") else {"device_id": index or "0"}) for name in names]
 
 
 def _refused(name: str, exc: Exception) -> ArtifactError | BuildError:
     if type(exc).__name__ in ("InvalidProtobuf", "NoSuchFile") or "No graph was found" in str(exc):
-        return ArtifactError(f"{name}: not a complete ONNX file; make it again with 'hasn-edge export'")
+        return ArtifactError(f"{name}: not a complete ONNX file", _AGAIN)
     return BuildError(f"{name}: ONNX Runtime refused the graph: {exc}")
 
 
@@ -163,13 +162,14 @@ def _metadata_spec(session: Any, name: str) -> ModelSpec:
     text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
     if text is None:
         raise ArtifactError(
-            f"{name}: its metadata has no {SPEC_KEY!r}, so scale and sizes are unknown; make it "
-            "with 'hasn-edge export', or pass the ModelSpec"
+            f"{name}: its metadata has no {SPEC_KEY!r}, so scale and sizes are unknown",
+            _AGAIN,
+            say("pass the ModelSpec"),
         )
     try:
         return ModelSpec.from_dict(json.loads(text))
     except (ValueError, TypeError, AttributeError, ConfigError) as exc:
-        raise ArtifactError(f"{name}: its metadata {SPEC_KEY!r} is damaged ({exc})") from exc
+        raise ArtifactError(f"{name}: its metadata {SPEC_KEY!r} is damaged ({exc})", _AGAIN) from exc
 
 
 def _check_graph(session: Any, spec: ModelSpec, name: str) -> tuple[int | None, tuple[int, int] | None, bool]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, call, omit, use
 from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx, load_model
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session
 
-Backend = Literal["onnxruntime", "pytorch"]
+ModelBackend = Literal["onnxruntime", "pytorch"]
 
 
 def open_session(
@@ -57,8 +57,9 @@ def open_session(
         artifact = load_artifact(artifact)
     if exact and artifact.kind is not Kind.ONNX:
         raise UnsupportedError(
-            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime; open this "
-            f"{artifact.kind.value} file without"
+            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime, and this file is of kind "
+            f"{artifact.kind.value}",
+            omit("exact"),
         )
     if artifact.kind is Kind.ENGINE:
         from hasn_edge.runtime.tensorrt.open import open_engine
@@ -66,8 +67,9 @@ def open_session(
         return open_engine(artifact, device=device, cuda=cuda, in_flight=in_flight, eager=eager)
     if cuda is not None or in_flight != 1:
         raise UnsupportedError(
-            f"{artifact.path}: the choice of a CUDA backend and of in_flight are for engines; open this "
-            f"{artifact.kind.value} file without"
+            f"{artifact.path}: a CUDA backend and several executions in flight are for engines, and this "
+            f"file is of kind {artifact.kind.value}",
+            omit("cuda" if cuda is not None else "in_flight"),
         )
     if artifact.kind is Kind.ONNX:
         from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -98,7 +100,7 @@ def open_session(
 def open_model(
     model: str | Path | None = None,
     *,
-    backend: Backend | None = None,
+    backend: ModelBackend | None = None,
     device: str | None = None,
     threads: int | None = None,
 ) -> Session:
@@ -119,14 +121,16 @@ def open_model(
     """
     name = DEFAULT_MODEL if model is None else model
     if backend not in (None, "onnxruntime", "pytorch"):
-        raise UnsupportedError(f"unknown backend {backend!r} for a model; choose onnxruntime or pytorch")
+        raise UnsupportedError(
+            f"unknown backend {backend!r} for a model", use(backend="onnxruntime"), use(backend="pytorch")
+        )
     shipped = None if backend == "pytorch" else bundled_onnx(name)
     if shipped is not None:
         return open_session(shipped, device=device, threads=threads)
     if backend == "onnxruntime":
         raise UnsupportedError(
-            f"{name}: no ONNX file ships with it; write one with 'hasn-edge export --model {name}' and "
-            "open that with --artifact or open_session"
+            f"{name}: no ONNX file ships with it to open",
+            call("export", model=str(name)),
         )
     network = load_model(name)
     from hasn_edge.runtime.pytorch import PyTorchSession

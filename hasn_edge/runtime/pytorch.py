@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from hasn_edge.errors import BuildError, InputError, UnsupportedError
+from hasn_edge.errors import BuildError, InputError, UnsupportedError, say, use
 from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.session import Session, out_of_memory
 from hasn_edge.spec import ModelSpec, Precision
@@ -48,15 +48,16 @@ class PyTorchSession(Session):
         spec = getattr(model, "spec", None)
         if not isinstance(spec, ModelSpec):
             raise InputError(
-                f"pytorch: {type(model).__name__} has no 'spec'; load it with hasn_edge.load_model, "
-                "or set its ModelSpec"
+                f"pytorch: {type(model).__name__} has no 'spec'",
+                say("load it with hasn_edge.load_model"),
+                say("set its ModelSpec"),
             )
         parameter = next(model.parameters(), None)
         dtype = torch.float32 if parameter is None else parameter.dtype
         if dtype not in _PRECISIONS:
             raise UnsupportedError(
-                f"pytorch: parameters are {str(dtype).removeprefix('torch.')}; expected float32 or float16, "
-                "convert with model.float()"
+                f"pytorch: parameters are {str(dtype).removeprefix('torch.')}; expected float32 or float16",
+                say("convert with model.float()"),
             )
         target = torch_device(device, backend="pytorch")
         moved = parameter is not None and parameter.device != target
@@ -116,16 +117,20 @@ def torch_device(device: str, *, backend: str) -> torch.device:
     except RuntimeError:
         target = None
     if target is None or target.type not in ("cpu", "cuda"):
-        raise UnsupportedError(f"{backend}: no device called {device!r}; choose cpu, cuda or cuda:<index>")
+        raise UnsupportedError(
+            f"{backend}: no device called {device!r}", say("choose cpu, cuda or cuda:<index>")
+        )
     if target.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (target.index or 0) >= count:
             raise UnsupportedError(
                 f"{backend}: device {device!r} is not here: PyTorch {torch.__version__} sees {count} CUDA "
-                "device(s); use --device cpu, or install a CUDA build of PyTorch and the NVIDIA driver"
+                "device(s)",
+                use(device="cpu"),
+                say("install a CUDA build of PyTorch and the NVIDIA driver"),
             )
         target = torch.device("cuda", target.index or 0)
-        # PyTorch rounds FP32 convolutions to 10 bits of mantissa unless told otherwise, a setting of the
+        # PyTorch rounds FP32 convolutions to 10 bits of mantissa by default, a setting of the
         # whole process; here "fp32" means FP32.
         torch.backends.cudnn.allow_tf32 = False
     return target

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import ArtifactError, InputError, ShapeError
+from hasn_edge.errors import ArtifactError, InputError, ShapeError, call, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -151,7 +151,7 @@ class Session(ABC):
             ShapeError: wrong rank, channels, dtype or size.
             InputError: values that are not finite or far outside [0, 1], memory that does not suffice, or a
                 closed session.
-            ArtifactError: the file computes another shape than its sidecar says.
+            ArtifactError: the file computes another shape than its sidecar states.
             BuildError: the backend failed; the message carries its own.
 
         A file of 8-bit pixels rounds its input and its output to 1/255 and clamps them.
@@ -196,7 +196,7 @@ class Session(ABC):
         Raises:
             ShapeError: wrong rank, channels, dtype or size.
             InputError: the network's output is not finite, memory does not suffice, or a closed session.
-            ArtifactError: the file computes another shape than its sidecar says.
+            ArtifactError: the file computes another shape than its sidecar states.
             BuildError: the backend failed; the message carries its own.
         """
         return self.submit_pixels(x_NHWC).result()
@@ -211,14 +211,17 @@ class Session(ABC):
             HasnEdgeError: as :meth:`run_pixels`, now or with the result.
         """
         if self._closed:
-            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
+            raise InputError(
+                f"{self.backend}: this session is closed", say("open it again with open_session")
+            )
         channels = self.spec.channels
         good = isinstance(x_NHWC, np.ndarray) and x_NHWC.ndim == 4 and x_NHWC.shape[3] == channels
         if not good or x_NHWC.dtype != np.uint8 or x_NHWC.size == 0:
             kind = getattr(x_NHWC, "dtype", type(x_NHWC).__name__)
             raise ShapeError(
                 f"{self.backend}: expected uint8 (N, H, W, {channels}) with at least one pixel, got {kind} "
-                f"{getattr(x_NHWC, 'shape', '')}; hasn_edge.images.codec.read_image makes (H, W, C)"
+                f"{getattr(x_NHWC, 'shape', '')}",
+                say("read (H, W, C) from a file with hasn_edge.images.codec.read_image"),
             )
         count, height, width = x_NHWC.shape[:3]
         self._check_size(count, height, width)
@@ -239,33 +242,37 @@ class Session(ABC):
             InputError: values that are not finite or far outside [0, 1], or a closed session.
         """
         if self._closed:
-            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
+            raise InputError(
+                f"{self.backend}: this session is closed", say("open it again with open_session")
+            )
         channels = self.spec.channels
         wanted = f"{self.backend}: expected float32 (N, {channels}, H, W)"
-        cure = "hasn_edge.images.arrays.to_tensor makes it from an image"
+        convert = say("make it of an image with hasn_edge.images.arrays.to_tensor")
         if not isinstance(x_NCHW, np.ndarray):
-            raise ShapeError(f"{wanted} as a NumPy array, got {type(x_NCHW).__name__}; {cure}")
+            raise ShapeError(f"{wanted} as a NumPy array, got {type(x_NCHW).__name__}", convert)
         if x_NCHW.ndim != 4:
-            raise ShapeError(f"{wanted}, got {x_NCHW.ndim} dimensions {x_NCHW.shape}; {cure}")
+            raise ShapeError(f"{wanted}, got {x_NCHW.ndim} dimensions {x_NCHW.shape}", convert)
         found = x_NCHW.shape[1]
         if found != channels:
             looks_last = x_NCHW.shape[3] == channels
-            hint = "; it looks like (N, H, W, C), transpose it" if looks_last else f"; {cure}"
-            raise ShapeError(f"{wanted}, got {found} channels {x_NCHW.shape}{hint}")
+            cure = say("transpose it, it looks like (N, H, W, C)") if looks_last else convert
+            raise ShapeError(f"{wanted}, got {found} channels {x_NCHW.shape}", cure)
         if x_NCHW.dtype != np.float32:
-            raise ShapeError(f"{wanted}, got {x_NCHW.dtype}; {cure}, or use .astype(numpy.float32)")
+            raise ShapeError(f"{wanted}, got {x_NCHW.dtype}", convert, say("call .astype(numpy.float32)"))
         if x_NCHW.size == 0:
-            raise ShapeError(f"{wanted} with at least one pixel, got {x_NCHW.shape}; skip empty batches")
+            raise ShapeError(
+                f"{wanted} with at least one pixel, got {x_NCHW.shape}", say("skip empty batches")
+            )
         low, high = float(x_NCHW.min()), float(x_NCHW.max())
         if not np.isfinite(low + high):
             raise InputError(
-                f"{self.backend}: the input has values that are not finite numbers; look for a division by "
-                "zero or uninitialised memory where it was made"
+                f"{self.backend}: the input has values that are not finite numbers",
+                say("look for a division by zero or uninitialised memory where it was made"),
             )
         if low < _LOWEST or high > _HIGHEST:
             raise InputError(
-                f"{self.backend}: expected values in [0, 1], got {low:.6g} to {high:.6g}; divide by 255 "
-                "first, as hasn_edge.images.arrays.to_tensor does"
+                f"{self.backend}: expected values in [0, 1], got {low:.6g} to {high:.6g}",
+                say("divide by 255 first, as hasn_edge.images.arrays.to_tensor does"),
             )
 
     def times(self, x: Float32 | UInt8) -> Timing:
@@ -330,32 +337,38 @@ class Session(ABC):
     def _checked(self, computed: NDArray[Any], shape: tuple[int, ...], dtype: type[Any]) -> Any:
         if computed.shape != shape or (computed.dtype == np.uint8) != (dtype is np.uint8):
             raise ArtifactError(
-                f"{self.backend}: output is {computed.dtype} {computed.shape}, its description says "
-                f"{dtype.__name__} {shape}; the file and its sidecar do not belong together; make them again "
-                "with 'hasn-edge export' or 'hasn-edge build'"
+                f"{self.backend}: output is {computed.dtype} {computed.shape}, its description states "
+                f"{dtype.__name__} {shape}; the file and its sidecar do not belong together",
+                call("export"),
+                call("build"),
             )
         return np.ascontiguousarray(computed, dtype=dtype)
 
     def _check_size(self, count: int, height: int, width: int) -> None:
         if self.batch not in (None, 1, count):
             raise ShapeError(
-                f"{self.backend}: this file takes {self.batch} images at a time, got {count}; call run "
-                "with batches of that size, or export with a dynamic batch"
+                f"{self.backend}: this file takes {self.batch} images at a time, got {count}",
+                say("call run with batches of that size"),
+                say("export it with another batch"),
             )
         if self.size is not None and (height, width) != self.size:
             raise ShapeError(
                 f"{self.backend}: this file takes exactly {self.size[0]} x {self.size[1]} pixels (height x "
-                f"width), got {height} x {width}; Upscaler pads and tiles, or export with dynamic sizes"
+                f"width), got {height} x {width}",
+                say("use Upscaler, which pads and tiles"),
+                say("export it with dynamic sizes"),
             )
         if height < self.smallest[0] or width < self.smallest[1]:
             raise ShapeError(
                 f"{self.backend}: expected at least {self.smallest[0]} x {self.smallest[1]} pixels, got "
-                f"{height} x {width} (height x width); Upscaler pads small images"
+                f"{height} x {width} (height x width)",
+                say("use Upscaler, which pads small images"),
             )
         if self.largest is not None and (height > self.largest[0] or width > self.largest[1]):
             raise ShapeError(
                 f"{self.backend}: expected at most {self.largest[0]} x {self.largest[1]} pixels, got "
-                f"{height} x {width} (height x width); Upscaler tiles large images"
+                f"{height} x {width} (height x width)",
+                say("use Upscaler, which tiles large images"),
             )
 
 
@@ -364,7 +377,8 @@ def out_of_memory(backend: str, shape: tuple[int, ...], exc: BaseException) -> I
     first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
     return InputError(
         f"{backend}: not enough memory for an input of {shape[-2]} x {shape[-1]} pixels and batch {shape[0]} "
-        f"({first}); use smaller tiles: --tile 256, or Upscaler(session, tile=256)"
+        f"({first})",
+        use(tile=256),
     )
 
 

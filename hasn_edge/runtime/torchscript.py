@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hasn_edge.errors import ArtifactError
+from hasn_edge.errors import ArtifactError, call
 from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
 from hasn_edge.runtime.session import Session
@@ -26,8 +26,8 @@ class TorchScriptSession(Session):
 
     Args:
         model: Path of the file, or its bytes.
-        spec: The network, as the sidecar says it.
-        precision: Number format inside, as the sidecar says it.
+        spec: The network, as the sidecar states it.
+        precision: Number format inside, as the sidecar states it.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
         size: The one (height, width) that the file takes; ``None`` for any.
         threads: Threads of PyTorch's CPU kernels, a setting of the whole process; ``None`` leaves it alone.
@@ -81,8 +81,7 @@ def _load(model: Path | bytes, device: torch.device) -> torch.jit.ScriptModule:
     except (RuntimeError, ValueError, OSError) as exc:
         reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise ArtifactError(
-            f"{name}: not a complete TorchScript file ({reason}); make it again with "
-            "'hasn-edge export --format torchscript'"
+            f"{name}: not a complete TorchScript file ({reason})", call("export", format="torchscript")
         ) from exc
     module.eval()
     return module

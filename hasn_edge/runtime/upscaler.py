@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, TypeVar
@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.errors import InputError, UnsupportedError, say
 from hasn_edge.images.arrays import Float32, Pixels, check_pixels, from_tensor, split_alpha, to_rgb, to_tensor
 from hasn_edge.metrics import psnr
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
@@ -31,13 +31,13 @@ Reason = Literal["asked", "memory", "static size", "engine size"]
 
 _NO_LARGER = (
     "this file takes no larger size than that of its tiles; a file of any size computes the whole frame: "
-    "leave out --artifact, or build "
+    "leave out the artifact, or build "
 )
-NO_WHOLE_FRAME: dict[Reason, str] = {
-    "static size": f"{_NO_LARGER}without --size",
-    "engine size": f"{_NO_LARGER}with a larger --dynamic",
+NO_WHOLE_FRAME: Mapping[Reason, str] = {
+    "static size": f"{_NO_LARGER}without a size",
+    "engine size": f"{_NO_LARGER}for larger sizes",
 }
-"""Why the drift of tiles is not measured where the session's sizes are the reason for them, and the cure."""
+"""Why drift is not measured where the session's sizes are the reason for tiles, and what helps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +270,7 @@ class Upscaler:
             band[:, :, kept:] = 0
 
     def _plan(self, frame: Size, taken_bytes: int, count: int) -> tuple[TileGrid, Reason | None]:
-        """Decide on the tiles of a frame that is already padded, and say why there are any.
+        """Return the tiles of a frame that is already padded, and why there are any.
 
         Args:
             frame: What is to be covered.
@@ -319,7 +319,8 @@ class Upscaler:
         minimum = max(smallest) if size is None else self.session.spec.size.minimum
         if batch not in (None, 1):
             raise UnsupportedError(
-                f"this file takes {batch} images at a time, Upscaler gives it one; export it with batch 1"
+                f"this file takes {batch} images at a time, Upscaler gives it one",
+                say("export it with batch 1"),
             )
         if self.tile is not None and self.tile < minimum:
             raise InputError(
@@ -329,13 +330,13 @@ class Upscaler:
         side = min(sides, default=None)
         if self.overlap < 0 or (side is not None and self.overlap >= side):
             raise InputError(
-                f"an overlap of {self.overlap} pixels does not go with tiles of {side}; choose 0 to "
-                f"{(side or 1) - 1}"
+                f"an overlap of {self.overlap} pixels does not go with tiles of {side}",
+                say(f"choose 0 to {(side or 1) - 1}"),
             )
         if self.self_ensemble and size is not None and size[0] != size[1]:
             raise UnsupportedError(
-                f"self-ensemble lays the image on its side, and this file takes only {Size(*size)}; "
-                "export it with dynamic sizes"
+                f"self-ensemble lays the image on its side, and this file takes only {Size(*size)}",
+                say("export it with dynamic sizes"),
             )
 
 

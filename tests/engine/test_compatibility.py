@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from hasn_edge.artifact import Artifact, load_artifact, sidecar_path
-from hasn_edge.engine.compatibility import rebuild_advice, rebuild_command, require_compatible
+from hasn_edge.cli.cures import cure_text, message_of
+from hasn_edge.engine.compatibility import rebuild, require_compatible
 from hasn_edge.errors import ArtifactError
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.model.zoo import DEFAULT_MODEL
@@ -22,7 +23,11 @@ from tests.support.samples import ADA, AGX, HOPPER, NANO, TURING, engine, plan
 def refused(artifact: Artifact, gpu: GpuFacts | None = NANO, version: str | None = "10.3.0") -> str:
     with pytest.raises(ArtifactError) as info:
         require_compatible(artifact, gpu=gpu, runtime_version=version)
-    return str(info.value)
+    return message_of(info.value)
+
+
+def command(artifact: Artifact, gpu: GpuFacts | None = None, *, again: bool = False) -> str:
+    return cure_text(rebuild(artifact, gpu=gpu, again=again)).removeprefix("run: ")
 
 
 def test_an_engine_at_home(tmp_path: Path) -> None:
@@ -36,9 +41,9 @@ def test_every_difference_is_named_with_the_command(tmp_path: Path) -> None:
     assert said == (
         f"{tmp_path}/a.engine: this engine cannot run here: it was built by TensorRT 10.3.0.30, and "
         "10.16.1.11 is here, which runs its own engines only; it was built on Orin (compute capability 8.7), "
-        "and here is NVIDIA GeForce RTX 4090 (128 SM, compute capability 8.9). Build it again on this machine"
-        ": hasn-edge build --model hasn-x4-small --precision int8 --target tensorrt --size 320x180 "
-        f"-o {tmp_path}"
+        "and here is NVIDIA GeForce RTX 4090 (128 SM, compute capability 8.9); run: hasn-edge build "
+        "--model hasn-x4-small --precision int8 --target tensorrt --size 320x180 "
+        f"--output {tmp_path}"
     )
 
 
@@ -133,24 +138,24 @@ def test_rtx_engines_run_on_the_gpus_they_were_built_for(tmp_path: Path) -> None
     assert "built by TensorRT for RTX 1.7.1.116, and 1.8.0.1 is here" in refused(artifact, ADA, "1.8.0.1")
 
 
-def test_the_command_is_one_for_the_gpu_that_is_here(tmp_path: Path) -> None:
+def test_the_build_is_one_for_the_gpu_that_is_here(tmp_path: Path) -> None:
     """The engine's own target would give the same engine again, or refuse."""
     rtx = engine(tmp_path, target="rtx", runtime="rtx")
-    assert " --target rtx " in rebuild_command(rtx)
-    assert " --target rtx " in rebuild_command(rtx, gpu=ADA)
-    assert " --target rtx-turing " in rebuild_command(rtx, gpu=TURING)
-    assert " --target tensorrt " in rebuild_command(rtx, gpu=HOPPER)
+    assert " --target rtx " in command(rtx)
+    assert " --target rtx " in command(rtx, ADA)
+    assert " --target rtx-turing " in command(rtx, TURING)
+    assert " --target tensorrt " in command(rtx, HOPPER)
     board = engine(tmp_path, target="orin-nano")
-    assert " --target orin-nano " in rebuild_command(board, gpu=AGX)
-    assert " --target tensorrt " in rebuild_command(board, gpu=ADA)
-    assert rebuild_command(board, again=True).endswith(" --rebuild")
+    assert " --target orin-nano " in command(board, AGX)
+    assert " --target tensorrt " in command(board, ADA)
+    assert command(board, again=True).endswith(" --rebuild")
 
 
 def test_a_sidecar_of_another_engine(tmp_path: Path) -> None:
     said = refused(engine(tmp_path, content=plan(b"vtrt", (10, 3, 0, 30))))
-    assert "its sidecar says runtime tensorrt, the plan is one of TensorRT for RTX" in said
+    assert "its sidecar states runtime tensorrt, the plan is one of TensorRT for RTX" in said
     said = refused(engine(tmp_path, content=plan(b"ftrt", (10, 7, 0, 23))), version="10.7.0")
-    assert "its sidecar says version 10.3.0.30, the plan 10.7.0.23" in said
+    assert "its sidecar states version 10.3.0.30, the plan 10.7.0.23" in said
 
 
 def test_truncated_tampered_and_foreign_files(tmp_path: Path) -> None:
@@ -214,24 +219,26 @@ def test_a_damaged_sidecar_is_refused_in_one_message(tmp_path: Path, damage: dic
         ),
     ],
 )  # fmt: skip
-def test_the_command_that_builds_it_again(
+def test_the_build_that_makes_it_again(
     tmp_path: Path, details: dict[str, Any], options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hasn_edge.cli import cli
     from hasn_edge.pipeline import api as pipeline
 
     folder = tmp_path / "my engines"
-    command = rebuild_command(engine(folder, **details))
+    typed = command(engine(folder, **details))
     model = details.get("model", "hasn-x4-small")
     wanted = ["--model", shlex.quote(model)] if model else []
-    assert command == " ".join(["hasn-edge build", *wanted, "--precision int8", options, f"-o '{folder}'"])
+    assert typed == " ".join(
+        ["hasn-edge build", *wanted, "--precision int8", options, f"--output '{folder}'"]
+    )
     # The command line takes it as it is.
     asked: list[Any] = []
     monkeypatch.setattr(
         pipeline, "build_from", lambda options, progress: asked.extend((options.model, options.output)) or
         pipeline.Built(artifacts=(), summary=()),
     )  # fmt: skip
-    result = CliRunner().invoke(cli, shlex.split(command)[1:])
+    result = CliRunner().invoke(cli, shlex.split(typed)[1:])
     assert result.exit_code == 0, result.output
     assert asked == [model or DEFAULT_MODEL, folder]
 
@@ -240,12 +247,12 @@ def test_the_command_that_builds_it_again(
     ("details", "files"),
     [
         ({}, ""),
-        ({"model": "my net.pth"}, "--model 'my net.pth'"),
-        ({"target": "board"}, "--target board.toml"),
+        ({"model": "my net.pth"}, "'my net.pth'"),
+        ({"target": "board"}, "'board.toml'"),
         ({"asked": {"recipe": "conservative", "calibration": None}}, ""),
         (
             {"asked": {"recipe": "mine.toml", "calibration": "photos"}},
-            "--recipe mine.toml and of --calibration photos",
+            "'mine.toml' and of 'photos'",
         ),
     ],
 )
@@ -253,6 +260,5 @@ def test_files_whose_folder_is_not_known_are_named(
     tmp_path: Path, details: dict[str, Any], files: str
 ) -> None:
     artifact = engine(tmp_path, **details)
-    note = f" (write the folder of {files} as well: only the name is known here)" if files else ""
-    assert rebuild_advice(artifact) == rebuild_command(artifact) + note
-    assert refused(artifact, ADA).endswith(rebuild_advice(artifact, gpu=ADA))
+    note = f"; only the name of {files} is known here: write the folder as well" if files else ""
+    assert refused(artifact, ADA).endswith(f"compute capability 8.9){note}; run: {command(artifact, ADA)}")

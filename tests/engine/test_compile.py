@@ -102,7 +102,7 @@ class TestRealBuilds:
         weak = hasn_onnx("fp32", form="weakly-typed")
         assert engine_from_onnx(weak, RTX).precision is Precision.FP32
         with pytest.raises(
-            BuildError, match=r"TensorRT for RTX [\d.]+ takes types from the graph: give it the"
+            BuildError, match=r"TensorRT for RTX [\d.]+ takes types from the graph; give it the"
         ):
             engine_from_onnx(weak, RTX, precision=Precision.FP16)
 

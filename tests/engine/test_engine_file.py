@@ -53,10 +53,10 @@ def test_what_a_plan_of_8_5_has_where_the_version_came_to_be() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is empty; build the engine again"),
+        (b"", "the file is empty; call hasn_edge.build"),
         (b"PK\x03\x04" + bytes(2000), "not a TensorRT plan: it begins with .*PK.* TorchScript"),
         (b"\x08\x09" + bytes(2000), "not a TensorRT plan: .* probably an ONNX graph"),
-        (b'{"schema": 1}', "not a TensorRT plan: .* JSON text; the sidecar is"),
+        (b'{"schema": 1}', "not a TensorRT plan: .* JSON text; name the engine itself"),
         (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer; fetch the file with 'git lfs"),
         (bytes(3000), "not a TensorRT plan: it begins with .* another kind of file"),
         (plan()[:40], "only 40 bytes of a TensorRT plan; it was cut short"),
@@ -74,7 +74,7 @@ def test_foreign_and_truncated_files_are_refused(tmp_path: Path, content: bytes,
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="absent.engine: no such file; 'hasn-edge build' prints"):
+    with pytest.raises(ArtifactError, match="absent.engine: no such file; name a file that a build made"):
         read_plan_header(tmp_path / "absent.engine")
     with pytest.raises(ArtifactError, match="cannot be read: .*directory"):
         read_plan_header(tmp_path)

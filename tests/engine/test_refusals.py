@@ -24,7 +24,7 @@ from tests.support.fake_builder import fake_tensorrt
             "11.4.0.106",
             ("fp32", "weakly-typed"),
             "fp16",
-            "takes types from the graph: give it the strongly typed fp16 graph",
+            "takes types from the graph; give it the strongly typed fp16 graph",
         ),
         (
             "11.4.0.106",
@@ -49,7 +49,7 @@ from tests.support.fake_builder import fake_tensorrt
             "11.4.0.106",
             ("fp16", "strongly-typed"),
             "fp32",
-            "convolutions are FP16; an fp32 engine needs the FP32",
+            "convolutions are FP16; give the FP32 graph for an fp32",
         ),
     ],
 )
@@ -88,7 +88,7 @@ def test_versions_before_8_5_are_refused_when_they_are_loaded(
     monkeypatch.setattr(capabilities, "find_module", lambda runtime, needed_for: "tensorrt")
     with pytest.raises(
         UnsupportedError,
-        match=rf"^{doing} needs at least TensorRT 8\.5, and 8\.4\.1\.5 is here: .* JetPack 5\.1",
+        match=rf"^{doing} needs at least TensorRT 8\.5, and 8\.4\.1\.5 is here; .* JetPack 5\.1",
     ):
         capabilities.load_tensorrt(EngineRuntime.TENSORRT, needed_for=doing)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from hasn_edge.errors import ArtifactError
+from hasn_edge.errors import ArtifactError, say
 from hasn_edge.runtime.golden import check_golden, golden_input, make_golden
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.tensorrt.session import TensorRTSession
@@ -104,7 +104,7 @@ def test_something_else_does_not(golden, change, message):
         ArtifactError,
         match=f"^the engine: it loads, but computes something else .*{message}.*; make it again$",
     ):
-        check_golden(Changed(change), golden, name="the engine", cure="make it again")
+        check_golden(Changed(change), golden, name="the engine", cure=say("make it again"))
 
 
 @pytest.mark.parametrize("precision", list(Precision))
@@ -126,7 +126,7 @@ def test_the_tolerance_is_the_precisions(precision):
     ],
 )
 def test_nothing_to_compare_with_is_no_pass(golden, change):
-    with pytest.raises(ArtifactError, match="has no image whose result is known, .*; build it again"):
+    with pytest.raises(ArtifactError, match="has no image whose result is known, .*; call hasn_edge.build"):
         check_golden(FakeSession(SPEC), change(golden))
 
 

@@ -71,7 +71,7 @@ def test_a_session_for_one_frame_size_is_static_and_computes_the_same():
 
 
 def test_sidecar_and_graph_must_agree_on_the_size():
-    with pytest.raises(ArtifactError, match=r"takes any pixels, its sidecar says \(16, 20\)"):
+    with pytest.raises(ArtifactError, match=r"takes any pixels, its sidecar states \(16, 20\)"):
         opened(size=(16, 20))
     opened(proto(size=(16, 20)).SerializeToString(), size=(16, 20)).close()
 
@@ -106,7 +106,7 @@ def test_optimizations_are_off_in_exact_mode_only(monkeypatch):
         (
             b"no protobuf",
             ArtifactError,
-            "ONNX graph: not a complete ONNX file; make it again with 'hasn-edge",
+            "ONNX graph: not a complete ONNX file; call hasn_edge.export",
         ),
         (b"", ArtifactError, "not a complete ONNX file"),
         (lambda p: p.metadata_props.clear(), ArtifactError, f"metadata has no '{SPEC_KEY}', so scale"),
@@ -148,7 +148,7 @@ def test_a_spec_of_another_scale_shows_at_the_first_run():
     with (
         opened(spec=ModelSpec(scale=2)) as session,
         pytest.raises(
-            ArtifactError, match=r"output is float32 \(1, 3, 60, 60\), .* says float32 \(1, 3, 30, 30\)"
+            ArtifactError, match=r"output is float32 \(1, 3, 60, 60\), .* states float32 \(1, 3, 30, 30\)"
         ),
     ):
         session.run(noise(1, 3, 15, 15))
@@ -169,7 +169,9 @@ def test_missing_providers_name_the_package_where_there_is_a_gpu(monkeypatch, de
     with pytest.raises(UnsupportedError, match="lacks; replace the package .* pip install onnxruntime-gpu"):
         opened(device=device)
     monkeypatch.setattr(module, "gpu_facts", lambda: None)
-    with pytest.raises(UnsupportedError, match="lacks, and no NVIDIA GPU answers on this machine: use --dev"):
+    with pytest.raises(
+        UnsupportedError, match="lacks, and no NVIDIA GPU answers on this machine; use device='cpu'"
+    ):
         opened(device=device)
 
 
@@ -200,7 +202,7 @@ def test_errors_while_running_are_translated():
         session._session = types.SimpleNamespace(run=run)
 
     fail("Failed to allocate memory for requested buffer of size 409600000")
-    with pytest.raises(InputError, match=r"not enough memory for an input of 16 x 20 .* --tile 256"):
+    with pytest.raises(InputError, match=r"not enough memory for an input of 16 x 20 .*; use tile=256"):
         session.run(noise(1, 3, 16, 20))
     fail("the kernel is unwell")
     with pytest.raises(BuildError, match=r"failed on an input of \(1, 3, 16, 20\): the kernel is unwell"):

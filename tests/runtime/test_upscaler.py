@@ -219,7 +219,7 @@ def test_drift_that_cannot_be_measured_says_why():
     static = Upscaler(FakeSession(SPEC, size=(20, 20))).tile_drift(image(20, 50, 3))
     assert static.psnr_db is None
     assert "no larger size" in str(static)
-    assert str(static).endswith("leave out --artifact, or build without --size)")
+    assert str(static).endswith("leave out the artifact, or build without a size)")
 
 
 def test_static_sessions_pad_and_tile_with_their_size():
@@ -319,7 +319,7 @@ def test_engines_of_a_range_are_given_what_they_take(size, tile, tiles, padded):
         drift = upscaler.tile_drift(pixels)
         assert drift.reason == (
             "this file takes no larger size than that of its tiles; a file of any size computes the whole "
-            "frame: leave out --artifact, or build with a larger --dynamic"
+            "frame: leave out the artifact, or build for larger sizes"
             if tiles > 1
             else "the frame is computed whole"
         )

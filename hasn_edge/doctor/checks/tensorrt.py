@@ -9,9 +9,9 @@ from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.engine.capabilities import version_tuple
-from hasn_edge.engine.compatibility import rebuild_advice, require_compatible
+from hasn_edge.engine.compatibility import require_compatible
 from hasn_edge.engine.engine_file import read_plan_header
-from hasn_edge.engine.known_issues import Severity, known_problems
+from hasn_edge.engine.known_issues import Severity, known_issues
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import Cure, HasnEdgeError, call, say
 
@@ -108,7 +108,7 @@ def bad_version(environment: Environment) -> Iterator[CheckResult]:
     """Versions of TensorRT that are reported to fail here."""
     if environment.tensorrt is None:
         return
-    for entry in known_problems(environment.tensorrt, gpu=environment.gpu):
+    for entry in known_issues(environment.tensorrt, gpu=environment.gpu):
         numpy = version_tuple(environment.versions.get("numpy", "0"))
         if entry.name.startswith("nptype") and numpy < (1, 24):
             continue  # the clash takes both
@@ -192,21 +192,22 @@ def old_driver(environment: Environment) -> Iterator[CheckResult]:
             )
 
 
+_REBUILD = (say("remove it"), call("build"))
+
+
 def stale_engines(environment: Environment) -> Iterator[CheckResult]:
     """Built engines that this GPU or this TensorRT will not run."""
     if environment.gpu is None:
         return  # nothing to compare with, and nothing to run them on
     versions = {EngineRuntime.TENSORRT: environment.tensorrt, EngineRuntime.RTX: environment.rtx}
     for path in sorted(environment.engines.glob("*.engine")):
-        cure = say("remove it, and build it again with 'hasn-edge build'")
         try:
             header = read_plan_header(path)
             artifact = load_artifact(path)
-            cure = say(rebuild_advice(artifact, gpu=environment.gpu))
             require_compatible(artifact, gpu=environment.gpu, runtime_version=versions[header.runtime])
         except HasnEdgeError as exc:
-            detail = str(exc).removeprefix(f"{path}: ").split(". Build it again on this machine:")[0]
-            yield CheckResult(name=str(path), state=State.WARNING, detail=detail, cures=(cure,))
+            detail = exc.message.removeprefix(f"{path}: ")
+            yield CheckResult(name=str(path), state=State.WARNING, detail=detail, cures=exc.cures or _REBUILD)
 
 
 def _library_cure(environment: Environment) -> str:

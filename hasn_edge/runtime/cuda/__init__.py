@@ -5,12 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, NoCudaError, UnsupportedError
+from hasn_edge.errors import (
+    BuildError,
+    HasnEdgeError,
+    MissingDependencyError,
+    NoCudaError,
+    UnsupportedError,
+    say,
+)
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.runtime.cuda.protocol import CudaBackend
 
 BACKENDS = ("torch", "cuda-python", "pycuda")
-"""What ``--cuda`` takes."""
+"""Names of the Python packages, as :func:`choose` takes them."""
 
 
 def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
@@ -35,7 +42,9 @@ def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
     """
     if name is not None:
         if name not in _OPENERS:
-            raise UnsupportedError(f"no CUDA backend called {name!r}; choose one of: {', '.join(BACKENDS)}")
+            raise UnsupportedError(
+                f"no CUDA backend called {name!r}", say(f"choose one of: {', '.join(BACKENDS)}")
+            )
         return _start(name, index)
     loaded = ("torch",) if "torch" in sys.modules else ()
     reasons: dict[str, str] = {}
@@ -48,8 +57,8 @@ def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
             reasons[candidate] = str(exc)
     raise NoCudaError(
         "running an engine needs a Python package for CUDA's memory and streams, and none of the three "
-        f"works here; install one, for example with: {cuda_python_install(gpu_facts(index))}"
-        + "".join(f"\n  {candidate}: {reason}" for candidate, reason in reasons.items())
+        "works here:" + "".join(f"\n  {candidate}: {reason}" for candidate, reason in reasons.items()),
+        say(f"install one, for example with: {cuda_python_install(gpu_facts(index))}"),
     )
 
 
@@ -57,7 +66,7 @@ def _start(name: str, index: int) -> CudaBackend:
     try:
         return _OPENERS[name](index)
     except (ImportError, OSError, RuntimeError) as exc:  # installed, but one of its libraries is not
-        raise BuildError(f"{name} is installed but cannot be loaded: {exc}; install it again") from exc
+        raise BuildError(f"{name} is installed but cannot be loaded: {exc}", say("install it again")) from exc
 
 
 def _torch(index: int) -> CudaBackend:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.errors import BuildError, MissingDependencyError
+from hasn_edge.errors import BuildError, Cure, MissingDependencyError, say
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.optional import require
 from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, failed, take
@@ -165,10 +165,11 @@ class CudaPythonBackend:
         text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         if error == self._rt.cudaError_t.cudaErrorMemoryAllocation:
             raise MemoryError(f"CUDA (through {NAME}) could not {what}: {text}")
+        cures: tuple[Cure, ...] = ()
         if error.name == "cudaErrorInsufficientDriver":
             command = cuda_python_install(gpu_facts(self.index), otherwise="pip install 'cuda-python<13'")
-            text += f"; install the cuda-python of the driver's CUDA: {command}"
-        raise failed(NAME, what, f"{text} ({error.name})")
+            cures = (say(f"install the cuda-python of the driver's CUDA: {command}"),)
+        raise failed(NAME, what, f"{text} ({error.name})", *cures)
 
 
 def _module() -> ModuleType:

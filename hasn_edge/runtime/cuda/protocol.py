@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import BuildError
+from hasn_edge.errors import BuildError, Cure
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class HostBuffer:
     array: NDArray[np.uint8]
     """The memory itself: one dimension, a byte an element. Views of it must not outlive the buffer."""
     device_address: int | None
-    """Where the GPU sees the very same memory; ``None`` where it was not asked for or is not possible."""
+    """Where the GPU sees the same memory; ``None`` where it was not asked for or is not possible."""
     owner: Any
 
 
@@ -154,10 +154,10 @@ class CudaBackend(Protocol):
         ...
 
 
-def failed(backend: str, what: str, why: object) -> BuildError:
+def failed(backend: str, what: str, why: object, *cures: Cure) -> BuildError:
     """Return the error for a call that CUDA refused: the same words for every package."""
     text = str(why).strip() or type(why).__name__
-    return BuildError(f"CUDA (through {backend}) failed to {what}: {text}")
+    return BuildError(f"CUDA (through {backend}) failed to {what}: {text}", *cures)
 
 
 def take(backend: str, holder: DeviceBuffer | HostBuffer | Stream | Event | Graph) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.optional import require
 from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, failed, take
 
@@ -35,8 +35,10 @@ class TorchBackend:
         cuda = self._torch.cuda
         if not cuda.is_available() or index >= cuda.device_count():
             raise UnsupportedError(
-                f"CUDA (through {NAME}): PyTorch {self._torch.__version__} here sees no GPU number {index}; "
-                "install a build of PyTorch for CUDA, or choose --cuda cuda-python or pycuda"
+                f"CUDA (through {NAME}): PyTorch {self._torch.__version__} here sees no GPU number {index}",
+                say("install a build of PyTorch for CUDA"),
+                use(cuda="cuda-python"),
+                use(cuda="pycuda"),
             )
         self._device = self._torch.device("cuda", index)
         self.integrated = bool(cuda.get_device_properties(index).is_integrated)
@@ -61,7 +63,7 @@ class TorchBackend:
     def host_alloc(self, nbytes: int, *, mapped: bool = False) -> HostBuffer:
         """Allocate page-locked memory.
 
-        Its address on the GPU is the one on the CPU: so the CUDA programming guide says of all memory
+        Its address on the GPU is the one on the CPU: so the CUDA programming guide states of all memory
         of ``cudaHostAlloc`` on 64-bit systems (unified addressing), and PyTorch has no other call for it.
         """
         with self._refused(f"allocate {nbytes} bytes of page-locked memory"):

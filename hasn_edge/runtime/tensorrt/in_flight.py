@@ -227,10 +227,10 @@ class InFlight:
         A refused enqueue leaves an empty recording, which would replay whatever the buffers hold: its answer
         decides. The recording is ended in every case, or the stream would be lost.
         """
-        # TensorRT for RTX says beforehand whether it can be recorded; TensorRT has no such question.
+        # TensorRT for RTX reports beforehand whether it can be recorded; TensorRT has no such question.
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.handle):
-            self.graph_refused = f"{self.plan.title} says that this engine cannot be recorded"
+            self.graph_refused = f"{self.plan.title} reports that this engine cannot be recorded"
             return None
         text = f"{self.plan.title} refused to be recorded as a CUDA graph"
         graph: Graph | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.caches import graph_of
 from hasn_edge.engine.capabilities import NAMES, driver_present, find_module, load_tensorrt
-from hasn_edge.engine.compatibility import rebuild_advice, require_compatible
+from hasn_edge.engine.compatibility import rebuild, require_compatible, unknown_folders
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import Cure, UnsupportedError, call, say, use
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.optional import installed_version
 from hasn_edge.runtime.golden import check_golden
@@ -46,7 +46,7 @@ def open_engine(
     kind, _, number = (device or "cuda").partition(":")
     if kind != "cuda" or (number and not number.isdecimal()):
         raise UnsupportedError(
-            f"{artifact.path}: an engine runs on cuda or cuda:<index>, not on {device!r}; {_graph(artifact)}"
+            f"{artifact.path}: an engine runs on cuda or cuda:<index>, not on {device!r}", *_graph(artifact)
         )
     index = int(number or 0)
     header = read_plan_header(artifact.path)
@@ -57,14 +57,16 @@ def open_engine(
     require_compatible(artifact, gpu=gpu, runtime_version=_installed(header.runtime))
     _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
     require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
+    # Nothing that the build looks at has changed: only one that compiles anyway would not return this file.
+    cure = rebuild(artifact, gpu=gpu, again=True)
     session = TensorRTSession(artifact, cuda=cuda, in_flight=in_flight, eager=eager, device_index=index)
     try:
         check_golden(
             session,
             artifact.engine.golden,
             name=str(artifact.path),
-            # Nothing that the build looks at has changed: without --rebuild it would return this very file.
-            cure=f"build it again on this machine: {rebuild_advice(artifact, gpu=gpu, again=True)}",
+            cure=cure,
+            note=unknown_folders(cure),
         )
     except BaseException:
         session.close()
@@ -73,13 +75,13 @@ def open_engine(
 
 
 def _installed(runtime: EngineRuntime) -> str | None:
-    """Return TensorRT's version as its package says it, without importing it."""
+    """Return TensorRT's version as its package states it, without importing it."""
     versions = (installed_version(name) for name in _DISTRIBUTIONS[runtime])
     return next((version for version in versions if version is not None), None)
 
 
 def no_gpu(artifact: Artifact, header: PlanHeader, index: int = 0) -> UnsupportedError:
-    """Say what an engine needs and what to run instead, where no GPU of that number answers."""
+    """Return the error of an engine where no GPU of that number answers: it states what the engine needs."""
     why = f"its NVIDIA driver knows no GPU number {index} (a container must be given one: --gpus all)"
     if not driver_present():
         why = "it has no NVIDIA driver (libcuda), so no GPU that could run it"
@@ -90,16 +92,18 @@ def no_gpu(artifact: Artifact, header: PlanHeader, index: int = 0) -> Unsupporte
     needed = f"{NAMES[header.runtime]} {header.version_or(details.version)}"
     return UnsupportedError(
         f"{artifact.path}: this machine cannot run an engine: {why}. It takes an NVIDIA GPU "
-        f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Without them, {_graph(artifact)}"
+        f"{f'({made_on}) ' if made_on else ''}with its driver, and {needed}. Without them, run the "
+        "graph that it was made from on any CPU",
+        *_graph(artifact),
     )
 
 
-def _graph(artifact: Artifact) -> str:
-    """Say how to run the graph that the engine was made from."""
+def _graph(artifact: Artifact) -> tuple[Cure, ...]:
+    """Return how to run the graph that the engine was made from."""
     graph = graph_of(artifact)
     if graph is not None:
-        return f"run the graph that it was made from on any CPU: --artifact {graph}"
+        return (use(artifact=str(graph)),)
     return (
-        "run the .onnx that it was made from on any CPU (--artifact FILE.onnx), or make one with "
-        f"'hasn-edge build --precision {artifact.precision.value} --target cpu'"
+        say("name the .onnx file that it was made from"),
+        call("build", precision=artifact.precision.value, target="cpu"),
     )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.engine.capabilities import make_logger
-from hasn_edge.errors import ArtifactError, BuildError, HasnEdgeError, OutputError
+from hasn_edge.errors import ArtifactError, BuildError, Cure, HasnEdgeError, OutputError, call
 from hasn_edge.files import writing
 from hasn_edge.spec import ModelSpec
 
@@ -33,7 +33,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "INT64": np.int64,
 }
 _KEPT_MESSAGES = 20
-_AGAIN = "build the engine again with 'hasn-edge build'"
+_AGAIN = call("build")
 
 
 @dataclass(frozen=True)
@@ -170,17 +170,19 @@ class LoadedPlan:
             raise ArtifactError(
                 f"{self.name}: expected float32 (N, {spec.channels}, H, W) or uint8 (N, H, W, "
                 f"{spec.channels}) in and out, got {x.dtype} {x.shape} in and {y.dtype} {y.shape} out; it is "
-                f"no engine that hasn-edge built for this network; {_AGAIN}"
+                "no engine that hasn-edge built for this network",
+                _AGAIN,
             )
 
-    def refused(self, text: str, kind: type[E] = BuildError) -> E:  # type: ignore[assignment]
+    def refused(self, text: str, kind: type[E] = BuildError, *cures: Cure) -> E:  # type: ignore[assignment]
         """Return an error with what TensorRT logged since the last one."""
-        said = list(dict.fromkeys(self._messages))
+        messages = list(dict.fromkeys(self._messages))
         self._messages.clear()
-        lines = (
-            [f"{text}; {self.title} said:", *(m.replace("\n", "\n    ") for m in said)] if said else [text]
-        )
-        return kind("\n  ".join(lines))
+        if messages:
+            text = "\n  ".join(
+                [f"{text}; messages of {self.title}:", *(m.replace("\n", "\n    ") for m in messages)]
+            )
+        return kind(text, *cures)
 
     def runtime_cache(self) -> bytes:
         """Return what TensorRT for RTX compiled for this GPU; TensorRT's plans hold theirs: nothing."""
@@ -204,8 +206,9 @@ class LoadedPlan:
         if engine is None:
             raise self.refused(
                 f"{self.name}: {self.title} does not load this engine: it is damaged, or was built by "
-                f"another version or for another GPU; {_AGAIN}",
+                "another version or for another GPU",
                 ArtifactError,
+                _AGAIN,
             )
         self._engines.append(engine)
 
@@ -248,7 +251,8 @@ class LoadedPlan:
         if len(inputs) != 1 or len(outputs) != 1:
             raise ArtifactError(
                 f"{self.name}: expected one input and one output, got {len(inputs)} and {len(outputs)}; it "
-                "is no engine that hasn-edge built"
+                "is no engine that hasn-edge built",
+                _AGAIN,
             )
         return inputs[0], outputs[0]
 
@@ -268,7 +272,7 @@ class LoadedPlan:
 
     def _tensor(self, name: str, kind: str, *shapes: tuple[int, ...]) -> Tensor:
         if kind not in _DTYPES:
-            raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has; {_AGAIN}")
+            raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has", _AGAIN)
         return Tensor(name, np.dtype(_DTYPES[kind]), *shapes)
 
 

@@ -13,7 +13,7 @@ from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import load_tensorrt
 from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError
+from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError, call, say
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
@@ -179,7 +179,7 @@ class TensorRTSession(Session):
         return ticket
 
     def _collect(self, wanted: _Ticket | None = None) -> None:
-        """Wait for one input, the oldest one unless told otherwise, and put its output on its ticket."""
+        """Wait for one input, the oldest one where ``wanted`` is ``None``; put its output on its ticket."""
         index = 0
         if wanted is not None:
             index = next(i for i, (_, ticket) in enumerate(self._busy) if ticket is wanted)
@@ -208,7 +208,7 @@ class TensorRTSession(Session):
             raise out_of_memory(self.backend, (shape[0], height, width), exc) from exc
 
     def _describe(self, artifact: Artifact, plan: LoadedPlan) -> None:
-        """Say what the engine takes; refuse one whose sidecar says something else."""
+        """Take from the plan what the engine takes; refuse one whose sidecar states something else."""
         end = plan.input
         self.pixels = end.dtype == np.uint8
         rows = slice(1, 3) if self.pixels else slice(2, 4)
@@ -218,8 +218,9 @@ class TensorRTSession(Session):
         if artifact.size not in (None, size) or artifact.pixels != self.pixels:
             kind = "uint8" if artifact.pixels else "float32"
             raise ArtifactError(
-                f"{artifact.path}: the engine takes {size or 'any'} pixels of {end.dtype}, its sidecar says "
-                f"{artifact.size or 'any'} of {kind}; build the engine again with 'hasn-edge build'"
+                f"{artifact.path}: the engine takes {size or 'any'} pixels of {end.dtype}, its sidecar "
+                f"states {artifact.size or 'any'} of {kind}",
+                call("build"),
             )
         super().__init__(
             artifact.spec,
@@ -237,8 +238,8 @@ class TensorRTSession(Session):
         low, high = self._batches
         if self.batch is None and not low <= count <= high:
             raise ShapeError(
-                f"{self.backend}: this engine takes {low} to {high} images at a time, got {count}; "
-                "call run with other batches"
+                f"{self.backend}: this engine takes {low} to {high} images at a time, got {count}",
+                say("call run with other batches"),
             )
         super()._check_size(count, height, width)
 

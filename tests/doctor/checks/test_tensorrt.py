@@ -229,7 +229,7 @@ class TestEngines:
         assert "built on Orin" in found.detail
         assert "hasn-edge build" not in found.detail
         command = "hasn-edge build --precision int8 --target tensorrt --size 320x180"
-        assert cures(found) == f"{command} -o {path.parent}"
+        assert cures(found) == f"run: {command} --output {path.parent}"
 
     def test_of_another_tensorrt(self, desktop, plan):
         plan(version=(10, 3, 0, 26))

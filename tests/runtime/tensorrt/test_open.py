@@ -121,7 +121,7 @@ class TestOrder:
         with pytest.raises(
             ArtifactError,
             match=r"it was built on Orin \(compute capability 7\.2\), and here is Orin .*"
-            r"hasn-edge build --model net --precision fp32 --target orin-nano --size 20x16",
+            r"build\(model='net', precision='fp32', target='orin-nano', size=\(16, 20\), output=",
         ):
             open_session(engine(behaviour="zeros", size=(16, 20), details={"compute_capability": "7.2"}).path)
 
@@ -146,8 +146,8 @@ class TestOrder:
         with pytest.raises(
             ArtifactError,
             match=rf"x4\.engine: it loads, but computes something else .*{message}.*"
-            r"build it again on this machine: hasn-edge build --model net --precision fp32 --target "
-            r"orin-nano --dynamic 32x32 320x180 960x540 -o \S+ --rebuild$",
+            r"hasn_edge\.build\(model='net', precision='fp32', target='orin-nano', "
+            r"dynamic=\(\(32, 32\), \(180, 320\), \(540, 960\)\), output='\S+', rebuild=True\)$",
         ):
             open_session(engine(behaviour=behaviour).path)
 
@@ -184,14 +184,14 @@ def test_tensorrt_for_rtx(lab):
 @pytest.mark.parametrize("device", ["cpu", "tensorrt", "cuda:x", "gpu"])
 def test_other_devices(engine, device):
     with pytest.raises(
-        UnsupportedError, match=rf"runs on cuda or cuda:<index>, not on '{device}'; run the .onnx"
+        UnsupportedError, match=rf"runs on cuda or cuda:<index>, not on '{device}'; name the .onnx"
     ):
         open_session(engine().path, device=device)
 
 
 def test_exact_arithmetic_is_onnx_runtimes(engine):
     with pytest.raises(
-        UnsupportedError, match=r"x4\.engine: exact arithmetic .* open this engine file without"
+        UnsupportedError, match=r"x4\.engine: exact arithmetic .* of kind engine; leave out exact"
     ):
         open_session(engine().path, exact=True)
 
@@ -207,8 +207,8 @@ class TestNoGpu:
             UnsupportedError,
             match=r"x4\.engine: this machine cannot run an engine: it has no NVIDIA driver \(libcuda\), so "
             r"no GPU that could run it\. It takes an NVIDIA GPU \(Orin\) with its driver, and TensorRT "
-            r"10\.3\.0\.26\. Without them, run the \.onnx that it was made from .*--artifact FILE\.onnx.* "
-            r"'hasn-edge build --precision fp32 --target cpu'",
+            r"10\.3\.0\.26\. Without them, run the graph that it was made from on any CPU; name the \.onnx "
+            r"file that it was made from, or call hasn_edge\.build\(precision='fp32', target='cpu'\)$",
         ):
             open_session(engine().path)
 
@@ -227,7 +227,7 @@ class TestNoGpu:
         (tmp_path / "list.onnx.json").write_text("[]")
         side = sidecar_path(artifact.path)
         side.write_text(side.read_text().replace('"parent": null', f'"parent": "{graph.sha256}"'))
-        with pytest.raises(UnsupportedError, match=rf"any CPU: --artifact {graph.path}$"):
+        with pytest.raises(UnsupportedError, match=rf"any CPU; use artifact='{graph.path}'$"):
             open_session(artifact.path)
 
     def test_an_engine_for_many_gpus(self, engine):
