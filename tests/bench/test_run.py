@@ -281,7 +281,7 @@ def test_an_engine_without_a_gpu_says_what_to_bench_instead(engine, monkeypatch)
     with pytest.raises(UnsupportedError, match=r"net-fp16-64x48.engine: this machine cannot run") as caught:
         benchmark(artifacts=[engine])
     assert "--device" not in str(caught.value)
-    assert "run the .onnx that it was made from on any CPU" in str(caught.value)
+    assert "run the graph that it was made from on any CPU" in str(caught.value)
 
 
 def test_the_size_is_the_engines_own(rig, monkeypatch):

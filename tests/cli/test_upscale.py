@@ -198,4 +198,4 @@ def test_drift_that_a_file_of_one_size_cannot_tell_has_a_cure(here, fixed):
     image("wide.png", 24, 60)
     message = said(run("upscale", "wide.png", "-o", "out", "--artifact", fixed))
     assert "tiles of 32x24 because the file has one size; drift from the whole frame: not measured" in message
-    assert message.endswith("computes the whole frame: leave out --artifact, or build without --size)")
+    assert message.endswith("computes the whole frame: leave out the artifact, or build without a size)")
