@@ -85,7 +85,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.precision != AUTO:
-            Precision.parse(self.precision)
+            object.__setattr__(self, "precision", Precision.parse(self.precision).value)
         methods = [method.value for method in Int8Method]
         if self.int8_method not in methods:
             raise UnsupportedError(
@@ -251,7 +251,8 @@ def publish_file(context: BuildContext, file: FinishedFile, folder: Path, progre
     details = file.details
     sized = f"-{details.size[1]}x{details.size[0]}" if details.size else ""
     pixels = "-u8" if context.pixels else ""
-    batch = f"-b{context.batch[1]}" if context.batch[1] > 1 else ""
+    several = {"batch": context.batch} if context.batch[1] > 1 else {}
+    batch = f"-b{context.batch[1]}" if several else ""
     name = f"{context.name}-{file.precision.value}{file.suffix}{pixels}{sized}{batch}"
     path = folder / f"{name}{details.kind.suffix}"
     progress(Step(f"writing {path}"))
@@ -264,7 +265,5 @@ def publish_file(context: BuildContext, file: FinishedFile, folder: Path, progre
         source=context.checkpoint.sha256,
         parent=file.parent,
         made_by={**versions, **file.made_by},
-        details=msgspec.structs.replace(
-            details, pixels=context.pixels, batch=context.batch if context.batch[1] > 1 else (1, 1)
-        ),
+        details=msgspec.structs.replace(details, pixels=context.pixels, **several),
     )

@@ -1,0 +1,60 @@
+"""What shall be built, as data: options are checked when they are made, and decide a graph's identity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hasn_edge.artifact import Form
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.pipeline.context import BuildOptions, load_context
+from hasn_edge.progress import Step, ignore
+from hasn_edge.spec import Precision
+
+
+@pytest.mark.parametrize(
+    ("given", "precision"), [("FP16", "fp16"), (Precision.INT8, "int8"), ("auto", "auto")]
+)
+def test_precisions_are_taken_as_people_write_them(given, precision):
+    assert BuildOptions(model="net", precision=given).precision == precision
+
+
+@pytest.mark.parametrize("options", [{"precision": "fp8"}, {"int8_method": "magic"}])
+def test_what_does_not_exist_is_refused_at_once(options):
+    with pytest.raises(UnsupportedError, match="unknown .*; choose one of: "):
+        BuildOptions(model="net", **options)
+
+
+def test_the_target_takes_the_shapes_of_the_options():
+    options = BuildOptions(model="net", size=(48, 64), batch=3)
+    target = options.resolve_target("rtx")
+    assert (target.name, target.shapes.size) == ("rtx", (48, 64))
+    assert (target.shapes.min[0], target.shapes.opt[0], target.shapes.max[0]) == (1, 3, 3)
+    assert replace(options, target="tensorrt").resolve_target("rtx").name == "tensorrt"
+
+
+def test_loading_reports_what_is_under_way_and_reads_images_for_int8_only(tiny):
+    steps: list[Step] = []
+    plain = load_context(tiny, progress=steps.append)
+    assert [step.text for step in steps] == ["loading the model"]
+    assert (plain.name, plain.model, plain.recipe, plain.images) == ("tiny", tiny.name, None, None)
+    quantized = load_context(tiny, recipe="default", progress=ignore)
+    assert quantized.images is not None
+    assert len(quantized.images) >= 30
+    assert quantized.recipe is not None
+
+
+@pytest.mark.parametrize(
+    "change", [{"rules": ("norm_affine",)}, {"pixels": True}, {"batch": (1, 4)}, {"checkpoint": None}]
+)
+def test_whatever_decides_a_graph_changes_its_identity(tiny, change):
+    context = load_context(tiny, progress=ignore)
+    same = context.identity(Form.CPU, Precision.FP32, None)
+    assert context.identity(Form.CPU, Precision.FP32, None) == same
+    assert context.identity(Form.CPU, Precision.FP16, None) != same
+    assert context.identity(Form.STRONGLY_TYPED, Precision.FP32, None) != same
+    assert context.identity(Form.CPU, Precision.FP32, (48, 64)) != same
+    if "checkpoint" in change:
+        change = {"checkpoint": replace(context.checkpoint, sha256="0" * 64)}
+    assert replace(context, **change).identity(Form.CPU, Precision.FP32, None) != same
