@@ -12,7 +12,7 @@ from typing import Any
 
 from hasn_edge.artifact import Shape
 from hasn_edge.engine import network as networks
-from hasn_edge.engine.caches import collected_timings, use_timing_cache
+from hasn_edge.engine.caches import read_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
 from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities, make_logger
 from hasn_edge.engine.precision import set_precision
@@ -46,7 +46,7 @@ class Options:
     """What decides an engine beside graph and target."""
 
     precision: Precision | None = None
-    """``None``: as the graph says."""
+    """``None``: as the graph states it."""
     workspace_bytes: int | None = None
     timings: Path | None = None
     """Timings to start from."""
@@ -134,7 +134,7 @@ def compile_plan(
         raise BuildError(f"{capabilities.title} could not compile the graph")
     if monitor is None:
         on_step("compiling", 1, 1)
-    timings = collected_timings(config) if "timing_cache" in facts else b""
+    timings = read_timings(config) if "timing_cache" in facts else b""
     return Compiled(plan=bytes(plan), facts=facts, timings=timings)
 
 

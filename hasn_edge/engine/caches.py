@@ -104,7 +104,7 @@ def use_timing_cache(config: Any, path: Path | None) -> str | None:
     return None
 
 
-def collected_timings(config: Any) -> bytes:
+def read_timings(config: Any) -> bytes:
     """Return the timings after a build; nothing where there are none."""
     cache = config.get_timing_cache()
     if cache is None:

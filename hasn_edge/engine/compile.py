@@ -85,7 +85,7 @@ def engine_from_onnx(
             graph in the form that ``weakly_typed_form`` names.
         target: What to build for.
         precision: What the engine shall compute in. A strongly typed graph states it itself and is checked
-            against it; a weakly typed one takes it by builder flags. ``None``: what the graph says, which
+            against it; a weakly typed one takes it by builder flags. ``None``: what the graph states, which
             never is FP16 where flags decide.
         progress: Called from this thread while the compiler works.
         cache: Folder that keeps timings (and calibrations) for the next build; ``None`` keeps none.

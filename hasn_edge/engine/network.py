@@ -129,7 +129,7 @@ def input_range(network: Any, shapes: ShapeRange) -> tuple[Shape, Shape, Shape]:
     fixed = tuple(int(n) for n in tensor.shape)
     pixels = tensor.dtype.name == "UINT8"
     low, middle, high = (
-        _fit(_laid_out(shape, pixels=pixels), fixed, tensor.name, channel=3 if pixels else 1)
+        _fit(_lay_out(shape, pixels=pixels), fixed, tensor.name, channel=3 if pixels else 1)
         for shape in (shapes.min, shapes.opt, shapes.max)
     )
     return low, middle, high
@@ -147,7 +147,7 @@ def make_profile(builder: Any, network: Any, shapes: tuple[Shape, Shape, Shape])
     return profile
 
 
-def _laid_out(shape: Shape, *, pixels: bool) -> Shape:
+def _lay_out(shape: Shape, *, pixels: bool) -> Shape:
     n, c, h, w = shape
     return (n, h, w, c) if pixels else shape
 

@@ -120,7 +120,7 @@ class BuildRequest:
 
     target: EngineTarget
     precision: Precision | None
-    """``None``: as the graph says."""
+    """``None``: as the graph states it."""
     cache: str | None
     """Folder of timings and calibrations to start from."""
     calibration: CalibrationFiles | None
@@ -190,7 +190,8 @@ class WorkerProcess:
         raise BuildError(_with_messages(f"{title} {text}", "its last messages", last), *cure)
 
     def _on_message(self, severity: str, text: str) -> None:
-        log.log(logging.DEBUG if severity == _VERBOSE else logging.INFO, "%s: %s", severity.lower(), text)
+        prefix = "" if severity in ("INFO", _VERBOSE) else f"{severity.lower()}: "
+        log.log(logging.DEBUG if severity == _VERBOSE else logging.INFO, "%s%s", prefix, text)
         if severity != _VERBOSE:
             self.messages[severity, text] = self.messages.get((severity, text), 0) + 1
 

@@ -14,7 +14,7 @@ from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.metrics import mean_db, psnr_and_ssim_y, psnr_rgb
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.open import open_model, open_session
-from hasn_edge.runtime.upscaler import Upscaler, self_ensembled
+from hasn_edge.runtime.upscaler import Upscaler, ensemble
 
 UpscaleFunction = Callable[[Float32], Float32]
 """Upscales ``(1, 3, H, W)`` float32 RGB in [0, 1] to ``(1, 3, H*scale, W*scale)``: ``Session.run`` or
@@ -210,7 +210,7 @@ def score_images(
     if not eval_set.pairs:
         raise InputError(f"set {eval_set.name} has no images; there is nothing to measure")
     border = eval_set.scale if border is None else border
-    upscale = self_ensembled(run) if self_ensemble else run
+    upscale = ensemble(run) if self_ensemble else run
     images = []
     for done, pair in enumerate(eval_set, 1):
         try:

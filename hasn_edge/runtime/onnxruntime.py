@@ -78,7 +78,7 @@ class OnnxRuntimeSession(Session):
         try:
             self._session: Any = ort.InferenceSession(source, options, providers=providers)
         except Exception as exc:  # ONNX Runtime's exceptions share no base of their own
-            raise _refused(name, exc) from exc
+            raise _refusal(name, exc) from exc
         chosen = self._session.get_providers()[0]
         if chosen != providers[0][0]:
             raise BuildError(
@@ -152,7 +152,7 @@ def _providers(ort: Any, device: str) -> list[tuple[str, dict[str, str]]]:
     return [(name, {} if name.startswith("CPU") else {"device_id": index or "0"}) for name in names]
 
 
-def _refused(name: str, exc: Exception) -> ArtifactError | BuildError:
+def _refusal(name: str, exc: Exception) -> ArtifactError | BuildError:
     if type(exc).__name__ in ("InvalidProtobuf", "NoSuchFile") or "No graph was found" in str(exc):
         return ArtifactError(f"{name}: not a complete ONNX file", _AGAIN)
     return BuildError(f"{name}: ONNX Runtime refused the graph: {exc}")

@@ -42,7 +42,7 @@ class Pending(Generic[T]):
         return cls(lambda: result)
 
     @classmethod
-    def joined(cls, parts: Iterable[Pending[T]]) -> Pending[Any]:
+    def join(cls, parts: Iterable[Pending[T]]) -> Pending[Any]:
         """Return one whose result are those of ``parts``, one after the other along the first axis."""
         waiting = list(parts)
         return cls(lambda: np.concatenate([part.result() for part in waiting]))  # type: ignore[return-value, arg-type]
@@ -177,10 +177,10 @@ class Session(ABC):
             return self.submit_pixels(levels_NHWC.astype(np.uint8)).then(_from_levels)
         self._check_size(*(x_NCHW.shape[i] for i in (0, 2, 3)))
         if self.batch == 1 and len(x_NCHW) > 1:
-            return Pending.joined(self.submit(one) for one in np.split(x_NCHW, len(x_NCHW)))
+            return Pending.join(self.submit(one) for one in np.split(x_NCHW, len(x_NCHW)))
         expected = self.spec.output_shape(x_NCHW.shape)
         return self._begin(np.ascontiguousarray(x_NCHW)).then(
-            lambda y_NCHW: self._checked(y_NCHW, expected, np.float32)
+            lambda y_NCHW: self._check_output(y_NCHW, expected, np.float32)
         )
 
     def run_pixels(self, x_NHWC: UInt8) -> UInt8:
@@ -226,12 +226,12 @@ class Session(ABC):
         count, height, width = x_NHWC.shape[:3]
         self._check_size(count, height, width)
         if len(x_NHWC) > 1 and (self.batch == 1 or not self.pixels):
-            return Pending.joined(self.submit_pixels(one) for one in np.split(x_NHWC, len(x_NHWC)))
+            return Pending.join(self.submit_pixels(one) for one in np.split(x_NHWC, len(x_NHWC)))
         if not self.pixels:
             return self.submit(to_tensor(x_NHWC[0])).then(lambda y_NCHW: from_tensor(y_NCHW)[None])
         expected = (count, height * self.spec.scale, width * self.spec.scale, channels)
         return self._begin_pixels(np.ascontiguousarray(x_NHWC)).then(
-            lambda y_NHWC: self._checked(y_NHWC, expected, np.uint8)
+            lambda y_NHWC: self._check_output(y_NHWC, expected, np.uint8)
         )
 
     def check_input(self, x_NCHW: Any) -> None:
@@ -334,7 +334,7 @@ class Session(ABC):
     def _close(self) -> None:  # noqa: B027 - having nothing to free is the usual case
         """Free; called once."""
 
-    def _checked(self, computed: NDArray[Any], shape: tuple[int, ...], dtype: type[Any]) -> Any:
+    def _check_output(self, computed: NDArray[Any], shape: tuple[int, ...], dtype: type[Any]) -> Any:
         if computed.shape != shape or (computed.dtype == np.uint8) != (dtype is np.uint8):
             raise ArtifactError(
                 f"{self.backend}: output is {computed.dtype} {computed.shape}, its description states "

@@ -116,7 +116,7 @@ class Upscaler:
         self.last_report: UpscaleReport | None = None
         """How the last image was upscaled."""
         self._check_options()
-        self._forward = self_ensembled(session.run) if self_ensemble else session.run
+        self._forward = ensemble(session.run) if self_ensemble else session.run
 
     def __call__(self, pixels: Pixels) -> Pixels:
         """Upscale an image; see :meth:`upscale`."""
@@ -340,7 +340,7 @@ class Upscaler:
             )
 
 
-def self_ensembled(run: Callable[[Float32], Float32]) -> Callable[[Float32], Float32]:
+def ensemble(run: Callable[[Float32], Float32]) -> Callable[[Float32], Float32]:
     """Return a function that averages ``run`` over the eight flips and rotations of its input.
 
     Each result is turned back first; the mean is taken in float32, before any rounding. Eight times

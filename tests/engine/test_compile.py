@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hasn_edge.engine import capabilities, worker_process
-from hasn_edge.engine import compile as compile_module
+from hasn_edge.engine import capabilities
 from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, load_target
-from hasn_edge.errors import BuildError, MissingDependencyError, OutputError, UnsupportedError
+from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
 from hasn_edge.progress import Step
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.compiling import SHAPES, MakeOnnx
 from tests.support.samples import as_json
-
-MakeOnnx = Callable[..., bytes]
 
 RTX = EngineTarget(
     name="test",
@@ -188,104 +183,73 @@ def test_an_installed_but_broken_compiler(tmp_path: Path, monkeypatch: pytest.Mo
         engine_from_onnx(b"", RTX)
 
 
-class TestTheChild:
-    """How the parent takes it when the compiler's process ends in other ways than it should."""
+# One generation of GPUs: each costs time, and the tests above build for several.
+ADA = EngineTarget(name="test", shapes=SHAPES, compute_capabilities=("ada",))
+SIZE = (40, 56)
 
-    @pytest.fixture(autouse=True)
-    def _compiler_present(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(compile_module, "find_module", lambda runtime: "any")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "no ESA": {"esa": False},
+    "no CAB": {"cab": False},
+    "no norm": {"norm": False},
+    "convolutions only": {"esa": False, "cab": False, "norm": False},
+    "added gate": {"gate": "add"},
+    "ReLU": {"activation": "relu"},
+    "leaky ReLU": {"activation": "leaky_relu"},
+    "x2": {"scale": 2},
+    "x3": {"scale": 3},
+    "3x3": {"kernel_size": 3},
+    "5x5": {"kernel_size": 5},
+    "9x9": {"kernel_size": 9},
+    "residual": {"residual": True},
+    "no skip": {"skip": False},
+    "gray": {"channels": 1},
+}
+MODES = ("static", "dynamic", "pixels")
 
-    def child(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-        code = (
-            f"import json, os, signal, sys, time\nsay = lambda **v: print(json.dumps(v), flush=True)\n{code}"
-        )
-        monkeypatch.setattr(
-            worker_process, "command", lambda *arguments: [sys.executable, "-c", code, *arguments]
-        )
 
-    def test_killed_for_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.child(
-            monkeypatch,
-            "say(event='loaded', title='TensorRT for RTX 9.9')\n"
-            "for _ in range(3): say(event='message', severity='WARNING', text='getting large')\n"
-            "os.kill(os.getpid(), signal.SIGKILL)",
-        )
-        with pytest.raises(
-            BuildError, match=r"(?s)9.9 was killed \(SIGKILL\).*ran out of memory.*lower workspace_bytes"
-        ) as info:
-            engine_from_onnx(b"", RTX)
-        assert info.value.message.endswith("its last messages:\n  getting large (3 times)")
+def cases() -> Iterator[tuple[str, str, str]]:
+    """Yield each variant in FP32 and FP16, and every fourth in INT8; the modes alternate."""
+    for index, name in enumerate(VARIANTS):
+        for offset, precision in enumerate(("fp32", "fp16", "int8")):
+            if precision == "int8" and index % 4:
+                continue
+            yield name, precision, MODES[(index + offset) % len(MODES)]
 
-    @pytest.mark.skipif(capabilities.driver_present(), reason="this machine has an NVIDIA driver")
-    def test_tensorrt_on_a_machine_without_a_gpu(self) -> None:
-        with pytest.raises(
-            UnsupportedError, match="no NVIDIA driver .*or choose a target of TensorRT for RTX"
-        ):
-            engine_from_onnx(b"", EngineTarget(runtime=EngineRuntime.TENSORRT))
 
-    def test_crashed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.child(monkeypatch, "os.kill(os.getpid(), signal.SIGSEGV)")
-        with pytest.raises(BuildError, match=r"TensorRT for RTX crashed \(SIGSEGV\) while it compiled"):
-            engine_from_onnx(b"", RTX)
+CASES = tuple(cases())
 
-    def test_stopped_with_words_on_stderr(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.child(monkeypatch, "sys.exit('some library: cannot go on')")
-        with pytest.raises(
-            BuildError, match="exit code 1 before it was done; .*:\n  some library: cannot go"
-        ):
-            engine_from_onnx(b"", RTX)
 
-    def test_a_plan_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.child(
-            monkeypatch,
-            "say(event='message', severity='ERROR', text='line one\\nline two')\n"
-            "say(event='failed', kind='BuildError', text='could not compile', cures=[])\nsys.exit(1)",
-        )
-        with pytest.raises(BuildError, match="could not compile; messages of .*:\n  line one\n    line two$"):
-            engine_from_onnx(b"", RTX)
+def test_no_precision_and_no_mode_is_left_out() -> None:
+    assert {(name, precision) for name, precision, _ in CASES} >= {
+        (name, precision) for name in VARIANTS for precision in ("fp32", "fp16")
+    }
+    assert {(precision, mode) for _, precision, mode in CASES} == {
+        (precision.value, mode) for precision in Precision for mode in MODES
+    }
 
-    def test_memory_that_ran_out_inside_the_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.child(
-            monkeypatch,
-            "say(event='message', severity='ERROR', text='Unexpected exception std::bad_alloc')\n"
-            "say(event='failed', kind='BuildError', text='could not compile the graph', cures=[])\n"
-            "sys.exit(1)",
-        )
-        with pytest.raises(
-            BuildError,
-            match=r"(?s)the graph: it ran out of memory; .*:\n  Unexpected.*bad_alloc\nWhat helps: free some",
-        ):
-            engine_from_onnx(b"", RTX)
 
-    def test_a_disk_without_room(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        cure = {"action": "say", "text": "make some"}
-        self.child(
-            monkeypatch,
-            f"say(event='failed', kind='OutputError', text='no room', cures=[{cure}])\nsys.exit(1)",
-        )
-        with pytest.raises(OutputError, match="^no room; make some$"):
-            engine_from_onnx(b"", RTX)
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-        with pytest.raises(OutputError, match="temporary files in .*absent.*set TMPDIR"):
-            engine_from_onnx(b"", RTX)
+@pytest.mark.usefixtures("needs_rtx")
+@pytest.mark.parametrize(("name", "precision", "mode"), CASES)
+def test_a_variant_is_built(hasn_onnx: MakeOnnx, name: str, precision: str, mode: str) -> None:
+    spec = ModelSpec(**{"features": 8, "blocks": 1, "esa_channels": 4, **VARIANTS[name]})
+    size = SIZE if mode == "static" else None
+    graph = hasn_onnx(precision, spec=spec, size=size, pixels=mode == "pixels")
+    engine = engine_from_onnx(graph, ADA.with_size(*SIZE) if size else ADA, precision=Precision(precision))
+    assert engine.header.runtime is EngineRuntime.RTX
+    details = as_json(engine.details())
+    assert (engine.precision.value, details.get("size")) == (precision, list(size) if size else None)
+    n, c, h, w = spec.output_shape((1, spec.channels, *SIZE)) if size else (1, spec.channels, -1, -1)
+    wanted = ("uint8", [n, h, w, c]) if mode == "pixels" else ("float32", [n, c, h, w])
+    assert [(end["dtype"], end["shape"]) for end in details["outputs"]] == [wanted]
+    assert (details["layers"]["half_convolution"] > 0) is (precision != "fp32")
+    assert (details["layers"]["quantize"] > 0) is (precision == "int8")
 
-    def test_a_caller_that_gives_up_takes_the_child_along(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        self.child(
-            monkeypatch,
-            f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
-            "say(event='step', phase='a', done=0, steps=1)\ntime.sleep(60)",
-        )
 
-        def give_up(step: Step) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        started = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            engine_from_onnx(b"", RTX, progress=give_up)
-        assert time.monotonic() - started < 30
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((tmp_path / "pid").read_text()), 0)
-        assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+@pytest.mark.usefixtures("needs_rtx")
+def test_the_published_network_takes_a_range_of_sizes(hasn_onnx: MakeOnnx) -> None:
+    engine = engine_from_onnx(hasn_onnx("fp16", spec=ModelSpec()), ADA, precision=Precision.FP16)
+    details = as_json(engine.details())
+    assert details["layers"]["convolution"] == 93
+    assert details["profile"]["max"] == [1, 3, 96, 96]
+    assert details["outputs"] == [{"name": "output", "dtype": "float32", "shape": [1, 3, -1, -1]}]

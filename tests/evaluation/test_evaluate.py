@@ -14,7 +14,7 @@ from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.images.arrays import to_tensor
 from hasn_edge.images.codec import write_image
 from hasn_edge.progress import Step
-from hasn_edge.runtime.upscaler import self_ensembled
+from hasn_edge.runtime.upscaler import ensemble
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_self_ensemble_visits_all_eight_and_averages_before_rounding():
         y[0, :, 0, 0] += 0.8  # a corner that knows which way is up
         return y
 
-    y = self_ensembled(run)(x)
+    y = ensemble(run)(x)
     views = [t for f in (x, np.flip(x, 3)) for t in (np.rot90(f, k, (2, 3)) for k in range(4))]
     assert len(seen) == 8
     assert all(any(np.array_equal(s, v) for s in seen) for v in views)

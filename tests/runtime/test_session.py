@@ -478,7 +478,7 @@ def test_pending_joined_and_changed_waits_only_when_asked():
     def part(value):
         return Pending(lambda: order.append(value) or np.full((1, 2), value))
 
-    joined = Pending.joined(part(i) for i in range(3)).then(lambda y: y * 10)
+    joined = Pending.join(part(i) for i in range(3)).then(lambda y: y * 10)
     assert order == []
     np.testing.assert_array_equal(joined.result()[:, 0], [0, 10, 20])
     assert order == [0, 1, 2]

@@ -13,7 +13,7 @@ import numpy as np
 from hasn_edge.errors import BuildError, Cure, MissingDependencyError, say
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.optional import require
-from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, failed, take
+from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, cuda_error, take
 
 NAME = "cuda-python"
 
@@ -169,7 +169,7 @@ class CudaPythonBackend:
         if error.name == "cudaErrorInsufficientDriver":
             command = cuda_python_install(gpu_facts(self.index), otherwise="pip install 'cuda-python<13'")
             cures = (say(f"install the cuda-python of the driver's CUDA: {command}"),)
-        raise failed(NAME, what, f"{text} ({error.name})", *cures)
+        raise cuda_error(NAME, what, f"{text} ({error.name})", *cures)
 
 
 def _module() -> ModuleType:

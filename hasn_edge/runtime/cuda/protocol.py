@@ -154,7 +154,7 @@ class CudaBackend(Protocol):
         ...
 
 
-def failed(backend: str, what: str, why: object, *cures: Cure) -> BuildError:
+def cuda_error(backend: str, what: str, why: object, *cures: Cure) -> BuildError:
     """Return the error for a call that CUDA refused: the same words for every package."""
     text = str(why).strip() or type(why).__name__
     return BuildError(f"CUDA (through {backend}) failed to {what}: {text}", *cures)
@@ -170,5 +170,5 @@ def take(backend: str, holder: DeviceBuffer | HostBuffer | Stream | Event | Grap
     if isinstance(holder, HostBuffer):
         holder.array = np.empty(0, np.uint8)
     if owner is None:
-        raise failed(backend, f"free a {type(holder).__name__}", "it was freed before")
+        raise cuda_error(backend, f"free a {type(holder).__name__}", "it was freed before")
     return owner

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.optional import require
-from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, failed, take
+from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, cuda_error, take
 
 NAME = "pycuda"
 
@@ -39,7 +39,7 @@ class PyCudaBackend:
             "pycuda.driver", extra="pycuda", needed_for=f"Running an engine through {NAME}"
         )
         self.index = index
-        with self._refused(f"use GPU {index}"):
+        with self._translate_errors(f"use GPU {index}"):
             self._driver.init()
             device = self._driver.Device(index)
             self._context: Any = device.retain_primary_context()
@@ -50,8 +50,8 @@ class PyCudaBackend:
     def activate(self) -> Iterator[None]:
         """Push the primary context on this thread's stack, and take it down again."""
         if self._context is None:
-            raise failed(NAME, f"use GPU {self.index}", "the backend is closed")
-        with self._refused(f"use GPU {self.index}"):
+            raise cuda_error(NAME, f"use GPU {self.index}", "the backend is closed")
+        with self._translate_errors(f"use GPU {self.index}"):
             self._context.push()
         try:
             yield
@@ -60,47 +60,47 @@ class PyCudaBackend:
 
     def malloc(self, nbytes: int) -> DeviceBuffer:
         """Allocate memory on the GPU."""
-        with self._refused(f"allocate {nbytes} bytes"):
+        with self._translate_errors(f"allocate {nbytes} bytes"):
             allocation = self._driver.mem_alloc(nbytes)
         return DeviceBuffer(int(allocation), nbytes, allocation)
 
     def free(self, buffer: DeviceBuffer) -> None:
         """Free memory of :meth:`malloc`."""
-        with self._refused("free memory"):
+        with self._translate_errors("free memory"):
             take(NAME, buffer).free()
 
     def host_alloc(self, nbytes: int, *, mapped: bool = False) -> HostBuffer:
         """Allocate page-locked memory; ``mapped`` also gives it an address on the GPU."""
         flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
-        with self._refused(f"allocate {nbytes} bytes of page-locked memory"):
+        with self._translate_errors(f"allocate {nbytes} bytes of page-locked memory"):
             array = self._driver.pagelocked_empty((nbytes,), np.uint8, mem_flags=flags)
             device_address = int(array.base.get_device_pointer()) if mapped else None
         return HostBuffer(array, device_address, array.base)
 
     def host_free(self, buffer: HostBuffer) -> None:
         """Free memory of :meth:`host_alloc`."""
-        with self._refused("free page-locked memory"):
+        with self._translate_errors("free page-locked memory"):
             take(NAME, buffer).free()
 
     def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: Stream) -> None:
         """Queue a copy to the GPU."""
-        with self._refused("copy to the GPU"):
+        with self._translate_errors("copy to the GPU"):
             self._driver.memcpy_htod_async(target.address, source.array[:nbytes], stream.owner)
 
     def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
         """Queue a copy from the GPU."""
-        with self._refused("copy from the GPU"):
+        with self._translate_errors("copy from the GPU"):
             self._driver.memcpy_dtoh_async(target.array[:nbytes], source.address, stream.owner)
 
     def create_stream(self) -> Stream:
         """Make a stream that does not wait for the default stream."""
-        with self._refused("make a stream"):
+        with self._translate_errors("make a stream"):
             stream = self._driver.Stream(_NON_BLOCKING)
         return Stream(int(stream.handle), stream)
 
     def synchronize(self, stream: Stream) -> None:
         """Wait for all that was queued."""
-        with self._refused("finish the queued work"):
+        with self._translate_errors("finish the queued work"):
             stream.owner.synchronize()
 
     def destroy_stream(self, stream: Stream) -> None:
@@ -109,17 +109,17 @@ class PyCudaBackend:
 
     def create_event(self) -> Event:
         """Make an event that takes the time."""
-        with self._refused("make an event"):
+        with self._translate_errors("make an event"):
             return Event(self._driver.Event())
 
     def record(self, event: Event, stream: Stream) -> None:
         """Queue the event."""
-        with self._refused("record an event"):
+        with self._translate_errors("record an event"):
             event.owner.record(stream.owner)
 
     def elapsed_s(self, start: Event, end: Event) -> float:
         """Return the seconds between two events that happened."""
-        with self._refused("read the time"):
+        with self._translate_errors("read the time"):
             return float(end.owner.time_since(start.owner)) / 1e3
 
     def destroy_event(self, event: Event) -> None:
@@ -132,7 +132,7 @@ class PyCudaBackend:
         Raises:
             BuildError: always.
         """
-        raise failed(NAME, "record a graph", "PyCUDA has no CUDA graphs")
+        raise cuda_error(NAME, "record a graph", "PyCUDA has no CUDA graphs")
 
     def end_capture(self, stream: Stream) -> Graph:
         """PyCUDA has no CUDA graphs.
@@ -140,7 +140,7 @@ class PyCudaBackend:
         Raises:
             BuildError: always.
         """
-        raise failed(NAME, "record a graph", "PyCUDA has no CUDA graphs")
+        raise cuda_error(NAME, "record a graph", "PyCUDA has no CUDA graphs")
 
     def launch(self, graph: Graph, stream: Stream) -> None:
         """PyCUDA has no CUDA graphs.
@@ -148,7 +148,7 @@ class PyCudaBackend:
         Raises:
             BuildError: always.
         """
-        raise failed(NAME, "launch a graph", "PyCUDA has no CUDA graphs")
+        raise cuda_error(NAME, "launch a graph", "PyCUDA has no CUDA graphs")
 
     def destroy_graph(self, graph: Graph) -> None:
         """PyCUDA has no CUDA graphs, so that there is none to destroy."""
@@ -158,10 +158,10 @@ class PyCudaBackend:
         self._context = None
 
     @contextmanager
-    def _refused(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except self._driver.MemoryError as exc:
             raise MemoryError(f"CUDA (through {NAME}) could not {what}: {exc}") from exc
         except self._driver.Error as exc:
-            raise failed(NAME, what, exc) from exc
+            raise cuda_error(NAME, what, exc) from exc

@@ -8,7 +8,7 @@ from typing import Any
 
 from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.optional import require
-from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, failed, take
+from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, cuda_error, take
 
 NAME = "torch"
 
@@ -52,7 +52,7 @@ class TorchBackend:
 
     def malloc(self, nbytes: int) -> DeviceBuffer:
         """Allocate memory on the GPU."""
-        with self._refused(f"allocate {nbytes} bytes"):
+        with self._translate_errors(f"allocate {nbytes} bytes"):
             tensor = self._torch.empty(nbytes, dtype=self._torch.uint8, device=self._device)
         return DeviceBuffer(int(tensor.data_ptr()), nbytes, tensor)
 
@@ -66,7 +66,7 @@ class TorchBackend:
         Its address on the GPU is the one on the CPU: so the CUDA programming guide states of all memory
         of ``cudaHostAlloc`` on 64-bit systems (unified addressing), and PyTorch has no other call for it.
         """
-        with self._refused(f"allocate {nbytes} bytes of page-locked memory"):
+        with self._translate_errors(f"allocate {nbytes} bytes of page-locked memory"):
             tensor = self._torch.empty(nbytes, dtype=self._torch.uint8, pin_memory=True)
         return HostBuffer(tensor.numpy(), int(tensor.data_ptr()) if mapped else None, tensor)
 
@@ -76,23 +76,23 @@ class TorchBackend:
 
     def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: Stream) -> None:
         """Queue a copy to the GPU."""
-        with self._refused("copy to the GPU"), self._torch.cuda.stream(stream.owner):
+        with self._translate_errors("copy to the GPU"), self._torch.cuda.stream(stream.owner):
             target.owner[:nbytes].copy_(source.owner[:nbytes], non_blocking=True)
 
     def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
         """Queue a copy from the GPU."""
-        with self._refused("copy from the GPU"), self._torch.cuda.stream(stream.owner):
+        with self._translate_errors("copy from the GPU"), self._torch.cuda.stream(stream.owner):
             target.owner[:nbytes].copy_(source.owner[:nbytes], non_blocking=True)
 
     def create_stream(self) -> Stream:
         """Take one of PyTorch's streams, which do not wait for the default stream."""
-        with self._refused("make a stream"):
+        with self._translate_errors("make a stream"):
             stream = self._torch.cuda.Stream(device=self._device)
         return Stream(int(stream.cuda_stream), stream)
 
     def synchronize(self, stream: Stream) -> None:
         """Wait for all that was queued."""
-        with self._refused("finish the queued work"):
+        with self._translate_errors("finish the queued work"):
             stream.owner.synchronize()
 
     def destroy_stream(self, stream: Stream) -> None:
@@ -101,17 +101,17 @@ class TorchBackend:
 
     def create_event(self) -> Event:
         """Make an event that takes the time."""
-        with self._refused("make an event"):
+        with self._translate_errors("make an event"):
             return Event(self._torch.cuda.Event(enable_timing=True))
 
     def record(self, event: Event, stream: Stream) -> None:
         """Queue the event."""
-        with self._refused("record an event"):
+        with self._translate_errors("record an event"):
             event.owner.record(stream.owner)
 
     def elapsed_s(self, start: Event, end: Event) -> float:
         """Return the seconds between two events that happened."""
-        with self._refused("read the time"):
+        with self._translate_errors("read the time"):
             return float(start.owner.elapsed_time(end.owner)) / 1e3
 
     def destroy_event(self, event: Event) -> None:
@@ -121,35 +121,35 @@ class TorchBackend:
     def begin_capture(self, stream: Stream) -> None:
         """Start recording; other threads may go on calling CUDA meanwhile."""
         graph = self._torch.cuda.CUDAGraph()
-        with self._refused("start recording a graph"), self._torch.cuda.stream(stream.owner):
+        with self._translate_errors("start recording a graph"), self._torch.cuda.stream(stream.owner):
             graph.capture_begin(capture_error_mode="thread_local")
         self._captures[stream.handle] = graph
 
     def end_capture(self, stream: Stream) -> Graph:
         """End the recording; PyTorch makes the graph executable."""
         graph = self._captures.pop(stream.handle)
-        with self._refused("record a graph"), self._torch.cuda.stream(stream.owner):
+        with self._translate_errors("record a graph"), self._torch.cuda.stream(stream.owner):
             graph.capture_end()
         return Graph(graph)
 
     def launch(self, graph: Graph, stream: Stream) -> None:
         """Queue the recorded work: PyTorch launches in its current stream."""
-        with self._refused("launch a graph"), self._torch.cuda.stream(stream.owner):
+        with self._translate_errors("launch a graph"), self._torch.cuda.stream(stream.owner):
             graph.owner.replay()
 
     def destroy_graph(self, graph: Graph) -> None:
         """Destroy a graph."""
-        with self._refused("destroy a graph"):
+        with self._translate_errors("destroy a graph"):
             take(NAME, graph).reset()
 
     def close(self) -> None:
         """Nothing to let go of: PyTorch keeps the primary context for the process."""
 
     @contextmanager
-    def _refused(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except self._torch.cuda.OutOfMemoryError as exc:
             raise MemoryError(f"CUDA (through {NAME}) could not {what}: {exc}") from exc
         except RuntimeError as exc:
-            raise failed(NAME, what, exc) from exc
+            raise cuda_error(NAME, what, exc) from exc

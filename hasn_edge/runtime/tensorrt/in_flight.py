@@ -196,18 +196,18 @@ class InFlight:
         source, target = self.plan.input, self.plan.output
         # No local name for the context: a traceback that somebody keeps would keep it alive after close.
         if not self._context.set_input_shape(source.name, shape):
-            raise self.plan.refused(f"{self.plan.title} refused an input of {shape}")
+            raise self.plan.refusal(f"{self.plan.title} refused an input of {shape}")
         missing = self._context.infer_shapes()
         out_shape = tuple(int(n) for n in self._context.get_tensor_shape(target.name))
         if missing or min(out_shape) < 1:
-            raise self.plan.refused(
+            raise self.plan.refusal(
                 f"{self.plan.title} does not know the output's shape for an input of {shape}: {out_shape}"
             )
         self._input.reserve(nbytes(source, shape))
         self._output.reserve(nbytes(target, out_shape))
         for name, memory in ((source.name, self._input), (target.name, self._output)):
             if not self._context.set_tensor_address(name, memory.address):
-                raise self.plan.refused(f"{self.plan.title} refused the memory of {name!r}")
+                raise self.plan.refusal(f"{self.plan.title} refused the memory of {name!r}")
         self._shape, self._out_shape = shape, out_shape
 
     def _enqueue(self) -> None:
@@ -219,7 +219,7 @@ class InFlight:
                 self._drop_graph()
                 self.graph_refused = str(exc)
         if not self._context.execute_async_v3(self._stream.handle):
-            raise self.plan.refused(f"{self.plan.title} refused to run an input of {self._shape}")
+            raise self.plan.refusal(f"{self.plan.title} refused to run an input of {self._shape}")
 
     def _record(self) -> Graph | None:
         """Record the network as a graph; ``None`` with the reason in :attr:`graph_refused`.
@@ -248,7 +248,7 @@ class InFlight:
                 self.cuda.destroy_graph(graph)
                 graph = None
         if graph is None:
-            self.graph_refused = str(self.plan.refused(text))
+            self.graph_refused = str(self.plan.refusal(text))
         return graph
 
     def _drop_graph(self) -> None:

@@ -130,7 +130,7 @@ class LoadedPlan:
         try:
             self._runtime: Any = trt.Runtime(self._logger)
         except TypeError as exc:  # pybind's word for a null pointer
-            raise self.refused(f"{title} cannot start on this GPU") from exc
+            raise self.refusal(f"{title} cannot start on this GPU") from exc
         if host_code:
             self._runtime.engine_host_code_allowed = True
         try:
@@ -153,7 +153,7 @@ class LoadedPlan:
             self._deserialize()
             context = self._try_context(-1)
         if context is None:
-            raise self.refused(f"{self.name}: no execution context; the GPU's memory may not suffice")
+            raise self.refusal(f"{self.name}: no execution context; the GPU's memory may not suffice")
         return context
 
     def check(self, spec: ModelSpec) -> None:
@@ -174,7 +174,7 @@ class LoadedPlan:
                 _AGAIN,
             )
 
-    def refused(self, text: str, kind: type[E] = BuildError, *cures: Cure) -> E:  # type: ignore[assignment]
+    def refusal(self, text: str, kind: type[E] = BuildError, *cures: Cure) -> E:  # type: ignore[assignment]
         """Return an error with what TensorRT logged since the last one."""
         messages = list(dict.fromkeys(self._messages))
         self._messages.clear()
@@ -197,14 +197,15 @@ class LoadedPlan:
         self._runtime = None
 
     def _on_message(self, severity: str, text: str) -> None:
-        log.info("%s: %s", severity.lower(), text)
-        if severity in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+        problem = severity in ("INTERNAL_ERROR", "ERROR", "WARNING")
+        log.info("%s%s", f"{severity.lower()}: " if problem else "", text)
+        if problem:
             self._messages.append(text)
 
     def _deserialize(self) -> None:
         engine = self._runtime.deserialize_cuda_engine(self._plan)
         if engine is None:
-            raise self.refused(
+            raise self.refusal(
                 f"{self.name}: {self.title} does not load this engine: it is damaged, or was built by "
                 "another version or for another GPU",
                 ArtifactError,

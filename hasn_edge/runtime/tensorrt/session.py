@@ -126,7 +126,7 @@ class TensorRTSession(Session):
             total_s = super().times(x).total_s
         finally:
             self._timed = False
-        return self._guarded(x.shape, lambda: self._free[-1].timing(total_s))
+        return self._guard(x.shape, lambda: self._free[-1].timing(total_s))
 
     def facts(self) -> dict[str, Any]:
         """Return how this session runs, as plain JSON values; graphs are known after two runs of a size."""
@@ -170,7 +170,7 @@ class TensorRTSession(Session):
             self._collect()
         execution = self._free.popleft()
         try:
-            self._guarded(x.shape, lambda: execution.start(x, timed=self._timed))
+            self._guard(x.shape, lambda: execution.start(x, timed=self._timed))
         except BaseException:
             self._free.append(execution)
             raise
@@ -186,7 +186,7 @@ class TensorRTSession(Session):
         execution, ticket = self._busy[index]
         del self._busy[index]
         try:
-            ticket.output = self._guarded(ticket.shape, execution.finish)
+            ticket.output = self._guard(ticket.shape, execution.finish)
         except BaseException as exc:
             ticket.error = exc
             if not isinstance(exc, Exception):  # Ctrl-C
@@ -198,7 +198,7 @@ class TensorRTSession(Session):
         while self._busy:
             self._collect()
 
-    def _guarded(self, shape: tuple[int, ...], call: Callable[[], T]) -> T:
+    def _guard(self, shape: tuple[int, ...], call: Callable[[], T]) -> T:
         """Call with the GPU's context current; memory that does not suffice gets the usual words."""
         try:
             with self._cuda.activate():
