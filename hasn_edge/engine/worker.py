@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -107,7 +106,10 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
     onnx = (folder / GRAPH).read_bytes()
     cache = None if request.cache is None else Path(request.cache)
     memory = None if gpu is None else DeviceMemory()
-    workspace, source = choose_workspace(target, gpu, lambda: 0 if memory is None else memory.free_bytes())
+    free = None
+    if gpu is not None and memory is not None:
+        free = host.available_memory_bytes() if gpu.integrated else memory.free_bytes()
+    workspace, source = choose_workspace(target, gpu, free)
     kept: dict[str, str] = {}
     if gpu is not None and cache is not None:
         kept[TIMING] = timing_cache_name(gpu, capabilities.version)
@@ -149,29 +151,23 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
 
 
 def choose_workspace(
-    target: EngineTarget, gpu: GpuFacts | None, device_free: Callable[[], int]
+    target: EngineTarget, gpu: GpuFacts | None, free_bytes: int | None
 ) -> tuple[int | None, str]:
     """Return the limit in bytes and where it is from.
 
     Args:
         target: Its own ``workspace_bytes`` decides where it is set.
         gpu: The GPU that compiles; ``None`` for TensorRT for RTX, which need not have one.
-        device_free: Asks for the free memory of a GPU that has its own.
+        free_bytes: What is free of its memory, or on a Jetson of the CPU's; ``None`` where that is unknown.
 
     Returns:
         ``None`` where the compiler's default stands, which is all memory of the GPU.
     """
     if target.workspace_bytes is not None:
         return target.workspace_bytes, "target"
-    if gpu is None:
+    if gpu is None or free_bytes is None:
         return None, "the compiler's default"
-    if gpu.integrated:
-        free = host.available_memory_bytes()
-        share = None if free is None else free // INTEGRATED_SHARE
-    else:
-        share = device_free() // DISCRETE_SHARE
-    if share is None:
-        return None, "the compiler's default"
+    share = free_bytes // (INTEGRATED_SHARE if gpu.integrated else DISCRETE_SHARE)
     return max(share, _LEAST) >> 20 << 20, "free memory"
 
 

@@ -286,16 +286,13 @@ class TestWorkspace:
         sm_count=8,
     )
 
-    def choose(self, facts: GpuFacts | None, free: int = 0, **target: int) -> tuple[int | None, str]:
-        return choose_workspace(EngineTarget(runtime=EngineRuntime.TENSORRT, **target), facts, lambda: free)
+    def choose(self, facts: GpuFacts | None, free: int | None = 0, **target: int) -> tuple[int | None, str]:
+        return choose_workspace(EngineTarget(runtime=EngineRuntime.TENSORRT, **target), facts, free)
 
-    def test_a_quarter_of_free_memory_on_a_jetson(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: 4000 * MIB + 5)
-        assert self.choose(self.JETSON) == (1000 * MIB, "free memory")
-        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: 100 * MIB)
-        assert self.choose(self.JETSON) == (64 * MIB, "free memory")
-        monkeypatch.setattr("hasn_edge.hardware.host.available_memory_bytes", lambda: None)
-        assert self.choose(self.JETSON) == (None, "the compiler's default")
+    def test_a_quarter_of_free_memory_on_a_jetson(self) -> None:
+        assert self.choose(self.JETSON, 4000 * MIB + 5) == (1000 * MIB, "free memory")
+        assert self.choose(self.JETSON, 100 * MIB) == (64 * MIB, "free memory")
+        assert self.choose(self.JETSON, None) == (None, "the compiler's default")
 
     def test_half_of_a_cards_free_memory(self) -> None:
         assert self.choose(replace(self.JETSON, integrated=False), free=9000 * MIB)[0] == 4500 * MIB

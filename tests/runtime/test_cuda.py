@@ -331,7 +331,7 @@ def test_the_real_cuda_python_takes_these_calls():
     """Where cuda-python is installed: without a GPU every call fails with CUDA's error, no TypeError."""
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed: extra [cuda]")
     from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend
-    from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream
+    from hasn_edge.runtime.cuda.protocol import CudaEvent, CudaGraph, CudaStream, DeviceBuffer, HostBuffer
 
     try:
         choose("cuda-python")
@@ -342,8 +342,8 @@ def test_the_real_cuda_python_takes_these_calls():
     backend = object.__new__(CudaPythonBackend)
     backend._rt, backend.index = rt, 0
 
-    def stream() -> Stream:
-        return Stream(16, rt.cudaStream_t(16))
+    def stream() -> CudaStream:
+        return CudaStream(16, rt.cudaStream_t(16))
 
     def buffers() -> tuple[DeviceBuffer, HostBuffer]:
         return DeviceBuffer(4096, 8, 4096), HostBuffer(np.zeros(8, np.uint8), None, 8192)
@@ -360,13 +360,13 @@ def test_the_real_cuda_python_takes_these_calls():
         lambda: backend.synchronize(stream()),
         lambda: backend.destroy_stream(stream()),
         lambda: backend.create_event(),
-        lambda: backend.record(Event(rt.cudaEvent_t(16)), stream()),
-        lambda: backend.elapsed_s(Event(rt.cudaEvent_t(16)), Event(rt.cudaEvent_t(32))),
-        lambda: backend.destroy_event(Event(rt.cudaEvent_t(16))),
+        lambda: backend.record(CudaEvent(rt.cudaEvent_t(16)), stream()),
+        lambda: backend.elapsed_s(CudaEvent(rt.cudaEvent_t(16)), CudaEvent(rt.cudaEvent_t(32))),
+        lambda: backend.destroy_event(CudaEvent(rt.cudaEvent_t(16))),
         lambda: backend.begin_capture(stream()),
         lambda: backend.end_capture(stream()),
-        lambda: backend.launch(Graph(rt.cudaGraphExec_t(16)), stream()),
-        lambda: backend.destroy_graph(Graph(rt.cudaGraphExec_t(16))),
+        lambda: backend.launch(CudaGraph(rt.cudaGraphExec_t(16)), stream()),
+        lambda: backend.destroy_graph(CudaGraph(rt.cudaGraphExec_t(16))),
     ):
         with pytest.raises(BuildError, match="through cuda-python"):
             call()

@@ -1,6 +1,6 @@
 """Writes tensorrt_api.json: which names each TensorRT has, and with which arguments.
 
-``python tests/engine/record_api.py SOURCE...`` adds versions to the file. A source is the name of an
+``python tests/support/record_api.py SOURCE...`` adds versions to the file. A source is the name of an
 installed module (``tensorrt``; its bindings import without a GPU) or a JSON dump ``{"version": ..., "api":
 {name: {"members": {name: docstring}} | {"enum": [name, ...]} | {"value": type}}}``.
 """

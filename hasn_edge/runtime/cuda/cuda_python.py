@@ -13,7 +13,15 @@ import numpy as np
 from hasn_edge.errors import BuildError, Cure, MissingDependencyError, say
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.optional import require
-from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, cuda_error, take
+from hasn_edge.runtime.cuda.protocol import (
+    CudaEvent,
+    CudaGraph,
+    CudaStream,
+    DeviceBuffer,
+    HostBuffer,
+    cuda_error,
+    take,
+)
 
 NAME = "cuda-python"
 
@@ -77,7 +85,7 @@ class CudaPythonBackend:
         """Free memory of :meth:`host_alloc`."""
         self._call("free page-locked memory", self._rt.cudaFreeHost(take(NAME, buffer)))
 
-    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: Stream) -> None:
+    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy to the GPU."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(
@@ -85,7 +93,7 @@ class CudaPythonBackend:
             self._rt.cudaMemcpyAsync(target.owner, source.owner, nbytes, kind, stream.owner),
         )
 
-    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
+    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy from the GPU."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(
@@ -93,45 +101,45 @@ class CudaPythonBackend:
             self._rt.cudaMemcpyAsync(target.owner, source.owner, nbytes, kind, stream.owner),
         )
 
-    def create_stream(self) -> Stream:
+    def create_stream(self) -> CudaStream:
         """Make a stream that does not wait for the default stream."""
         (stream,) = self._call(
             "make a stream", self._rt.cudaStreamCreateWithFlags(self._rt.cudaStreamNonBlocking)
         )
-        return Stream(int(stream), stream)
+        return CudaStream(int(stream), stream)
 
-    def synchronize(self, stream: Stream) -> None:
+    def synchronize(self, stream: CudaStream) -> None:
         """Wait for all that was queued."""
         self._call("finish the queued work", self._rt.cudaStreamSynchronize(stream.owner))
 
-    def destroy_stream(self, stream: Stream) -> None:
+    def destroy_stream(self, stream: CudaStream) -> None:
         """Destroy a stream."""
         self._call("destroy a stream", self._rt.cudaStreamDestroy(take(NAME, stream)))
 
-    def create_event(self) -> Event:
+    def create_event(self) -> CudaEvent:
         """Make an event that takes the time."""
         (event,) = self._call("make an event", self._rt.cudaEventCreate())
-        return Event(event)
+        return CudaEvent(event)
 
-    def record(self, event: Event, stream: Stream) -> None:
+    def record(self, event: CudaEvent, stream: CudaStream) -> None:
         """Queue the event."""
         self._call("record an event", self._rt.cudaEventRecord(event.owner, stream.owner))
 
-    def elapsed_s(self, start: Event, end: Event) -> float:
+    def elapsed_s(self, start: CudaEvent, end: CudaEvent) -> float:
         """Return the seconds between two events that happened."""
         (milliseconds,) = self._call("read the time", self._rt.cudaEventElapsedTime(start.owner, end.owner))
         return float(milliseconds) / 1e3
 
-    def destroy_event(self, event: Event) -> None:
+    def destroy_event(self, event: CudaEvent) -> None:
         """Destroy an event."""
         self._call("destroy an event", self._rt.cudaEventDestroy(take(NAME, event)))
 
-    def begin_capture(self, stream: Stream) -> None:
+    def begin_capture(self, stream: CudaStream) -> None:
         """Start recording; other threads may go on calling CUDA meanwhile."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("start recording a graph", self._rt.cudaStreamBeginCapture(stream.owner, mode))
 
-    def end_capture(self, stream: Stream) -> Graph:
+    def end_capture(self, stream: CudaStream) -> CudaGraph:
         """End the recording and make the graph executable."""
         (graph,) = self._call("record a graph", self._rt.cudaStreamEndCapture(stream.owner))
         # cudaGraphInstantiate takes other arguments in every major version; this one has not changed.
@@ -141,13 +149,13 @@ class CudaPythonBackend:
             )
         finally:
             self._rt.cudaGraphDestroy(graph)
-        return Graph(executable)
+        return CudaGraph(executable)
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: CudaStream) -> None:
         """Queue the recorded work."""
         self._call("launch a graph", self._rt.cudaGraphLaunch(graph.owner, stream.owner))
 
-    def destroy_graph(self, graph: Graph) -> None:
+    def destroy_graph(self, graph: CudaGraph) -> None:
         """Destroy a graph."""
         self._call("destroy a graph", self._rt.cudaGraphExecDestroy(take(NAME, graph)))
 

@@ -34,7 +34,7 @@ class HostBuffer:
 
 
 @dataclass(eq=False)
-class Stream:
+class CudaStream:
     """A queue of work on the GPU, never the default one."""
 
     handle: int
@@ -43,14 +43,14 @@ class Stream:
 
 
 @dataclass(eq=False)
-class Event:
+class CudaEvent:
     """A point in a stream, with its time."""
 
     owner: Any
 
 
 @dataclass(eq=False)
-class Graph:
+class CudaGraph:
     """Recorded work, launched as one."""
 
     owner: Any
@@ -97,55 +97,55 @@ class CudaBackend(Protocol):
         """Free memory of :meth:`host_alloc`."""
         ...
 
-    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: Stream) -> None:
+    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy of the first ``nbytes`` bytes; returns before it is done."""
         ...
 
-    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
+    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy of the first ``nbytes`` bytes; returns before it is done."""
         ...
 
-    def create_stream(self) -> Stream:
+    def create_stream(self) -> CudaStream:
         """Make a stream that does not wait for the default stream."""
         ...
 
-    def synchronize(self, stream: Stream) -> None:
+    def synchronize(self, stream: CudaStream) -> None:
         """Wait until all that was queued is done; an error of any of it is raised here."""
         ...
 
-    def destroy_stream(self, stream: Stream) -> None:
+    def destroy_stream(self, stream: CudaStream) -> None:
         """Destroy a stream of :meth:`create_stream`."""
         ...
 
-    def create_event(self) -> Event:
+    def create_event(self) -> CudaEvent:
         """Make an event that takes the time."""
         ...
 
-    def record(self, event: Event, stream: Stream) -> None:
+    def record(self, event: CudaEvent, stream: CudaStream) -> None:
         """Queue the event: it happens when all before it in the stream is done."""
         ...
 
-    def elapsed_s(self, start: Event, end: Event) -> float:
+    def elapsed_s(self, start: CudaEvent, end: CudaEvent) -> float:
         """Return the seconds between two events that happened; resolution is about half a microsecond."""
         ...
 
-    def destroy_event(self, event: Event) -> None:
+    def destroy_event(self, event: CudaEvent) -> None:
         """Destroy an event of :meth:`create_event`."""
         ...
 
-    def begin_capture(self, stream: Stream) -> None:
+    def begin_capture(self, stream: CudaStream) -> None:
         """Record what this thread queues in ``stream`` from now on instead of running it."""
         ...
 
-    def end_capture(self, stream: Stream) -> Graph:
+    def end_capture(self, stream: CudaStream) -> CudaGraph:
         """End the recording; must be called after :meth:`begin_capture` whatever happened between."""
         ...
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: CudaStream) -> None:
         """Queue the recorded work."""
         ...
 
-    def destroy_graph(self, graph: Graph) -> None:
+    def destroy_graph(self, graph: CudaGraph) -> None:
         """Destroy a graph of :meth:`end_capture`."""
         ...
 
@@ -160,7 +160,7 @@ def cuda_error(backend: str, what: str, why: object, *cures: Cure) -> BuildError
     return BuildError(f"CUDA (through {backend}) failed to {what}: {text}", *cures)
 
 
-def take(backend: str, holder: DeviceBuffer | HostBuffer | Stream | Event | Graph) -> Any:
+def take(backend: str, holder: DeviceBuffer | HostBuffer | CudaStream | CudaEvent | CudaGraph) -> Any:
     """Take what ``holder`` owns away from it, to free it: it can be neither used nor freed again.
 
     Raises:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.optional import require
-from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, cuda_error, take
+from hasn_edge.runtime.cuda.protocol import (
+    CudaEvent,
+    CudaGraph,
+    CudaStream,
+    DeviceBuffer,
+    HostBuffer,
+    cuda_error,
+    take,
+)
 
 NAME = "pycuda"
 
@@ -82,51 +90,51 @@ class PyCudaBackend:
         with self._translate_errors("free page-locked memory"):
             take(NAME, buffer).free()
 
-    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: Stream) -> None:
+    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy to the GPU."""
         with self._translate_errors("copy to the GPU"):
             self._driver.memcpy_htod_async(target.address, source.array[:nbytes], stream.owner)
 
-    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
+    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy from the GPU."""
         with self._translate_errors("copy from the GPU"):
             self._driver.memcpy_dtoh_async(target.array[:nbytes], source.address, stream.owner)
 
-    def create_stream(self) -> Stream:
+    def create_stream(self) -> CudaStream:
         """Make a stream that does not wait for the default stream."""
         with self._translate_errors("make a stream"):
             stream = self._driver.Stream(_NON_BLOCKING)
-        return Stream(int(stream.handle), stream)
+        return CudaStream(int(stream.handle), stream)
 
-    def synchronize(self, stream: Stream) -> None:
+    def synchronize(self, stream: CudaStream) -> None:
         """Wait for all that was queued."""
         with self._translate_errors("finish the queued work"):
             stream.owner.synchronize()
 
-    def destroy_stream(self, stream: Stream) -> None:
+    def destroy_stream(self, stream: CudaStream) -> None:
         """Drop the stream: PyCUDA destroys it with its object."""
         take(NAME, stream)
 
-    def create_event(self) -> Event:
+    def create_event(self) -> CudaEvent:
         """Make an event that takes the time."""
         with self._translate_errors("make an event"):
-            return Event(self._driver.Event())
+            return CudaEvent(self._driver.Event())
 
-    def record(self, event: Event, stream: Stream) -> None:
+    def record(self, event: CudaEvent, stream: CudaStream) -> None:
         """Queue the event."""
         with self._translate_errors("record an event"):
             event.owner.record(stream.owner)
 
-    def elapsed_s(self, start: Event, end: Event) -> float:
+    def elapsed_s(self, start: CudaEvent, end: CudaEvent) -> float:
         """Return the seconds between two events that happened."""
         with self._translate_errors("read the time"):
             return float(end.owner.time_since(start.owner)) / 1e3
 
-    def destroy_event(self, event: Event) -> None:
+    def destroy_event(self, event: CudaEvent) -> None:
         """Drop the event: PyCUDA destroys it with its object."""
         take(NAME, event)
 
-    def begin_capture(self, stream: Stream) -> None:
+    def begin_capture(self, stream: CudaStream) -> None:
         """PyCUDA has no CUDA graphs.
 
         Raises:
@@ -134,7 +142,7 @@ class PyCudaBackend:
         """
         raise cuda_error(NAME, "record a graph", "PyCUDA has no CUDA graphs")
 
-    def end_capture(self, stream: Stream) -> Graph:
+    def end_capture(self, stream: CudaStream) -> CudaGraph:
         """PyCUDA has no CUDA graphs.
 
         Raises:
@@ -142,7 +150,7 @@ class PyCudaBackend:
         """
         raise cuda_error(NAME, "record a graph", "PyCUDA has no CUDA graphs")
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: CudaStream) -> None:
         """PyCUDA has no CUDA graphs.
 
         Raises:
@@ -150,7 +158,7 @@ class PyCudaBackend:
         """
         raise cuda_error(NAME, "launch a graph", "PyCUDA has no CUDA graphs")
 
-    def destroy_graph(self, graph: Graph) -> None:
+    def destroy_graph(self, graph: CudaGraph) -> None:
         """PyCUDA has no CUDA graphs, so that there is none to destroy."""
 
     def close(self) -> None:

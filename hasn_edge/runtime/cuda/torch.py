@@ -8,7 +8,15 @@ from typing import Any
 
 from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.optional import require
-from hasn_edge.runtime.cuda.protocol import DeviceBuffer, Event, Graph, HostBuffer, Stream, cuda_error, take
+from hasn_edge.runtime.cuda.protocol import (
+    CudaEvent,
+    CudaGraph,
+    CudaStream,
+    DeviceBuffer,
+    HostBuffer,
+    cuda_error,
+    take,
+)
 
 NAME = "torch"
 
@@ -74,70 +82,70 @@ class TorchBackend:
         """Give memory back to PyTorch's allocator."""
         take(NAME, buffer)
 
-    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: Stream) -> None:
+    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy to the GPU."""
         with self._translate_errors("copy to the GPU"), self._torch.cuda.stream(stream.owner):
             target.owner[:nbytes].copy_(source.owner[:nbytes], non_blocking=True)
 
-    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
+    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: CudaStream) -> None:
         """Queue a copy from the GPU."""
         with self._translate_errors("copy from the GPU"), self._torch.cuda.stream(stream.owner):
             target.owner[:nbytes].copy_(source.owner[:nbytes], non_blocking=True)
 
-    def create_stream(self) -> Stream:
+    def create_stream(self) -> CudaStream:
         """Take one of PyTorch's streams, which do not wait for the default stream."""
         with self._translate_errors("make a stream"):
             stream = self._torch.cuda.Stream(device=self._device)
-        return Stream(int(stream.cuda_stream), stream)
+        return CudaStream(int(stream.cuda_stream), stream)
 
-    def synchronize(self, stream: Stream) -> None:
+    def synchronize(self, stream: CudaStream) -> None:
         """Wait for all that was queued."""
         with self._translate_errors("finish the queued work"):
             stream.owner.synchronize()
 
-    def destroy_stream(self, stream: Stream) -> None:
+    def destroy_stream(self, stream: CudaStream) -> None:
         """Give the stream back: PyTorch keeps it."""
         take(NAME, stream)
 
-    def create_event(self) -> Event:
+    def create_event(self) -> CudaEvent:
         """Make an event that takes the time."""
         with self._translate_errors("make an event"):
-            return Event(self._torch.cuda.Event(enable_timing=True))
+            return CudaEvent(self._torch.cuda.Event(enable_timing=True))
 
-    def record(self, event: Event, stream: Stream) -> None:
+    def record(self, event: CudaEvent, stream: CudaStream) -> None:
         """Queue the event."""
         with self._translate_errors("record an event"):
             event.owner.record(stream.owner)
 
-    def elapsed_s(self, start: Event, end: Event) -> float:
+    def elapsed_s(self, start: CudaEvent, end: CudaEvent) -> float:
         """Return the seconds between two events that happened."""
         with self._translate_errors("read the time"):
             return float(start.owner.elapsed_time(end.owner)) / 1e3
 
-    def destroy_event(self, event: Event) -> None:
+    def destroy_event(self, event: CudaEvent) -> None:
         """Drop the event: PyTorch destroys it with its object."""
         take(NAME, event)
 
-    def begin_capture(self, stream: Stream) -> None:
+    def begin_capture(self, stream: CudaStream) -> None:
         """Start recording; other threads may go on calling CUDA meanwhile."""
         graph = self._torch.cuda.CUDAGraph()
         with self._translate_errors("start recording a graph"), self._torch.cuda.stream(stream.owner):
             graph.capture_begin(capture_error_mode="thread_local")
         self._captures[stream.handle] = graph
 
-    def end_capture(self, stream: Stream) -> Graph:
+    def end_capture(self, stream: CudaStream) -> CudaGraph:
         """End the recording; PyTorch makes the graph executable."""
         graph = self._captures.pop(stream.handle)
         with self._translate_errors("record a graph"), self._torch.cuda.stream(stream.owner):
             graph.capture_end()
-        return Graph(graph)
+        return CudaGraph(graph)
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: CudaStream) -> None:
         """Queue the recorded work: PyTorch launches in its current stream."""
         with self._translate_errors("launch a graph"), self._torch.cuda.stream(stream.owner):
             graph.owner.replay()
 
-    def destroy_graph(self, graph: Graph) -> None:
+    def destroy_graph(self, graph: CudaGraph) -> None:
         """Destroy a graph."""
         with self._translate_errors("destroy a graph"):
             take(NAME, graph).reset()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import BuildError
-from hasn_edge.runtime.cuda.protocol import CudaBackend, DeviceBuffer, Event, Graph, HostBuffer
+from hasn_edge.runtime.cuda.protocol import CudaBackend, CudaEvent, CudaGraph, DeviceBuffer, HostBuffer
 from hasn_edge.runtime.session import Timing
 from hasn_edge.runtime.tensorrt.plan import LoadedPlan, nbytes, view
 
@@ -76,13 +76,13 @@ class InFlight:
         self.busy = False
         self.graph_refused: str | None = None
         """Why no graph is recorded any more."""
-        self._graph: Graph | None = None
+        self._graph: CudaGraph | None = None
         self._runs = 0
         self._shape: tuple[int, ...] | None = None
         self._out_shape: tuple[int, ...] = ()
         self._input = Memory(cuda, mapped=mapped)
         self._output = Memory(cuda, mapped=mapped)
-        self._events: list[Event] = []
+        self._events: list[CudaEvent] = []
         self._enqueue_s = 0.0
         self._stream = cuda.create_stream()
         try:
@@ -163,7 +163,7 @@ class InFlight:
         if problems:
             raise problems[0]
 
-    def _queue(self, events: list[Event]) -> None:
+    def _queue(self, events: list[CudaEvent]) -> None:
         marks = iter(events)
 
         def mark() -> None:
@@ -221,7 +221,7 @@ class InFlight:
         if not self._context.execute_async_v3(self._stream.handle):
             raise self.plan.refusal(f"{self.plan.title} refused to run an input of {self._shape}")
 
-    def _record(self) -> Graph | None:
+    def _record(self) -> CudaGraph | None:
         """Record the network as a graph; ``None`` with the reason in :attr:`graph_refused`.
 
         A refused enqueue leaves an empty recording, which would replay whatever the buffers hold: its answer
@@ -233,7 +233,7 @@ class InFlight:
             self.graph_refused = f"{self.plan.title} reports that this engine cannot be recorded"
             return None
         text = f"{self.plan.title} refused to be recorded as a CUDA graph"
-        graph: Graph | None = None
+        graph: CudaGraph | None = None
         accepted = False
         try:
             self.cuda.begin_capture(self._stream)
