@@ -78,12 +78,28 @@ class Failure:
         return self.error.within(f"{self.precision.value} is left out")
 
 
-def autotune(options: BuildOptions, progress: Progress = ignore) -> Built:
+def autotune(
+    options: BuildOptions,
+    progress: Progress = ignore,
+    *,
+    build: Callable[..., Built] = build_one,
+    open_one: Callable[..., Session] = open_session,
+    seconds: float = SECONDS,
+    worth: float = WORTH,
+) -> Built:
     """Build what :func:`hasn_edge.pipeline.build.build_one` builds, in the precision that is fastest here.
 
     FP16 and INT8, on a CPU FP32 too. A precision that misses its budget, that the compiler cannot
     build, or whose engine does not compute what its graph does, is left out as long as another one remains. A
     coarser one is kept only where it is at least :data:`WORTH` times as fast as the finer one.
+
+    Args:
+        options: What is built; every precision takes the rest of them.
+        progress: Receives what is under way.
+        build: Builds one precision, as :func:`~hasn_edge.pipeline.build.build_one`.
+        open_one: Opens a file, as :func:`~hasn_edge.runtime.open.open_session`.
+        seconds: How long a candidate runs in each round, at least.
+        worth: How many times as fast a coarser number format must be.
 
     Returns:
         The files that were kept; the summary states what each candidate took and lost, and why this one.
@@ -110,14 +126,14 @@ def autotune(options: BuildOptions, progress: Progress = ignore) -> Built:
     for precision in precisions:
         one = replace(options, precision=precision.value, output=output / CANDIDATES)
         try:
-            made.append(build_one(one, cache=output / CACHE, progress=progress))
+            made.append(build(one, cache=output / CACHE, progress=progress))
         except _OF_ONE_PRECISION as exc:
             unbuilt.append(Failure(precision=precision, error=exc))
-    candidates, unopened = measure(made, target, open_session, progress)
+    candidates, unopened = measure(made, target, open_one, progress, seconds=seconds)
     failures = (*unbuilt, *unopened)
     if not candidates:
         raise _joined(failures)
-    chosen, why = choose_fastest(candidates)
+    chosen, why = choose_fastest(candidates, worth)
     record = AutotuneRecord(
         candidates=tuple(candidate.describe() for candidate in candidates),
         left_out=tuple(str(failure.described()) for failure in failures),
@@ -136,6 +152,8 @@ def measure(
     target: EngineTarget,
     open_one: Callable[..., Session],
     progress: Progress = ignore,
+    *,
+    seconds: float = SECONDS,
 ) -> tuple[tuple[Candidate, ...], tuple[Failure, ...]]:
     """Time what was built on frames of the target's optimal size, in rounds.
 
@@ -144,6 +162,7 @@ def measure(
         target: What it was built for.
         open_one: Opens a file.
         progress: Receives what is under way.
+        seconds: How long a candidate runs in each round, at least.
 
     Returns:
         What was timed, and the files that do not open.
@@ -166,7 +185,7 @@ def measure(
             for (built, session, x), timed in zip(opened, samples, strict=True):
                 progress(Step(f"timing {built.artifacts[-1].path.name}, round", number + 1, ROUNDS))
                 session.run_pixels(x) if session.pixels else session.run(x)
-                timed.append(time_session(session, x, at_least=CALLS, seconds=SECONDS))
+                timed.append(time_session(session, x, at_least=CALLS, seconds=seconds))
     candidates = tuple(
         Candidate(built=built, latency=latency)
         for (built, _, _), timed in zip(opened, samples, strict=True)
@@ -186,11 +205,11 @@ def _joined(failures: Sequence[Failure]) -> HasnEdgeError:
     return type(first)(message.rstrip("."), *cures.values())
 
 
-def choose_fastest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+def choose_fastest(candidates: Sequence[Candidate], worth: float = WORTH) -> tuple[Candidate, str]:
     """Return the candidate to keep, and why; ``candidates`` go from the finest number format on."""
     best = candidates[0]
     for other in candidates[1:]:
-        if best.latency.times(other.latency) >= WORTH:
+        if best.latency.times(other.latency) >= worth:
             best = other
     name = best.artifact.precision.value
     others = [
@@ -200,7 +219,7 @@ def choose_fastest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
     ]
     if not others:
         return best, f"{name} is kept: it is the only one whose quality passes"
-    rule = f"a coarser format must be {WORTH:g} times as fast"
+    rule = f"a coarser format must be {worth:g} times as fast"
     return best, f"{name} is kept: {', '.join(others)} ({rule})"
 
 

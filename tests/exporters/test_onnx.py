@@ -109,7 +109,7 @@ def test_names_and_types_of_input_and_output():
     assert given.type.tensor_type.elem_type == returned.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
-def test_weak_and_strong_opsets_hold_the_same_convolutions():
+def test_both_opsets_hold_the_same_convolutions():
     model = network()
     weak, strong = onnx_from_model(model, opset=17), onnx_from_model(model, opset=20)
     assert conv_parameters(weak) == conv_parameters(strong)
@@ -176,7 +176,7 @@ def test_the_same_model_gives_the_same_bytes():
     assert first == second
 
 
-def test_metadata_says_what_the_file_is():
+def test_metadata_states_what_the_file_is():
     model = network()
     found = metadata(onnx_from_model(model, source="c0ffee"))
     assert ModelSpec.from_dict(json.loads(found["hasn_edge.spec"])) == model.spec
@@ -187,7 +187,7 @@ def test_metadata_says_what_the_file_is():
     assert "hasn_edge.version" in found
 
 
-def test_without_onnxsim_the_graph_is_as_good_and_says_so(monkeypatch):
+def test_without_onnxsim_the_graph_is_as_good_and_states_it(monkeypatch):
     monkeypatch.setattr(export, "installed_version", lambda name: None)
     model = network()
     proto = onnx_from_model(model)

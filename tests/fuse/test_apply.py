@@ -113,7 +113,7 @@ def test_the_model_stays_as_it_was():
     assert not fused.eval().training
 
 
-def test_what_was_done_is_told_and_recorded():
+def test_what_was_done_is_returned_and_recorded():
     fused, done = fuse(network(tiny()), ("compose_esa", "norm_affine"))
     assert fused.fused == ("norm_affine", "compose_esa")
     assert fused.spec == tiny()
@@ -125,7 +125,7 @@ def test_what_was_done_is_told_and_recorded():
     ("fields", "rule", "reason"),
     [({"norm": False}, "norm_affine", "no LayerNorm"), ({"esa": False}, "compose_esa", "no ESA")],
 )
-def test_a_rule_with_nothing_to_fuse_is_skipped_and_says_so(fields, rule, reason):
+def test_a_rule_with_nothing_to_fuse_is_skipped_with_the_reason(fields, rule, reason):
     fused, done = fuse(network(tiny(**fields)), (rule,))
     assert done == [f"{rule}: skipped, this network has {reason}"]
     assert fused.fused == ()

@@ -90,7 +90,7 @@ def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
     assert not out.exists()
 
 
-def test_int8_sidecar_says_how(tiny, tmp_path):
+def test_an_int8_sidecar_states_recipe_ranges_and_quality(tiny, tmp_path):
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
     built = hasn_edge.build(tiny, precision="int8", recipe=recipe, output=tmp_path / "out")
@@ -267,7 +267,7 @@ def test_nothing_is_published_when_a_later_form_fails(tiny, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("size", [None, (40, 33)])
-def test_a_file_of_pixels_says_so_and_runs(tiny, tmp_path, size):
+def test_a_file_of_pixels_states_it_and_runs(tiny, tmp_path, size):
     built = hasn_edge.build(tiny, precision="fp32", size=size, pixels=True, output=tmp_path)
     (artifact,) = (load_artifact(a.path) for a in built.artifacts)
     assert artifact.path.name == ("tiny-fp32-cpu-u8-33x40.onnx" if size else "tiny-fp32-cpu-u8.onnx")

@@ -226,7 +226,7 @@ class TestSmokeTest:
         assert names(tmp_path / "out") == []
 
     @pytest.mark.parametrize("gpu", [None, replace(ADA, compute_capability="7.5")], ids=["none", "another"])
-    def test_without_its_gpu_it_is_said_not_to_have_run(self, tiny, tmp_path, monkeypatch, gpu):
+    def test_without_its_gpu_the_summary_states_that_it_did_not_run(self, tiny, tmp_path, monkeypatch, gpu):
         monkeypatch.setattr(builder, "gpu_facts", lambda: gpu)
         monkeypatch.setattr(builder, "open_session", lambda artifact: pytest.fail("there is no GPU for it"))
         built = build_here(tiny, tmp_path / "out")
@@ -243,7 +243,7 @@ class TestSmokeTest:
 
     @pytest.mark.usefixtures("no_cuda_package")
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NVIDIA's bindings, which are loaded here
-    def test_without_a_cuda_package_it_is_built_and_the_cure_said(self, tiny, tmp_path):
+    def test_without_a_cuda_package_it_is_built_and_the_summary_has_the_cure(self, tiny, tmp_path):
         built = build_here(tiny, tmp_path / "out")
         said = built.summary[-1]
         assert said.startswith("the fp32 engine for rtx was not executed: running an engine needs a Python ")
@@ -253,7 +253,7 @@ class TestSmokeTest:
 
     @pytest.mark.usefixtures("no_cuda_package")
     def test_without_a_cuda_package_auto_compiles_nothing(self, tiny, tmp_path, monkeypatch):
-        monkeypatch.setattr(fastest, "build_one", lambda *args, **rest: pytest.fail("it began to build"))
+        monkeypatch.setattr(GraphExporter, "export", lambda *args, **rest: pytest.fail("it began to build"))
         with pytest.raises(NoCudaError, match="running an engine needs a Python package"):
             hasn_edge.build(tiny, precision="auto", target="rtx", size=(32, 40), output=tmp_path / "out")
         assert names(tmp_path / "out") == []

@@ -157,7 +157,7 @@ def test_a_range_that_grows_by_sixty_decades_is_still_a_range(observer):
 
 
 @pytest.mark.parametrize("observer", list(Observer))
-def test_nothing_but_zeros_is_said_to_be_zero(observer):
+def test_the_range_of_zeros_is_zero(observer):
     assert observed_range(histogram_of(np.zeros((2, 3), np.float32)), observer, percentile=99.9) == 0.0
 
 

@@ -143,7 +143,7 @@ def test_pixels(tmp_path, artifact):
     assert "dims: [ 1, 180, 320, 3 ]" in text
 
 
-def test_int8_graphs_for_processors_stay_there(tmp_path, artifact):
+def test_int8_graphs_for_cpus_stay_there(tmp_path, artifact):
     made = artifact("any", precision=Precision.INT8, form="cpu")
     assert "kind: KIND_CPU" in text_of(triton_repository(made, tmp_path / "a"))
     assert "kind: KIND_GPU" in text_of(triton_repository(made, tmp_path / "b", device="gpu"))
