@@ -74,7 +74,7 @@ def output_option(function: F) -> F:
     )(function)
 
 
-class Size(click.ParamType[Any]):
+class SizeParam(click.ParamType[Any]):
     """``WIDTHxHEIGHT`` in pixels, as everybody writes it; becomes ``(height, width)``."""
 
     name = "WxH"
@@ -95,7 +95,7 @@ class Size(click.ParamType[Any]):
         return int(height), int(width)
 
 
-SIZE = Size()
+SIZE = SizeParam()
 
 
 def chosen_model(model: str | None) -> str:

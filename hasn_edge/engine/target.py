@@ -189,7 +189,8 @@ class EngineTarget:
         here = f"the GPU here is {gpu.title}" if gpu else "there is no NVIDIA GPU with its driver here"
         raise UnsupportedError(
             f"target {self.name!r} is {self.device.title} (compute capability "
-            f"{self.device.compute_capability}) and TensorRT compiles for the GPU that it runs on: {here}",
+            f"{self.device.compute_capability}) and TensorRT compiles for the GPU that it runs on: {here}; "
+            "an estimate of its speed needs no GPU",
             say("build on the device itself"),
             use(target="tensorrt" if gpu else "portable"),
             call("bench", estimate=self.name),
