@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
 import tempfile
@@ -121,3 +123,24 @@ class TestTheChild:
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)
         assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+
+
+def test_messages_go_to_the_log_by_severity_and_all_but_the_most_detailed_are_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = worker_process.WorkerProcess()
+    worker_process.log.addHandler(caplog.handler)  # the command line may have ended propagation
+    caplog.set_level(logging.DEBUG, logger=worker_process.log.name)
+    try:
+        for severity, text in (("WARNING", "slow"), ("INFO", "parsing"), ("VERBOSE", "tactic 1")):
+            event = {"event": "message", "severity": severity, "text": text}
+            worker.on_event(json.dumps(event), worker_process.ignore)
+    finally:
+        worker_process.log.removeHandler(caplog.handler)
+    logged = dict.fromkeys((record.levelno, record.getMessage()) for record in caplog.records)
+    assert list(logged) == [
+        (logging.INFO, "warning: slow"),
+        (logging.INFO, "parsing"),
+        (logging.DEBUG, "tactic 1"),
+    ]
+    assert list(worker.messages) == [("WARNING", "slow"), ("INFO", "parsing")]
