@@ -33,7 +33,7 @@ unfused network (mean of 30 rounds' ratios with its standard error, else median 
 
 - ONNX Runtime: ``norm_affine`` with ``compose_esa`` 1.04 +- 0.015, at a fixed size 1.05 +- 0.012 (in the
   shorter run 1.02 +- 0.03 and 0.99 +- 0.03: the gain is small, its size uncertain, the machine was busy);
-  ``compose_esa`` alone 1.03 +- 0.012; ``norm_affine`` alone cannot be told from noise. ``merge_branches`` is
+  ``compose_esa`` alone 1.03 +- 0.012; ``norm_affine`` alone is within the noise. ``merge_branches`` is
   *slower*, 0.90: the split copies what one larger convolution saves.
 - PyTorch, TorchScript: 1.00 and 0.99, no gain, so the network stays as it was trained.
 - TensorRT and TensorRT for RTX: not measured for want of a GPU, so nothing is fused.
