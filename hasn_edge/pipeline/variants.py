@@ -162,7 +162,6 @@ class Variants:
             UnsupportedError: one size and any number of images.
             VerificationError: it is not this network, or misses its budget.
         """
-        from hasn_edge.exporters.uint8_io import with_pixels
         from hasn_edge.quantize.check_qdq import check_qdq
 
         context, count = self.context, self.context.count
@@ -205,11 +204,9 @@ class Variants:
                 count=count or 1,
             )
             graph = fixed
-        pixels: PixelLevels | None = None
         if context.pixels:
-            floats, graph = graph, with_pixels(graph)
-            with self._open(floats, precision) as before, self._open(graph, precision) as after:
-                pixels, note = check_levels(before, after)
+            graph, levels, note = self._with_pixels(graph, precision)
+            measured = msgspec.structs.replace(measured, pixels=levels)
             notes.append(note)
         details = GraphDetails(
             size=size,
@@ -217,7 +214,7 @@ class Variants:
             opset=graph.opset_import[0].version,
             builder_flags=FLAGS[precision] if form.weakly_typed else (),
             fused=context.rules,
-            measured=msgspec.structs.replace(measured, pixels=pixels),
+            measured=measured,
         )
         if ranges is not None:
             details, note = self._with_quantization(details, ranges)
@@ -289,6 +286,14 @@ class Variants:
         images = [to_tensor(pair.lr()) for pair in shipped_eval_set(self.context.checkpoint.spec.scale)]
         costs = sensitivity(self.exporter.fp32(), self._ranges, self.context.recipe, images, by_kind=True)
         return advice(costs)
+
+    def _with_pixels(self, floats: ModelProto, precision: Precision) -> tuple[ModelProto, PixelLevels, str]:
+        """Return a checked graph with 8-bit pixels in and out, and what its check found."""
+        from hasn_edge.exporters.uint8_io import with_pixels
+
+        graph = with_pixels(floats)
+        with self._open(floats, precision) as before, self._open(graph, precision) as after:
+            return graph, *check_levels(before, after)
 
     def _with_quantization(self, details: GraphDetails, ranges: Ranges) -> tuple[GraphDetails, str]:
         from hasn_edge.quantize.graph import convolutions, mac_share
