@@ -44,6 +44,7 @@ HEAVY = (
     "tensorrt",
     "tensorrt_rtx",
     "cv2",
+    "PIL",
     "safetensors",
     "matplotlib",
 )

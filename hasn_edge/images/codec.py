@@ -1,9 +1,16 @@
-"""Images on disk: from files to RGB arrays and back; BGR exists in this file only."""
+"""Images on disk: from files to RGB arrays and back; BGR exists in this file only.
+
+Pillow decodes up to 8 bits a channel: it knows every BMP and every palette. OpenCV decodes 16 bits, which
+Pillow would reduce to 8, and encodes.
+"""
 
 from __future__ import annotations
 
+import io
 import os
-import threading
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,16 +19,21 @@ import numpy as np
 
 from hasn_edge.errors import InputError
 from hasn_edge.files import writing
-from hasn_edge.images import check as look
-from hasn_edge.images.arrays import MAX_PIXELS, Float32, Pixels, check_pixels, to_uint8
+from hasn_edge.images import check
+from hasn_edge.images.arrays import Float32, Pixels, check_pixels, to_uint8
 from hasn_edge.images.listing import SUFFIXES
-from hasn_edge.images.source import DamagedError, Header, Plan, Source, UnreadableError
-from hasn_edge.images.tiff import with_alpha_declared
+from hasn_edge.images.pillow import (
+    DamagedError,
+    SharedContext,
+    UnreadableError,
+    open_with_pillow,
+    refusing,
+)
 from hasn_edge.optional import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format:
+class WritableFormat:
     """What a file format can hold."""
 
     name: str
@@ -32,23 +44,26 @@ class Format:
 
 
 FORMATS = {
-    ".png": Format(name="PNG", sixteen_bits=True, alpha=True),
-    ".tiff": Format(name="TIFF", sixteen_bits=True, alpha=True),
-    ".webp": Format(name="WebP", alpha=True, largest_side=16383),
-    ".jpg": Format(name="JPEG", largest_side=65500),
-    ".bmp": Format(name="BMP"),
+    ".png": WritableFormat(name="PNG", sixteen_bits=True, alpha=True),
+    ".tiff": WritableFormat(name="TIFF", sixteen_bits=True, alpha=True),
+    ".webp": WritableFormat(name="WebP", alpha=True, largest_side=16383),
+    ".jpg": WritableFormat(name="JPEG", largest_side=65500),
+    ".bmp": WritableFormat(name="BMP"),
 }
 """The formats that are written, by their usual file name ending."""
+
+_MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
+_MODES |= {"RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}  # what Pillow's modes of 8 bits are converted to
+_EXTRA_SAMPLES = 338
 
 
 def read_image(path: str | os.PathLike[str]) -> Pixels:
     """Read a PNG, JPEG, WebP, BMP or TIFF (its first page), told apart by content, not by name.
 
     EXIF orientation is applied. Palettes and fewer than 8 bits are expanded; CMYK becomes RGB; colour
-    profiles and gamma are ignored. The file is checked from end to end before it is decoded, so a file
-    that was cut off is refused instead of coming out half gray. Changed bytes are found in PNG and
-    Deflate TIFF, which carry checksums; in the other formats such a place decodes to noise or black, and
-    for JPEG libjpeg warns of it on standard error.
+    profiles and gamma are ignored. A file that was cut off is refused instead of coming out half gray.
+    Changed bytes are found in PNG and Deflate TIFF, which carry checksums; in the other formats such a
+    place decodes to noise or black.
 
     Returns:
         ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
@@ -58,16 +73,9 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
             more than `MAX_PIXELS`. One message that names the file and the cure.
     """
     path = Path(path)
-    _check_file(path)
-    try:
+    with _naming(path):
         data = path.read_bytes()
-        header = look.read_header(Source.of_bytes(data))
-        _check_size(header)
-        return decode(look.plan(data, header), header)
-    except UnreadableError as exc:
-        raise InputError(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
+        return decode(data, check.read_header(io.BytesIO(data)))
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -77,16 +85,8 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         InputError: as `read_image`, except that damage after the header goes unnoticed.
     """
     path = Path(path)
-    _check_file(path)
-    try:
-        with path.open("rb") as stream:
-            header = look.read_header(Source.of_file(stream, os.fstat(stream.fileno()).st_size))
-        _check_size(header)
-    except UnreadableError as exc:
-        raise InputError(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
-    return header.size
+    with _naming(path), path.open("rb") as stream:
+        return check.read_header(stream).size
 
 
 def write_image(
@@ -139,19 +139,39 @@ def write_image(
         temporary.write_bytes(encode(pixels, suffix, quality))
 
 
-def decode(plan: Plan, header: Header) -> Pixels:
-    """Decode a checked file; the orientation is applied.
+def decode(data: bytes, header: check.ImageHeader) -> Pixels:
+    """Check that an image file is whole, and decode it; the orientation is applied.
 
     Returns:
-        ``(H, W, C)`` of uint8 or uint16, in RGB order.
+        ``(H, W, C)`` of uint8 or uint16, in RGB order, which can be written to.
 
     Raises:
-        UnreadableError: OpenCV cannot decode it.
+        UnreadableError: cut off or damaged.
     """
+    whole = check.check_whole(data, header)
+    decoded = _by_opencv(whole.data, header) if header.by_opencv else _by_pillow(whole.data, header)
+    pixels = _upright(whole.finish(decoded), header.orientation)
+    if pixels.shape[:2] != header.size:
+        raise DamagedError(f"{header.size[::-1]} pixels announced, {pixels.shape[1::-1]} found")
+    return np.ascontiguousarray(pixels)
+
+
+def _by_pillow(data: bytes, header: check.ImageHeader) -> Pixels:
+    stream = io.BytesIO(data)
+    with refusing(header.kind, stream):
+        image = open_with_pillow(header.kind, stream)
+        image.load()
+        mode = "RGBA" if image.mode == "P" and "transparency" in image.info else _MODES[image.mode]
+        pixels = np.array(image if image.mode == mode else image.convert(mode))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _by_opencv(data: bytes, header: check.ImageHeader) -> Pixels:
     cv2 = _cv2()
-    with _QUIET:
+    pixels: Pixels | None
+    with _QUIET_OPENCV:
         try:
-            pixels = cv2.imdecode(np.frombuffer(plan.data, np.uint8), cv2.IMREAD_UNCHANGED)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error:
             pixels = None
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
@@ -159,15 +179,11 @@ def decode(plan: Plan, header: Header) -> Pixels:
             f"it is damaged, or a kind of {header.kind} that OpenCV {cv2.__version__} cannot decode; save it "
             "again as an ordinary PNG"
         )
-    if pixels.shape[:2] != (header.height, header.width):
-        raise DamagedError(f"{header.width} x {header.height} pixels announced, {pixels.shape[1::-1]} found")
     if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    elif pixels.shape[2] == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-    else:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA, dst=pixels)
-    return np.ascontiguousarray(_upright(plan.finish(pixels), header.orientation))
+        return pixels[..., None]
+    code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    colour: Pixels = cv2.cvtColor(pixels, code, dst=pixels)
+    return colour
 
 
 def encode(pixels: Pixels, suffix: str, quality: int) -> bytes:
@@ -189,7 +205,7 @@ def encode(pixels: Pixels, suffix: str, quality: int) -> bytes:
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     elif suffix == ".webp":
         options = [cv2.IMWRITE_WEBP_QUALITY, 101 if quality == 100 else quality]  # above 100 is lossless
-    with _QUIET:
+    with _QUIET_OPENCV:
         try:
             done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
         except cv2.error as exc:
@@ -197,25 +213,42 @@ def encode(pixels: Pixels, suffix: str, quality: int) -> bytes:
     if not done:
         raise InputError(f"OpenCV cannot encode {pixels.shape} pixels as {suffix}; write a PNG instead")
     content = bytes(data)
-    return with_alpha_declared(content) if suffix == ".tiff" and pixels.shape[2] == 4 else content
+    return _with_alpha_declared(content) if suffix == ".tiff" and pixels.shape[2] == 4 else content
 
 
-def _check_file(path: Path) -> None:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Refuse what is no file, and give the reason of every refusal the file's name."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected an image file")
     if not path.exists():
         raise InputError(f"{path}: no such file; check the spelling and the current folder")
     if not path.is_file():
         raise InputError(f"{path}: not an ordinary file, expected an image")
+    try:
+        yield
+    except UnreadableError as exc:
+        raise InputError(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
 
 
-def _check_size(header: Header) -> None:
-    if header.height * header.width > MAX_PIXELS:
-        raise UnreadableError(
-            f"it says that the image is {header.width} x {header.height} pixels, more than the "
-            f"{MAX_PIXELS / 1e6:.0f} megapixels that are decoded; cut it into parts, or get the file "
-            "again if it is not that large"
-        )
+def _with_alpha_declared(data: bytes) -> bytes:
+    """Add the tag that says what the fourth sample is to a TIFF that OpenCV wrote with four channels.
+
+    OpenCV leaves it out, and readers then guess: some drop the channel, some take it for premultiplied.
+    """
+    (offset,) = struct.unpack("<I", data[4:8])
+    (count,) = struct.unpack_from("<H", data, offset)
+    entries = [data[offset + 2 + 12 * i : offset + 14 + 12 * i] for i in range(count)]
+    tags = [int.from_bytes(entry[:2], "little") for entry in entries]
+    if data[:4] != b"II*\0" or _EXTRA_SAMPLES in tags:
+        return data
+    entries.append(struct.pack("<HHIHH", _EXTRA_SAMPLES, 3, 1, 2, 0))
+    entries.sort(key=lambda entry: int.from_bytes(entry[:2], "little"))
+    padding = b"\0" * (len(data) % 2)
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0)
+    return data[:4] + struct.pack("<I", len(data) + len(padding)) + data[8:] + padding + directory
 
 
 def _on_white(pixels: Pixels) -> Pixels:
@@ -237,37 +270,17 @@ def _cv2() -> ModuleType:
     return require("cv2", extra="all", needed_for="Reading and writing images")
 
 
-class _Quiet:
-    """Context manager that keeps OpenCV's own log off the terminal; what matters becomes an exception.
-
-    The level is one for the process, so it is put back when the last of several threads leaves.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._level = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                log = self._log()
-                self._level = log.getLogLevel()
-                log.setLogLevel(0)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._log().setLogLevel(self._level)
-
-    @staticmethod
-    def _log() -> ModuleType:
-        cv2 = _cv2()
-        # OpenCV 4 has the functions on top, OpenCV 5 in a module.
-        log: ModuleType = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
-        return log
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's own log off the terminal; what matters becomes an exception."""
+    cv2 = _cv2()
+    log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # on top in OpenCV 4, not in 5
+    level = log.getLogLevel()
+    log.setLogLevel(0)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
 
 
-_QUIET = _Quiet()
+_QUIET_OPENCV = SharedContext(_quiet_opencv)

@@ -9,10 +9,12 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL import __version__ as pillow_version
 
 from hasn_edge.errors import InputError, OutputError
 from hasn_edge.images import codec
 from hasn_edge.images.listing import SUFFIXES
+from tests.support import bmp_files
 
 
 def _gradient(channels, dtype=np.uint8, size=(20, 30)):
@@ -121,6 +123,18 @@ def test_all_eight_orientations_are_applied(tmp_path, kind, options, orientation
     assert np.abs(pixels.astype(int) - expected).max() <= (3 if kind == "JPEG" else 0)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_of_sixteen_bits_comes_upright_out_of_opencv(tmp_path, orientation):
+    tifffile = pytest.importorskip("tifffile")
+    tag = (274, 3, 1, orientation, True)
+    tifffile.imwrite(tmp_path / "a.tif", _gradient(3, np.uint16), photometric="rgb", extratags=[tag])
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = _encoded(RGB, "TIFF", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))).astype(np.uint16) * 257
+    np.testing.assert_array_equal(_read(tmp_path, (tmp_path / "a.tif").read_bytes(), "b.tif"), expected)
+
+
 def test_nonsense_in_an_exif_block_is_no_reason_to_refuse_the_image(tmp_path):
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
         assert _read(tmp_path, _encoded(RGB, "JPEG", exif=exif)).shape == RGB.shape
@@ -146,6 +160,22 @@ def test_tiffs_of_tifffile_come_back(tmp_path, shape, options, expected, dtype):
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
     tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
     np.testing.assert_array_equal(codec.read_image(tmp_path / "a.tif"), expected(pixels))
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_a_palette_tiff_comes_out_in_its_colours(tmp_path, bits):
+    rng = np.random.default_rng(bits)
+    palette = rng.integers(0, 256, (1 << bits, 3), dtype=np.uint8)
+    indices = rng.integers(0, 1 << bits, (5, 8), dtype=np.uint8)
+    digits = np.unpackbits(indices[..., None], axis=-1)[..., 8 - bits :]
+    rows = np.packbits(digits.reshape(5, -1), axis=1).tobytes()
+    table = (palette.T.astype("<u2") * 257).tobytes()
+    tags = {256: 8, 257: 5, 258: bits, 259: 1, 262: 3, 273: 8, 277: 1, 278: 5, 279: len(rows)}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    entries += struct.pack("<HHII", 320, 3, 3 << bits, 8 + len(rows))
+    directory = struct.pack("<H", len(tags) + 1) + entries + bytes(4)
+    data = b"II*\0" + struct.pack("<I", 8 + len(rows) + len(table)) + rows + table + directory
+    np.testing.assert_array_equal(_read(tmp_path, data, "a.tif"), palette[indices])
 
 
 def test_premultiplied_alpha_is_divided_out(tmp_path):
@@ -181,6 +211,14 @@ def test_tiffs_that_would_come_out_wrong_are_refused(tmp_path, pixels, options, 
     with pytest.raises(InputError, match=rf"scan\.tif: .*{message}") as caught:
         codec.read_image(tmp_path / "scan.tif")
     assert "save it as 8- or 16-bit gray or RGB first" in str(caught.value)
+
+
+def test_a_big_endian_bigtiff_that_only_opencv_reads_is_refused_where_opencv_is_wrong(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    options = {"photometric": "rgb", "extrasamples": ["unassalpha"], "bigtiff": True, "byteorder": ">"}
+    tifffile.imwrite(tmp_path / "a.tif", RGBA, **options)
+    with pytest.raises(InputError, match="a big-endian BigTIFF .* with alpha cannot be read"):
+        codec.read_image(tmp_path / "a.tif")
 
 
 def test_sixteen_bit_colour_and_alpha_survive_a_round_trip(tmp_path):
@@ -232,6 +270,51 @@ def test_other_programs_see_the_alpha_of_a_tiff_we_wrote(tmp_path):
         assert [int(e) for e in tiff.pages[0].extrasamples] == [2]  # unassociated alpha
     with Image.open(tmp_path / "a.tiff") as opened:
         np.testing.assert_array_equal(np.asarray(opened), RGBA)
+
+
+# --- BMP, of which each decoder knows other kinds ------------------------------------------------------
+
+
+def _bitmaps():
+    for header in bmp_files.HEADERS:
+        turns = (False, True) if header > 12 else (False,)
+        for down in turns:
+            for bits in (1, 2, 4, 8):
+                yield f"palette-{header}-{bits}-{down}", bmp_files.indexed(header, bits, down=down)
+            for bits in (16, 24, 32):
+                yield f"direct-{header}-{bits}-{down}", bmp_files.direct(header, bits, down=down)
+            for masks in bmp_files.MASKS if header in (40, 52, 56, 108, 124) else ():
+                if header >= 56 or masks not in ("bgra", "rgba"):  # the others have no room for alpha
+                    yield f"{masks}-{header}-{down}", bmp_files.masked(header, masks, down=down)
+        for bits in (4, 8) if header >= 40 else ():
+            for width in (12, 13, 14):
+                yield f"rle-{header}-{bits}-{width}", bmp_files.indexed(header, bits, rle=True, width=width)
+
+
+def test_every_kind_of_bmp_comes_out_as_it_was_drawn_or_is_refused(tmp_path):
+    refused = {}
+    for name, bitmap in _bitmaps():
+        try:
+            pixels = _read(tmp_path, bitmap.data, f"{name}.bmp")
+        except InputError as exc:
+            refused[name] = str(exc)
+            continue
+        assert pixels.shape == bitmap.pixels.shape, name
+        few = name.startswith(("565", "555")) or "-16-" in name  # five and six bits are stretched to eight
+        assert np.abs(pixels.astype(int) - bitmap.pixels).max() <= few, name
+    assert all("save it again as an ordinary PNG" in message for message in refused.values())
+    rare = ["444", "ten bits", "rgbx", "palette-16", "direct-16"]
+    if int(pillow_version.split(".")[0]) < 13:  # earlier ones shift rows of odd run lengths
+        rare += [f"rle-{header}-4" for header in bmp_files.HEADERS]
+    assert [name for name in refused if "-2-" not in name and not name.startswith(tuple(rare))] == []
+
+
+def test_a_cut_bmp_of_every_kind_is_refused(tmp_path):
+    for name, bitmap in _bitmaps():
+        (tmp_path / "a.bmp").write_bytes(bitmap.data[:-20])
+        with pytest.raises(InputError, match=r"a\.bmp"):
+            codec.read_image(tmp_path / "a.bmp")
+            pytest.fail(name)
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
