@@ -58,10 +58,10 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
 
     if not _is_file_name(output):
         return
-    kind = "video" if is_video(output) else "image"
+    kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")
     if len(files) != 1 or is_video(files[0]) != is_video(output):
         raise click.UsageError(
-            f"-o {output} is the name of a {kind} file, which one {kind} can become; name a folder"
+            f"-o {output} is the name of {a_kind} file, which one {kind} can become; name a folder"
         )
     if kind == "video":
         check_container(output)

@@ -20,9 +20,11 @@ from hasn_edge.optional import installed_version
 MODULES = (
     "cuda",
     "cv2",
+    "PIL",
     "onnx",
     "onnxruntime",
     "onnxsim",
+    "pillow",
     "pycuda",
     "safetensors",
     "tensorrt",

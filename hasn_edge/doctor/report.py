@@ -106,6 +106,7 @@ def _packages(environment: Environment) -> Iterator[CheckResult]:
     for name, module, purpose, cure in (
         ("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
         (opencv, "cv2", "reads and writes images", "pip install opencv-python-headless"),
+        ("pillow", "PIL", "reads images", "pip install pillow"),
         ("torch", "torch", "loads checkpoints, trains, exports", _EXPORT),
         ("onnx", "onnx", "writes graphs", _EXPORT),
         ("safetensors", "safetensors", "reads weights", _EXPORT),
