@@ -118,6 +118,8 @@ class Recipe:
     """What the recipe is for, in a sentence."""
     model: ModelSpec = field(default_factory=ModelSpec)
     """The network; the published one unless said otherwise."""
+    fft: NotNegative = 0.0
+    """Mean absolute error of the two-dimensional Fourier transform, not normalised; 0.05 is usual."""
     iterations: Count = 500_000
     """Optimizer steps."""
     seed: int = 0
@@ -166,7 +168,7 @@ class Recipe:
                 raise ConfigError(
                     f"phases.batch_size {phase.batch_size} is not a multiple of accumulate {self.accumulate}"
                 )
-        if not (self.loss.l1 or self.loss.mse or self.loss.kl):
+        if not (self.loss.l1 or self.loss.mse or self.loss.kl or self.loss.fft):
             raise ConfigError("loss: every term has weight 0; give at least one a positive weight")
         if self.optimizer.milestones != tuple(sorted(self.optimizer.milestones)):
             raise ConfigError("optimizer.milestones must rise")
