@@ -48,6 +48,14 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 )
 @click.option("--resume", type=FOLDER, default=None, metavar="RUN", help="Continue from the newest state.")
 @click.option(
+    "--branch",
+    "branched",
+    default=None,
+    metavar="RUN[@N]",
+    help="Begin a run of its own with the full state of a wsd run, its newest or that of iteration N, and "
+    "let the rate decay from there; RUN stays as it is, and may be training. Needs -o.",
+)
+@click.option(
     "--init",
     "start",
     default=None,
@@ -59,7 +67,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     "--iterations",
     type=click.IntRange(1),
     default=None,
-    help="End here instead of where the recipe says; with --resume, replan the rest.",
+    help="End here instead of where the recipe says; with --resume, replan the rest; with --branch, end the "
+    "decay here (by default it takes the recipe's optimizer.decay of all iterations).",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where.")
 @click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
@@ -75,6 +84,7 @@ def command(
     sets: tuple[str, ...],
     output: Path | None,
     resume: Path | None,
+    branched: str | None,
     start: str | None,
     overrides: tuple[str, ...],
     iterations: int | None,
@@ -92,6 +102,7 @@ def command(
     Examples:
       hasn-edge train --recipe hasn-x4-small --data data/train --val Set5=datasets/Set5
       hasn-edge train --resume runs/hasn-x4-small
+      hasn-edge train --branch runs/hasn-x4 -o runs/hasn-x4-decayed
       hasn-edge train --recipe hasn-x4-small --show > my.toml
       hasn-edge train --recipe hasn-x4-stage2 --data data/df2k --init runs/hasn-x4-stage1@100k
       torchrun --nproc-per-node 4 -m hasn_edge train --recipe hasn-x4-stage1 --data data/div2k
@@ -99,16 +110,12 @@ def command(
     if show:
         _show(recipe, overrides)
         return
-    if resume is None and (recipe is None or not data):
-        raise click.UsageError("a new run needs --recipe and --data; an old one --resume RUN")
-    if resume is not None and (recipe or data or sets or output or start or overrides):
-        raise click.UsageError(
-            "--resume continues a run as it began; only --iterations, --device, --compile, --threads fit"
-        )
+    _check_usage(recipe, data, output, resume, branched, bool(sets or start or overrides))
     torch = require("torch", extra="train", needed_for="Training")
     require("safetensors", extra="train", needed_for="Training")
     if threads is not None:
         torch.set_num_threads(threads)
+    from hasn_edge.train.branch import branch
     from hasn_edge.train.loop import Interrupted
     from hasn_edge.train.run import read_run_file
     from hasn_edge.train.start import execute, resumed
@@ -119,10 +126,13 @@ def command(
         if here.is_main:
             if resume is not None:
                 run = resumed(resume, iterations=iterations)
+            elif branched is not None:
+                assert output is not None
+                run = branch(branched, output, iterations=iterations)
             else:
                 assert recipe is not None
                 extra = (*overrides, f"iterations={iterations}") if iterations else overrides
-                folder, run = _begun(recipe, extra, output, data, sets, start)
+                folder, run = _begun(recipe, extra, output, data, sets, start, here)
             click.echo(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
         here.barrier()
         if folder is None:  # only the main process made the plan; the others find its folder by the same rule
@@ -151,6 +161,30 @@ def command(
             click.echo(f"finished; weights: {folder / 'best.safetensors'}, log: {folder / 'log.csv'}")
 
 
+def _check_usage(
+    recipe: str | None,
+    data: tuple[Path, ...],
+    output: Path | None,
+    resume: Path | None,
+    branched: str | None,
+    others: bool,
+) -> None:
+    """Refuse options that contradict each other; ``others`` are those that only a new run takes."""
+    if resume is not None and (recipe or data or output or branched or others):
+        raise click.UsageError(
+            "--resume continues a run as it began; only --iterations, --device, --compile, --threads fit"
+        )
+    if branched is not None and (recipe or data or others):
+        raise click.UsageError(
+            "--branch goes on from a run as it began; only -o, --iterations, --device, --compile and "
+            "--threads fit"
+        )
+    if branched is not None and output is None:
+        raise click.UsageError("--branch begins a run of its own: give its folder with -o")
+    if resume is None and branched is None and (recipe is None or not data):
+        raise click.UsageError("a new run needs --recipe and --data; an old one --resume RUN")
+
+
 def _show(recipe: str | None, overrides: tuple[str, ...]) -> None:
     from hasn_edge.config import dump_config
     from hasn_edge.train.recipe import load_recipe
@@ -167,6 +201,7 @@ def _begun(
     data: tuple[Path, ...],
     sets: tuple[str, ...],
     start: str | None,
+    here: World,
 ) -> tuple[Path, RunFile]:
     """Begin a run, preparing first what was not prepared."""
     from hasn_edge.data.prepare import prepare
@@ -186,7 +221,7 @@ def _begun(
             prepare([path], folder / "data" / str(number), scale=plan.model.scale, min_side=side)
             path = folder / "data" / str(number)
         prepared.append(path)
-    return folder, begin(plan, folder, data=prepared, sets=sets, start=start)
+    return folder, begin(plan, folder, data=prepared, sets=sets, start=start, device=here.device)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hasn_edge.model.hasn import HASN
+from hasn_edge.train.linear import begin_linear
 from hasn_edge.train.recipe import InitConfig, InitKind
 
 _NOISE = 0.3
@@ -24,7 +25,14 @@ _TARGETS = {"conv_1": 0.5, "upsampler.0": 0.25, "dwconv2.conv": 0.5}
 the recipe says for ``conv_2``, which ends the body."""
 
 
-def initialize(model: HASN, config: InitConfig, patches_NCHW: Tensor, *, seed: int) -> None:
+def initialize(
+    model: HASN,
+    config: InitConfig,
+    patches_NCHW: Tensor,
+    *,
+    seed: int,
+    linear: tuple[Tensor, Tensor] | None = None,
+) -> None:
     """Set ``model``'s weights in place.
 
     Args:
@@ -32,6 +40,8 @@ def initialize(model: HASN, config: InitConfig, patches_NCHW: Tensor, *, seed: i
         config: What to do; ``default`` leaves the weights alone.
         patches_NCHW: A batch of LR patches, float32 in [0, 1], on which the scales are measured.
         seed: Seed of the random matrices.
+        linear: Weight and bias of the 5x5 filter that stem and upsampler begin as, where ``config`` has
+            ``least_squares``; see :mod:`hasn_edge.train.linear`.
     """
     if config.kind is InitKind.DEFAULT:
         return
@@ -49,8 +59,14 @@ def initialize(model: HASN, config: InitConfig, patches_NCHW: Tensor, *, seed: i
             if name.endswith("esa.conv4"):
                 conv.weight.mul_(0.5)  # the gate begins near 0.5 everywhere, where its slope is largest
         targets = {**_TARGETS, "conv_2": config.body}
+        if linear is not None:
+            begin_linear(model, *linear, random)
+            gain = _TARGETS["conv_1"] / max(_signal(model, model.conv_1, patches_NCHW), 1e-6)
+            model.conv_1.weight.mul_(gain)
+            next(model.upsampler.parameters()).div_(gain)
+        set_already = () if linear is None else ("conv_1", "upsampler.0")
         for name, conv in convolutions:
-            if ".attention." not in name and ".esa." not in name:
+            if ".attention." not in name and ".esa." not in name and name not in set_already:
                 target = next((t for end, t in targets.items() if name.endswith(end)), 1.0)
                 conv.weight.mul_(target / max(_signal(model, conv, patches_NCHW), 1e-6))
 

@@ -87,7 +87,8 @@ def train(
 
 def _is_interval(recipe: Recipe, done: int) -> bool:
     periods = (LOG_EVERY, recipe.validate_every, recipe.checkpoint_every)
-    return done == recipe.iterations or done in recipe.keep_at or any(done % every == 0 for every in periods)
+    once = (recipe.iterations, *recipe.kept_always)
+    return done in once or any(done % every == 0 for every in periods)
 
 
 class _Loader:

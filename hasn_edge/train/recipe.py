@@ -28,6 +28,7 @@ class Schedule(str, Enum):
     CONSTANT = "constant"
     STEPS = "steps"
     COSINE = "cosine"
+    WSD = "wsd"
 
 
 class InitKind(str, Enum):
@@ -44,6 +45,14 @@ class Autocast(str, Enum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+
+
+class MemoryFormat(str, Enum):
+    """Order in which activations and weights lie in memory: it decides speed, and the last bits of sums."""
+
+    AUTO = "auto"
+    CHANNELS_LAST = "channels_last"
+    CONTIGUOUS = "contiguous"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +78,34 @@ class OptimizerConfig:
     weight_decay: NotNegative = 0.0
     """L2 penalty as Adam has it, added to the gradient."""
     schedule: Schedule = Schedule.STEPS
-    """How the rate moves after the warm-up: ``"constant"``, ``"steps"`` or ``"cosine"``."""
+    """How the rate moves after the warm-up: ``"constant"``, ``"steps"``, ``"cosine"`` or ``"wsd"`` (constant,
+    then a decay at the end, which a branch may also begin earlier)."""
     warmup: Annotated[int, Meta(ge=0)] = 0
     """Iterations of linear warm-up."""
     milestones: tuple[int, ...] = ()
     """Iterations at which the learning rate is multiplied by ``gamma`` (``steps`` only)."""
     gamma: Positive = 0.5
     """Factor at each milestone."""
+    decay: Fraction = 0.1
+    """Fraction of all iterations, the last ones, over which ``wsd`` decays."""
     final: Fraction = 0.0
-    """Fraction of ``lr`` that ``cosine`` ends at."""
+    """Fraction of ``lr`` that ``cosine`` and ``wsd`` end at."""
     clip: Positive | None = None
     """Largest norm of the gradient; larger ones are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        if self.schedule is Schedule.WSD and self.decay >= 1:
+            raise ConfigError("optimizer.decay is 1; wsd needs a constant part, so expected less than 1")
+
+    def decay_begin(self, iterations: int) -> int:
+        """Return the step (from 0) at which ``wsd`` begins to decay; up to it all plans have the same past.
+
+        That makes the constant part open-ended: with more ``iterations`` only the decay moves. For the other
+        schedules, whose past may depend on ``iterations``, the answer is ``iterations``.
+        """
+        if self.schedule is not Schedule.WSD:
+            return iterations
+        return iterations - round(self.decay * iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +118,8 @@ class LossConfig:
     """Mean squared error."""
     kl: NotNegative = 0.0
     """The paper's stage 2 term: KL(HR || SR) of softmaxes over the colour channels."""
+    fft: NotNegative = 0.0
+    """Mean absolute error of the two-dimensional Fourier transform, not normalised; 0.05 is usual."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +134,15 @@ class InitConfig:
     body: Positive = 0.25
     """Root mean square of what the body adds to the stem at first. The larger, the sooner training finds that
     silencing the body is the quickest way to be rid of its noise. Not used by ``default``."""
+    least_squares: bool = False
+    """Begin stem and upsampler as the linear 5x5 upsampler with the smallest squared error on training
+    patches, instead of as ``kind`` has them. Not with ``default``."""
+
+    def __post_init__(self) -> None:
+        if self.least_squares and self.kind is InitKind.DEFAULT:
+            raise ConfigError(
+                'init.least_squares needs a quiet body: set init.kind to "delta" or "variance", not "default"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +155,6 @@ class Recipe:
     """What the recipe is for, in a sentence."""
     model: ModelSpec = field(default_factory=ModelSpec)
     """The network; the published one unless said otherwise."""
-    fft: NotNegative = 0.0
-    """Mean absolute error of the two-dimensional Fourier transform, not normalised; 0.05 is usual."""
     iterations: Count = 500_000
     """Optimizer steps."""
     seed: int = 0
@@ -141,12 +176,16 @@ class Recipe:
     Off is the published behaviour."""
     autocast: Autocast = Autocast.FP32
     """Number format of the matrix work: ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
+    memory_format: MemoryFormat = MemoryFormat.AUTO
+    """``"channels_last"``, ``"contiguous"``, or ``"auto"``: the faster one by measurement when the run
+    begins; ``run.json`` then holds the one that was found, so that resuming is exact."""
     validate_every: Count = 5000
     """Iterations between validations; the last one always is one."""
     checkpoint_every: Count = 5000
     """Iterations between full states on disk."""
     keep: Count = 3
-    """Full states that are kept; those asked for with ``keep_at`` stay besides."""
+    """Full states that are kept; those asked for with ``keep_at`` stay besides, and the one that a ``wsd``
+    decay began with."""
     keep_at: tuple[int, ...] = ()
     """Iterations whose state is never deleted: the start of a later stage."""
 
@@ -172,6 +211,17 @@ class Recipe:
             raise ConfigError("loss: every term has weight 0; give at least one a positive weight")
         if self.optimizer.milestones != tuple(sorted(self.optimizer.milestones)):
             raise ConfigError("optimizer.milestones must rise")
+        if self.init.least_squares and self.model.features < 9 * self.model.channels:
+            raise ConfigError(
+                f"init.least_squares needs model.features of {9 * self.model.channels} or more, one for each "
+                f"value of a 3x3 neighbourhood; it is {self.model.features}"
+            )
+
+    @property
+    def kept_always(self) -> tuple[int, ...]:
+        """Iterations after which the state is saved and never deleted."""
+        begin = self.optimizer.decay_begin(self.iterations)
+        return (*self.keep_at, begin) if begin < self.iterations else self.keep_at
 
     def phase(self, iteration: int) -> Phase:
         """Return the phase that ``iteration`` (from 0) belongs to."""

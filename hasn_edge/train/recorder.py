@@ -74,7 +74,7 @@ class Recorder:
         )
         self._scalars({"train/loss": loss, "train/lr": rate, "speed/it_per_s": per_second})
         scores = self._validate() if last or done % recipe.validate_every == 0 else {}
-        if last or done % recipe.checkpoint_every == 0 or done in recipe.keep_at:
+        if last or done % recipe.checkpoint_every == 0 or done in recipe.kept_always:
             self.save()
         if last:
             self._finish(scores)
@@ -93,7 +93,7 @@ class Recorder:
         """Write the full state and delete those that are no longer kept."""
         recipe = self._trainer.recipe
         save_state(state_path(self._folder, self._trainer.iteration), self._trainer.state())
-        prune(self._folder, keep=recipe.keep, always=recipe.keep_at)
+        prune(self._folder, keep=recipe.keep, always=recipe.kept_always)
 
     def _validate(self) -> dict[str, tuple[float, float]]:
         trainer = self._trainer

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from hasn_edge.config import config_from_mapping
-from hasn_edge.errors import ConfigError
+from hasn_edge.errors import CheckpointError, ConfigError
 from hasn_edge.files import writing
 from hasn_edge.train.recipe import Recipe
+from hasn_edge.train.state import saved_iterations, state_path
 
 FILE = "run.json"
 LOG = "log.csv"
@@ -40,7 +41,36 @@ class RunFile:
     start: str | None
     """The weights the run began with, as the user named them; ``None`` for the recipe's initialization."""
     start_sha256: str | None = None
+    branched_at: int | None = None
+    """The iteration of another run whose full state this one began with; ``None`` where it began at 0."""
     versions: Mapping[str, str]
+
+
+def parse_state(text: str) -> tuple[Path, int | None] | None:
+    """Return folder and iteration of ``RUN@N`` (also ``RUN@100k``); ``None`` if no folder is named like that.
+
+    The iteration is ``None`` where what follows the ``@`` is no number.
+    """
+    head, at, tail = text.rpartition("@")
+    if not at or not Path(head).is_dir():
+        return None
+    digits, factor = (tail[:-1], 1000) if tail[-1:] in ("k", "K") else (tail, 1)
+    return Path(head), int(digits) * factor if digits.isdigit() else None
+
+
+def kept_state(run: Path, iteration: int | None, *, named: str) -> Path:
+    """Return where ``run`` keeps the state after ``iteration``.
+
+    Raises:
+        CheckpointError: it keeps none; the message begins with ``named``, what the user wrote.
+    """
+    kept = saved_iterations(run)
+    if iteration is None or iteration not in kept:
+        raise CheckpointError(
+            f"{named}: {run} keeps no state of iteration {named.rpartition('@')[2]}; it keeps "
+            f"{sorted(kept) or 'none'}; list wanted iterations in the recipe's keep_at"
+        )
+    return state_path(run, iteration)
 
 
 def write_run_file(folder: Path, run: RunFile) -> None:

@@ -13,12 +13,18 @@ def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> f
 
     Warm-up is linear and reaches the schedule's value at step ``warmup``. ``steps`` multiplies by
     ``gamma`` from each milestone on, as PyTorch's ``MultiStepLR`` does; ``cosine`` falls from ``lr`` to
-    ``final * lr`` over the steps after warm-up.
+    ``final * lr`` over the steps after warm-up. ``wsd`` (warm-up, stable, decay) stays at ``lr`` and falls to
+    ``final * lr`` over the last ``decay`` of the steps, by one minus the square root of the part done: of the
+    shapes that Hägele et al. 2024 (arXiv 2405.18392) compared, the one that ended lowest.
     """
     if iteration < config.warmup:
         return config.lr * (iteration + 1) / config.warmup
     if config.schedule is Schedule.STEPS:
         return config.lr * config.gamma ** bisect_right(config.milestones, iteration)
+    if config.schedule is Schedule.WSD:
+        begin = config.decay_begin(iterations)
+        done = max(0, iteration - begin) / max(1, iterations - begin)
+        return config.lr * (config.final + (1 - config.final) * (1 - math.sqrt(min(1.0, done))))
     if config.schedule is Schedule.COSINE:
         done = (iteration - config.warmup) / max(1, iterations - config.warmup)
         return config.lr * (

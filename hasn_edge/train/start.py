@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import torch
 
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import PatchSource
@@ -16,18 +17,26 @@ from hasn_edge.errors import CheckpointError, ConfigError, InputError
 from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import Checkpoint, load_checkpoint
 from hasn_edge.optional import installed_version
+from hasn_edge.train.branch import replanned
 from hasn_edge.train.loop import train
 from hasn_edge.train.memory import keep_freed_memory
-from hasn_edge.train.recipe import Recipe
+from hasn_edge.train.recipe import MemoryFormat, Recipe, Schedule
 from hasn_edge.train.recorder import Progress
-from hasn_edge.train.run import RunFile, read_run_file, write_run_file
-from hasn_edge.train.state import load_newest, load_state, saved_iterations, state_path
+from hasn_edge.train.run import RunFile, kept_state, parse_state, read_run_file, write_run_file
+from hasn_edge.train.speed import faster_memory_format
+from hasn_edge.train.state import load_newest, load_state, saved_iterations
 from hasn_edge.train.trainer import Trainer
 from hasn_edge.train.world import World
 
 
 def begin(
-    recipe: Recipe, folder: Path, *, data: Sequence[Path], sets: Iterable[str], start: str | None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Sequence[Path],
+    sets: Iterable[str],
+    start: str | None,
+    device: torch.device | None = None,
 ) -> RunFile:
     """Check what a new run needs and write its ``run.json``.
 
@@ -37,6 +46,7 @@ def begin(
         data: Prepared folders.
         sets: Validation sets as ``NAME=DIR``.
         start: Weights to begin with: see :func:`starting_weights`.
+        device: Where the run will be, which decides an ``auto`` memory format; the CPU by default.
 
     Raises:
         ConfigError: the folder holds a run already, or the recipe does not fit the data.
@@ -67,6 +77,8 @@ def begin(
     for text in named:
         load_eval_set(text, recipe.model.scale)
     weights = starting_weights(start, recipe) if start else None
+    if recipe.memory_format is MemoryFormat.AUTO:
+        recipe = replace(recipe, memory_format=faster_memory_format(recipe, source, device))
     run = RunFile(
         recipe=recipe,
         data=tuple(str(path.resolve()) for path in data),
@@ -88,19 +100,10 @@ def starting_weights(start: str, recipe: Recipe) -> Checkpoint:
     Raises:
         CheckpointError: no such state or file, or another network than the recipe's.
     """
-    head, at, tail = start.rpartition("@")
-    if at and Path(head).is_dir():
-        text = tail.lower()
-        number = int(text[:-1]) * 1000 if text.endswith("k") and text[:-1].isdigit() else -1
-        number = int(text) if text.isdigit() else number
-        kept = saved_iterations(Path(head))
-        if number not in kept:
-            raise CheckpointError(
-                f"{start}: {head} keeps no state of iteration {tail}; it keeps {sorted(kept) or 'none'}; "
-                "list wanted iterations in the recipe's keep_at"
-            )
-        path = state_path(Path(head), number)
-        state, run = load_state(path), read_run_file(Path(head))
+    named = parse_state(start)
+    if named is not None:
+        path = kept_state(*named, named=start)
+        state, run = load_state(path), read_run_file(named[0])
         found = Checkpoint(spec=run.recipe.model, weights=state["model"], sha256=file_sha256(path))
     else:
         found = load_checkpoint(Path(start))
@@ -137,6 +140,8 @@ def execute(
         )
     source = PatchSource(shards, seed=recipe.seed)
     state = load_newest(folder, warn=warn)
+    if state is None and run.branched_at is not None:
+        raise ConfigError(f"{folder}: the state that it was branched with is gone; branch it again")
     weights = starting_weights(run.start, recipe) if run.start and state is None else None
     if weights is not None and weights.sha256 != run.start_sha256:
         raise CheckpointError(
@@ -150,6 +155,7 @@ def execute(
         "settings": msgspec.to_builtins(recipe),
         "data": {"fingerprint": run.fingerprint, "images": sum(len(each) for each in shards)},
         "start": run.start_sha256,
+        "branched_at": run.branched_at,
         "versions": dict(run.versions),
     }
     sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]
@@ -159,8 +165,11 @@ def execute(
 def resumed(folder: Path, *, iterations: int | None = None) -> RunFile:
     """Return the run in ``folder``, replanned to end at ``iterations`` where that is given.
 
+    A ``wsd`` run may be replanned as long as it has not begun to decay and would not have to have begun: what
+    is done is then what the new plan would have done too.
+
     Raises:
-        ConfigError: no run there, or the new end has passed already.
+        ConfigError: no run there, the new end has passed already, or a decay is in the way.
     """
     run = read_run_file(folder)
     if iterations is None or iterations == run.recipe.iterations:
@@ -168,15 +177,19 @@ def resumed(folder: Path, *, iterations: int | None = None) -> RunFile:
     done = saved_iterations(folder)
     if done and iterations < done[0]:
         raise ConfigError(f"{folder} has done {done[0]} iterations already; it cannot end at {iterations}")
-    run = replace(run, recipe=replace(run.recipe, iterations=iterations))
+    if run.recipe.optimizer.schedule is Schedule.WSD:
+        recipe = replanned(run.recipe, iterations, done[0] if done else 0, folder=folder)
+    else:
+        recipe = replace(run.recipe, iterations=iterations)
+    run = replace(run, recipe=recipe)
     write_run_file(folder, run)
     return run
 
 
 def _absolute(start: str) -> str:
     """Return what :func:`starting_weights` takes, independent of the current folder."""
-    head, at, tail = start.rpartition("@")
-    return f"{Path(head).resolve()}@{tail}" if at and Path(head).is_dir() else str(Path(start).resolve())
+    head, _, tail = start.rpartition("@")
+    return f"{Path(head).resolve()}@{tail}" if parse_state(start) else str(Path(start).resolve())
 
 
 def _versions() -> dict[str, str]:

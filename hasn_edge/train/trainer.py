@@ -14,13 +14,16 @@ from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.train.ema import Ema
 from hasn_edge.train.init import initialize
+from hasn_edge.train.linear import fit_linear
 from hasn_edge.train.losses import total_loss
+from hasn_edge.train.memory import memory_format
 from hasn_edge.train.precision import autocast, keep_exact
 from hasn_edge.train.recipe import Autocast, Recipe
 from hasn_edge.train.schedule import learning_rate
 from hasn_edge.train.world import World
 
 _INIT_PATCHES = 16
+_FIT_PATCHES = 256
 
 
 class Trainer:
@@ -51,9 +54,9 @@ class Trainer:
         if start is not None:
             self.model.load_state_dict(dict(start.weights))
         else:
-            first = source.batch(0, _INIT_PATCHES, recipe.phase(0).patch // recipe.model.scale)
-            initialize(self.model, recipe.init, _tensor(first.lr, torch.device("cpu")), seed=recipe.seed)
-        self.model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _initialize(self.model, recipe, source)
+        self._memory_format = memory_format(recipe.memory_format)
+        self.model.to(world.device, memory_format=self._memory_format)  # type: ignore[call-overload]
         self.ema = Ema(self.model, decay=recipe.ema, warmup=recipe.ema_warmup)
         if recipe.autocast is not Autocast.FP32:
             keep_exact(self.model, world.device)
@@ -91,7 +94,7 @@ class Trainer:
                 self._forward.require_backward_grad_sync = last
             x, y = _tensor(part.lr, self.world.device), _tensor(part.hr, self.world.device)
             with autocast(recipe.autocast, self.world.device):
-                sr = self._forward(x.contiguous(memory_format=torch.channels_last))
+                sr = self._forward(x.contiguous(memory_format=self._memory_format))
             loss = total_loss(recipe.loss, sr.float(), y) / len(parts)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -143,6 +146,15 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if self.world.device.type == "cuda" and state["rng_cuda"]:
             torch.cuda.set_rng_state_all(state["rng_cuda"])
+
+
+def _initialize(model: HASN, recipe: Recipe, source: PatchSource) -> None:
+    side, cpu, linear = recipe.phase(0).patch // recipe.model.scale, torch.device("cpu"), None
+    first = source.batch(0, _INIT_PATCHES, side)
+    if recipe.init.least_squares:
+        many = source.batch(0, _FIT_PATCHES, side)
+        linear = fit_linear(_tensor(many.lr, cpu), _tensor(many.hr, cpu))
+    initialize(model, recipe.init, _tensor(first.lr, cpu), seed=recipe.seed, linear=linear)
 
 
 def _tensor(pixels: Any, device: torch.device) -> Tensor:

@@ -59,6 +59,21 @@ def test_from_photographs_to_weights(photos, tmp_path):
     assert "2/6" not in more.output
 
 
+def test_decayed_weights_beside_a_run_that_goes_on(photos, tmp_path):
+    run(
+        "train", "--recipe", "hasn-x4-small", "--data", photos, "-o", tmp_path / "run", "--iterations", 100,
+        *settings(), "--set", "optimizer.schedule=wsd", "--set", "keep_at=[2]", "--set", "iterations=4",
+        "--threads", 1, "--device", "cpu",
+    )  # fmt: skip
+    done = run(
+        "train", "--branch", f"{tmp_path / 'run'}@2", "-o", tmp_path / "decayed", "--iterations", 3,
+        "--threads", 1, "--device", "cpu",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "3/3  loss" in done.output
+    assert (tmp_path / "decayed/best.safetensors").is_file()
+
+
 def test_photographs_that_were_not_prepared_are_prepared_first(photos, tmp_path):
     done = run(
         "train", "--recipe", "hasn-x4-small", "--data", photos, "-o", tmp_path / "run", "--iterations", 1,
@@ -92,6 +107,9 @@ def test_the_loader_is_measured_beside_the_network(photos, tmp_path):
         ),
         (("--resume", ".", "--recipe", "hasn-x4-small"), 2, "continues a run as it began"),
         (("--resume", "."), 1, "not a training run"),
+        (("--branch", ".", "-o", "x", "--set", "seed=1"), 2, "goes on from a run as it began"),
+        (("--branch", "."), 2, "give its folder with -o"),
+        (("--branch", ".", "-o", "x"), 1, "not a training run"),
     ],
 )
 def test_mistakes_are_one_message(arguments, code, message, tmp_path, monkeypatch):

@@ -12,7 +12,15 @@ from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
 from hasn_edge.images.codec import write_image
 from hasn_edge.spec import ModelSpec
-from hasn_edge.train.recipe import InitConfig, InitKind, OptimizerConfig, Phase, Recipe, Schedule
+from hasn_edge.train.recipe import (
+    InitConfig,
+    InitKind,
+    MemoryFormat,
+    OptimizerConfig,
+    Phase,
+    Recipe,
+    Schedule,
+)
 
 TINY = ModelSpec(
     features=8, blocks=1, expansion=2, esa_channels=4, cab_compression=2, cab_reduction=4, residual=True
@@ -67,4 +75,5 @@ def recipe() -> Recipe:
         validate_every=6,
         checkpoint_every=4,
         keep=2,
+        memory_format=MemoryFormat.CONTIGUOUS,  # measured, two runs could differ
     )

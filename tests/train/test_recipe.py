@@ -2,7 +2,16 @@ import pytest
 
 from hasn_edge.errors import ConfigError
 from hasn_edge.spec import ModelSpec
-from hasn_edge.train.recipe import InitKind, Phase, Recipe, Schedule, load_recipe, recipe_names
+from hasn_edge.train.recipe import (
+    InitConfig,
+    InitKind,
+    OptimizerConfig,
+    Phase,
+    Recipe,
+    Schedule,
+    load_recipe,
+    recipe_names,
+)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -72,11 +81,22 @@ def test_a_name_that_does_not_exist_lists_those_that_do():
         ({"phases": (Phase(until=0.5),)}, "end with 1.0"),
         ({"phases": (Phase(until=1.0), Phase(until=0.5))}, "end with 1.0"),
         ({"accumulate": 3}, "not a multiple of accumulate 3"),
+        (
+            {"model": ModelSpec(features=16), "init": InitConfig(kind=InitKind.DELTA, least_squares=True)},
+            "needs model.features of 27 or more.*it is 16",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         Recipe(name="x", **changes)
+
+
+def test_settings_without_a_meaning_are_refused():
+    with pytest.raises(ConfigError, match="needs a quiet body"):
+        InitConfig(least_squares=True)
+    with pytest.raises(ConfigError, match="wsd needs a constant part"):
+        OptimizerConfig(schedule=Schedule.WSD, decay=1.0)
 
 
 def test_phases_share_the_iterations():
