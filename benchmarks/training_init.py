@@ -1,10 +1,13 @@
-"""How early the body of the network learns, by its starting weights: short runs, one after the other.
+"""How early the body of the network learns, by starting weights or recipe: short runs, one after the other.
 
     python benchmarks/training_init.py --data data/train --val Set5=datasets/Set5 --iterations 400
+    python benchmarks/training_init.py --data data/train --val V=held Set5=datasets/Set5 --recipe hasn-x4 \\
+        --change "lr 3e-3:optimizer.lr=3e-3" "small:phases=[{patch=96,batch_size=4}]" --set autocast=bf16
 
-Every run sees the same batches and the same learning rates. Printed: the image-dependent signal after each
-block at the start (root mean square around the channel means, relative to the stem's), and PSNR-Y of the
-averaged weights.
+Without ``--change`` every run sees the same batches and the same learning rates; with it each recipe has its
+whole schedule over the same number of LR pixels, which is the same time where all networks cost the same.
+Printed: the image-dependent signal after each block at the start (root mean square around the channel means,
+relative to the stem's), and PSNR-Y of the averaged weights, at the start and later.
 """
 
 import argparse
@@ -49,13 +52,57 @@ def signals(model, x):
     return [value / rms[0] for value in rms[1:]]
 
 
+def named_starts(arguments, plan):
+    """The paper's network and the residual one at different starting weights, all else equal."""
+    plan = replace(plan, iterations=arguments.iterations, phases=(replace(plan.phases[0], until=1.0),))
+    for name in arguments.variants:
+        kind, residual = VARIANTS[name]
+        init = InitConfig(kind=kind, gate_bias=plan.init.gate_bias)
+        yield name, replace(plan, init=init, model=replace(plan.model, residual=residual))
+
+
+def changed_recipes(arguments):
+    """The recipe with changes, each with its own whole schedule and as many LR pixels as the others."""
+    for text in arguments.change:
+        name, _, changes = text.partition(":")
+        plan = load_recipe(arguments.recipe, [*arguments.set, *changes.split()])
+        pixels = sum(
+            (phase.until - before) * phase.batch_size * (phase.patch // plan.model.scale) ** 2
+            for phase, before in zip(plan.phases, (0.0, *(p.until for p in plan.phases)), strict=False)
+        )
+        yield name, replace(plan, iterations=round(arguments.megapixels * 1e6 / pixels))
+
+
+def score(trainer, sets):
+    """PSNR-Y of the average on each set, as table cells."""
+    found = validate(trainer.averaged, sets, torch.device("cpu"))
+    return " / ".join(f"{psnr:.3f}" for psnr, _ in found.values())
+
+
+def row(name, plan, source, sets, points):
+    """Train ``plan`` and return its row of the table."""
+    trainer = Trainer(plan, source, World(rank=0, size=1, device=torch.device("cpu")))
+    first = torch.from_numpy(source.batch(0, 16, plan.phase(0).patch // plan.model.scale).lr).float() / 255
+    cells = [name, ", ".join(f"{value:.3g}" for value in signals(trainer.model, first)), score(trainer, sets)]
+    cpu = 0.0
+    for number in range(plan.iterations):
+        phase = plan.phase(number)
+        batch = source.batch(number, phase.batch_size, phase.patch // plan.model.scale)
+        start = time.process_time()
+        trainer.step([batch])
+        cpu += time.process_time() - start
+        if number + 1 in points(plan.iterations):
+            cells.append(score(trainer, sets))
+    return [*cells, str(plan.iterations), f"{cpu / plan.iterations:.3f}"]
+
+
 def main():
     """Run the variants and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--val", help="NAME=DIR")
+    parser.add_argument("--val", nargs="+", default=[], help="NAME=DIR")
     parser.add_argument(
         "--weights", nargs="+", type=Path, help="only print the signal after each block of these checkpoints"
     )
@@ -63,12 +110,18 @@ def main():
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument(
+        "--change", nargs="+", default=[], help="'NAME:KEY=VALUE KEY=VALUE': compare these recipes instead"
+    )
+    parser.add_argument("--set", nargs="+", default=[], help="KEY=VALUE for all recipes of --change")
+    parser.add_argument(
+        "--megapixels", type=float, default=5.53, help="LR pixels that each of them trains on"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     plan = load_recipe(arguments.recipe)
-    plan = replace(plan, iterations=arguments.iterations, phases=(replace(plan.phases[0], until=1.0),))
     source = PatchSource([Shards(arguments.data)], seed=plan.seed)
     if arguments.weights:
         patches = (
@@ -78,38 +131,19 @@ def main():
             shown = ", ".join(f"{value:.3g}" for value in signals(load_checkpoint(path).model(), patches))
             print(f"| {path.stem} | {shown} |")
         return
-    if arguments.val is None:
+    if not arguments.val:
         parser.error("--val is needed to score")
-    sets = [load_eval_set(arguments.val, plan.model.scale)]
-    world = World(rank=0, size=1, device=torch.device("cpu"))
-    points = range(arguments.every, arguments.iterations + 1, arguments.every)
-    print(
-        "| start | signal after each block / stem | "
-        + " | ".join(map(str, points))
-        + " | CPU s an iteration |"
-    )
-    print("|---|---|" + "---|" * (len(points) + 1))
-    for name in arguments.variants:
-        kind, residual = VARIANTS[name]
-        init = InitConfig(kind=kind, gate_bias=plan.init.gate_bias)
-        trainer = Trainer(
-            replace(plan, init=init, model=replace(plan.model, residual=residual)), source, world
-        )
-        phase = plan.phase(0)
-        first = torch.from_numpy(source.batch(0, 16, phase.patch // plan.model.scale).lr).float() / 255
-        shown = ", ".join(f"{value:.3g}" for value in signals(trainer.model, first))
-        scores, cpu = [], 0.0
-        for number in range(arguments.iterations):
-            batch = source.batch(number, phase.batch_size, phase.patch // plan.model.scale)
-            start = time.process_time()
-            trainer.step([batch])
-            cpu += time.process_time() - start
-            if (number + 1) % arguments.every == 0:
-                scores.append(f"{next(iter(validate(trainer.averaged, sets, world.device).values()))[0]:.2f}")
-        print(
-            f"| {name} | {shown} | " + " | ".join(scores) + f" | {cpu / arguments.iterations:.3f} |",
-            flush=True,
-        )
+    sets = [load_eval_set(text, plan.model.scale) for text in arguments.val]
+    runs = list(changed_recipes(arguments) if arguments.change else named_starts(arguments, plan))
+    if arguments.change:
+        titles, points = ["end"], lambda iterations: (iterations,)
+    else:
+        every = range(arguments.every, arguments.iterations + 1, arguments.every)
+        titles, points = list(map(str, every)), lambda _: every
+    head = ["run", "signal after each block / stem", "start", *titles, "iterations", "CPU s an iteration"]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for name, recipe in runs:
+        print("| " + " | ".join(row(name, recipe, source, sets, points)) + " |", flush=True)
 
 
 if __name__ == "__main__":
