@@ -21,11 +21,11 @@ from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards
 from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import InitConfig, InitKind, load_recipe
 from hasn_edge.train.trainer import Trainer
 from hasn_edge.train.validate import validate
-from hasn_edge.train.world import World
 
 VARIANTS = {
     "default": (InitKind.DEFAULT, False),
@@ -81,7 +81,7 @@ def score(trainer, sets):
 
 def row(name, plan, source, sets, points):
     """Train ``plan`` and return its row of the table."""
-    trainer = Trainer(plan, source, World(rank=0, size=1, device=torch.device("cpu")))
+    trainer = Trainer(plan, source, DistributedContext(rank=0, size=1, device=torch.device("cpu")))
     first = torch.from_numpy(source.batch(0, 16, plan.phase(0).patch // plan.model.scale).lr).float() / 255
     cells = [name, ", ".join(f"{value:.3g}" for value in signals(trainer.model, first)), score(trainer, sets)]
     cpu = 0.0

@@ -26,10 +26,10 @@ from hasn_edge.data.loader_bench import loader_rate
 from hasn_edge.data.patches import PatchSource, Prefetcher
 from hasn_edge.data.shards import Shards
 from hasn_edge.model.hasn import HASN
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import load_recipe
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.world import World
 
 CROP = 480
 
@@ -117,7 +117,7 @@ def main():
     torch.manual_seed(0)
     plain = HASN(plan.model)
     optimizer = torch.optim.Adam(plain.parameters(), lr=2e-4)
-    world = World(rank=0, size=1, device=torch.device("cpu"))
+    world = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
     ours = Trainer(plan, source, world)
     total = (arguments.rounds + 1) * arguments.steps
     rates = {"plain": [], "ours": []}

@@ -46,7 +46,7 @@ def working() -> Iterator[None]:
     try:
         yield
     except Exception as exc:
-        if _waiting is not None:  # of it, most likely: a child has heard of Ctrl-C too, and ended
+        if _waiting is not None:  # of it, most likely: a child received Ctrl-C too, and ended
             raise KeyboardInterrupt from exc
         raise
     finally:

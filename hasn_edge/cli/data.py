@@ -124,9 +124,9 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     from hasn_edge.optional import require
 
     torch = require("torch", extra="train", needed_for="Measuring the training speed")
+    from hasn_edge.train.distributed import world
     from hasn_edge.train.recipe import load_recipe
     from hasn_edge.train.speed import training_rate
-    from hasn_edge.train.world import world
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -71,20 +71,20 @@ class Interruption:
             raise KeyboardInterrupt
 
     def _listen(self, pipe: int) -> None:
-        heard: list[int] = []
+        received: list[int] = []
         while data := os.read(pipe, 1):
             if data[0] not in self._before:
                 continue
-            heard.append(data[0])
-            if len(heard) == 2:
-                self._leave(heard[0])
-            elif len(heard) == 1:
-                timer = threading.Timer(LEAVE_S, self._leave, (heard[0],))
+            received.append(data[0])
+            if len(received) == 2:
+                self._leave(received[0])
+            elif len(received) == 1:
+                timer = threading.Timer(LEAVE_S, self._leave, (received[0],))
                 timer.daemon = True
                 timer.start()
                 say("Stopping; Ctrl-C again leaves at once", err=True)
         os.close(pipe)
-        if heard:
+        if received:
             timer.cancel()
 
     def _leave(self, number: int) -> None:

@@ -17,9 +17,9 @@ from hasn_edge.cli.terminal import messages
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
-    from hasn_edge.train.recorder import Progress
+    from hasn_edge.train.distributed import DistributedContext
+    from hasn_edge.train.recorder import TrainingProgress
     from hasn_edge.train.run import RunFile
-    from hasn_edge.train.world import World
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -116,10 +116,10 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     from hasn_edge.train.branch import branch
+    from hasn_edge.train.distributed import world
     from hasn_edge.train.loop import Interrupted
     from hasn_edge.train.run import read_run_file
     from hasn_edge.train.start import execute, resumed
-    from hasn_edge.train.world import world
 
     with world(device) as here, _signals() as asked, _display(here) as report:
         folder = resume or output
@@ -201,7 +201,7 @@ def _begun(
     data: tuple[Path, ...],
     sets: tuple[str, ...],
     start: str | None,
-    here: World,
+    here: DistributedContext,
 ) -> tuple[Path, RunFile]:
     """Begin a run, preparing first what was not prepared."""
     from hasn_edge.data.prepare import prepare
@@ -243,7 +243,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _display(here: World) -> Iterator[Callable[[Progress], None]]:
+def _display(here: DistributedContext) -> Iterator[Callable[[TrainingProgress], None]]:
     """Yield what shows the progress: a live bar on a terminal, lines elsewhere, in the main process."""
     if not here.is_main:
         yield lambda _: None
@@ -259,7 +259,7 @@ def _display(here: World) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             bar.update(task, completed=progress.iteration, total=progress.iterations)
             bar.update(task, description=_facts(progress))
             if progress.scores:
@@ -268,7 +268,7 @@ def _display(here: World) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _facts(progress: Progress) -> str:
+def _facts(progress: TrainingProgress) -> str:
     left = round((progress.iterations - progress.iteration) / max(1e-9, progress.per_second))
     hours, minutes = divmod(left // 60, 60)
     return (
@@ -278,6 +278,6 @@ def _facts(progress: Progress) -> str:
     )
 
 
-def _line(progress: Progress) -> str:
+def _line(progress: TrainingProgress) -> str:
     scores = "".join(f"  {name} {psnr:.3f} dB {ssim:.4f}" for name, (psnr, ssim) in progress.scores.items())
     return f"{progress.iteration}/{progress.iterations}  {_facts(progress)}{scores}"

@@ -225,7 +225,7 @@ def _of_video(image: Path) -> str:
 
     if image.suffix.lower() in SUFFIXES or not image.is_file():
         return ""
-    return f"; a video is told by its ending: {USUAL_VIDEOS}"
+    return f"; a video is known by its ending: {USUAL_VIDEOS}"
 
 
 def _upscale_video(

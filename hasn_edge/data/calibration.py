@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, use
 from hasn_edge.files import shipped
 from hasn_edge.images.arrays import Float32, Pixels, to_rgb, to_tensor
 from hasn_edge.images.codec import read_image
@@ -206,8 +206,9 @@ def _needs_images(manifest: str) -> CalibrationData:
     if manifest not in known:
         raise InputError(f"{manifest}: no such manifest; those that ship: {', '.join(known)}")
     raise InputError(
-        f"the manifest {manifest} lists images that do not ship; name the folder that has them, for "
-        f"example --calibration datasets/DIV2K with {DIV2K_LR.as_posix()} in it"
+        f"the manifest {manifest} lists images that do not ship; name the folder that has "
+        f"{DIV2K_LR.as_posix()} in it, for example",
+        use(calibration="datasets/DIV2K"),
     )
 
 

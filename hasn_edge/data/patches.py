@@ -82,27 +82,29 @@ class PatchSource:
         chosen = np.searchsorted(positions, random.integers(positions[-1], size=size), side="right")
         tops = random.integers(self._heights[chosen] - patch + 1)
         lefts = random.integers(self._widths[chosen] - patch + 1)
-        turns = random.integers(8, size=size)
-        picks = list(zip(chosen.tolist(), tops.tolist(), lefts.tolist(), turns.tolist(), strict=True))[part]
+        orientations = random.integers(8, size=size)
+        picks = list(zip(chosen.tolist(), tops.tolist(), lefts.tolist(), orientations.tolist(), strict=True))[
+            part
+        ]
         side = patch * self.scale
         lr = np.empty((len(picks), 3, patch, patch), np.uint8)
         hr = np.empty((len(picks), 3, side, side), np.uint8)
-        for n, (index, top, left, turn) in enumerate(picks):
+        for n, (index, top, left, orientation) in enumerate(picks):
             shards, inside = self._images[index]
-            lr[n] = orient(shards.lr(inside)[top : top + patch, left : left + patch], turn)
+            lr[n] = orient(shards.lr(inside)[top : top + patch, left : left + patch], orientation)
             top, left = top * self.scale, left * self.scale
-            hr[n] = orient(shards.hr(inside)[top : top + side, left : left + side], turn)
+            hr[n] = orient(shards.hr(inside)[top : top + side, left : left + side], orientation)
         names = tuple(self._images[i][0].entries[self._images[i][1]].name for i, *_ in picks)
         return Batch(lr=lr, hr=hr, names=names)
 
 
-def orient(pixels: UInt8, turn: int) -> UInt8:
-    """Return a square ``(P, P, 3)`` flipped and transposed by ``turn``'s bits (0 to 7): ``(3, P, P)``."""
-    if turn & 1:
+def orient(pixels: UInt8, orientation: int) -> UInt8:
+    """Return a square ``(P, P, 3)`` flipped and transposed by the bits of 0 to 7: ``(3, P, P)``."""
+    if orientation & 1:
         pixels = pixels[::-1]
-    if turn & 2:
+    if orientation & 2:
         pixels = pixels[:, ::-1]
-    axes = (2, 1, 0) if turn & 4 else (2, 0, 1)
+    axes = (2, 1, 0) if orientation & 4 else (2, 0, 1)
     turned: UInt8 = pixels.transpose(axes)
     return turned
 

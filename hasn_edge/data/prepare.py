@@ -15,7 +15,7 @@ import numpy as np
 from hasn_edge.data.layouts import TrainingPair, find_pairs
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import UInt8, to_rgb, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.metrics import psnr_rgb
@@ -123,8 +123,9 @@ def _refuse(problems: Sequence[Problem], total: int, skip_bad: bool) -> None:
         shown = "".join(f"\n  {problem}" for problem in problems[:10])
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise InputError(
-            f"{len(problems)} of {total} images cannot be used:{shown}{more}\n"
-            "mend or remove them, or leave them out with --skip-bad"
+            f"{len(problems)} of {total} images cannot be used:{shown}{more}",
+            say("repair or remove them"),
+            use(skip_bad=True),
         )
 
 
@@ -133,7 +134,7 @@ def _look(pair: TrainingPair, scale: int, downscale: int, min_side: int) -> Prob
     try:
         height, width = (side // downscale for side in read_image_size(pair.hr))
         if min(height, width) < max(min_side, scale):
-            after = f" after --downscale {downscale}" if downscale > 1 else ""
+            after = f" after downscaling by {downscale}" if downscale > 1 else ""
             return Problem(
                 name=pair.name,
                 reason=f"{width} x {height} pixels{after}; the shortest side must be {min_side}",

@@ -177,8 +177,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: not readable ({exc}); make it again with 'hasn-edge data prepare'"
         ) from exc
-    if isinstance(index, dict) and "pictures" in index:  # as version 0.1 wrote it
-        index["images"] = index.pop("pictures")
+    if isinstance(index, dict) and "images" not in index:
+        index["images"] = index.pop("pictures", None)  # as version 0.1 wrote it
     if not isinstance(index, dict) or index.get("schema") != SCHEMA or not index.get("images"):
         found = index.get("schema") if isinstance(index, dict) else None
         raise InputError(

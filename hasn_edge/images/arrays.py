@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hasn_edge.errors import InputError, ShapeError
+from hasn_edge.errors import InputError, ShapeError, call, say
 
 Pixels = NDArray[Any]
 """``(H, W, C)`` of uint8 or uint16: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (not premultiplied)."""
@@ -96,8 +96,10 @@ def from_tensor(y_NCHW: NDArray[Any], dtype: DTypeLike = np.uint8) -> Pixels:
         # inside for one, would pass for a working one.
         if not np.isfinite(strip).all():
             raise InputError(
-                "the network's output has values that are not numbers (NaN or infinity); this file or "
-                "precision does not work for this image: use --precision fp32, and check the checkpoint"
+                "the network's output has values that are not numbers (NaN or infinity): this file or "
+                "precision does not work for this image",
+                call("build", precision="fp32"),
+                say("check the checkpoint"),
             )
         strip = np.clip(strip, 0, 1, out=strip)
         strip *= levels

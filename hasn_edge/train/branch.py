@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hasn_edge.errors import CheckpointError, ConfigError
+from hasn_edge.errors import CheckpointError, ConfigError, call
 from hasn_edge.train.recipe import Phase, Recipe, Schedule
 from hasn_edge.train.run import RunFile, kept_state, parse_state, read_run_file, write_run_file
 from hasn_edge.train.state import load_state, save_state, saved_iterations, state_path
@@ -52,7 +52,7 @@ def branch(start: str, folder: Path, *, iterations: int | None = None) -> RunFil
     if end <= iteration:
         raise ConfigError(f"{start}: {iteration} iterations are done; it cannot end at {end}")
     if iteration > begin:
-        raise ConfigError(_decayed(run_folder, begin, iteration))
+        raise _decayed(run_folder, begin, iteration)
     plan = _with_end(recipe, end)
     if plan.optimizer.decay_begin(end) < iteration:
         plan = replace(plan, optimizer=replace(plan.optimizer, decay=(end - iteration) / end))
@@ -76,20 +76,21 @@ def replanned(recipe: Recipe, iterations: int, done: int, *, folder: Path) -> Re
     """
     begin, new = (recipe.optimizer.decay_begin(n) for n in (recipe.iterations, iterations))
     if done > begin:
-        raise ConfigError(_decayed(folder, begin, done))
+        raise _decayed(folder, begin, done)
     if done > new:
         raise ConfigError(
             f"{folder}: to end at {iterations} its rate would have had to decay from iteration {new} on, and "
-            f"{done} are done at the constant one; for a decay now: hasn-edge train --branch {folder} -o DIR"
+            f"{done} are done at the constant one; for a decay now",
+            call("train", branch=str(folder), output="DIR"),
         )
     return _with_end(recipe, iterations)
 
 
-def _decayed(folder: Path, begin: int, iteration: int) -> str:
-    return (
+def _decayed(folder: Path, begin: int, iteration: int) -> ConfigError:
+    return ConfigError(
         f"{folder}: its rate decays from iteration {begin} on, so its state of iteration {iteration} is no "
-        f"part of a longer run; go on from before the decay: hasn-edge train --branch {folder}@{begin} "
-        "--iterations END -o DIR"
+        "part of a longer run; go on from before the decay",
+        call("train", branch=f"{folder}@{begin}", iterations="END", output="DIR"),
     )
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from hasn_edge.data.pairs import EvalSet
 from hasn_edge.data.patches import Batch, PatchSource, Prefetcher
 from hasn_edge.errors import HasnEdgeError
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import Recipe
-from hasn_edge.train.recorder import Progress, Recorder
+from hasn_edge.train.recorder import Recorder, TrainingProgress
 from hasn_edge.train.state import saved_iterations, state_path
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.world import World
 
 LOG_EVERY = 50
 """Iterations between log lines, and between looks at the losses on a CUDA device."""
@@ -36,7 +36,7 @@ def train(
     *,
     sets: Sequence[EvalSet],
     provenance: Mapping[str, Any],
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[TrainingProgress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run ``trainer`` from where it stands to the end of its recipe.
@@ -94,7 +94,7 @@ def _is_interval(recipe: Recipe, done: int) -> bool:
 class _Loader:
     """This process's parts of the batches from an iteration on, with a count of how fast they are cut."""
 
-    def __init__(self, recipe: Recipe, source: PatchSource, world: World, first: int) -> None:
+    def __init__(self, recipe: Recipe, source: PatchSource, world: DistributedContext, first: int) -> None:
         self._recipe, self._source, self._world, self._first = recipe, source, world, first
         self._patches, self._seconds = 0, 1e-9
 

@@ -35,5 +35,5 @@ def keep_freed_memory() -> bool:
 
 
 def memory_format(kind: MemoryFormat) -> torch.memory_format:
-    """Return PyTorch's name of ``kind``; of ``auto``, that nobody measured for, channels-last."""
+    """Return PyTorch's name of ``kind``; of ``auto``, where nothing was measured, channels-last."""
     return torch.contiguous_format if kind is MemoryFormat.CONTIGUOUS else torch.channels_last

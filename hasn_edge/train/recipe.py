@@ -124,7 +124,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Weights at iteration 0, where none are given with ``--init``."""
+    """Weights at iteration 0, where no others are given."""
 
     kind: InitKind = InitKind.DEFAULT
     """``"default"`` (PyTorch's), ``"variance"`` or ``"delta"``; see ``train/init.py``."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """What the loop reports at each logging interval and after each validation."""
 
     iteration: int
@@ -58,7 +58,7 @@ class Recorder:
         if self._board is not None:
             self._board.close()
 
-    def interval(self, loss: float, per_second: float, loader_per_second: float) -> Progress:
+    def interval(self, loss: float, per_second: float, loader_per_second: float) -> TrainingProgress:
         """Log what happened since the last time; validate and save where the recipe says so now."""
         trainer, recipe = self._trainer, self._trainer.recipe
         done = trainer.iteration
@@ -78,7 +78,7 @@ class Recorder:
             self.save()
         if last:
             self._finish(scores)
-        return Progress(
+        return TrainingProgress(
             iteration=done,
             iterations=recipe.iterations,
             loss=loss,

@@ -29,7 +29,7 @@ CURVE = "curve.png"
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """What ``--resume`` needs to know: written once when a run begins."""
+    """What resuming needs to know: written once when a run begins."""
 
     recipe: Recipe
     data: tuple[str, ...]

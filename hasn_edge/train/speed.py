@@ -8,16 +8,18 @@ from dataclasses import replace
 import torch
 
 from hasn_edge.data.patches import PatchSource
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import InitConfig, MemoryFormat, Recipe
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.world import World
 
 _ROUNDS, _STEPS = 3, 2
 _MARGIN = 0.98  # what a format must need of channels-last's time to be taken instead
 
 
-def training_rate(recipe: Recipe, source: PatchSource, world: World, *, seconds: float = 5.0) -> float:
+def training_rate(
+    recipe: Recipe, source: PatchSource, world: DistributedContext, *, seconds: float = 5.0
+) -> float:
     """Take steps on one batch for about ``seconds``, after two for warming up; return patches a second."""
     keep_freed_memory()
     trainer = Trainer(recipe, source, world)
@@ -48,7 +50,7 @@ def faster_memory_format(
         device: Where; the CPU by default.
     """
     keep_freed_memory()
-    world = World(rank=0, size=1, device=device or torch.device("cpu"))
+    world = DistributedContext(rank=0, size=1, device=device or torch.device("cpu"))
     phase = recipe.phases[-1]
     batch = source.batch(0, phase.batch_size // recipe.accumulate, phase.patch // recipe.model.scale)
     formats = (MemoryFormat.CHANNELS_LAST, MemoryFormat.CONTIGUOUS)

@@ -13,20 +13,20 @@ import torch
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards, combined_fingerprint
-from hasn_edge.errors import CheckpointError, ConfigError, InputError
+from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say
 from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import Checkpoint, load_checkpoint
 from hasn_edge.optional import installed_version
 from hasn_edge.train.branch import replanned
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.loop import train
 from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import MemoryFormat, Recipe, Schedule
-from hasn_edge.train.recorder import Progress
+from hasn_edge.train.recorder import TrainingProgress
 from hasn_edge.train.run import RunFile, kept_state, parse_state, read_run_file, write_run_file
 from hasn_edge.train.speed import faster_memory_format
 from hasn_edge.train.state import load_newest, load_state, saved_iterations
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.world import World
 
 
 def begin(
@@ -55,7 +55,7 @@ def begin(
     """
     if saved_iterations(folder):
         raise ConfigError(
-            f"{folder} holds a run already; continue it with --resume {folder}, or choose another -o"
+            f"{folder} holds a run already", call("train", resume=str(folder)), say("choose another folder")
         )
     shards = [Shards(path) for path in data]
     if len({each.fingerprint for each in shards}) < len(shards):
@@ -64,14 +64,16 @@ def begin(
     if source.scale != recipe.model.scale:
         raise InputError(
             f"the data was prepared for x{source.scale}, the recipe trains x{recipe.model.scale}; prepare it "
-            f"again with --scale {recipe.model.scale}"
+            "again",
+            call("data prepare", photos="PHOTOS", output="DIR", scale=recipe.model.scale),
         )
     largest = max(phase.patch for phase in recipe.phases) // recipe.model.scale
     if largest > source.smallest_side():
         raise InputError(
             f"the recipe's LR patch of {largest} pixels does not fit into the smallest image "
-            f"({source.smallest_side()}); prepare with --min-side {largest * recipe.model.scale}, "
-            "or choose a smaller phases.patch"
+            f"({source.smallest_side()})",
+            call("data prepare", photos="PHOTOS", output="DIR", min_side=largest * recipe.model.scale),
+            say("choose a smaller phases.patch"),
         )
     named = tuple(str(text) for text in sets)
     for text in named:
@@ -117,10 +119,10 @@ def starting_weights(start: str, recipe: Recipe) -> Checkpoint:
 def execute(
     folder: Path,
     run: RunFile,
-    world: World,
+    world: DistributedContext,
     *,
     compiled: bool = False,
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[TrainingProgress], None] = lambda _: None,
     warn: Callable[[str], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:

@@ -12,6 +12,7 @@ from hasn_edge.data.patches import Batch, PatchSource
 from hasn_edge.errors import CheckpointError
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.ema import Ema
 from hasn_edge.train.init import initialize
 from hasn_edge.train.linear import fit_linear
@@ -20,7 +21,6 @@ from hasn_edge.train.memory import memory_format
 from hasn_edge.train.precision import autocast, keep_exact
 from hasn_edge.train.recipe import Autocast, Recipe
 from hasn_edge.train.schedule import learning_rate
-from hasn_edge.train.world import World
 
 _INIT_PATCHES = 16
 _FIT_PATCHES = 256
@@ -33,7 +33,7 @@ class Trainer:
         self,
         recipe: Recipe,
         source: PatchSource,
-        world: World,
+        world: DistributedContext,
         *,
         start: Checkpoint | None = None,
         compiled: bool = False,

@@ -156,7 +156,7 @@ class FrameFromRgb:
         return frame
 
 
-class Turn:
+class Rotation:
     """The quarter turns and flips of a display matrix, done to pixels: every player shows the result upright.
 
     Args:
@@ -174,7 +174,7 @@ class Turn:
         self._flip_columns = self.straight and (c if c else a) < 0
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> Turn:
+    def of(cls, frame: VideoFrame) -> Rotation:
         """Read the display matrix of a decoded frame."""
         data = frame.side_data.get("DISPLAYMATRIX")
         return cls(None if data is None else struct.unpack("=9i", bytes(data)[:36]))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
-from hasn_edge.video.colour import Colour, RgbFromFrame, Turn
+from hasn_edge.video.colour import Colour, RgbFromFrame, Rotation
 from hasn_edge.video.container import (
     Packet,
     Stream,
@@ -30,7 +30,7 @@ _MISSING_S = 1.0  # a file that ends this much before its own header says, and t
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Step:
+class DecodedStep:
     """One image, and the packets of other streams that come before it in the file."""
 
     image: Pixels | None
@@ -115,7 +115,7 @@ class Decoder:
     def size(self) -> tuple[int, int]:
         """Height and width of the upright images."""
         height, width = self._stored
-        return (width, height) if self.turn.transposes else (height, width)
+        return (width, height) if self.rotation.transposes else (height, width)
 
     @property
     def time_base(self) -> Fraction:
@@ -131,7 +131,7 @@ class Decoder:
     def aspect(self) -> Fraction | None:
         """Width of a pixel by its height, upright; ``None`` where the file does not say it."""
         aspect = exact(self.stream.sample_aspect_ratio)
-        return 1 / aspect if aspect is not None and self.turn.transposes else aspect
+        return 1 / aspect if aspect is not None and self.rotation.transposes else aspect
 
     @property
     def sample_rates(self) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ class Decoder:
         chapters = list(self._container.chapters()) if hasattr(self._container, "chapters") else []
         return moved_chapters(chapters, self._start)
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[DecodedStep]:
         """Yield every image in the order it is shown, then a step with the packets after the last one.
 
         Raises:
@@ -176,15 +176,17 @@ class Decoder:
             self.tally.images += 1
             self.tally.damaged += frame.is_corrupt or frame.pts in self._suspects
             packets, self._packets = self._packets, []
-            image = self.turn(convert(frame))
-            yield Step(image=image, pts=self._time(frame), duration=frame.duration or 0, packets=packets)
+            image = self.rotation(convert(frame))
+            yield DecodedStep(
+                image=image, pts=self._time(frame), duration=frame.duration or 0, packets=packets
+            )
             frame = next(self._frames, None)
         missing_s = (self._declared_s() or 0.0) - self._end_s
         if self.tally.ending is None and missing_s > max(_MISSING_S, float(2 / self.rate)):
             self.tally.ending = (
                 f"it says that it lasts {self._declared_s():.1f} s and ends {missing_s:.1f} s before"
             )
-        yield Step(image=None, packets=self._packets)
+        yield DecodedStep(image=None, packets=self._packets)
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -205,10 +207,12 @@ class Decoder:
         self._stored = frame.height, frame.width
         check_size(self.path, *self._stored)
         self.colour = Colour.of(frame, self.stream.codec_context)
-        self.turn = Turn.of(frame)
+        self.rotation = Rotation.of(frame)
         self.notes += self.colour.notes
-        if not self.turn.straight:
-            self.notes.append("it is to be shown at an angle that is no quarter turn: left as it is stored")
+        if not self.rotation.straight:
+            self.notes.append(
+                "it is to be shown at an angle that is no quarter rotation: left as it is stored"
+            )
         if frame.interlaced_frame:
             self.notes.append(
                 "it is interlaced: its fields were upscaled as they lie in the frames, and the result is "

@@ -139,7 +139,7 @@ class Encoder:
             wider = "" if suffix == ".mkv" else ", or .mkv, which holds nearly everything"
             raise UnsupportedError(
                 f"cannot write {path}: a {suffix} file cannot hold what {encoder_name} makes; choose another "
-                f"--codec{wider}"
+                f"codec{wider}"
             ) from exc
         if suffix in (".mp4", ".mov") and self._stream.codec_context.codec.canonical_name == "hevc":
             self._stream.codec_context.codec_tag = "hvc1"  # Apple's players know no other
@@ -262,7 +262,7 @@ class Encoder:
             height, width = wanted.size
             raise OutputError(
                 f"cannot write {self._path}: the encoder {self.name} does not start for {width} x {height} "
-                f"pixels ({context.pix_fmt}, times in {wanted.time_base} s): {said}; choose another --codec"
+                f"pixels ({context.pix_fmt}, times in {wanted.time_base} s): {said}; choose another codec"
             ) from exc
         finally:
             logging.set_level(before)

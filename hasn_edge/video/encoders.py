@@ -1,4 +1,4 @@
-"""Which encoders and containers there are, and how each encoder is told the quality."""
+"""Which encoders and containers there are, and how each encoder takes the quality."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_OUTPUT_PIXELS = 1 << 27
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How an encoder is told the quality: its own scale, on which less is better."""
+    """How an encoder takes the quality: its own scale, on which less is better."""
 
     default: float
     best: float = 0
@@ -55,7 +55,7 @@ SCALES = {
         for name in ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
     },
 }
-"""Encoders whose quality can be told. Others, lossless ones among them, take their own default."""
+"""Encoders whose quality can be set. Others, lossless ones among them, take their own default."""
 
 
 def check_container(path: Path) -> None:
@@ -84,8 +84,8 @@ def find_encoder(codec: str | None, path: Path) -> str:
         MissingDependencyError: PyAV is not installed.
     """
     av: Any = require("av", extra="video", needed_for="Writing video files")
-    tried = CONTAINERS[path.suffix.lower()] if codec is None else (codec,)
-    for name in tried:
+    candidates = CONTAINERS[path.suffix.lower()] if codec is None else (codec,)
+    for name in candidates:
         try:
             found = av.Codec(name, "w")
         except ValueError:
@@ -94,8 +94,8 @@ def find_encoder(codec: str | None, path: Path) -> str:
             return str(found.name)
     here = [name for name in SCALES if name in av.codecs_available]
     raise UnsupportedError(
-        f"this FFmpeg ({av.ffmpeg_version_info}) has no video encoder {' or '.join(tried)!r}; of the usual "
-        f"ones it has {', '.join(here)}: choose one with --codec"
+        f"this FFmpeg ({av.ffmpeg_version_info}) has no video encoder {' or '.join(candidates)!r}; of the "
+        f"usual ones it has {', '.join(here)}: choose one of them as the codec"
     )
 
 
@@ -113,14 +113,14 @@ def quality_options(encoder: str, quality: float | None) -> dict[str, str]:
     if scale is None:
         if quality is not None:
             raise InputError(
-                f"the encoder {encoder} takes no --quality (it is lossless, or not known here); known are "
+                f"the encoder {encoder} takes no quality (it is lossless, or not known here); known are "
                 f"{', '.join(SCALES)}"
             )
         return {}
     value = scale.default if quality is None else quality
     if not math.isfinite(value) or not scale.best <= value <= scale.worst:
         raise InputError(
-            f"--quality is {value:g}; {encoder} takes {scale.best:g} (best) to {scale.worst:g}, and "
+            f"quality is {value:g}; {encoder} takes {scale.best:g} (best) to {scale.worst:g}, and "
             f"{scale.default:g} where nothing is said"
         )
     texts = {"{}": f"{value:g}", "{lambda}": str(round(value * 118))}
@@ -148,7 +148,7 @@ def pixel_format(path: Path, encoder: str, size: tuple[int, int], *, deep: bool)
     if chosen is None:
         raise UnsupportedError(
             f"cannot write {path}: the encoder {encoder} takes {', '.join(known)}, and what is made here is "
-            f"{', '.join(formats)}; choose another with --codec"
+            f"{', '.join(formats)}; choose another codec"
         )
     return chosen
 

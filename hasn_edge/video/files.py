@@ -16,7 +16,7 @@ from hasn_edge.video.decode import Decoder
 from hasn_edge.video.encode import Encoder, Format, encoding
 from hasn_edge.video.encoders import CONTAINERS, MUXERS, check_container
 from hasn_edge.video.tracks import holds
-from hasn_edge.video.transcode import Network, Progress, transcode
+from hasn_edge.video.transcode import FrameProgress, Network, transcode
 
 Audio = Literal["copy", "none"]
 
@@ -86,7 +86,7 @@ def upscale_video(
     codec: str | None = None,
     quality: float | None = None,
     audio: Audio = "copy",
-    progress: Progress | None = None,
+    progress: FrameProgress | None = None,
 ) -> VideoReport:
     """Upscale a video file: every image, at its own time.
 

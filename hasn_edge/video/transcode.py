@@ -14,14 +14,14 @@ from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import Pixels, from_tensor, to_tensor
 from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.upscaler import Upscaler
-from hasn_edge.video.decode import Decoder, Step
+from hasn_edge.video.decode import DecodedStep, Decoder
 from hasn_edge.video.encode import Encoder
 from hasn_edge.video.queues import BoundedQueue, Closed
 from hasn_edge.video.runner import Runner
 
 T = TypeVar("T")
 
-Progress = Callable[[int, "int | None"], None]
+FrameProgress = Callable[[int, "int | None"], None]
 """Called after every image with how many are done, and how many there are if the file says so."""
 
 _WAITING = 2  # images between two stages: enough to even them out, and few, because they are large
@@ -83,7 +83,9 @@ class Network:
         ]
 
 
-def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Progress | None) -> list[str]:
+def transcode(
+    decoder: Decoder, network: Network, encoder: Encoder, progress: FrameProgress | None
+) -> list[str]:
     """Decode, upscale and encode every image; copy what travels beside them.
 
     The session is used in the calling thread only. What goes wrong in any thread stops all of them, and is
@@ -92,8 +94,8 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
     Returns:
         What a user should know, one sentence each.
     """
-    decoded: BoundedQueue[tuple[Step, Any]] = BoundedQueue(_WAITING)
-    computed: BoundedQueue[tuple[Step, Any]] = BoundedQueue(_WAITING)
+    decoded: BoundedQueue[tuple[DecodedStep, Any]] = BoundedQueue(_WAITING)
+    computed: BoundedQueue[tuple[DecodedStep, Any]] = BoundedQueue(_WAITING)
 
     def read() -> None:
         try:
@@ -135,9 +137,9 @@ def transcode(decoder: Decoder, network: Network, encoder: Encoder, progress: Pr
     return notes
 
 
-def _results(steps: Iterable[tuple[Step, Any]], network: Network) -> Iterator[tuple[Step, Any]]:
+def _results(steps: Iterable[tuple[DecodedStep, Any]], network: Network) -> Iterator[tuple[DecodedStep, Any]]:
     """Yield every step with its result, in order; as many are under way as the session computes at a time."""
-    under_way: deque[tuple[Step, Pending[Any] | None]] = deque()
+    under_way: deque[tuple[DecodedStep, Pending[Any] | None]] = deque()
     for step, x in steps:
         under_way.append((step, None if x is None else network.begin(x)))
         if len(under_way) >= network.in_flight:
@@ -146,7 +148,7 @@ def _results(steps: Iterable[tuple[Step, Any]], network: Network) -> Iterator[tu
         yield _result(*under_way.popleft())
 
 
-def _result(step: Step, pending: Pending[Any] | None) -> tuple[Step, Any]:
+def _result(step: DecodedStep, pending: Pending[Any] | None) -> tuple[DecodedStep, Any]:
     return step, None if pending is None else pending.result()
 
 

@@ -228,7 +228,7 @@ def test_the_div2k_manifest_is_a_fixed_list_of_its_training_images():
 
 def test_a_recipe_whose_images_do_not_ship_asks_for_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"do not ship.*--calibration datasets/DIV2K"):
+    with pytest.raises(InputError, match=r"do not ship.*calibration='datasets/DIV2K'"):
         load_calibration("div2k-x4.txt")
     with pytest.raises(InputError, match=r"no such manifest; those that ship: div2k-x4.txt"):
         load_calibration("df2k.txt")

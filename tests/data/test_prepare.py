@@ -99,7 +99,7 @@ def test_one_unusable_image_refuses_all_and_writes_nothing(tmp_path):
     with pytest.raises(InputError, match=r"4 of 7 images cannot be used:\n  HR/cut\.png: ") as got:
         prepare([tmp_path / "in"], tmp_path / "out", min_side=60)
     assert str(got.value).count("\n  ") == 4
-    assert str(got.value).endswith("leave them out with --skip-bad")
+    assert str(got.value).endswith("repair or remove them, or use skip_bad=True")
     for name in ("tiny", "odd", "wrong_scale", "cut"):
         (tmp_path / f"in/HR/{name}.png").unlink()
         (tmp_path / f"in/LRbicx4/{name}.png").unlink()

@@ -41,7 +41,7 @@ def test_outputs_are_clipped_and_rounded_to_nearest(dtype):
 def test_outputs_that_are_not_numbers_are_not_made_into_images(dtype, value):
     y = np.zeros((1, 3, 200, 4), dtype)
     y[0, 1, 150, 2] = value
-    with pytest.raises(InputError, match="not numbers .*--precision fp32"):
+    with pytest.raises(InputError, match="not numbers .*precision=.fp32"):
         arrays.from_tensor(y)
 
 

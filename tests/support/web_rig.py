@@ -102,7 +102,7 @@ class Client:
     def say(self, kind: str, **content: Any) -> None:
         self.socket.send(msgspec.json.encode({"type": kind, **content}).decode())
 
-    def receive(self) -> tuple[protocol.ImageHeader, list[bytes]]:
+    def receive(self) -> tuple[protocol.ImageMessage, list[bytes]]:
         """Return the next image; texts on the way are kept by type."""
         while True:
             message = self.socket.recv(timeout=PATIENCE_S)

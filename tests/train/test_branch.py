@@ -9,14 +9,14 @@ import torch
 from hasn_edge.errors import CheckpointError, ConfigError
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.train.branch import branch
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.loop import Interrupted
 from hasn_edge.train.recipe import Phase, Schedule
 from hasn_edge.train.run import read_log, read_run_file
 from hasn_edge.train.start import begin, execute, resumed
 from hasn_edge.train.state import load_state, saved_iterations, state_path
-from hasn_edge.train.world import World
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
 
 
@@ -121,7 +121,9 @@ def test_what_cannot_be_branched(trunk, endless, recipe, shards, tmp_path):
 def test_a_run_that_decayed_goes_on_from_before_its_decay(trunk, tmp_path):
     ended = tmp_path / "ended"
     execute(ended, branch(f"{trunk}@12", ended), ALONE)
-    with pytest.raises(ConfigError, match=f"decays from iteration 12 on.*--branch {ended}@12 "):
+    with pytest.raises(
+        ConfigError, match=f"decays from iteration 12 on.*run: hasn-edge train with branch=.{ended}@12"
+    ):
         resumed(ended, iterations=40)
     assert resumed(ended, iterations=16) == resumed(ended)
     with pytest.raises(ConfigError, match="decays from iteration 12 on"):

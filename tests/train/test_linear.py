@@ -6,11 +6,11 @@ import torch
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.init import initialize
 from hasn_edge.train.linear import begin_linear, fit_linear
 from hasn_edge.train.recipe import InitConfig, InitKind, OptimizerConfig, Phase, Recipe
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.world import World
 
 SPEC = ModelSpec(features=32, blocks=1, expansion=1, esa_channels=4)
 LINEAR = InitConfig(kind=InitKind.DELTA, least_squares=True, body=0.03)
@@ -88,7 +88,7 @@ def test_a_run_begins_better_than_bicubic(shards):
         name="linear", model=SPEC, phases=(Phase(patch=72, batch_size=2),),
         optimizer=OptimizerConfig(lr=1e-3), init=LINEAR,
     )  # fmt: skip
-    model = Trainer(recipe, source, World(rank=0, size=1, device=torch.device("cpu"))).averaged
+    model = Trainer(recipe, source, DistributedContext(rank=0, size=1, device=torch.device("cpu"))).averaged
     batch = source.batch(77, 8, 18)
     lr, hr = (torch.from_numpy(a).float() / 255 for a in (batch.lr, batch.hr))
 

@@ -10,14 +10,14 @@ from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, InputError
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.loop import Interrupted
 from hasn_edge.train.recipe import Phase
 from hasn_edge.train.run import read_log, read_run_file
 from hasn_edge.train.start import begin, execute, resumed
 from hasn_edge.train.state import load_state, saved_iterations, state_path
-from hasn_edge.train.world import World
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
 
 
@@ -143,11 +143,12 @@ def test_resuming_on_other_data_is_refused(recipe, shards, tmp_path):
 
 
 def test_beginning_checks_first(recipe, shards, finished, tmp_path):
-    with pytest.raises(ConfigError, match="holds a run already; continue it with --resume"):
+    with pytest.raises(ConfigError, match="holds a run already; run: hasn-edge train with resume="):
         begin(recipe, finished[0], data=[shards.folder], sets=[], start=None)
     large = replace(recipe, phases=(Phase(patch=128, batch_size=2),))
     with pytest.raises(
-        InputError, match=r"LR patch of 32 .*smallest image \(20\); prepare with --min-side 128"
+        InputError,
+        match=r"LR patch of 32 .*smallest image \(20\); run: hasn-edge data prepare .*min_side=128",
     ):
         begin(large, tmp_path / "a", data=[shards.folder], sets=[], start=None)
     with pytest.raises(InputError, match="named twice"):

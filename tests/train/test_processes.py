@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from hasn_edge.config import dump_config
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.run import read_log, read_run_file
 from hasn_edge.train.start import begin, execute
 from hasn_edge.train.state import load_state, saved_iterations, state_path
-from hasn_edge.train.world import World
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

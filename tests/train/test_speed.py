@@ -7,13 +7,13 @@ import torch
 
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.train import speed, start
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import MemoryFormat
 from hasn_edge.train.run import read_run_file
 from hasn_edge.train.start import begin
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.world import World
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 
 
 def seconds_of(trainer, costs):

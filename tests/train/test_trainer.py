@@ -7,11 +7,11 @@ import torch
 from hasn_edge.data.patches import Batch, PatchSource
 from hasn_edge.errors import CheckpointError, ConfigError, UnsupportedError
 from hasn_edge.spec import ModelSpec
+from hasn_edge.train.distributed import DistributedContext, world
 from hasn_edge.train.recipe import Autocast, OptimizerConfig
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.world import World, world
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 
 
 def steps(recipe, shards, count=3, **options):
@@ -101,7 +101,9 @@ def test_a_state_of_another_network_is_refused(recipe, shards):
 
 def test_a_batch_is_shared_out_whole_and_once():
     parts = [
-        World(rank=r, size=2, device=torch.device("cpu")).part(12, 3, i) for i in range(3) for r in range(2)
+        DistributedContext(rank=r, size=2, device=torch.device("cpu")).part(12, 3, i)
+        for i in range(3)
+        for r in range(2)
     ]
     assert sorted(n for p in parts for n in range(12)[p]) == list(range(12))
     with pytest.raises(ConfigError, match="12 cannot be shared by 1 processes in 5 passes"):

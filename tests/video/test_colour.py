@@ -10,7 +10,7 @@ import pytest
 av = pytest.importorskip("av")
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
-from hasn_edge.video.colour import Colour, FrameFromRgb, RgbFromFrame, Turn
+from hasn_edge.video.colour import Colour, FrameFromRgb, RgbFromFrame, Rotation
 from hasn_edge.video.files import VideoReport, upscale_video
 from tests.support import clips
 from tests.support.clips import frames, make, planes_in, rgb_of, tags
@@ -175,11 +175,11 @@ def test_rotation_is_done_to_the_pixels(tmp_path, matrix):
 
 
 def test_other_angles_are_left_and_said(tmp_path):
-    turn = Turn((46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30))
-    assert not turn.straight
+    rotation = Rotation((46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30))
+    assert not rotation.straight
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    assert np.array_equal(turn(image), image)
+    assert np.array_equal(rotation(image), image)
     source = make(tmp_path / "clip.mp4", 1)
     clips.patch_matrix(source, (1, 1, -1, 1))
     report, _ = run(source, tmp_path / "out.mp4")
-    assert "at an angle that is no quarter turn" in " ".join(report.notes)
+    assert "at an angle that is no quarter rotation" in " ".join(report.notes)

@@ -104,7 +104,7 @@ def test_no_image_no_file(tmp_path):
         ("a.mp4", {"fps": 0}, InputError, "expected 0.001 to 1000"),
         ("a.mp4", {"fps": float("nan")}, InputError, "nan images per second"),
         ("a.mp4", {"codec": "nothing"}, UnsupportedError, "no video encoder 'nothing'"),
-        ("a.mp4", {"quality": -1}, InputError, "--quality is -1"),
+        ("a.mp4", {"quality": -1}, InputError, "quality is -1"),
         ("a.mp4", {"size": (20_000, 20_000)}, InputError, "20000 x 20000, more than the 134 megapixels"),
         ("a.mp4", {"size": (16, 20_000)}, OutputError, "libx264 does not start for 20000 x 16"),
         ("file/a.mp4", {}, OutputError, "cannot write"),
@@ -123,9 +123,9 @@ def test_what_is_wrong_is_said_on_opening(tmp_path, name, options, error, words)
     ("name", "options", "error", "words"),
     [
         ("a.avi", {}, InputError, "unknown ending"),
-        ("a.mp4", {"quality": 99}, InputError, "--quality is 99"),
+        ("a.mp4", {"quality": 99}, InputError, "quality is 99"),
         ("a.webm", {"codec": "libx264"}, UnsupportedError, r"\.webm file cannot hold what libx264 makes"),
-        ("a.mp4", {"codec": "h264_nvenc"}, OutputError, r"h264_nvenc does not start.*choose another --codec"),
+        ("a.mp4", {"codec": "h264_nvenc"}, OutputError, r"h264_nvenc does not start.*choose another codec"),
     ],
 )
 def test_what_can_be_known_to_fail_is_said_without_a_image(tmp_path, name, options, error, words):

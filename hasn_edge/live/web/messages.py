@@ -2,7 +2,7 @@
 
 Text messages are JSON objects whose ``type`` names one of the classes here: :data:`PageMessage` from the
 page, :data:`ServerMessage` to it. Images are binary: four bytes, big-endian, with the length of a JSON
-:class:`ImageHeader`, the header, and then the files whose lengths it gives. What either side does depends on
+:class:`ImageMessage`, the header, and then the files whose lengths it gives. What either side does depends on
 types, states, codes and numbers; ``text`` is for people only.
 """
 
@@ -129,7 +129,7 @@ class Refused(msgspec.Struct, tag="refused"):
 ServerMessage = Welcome | RunFigures | Note | Refused
 
 
-class ImageHeader(msgspec.Struct):
+class ImageMessage(msgspec.Struct):
     """What belongs to an image."""
 
     kind: ImageKind
@@ -150,7 +150,7 @@ class ImageHeader(msgspec.Struct):
 
 
 _PAGE: msgspec.json.Decoder[PageMessage] = msgspec.json.Decoder(PageMessage)
-_HEADER = msgspec.json.Decoder(ImageHeader)
+_HEADER = msgspec.json.Decoder(ImageMessage)
 
 
 def decode_page_message(text: str | bytes) -> PageMessage:
@@ -167,13 +167,13 @@ def encode_message(message: ServerMessage) -> str:
     return msgspec.json.encode(message).decode()
 
 
-def encode_image(header: ImageHeader, files: list[bytes]) -> bytes:
+def encode_image(header: ImageMessage, files: list[bytes]) -> bytes:
     """Return a binary message with the files whose lengths the header gives."""
     text = msgspec.json.encode(header)
     return b"".join((struct.pack(">I", len(text)), text, *files))
 
 
-def decode_image(message: bytes) -> tuple[ImageHeader, list[bytes]]:
+def decode_image(message: bytes) -> tuple[ImageMessage, list[bytes]]:
     """Return header and files of :func:`encode_image`, as the page does."""
     (length,) = struct.unpack_from(">I", message)
     header = _HEADER.decode(message[4 : 4 + length])

@@ -125,7 +125,7 @@ class Viewer:
         compare: bool,
     ) -> bytes:
         files = await self._host.encoder.files(number, shown, quality, compare=compare)
-        header = protocol.ImageHeader(
+        header = protocol.ImageMessage(
             kind=kind,
             frame=number,
             index=shown.frame.index,

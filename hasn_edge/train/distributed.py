@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from hasn_edge.errors import ConfigError, UnsupportedError
+from hasn_edge.errors import ConfigError, UnsupportedError, say, use
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class DistributedContext:
     """This process among those of the run."""
 
     rank: int
@@ -56,7 +56,7 @@ class World:
 
 
 @contextmanager
-def world(device: str = "auto") -> Iterator[World]:
+def world(device: str = "auto") -> Iterator[DistributedContext]:
     """Join the process group that torchrun describes in the environment, or stand alone.
 
     Args:
@@ -68,13 +68,13 @@ def world(device: str = "auto") -> Iterator[World]:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
     if size == 1:
-        yield World(rank=0, size=1, device=chosen)
+        yield DistributedContext(rank=0, size=1, device=chosen)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(rank=rank, size=size, device=chosen)
+        yield DistributedContext(rank=rank, size=size, device=chosen)
     finally:
         dist.destroy_process_group()
 
@@ -87,8 +87,9 @@ def _device(name: str, local_rank: int | None) -> torch.device:
         raise UnsupportedError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
     if name.startswith("cuda") and not available:
         raise UnsupportedError(
-            f"device {name!r}: PyTorch {torch.__version__} sees no CUDA device here; use --device cpu, or "
-            "install a CUDA build of PyTorch and check nvidia-smi"
+            f"device {name!r}: PyTorch {torch.__version__} sees no CUDA device here",
+            use(device="cpu"),
+            say("install a CUDA build of PyTorch and check nvidia-smi"),
         )
     if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
