@@ -112,9 +112,9 @@ def _interrupt_again(mine: float, main: int) -> None:
 
 def _give_up() -> None:
     """Leave in the middle of a large package; such are loaded before anything is begun."""
-    artifact = sys.modules.get("hasn_edge.artifact")
-    if artifact is not None and hasattr(artifact, "abandon"):
-        artifact.abandon()
+    files = sys.modules.get("hasn_edge.files")
+    if files is not None and hasattr(files, "abandon"):
+        files.abandon()
     if sys.stderr.isatty():
         os.write(2, b"\x1b[?25h")  # a spinner has hidden the cursor
     os._exit(EXIT_CODE)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hasn_edge.bench.report import SetQuality
 from hasn_edge.data.pairs import EvalSet, Pair, load_eval_set, shipped_eval_set
-from hasn_edge.errors import InputError, use
+from hasn_edge.errors import InputError, say
 from hasn_edge.evaluation.evaluate import Scores, drift
 from hasn_edge.images.arrays import UInt8
 
@@ -24,7 +24,7 @@ def eval_sets(data: Sequence[str], scale: int) -> list[EvalSet]:
     names = [eval_set.name for eval_set in sets]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"two sets are called {name}", use(data="NAME=DIR"))
+            raise InputError(f"two sets are called {name}", say("name them apart, as NAME=DIR"))
     return sets
 
 

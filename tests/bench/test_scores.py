@@ -27,6 +27,6 @@ def test_a_mosaic_is_full_of_image(size):
 
 def test_two_sets_of_one_name_are_refused(tmp_path):
     folder = shipped_eval_set(4).pairs[0].hr_path.parent
-    with pytest.raises(InputError, match="two sets are called a; use data='NAME=DIR'"):
+    with pytest.raises(InputError, match="two sets are called a; name them apart, as NAME=DIR"):
         eval_sets([f"a={folder}", f"a={folder}"], 4)
     assert [one.name for one in eval_sets([f"a={folder}", f"b={folder}"], 4)] == ["a", "b"]

@@ -42,7 +42,7 @@ MOMENTS = 6
 
 LOADING = """
 import os, pathlib, signal, sys, time
-from hasn_edge import artifact, interrupt
+from hasn_edge import files, interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 interrupt.leave_at_once()
 with interrupt.working(), files.writing(pathlib.Path("half.txt")):

@@ -104,7 +104,7 @@ def test_messages_name_the_usual_endings_only(here, model):
     Path("empty").mkdir()
     message = said(run("upscale", "notes.txt", "--model", model), 1)
     usual = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
-    assert message.endswith(f"a video is told by its ending: {usual}")
+    assert message.endswith(f"a video is known by its ending: {usual}")
     message = said(run("upscale", "empty", "--model", model), 1)
     assert message.endswith(f"looked for .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, {usual}")
     assert {word.strip(",") for word in USUAL_VIDEOS.split() if word.startswith(".")} < set(SUFFIXES)
@@ -128,7 +128,7 @@ def test_subfolders_that_are_not_entered_are_named(here, model):
     assert said(result) == ""
     # Said also where there is nothing to upscale but what is in them.
     message = said(run("upscale", "trip/day1", "--model", model), 1)
-    assert "not entered: trip/day1/raw; to include it, name it as well Error: trip/day1: no pict" in message
+    assert "not entered: trip/day1/raw; to include it, name it as well Error: trip/day1: no image" in message
 
 
 def test_many_subfolders_are_counted(here, model):

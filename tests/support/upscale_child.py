@@ -8,6 +8,9 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run by its path
 
 from hasn_edge.cli import interruption, main, upscale
 from hasn_edge.spec import ModelSpec

@@ -57,7 +57,7 @@ def test_into_a_folder_with_images(clip, tmp_path):
     result = run(tmp_path, "-o", tmp_path / "out", "--codec", "libx265", "--crf", "30", "--audio", "none")
     said(result)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["clip_x4.mp4", "other_x4.mp4", "image_x4.png"]
+    assert names == ["clip_x4.mp4", "image_x4.png", "other_x4.mp4"]
     assert read_image(tmp_path / "out" / "image_x4.png").shape == (64, 64, 3)
     with av.open(str(tmp_path / "out" / "clip_x4.mp4")) as container:
         assert [s.type for s in container.streams] == ["video"]
@@ -108,8 +108,8 @@ def test_videos_are_told_by_their_endings(clip, tmp_path):
         assert "not a video" in said(run(clip.with_name(f"clip{ending}"), "-o", tmp_path / "out"), 1)
     unknown = clip.rename(tmp_path / "clip.video")
     message = said(run(unknown, "-o", tmp_path / "out"), 1)
-    assert "a video is told by its ending: .mp4" in message
-    assert "told by its ending" not in said(run(tmp_path / "none", "-o", tmp_path / "out"), 1)
+    assert "a video is known by its ending: .mp4" in message
+    assert "known by its ending" not in said(run(tmp_path / "none", "-o", tmp_path / "out"), 1)
 
 
 def test_usage(clip, tmp_path):
