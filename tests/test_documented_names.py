@@ -48,6 +48,7 @@ def published(tmp_path_factory) -> set[str]:
     return {f"engines/{path.name}" for path in output.iterdir()}
 
 
+@pytest.mark.slow
 def test_names_in_commands_are_what_builds_publish(published):
     names = documented()
     assert len(names) >= 3

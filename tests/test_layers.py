@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
@@ -119,6 +121,7 @@ def offenders(*, top_only: bool) -> Iterator[tuple[Path, str, int]]:
             yield path, name, line
 
 
+@pytest.mark.slow
 def test_imports_point_one_way():
     wrong = [
         f"{place(path)}.py:{line} imports {name}"
@@ -128,6 +131,7 @@ def test_imports_point_one_way():
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_heavy_packages_load_on_use():
     wrong = [
         f"{place(path)}.py:{line} imports {name} at its top"
@@ -137,6 +141,7 @@ def test_heavy_packages_load_on_use():
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_every_module_says_its_job_in_at_most_500_lines():
     wrong = []
     for path in modules():
@@ -172,6 +177,7 @@ assert not loaded, loaded
     python(code, without=HEAVY)
 
 
+@pytest.mark.slow
 def test_base_modules_need_no_heavy_package():
     code = """
 import hasn_edge, hasn_edge.artifact, hasn_edge.config, hasn_edge.images.arrays, hasn_edge.metrics
@@ -182,6 +188,7 @@ import hasn_edge.pipeline.api, hasn_edge.bench.run, hasn_edge.doctor.report, has
     python(code, without=HEAVY)
 
 
+@pytest.mark.slow
 def test_public_names_are_exported_and_sorted():
     code = """
 import hasn_edge

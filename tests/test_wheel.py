@@ -50,6 +50,7 @@ def run(installed: Path, cwd: Path, *args: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_only_one_package_is_installed(installed):
     assert {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")} == {"hasn_edge"}
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pytest
 
 from hasn_edge.cli import VERBS, cli
 
@@ -81,6 +82,7 @@ def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.arg, node.lineno
 
 
+@pytest.mark.slow
 def test_names_of_the_glossary():
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
@@ -120,6 +122,7 @@ def options() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_option_is_named_outside_the_command_line():
     known = options() - FOREIGN
     wrong = []

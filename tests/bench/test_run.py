@@ -50,6 +50,7 @@ def content(tiny, tmp_path_factory):
     return json.loads((folder / "r.json").read_text())
 
 
+@pytest.mark.slow
 def test_cases(content):
     labels = [case["label"] for case in content["cases"]]
     assert labels == [

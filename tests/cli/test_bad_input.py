@@ -187,6 +187,7 @@ def test_unwritable_output(folder, tmp_path, verb):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["export", "upscale"])
 def test_full_disk(folder, tmp_path, verb):
     """A real failing write in a process that may not write more than 4 kB to a file."""

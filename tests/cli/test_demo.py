@@ -72,6 +72,7 @@ def test_json_on_standard_output_is_nothing_else(run):
     assert "latency" in result.stderr
 
 
+@pytest.mark.slow
 def test_json_file_and_recording(run, clip):
     pytest.importorskip("av")
     result = run(
@@ -100,6 +101,7 @@ def sources(monkeypatch, size: tuple[int, int], *, aspect: float | None = None) 
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("captured", "options", "computed", "said"),
     [

@@ -111,6 +111,7 @@ def children(tmp_path_factory):
         child.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["infer", "present", "record", "finishing"])
 def test_interrupt(children, stage):
     child = children[stage]

@@ -29,6 +29,7 @@ def run(*args: object) -> Result:
     return CliRunner().invoke(cli, ["export", *map(str, args)], prog_name="hasn-edge")
 
 
+@pytest.mark.slow
 def test_from_a_model(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("--model", tiny, "--format", "triton", "--precision", "fp16")
@@ -42,6 +43,7 @@ def test_from_a_model(tiny, tmp_path, monkeypatch):
     assert again.output.splitlines()[-1] == "triton/tiny-fp16/1/model.onnx", "nothing new to add"
 
 
+@pytest.mark.slow
 def test_from_a_file_under_a_name(tiny, tmp_path):
     made = export(tiny, size=(24, 32), output=tmp_path / "files")
     result = run("--artifact", made.path, "--format", "triton", "--name", "sr", "-o", tmp_path / "repo")

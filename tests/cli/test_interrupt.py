@@ -49,7 +49,7 @@ with interrupt.working(), files.writing(pathlib.Path("half.txt")):
     try:
         import slow
     finally:
-        print("loaded" if "slow" in sys.modules else "not loaded", flush=True)
+        os.write(1, b"loaded\\n" if "slow" in sys.modules else b"not loaded\\n")  # whole, or not at all
         time.sleep(900)
 """
 SLOW = """
@@ -77,6 +77,7 @@ def command(folder: Path, verb: str) -> subprocess.Popen[str]:
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_at_any_moment_it_ends_quietly_with_130(tmp_path, verb):
     write_image(tmp_path / "photo.png", np.zeros((20, 20, 3), np.uint8))

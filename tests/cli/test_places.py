@@ -56,6 +56,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cpu", "portable", "rtx"])
 def test_a_build_without_pytorch_says_what_to_install(tmp_path, target):
     arguments = ["build", "--target", target, "-o", str(tmp_path)]

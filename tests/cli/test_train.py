@@ -36,6 +36,7 @@ def settings():
     return [part for text in (*SMALL, *QUICK) for part in ("--set", text)]
 
 
+@pytest.mark.slow
 def test_from_photographs_to_weights(photos, tmp_path):
     done = run("data", "prepare", photos, "-o", tmp_path / "data", "--min-side", 64, "--threads", 1)
     assert done.exit_code == 0, done.output
@@ -74,6 +75,7 @@ def test_decayed_weights_beside_a_run_that_goes_on(photos, tmp_path):
     assert (tmp_path / "decayed/best.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_photographs_that_were_not_prepared_are_prepared_first(photos, tmp_path):
     done = run(
         "train", "--recipe", "hasn-x4-small", "--data", photos, "-o", tmp_path / "run", "--iterations", 1,

@@ -174,6 +174,7 @@ def fixed(model, tmp_path_factory) -> str:
     return made.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_padding_to_a_file_of_one_size_is_said_once(here, fixed, model):
     padded = (
         "padded to 32x24, the size this --artifact takes; channel attention sees the padding, which "

@@ -31,6 +31,7 @@ from tests.support.compiling import (
 from tests.support.fake_builder import fake_tensorrt, versions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", versions())
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_every_version_builds_every_precision(hasn_onnx: MakeOnnx, version: str, precision: str) -> None:

@@ -35,6 +35,7 @@ def gpus_of(plan: bytes) -> set[str]:
 
 @pytest.mark.usefixtures("needs_rtx")
 class TestRealBuilds:
+    @pytest.mark.slow
     def test_fp32_with_dynamic_size(self, hasn_onnx: MakeOnnx) -> None:
         steps: list[Step] = []
         engine = engine_from_onnx(hasn_onnx("fp32"), RTX, precision=Precision.FP32, progress=steps.append)
@@ -55,6 +56,7 @@ class TestRealBuilds:
         assert Step("Building engine", 0, 6) in steps
         assert any(step.text == "Building engine" and step.done == step.total for step in steps)
 
+    @pytest.mark.slow
     def test_fp16_with_static_size_wherever_it_is_run(
         self, hasn_onnx: MakeOnnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -69,6 +71,7 @@ class TestRealBuilds:
         assert details["outputs"][0] == {"name": "output", "dtype": "float32", "shape": [1, 3, 160, 224]}
         assert list(tmp_path.iterdir()) == [tmp_path / "tensorrt_rtx.py"]
 
+    @pytest.mark.slow
     def test_int8_for_chosen_gpus(self, hasn_onnx: MakeOnnx) -> None:
         target = replace(RTX, compute_capabilities=("ada", "12.0"))
         engine = engine_from_onnx(hasn_onnx("int8"), target, precision=Precision.INT8)
@@ -82,6 +85,7 @@ class TestRealBuilds:
         assert gpus_of(engine.plan) == {"7.5"}
         assert engine.details().size == (32, 32)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [None, (40, 56)])
     def test_pixels_in_and_out(self, hasn_onnx: MakeOnnx, size: tuple[int, int] | None) -> None:
         target = RTX.with_size(*size) if size else RTX
@@ -109,6 +113,7 @@ class TestRealBuilds:
         assert engine.details().flags.workspace_from == "the compiler's default"
         assert not (tmp_path / "cache").exists()
 
+    @pytest.mark.slow
     def test_the_published_network_at_the_benchmarked_size(self, hasn_onnx: MakeOnnx) -> None:
         graph = hasn_onnx("int8", spec=ModelSpec(), size=(180, 320))
         engine = engine_from_onnx(graph, load_target("rtx-720p"))
@@ -229,6 +234,7 @@ def test_no_precision_and_no_mode_is_left_out() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_rtx")
 @pytest.mark.parametrize(("name", "precision", "mode"), CASES)
 def test_a_variant_is_built(hasn_onnx: MakeOnnx, name: str, precision: str, mode: str) -> None:

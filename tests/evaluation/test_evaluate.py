@@ -47,6 +47,7 @@ def official(shared_data):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ensemble", "psnr", "ssim"),
     [("Set5", False, 32.181, 0.8948), ("Set14", False, 28.608, 0.7814), ("Set5", True, 32.242, 0.8956)],

@@ -45,6 +45,7 @@ def difference(proto, model, shape) -> float:
     return float(np.abs(got - expected).max()) / max(1.0, float(np.abs(expected).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -64,6 +65,7 @@ def test_outputs_equal_pytorch_at_every_size(options):
         assert difference(proto, model, (1, 3, *size)) < 5e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -87,6 +89,7 @@ def test_every_variant_fused_or_not(fields, rules):
     assert metadata(proto)["hasn_edge.fused"] == ",".join(fused.fused)
 
 
+@pytest.mark.slow
 def test_any_batch_and_a_fixed_one():
     model = network()
     anything = onnx_from_model(model, batch=None)
@@ -132,6 +135,7 @@ def test_a_decomposed_norm_has_neither_layer_normalization_nor_transposes():
     assert not {"LayerNormalization", "Transpose"} & found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simplify", [True, False])
 def test_a_static_graph_computes_no_sizes(simplify):
     model = network(blocks=2)
@@ -146,6 +150,7 @@ def test_a_static_graph_computes_no_sizes(simplify):
         Emulator(static, exact=True).run(x[..., :30])
 
 
+@pytest.mark.slow
 def test_every_tensor_is_used_once_named_and_inside_the_file():
     for rules in ((), tuple(RULES)):
         proto = onnx_from_model(fuse(network(blocks=2), rules)[0])
@@ -264,6 +269,7 @@ def test_module_paths(scope, path):
     assert module_path(scope) == path
 
 
+@pytest.mark.slow
 def test_published_outputs(shared_data):
     golden = np.load(shared_data / "upstream/golden.npz")
     model = load_checkpoint(shared_data / "upstream/HASN.pth").model()

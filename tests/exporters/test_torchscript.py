@@ -33,6 +33,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(-10 * torch.log10(((a - b) ** 2).mean()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [(), tuple(RULES)], ids=["unfused", "fused"])
 @pytest.mark.parametrize("options", [{}, {"size": (20, 33)}, {"channels_last": True}], ids=str)
 def test_fp32_equals_the_network_at_every_size_and_batch(rules, options):
@@ -46,6 +47,7 @@ def test_fp32_equals_the_network_at_every_size_and_batch(rules, options):
         torch.testing.assert_close(y, model(x), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields", [{"esa": False}, {"cab": False}, {"norm": False}, {"scale": 2, "channels": 1}]
 )
@@ -55,6 +57,7 @@ def test_variants(fields):
     torch.testing.assert_close(torchscript_from_model(model)(x), model(x), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_fp16_on_published_weights_and_a_photograph(shared_data):
     golden = np.load(shared_data / "upstream/golden.npz")
     model = load_checkpoint(shared_data / "upstream/HASN.pth").model()
@@ -97,6 +100,7 @@ def test_a_norm_of_half_tensors_neither_overflows_nor_underflows():
         torch.testing.assert_close(y.double(), ChannelNorm(8).double()(x.double()), rtol=0, atol=4e-3)
 
 
+@pytest.mark.slow
 def test_the_file_runs_without_this_package(tmp_path):
     path = tmp_path / "net.ts"
     save_torchscript(torchscript_from_model(network()), path)

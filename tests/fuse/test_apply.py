@@ -33,6 +33,7 @@ def tiny(**fields) -> ModelSpec:
     return ModelSpec(**{"features": 6, "blocks": 2, "scale": 2, "esa_channels": 4, **fields})
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(
     rules=st.sampled_from(SUBSETS),
@@ -62,6 +63,7 @@ def test_fusion_is_exact_in_float64(rules, height, width, seed, fields):
     assert float((fused(x) - expected).abs().max()) <= 1e-12 * max(1.0, float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_every_rule_on_the_published_weights(shared_data):
     model = load_checkpoint(shared_data / "upstream/HASN.pth").model().double()
     x = torch.rand(1, 3, 17, 29, dtype=torch.float64)

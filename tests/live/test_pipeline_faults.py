@@ -116,6 +116,7 @@ def test_two_failures_report_the_first():
     assert error.stage == "capture"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["fast", "slow"])
 @pytest.mark.parametrize("busy", ["capture", "infer", "present", "record"])
 def test_stop_at_every_stage(busy, seconds):
@@ -175,6 +176,7 @@ def test_an_interrupt_in_the_calling_thread_joins_everything():
     assert writer.state == "published"
 
 
+@pytest.mark.slow
 def test_a_call_that_never_returns_is_named_and_not_waited_for():
     hang = threading.Event()
 

@@ -19,6 +19,7 @@ def parameters(**fields) -> int:
         return sum(p.numel() for p in HASN(ModelSpec(**fields)).parameters())
 
 
+@pytest.mark.slow
 def test_published_outputs(shared_data):
     model = load_checkpoint(shared_data / "upstream" / "HASN.pth").model()
     golden = np.load(shared_data / "upstream" / "golden.npz")

@@ -41,6 +41,7 @@ def files(folder) -> list[str]:
     return sorted(p.name for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
 def test_export_equals_pytorch(tiny, tmp_path, x, format, precision, tolerance):
@@ -76,6 +77,7 @@ def test_a_new_file_replaces_the_old_only_if_it_passed(tiny, tmp_path, monkeypat
     assert load_artifact(first.path) == first
 
 
+@pytest.mark.slow
 def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
     recipe = tmp_path / "strict.toml"
     recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
@@ -107,6 +109,7 @@ def test_an_int8_sidecar_states_recipe_ranges_and_quality(tiny, tmp_path):
     assert any("held-out images" in line for line in built.summary)
 
 
+@pytest.mark.slow
 def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
@@ -127,6 +130,7 @@ def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
     assert built.artifacts[0].graph.builder_flags == ("INT8", "FP16")
 
 
+@pytest.mark.slow
 def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     recipe = tmp_path / "loose.toml"
@@ -186,6 +190,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
             hasn_edge.build(tiny, target="rtx", output=tmp_path / "out", **options)
 
 
+@pytest.mark.slow
 def test_a_range_of_sizes_is_the_engines(tiny, tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     built = hasn_edge.build(
@@ -282,6 +287,7 @@ def test_a_file_of_pixels_states_it_and_runs(tiny, tmp_path, size):
     assert np.mean(difference != 0) < 1e-3
 
 
+@pytest.mark.slow
 def test_recipe_budget_is_the_one_that_counts(tiny, monkeypatch, tmp_path):
     """A candidate that loses more than the budget is refused; one that loses less passes."""
     real = acceptance.drift
@@ -305,6 +311,7 @@ def batch_of(count: int, height: int = 24, width: int = 33) -> np.ndarray:
     return np.random.default_rng(1).random((count, 3, height, width), dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_exported_graph_takes_any_number_and_computes_each_alone(tiny, tmp_path, precision):
     artifact = hasn_edge.export(tiny, precision=precision, batch=4, output=tmp_path)
@@ -328,6 +335,7 @@ def test_a_server_takes_the_batch_as_its_limit(tiny, tmp_path):
     assert "dims: [ 3, -1, -1 ]" in config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "pixels"), [((48, 64), False), (None, True)])
 def test_an_engine_takes_up_to_so_many(tiny, tmp_path, size, pixels):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
@@ -346,6 +354,7 @@ def test_an_engine_takes_up_to_so_many(tiny, tmp_path, size, pixels):
         assert other.artifacts[-1].engine.cache_key != engine.engine.cache_key
 
 
+@pytest.mark.slow
 def test_a_target_file_may_fix_the_number(tiny, tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     target = tmp_path / "pair.toml"

@@ -108,6 +108,7 @@ def test_the_fastest_on_this_cpu_is_published_with_the_reason(tiny, tmp_path):
     assert built.summary[-1] == facts["why"]
 
 
+@pytest.mark.slow
 def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path):
     recipe = tmp_path / "strict.toml"
     recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')

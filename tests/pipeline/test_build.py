@@ -85,6 +85,7 @@ def input_dims(graph: onnx.ModelProto) -> list[int]:
     return [dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
 
 
+@pytest.mark.slow
 def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
     built = hasn_edge.build(tiny, precision="fp16", size=(32, 40), output=tmp_path)
     assert told.precision is Precision.FP16
@@ -96,6 +97,7 @@ def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
     assert engine.engine.golden.shape == (1, 3, 32, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeypatch, precision):
     def built(**rest) -> tuple[str, set[str]]:
@@ -127,6 +129,7 @@ def test_the_portable_graph_is_one_that_8_5_reads(tiny, told, tmp_path):
     assert "LayerNormalization" not in operators(weak)
 
 
+@pytest.mark.slow
 def test_the_calibrator_has_a_graph_that_takes_its_images(tiny, told, tmp_path):
     built = hasn_edge.build(
         tiny,
@@ -199,6 +202,7 @@ def names(folder) -> list[str]:
     reason="TensorRT for RTX is not installed: extra [rtx]",
 )
 class TestSmokeTest:
+    @pytest.mark.slow
     def test_an_engine_runs_before_it_is_published(self, tiny, tmp_path, monkeypatch):
         seen = []
 

@@ -206,6 +206,7 @@ def test_a_tensor_that_was_zero_everywhere_keeps_room_for_values_up_to_one():
 MAGNITUDES = [0.0, 1e-44, 1e-38, 1e-30, 1e-8, 1e-3, 1.0, 3e4, 6.5e4]
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.sampled_from([*MAGNITUDES, 1e10, 1e18]), min_size=2, max_size=4),
     limit=st.sampled_from([*MAGNITUDES, 1e10, 1e30, 3.4e38]),

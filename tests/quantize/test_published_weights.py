@@ -61,6 +61,7 @@ def bench(shared_data: Path) -> Bench:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_default_recipe_on_set5(bench, form):
     recipe = load_quant_recipe()
@@ -72,10 +73,12 @@ def test_the_default_recipe_on_set5(bench, form):
     assert bench.reference["Set5"] == pytest.approx(32.181, abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_default_recipe_on_set14(bench):
     assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_quant_recipe()) <= 0.04
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_conservative_recipe_on_set5(bench, form):
     recipe, default = load_quant_recipe("conservative"), load_quant_recipe()
@@ -84,10 +87,12 @@ def test_the_conservative_recipe_on_set5(bench, form):
     assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.02
 
 
+@pytest.mark.slow
 def test_fp16_on_set5(bench):
     assert abs(bench.loss("Set5", Form.STRONGLY_TYPED, Precision.FP16)) <= 0.005
 
 
+@pytest.mark.slow
 def test_pixels_in_the_graph_cost_nothing_on_set5(bench):
     float_loss = bench.loss("Set5", Form.STRONGLY_TYPED, Precision.FP16)
     emulator = Emulator(with_pixels(bench.exporter.export(Form.STRONGLY_TYPED, Precision.FP16)), exact=True)

@@ -34,6 +34,7 @@ def data(nbytes: int = 1000) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, nbytes, dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_says_what_it_is(backend):
     assert backend.name in BACKENDS
     assert (backend.index, backend.integrated) == (0, False)

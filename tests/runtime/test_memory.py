@@ -93,6 +93,7 @@ print(peak() - before, upscaler.last_report.tiles)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory as Linux counts it")
 def test_a_large_image_keeps_within_the_limit(tmp_path: Path):
     """One block of the published width: the peak of six is the peak of one, the time is not."""

@@ -73,6 +73,7 @@ class SessionContract:
         with self.open() as session:
             yield session
 
+    @pytest.mark.slow
     def test_says_what_it_is(self, session):
         assert (session.spec, session.backend, session.precision) == (SPEC, self.backend, self.precision)
         assert session.device == self.device

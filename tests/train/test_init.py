@@ -42,6 +42,7 @@ def test_at_the_default_the_signal_dies_on_its_way_through_the_blocks():
     assert signal(model, "block_3") < 0.05 * signal(model, "conv_1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [InitKind.VARIANCE, InitKind.DELTA])
 def test_the_signal_reaches_the_end_of_the_body(kind):
     model = started(kind)
@@ -52,6 +53,7 @@ def test_the_signal_reaches_the_end_of_the_body(kind):
     assert signal(model, "conv_2") == pytest.approx(0.25, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_delta_begins_near_an_orthogonal_matrix_on_the_centre_tap():
     torch.manual_seed(0)
     weight = started(InitKind.DELTA).conv_2.weight.double()
@@ -62,6 +64,7 @@ def test_delta_begins_near_an_orthogonal_matrix_on_the_centre_tap():
     assert weight.pow(2).sum() < 1.3 * centre.pow(2).sum()
 
 
+@pytest.mark.slow
 def test_the_gates_begin_open():
     model = started(InitKind.DELTA)
     seen = []
@@ -72,6 +75,7 @@ def test_the_gates_begin_open():
     assert 0.8 < float(seen[0].mean()) < 0.95  # sigmoid(2) = 0.88
 
 
+@pytest.mark.slow
 def test_it_is_decided_by_its_seed():
     a, b = started(InitKind.DELTA), started(InitKind.DELTA)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))

@@ -35,6 +35,7 @@ def finished(recipe, shards, eval_folder, tmp_path_factory):
     return folder, reports
 
 
+@pytest.mark.slow
 def test_a_run_leaves_log_states_weights_curve_and_events(finished):
     folder, reports = finished
     names = {path.name for path in folder.iterdir()}
@@ -76,6 +77,7 @@ def test_the_pth_is_what_basicsr_writes(finished):
     assert load_checkpoint(folder / "last.pth").spec == read_run_file(folder).recipe.model
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_those_of_the_highest_score(recipe, shards, eval_folder, tmp_path):
     # A learning rate that ruins the network after a while: the best is not the last.
     wild = replace(recipe, optimizer=replace(recipe.optimizer, lr=1.0, warmup=0), ema=0.0, iterations=6)
@@ -89,6 +91,7 @@ def test_the_best_weights_are_those_of_the_highest_score(recipe, shards, eval_fo
     assert scores[best] == max(scores.values())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumed_ends_as_if_never_stopped(recipe, shards, finished, eval_folder, tmp_path):
     folder = tmp_path / "stopped"
     run = begin(recipe, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
@@ -188,6 +191,7 @@ def test_a_warm_start_takes_the_plain_weights_of_an_iteration(recipe, shards, fi
         begin(wide, tmp_path / "x", data=[shards.folder], sets=[], start=str(source / "best.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_run_can_be_replanned(finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     assert resumed(folder, iterations=16).recipe.iterations == 16

@@ -56,6 +56,7 @@ def same(a, b):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_and_an_interrupted_run_end_bit_identical_to_an_undisturbed_one(
     long_recipe, shards, tmp_path
 ):
@@ -92,6 +93,7 @@ def test_a_killed_and_an_interrupted_run_end_bit_identical_to_an_undisturbed_one
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(recipe, shards, eval_folder, tmp_path):
     from dataclasses import replace
 

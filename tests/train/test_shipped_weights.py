@@ -27,6 +27,7 @@ def test_the_file_is_small_and_readable_by_everybody(name):
     assert status.st_mode & 0o044 == 0o044
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["Set5", "Set14"])
 def test_the_figures_of_card_and_file_are_what_the_file_gives(name, dataset, shared_data):
     checkpoint = load_checkpoint(model_path(name))

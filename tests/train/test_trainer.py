@@ -128,6 +128,7 @@ def test_weights_to_begin_with_are_taken_as_they_are(recipe, shards):
     assert second.iteration == 0
 
 
+@pytest.mark.slow
 def test_training_learns(recipe, shards):
     source = PatchSource([shards], seed=0)
     fast = replace(recipe, iterations=60, optimizer=OptimizerConfig(lr=5e-3, warmup=5))

@@ -561,6 +561,7 @@ def excerpt(source: Path, target: Path, seconds: float) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seconds"), [("intel_bottle-detection.mp4", 0.3), ("intel_car-detection.mp4", 0.5)]
 )

@@ -51,6 +51,7 @@ def test_into_a_file(clip, tmp_path):
     assert np.abs(difference).mean() < 4
 
 
+@pytest.mark.slow
 def test_into_a_folder_with_images(clip, tmp_path):
     write_image(tmp_path / "image.png", np.full((16, 16, 3), 99, np.uint8))
     make(tmp_path / "other.avi", 2, codec="mpeg4", time_base=Fraction(1, 30))
@@ -85,6 +86,7 @@ def test_bad_videos_are_named_and_the_rest_goes_on(clip, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip_x4.mp4"]
 
 
+@pytest.mark.slow
 def test_a_damaged_video_is_written_and_exits_with_1(tmp_path):
     source = make(tmp_path / "clip.mp4", 10, options={"bf": "0", "g": "5"})
     with av.open(str(source)) as container:
@@ -148,6 +150,7 @@ def start(source: Path, folder: Path) -> subprocess.Popen[str]:
     pytest.fail(f"it never wrote: {process.communicate()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "words"),
     [
@@ -170,6 +173,7 @@ def test_an_interrupted_run_leaves_no_broken_file(tmp_path, number, code, words)
     assert bool(left) == (number == signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "number", "code"),
     [("network", signal.SIGINT, 130), ("encoder", signal.SIGTERM, 143), ("twice", signal.SIGINT, 130)],
@@ -209,6 +213,7 @@ def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, s
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """A real failing write, in a process that may not write more than 20 kB to a file."""
     source = make(tmp_path / "clip.mp4", 40, audio="aac")

@@ -15,6 +15,7 @@ from hasn_edge.errors import ConfigError, InputError, UnsupportedError
 from hasn_edge.model.zoo import DEFAULT_MODEL
 
 
+@pytest.mark.slow
 def test_every_board_has_an_estimate():
     assert len(boards()) == 14
     times = {}

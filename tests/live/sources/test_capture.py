@@ -52,6 +52,7 @@ def test_a_stream_is_read_in_order_and_in_time(serve, kind):
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.slow
 @SERVERS
 @pytest.mark.parametrize("fault", ["stall", "reset"])
 def test_a_broken_stream_is_reported_and_resumed(serve, kind, fault):
@@ -69,6 +70,7 @@ def test_a_broken_stream_is_reported_and_resumed(serve, kind, fault):
     assert view.messages[-1] is None
 
 
+@pytest.mark.slow
 @SERVERS
 def test_garbage_between_images_is_survived(serve, kind):
     server = serve(kind, "garbage")
@@ -79,6 +81,7 @@ def test_garbage_between_images_is_survived(serve, kind):
     assert server.connections == 1
 
 
+@pytest.mark.slow
 @SERVERS
 def test_a_server_that_does_not_answer(serve, kind):
     server = serve(kind, "refuse")

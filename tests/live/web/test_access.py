@@ -88,6 +88,7 @@ def test_websockets_of_other_pages_are_refused(origin):
         assert not view.server.viewers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", [None, "", "wrong", "a token that is right "])
 def test_a_wrong_token_sees_nothing(token):
     with serving(token="a token that is right") as (view, _):

@@ -12,6 +12,7 @@ from tests.support.web_rig import Client, until
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_a_refused_still_does_not_block_the_next_one(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)

@@ -18,6 +18,7 @@ from tests.support.live_rig import Session
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_the_image_moves_and_the_numbers_change(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
@@ -46,6 +47,7 @@ def test_charts_show_a_gap_where_nothing_was_known(chromium):
         assert tab.evaluate("unbroken([{}], (s) => s.p)") == []
 
 
+@pytest.mark.slow
 def test_large_numbers_fit_their_tiles(chromium):
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
     for settings in (phone, {"viewport": {"width": 1280, "height": 800}}):
@@ -64,6 +66,7 @@ def test_large_numbers_fit_their_tiles(chromium):
                 assert tab.evaluate(f"compact({count})") == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_what_is_behind_them(chromium, scheme):
     """WCAG 2's contrast of at least 4.5, computed as it says."""

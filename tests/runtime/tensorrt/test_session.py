@@ -567,6 +567,7 @@ def recorded_versions() -> list[str]:
 RECORD = Path(__file__).parents[2] / "support" / "tensorrt_api.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", recorded_versions())
 def test_the_fake_has_only_names_that_tensorrt_has(lab, version):
     record = json.loads(RECORD.read_text())
