@@ -148,5 +148,5 @@ def test_a_board_is_built_for_on_such_a_board_only():
         UnsupportedError, match=r"'orin-nano' is NVIDIA Jetson Orin Nano .* the GPU here is GPU"
     ):
         nano.require_gpu(facts("8.9"))
-    with pytest.raises(UnsupportedError, match="no NVIDIA GPU .* --target portable .* --estimate orin-nano"):
+    with pytest.raises(UnsupportedError, match="no NVIDIA GPU .* target='portable'.* estimate='orin-nano'"):
         nano.require_gpu(None)

@@ -51,7 +51,7 @@ def test_its_source_is_never_overwritten(run, clip, tmp_path, name):
     result, opened = run("--source", source, "--record", record)
     assert result.exit_code == 1, result.output
     message = " ".join(result.output.split())
-    assert "is the video to show and would be overwritten; choose another name with --record" in message
+    assert "is the video to show and would be overwritten; use --record " in message
     assert not opened
     assert source.read_bytes() == before
 
