@@ -1,0 +1,266 @@
+"""What every verb of the command line does, recorded, so that two recordings can be compared.
+
+    python benchmarks/verbs.py record DIR                   # of the installation that runs it; some minutes
+    python benchmarks/verbs.py record DIR --only 'train*'   # these cases anew, the others stay
+    python benchmarks/verbs.py compare BEFORE AFTER
+
+Every case runs by itself in a folder of its own, as child processes, on inputs that are always the same. Kept
+are exit codes, both streams and every file that was written. ``compare`` exits with 1 where exit codes, names
+of files or what is in them differ. Messages may be worded anew: those differences, in sentences inside JSON
+and Markdown as well, are listed apart and do not count. Figures that a clock decides are left out of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import fnmatch
+import io
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from verbs_cases import Case, cases
+from verbs_record import contents, digest, make_inputs, run_case
+
+STARTS = 10
+"""Processes whose start-up is timed."""
+
+ENGINE = ".engine"
+"""Engines of two builds may differ in bytes: of them the graph, the sidecar and the name are compared."""
+UNSTABLE = r"events\.out\.tfevents\..*"
+"""Files whose names and bytes hold the time, wherever they are."""
+VARIES = re.compile(r"date|load average|(.*_)?seconds|.*_ms")
+"""Keys of JSON whose values depend on time, in every case."""
+CLOCKED_COLUMNS = ("it_per_s", "loader_patches_per_s")
+TIME = re.compile(
+    r"\d[\d.,]*(?= ?(?:ms|s|fps|it/s|times as long|x the time)\b)"
+    r"|(?<=ETA )[\d:]+|(?<=network )\d+|(?<=loader )\d+"
+    r"|\b[0-9a-f]{12}(?=\.\.\.)"
+)
+"""Durations, rates, and beginnings of hashes, in messages."""
+NUMBER, RULE = re.compile(r"\d[\d.,]*"), re.compile(r"[ \t─━═]+")
+VERDICT = re.compile(r"the time of|throttled|limited by|times as long|^the ONNX graph|^int8:")
+"""Lines of a case with timings that are there or not, depending on them."""
+
+
+def record(folder: Path, only: str) -> None:
+    """Run the cases that ``only`` names and write one file of each."""
+    with tempfile.TemporaryDirectory(prefix="verbs-") as root:
+        inputs = Path(root, "inputs")
+        inputs.mkdir()
+        make_inputs(inputs)
+        hashes = {name: digest(inputs / name) for name in contents(inputs)}
+        write_json(folder / "inputs.json", hashes)
+        for case in cases():
+            if not fnmatch.fnmatchcase(case.name, only):
+                continue
+            result = run_case(case, inputs, folder / "files" / case.name)
+            write_json(folder / "cases" / f"{case.name}.json", result)
+            took = sum(step["seconds"] for step in result["steps"])
+            codes = " ".join(str(step["code"]) for step in result["steps"])
+            print(f"{case.name}: {codes}; {len(result['files'])} files, {took:.1f} s", flush=True)
+    if fnmatch.fnmatchcase("startup", only):
+        commands = {"python -c pass": ["-c", "pass"], "hasn-edge --help": ["-m", "hasn_edge", "--help"]}
+        write_json(folder / "startup.json", {name: start_up(args) for name, args in commands.items()})
+
+
+def start_up(args: list[str]) -> list[float]:
+    """Return the wall-clock seconds of some runs of this Python."""
+    taken = []
+    for _ in range(STARTS):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, *args], check=True, capture_output=True)
+        taken.append(time.perf_counter() - begin)
+    return taken
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file of the recording."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+class Side:
+    """One case of one recording, without what a clock or a folder's name decides."""
+
+    def __init__(self, folder: Path, case: Case) -> None:
+        self.case = case
+        self.kept = folder / "files" / case.name
+        self.record = json.loads((folder / "cases" / f"{case.name}.json").read_text(encoding="utf-8"))
+        self.unstable = re.compile(f"{UNSTABLE}|{case.unstable}")
+        self.files = {self.unstable.sub("*", name): name for name in self.record["files"]}
+        self.digests = {name: digest(self.kept / name) for name in self.record["files"]}
+        replaced = dict(self.record["places"])
+        for name, facts in self.record["files"].items():
+            if facts["sha256"] != self.digests[name] or name.endswith(ENGINE):
+                replaced[facts["sha256"]] = f"<hash of {name}>"
+        self.replaced = sorted(replaced.items(), key=lambda pair: -len(pair[0]))
+
+    def plain(self, text: str) -> str:
+        """Return a text without places, and without figures where they come from a clock."""
+        for old, new in self.replaced:
+            text = text.replace(old, new)
+        if self.case.timed:
+            lines = [self.unstable.sub("*", line) for line in text.splitlines() if not VERDICT.search(line)]
+            text = NUMBER.sub("#", RULE.sub(" ", "\n".join(lines)))
+        return TIME.sub("#", text)
+
+    def flat(self, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        """Yield the path and value of everything in JSON that a clock does not decide."""
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                clocked = VARIES.fullmatch(key) or key in self.case.varies
+                yield from [(f"{path}.{key}", "#")] if clocked else self.flat(item, f"{path}.{key}")
+        elif isinstance(value, list) and value:
+            for number, item in enumerate(value):
+                yield from self.flat(item, f"{path}[{number}]")
+        else:
+            yield path, self.plain(value) if isinstance(value, str) else value
+
+    def lines(self, name: str) -> list[str] | None:
+        """Return a text file's lines; ``None`` of a file that is no text."""
+        content = (self.kept / name).read_bytes()
+        if b"\0" in content:
+            return None
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            return None
+        if name.endswith(".csv"):
+            rows = csv.DictReader(io.StringIO(text))
+            return [str({k: v for k, v in row.items() if k not in CLOCKED_COLUMNS}) for row in rows]
+        return self.plain(text).splitlines()
+
+
+def as_json(text: str) -> Any:
+    """Return the value of a JSON object; ``None`` of any other text."""
+    try:
+        return json.loads(text) if text.startswith("{") else None
+    except ValueError:
+        return None
+
+
+def unified(old: list[str], new: list[str], name: str) -> list[str]:
+    """Return the lines that differ."""
+    return list(difflib.unified_diff(old, new, f"before: {name}", f"after: {name}", lineterm="", n=0))
+
+
+def compare_json(old: Side, new: Side, texts: tuple[str, str], name: str) -> tuple[list[str], list[str]]:
+    """Return how values and keys differ, and how sentences do."""
+    left, right = dict(old.flat(as_json(texts[0]))), dict(new.flat(as_json(texts[1])))
+    differences: list[str] = []
+    wording: list[str] = []
+    for path in dict.fromkeys((*left, *right)):
+        before, after = (repr(side[path]) if path in side else "nothing" for side in (left, right))
+        if before != after:
+            sentences = all(isinstance(side.get(path), str) and " " in side[path] for side in (left, right))
+            (wording if sentences else differences).append(f"{name}: {path[1:]}: {before} -> {after}")
+    return differences, wording
+
+
+def compare_file(old: Side, new: Side, name: str) -> tuple[list[str], list[str]]:
+    """Return how a file that both wrote differs in what it holds, and in words."""
+    names = old.files[name], new.files[name]
+    if old.digests[names[0]] == new.digests[names[1]]:
+        return [], []
+    if name.endswith(ENGINE) or old.unstable.search(names[0]):
+        return [], []
+    before, after = old.lines(names[0]), new.lines(names[1])
+    if before is None or after is None:
+        sizes = (old.record["files"][names[0]]["bytes"], new.record["files"][names[1]]["bytes"])
+        return [f"{name}: {sizes[0]} and {sizes[1]} bytes that differ"], []
+    if name.endswith(".json"):
+        texts = [(side.kept / side.files[name]).read_text(encoding="utf-8") for side in (old, new)]
+        return compare_json(old, new, (texts[0], texts[1]), name)
+    lines = unified(before, after, name)
+    return ([], lines) if name.endswith(".md") else (lines, [])
+
+
+def compare_case(old: Side, new: Side) -> tuple[list[str], list[str]]:
+    """Return what differs between two runs of a case, and what is only worded otherwise."""
+    differences: list[str] = []
+    wording: list[str] = []
+    for what, before, after in (
+        ("removed", old.record["removed"], new.record["removed"]),
+        ("steps", len(old.record["steps"]), len(new.record["steps"])),
+    ):
+        if before != after:
+            differences.append(f"{what}: {before} -> {after}")
+    for number, (before, after) in enumerate(zip(old.record["steps"], new.record["steps"], strict=False), 1):
+        label = f"step {number}, {after['command'] or 'no arguments'}"
+        for key in ("command", "code"):
+            if before[key] != after[key]:
+                differences.append(f"{label}: {key} {before[key]} -> {after[key]}")
+        for stream in ("stdout", "stderr"):
+            texts = before[stream], after[stream]
+            if all(as_json(text) is not None for text in texts):
+                found, words = compare_json(old, new, texts, f"{label}, {stream}")
+                differences += found
+                wording += words
+            else:
+                lines = [side.plain(text).splitlines() for side, text in zip((old, new), texts, strict=True)]
+                wording += unified(lines[0], lines[1], f"{label}, {stream}")
+    differences += [f"no longer written: {name}" for name in old.files if name not in new.files]
+    differences += [f"written now: {name}" for name in new.files if name not in old.files]
+    for name in old.files:
+        if name in new.files:
+            found, words = compare_file(old, new, name)
+            differences += found
+            wording += words
+    return differences, wording
+
+
+def compare(before: Path, after: Path, only: str) -> bool:
+    """Print what differs between two recordings; return whether nothing but words does."""
+    found, words = {}, {}
+    if (before / "inputs.json").read_bytes() != (after / "inputs.json").read_bytes():
+        found["inputs"] = ["they are not the same ones: nothing below can be trusted"]
+    known = {case.name: case for case in cases()}
+    recorded = [{path.stem for path in (folder / "cases").glob("*.json")} for folder in (before, after)]
+    chosen = [name for name in sorted(recorded[0] | recorded[1]) if fnmatch.fnmatchcase(name, only)]
+    for name in chosen:
+        if not all(name in names for names in recorded):
+            found[name] = [f"recorded only {'before' if name in recorded[0] else 'after'}"]
+            continue
+        case = known.get(name, Case(name, ()))
+        found[name], words[name] = compare_case(Side(before, case), Side(after, case))
+    for title, several in (("Wording", words), ("Differences", found)):
+        print(f"{title}: {sum(map(bool, several.values()))} of {len(chosen)} cases")
+        for name, lines in several.items():
+            print("".join(f"  {line}\n" for line in (f"[{name}]", *lines)) if lines else "", end="")
+    for side, path in (("before", before / "startup.json"), ("after", after / "startup.json")):
+        taken = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        medians = (f"{name} {1e3 * statistics.median(times):.0f} ms" for name, times in taken.items())
+        print(f"Start-up {side}, median of {STARTS}: {'; '.join(medians) or 'not recorded'}")
+    return not any(found.values())
+
+
+def main() -> None:
+    """Record or compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, folders in (("record", ("folder",)), ("compare", ("before", "after"))):
+        command = verbs.add_parser(verb)
+        for folder in folders:
+            command.add_argument(folder, type=Path)
+        command.add_argument("--only", default="*", metavar="NAME", help="case, or a pattern: 'build*'")
+    options = parser.parse_args()
+    if options.verb == "record":
+        record(options.folder, options.only)
+    else:
+        sys.exit(0 if compare(options.before, options.after, options.only) else 1)
+
+
+if __name__ == "__main__":
+    main()
