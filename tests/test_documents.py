@@ -48,6 +48,7 @@ def test_what_a_document_names_exists(path):
     assert missing == []
 
 
+@pytest.mark.slow
 def test_the_floors_are_drawn_as_the_code_has_them():
     spec = importlib.util.spec_from_file_location("make_images", ROOT / "docs" / "make_images.py")
     module = importlib.util.module_from_spec(spec)

@@ -41,6 +41,7 @@ def test_what_is_timed_compiles_its_kernels_before(monkeypatch):
     assert asked == [((180, 320), True), (None, False)]
 
 
+@pytest.mark.slow
 def test_worker_passes_our_errors_on(tmp_path):
     case = Case(label="gone", model=str(tmp_path / "none.safetensors"))
     with Worker(case) as worker, pytest.raises(CheckpointError, match="no such weights file"):

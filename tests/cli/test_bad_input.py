@@ -238,6 +238,7 @@ def test_two_sets_of_one_name(folder, tmp_path):
     assert "two sets are called S; name them apart" in one_message(result)
 
 
+@pytest.mark.slow
 def test_eval_says_where_memory_made_it_use_tiles(folder, tmp_path, monkeypatch):
     image = np.random.default_rng(1).integers(0, 256, (768, 512, 3), np.uint8)
     write_image(tmp_path / "set/big.png", image)
@@ -249,6 +250,7 @@ def test_eval_says_where_memory_made_it_use_tiles(folder, tmp_path, monkeypatch)
     assert "computed in tiles because of memory, which changes the figures: big" in result.output
 
 
+@pytest.mark.slow
 def test_eval_says_where_a_file_of_one_size_made_it_use_tiles(folder, tmp_path):
     write_image(tmp_path / "set/a.png", np.random.default_rng(1).integers(0, 256, (160, 120, 3), np.uint8))
     made = run("export", "--model", folder / "tiny.safetensors", "--size", "24x24", "-o", tmp_path)

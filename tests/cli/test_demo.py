@@ -185,6 +185,7 @@ def test_without_a_frame_there_is_no_table_but_the_reason_in_the_figures(run, mo
     assert json.loads(Path("x.json").read_text())["ended"] == "time"
 
 
+@pytest.mark.slow
 def test_a_time_too_short_for_a_frame_is_said_instead_of_a_table(run, monkeypatch):
     monkeypatch.setattr(demo, "open_first", lambda *args: ("slow", Session(seconds=1.5)))
     result = run("--source", "pattern", "--view", "none", "--seconds", 0.3, "--size", "32x16")
@@ -211,6 +212,7 @@ def test_an_engine_for_another_size_is_told(run, monkeypatch):
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_on_a_terminal_and_only_messages_elsewhere():
     for terminal in (True, False):
         text = io.StringIO()
@@ -265,6 +267,7 @@ def test_bad_options(run, options, code, message):
     assert not any(Path().iterdir())
 
 
+@pytest.mark.slow
 def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_none(run, clip, monkeypatch):
     lengths = {}
     monkeypatch.setattr(demo, "_OPEN", {"web": lambda request, tell: Watcher()})

@@ -126,6 +126,7 @@ def test_interrupt(children, stage):
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_drops_the_recording_and_leaves_nothing(children):
     child = children["dropped"]
     child.signal(signal.SIGINT)
@@ -174,6 +175,7 @@ def test_terminate_is_an_orderly_end_too(children):
     assert child.numbers()
 
 
+@pytest.mark.slow
 def test_disk_is_full(children):
     """The system refuses to let the file grow: the run ends, says so, and leaves nothing."""
     child = children["noise"]

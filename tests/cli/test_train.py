@@ -60,6 +60,7 @@ def test_from_photographs_to_weights(photos, tmp_path):
     assert "2/6" not in more.output
 
 
+@pytest.mark.slow
 def test_decayed_weights_beside_a_run_that_goes_on(photos, tmp_path):
     run(
         "train", "--recipe", "hasn-x4-small", "--data", photos, "-o", tmp_path / "run", "--iterations", 100,

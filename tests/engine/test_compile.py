@@ -156,6 +156,7 @@ class TestRealBuilds:
                 hasn_onnx("int8", size=(64, 64)), replace(RTX.with_size(64, 64), workspace_bytes=1 << 20)
             )
 
+    @pytest.mark.slow
     def test_things_that_cannot_be_built(self, hasn_onnx: MakeOnnx) -> None:
         with pytest.raises(BuildError, match="not an ONNX graph"):
             engine_from_onnx(b"hello", RTX)
@@ -252,6 +253,7 @@ def test_a_variant_is_built(hasn_onnx: MakeOnnx, name: str, precision: str, mode
     assert (details["layers"]["quantize"] > 0) is (precision == "int8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_rtx")
 def test_the_published_network_takes_a_range_of_sizes(hasn_onnx: MakeOnnx) -> None:
     engine = engine_from_onnx(hasn_onnx("fp16", spec=ModelSpec()), ADA, precision=Precision.FP16)

@@ -59,6 +59,7 @@ def images(count: int = 2, side: int = 32) -> Iterator[np.ndarray]:
         yield np.full((1, 3, side, side), i / 10, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "form", "flags"),
     [
@@ -140,6 +141,7 @@ def test_the_next_build_starts_from_kept_timings(
     assert [path.read_bytes() for path in cache.iterdir()] == [b"+timings+timings"]
 
 
+@pytest.mark.slow
 def test_calibration_through_the_driver_and_kept(
     install: Install, hasn_onnx: MakeOnnx, tmp_path: Path
 ) -> None:

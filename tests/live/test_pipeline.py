@@ -58,6 +58,7 @@ def test_executions_are_filled_by_one_thread():
     assert view.numbers == list(range(20))
 
 
+@pytest.mark.slow
 def test_executions_of_a_live_source_do_not_hold_frames_back():
     """With nothing behind it in the queue, a computed frame is shown without waiting for the next one."""
     view = Watcher()
@@ -101,6 +102,7 @@ def test_a_live_recording_has_the_times_of_capture():
     np.testing.assert_allclose(writer.times, captured - captured[0], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_slow_encoder_is_named_and_loses_nothing():
     writer, view = Writer(seconds=0.05), Watcher()
     stats = Live(PatternSource(SIZE, fps=100), FakeSession(), [view], open_writer=writer, seconds=1.0).run()

@@ -27,6 +27,7 @@ from tests.support.live_rig import (
 )
 
 
+@pytest.mark.slow
 def test_a_live_source_drops_what_a_slow_network_cannot_take():
     view = Watcher()
     stats = Live(PatternSource(SIZE, fps=100), Session(seconds=0.08), [view], seconds=1.2).run()
@@ -49,6 +50,7 @@ def test_what_the_end_cuts_off_is_counted_where_it_was():
     assert snapshot["ended"] == "stopped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lose", ["mailbox", "computed", "shown"])
 def test_a_frame_that_gets_lost_anywhere_is_missing_from_the_sum(monkeypatch, lose):
     """What the end of the run cuts off is counted where it was: nothing else is put down to it."""
@@ -103,6 +105,7 @@ def test_why_it_ended_is_said():
     assert failing.stats.snapshot()["ended"] == "error"
 
 
+@pytest.mark.slow
 def test_the_delay_does_not_grow():
     """The network takes the newest frame: what it gets is far younger than a frame's time in the network."""
     view = Watcher()
@@ -113,6 +116,7 @@ def test_the_delay_does_not_grow():
     assert min(waited[-3:]) < 0.07
 
 
+@pytest.mark.slow
 def test_the_latency_of_a_recording_is_not_how_far_it_is_read_ahead():
     """Frames wait where they do not age: each is prepared shortly before the network is free."""
     view = Watcher()

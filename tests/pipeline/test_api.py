@@ -92,6 +92,7 @@ def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_an_int8_sidecar_states_recipe_ranges_and_quality(tiny, tmp_path):
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")

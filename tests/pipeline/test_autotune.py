@@ -94,6 +94,7 @@ def test_candidates_are_timed_in_rounds():
     assert failures == ()
 
 
+@pytest.mark.slow
 def test_the_fastest_on_this_cpu_is_published_with_the_reason(tiny, tmp_path):
     (tmp_path / "loose.toml").write_text("budget_db = 5.0\n")
     options = auto(tiny, size=(32, 40), recipe=tmp_path / "loose.toml", output=tmp_path / "out")

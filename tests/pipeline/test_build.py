@@ -219,6 +219,7 @@ class TestSmokeTest:
         assert built.summary[-1] == "the fp32 engine for rtx ran: its golden image came out right"
         assert len(names(tmp_path / "out")) == 4
 
+    @pytest.mark.slow
     def test_one_that_computes_something_else_is_not_published(self, tiny, tmp_path, monkeypatch):
         def lies(artifact):
             raise ArtifactError("it loads, but computes something else")
@@ -229,6 +230,7 @@ class TestSmokeTest:
             build_here(tiny, tmp_path / "out")
         assert names(tmp_path / "out") == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("gpu", [None, replace(ADA, compute_capability="7.5")], ids=["none", "another"])
     def test_without_its_gpu_the_summary_states_that_it_did_not_run(self, tiny, tmp_path, monkeypatch, gpu):
         monkeypatch.setattr(builder, "gpu_facts", lambda: gpu)
@@ -245,6 +247,7 @@ class TestSmokeTest:
         for module in (builder, fastest, open_engine):
             monkeypatch.setattr(module, "gpu_facts", lambda index=0: ADA)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("no_cuda_package")
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NVIDIA's bindings, which are loaded here
     def test_without_a_cuda_package_it_is_built_and_the_summary_has_the_cure(self, tiny, tmp_path):

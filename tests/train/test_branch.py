@@ -52,6 +52,7 @@ def same(a, b):
     return all(torch.equal(a[part][n], b[part][n]) for part in ("model", "ema") for n in a[part])
 
 
+@pytest.mark.slow
 def test_a_branch_is_the_run_that_was_planned_to_end_there(trunk, endless, shards, eval_folder, tmp_path):
     run = branch(f"{trunk}@12", tmp_path / "branch")
     assert (run.recipe.iterations, run.branched_at) == (16, 12)  # the last quarter of 16 is from 12 on
@@ -69,6 +70,7 @@ def test_a_branch_is_the_run_that_was_planned_to_end_there(trunk, endless, shard
     assert "Two" in facts["scores"]
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_as_if_nobody_had_branched(trunk, endless, shards, eval_folder, tmp_path):
     folder = shutil.copytree(trunk, tmp_path / "run")
     execute(tmp_path / "branch", branch(str(folder), tmp_path / "branch"), ALONE)
@@ -80,6 +82,7 @@ def test_the_run_goes_on_as_if_nobody_had_branched(trunk, endless, shards, eval_
     assert read_run_file(folder) == read_run_file(whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_branch_resumes_to_the_same_weights(trunk, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     execute(one, branch(str(trunk), one), ALONE)

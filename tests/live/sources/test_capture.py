@@ -37,6 +37,7 @@ def serve():
     assert lingering_threads(4) == ()
 
 
+@pytest.mark.slow
 @SERVERS
 def test_a_stream_is_read_in_order_and_in_time(serve, kind):
     server = serve(kind)
@@ -93,6 +94,7 @@ def test_a_server_that_does_not_answer(serve, kind):
     server.stopping.set()
 
 
+@pytest.mark.slow
 @BY_FFMPEG
 def test_ffmpeg_streams(serve):
     with open_source(serve(FfmpegServer).url) as source:
@@ -105,6 +107,7 @@ def test_ffmpeg_streams(serve):
     assert times == sorted(set(times))
 
 
+@pytest.mark.slow
 @BY_FFMPEG
 @pytest.mark.parametrize("fault", ["stall", "reset"])
 def test_a_break_in_what_ffmpeg_streams_is_reported_and_resumed(serve, fault):
@@ -130,6 +133,7 @@ def test_a_break_in_what_ffmpeg_streams_is_reported_and_resumed(serve, fault):
     assert "trying again in 0.5 s (attempt 1)" in told[0]
 
 
+@pytest.mark.slow
 @BY_FFMPEG
 def test_garbage_in_what_ffmpeg_streams_is_survived(serve):
     server = serve(FfmpegServer, "garbage")

@@ -24,6 +24,7 @@ def test_a_refused_still_does_not_block_the_next_one(chromium):
             tab.get_by_label("Save a snapshot").click()
 
 
+@pytest.mark.slow
 def test_the_divider_moves_by_mouse_and_keys(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
@@ -50,6 +51,7 @@ def test_the_divider_moves_by_mouse_and_keys(chromium):
         assert tab.locator("#divider").get_attribute("aria-valuenow") == "27"
 
 
+@pytest.mark.slow
 def test_zoom_is_the_same_for_both_halves(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
@@ -80,6 +82,7 @@ def test_zoom_is_the_same_for_both_halves(chromium):
         assert tab.evaluate("view.zoom") == 1
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_what_the_network_computed(chromium, tmp_path):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
@@ -97,6 +100,7 @@ def test_a_snapshot_is_what_the_network_computed(chromium, tmp_path):
             np.testing.assert_array_equal(saved[:, :part], one.frame.bicubic(4)[:, :part])
 
 
+@pytest.mark.slow
 def test_pausing_is_one_viewers_own(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
@@ -109,6 +113,7 @@ def test_pausing_is_one_viewers_own(chromium):
         waits(tab, f"view.number > {number}")
 
 
+@pytest.mark.slow
 def test_a_second_viewer_joins_and_vanishes(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
@@ -123,6 +128,7 @@ def test_a_second_viewer_joins_and_vanishes(chromium):
         waits(tab, f"view.number > {number} + 2")
 
 
+@pytest.mark.slow
 def test_the_token_leaves_the_address_and_lasts_as_long_as_the_tab(chromium):
     with running(token="a token & more") as (view, _, _):
         with page(chromium, view.addresses[0]) as tab:
@@ -140,6 +146,7 @@ def test_the_token_leaves_the_address_and_lasts_as_long_as_the_tab(chromium):
             first_image(tab)
 
 
+@pytest.mark.slow
 def test_it_works_on_a_phone(chromium):
     phone = {
         "viewport": {"width": 360, "height": 740},
@@ -166,6 +173,7 @@ def test_it_works_on_a_phone(chromium):
         waits(tab, "view.zoom > 2.5")
 
 
+@pytest.mark.slow
 def test_a_hidden_tab_is_sent_nothing(chromium):
     with running() as (view, _, watcher), page(chromium, view.addresses[0]) as tab:
         first_image(tab)

@@ -40,6 +40,7 @@ def test_the_image_moves_and_the_numbers_change(chromium):
         assert tab.evaluate(drawn)
 
 
+@pytest.mark.slow
 def test_charts_show_a_gap_where_nothing_was_known(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         parts = "unbroken([1, 2, null, null, 3, null].map((p) => ({ p })), (s) => s.p)"
@@ -95,6 +96,7 @@ def test_words_stand_out_from_what_is_behind_them(chromium, scheme):
         assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, behind)
 
 
+@pytest.mark.slow
 def test_the_selector_changes_the_engine(chromium):
     with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)
@@ -107,6 +109,7 @@ def test_the_selector_changes_the_engine(chromium):
         waits(tab, "engine.value === 'first fp32'")
 
 
+@pytest.mark.slow
 def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
     going = threading.Event()
 
@@ -126,6 +129,7 @@ def test_an_engine_that_was_chosen_is_opening_until_it_computes(chromium):
         waits(tab, "document.body.dataset.state === 'running'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["opening x; camera lost", "x computes now", "\u2591"])
 def test_the_state_decides_and_never_the_words(chromium, words):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
@@ -139,6 +143,7 @@ def test_the_state_decides_and_never_the_words(chromium, words):
         assert tab.locator("#banner").is_hidden()
 
 
+@pytest.mark.slow
 def test_rewording_every_sentence_changes_nothing_that_the_page_does(chromium, monkeypatch):
     """An engine that opens slowly and one that fails, while every text that the server sends is the same."""
     going = threading.Event()
@@ -198,6 +203,7 @@ def test_a_number_and_its_unit_stay_on_one_line(chromium):
         assert tab.evaluate("decibels(30)") == "30.00\u00a0dB"
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_said_over_the_image(chromium):
     with running() as (view, live, _), page(chromium, view.addresses[0]) as tab:
         first_image(tab)

@@ -113,6 +113,7 @@ def test_the_page_names_no_address_of_its_own():
     assert not re.findall(r"""(?:href|src|action)=["']/""", html)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_frames_arrive_under_a_path(chromium):
     """``demo.localhost`` is a name of this machine in Chromium, and none that the server answers to."""

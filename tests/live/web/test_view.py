@@ -192,6 +192,7 @@ def test_the_selector_reaches_the_run():
         assert run.selected == ["second"]
 
 
+@pytest.mark.slow
 def test_stop_says_goodbye_frees_the_port_and_leaves_no_thread():
     before = threading.active_count()
     with serving() as (view, _):
@@ -217,6 +218,7 @@ def test_stop_says_goodbye_frees_the_port_and_leaves_no_thread():
     assert not [name for name in pipeline_threads() if "web" in name]
 
 
+@pytest.mark.slow
 def test_a_real_run_is_not_slowed_by_viewers_and_changes_engines():
     view = WebView(port=0)
     source = PatternSource((24, 32), fps=100.0)
