@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hasn_edge.artifact import Artifact, load_artifact
-    from hasn_edge.bench.run import benchmark
+    from hasn_edge.bench.benchmark import benchmark
     from hasn_edge.errors import HasnEdgeError
     from hasn_edge.evaluation.evaluate import evaluate
     from hasn_edge.model.zoo import load_model
@@ -25,7 +25,7 @@ _HOMES = {
     "ModelSpec": "spec",
     "Precision": "spec",
     "Upscaler": "runtime.upscaler",
-    "benchmark": "bench.run",
+    "benchmark": "bench.benchmark",
     "build": "pipeline.api",
     "evaluate": "evaluation.evaluate",
     "export": "pipeline.api",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hasn_edge.artifact import Artifact, Kind
 from hasn_edge.bench.board import Board
+from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.options import BenchOptions
-from hasn_edge.bench.worker import Case
 from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError

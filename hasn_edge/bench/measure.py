@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from hasn_edge.bench.board import Board
+from hasn_edge.bench.case_process import Worker
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
 from hasn_edge.bench.options import TimingOptions
-from hasn_edge.bench.worker import Worker
 from hasn_edge.evaluation.latency import PARTS, Latency, Round, latency_of
 from hasn_edge.hardware.clocks import full_clocks
 from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasn_edge.bench.board import Board
+from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.measure import Measured, Timer
-from hasn_edge.bench.worker import Case, Worker
 from hasn_edge.data.pairs import EvalSet
 from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware import host

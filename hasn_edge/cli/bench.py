@@ -137,8 +137,8 @@ def command(
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
+    from hasn_edge.bench.benchmark import run_benchmark
     from hasn_edge.bench.options import BenchOptions
-    from hasn_edge.bench.run import run_benchmark
     from hasn_edge.bench.table import machine_line, markdown, notes, terminal_table
     from hasn_edge.files import require_writable
 
@@ -188,7 +188,7 @@ def _estimate(
     markdown_path: Path | None,
     typed: str,
 ) -> None:
-    from hasn_edge.bench.estimate.report import estimate_model, markdown, terminal_tables
+    from hasn_edge.bench.estimate import estimate_model, markdown, terminal_tables
 
     report = estimate_model(
         chosen_model(model),

@@ -10,9 +10,9 @@ import torch
 from hasn_edge.artifact import load_artifact
 from hasn_edge.bench import schedule
 from hasn_edge.bench.board import Board
+from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.cases import CaseMaker
 from hasn_edge.bench.schedule import why_apart
-from hasn_edge.bench.worker import Case
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.spec import ModelSpec
 from tests.support.bench_rig import ORIN, Steady

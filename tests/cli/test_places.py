@@ -34,7 +34,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, 
     monkeypatch.setattr("hasn_edge.model.zoo.load_model_checkpoint", never)
     monkeypatch.setattr("hasn_edge.pipeline.context.load_model_checkpoint", never)
     monkeypatch.setattr("hasn_edge.runtime.open.open_session", never)
-    monkeypatch.setattr("hasn_edge.bench.run.benchmark", never)
+    monkeypatch.setattr("hasn_edge.bench.benchmark.benchmark", never)
     done = CliRunner().invoke(cli, [text.format(where) for text in arguments])
     assert done.exit_code == 1
     assert "cannot write" in done.output

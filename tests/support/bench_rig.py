@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.bench.benchmark import run_benchmark
 from hasn_edge.bench.board import Board
+from hasn_edge.bench.case_process import Case, CaseHost
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.bench.report import BenchCase, BenchReport
-from hasn_edge.bench.run import run_benchmark
-from hasn_edge.bench.worker import Case, CaseHost
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.power import Sample

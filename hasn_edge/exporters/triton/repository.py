@@ -14,15 +14,15 @@ from pathlib import Path
 
 from hasn_edge.artifact import AGAIN, Artifact, load_artifact, publish
 from hasn_edge.errors import ArtifactError, OutputError, say
-from hasn_edge.exporters.triton.config import (
+from hasn_edge.exporters.triton.from_artifact import triton_config
+from hasn_edge.exporters.triton.pbtxt import (
     ONNX_RUNTIME,
     TENSORRT,
     TritonConfig,
     message_text,
     parameter_fields,
 )
-from hasn_edge.exporters.triton.model import triton_config
-from hasn_edge.exporters.triton.page import readme
+from hasn_edge.exporters.triton.readme import readme
 from hasn_edge.files import output_error, writing
 
 CONFIG, README = "config.pbtxt", "README.md"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hasn_edge.bench.estimate.roofline import MEMORY, estimate
+from hasn_edge.bench.roofline import MEMORY, estimate
 from hasn_edge.engine.target import load_target
 from hasn_edge.hardware.profiles import Rates
 from hasn_edge.model.complexity import complexity

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hasn_edge.artifact import Artifact
-from hasn_edge.exporters.triton.config import ANY, DATA_TYPES, TENSORRT, TensorSettings, TritonConfig
+from hasn_edge.exporters.triton.pbtxt import ANY, DATA_TYPES, TENSORRT, TensorSettings, TritonConfig
 
 
 def readme(config: TritonConfig, artifact: Artifact) -> str:

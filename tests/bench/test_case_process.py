@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hasn_edge.artifact import Artifact, Kind
-from hasn_edge.bench.worker import Case, CaseHost, Worker
+from hasn_edge.bench.case_process import Case, CaseHost, Worker
 from hasn_edge.errors import BuildError, CheckpointError
 from hasn_edge.runtime import open as opening
 from hasn_edge.runtime.session import Timing

@@ -13,12 +13,13 @@ import torch
 from click.testing import CliRunner
 
 from hasn_edge.artifact import load_artifact
-from hasn_edge.bench import measure, run
+from hasn_edge.bench import benchmark as runner
+from hasn_edge.bench import measure
+from hasn_edge.bench.benchmark import benchmark, run_benchmark
+from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.cases import CaseMaker
 from hasn_edge.bench.options import DEVICE_RUNS, RUNS, BenchOptions
-from hasn_edge.bench.run import benchmark, run_benchmark
 from hasn_edge.bench.table import machine_line, markdown, notes, rows
-from hasn_edge.bench.worker import Case
 from hasn_edge.cli import cli
 from hasn_edge.errors import InputError, UnsupportedError
 from hasn_edge.spec import Precision
@@ -166,7 +167,7 @@ def test_a_case_on_the_cpu_is_not_run_as_often(rig, monkeypatch):
         Case(label="engine", artifact=load_artifact(rig.engine), device="cuda"),
     ]
     monkeypatch.setattr(CaseMaker, "cases", lambda maker, artifacts: found)
-    monkeypatch.setattr(run, "SECONDS", 0.0)
+    monkeypatch.setattr(runner, "SECONDS", 0.0)
     report = rig.run((Steady(), ""))
     assert [len(case.latency.seconds) for case in report.cases] == [RUNS, DEVICE_RUNS]
     assert "20 to 200 samples a case" in report.conventions[0]
@@ -248,7 +249,7 @@ def test_clocks_are_set_only_when_asked(rig, monkeypatch):
     monkeypatch.setattr(measure, "full_clocks", full_clocks)
     with pytest.raises(UnsupportedError, match="setting .*clocks needs"):  # before anything is built
         rig.run(power=(None, "x"), set_clocks=True)
-    monkeypatch.setattr(run, "require_clocks", lambda: None)
+    monkeypatch.setattr(runner, "require_clocks", lambda: None)
     rig.run(power=(None, "x"), runs=5)
     assert calls == []
     report = rig.run(power=(None, "x"), runs=5, set_clocks=True)
@@ -263,9 +264,9 @@ def test_an_engine_chooses_its_device(engine, monkeypatch):
         asked.append(kind)
         raise UnsupportedError("not here")
 
-    monkeypatch.setattr(run, "gpu_facts", lambda: ORIN)
+    monkeypatch.setattr(runner, "gpu_facts", lambda: ORIN)
     for jetson in (False, True):
-        monkeypatch.setattr(run.Jetson, "present", jetson)
+        monkeypatch.setattr(runner.Jetson, "present", jetson)
         with pytest.raises(UnsupportedError, match="not here"):
             run_benchmark(BenchOptions(artifacts=[engine]), board=find)
     with pytest.raises(UnsupportedError, match="not here"):
@@ -278,7 +279,7 @@ def test_an_engine_chooses_its_device(engine, monkeypatch):
 
 
 def test_an_engine_without_a_gpu_says_what_to_bench_instead(engine, monkeypatch):
-    monkeypatch.setattr(run, "gpu_facts", lambda: None)
+    monkeypatch.setattr(runner, "gpu_facts", lambda: None)
     with pytest.raises(UnsupportedError, match=r"net-fp16-64x48.engine: this machine cannot run") as caught:
         benchmark(artifacts=[engine])
     assert "--device" not in str(caught.value)

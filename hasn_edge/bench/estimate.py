@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.artifact import load_artifact
-from hasn_edge.bench.estimate.roofline import CONVENTIONS, MEMORY, Estimate, LayerEstimate, estimate
+from hasn_edge.bench.roofline import CONVENTIONS, MEMORY, Estimate, LayerEstimate, estimate
 from hasn_edge.engine.target import load_target, shipped_targets
 from hasn_edge.errors import InputError, UnsupportedError, say, use
 from hasn_edge.files import writing

@@ -9,7 +9,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.bench.estimate.report import boards, estimate_model, markdown
+from hasn_edge.bench.estimate import boards, estimate_model, markdown
 from hasn_edge.cli import cli
 from hasn_edge.errors import ConfigError, InputError, UnsupportedError
 from hasn_edge.model.zoo import DEFAULT_MODEL
@@ -32,7 +32,7 @@ def test_a_bundled_model_is_estimated_with_the_base_packages_alone():
 import sys
 for name in ("torch", "onnx", "onnxruntime", "safetensors"):
     sys.modules[name] = None
-from hasn_edge.bench.estimate.report import estimate_model
+from hasn_edge.bench.estimate import estimate_model
 print(len(estimate_model({DEFAULT_MODEL!r}, "orin-nano").estimates))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

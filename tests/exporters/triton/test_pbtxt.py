@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hasn_edge.errors import ConfigError
-from hasn_edge.exporters.triton.config import (
+from hasn_edge.exporters.triton.pbtxt import (
     ANY,
     DATA_TYPES,
     ONNX_RUNTIME,

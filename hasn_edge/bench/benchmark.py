@@ -11,13 +11,13 @@ from pathlib import Path
 
 from hasn_edge.artifact import Artifact, Kind, load_artifact
 from hasn_edge.bench.board import Board, find_board
+from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.cases import Backends, CaseMaker, find_backends
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.options import DEFAULT_SIZE, RUNS, SECONDS, BenchOptions
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.schedule import BenchSchedule, CaseResult, free_bytes, why_apart
 from hasn_edge.bench.scores import eval_sets, mosaic, quality_of
-from hasn_edge.bench.worker import Case, Worker
 from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.errors import InputError, UnsupportedError, omit, say, use
 from hasn_edge.evaluation.evaluate import Scores

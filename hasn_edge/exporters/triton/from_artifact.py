@@ -9,7 +9,7 @@ from typing import Any
 from hasn_edge.artifact import Artifact, Form, GraphDetails, Kind
 from hasn_edge.errors import UnsupportedError, call, say
 from hasn_edge.exporters.onnx_graph import onnx_module
-from hasn_edge.exporters.triton.config import (
+from hasn_edge.exporters.triton.pbtxt import (
     ANY,
     ONNX_RUNTIME,
     TENSORRT,
