@@ -93,13 +93,13 @@ def command(
                     eval_set,
                     self_ensemble=self_ensemble,
                     keep_outputs=False,
-                    progress=note_tiled(upscaler, tiled, lambda step: advance(step.text)),
+                    progress=note_tiled(upscaler, tiled, advance),
                 )
                 base = score_images(
                     bicubic_baseline(scale),
                     eval_set,
                     keep_outputs=False,
-                    progress=lambda step: advance(step.text),
+                    progress=advance,
                 )
                 results.append((ours, base))
     _print(name, results, per_image=per_image, scale=scale, self_ensemble=self_ensemble)

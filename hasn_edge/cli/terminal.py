@@ -104,12 +104,15 @@ def messages() -> Console:
 
 
 @contextmanager
-def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on standard error; yield a function that advances it by one.
-
-    It takes ``current``, a text for what is under way, and ``total`` where that becomes known later.
+def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[[Step], None]]:
+    """Show a progress bar on standard error; yield what advances it by one with each step.
 
     On anything but a terminal nothing is drawn.
+
+    Args:
+        description: What stands before the bar.
+        total: How many steps there will be; ``None`` where the steps know it.
+        show: Whether anything is drawn.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -126,8 +129,8 @@ def progress(description: str, total: int | None, *, show: bool = True) -> Itera
     with bar:
         task = bar.add_task(description, total=total, current="")
 
-        def advance(current: str = "", total: int | None = None) -> None:
-            bar.update(task, advance=1, current=current, total=total)
+        def advance(step: Step) -> None:
+            bar.update(task, advance=1, current=step.text, total=step.total if total is None else None)
 
         yield advance
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from hasn_edge.cli.interruption import Interruption
 from hasn_edge.cli.terminal import progress, say
 from hasn_edge.cli.upscale_files import check_output, find_files, name_results, say_result
 from hasn_edge.errors import InputError
+from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
     from hasn_edge.runtime.upscaler import Upscaler
@@ -125,7 +127,7 @@ def command(
       hasn-edge upscale photo.jpg --artifact engines/hasn-x4-fp16-rtx.engine
     """
     from hasn_edge.runtime.upscaler import Upscaler
-    from hasn_edge.video.files import is_video
+    from hasn_edge.video.formats import is_video
 
     files = find_files(inputs, output)
     check_output(files, output, suffix)
@@ -151,7 +153,7 @@ def command(
                 except InputError as exc:
                     failures.append(str(exc))
                     say(f"Skipped: {exc}{_of_video(path)}", err=True)
-                advance(path.name)
+                advance(Step(path.name))
         for video, target in videos:
             try:
                 interruption.sentence = (
@@ -239,14 +241,15 @@ def _upscale_video(
     several: bool,
 ) -> bool:
     """Upscale one video, say how it went, and return whether all of it could be read."""
-    from hasn_edge.video.files import upscale_video
+    from hasn_edge.video.transcode import upscale_video
 
     upscaler.last_report = None  # frames that the session takes as they are leave none
     with progress(video.name, None) as advance:
         begin_s = time.perf_counter()
 
-        def show(done: int, total: int | None) -> None:
-            advance(f"{done / (time.perf_counter() - begin_s):.1f} fps", total)
+        def show(step: Step) -> None:
+            rate = (step.done or 0) / (time.perf_counter() - begin_s)
+            advance(replace(step, text=f"{rate:.1f} fps"))
 
         report = upscale_video(
             video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=show

@@ -21,12 +21,12 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
         InputError: a folder without any of them, or one that may not be read.
     """
     from hasn_edge.images.listing import find_images, folders_inside
-    from hasn_edge.video.container import SUFFIXES
+    from hasn_edge.video.formats import VIDEO_SUFFIXES
 
     for text in inputs:
         _refuse_address(text)
     # Results of an earlier run are not what the user forgot to name.
-    deeper = folders_inside(inputs, also=SUFFIXES, without=output)
+    deeper = folders_inside(inputs, also=VIDEO_SUFFIXES, without=output)
     if deeper:
         one = len(deeper) == 1
         count, them, were = (
@@ -39,7 +39,7 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
             f"to include {them}, name {them} as well",
             err=True,
         )
-    return find_images(inputs, also=SUFFIXES)
+    return find_images(inputs, also=VIDEO_SUFFIXES)
 
 
 def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
@@ -53,8 +53,7 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
     Raises:
         InputError: a video of a format that cannot be written.
     """
-    from hasn_edge.video.encoders import check_container
-    from hasn_edge.video.files import is_video
+    from hasn_edge.video.formats import check_container, is_video
 
     if not _is_file_name(output):
         return
@@ -81,7 +80,8 @@ def name_results(
     Raises:
         OutputError: a result would overwrite one of the files.
     """
-    from hasn_edge.video.files import is_video, output_suffix
+    from hasn_edge.video.formats import is_video
+    from hasn_edge.video.tracks import output_suffix
 
     pairs: list[tuple[Path, Path]] = []
     taken: set[str] = set()
@@ -131,7 +131,7 @@ def _refuse_address(text: str) -> None:
 
 def _is_file_name(output: Path) -> bool:
     from hasn_edge.images.listing import SUFFIXES
-    from hasn_edge.video.files import is_video
+    from hasn_edge.video.formats import is_video
 
     return not output.is_dir() and (output.suffix.lower() in SUFFIXES or is_video(output))
 

@@ -1,1 +1,1 @@
-"""Live upscaling: cameras, streams and files, on the screen, in the browser or into a file."""
+"""Video files: decoded, upscaled, encoded, with all that travels beside the images."""

@@ -103,13 +103,13 @@ class RgbFromFrame:
 
     def __init__(self, colour: Colour) -> None:
         self._colour = colour
-        self._reformatter = _reformatter()
+        self._reformatter = _make_reformatter()
 
     def __call__(self, frame: VideoFrame) -> Pixels:
         """Return ``(H, W, 3)`` RGB as the frame is stored: uint8, uint16 for more than 8 bits."""
         matrix = self._colour.converted_by
         converted = self._reformatter.reformat(
-            _plain(frame, matrix),
+            _clear_tags(frame, matrix),
             format="rgb48le" if self._colour.deep else "rgb24",
             src_colorspace=matrix,
             dst_colorspace=matrix,
@@ -119,9 +119,9 @@ class RgbFromFrame:
         )
         rgb_HWC: Pixels = converted.to_ndarray()
         if frame.format.name.startswith("gray") and self._colour.range != FULL:
-            return _stretched(rgb_HWC)
+            return _stretch_gray(rgb_HWC)
         if self._colour.deep:
-            shift = _short_of_white(self._colour.range, self._colour.bits)
+            shift = _white_shift(self._colour.range, self._colour.bits)
             rgb_HWC = np.minimum(rgb_HWC, 65535 - (65535 >> shift))
             rgb_HWC += rgb_HWC >> shift
         return rgb_HWC
@@ -134,7 +134,7 @@ class FrameFromRgb:
         self._colour = colour
         self._format = pixel_format
         self._av: Any = require("av", extra="video", needed_for="Writing video files")
-        self._reformatter = _reformatter()
+        self._reformatter = _make_reformatter()
 
     def __call__(self, rgb_HWC: Pixels) -> VideoFrame:
         """Return a frame of ``(H, W, 3)`` uint8 or uint16 RGB."""
@@ -142,10 +142,10 @@ class FrameFromRgb:
         layout = "rgb24"
         if rgb_HWC.dtype == np.uint16:
             layout = "rgb48le"
-            rgb_HWC = rgb_HWC - (rgb_HWC >> _short_of_white(self._colour.range, bits=10))
+            rgb_HWC = rgb_HWC - (rgb_HWC >> _white_shift(self._colour.range, bits=10))
         rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format=layout)
         frame: VideoFrame = self._reformatter.reformat(
-            _plain(rgb, matrix),
+            _clear_tags(rgb, matrix),
             format=self._format,
             src_colorspace=matrix,
             dst_colorspace=matrix,
@@ -186,7 +186,7 @@ class Rotation:
         return np.ascontiguousarray(turned[:, ::-1] if self._flip_columns else turned)
 
 
-def _plain(frame: VideoFrame, matrix: int) -> VideoFrame:
+def _clear_tags(frame: VideoFrame, matrix: int) -> VideoFrame:
     """Return the frame with its matrix as its only tag.
 
     PyAV 17 passes over the argument for BT.2020, and FFmpeg refuses to convert with some of the other tags.
@@ -196,12 +196,12 @@ def _plain(frame: VideoFrame, matrix: int) -> VideoFrame:
     return frame
 
 
-def _short_of_white(level: int, bits: int) -> int:
+def _white_shift(level: int, bits: int) -> int:
     """Return how swscale's 16-bit RGB falls short: its white is 65535 less 65535 shifted by this."""
     return bits if level == FULL else 8
 
 
-def _stretched(rgb_HWC: Pixels) -> Pixels:
+def _stretch_gray(rgb_HWC: Pixels) -> Pixels:
     """Return gray of limited range as RGB; swscale takes all gray for full range."""
     unit, top = (1, 255) if rgb_HWC.dtype == np.uint8 else (256, 65535)
     levels = (rgb_HWC.astype(np.float32) - 16 * unit) * np.float32(top / (219 * unit))
@@ -209,6 +209,6 @@ def _stretched(rgb_HWC: Pixels) -> Pixels:
     return stretched
 
 
-def _reformatter() -> Any:
+def _make_reformatter() -> Any:
     reformatter = require("av.video.reformatter", extra="video", needed_for="Reading and writing video files")
     return reformatter.VideoReformatter()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
+from collections.abc import Iterable
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,16 @@ from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import MAX_PIXELS
 from hasn_edge.optional import require
 
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".mk3d", ".webm", ".avi", ".divx", ".ts", ".m2ts", ".mts"),
-    *(".m2t", ".trp", ".tod", ".mpg", ".mpeg", ".mpe", ".mpv", ".m1v", ".m2v", ".vob", ".wmv", ".asf"),
-    *(".wtv", ".flv", ".f4v", ".3gp", ".3gpp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".gif", ".y4m"),
-    *(".mxf", ".gxf", ".dv", ".nut", ".mjpeg", ".mjpg", ".mj2", ".h264", ".264", ".avc", ".hevc", ".h265"),
-    *(".265", ".vvc", ".266", ".ivf", ".obu"),
-)
-"""File name endings, in lower case, of what is taken for a video."""
-
 Packet = Any
 Stream = Any
 VideoFrame = Any
 """PyAV's. It is optional, and its annotations differ between versions."""
 
-_SEARCHED = 1000  # packets: audio begins about where the images do
 _ATTACHED_IMAGE = 1 << 10  # AV_DISPOSITION_ATTACHED_PIC
 _OUTPUT_CORRUPT = 1 << 3  # AV_CODEC_FLAG_OUTPUT_CORRUPT: do not silently drop what has errors
+_ANYWHERE = 0x200  # AVFMT_TS_DISCONT: transport and program streams, Ogg
+_NEAR_S = Fraction(1, 10)  # audio often begins a little before the images: not worth a word
+_LATE_S = 60  # a file of another kind may say that nothing is shown in the first seconds, and mean it
 
 
 def open_container(path: Path) -> Any:
@@ -80,25 +73,7 @@ def main_video(container: Any, path: Path) -> Any:
     return stream
 
 
-def first_packets(path: Path, indexes: set[int]) -> dict[int, bytes]:
-    """Return the first packet of each of these streams, read from the file anew.
-
-    Not of those that do not come within the first `_SEARCHED` packets, or after damage.
-    """
-    av: Any = require("av", extra="video", needed_for="Reading video files")
-    found: dict[int, bytes] = {}
-    if not indexes:
-        return found
-    with suppress(av.error.FFmpegError, OSError), open_container(path) as container:
-        for packet in islice(container.demux(), _SEARCHED):
-            if packet.stream.index in indexes and packet.size:
-                found.setdefault(packet.stream.index, bytes(packet))
-                if len(found) == len(indexes):
-                    break
-    return found
-
-
-def exact(value: Any) -> Fraction | None:
+def to_fraction(value: Any) -> Fraction | None:
     """Return a rational number of PyAV's, whose type differs between versions; ``None`` for none or zero."""
     return Fraction(value.numerator, value.denominator) if value else None
 
@@ -114,3 +89,45 @@ def check_size(path: Path, height: int, width: int) -> None:
             f"{path}: it says that its images are {width} x {height}, more than the {MAX_PIXELS / 1e6:.0f} "
             "megapixels that are decoded; get it again if they are not that large"
         )
+
+
+def find_start(container: Any, streams: Iterable[Stream]) -> Fraction:
+    """Return what to subtract from all times of an open file, in seconds; 0 where they begin near zero.
+
+    Otherwise a player of the new file would show nothing for that long. It is a whole number of units of
+    every stream's time base, so that each time stays exact beside the others.
+    """
+    bases = [base for stream in streams if (base := to_fraction(stream.time_base)) is not None]
+    starts = [
+        stream.start_time * to_fraction(stream.time_base)
+        for stream in streams
+        if stream.type in ("video", "audio") and stream.start_time is not None and stream.time_base
+    ]
+    first = min(starts, default=Fraction(0))
+    if first < _NEAR_S or (first < _LATE_S and not int(container.format.flags) & _ANYWHERE):
+        return Fraction(0)
+    unit = Fraction(
+        math.lcm(*(base.numerator for base in bases)), math.gcd(*(base.denominator for base in bases))
+    )
+    return first // unit * unit
+
+
+def move_packet(packet: Packet, start: Fraction) -> Packet:
+    """Return the packet with its times counted from ``start``."""
+    base = to_fraction(packet.time_base)
+    if start and base:
+        shift = int(start / base)
+        packet.pts = None if packet.pts is None else packet.pts - shift
+        packet.dts = None if packet.dts is None else packet.dts - shift
+    return packet
+
+
+def move_chapters(chapters: list[Any], start: Fraction) -> list[Any]:
+    """Return chapters, as PyAV gives and takes them, with their times counted from ``start``."""
+    if not start:
+        return chapters
+    shifts = [round(start / (to_fraction(chapter["time_base"]) or Fraction(1))) for chapter in chapters]
+    return [
+        {**chapter, "start": chapter["start"] - shift, "end": chapter["end"] - shift}
+        for chapter, shift in zip(chapters, shifts, strict=True)
+    ]

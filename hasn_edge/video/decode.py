@@ -18,11 +18,13 @@ from hasn_edge.video.container import (
     Stream,
     VideoFrame,
     check_size,
-    exact,
+    find_start,
     main_video,
+    move_chapters,
+    move_packet,
     open_container,
+    to_fraction,
 )
-from hasn_edge.video.start import moved, moved_chapters, start_of
 
 Self = TypeVar("Self", bound="Decoder")
 
@@ -95,17 +97,17 @@ class Decoder:
         try:
             self.stream = main_video(self._container, path)
             self.others: list[Stream] = [s for s in self._container.streams if s is not self.stream]
-            self._start = start_of(self._container, [self.stream, *self.others])
+            self._start = find_start(self._container, [self.stream, *self.others])
             if self._start:
                 self.notes.append(f"its times begin at {float(self._start):.3f} s; those of the result at 0")
             self._last_pts: int | None = None
             self._end_s = 0.0
             self._suspects: set[int | None] = set()
-            self._frames = self._decoded()
+            self._frames = self._decode()
             self._packets: list[Packet] = []
             self._head = next(self._frames, None)
             if self._head is None:
-                raise InputError(f"{path}: no image of it could be decoded{self._why_none()}")
+                raise InputError(f"{path}: no image of it could be decoded{self._explain_none()}")
             self._describe(self._head)
         except BaseException:
             self.close()
@@ -120,17 +122,17 @@ class Decoder:
     @property
     def time_base(self) -> Fraction:
         """What one unit of a time lasts, in seconds."""
-        return exact(self.stream.time_base) or Fraction(1, 90_000)
+        return to_fraction(self.stream.time_base) or Fraction(1, 90_000)
 
     @property
     def rate(self) -> Fraction:
         """Images per second on average."""
-        return exact(self.stream.average_rate) or exact(self.stream.guessed_rate) or Fraction(25)
+        return to_fraction(self.stream.average_rate) or to_fraction(self.stream.guessed_rate) or Fraction(25)
 
     @property
     def aspect(self) -> Fraction | None:
         """Width of a pixel by its height, upright; ``None`` where the file does not say it."""
-        aspect = exact(self.stream.sample_aspect_ratio)
+        aspect = to_fraction(self.stream.sample_aspect_ratio)
         return 1 / aspect if aspect is not None and self.rotation.transposes else aspect
 
     @property
@@ -156,7 +158,7 @@ class Decoder:
     def chapters(self) -> list[Any]:
         """Its chapters, as PyAV gives and takes them."""
         chapters = list(self._container.chapters()) if hasattr(self._container, "chapters") else []
-        return moved_chapters(chapters, self._start)
+        return move_chapters(chapters, self._start)
 
     def steps(self) -> Iterator[DecodedStep]:
         """Yield every image in the order it is shown, then a step with the packets after the last one.
@@ -219,13 +221,13 @@ class Decoder:
                 "progressive; deinterlace it first, for example with ffmpeg -i IN -vf bwdif OUT"
             )
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decode(self) -> Iterator[VideoFrame]:
         """Yield decoded frames; collect the packets of other streams; count what cannot be decoded."""
         begun = False
-        for packet in self._demuxed():
-            self._look_at(packet)
+        for packet in self._demux():
+            self._note_packet(packet)
             if packet.stream is not self.stream:
-                self._packets += [moved(packet, self._start)] if packet.size else []
+                self._packets += [move_packet(packet, self._start)] if packet.size else []
                 continue
             try:
                 frames = self.stream.decode(packet)
@@ -244,7 +246,7 @@ class Decoder:
                 else:
                     self.tally.lost += 1
 
-    def _demuxed(self) -> Iterator[Packet]:
+    def _demux(self) -> Iterator[Packet]:
         try:
             yield from self._container.demux()
             return
@@ -254,7 +256,7 @@ class Decoder:
         flush.stream = self.stream
         yield flush
 
-    def _look_at(self, packet: Packet) -> None:
+    def _note_packet(self, packet: Packet) -> None:
         """Note how far the file reaches, and which packets came damaged."""
         if packet.pts is not None and packet.time_base:
             self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -279,7 +281,7 @@ class Decoder:
             return None
         return float((duration + max(0, self._container.start_time or 0)) / 1e6)
 
-    def _why_none(self) -> str:
+    def _explain_none(self) -> str:
         lost = self.tally.lost
         reason = f": {lost} of its packets are damaged" if lost else ": it holds none"
         return f"{reason}; {self.tally.ending}" if self.tally.ending else reason

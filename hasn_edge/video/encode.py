@@ -17,7 +17,7 @@ from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, FrameFromRgb
 from hasn_edge.video.container import Packet, Stream
-from hasn_edge.video.encoders import (
+from hasn_edge.video.formats import (
     EIGHT_BITS,
     MUXERS,
     check_container,
@@ -57,13 +57,13 @@ class Format:
 
 
 @contextmanager
-def encoding(path: Path, wanted: Format) -> Iterator[Encoder]:
+def open_encoder(path: Path, wanted: Format) -> Iterator[Encoder]:
     """Yield an :class:`Encoder` for ``path``; the file takes its name when the block ends, or never.
 
     It is written under a temporary name beside it, which is removed on failure.
 
     Args:
-        path: Ends in one of `hasn_edge.video.encoders.CONTAINERS`.
+        path: Ends in one of `hasn_edge.video.formats.CONTAINERS`.
         wanted: What the file shall be.
 
     Raises:
@@ -89,7 +89,7 @@ def encoding(path: Path, wanted: Format) -> Iterator[Encoder]:
 class Encoder:
     """One file being written: images that are encoded, and packets of other streams that are copied.
 
-    Made by :func:`encoding`. Not thread-safe; it may be made in one thread and used in another.
+    Made by :func:`open_encoder`. Not thread-safe; it may be made in one thread and used in another.
     """
 
     def __init__(

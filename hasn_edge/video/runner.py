@@ -1,4 +1,4 @@
-"""One session in the live pipeline: what is done before, in and after the network, each in its thread."""
+"""Frames pass a session: what is done before, in and after the network, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import UnsupportedError
-from hasn_edge.images.arrays import UInt8, from_tensor, to_tensor
+from hasn_edge.images.arrays import Pixels, from_tensor, to_tensor
 from hasn_edge.runtime.session import Pending, Session
 from hasn_edge.runtime.upscaler import Upscaler
 
@@ -23,12 +23,15 @@ class Runner:
 
     Args:
         upscaler: What computes; a session is wrapped into an upscaler.
+        deep: Frames have 16 bits.
+        large: Results are rounded to integers at once, and by tiles, in the session's thread: four times less
+            memory for each that waits. Otherwise that is done beside the session.
 
     Raises:
         UnsupportedError: a network that does not compute RGB, or a file for larger batches.
     """
 
-    def __init__(self, upscaler: Upscaler | Session) -> None:
+    def __init__(self, upscaler: Upscaler | Session, *, deep: bool = False, large: bool = False) -> None:
         self.upscaler = upscaler if isinstance(upscaler, Upscaler) else Upscaler(upscaler)
         self.session = self.upscaler.session
         if self.session.spec.channels != 3:
@@ -36,26 +39,33 @@ class Runner:
                 f"video is RGB; this network computes {self.session.spec.channels} channel(s); choose another"
             )
         self.scale = self.session.spec.scale
-        self.in_flight = self.session.in_flight
+        self._dtype = np.uint16 if deep else np.uint8
+        self._large = large
+        self.in_flight = 1 if large else self.session.in_flight
         """How many frames the session works on at a time."""
 
-    def prepare(self, pixels: UInt8) -> NDArray[Any]:
-        """Return what :meth:`submit` wants for an ``(H, W, 3)`` uint8 RGB frame."""
-        if self._direct(pixels.shape[0], pixels.shape[1]) and self.session.pixels:
-            return pixels[None]
-        return to_tensor(pixels)
+    def prepare(self, pixels: Pixels) -> NDArray[Any]:
+        """Return what :meth:`submit` wants for an ``(H, W, 3)`` RGB frame of uint8 or uint16."""
+        if self._large:
+            return pixels
+        direct = self._direct(pixels.shape[0], pixels.shape[1]) and self.session.pixels
+        return pixels[None] if direct and pixels.dtype == np.uint8 else to_tensor(pixels)
 
     def submit(self, x: NDArray[Any]) -> Pending[Any]:
         """Begin to compute what :meth:`prepare` returned."""
+        if self._large:
+            return Pending.of(self.upscaler.upscale(x))
         if x.dtype == np.uint8:
             return self.session.submit_pixels(x)
         if self._direct(x.shape[2], x.shape[3]):
             return self.session.submit(x)
         return Pending.of(self.upscaler.run(x))
 
-    def finish(self, y: NDArray[Any]) -> UInt8:
-        """Return the image, ``(H * scale, W * scale, 3)`` uint8 RGB, of a result of :meth:`submit`."""
-        return y[0] if y.dtype == np.uint8 else from_tensor(y)
+    def finish(self, y: NDArray[Any]) -> Pixels:
+        """Return the image, ``(H * scale, W * scale, 3)`` RGB, of a result of :meth:`submit`."""
+        if self._large:
+            return y
+        return y[0] if y.dtype == np.uint8 else from_tensor(y, self._dtype)
 
     def close(self) -> None:
         """Close the session. Safe to call twice."""

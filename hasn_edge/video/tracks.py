@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
+from hasn_edge.errors import InputError, MissingDependencyError
 from hasn_edge.optional import require
-from hasn_edge.video.container import Packet, Stream
+from hasn_edge.video.container import Packet, Stream, open_container
+from hasn_edge.video.formats import CONTAINERS, MUXERS
 
+Audio = Literal["copy", "none"]
+
+TRAVELLING = ("audio", "subtitle", "attachment")
+"""Types of streams that are copied."""
+
+_SEARCHED = 1000  # packets: audio begins about where the images do
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """FFmpeg's usual layout of so many channels."""
 _TEXT = ("srt", "subrip", "mov_text", "webvtt", "ass", "ssa", "text")
@@ -18,7 +29,7 @@ _TEXT_OF = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": 
 """The encoder of such subtitles for each kind of container."""
 
 
-class Copied:
+class CopiedTrack:
     """A track whose packets stay as they are.
 
     Args:
@@ -48,7 +59,7 @@ class Copied:
         return packet
 
 
-class Converted:
+class ConvertedTrack:
     """A track of text subtitles that is encoded again, because the container holds another kind.
 
     Args:
@@ -84,7 +95,7 @@ class Converted:
         return new
 
 
-Track = Copied | Converted
+Track = CopiedTrack | ConvertedTrack
 
 
 def add_track(container: Any, source: Stream, sample: bytes | None = None) -> Track | None:
@@ -95,7 +106,7 @@ def add_track(container: Any, source: Stream, sample: bytes | None = None) -> Tr
         source: The track.
         sample: One of its packets, for :func:`holds`.
     """
-    kind = _kind(container.format.name, source, sample)
+    kind = _choose_kind(container.format.name, source, sample)
     return None if kind is None else kind(container, source)
 
 
@@ -107,15 +118,54 @@ def holds(muxer: str, source: Stream, sample: bytes | None = None) -> bool:
         source: The track.
         sample: One of its packets: some tracks are refused only when the end of the file is written.
     """
-    return _kind(muxer, source, sample) is not None
+    return _choose_kind(muxer, source, sample) is not None
 
 
-def _kind(muxer: str, source: Stream, sample: bytes | None) -> Callable[[Any, Stream], Track] | None:
-    kinds: tuple[Callable[[Any, Stream], Track], ...] = (Copied, Converted)
-    return next((kind for kind in kinds if _works(kind, muxer, source, sample)), None)
+def output_suffix(path: str | os.PathLike[str], audio: Audio = "copy") -> str:
+    """Return the ending for the result of a video: its own where that can be written, else ``.mp4``.
+
+    Instead of either it is ``.mkv`` where that holds audio or subtitles of the video that the other does not.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower() if path.suffix.lower() in CONTAINERS else ".mp4"
+    # What is wrong with a file is said when it is read.
+    with suppress(InputError, MissingDependencyError), open_container(path) as container:
+        tracks = [
+            s for s in container.streams if s.type in TRAVELLING and (s.type, audio) != ("audio", "none")
+        ]
+        samples = first_packets(path, tracks)
+        for track in tracks:
+            sample = samples.get(track.index)
+            if not holds(MUXERS[suffix], track, sample) and holds(MUXERS[".mkv"], track, sample):
+                return ".mkv"
+    return suffix
 
 
-def _works(kind: Callable[[Any, Stream], Track], muxer: str, source: Stream, sample: bytes | None) -> bool:
+def first_packets(path: Path, streams: Iterable[Stream]) -> dict[int, bytes]:
+    """Return the first packet of each track of audio: some containers refuse the track for it.
+
+    Read from the file anew; not of those that do not come within `_SEARCHED` packets, or after damage.
+    """
+    av: Any = require("av", extra="video", needed_for="Reading video files")
+    indexes = {stream.index for stream in streams if stream.type == "audio"}
+    found: dict[int, bytes] = {}
+    if not indexes:
+        return found
+    with suppress(av.error.FFmpegError, OSError), open_container(path) as container:
+        for packet in islice(container.demux(), _SEARCHED):
+            if packet.stream.index in indexes and packet.size:
+                found.setdefault(packet.stream.index, bytes(packet))
+                if len(found) == len(indexes):
+                    break
+    return found
+
+
+def _choose_kind(muxer: str, source: Stream, sample: bytes | None) -> Callable[[Any, Stream], Track] | None:
+    kinds: tuple[Callable[[Any, Stream], Track], ...] = (CopiedTrack, ConvertedTrack)
+    return next((kind for kind in kinds if _accepts(kind, muxer, source, sample)), None)
+
+
+def _accepts(kind: Callable[[Any, Stream], Track], muxer: str, source: Stream, sample: bytes | None) -> bool:
     """Try a file with this track alone, header and end."""
     av: Any = require("av", extra="video", needed_for="Writing video files")
     try:

@@ -1,91 +1,165 @@
-"""Decoding, the network and encoding overlap, each in its own thread."""
+"""Video files are upscaled image by image; decoding, the network and encoding overlap."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
-from hasn_edge.errors import InputError
-from hasn_edge.images.arrays import Pixels, from_tensor, to_tensor
+from hasn_edge.errors import InputError, OutputError
+from hasn_edge.images.arrays import Pixels
+from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.decode import DecodedStep, Decoder
-from hasn_edge.video.encode import Encoder
+from hasn_edge.video.encode import Encoder, Format, open_encoder
+from hasn_edge.video.formats import MUXERS, check_container
 from hasn_edge.video.queues import BoundedQueue, Closed
 from hasn_edge.video.runner import Runner
+from hasn_edge.video.tracks import TRAVELLING, Audio, first_packets, holds
 
 T = TypeVar("T")
 
-FrameProgress = Callable[[int, "int | None"], None]
-"""Called after every image with how many are done, and how many there are if the file says so."""
-
 _WAITING = 2  # images between two stages: enough to even them out, and few, because they are large
 _LARGE = 1 << 23
-"""Pixels of a result from which on it is rounded to 8 bits at once, and by tiles, in the network's thread:
-four times less memory for each that waits. Below, that is done beside the network."""
+"""Pixels of a result from which on it is large to a `Runner`."""
 
 
-class Network:
-    """Takes images through a session; only :meth:`begin` and the result it returns compute.
+@dataclass(frozen=True, kw_only=True)
+class VideoReport:
+    """How one video was upscaled."""
+
+    path: Path
+    """The new file."""
+    images: int
+    """How many were written."""
+    size: tuple[int, int]
+    """Their height and width."""
+    codec: str
+    """FFmpeg's name of the encoder."""
+    seconds: float
+    """How long it took, from the first image decoded to the file closed."""
+    damaged: int
+    """Images that were decoded with errors and written all the same."""
+    lost: int
+    """Images that could not be decoded; in the result the one before is shown for longer."""
+    notes: tuple[str, ...]
+    """What a user should know, one sentence each."""
+    losses: tuple[str, ...]
+    """What the video has and the new file has not, one sentence each."""
+    whole: bool
+    """Whether every image of the file was read without an error."""
+
+    @property
+    def fps(self) -> float:
+        """Images a second, decoding and encoding included."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def upscale_video(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    upscaler: Upscaler,
+    *,
+    codec: str | None = None,
+    quality: float | None = None,
+    audio: Audio = "copy",
+    progress: Progress = ignore,
+) -> VideoReport:
+    """Upscale a video file: every image, at its own time.
+
+    Times and time base, variable rates, colour tags, pixel aspect, metadata and chapters are kept. Audio and
+    subtitles are copied as they are where the new container can hold them; subtitles of text are converted
+    where it holds another kind. Rotation is done to the pixels. Times that begin anywhere, as those of
+    broadcasts do, begin at zero.
+    Videos of more than 8 bits are computed from 16-bit RGB and written with 10 where the encoder can (a
+    session of 8-bit pixels computes in 8). Chroma is written as 4:2:0.
+
+    Decoding, the network and encoding overlap, each in its own thread; the network's is the caller's. The
+    new file takes its name when it is whole: after an interruption nothing is left, and the next run starts
+    afresh. What cannot be decoded is counted and left out, and decoding goes on.
 
     Args:
-        upscaler: Over any session.
-        size: Height and width of the upscaled images.
-        deep: Whether images have 16 bits.
+        path: The video.
+        output: The new file; ends in .mp4, .mov, .mkv or .webm. Missing folders are made.
+        upscaler: Over a session of any kind.
+        codec: FFmpeg's name of an encoder or of a codec; ``None`` for H.264 (VP9 in .webm).
+        quality: On the encoder's own scale (CRF, CQ, quantizer), less is better; ``None`` for a good one.
+        audio: ``"none"`` leaves audio out.
+        progress: Called after every image, with how many are done and how many the file says there are.
+
+    Raises:
+        InputError: no video, nothing in it that can be decoded, a size that changes, or images too large.
+        UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
+        OutputError: ``output`` is the video itself, the encoder does not start, or a failure to write.
+        MissingDependencyError: PyAV is not installed.
     """
-
-    def __init__(self, upscaler: Upscaler, size: tuple[int, int], *, deep: bool) -> None:
-        self._upscaler = upscaler
-        self._runner = Runner(upscaler)
-        self._large = size[0] * size[1] > _LARGE
-        self._deep = deep
-        self.in_flight = 1 if self._large else self._runner.in_flight
-        """How many images may be under way at a time."""
-
-    def prepare(self, image: Pixels) -> Any:
-        """Return what :meth:`begin` wants; in any thread."""
-        if self._large:
-            return image
-        return to_tensor(image) if self._deep else self._runner.prepare(image)
-
-    def begin(self, x: Any) -> Pending[Any]:
-        """Begin to compute; in the session's thread."""
-        try:
-            return Pending.of(self._upscaler.upscale(x)) if self._large else self._runner.submit(x)
-        except MemoryError as exc:
-            raise InputError(
-                "not enough memory for images of this size; make the video smaller first"
-            ) from exc
-
-    def finish(self, y: Any) -> Pixels:
-        """Return the image of a result; in any thread."""
-        if self._large:
-            upscaled: Pixels = y
-            return upscaled
-        return from_tensor(y, np.uint16) if self._deep else self._runner.finish(y)
-
-    def notes(self, image: Pixels) -> list[str]:
-        """Say how images like this one were cut, and what that cost."""
-        report = self._upscaler.last_report
-        if report is None or report.tiles == 1:
-            return []
-        causes = {"memory": " because of memory", "static size": " because the model's file has one size"}
-        why = causes.get(report.reason or "", "")
-        drift = self._upscaler.tile_drift(image)
-        return [
-            f"each image was computed in {report.tiles} tiles of {report.tile}{why}; drift of the first "
-            f"from the whole frame: {drift}"
-        ]
+    path, output = Path(path), Path(output)
+    check_container(output)
+    if output.exists() and path.exists() and output.samefile(path):
+        raise OutputError(f"{output} is the video to upscale and would be overwritten; choose another name")
+    scale = upscaler.session.spec.scale
+    with Decoder(path) as decoder:
+        size = decoder.size[0] * scale, decoder.size[1] * scale
+        runner = Runner(upscaler, deep=decoder.colour.deep, large=size[0] * size[1] > _LARGE)
+        begin_s = time.perf_counter()
+        wanted = Format(
+            size=size,
+            time_base=decoder.time_base,
+            rate=decoder.rate,
+            colour=decoder.colour,
+            aspect=decoder.aspect,
+            sample_rates=decoder.sample_rates,
+            codec=codec,
+            quality=quality,
+        )
+        with open_encoder(output, wanted) as encoder:
+            notes, losses = _copy_streams(decoder, encoder, audio)
+            how = transcode(decoder, runner, encoder, progress)
+        seconds = time.perf_counter() - begin_s
+    if encoder.refused:
+        losses.append(f"{encoder.refused} packets of audio or subtitles could not be copied")
+    tally = decoder.tally
+    return VideoReport(
+        path=output,
+        images=tally.images,
+        size=size,
+        codec=encoder.name,
+        seconds=seconds,
+        damaged=tally.damaged,
+        lost=tally.lost,
+        notes=(*decoder.notes, *encoder.notes, *notes, *how, *tally.sentences()),
+        losses=tuple(losses),
+        whole=tally.whole,
+    )
 
 
-def transcode(
-    decoder: Decoder, network: Network, encoder: Encoder, progress: FrameProgress | None
-) -> list[str]:
+def _copy_streams(decoder: Decoder, encoder: Encoder, audio: Audio) -> tuple[list[str], list[str]]:
+    """Have audio, subtitles and attachments copied; say what never is, and what is lost."""
+    encoder.describe(decoder.metadata, dict(decoder.stream.metadata), decoder.chapters)
+    notes, losses = [], []
+    samples = first_packets(decoder.path, [] if audio == "none" else decoder.others)
+    for stream in decoder.others:
+        if stream.type == "audio" and audio == "none":
+            continue
+        name = stream.codec_context.name if stream.codec_context is not None else "of unknown kind"
+        what = f"stream {stream.index} ({stream.type}, {name}) is left out"
+        sample = samples.get(stream.index)
+        if stream.type not in TRAVELLING:
+            notes.append(f"{what}: only audio, subtitles and attachments are copied")
+        elif not encoder.copy_stream(stream, sample):
+            cure = "; .mkv can" if holds(MUXERS[".mkv"], stream, sample) else ""
+            losses.append(f"{what}: the new container cannot hold it{cure}")
+    return notes, losses
+
+
+def transcode(decoder: Decoder, runner: Runner, encoder: Encoder, progress: Progress = ignore) -> list[str]:
     """Decode, upscale and encode every image; copy what travels beside them.
 
     The session is used in the calling thread only. What goes wrong in any thread stops all of them, and is
@@ -100,18 +174,18 @@ def transcode(
     def read() -> None:
         try:
             for step in decoder.steps():
-                if not decoded.put((step, None if step.image is None else network.prepare(step.image))):
+                if not decoded.put((step, None if step.image is None else runner.prepare(step.image))):
                     return
         finally:
             decoded.finish()
 
     def write() -> None:
         try:
-            for step, y in _items(computed):
+            for step, y in _take_all(computed):
                 for packet in step.packets:
                     encoder.copy(packet)
                 if step.image is not None:
-                    encoder.write(network.finish(y), step.pts, step.duration)
+                    encoder.write(runner.finish(y), step.pts, step.duration)
         finally:
             computed.close()
 
@@ -119,16 +193,16 @@ def transcode(
         reading, writing = threads.submit(read), threads.submit(write)
         try:
             first: Pixels | None = None
-            results = _results(_items(decoded), network)
+            results = _compute(_take_all(decoded), runner)
             for count, (step, y) in enumerate(results, start=1):
                 if not computed.put((step, y)):
                     break  # the writer failed; its error comes below
                 first = step.image if first is None else first
-                if progress is not None and step.image is not None:
-                    progress(count, decoder.expected)
+                if step.image is not None:
+                    progress(Step(decoder.path.name, count, decoder.expected))
             decoded.close()
             reading.result()
-            notes = [] if first is None else network.notes(first)
+            notes = [] if first is None else _describe_tiles(runner.upscaler, first)
             computed.finish()
             writing.result()
         finally:
@@ -137,25 +211,40 @@ def transcode(
     return notes
 
 
-def _results(steps: Iterable[tuple[DecodedStep, Any]], network: Network) -> Iterator[tuple[DecodedStep, Any]]:
+def _compute(steps: Iterable[tuple[DecodedStep, Any]], runner: Runner) -> Iterator[tuple[DecodedStep, Any]]:
     """Yield every step with its result, in order; as many are under way as the session computes at a time."""
     under_way: deque[tuple[DecodedStep, Pending[Any] | None]] = deque()
-    for step, x in steps:
-        under_way.append((step, None if x is None else network.begin(x)))
-        if len(under_way) >= network.in_flight:
-            yield _result(*under_way.popleft())
-    while under_way:
-        yield _result(*under_way.popleft())
+    try:
+        for step, x in steps:
+            under_way.append((step, None if x is None else runner.submit(x)))
+            if len(under_way) >= runner.in_flight:
+                step, pending = under_way.popleft()
+                yield step, None if pending is None else pending.result()
+        while under_way:
+            step, pending = under_way.popleft()
+            yield step, None if pending is None else pending.result()
+    except MemoryError as exc:
+        raise InputError("not enough memory for images of this size; make the video smaller first") from exc
 
 
-def _result(step: DecodedStep, pending: Pending[Any] | None) -> tuple[DecodedStep, Any]:
-    return step, None if pending is None else pending.result()
-
-
-def _items(lane: BoundedQueue[T]) -> Iterator[T]:
-    """Take from a lane until nothing comes any more."""
+def _take_all(queue: BoundedQueue[T]) -> Iterator[T]:
+    """Take from a queue until nothing comes any more."""
     with suppress(Closed):
         while True:
-            item = lane.get()
+            item = queue.get()
             assert item is not None
             yield item
+
+
+def _describe_tiles(upscaler: Upscaler, image: Pixels) -> list[str]:
+    """Say how images like this one were cut, and what that cost."""
+    report = upscaler.last_report
+    if report is None or report.tiles == 1:
+        return []
+    causes = {"memory": " because of memory", "static size": " because the model's file has one size"}
+    why = causes.get(report.reason or "", "")
+    drift = upscaler.tile_drift(image)
+    return [
+        f"each image was computed in {report.tiles} tiles of {report.tile}{why}; drift of the first "
+        f"from the whole frame: {drift}"
+    ]

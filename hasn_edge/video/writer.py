@@ -12,8 +12,8 @@ from typing import TypeVar
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.video.colour import Colour
-from hasn_edge.video.encode import Encoder, Format, encoding
-from hasn_edge.video.encoders import check_container, find_encoder, quality_options
+from hasn_edge.video.encode import Encoder, Format, open_encoder
+from hasn_edge.video.formats import check_container, find_encoder, quality_options
 
 Self = TypeVar("Self", bound="VideoWriter")
 
@@ -81,7 +81,7 @@ class VideoWriter:
         if not 0.001 <= fps <= 1000:
             raise InputError(f"cannot write {self.path}: {fps} images per second; expected 0.001 to 1000")
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._context = encoding(
+        self._context = open_encoder(
             self.path,
             Format(
                 size=size,

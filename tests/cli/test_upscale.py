@@ -16,7 +16,7 @@ from hasn_edge.images.listing import USUAL_VIDEOS, folders_inside
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
-from hasn_edge.video.container import SUFFIXES
+from hasn_edge.video.formats import VIDEO_SUFFIXES
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_messages_name_the_usual_endings_only(here, model):
     assert message.endswith(f"a video is known by its ending: {usual}")
     message = said(run("upscale", "empty", "--model", model), 1)
     assert message.endswith(f"looked for .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, {usual}")
-    assert {word.strip(",") for word in USUAL_VIDEOS.split() if word.startswith(".")} < set(SUFFIXES)
+    assert {word.strip(",") for word in USUAL_VIDEOS.split() if word.startswith(".")} < set(VIDEO_SUFFIXES)
 
 
 def test_subfolders_that_are_not_entered_are_named(here, model):

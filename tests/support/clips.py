@@ -10,6 +10,11 @@ from typing import Any
 import av
 import numpy as np
 
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video.transcode import VideoReport, upscale_video
+from tests.support.fake_session import FakeSession
+
 TB = Fraction(1, 90_000)
 VFR = [0, 3000, 4500, 9000, 20_000, 21_000, 22_001, 30_000, 45_000, 48_003]
 """Irregular times, in units of TB."""
@@ -186,3 +191,8 @@ def rgb_of(y: float, u: float, v: float, *, kr: float, kb: float, full: bool, bi
 def psnr(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> float:
     """In dB."""
     return float(10 * np.log10(peak**2 / max(1e-12, np.mean((a.astype(float) - b.astype(float)) ** 2))))
+
+
+def upscale(source: Path, target: Path, session: FakeSession | None = None, **options: Any) -> VideoReport:
+    """Upscale a video with a session that repeats pixels; twice as large where none is given."""
+    return upscale_video(source, target, Upscaler(session or FakeSession(ModelSpec(scale=2))), **options)

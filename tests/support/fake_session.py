@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from hasn_edge.images.arrays import Float32
@@ -39,3 +41,17 @@ class FakeSession(Session):
         self.calls.append(x_NCHW.shape)
         y_NCHW: Float32 = np.repeat(np.repeat(x_NCHW, self.spec.scale, axis=2), self.spec.scale, axis=3)
         return y_NCHW
+
+
+class RecordingSession(FakeSession):
+    """Keeps its inputs, ``(H, W, 3)``, and the names of the threads that they came in; twice as large."""
+
+    def __init__(self) -> None:
+        super().__init__(ModelSpec(scale=2))
+        self.inputs: list[Float32] = []
+        self.threads: set[str] = set()
+
+    def _run(self, x_NCHW: Float32) -> Float32:
+        self.inputs.append(x_NCHW[0].transpose(1, 2, 0).copy())
+        self.threads.add(threading.current_thread().name)
+        return super()._run(x_NCHW)

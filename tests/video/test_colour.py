@@ -8,33 +8,19 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
-from hasn_edge.runtime.upscaler import Upscaler
-from hasn_edge.spec import ModelSpec
 from hasn_edge.video.colour import Colour, FrameFromRgb, RgbFromFrame, Rotation
-from hasn_edge.video.files import VideoReport, upscale_video
+from hasn_edge.video.transcode import VideoReport
 from tests.support import clips
-from tests.support.clips import frames, make, planes_in, rgb_of, tags
-from tests.support.fake_session import FakeSession
+from tests.support.clips import frames, make, planes_in, rgb_of, tags, upscale
+from tests.support.fake_session import RecordingSession
 
 KR_KB = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 """ITU-T H.273, table 4."""
 
 
-class Recording(FakeSession):
-    """Keeps its inputs."""
-
-    def __init__(self) -> None:
-        super().__init__(ModelSpec(scale=2))
-        self.inputs: list[np.ndarray] = []
-
-    def _run(self, x_NCHW):
-        self.inputs.append(x_NCHW[0].transpose(1, 2, 0).copy())
-        return super()._run(x_NCHW)
-
-
 def run(source: Path, target: Path, **options: object) -> tuple[VideoReport, list[np.ndarray]]:
-    session = Recording()
-    return upscale_video(source, target, Upscaler(session), **options), session.inputs
+    session = RecordingSession()
+    return upscale(source, target, session, **options), session.inputs
 
 
 def flat(values: tuple[int, int, int], pix_fmt: str) -> list[np.ndarray]:

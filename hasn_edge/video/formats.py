@@ -1,14 +1,24 @@
-"""Which encoders and containers there are, and how each encoder takes the quality."""
+"""Which video files are read and written: endings, containers, encoders, and how each takes the quality."""
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hasn_edge.errors import InputError, UnsupportedError
 from hasn_edge.optional import require
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".mk3d", ".webm", ".avi", ".divx", ".ts", ".m2ts", ".mts"),
+    *(".m2t", ".trp", ".tod", ".mpg", ".mpeg", ".mpe", ".mpv", ".m1v", ".m2v", ".vob", ".wmv", ".asf"),
+    *(".wtv", ".flv", ".f4v", ".3gp", ".3gpp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".gif", ".y4m"),
+    *(".mxf", ".gxf", ".dv", ".nut", ".mjpeg", ".mjpg", ".mj2", ".h264", ".264", ".avc", ".hevc", ".h265"),
+    *(".265", ".vvc", ".266", ".ivf", ".obu"),
+)
+"""File name endings, in lower case, of what is taken for a video."""
 
 CONTAINERS = {
     ".mp4": ("libx264", "libopenh264", "mpeg4"),
@@ -31,7 +41,7 @@ MAX_OUTPUT_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class QualityScale:
     """How an encoder takes the quality: its own scale, on which less is better."""
 
     default: float
@@ -41,21 +51,30 @@ class Scale:
     """Its options; ``{}`` is the quality, ``{lambda}`` the same in FFmpeg's 118ths."""
 
 
-SCALES = {
-    "libx264": Scale(default=17, worst=51),
-    "libx265": Scale(default=19, worst=51, options=(("crf", "{}"), ("x265-params", "log-level=none"))),
-    "libsvtav1": Scale(default=25, worst=63),
-    "libvpx-vp9": Scale(default=24, worst=63, options=(("crf", "{}"), ("row-mt", "1"), ("cpu-used", "3"))),
-    "libvpx": Scale(default=8, best=4, worst=63, options=(("crf", "{}"), ("b", "50M"), ("cpu-used", "3"))),
-    "mpeg4": Scale(
+QUALITY_SCALES = {
+    "libx264": QualityScale(default=17, worst=51),
+    "libx265": QualityScale(default=19, worst=51, options=(("crf", "{}"), ("x265-params", "log-level=none"))),
+    "libsvtav1": QualityScale(default=25, worst=63),
+    "libvpx-vp9": QualityScale(
+        default=24, worst=63, options=(("crf", "{}"), ("row-mt", "1"), ("cpu-used", "3"))
+    ),
+    "libvpx": QualityScale(
+        default=8, best=4, worst=63, options=(("crf", "{}"), ("b", "50M"), ("cpu-used", "3"))
+    ),
+    "mpeg4": QualityScale(
         default=2, best=1, worst=31, options=(("flags", "+qscale"), ("global_quality", "{lambda}"))
     ),
     **{
-        name: Scale(default=18, best=1, worst=51, options=(("rc", "vbr"), ("cq", "{}"), ("b", "0")))
+        name: QualityScale(default=18, best=1, worst=51, options=(("rc", "vbr"), ("cq", "{}"), ("b", "0")))
         for name in ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
     },
 }
 """Encoders whose quality can be set. Others, lossless ones among them, take their own default."""
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file's name is that of a video."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def check_container(path: Path) -> None:
@@ -92,7 +111,7 @@ def find_encoder(codec: str | None, path: Path) -> str:
             continue
         if found.type == "video":
             return str(found.name)
-    here = [name for name in SCALES if name in av.codecs_available]
+    here = [name for name in QUALITY_SCALES if name in av.codecs_available]
     raise UnsupportedError(
         f"this FFmpeg ({av.ffmpeg_version_info}) has no video encoder {' or '.join(candidates)!r}; of the "
         f"usual ones it has {', '.join(here)}: choose one of them as the codec"
@@ -109,12 +128,12 @@ def quality_options(encoder: str, quality: float | None) -> dict[str, str]:
     Raises:
         InputError: out of the encoder's range, or an encoder whose scale is not known here.
     """
-    scale = SCALES.get(encoder)
+    scale = QUALITY_SCALES.get(encoder)
     if scale is None:
         if quality is not None:
             raise InputError(
                 f"the encoder {encoder} takes no quality (it is lossless, or not known here); known are "
-                f"{', '.join(SCALES)}"
+                f"{', '.join(QUALITY_SCALES)}"
             )
         return {}
     value = scale.default if quality is None else quality

@@ -1,0 +1,86 @@
+"""Files that hold no video are refused with the reason; names and playlists reach nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+from hasn_edge.errors import InputError
+from tests.support.clips import make, upscale
+
+
+def audio_only(path: Path) -> None:
+    """Audio, and a cover, which is a stream of video to FFmpeg."""
+    full = make(path.with_name("full.mp4"), 10, audio="aac")
+    with av.open(str(full)) as a, av.open(str(path), "w") as out:
+        copy = out.add_stream_from_template(a.streams.audio[0])
+        cover = out.add_stream("png", rate=1, width=8, height=8, pix_fmt="rgb24")
+        cover.disposition = 1 << 10
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8))))
+        for packet in a.demux(audio=0):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+
+
+def all_broken(path: Path) -> None:
+    whole = make(path, options={"bf": "0"})
+    data = bytearray(whole.read_bytes())
+    with av.open(str(whole)) as container:
+        for packet in container.demux(video=0):
+            data[packet.pos or 0 : (packet.pos or 0) + packet.size] = bytes(packet.size)
+    path.write_bytes(bytes(data))
+
+
+def no_frames(path: Path) -> None:
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=30)
+        stream.width, stream.height = 64, 48
+        out.start_encoding()
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "words"),
+    [
+        ("missing.mp4", lambda p: None, "no such file"),
+        ("folder.mp4", lambda p: p.mkdir(), "is a folder"),
+        ("text.mp4", lambda p: p.write_text("this is no video\n" * 100), "not a video that FFmpeg can read"),
+        ("empty.mp4", lambda p: p.write_bytes(b""), "not a video that FFmpeg can read"),
+        ("noindex.mp4", lambda p: p.write_bytes(make(p.with_name("w.mp4")).read_bytes()[:900]), "cut off"),
+        ("audio.mp4", audio_only, "no video in it, only audio and cover"),
+        ("none.mp4", no_frames, "no video in it, nothing at all"),
+        ("broken.mp4", all_broken, "no image of it could be decoded: 10 of its packets are damaged"),
+    ],
+)
+def test_what_is_no_video_is_refused(tmp_path, name, write, words):
+    source = tmp_path / name
+    write(source)
+    with pytest.raises(InputError, match=words) as caught:
+        upscale(source, tmp_path / "out" / "result.mp4")
+    assert name in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_playlist_may_not_reach_the_network(tmp_path):
+    source = tmp_path / "list.mp4"
+    source.write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(InputError, match=r"list\.mp4"):
+        upscale(source, tmp_path / "out.mp4")
+
+
+def test_names_are_no_protocols(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "clip.mp4", 2).rename("http:clip.mp4")
+    assert upscale(Path("http:clip.mp4"), Path("pipe:1.mp4")).images == 2
+    assert Path("pipe:1.mp4").is_file()
+
+
+def test_titles_in_any_encoding(tmp_path):
+    source = make(tmp_path / "clip.mp4", 2, metadata={"title": "AAAA"})
+    source.write_bytes(source.read_bytes().replace(b"AAAA", b"\xe9\xff\xfeA"))
+    assert upscale(source, tmp_path / "out.mp4").whole

@@ -1,0 +1,155 @@
+"""Frames in order, at their times, upright; what is said of damage, of late beginnings and of early ends."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+from hasn_edge.errors import InputError
+from tests.support import clips
+from tests.support.clips import TB, VFR, frames, make, packets, times, upscale
+
+
+def test_what_an_edit_list_hides_stays_hidden(tmp_path):
+    """Frames before time zero are in the file for the decoder only."""
+    source = make(tmp_path / "edit.mp4", pts=[t - 9001 for t in VFR])
+    shown = times(source)
+    assert len(shown[1]) == 6
+    assert times(upscale(source, tmp_path / "out.mp4").path) == shown
+
+
+def test_frames_without_times_get_the_rate(tmp_path):
+    source = make(tmp_path / "raw.h264", 5)
+    report = upscale(source, tmp_path / "out.mp4")
+    base, shown = times(report.path)
+    assert {b - a for a, b in itertools.pairwise(shown)} == {Fraction(1, 25) / base}
+    assert "5 of its images had no time" in " ".join(report.notes)
+
+
+@pytest.mark.parametrize("offset", [1.4, 60_000])
+def test_a_broadcast_begins_at_zero_and_its_audio_keeps_its_times(tmp_path, offset):
+    """Into MP4 audio goes in units of its sample rate, and without the headers that each packet repeats."""
+    source = make(tmp_path / "clip.ts", pts=VFR, audio="aac", container={"output_ts_offset": str(offset)})
+    report = upscale(source, tmp_path / "out.mp4")
+    with av.open(str(source)) as container:
+        start_s = Fraction(container.start_time, 1_000_000)
+    assert offset - 0.1 < start_s < offset + 0.1
+    assert report.notes == (f"its times begin at {float(start_s):.3f} s; those of the result at 0",)
+    (base, old), (same, new) = times(source), times(report.path)
+    assert base == same == TB
+    first = round(start_s / TB)
+    assert new == [pts - first for pts in old]
+    before, after = (packets(p, "audio") for p in (source, report.path))
+    assert len(before) == len(after) > 10
+    for a, b in zip(before, after, strict=True):
+        assert abs(a[0] * a[-1] - first * TB - b[0] * b[-1]) <= Fraction(1, 48_000)
+        assert a[4].endswith(b[4])
+    with av.open(str(report.path)) as container:
+        assert container.start_time == 0
+
+
+def test_a_recording_that_begins_late_begins_at_zero_with_its_chapters(tmp_path):
+    """Matroska of a live stream, in milliseconds."""
+    base = Fraction(1, 1000)
+    video = make(tmp_path / "video.mkv", time_base=base, pts=[75_000_040 + t // 90 for t in VFR])
+    source = tmp_path / "clip.mkv"
+    with av.open(str(video)) as a, av.open(str(source), "w") as out:
+        copy = out.add_stream_from_template(a.streams.video[0])
+        out.set_chapters(
+            [{"id": 1, "start": 75_000_100, "end": 75_000_300, "time_base": base, "metadata": {}}]
+        )
+        for packet in a.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    report = upscale(source, tmp_path / "out.mp4")
+    assert "its times begin at 75000.040 s; those of the result at 0" in report.notes
+    assert times(report.path) == (base, [t // 90 for t in VFR])
+    with av.open(str(report.path)) as container:
+        assert [c["start"] * c["time_base"] for c in container.chapters()] == [Fraction(60, 1000)]
+
+
+def test_corrupt_frames_are_counted_and_decoding_goes_on(tmp_path):
+    source = make(tmp_path / "clip.mp4", 40, options={"g": "10", "bf": "0"})
+    with av.open(str(source)) as container:
+        whole = [(p.pos, p.size, p.pts) for p in container.demux(video=0) if p.size]
+    data = bytearray(source.read_bytes())
+    for position, size, _ in whole[12:15]:
+        data[position : position + size] = np.random.default_rng(1).bytes(size)
+    source.write_bytes(bytes(data))
+    report = upscale(source, tmp_path / "out.mp4")
+    assert report.lost + report.damaged >= 3
+    assert report.images == 40 - report.lost
+    assert not report.whole
+    shown = times(report.path)[1]
+    assert set(shown) <= {pts for *_, pts in whole}
+    assert shown[-1] == whole[-1][2]  # to the end, at the right times
+    assert f"{report.lost} of its images could not be decoded" in " ".join(report.notes)
+
+
+def test_frames_decoded_with_errors_are_counted(tmp_path):
+    """Part of a large frame is overwritten: the decoder conceals it and says so."""
+    noise = np.random.default_rng(0)
+    images = [
+        [noise.integers(40, 200, (p.shape), np.uint8) for p in clips.planes_of(0, 160, 96)] for _ in range(4)
+    ]
+    source = make(
+        tmp_path / "clip.mp4",
+        4,
+        width=160,
+        height=96,
+        images=images,
+        options={"g": "1", "x264-params": "slices=1"},
+    )
+    with av.open(str(source)) as container:
+        position, size = [(p.pos, p.size) for p in container.demux(video=0) if p.size][2]
+    data = bytearray(source.read_bytes())
+    data[position + size // 2 : position + size // 2 + 64] = bytes(64)
+    source.write_bytes(bytes(data))
+    report = upscale(source, tmp_path / "out.mp4")
+    assert (report.images, report.damaged, report.lost) == (4, 1, 0)
+    assert not report.whole
+    assert "1 of its images were decoded with errors" in " ".join(report.notes)
+
+
+def test_a_stream_that_begins_between_key_frames(tmp_path):
+    whole = make(tmp_path / "whole.ts", 60, options={"g": "30", "bf": "0"})
+    data = whole.read_bytes()
+    source = tmp_path / "tail.ts"
+    source.write_bytes(data[len(data) // 188 // 4 * 188 :])
+    report = upscale(source, tmp_path / "out.mp4")
+    assert report.images == 30
+    assert 1 <= report.lost < 30
+    assert not report.whole
+
+
+def test_a_file_that_was_cut_off(tmp_path):
+    whole = make(tmp_path / "whole.mp4", 120, container={"movflags": "faststart"})
+    data = whole.read_bytes()
+    source = tmp_path / "cut.mp4"
+    source.write_bytes(data[: len(data) // 2])
+    report = upscale(source, tmp_path / "out.mp4")
+    assert 10 < report.images < 90
+    assert not report.whole
+    assert "it ends too early: it says that it lasts 4.0 s" in " ".join(report.notes)
+
+
+def test_a_size_that_changes_is_refused(tmp_path):
+    small, large = make(tmp_path / "a.h264", 3), make(tmp_path / "b.h264", 3, width=96)
+    source = tmp_path / "both.h264"
+    source.write_bytes(small.read_bytes() + large.read_bytes())
+    with pytest.raises(InputError, match="its size changes from 64x48 to 96x48 at image 4"):
+        upscale(source, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_interlaced_video_is_said(tmp_path):
+    source = make(tmp_path / "clip.mp4", 3, options={"flags": "+ildct+ilme", "x264-params": "tff=1"})
+    assert frames(source)[0].interlaced_frame
+    report = upscale(source, tmp_path / "out.mp4")
+    assert "it is interlaced" in " ".join(report.notes)
+    assert not frames(report.path)[0].interlaced_frame

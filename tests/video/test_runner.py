@@ -1,0 +1,64 @@
+"""Sessions of every kind give the same frames, in order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+from hasn_edge.runtime.session import Pending
+from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.spec import ModelSpec
+from hasn_edge.video import transcode as transcode_module
+from hasn_edge.video.transcode import upscale_video
+from tests.support.clips import make, packets, upscale
+from tests.support.fake_session import FakeSession
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_sessions_with_frames_in_flight_keep_the_order(tmp_path, count):
+    class Concurrent(FakeSession):
+        in_flight = count
+
+        def __init__(self):
+            super().__init__(ModelSpec(scale=2))
+            self.under_way = self.most = 0
+
+        def _begin(self, x_NCHW):
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+
+            def wait():
+                self.under_way -= 1
+                return self._run(x_NCHW)
+
+            return Pending(wait)
+
+    source = make(tmp_path / "clip.mp4", 8)
+    plain = upscale(source, tmp_path / "plain.mkv", codec="ffv1")
+    session = Concurrent()
+    slotted = upscale(source, tmp_path / "slotted.mkv", codec="ffv1", session=session)
+    assert packets(slotted.path, "video") == packets(plain.path, "video")
+    assert session.most == count
+
+
+def test_sessions_of_pixels_and_tiles_give_the_same(tmp_path, monkeypatch):
+    class OfPixels(FakeSession):
+        pixels = True
+
+        def _run_pixels(self, x_NHWC):
+            return np.repeat(np.repeat(x_NHWC, 2, axis=1), 2, axis=2)
+
+    source = make(tmp_path / "clip.mp4", 3)
+    expected = packets(upscale(source, tmp_path / "plain.mkv", codec="ffv1").path, "video")
+    pixels = upscale(source, tmp_path / "pixels.mkv", codec="ffv1", session=OfPixels(ModelSpec(scale=2)))
+    assert packets(pixels.path, "video") == expected
+    monkeypatch.setattr(transcode_module, "_LARGE", 0)
+    tiled = upscale_video(
+        source,
+        tmp_path / "tiled.mkv",
+        Upscaler(FakeSession(ModelSpec(scale=2)), tile=32, overlap=8),
+        codec="ffv1",
+    )
+    assert packets(tiled.path, "video") == expected
+    assert "each image was computed in 6 tiles" in " ".join(tiled.notes)
