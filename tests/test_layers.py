@@ -183,7 +183,7 @@ def test_base_modules_need_no_heavy_package():
 import hasn_edge, hasn_edge.artifact, hasn_edge.config, hasn_edge.images.arrays, hasn_edge.metrics
 import hasn_edge.evaluation.evaluate, hasn_edge.evaluation.compare
 import hasn_edge.runtime.open, hasn_edge.runtime.upscaler
-import hasn_edge.pipeline.api, hasn_edge.bench.benchmark, hasn_edge.doctor.report, hasn_edge.model.zoo
+import hasn_edge.pipeline.api, hasn_edge.bench.benchmark, hasn_edge.doctor.describe, hasn_edge.model.zoo
 """
     python(code, without=HEAVY)
 

@@ -27,7 +27,7 @@ from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.progress import Progress, ignore
-from hasn_edge.runtime.tensorrt.open import no_gpu
+from hasn_edge.runtime.tensorrt.open_engine import no_gpu
 from hasn_edge.spec import ModelSpec, Precision
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from hasn_edge.doctor.describe import Ability
     from hasn_edge.doctor.environment import Environment
-    from hasn_edge.doctor.report import Ability
     from hasn_edge.doctor.result import CheckResult
 
 
@@ -51,7 +51,7 @@ def command(as_json: bool, engines: Path) -> None:
 def json_content(environment: Environment) -> dict[str, Any]:
     """Return what is found on a machine; its parts have the names that version 0.1 gave them."""
     from hasn_edge.doctor.checks import run_checks
-    from hasn_edge.doctor.report import describe_environment, list_abilities
+    from hasn_edge.doctor.describe import describe_environment, list_abilities
 
     return {
         "findings": [_values(result) for result in describe_environment(environment)],
@@ -65,7 +65,7 @@ def json_content(environment: Environment) -> dict[str, Any]:
 def print_tables(environment: Environment, out: Console) -> None:
     """Print what is found on a machine."""
     from hasn_edge.doctor.checks import run_checks
-    from hasn_edge.doctor.report import describe_environment, list_abilities
+    from hasn_edge.doctor.describe import describe_environment, list_abilities
 
     out.print(_results("This machine", describe_environment(environment)))
     problems = run_checks(environment)

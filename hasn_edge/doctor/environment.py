@@ -82,7 +82,9 @@ class Environment:
     missing_libraries: tuple[MissingLibrary, ...] = ()
     """What TensorRT's Python module needs and the loader does not find."""
     opencv_build: str | None = None
-    """OpenCV's report of its build; its error where it cannot be imported; ``None`` without it."""
+    """OpenCV's report of its build; ``None`` where it is not installed or cannot be imported."""
+    opencv_error: str | None = None
+    """Why OpenCV, which is installed, cannot be imported."""
     driver: bool = False
     """NVIDIA's driver library can be loaded."""
     gpu: GpuFacts | None = None
@@ -136,6 +138,7 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         stated = _stated_version(modules["tensorrt"])
         versions |= {"tensorrt": stated} if stated else {}
     jetson = Jetson(root)
+    build, error = opencv_build() if "cv2" in modules else (None, None)
     return Environment(
         root=root,
         python=sys.version_info[:2],
@@ -143,7 +146,8 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         modules=modules,
         versions=versions,
         missing_libraries=_tensorrt_lacks(modules),
-        opencv_build=opencv_build() if "cv2" in modules else None,
+        opencv_build=build,
+        opencv_error=error,
         driver=load_driver() is not None,
         gpu=gpu_facts(),
         jetson=jetson.facts().values if jetson.present else None,
@@ -226,18 +230,22 @@ def missing_libraries(
     return tuple(MissingLibrary(name, needed_by.get(name, binary.name)) for name in dict.fromkeys(names))
 
 
-def opencv_build(python: str = sys.executable) -> str:
-    """Ask OpenCV how it was built, in a process of its own: importing it can fail, and takes memory."""
+def opencv_build(python: str = sys.executable) -> tuple[str | None, str | None]:
+    """Ask OpenCV how it was built, in a process of its own: importing it can fail, and takes memory.
+
+    Returns:
+        Its report, or ``None`` and why it cannot be imported.
+    """
     code = "import cv2; print(cv2.getBuildInformation())"
     try:
         done = subprocess.run(
             [python, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        return f"error: {exc}"
+        return None, str(exc)
     if done.returncode != 0:
-        return "error: " + (done.stderr.strip().splitlines() or ["it crashed"])[-1]
-    return done.stdout
+        return None, (done.stderr.strip().splitlines() or ["it crashed"])[-1]
+    return done.stdout, None
 
 
 def _swaps(path: Path) -> tuple[tuple[str, int], ...]:

@@ -62,7 +62,7 @@ def open_session(
             omit("exact"),
         )
     if artifact.kind is Kind.ENGINE:
-        from hasn_edge.runtime.tensorrt.open import open_engine
+        from hasn_edge.runtime.tensorrt.open_engine import open_engine
 
         return open_engine(artifact, device=device, cuda=cuda, in_flight=in_flight, eager=eager)
     if cuda is not None or in_flight != 1:

@@ -15,8 +15,8 @@ from hasn_edge.cli import cli
 from hasn_edge.cli.doctor import json_content, print_tables
 from hasn_edge.doctor import environment
 from hasn_edge.doctor.checks import run_checks
+from hasn_edge.doctor.describe import describe_environment, list_abilities
 from hasn_edge.doctor.environment import Environment, collect_environment
-from hasn_edge.doctor.report import describe_environment, list_abilities
 from hasn_edge.hardware.jetson import Jetson
 from tests.support.environments import ORIN, make_jetson
 

@@ -167,8 +167,10 @@ class TestCollect:
         python = executable(
             tmp_path / "python", "echo Traceback >&2; echo 'ImportError: libGL.so.1' >&2; exit 1"
         )
-        assert opencv_build(python) == "error: ImportError: libGL.so.1"
-        assert opencv_build(str(tmp_path / "absent")).startswith("error: ")
+        assert opencv_build(python) == (None, "ImportError: libGL.so.1")
+        build, error = opencv_build(str(tmp_path / "absent"))
+        assert build is None
+        assert "No such file" in error
 
     def test_swaps(self, tmp_path):
         path = tmp_path / "swaps"

@@ -25,7 +25,7 @@ from hasn_edge.pipeline import autotune as fastest
 from hasn_edge.pipeline import build as builder
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.runtime.golden import OWN_RANGES
-from hasn_edge.runtime.tensorrt import open as open_engine
+from hasn_edge.runtime.tensorrt import open_engine
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 from tests.support.samples import ADA, NANO, USUAL

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from hasn_edge.errors import ArtifactError, say
 from hasn_edge.runtime.golden import check_golden, golden_input, make_golden
 from hasn_edge.runtime.session import Session
-from hasn_edge.runtime.tensorrt.session import TensorRTSession
+from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 

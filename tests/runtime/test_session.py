@@ -24,7 +24,7 @@ from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.session import Pending
-from hasn_edge.runtime.tensorrt.session import TensorRTSession
+from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
 from hasn_edge.runtime.torchscript import TorchScriptSession
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession

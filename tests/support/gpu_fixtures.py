@@ -42,14 +42,11 @@ class Lab:
         modules = fake_cuda.modules_of(self.gpu, cuda)
         for name, module in {**modules, "tensorrt_rtx" if rtx else "tensorrt": self.trt}.items():
             self.monkeypatch.setitem(sys.modules, name, module)
-        self.monkeypatch.setattr(
-            "hasn_edge.engine.capabilities.find_module", lambda runtime, **_: self.trt.__name__
-        )
-        self.monkeypatch.setattr(
-            "hasn_edge.runtime.tensorrt.open.find_module", lambda runtime, **_: self.trt.__name__
-        )
-        self.monkeypatch.setattr("hasn_edge.runtime.tensorrt.open.installed_version", lambda name: None)
-        self.monkeypatch.setattr("hasn_edge.runtime.tensorrt.open.gpu_facts", lambda index: self.facts(index))
+        opening = "hasn_edge.runtime.tensorrt.open_engine"
+        for name in ("hasn_edge.engine.capabilities.find_module", f"{opening}.find_module"):
+            self.monkeypatch.setattr(name, lambda runtime, **_: self.trt.__name__)
+        self.monkeypatch.setattr(f"{opening}.installed_version", lambda name: None)
+        self.monkeypatch.setattr(f"{opening}.gpu_facts", lambda index: self.facts(index))
         return self
 
     def facts(self, index: int) -> GpuFacts | None:

@@ -65,14 +65,11 @@ def torch_without_cuda(environment: Environment) -> Iterator[CheckResult]:
 
 def opencv(environment: Environment) -> Iterator[CheckResult]:
     """OpenCV that cannot be imported, or that has no GStreamer, which a Jetson's cameras need."""
-    build = environment.opencv_build
-    if build is None:
-        return
-    if build.startswith("error:"):
+    if environment.opencv_error is not None:
         yield CheckResult(
             name="opencv",
             state=State.MISSING,
-            detail=f"installed, but importing it fails: {build.removeprefix('error:').strip()}",
+            detail=f"installed, but importing it fails: {environment.opencv_error}",
             cures=(
                 say(
                     "pip uninstall -y opencv-python opencv-contrib-python; "
@@ -81,7 +78,7 @@ def opencv(environment: Environment) -> Iterator[CheckResult]:
             ),
         )
         return
-    found = re.search(r"GStreamer:\s*(\w+)", build)
+    found = re.search(r"GStreamer:\s*(\w+)", environment.opencv_build or "")
     if found is None or found[1] == "YES":
         return
     system = environment.system_packages("cv2")

@@ -109,14 +109,13 @@ def bad_version(environment: Environment) -> Iterator[CheckResult]:
     if environment.tensorrt is None:
         return
     for entry in known_issues(environment.tensorrt, gpu=environment.gpu):
-        numpy = version_tuple(environment.versions.get("numpy", "0"))
-        if entry.name.startswith("nptype") and numpy < (1, 24):
-            continue  # the clash takes both
+        if entry.numpy and version_tuple(environment.versions.get("numpy", "0")) < version_tuple(entry.numpy):
+            continue
         yield CheckResult(
             name=f"tensorrt {environment.tensorrt}",
             state=State.INFO if entry.severity is Severity.AVOIDED else State.WARNING,
             detail=f"{entry.what} ({entry.source})",
-            cures=(say(entry.cure),),
+            cures=entry.cures,
         )
 
 
@@ -192,9 +191,6 @@ def old_driver(environment: Environment) -> Iterator[CheckResult]:
             )
 
 
-_REBUILD = (say("remove it"), call("build"))
-
-
 def stale_engines(environment: Environment) -> Iterator[CheckResult]:
     """Built engines that this GPU or this TensorRT will not run."""
     if environment.gpu is None:
@@ -206,8 +202,12 @@ def stale_engines(environment: Environment) -> Iterator[CheckResult]:
             artifact = load_artifact(path)
             require_compatible(artifact, gpu=environment.gpu, runtime_version=versions[header.runtime])
         except HasnEdgeError as exc:
-            detail = exc.message.removeprefix(f"{path}: ")
-            yield CheckResult(name=str(path), state=State.WARNING, detail=detail, cures=exc.cures or _REBUILD)
+            yield CheckResult(
+                name=path.name,
+                state=State.WARNING,
+                detail=exc.message,
+                cures=exc.cures or (say("remove it"), call("build")),
+            )
 
 
 def _library_cure(environment: Environment) -> str:

@@ -82,8 +82,8 @@ class TestOpenCV:
         assert "apt install python3-opencv" in cures(found)
 
     def test_broken(self, desktop):
-        said = "error: ImportError: libGL.so.1: cannot open shared object file"
-        found = only(packages.opencv, replace(desktop, opencv_build=said))
+        error = "ImportError: libGL.so.1: cannot open shared object file"
+        found = only(packages.opencv, replace(desktop, opencv_build=None, opencv_error=error))
         assert found.state is State.MISSING
         assert "libGL.so.1" in found.detail
         assert "opencv-python-headless" in cures(found)

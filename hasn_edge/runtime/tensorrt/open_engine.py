@@ -12,7 +12,7 @@ from hasn_edge.errors import Cure, UnsupportedError, call, say, use
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.optional import installed_version
 from hasn_edge.runtime.golden import check_golden
-from hasn_edge.runtime.tensorrt.session import TensorRTSession
+from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
 
 _DISTRIBUTIONS = {
     EngineRuntime.TENSORRT: ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),

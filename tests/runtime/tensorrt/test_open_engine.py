@@ -52,8 +52,8 @@ def no_import(lab, monkeypatch):
     def load(*args, **kwargs):
         raise AssertionError("TensorRT was imported")
 
-    monkeypatch.setattr("hasn_edge.runtime.tensorrt.open.load_tensorrt", load)
-    monkeypatch.setattr("hasn_edge.runtime.tensorrt.session.load_tensorrt", load)
+    monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.load_tensorrt", load)
+    monkeypatch.setattr("hasn_edge.runtime.tensorrt.engine_session.load_tensorrt", load)
 
 
 @pytest.mark.parametrize("cuda", ["cuda-python", "pycuda", "torch"])
@@ -111,7 +111,7 @@ class TestOrder:
         def missing(runtime, *, needed_for):
             raise MissingDependencyError("tensorrt", extra="tensorrt", needed_for=needed_for)
 
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open.find_module", missing)
+        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.find_module", missing)
         with pytest.raises(
             MissingDependencyError, match=r"^Running an engine needs .* 'hasn-edge\[tensorrt\]'"
         ):
@@ -126,7 +126,7 @@ class TestOrder:
             open_session(engine(behaviour="zeros", size=(16, 20), details={"compute_capability": "7.2"}).path)
 
     def test_6_the_version_as_the_package_says_it(self, engine, no_import, monkeypatch):
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open.installed_version", lambda name: "10.7.0")
+        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.installed_version", lambda name: "10.7.0")
         with pytest.raises(ArtifactError, match=r"built by TensorRT 10\.3\.0\.26, and 10\.7\.0 is here"):
             open_session(engine(behaviour="zeros").path)
 
@@ -202,7 +202,7 @@ class TestNoGpu:
         lab.facts = lambda index: None
 
     def test_no_driver(self, engine, monkeypatch):
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open.driver_present", lambda: False)
+        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.driver_present", lambda: False)
         with pytest.raises(
             UnsupportedError,
             match=r"x4\.engine: this machine cannot run an engine: it has no NVIDIA driver \(libcuda\), so "
@@ -213,7 +213,7 @@ class TestNoGpu:
             open_session(engine().path)
 
     def test_a_driver_without_that_gpu(self, engine, monkeypatch):
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open.driver_present", lambda: True)
+        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.driver_present", lambda: True)
         with pytest.raises(UnsupportedError, match=r"knows no GPU number 3 \(a container .* --gpus all\)"):
             open_session(engine().path, device="cuda:3")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, InputError, ShapeError
-from hasn_edge.runtime.tensorrt.session import TensorRTSession
+from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
 
 CUDA = ("cuda-python", "pycuda", "torch")
 WITH_GRAPHS = ("cuda-python", "torch")

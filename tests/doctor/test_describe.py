@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from hasn_edge.doctor.describe import Ability, describe_environment, describe_training, list_abilities
 from hasn_edge.doctor.environment import Environment, MissingLibrary, collect_environment
-from hasn_edge.doctor.report import Ability, describe_environment, describe_training, list_abilities
 from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.hardware import host
 from hasn_edge.hardware.jetson import Jetson
