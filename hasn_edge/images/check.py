@@ -24,7 +24,7 @@ from hasn_edge.images.pillow import (
     DamagedError,
     UnreadableError,
     open_with_pillow,
-    refusing,
+    translate_errors,
     version,
 )
 
@@ -80,7 +80,7 @@ class ImageHeader:
     """TIFF: the first directory."""
 
 
-def _as_it_is(pixels: Pixels) -> Pixels:
+def _keep(pixels: Pixels) -> Pixels:
     return pixels
 
 
@@ -90,7 +90,7 @@ class CheckedImage:
 
     data: bytes
     """What to decode: the file, freed of what makes decoders disagree or complain."""
-    finish: Callable[[Pixels], Pixels] = _as_it_is
+    finish: Callable[[Pixels], Pixels] = _keep
     """Makes the decoded ``(H, W, C)``, in RGB order, what the file means."""
 
 
@@ -177,7 +177,7 @@ def _guess(start: bytes) -> str:
 
 
 def _read_with_pillow(kind: str, stream: BinaryIO) -> ImageHeader:
-    with refusing(kind, stream, at_end=kind != "WebP"):  # a WebP is always read to its end
+    with translate_errors(kind, stream, at_end=kind != "WebP"):  # a WebP is always read to its end
         image = open_with_pillow(kind, stream)
         scan = stream.tell()
     orientation = _exif_orientation(image.info.get("exif", b""))
@@ -267,14 +267,14 @@ def _check_png(data: bytes) -> CheckedImage:
     for x, y, step_x, step_y in _ADAM7 if interlace else ((0, 0, 1, 1),):
         columns, rows = -(-max(0, width - x) // step_x), -(-max(0, height - y) // step_y)
         expected += rows * (1 + (columns * bits + 7) // 8) if columns else 0
-    found = _inflated_length(pixels, expected)
+    found = _measure_inflated(pixels, expected)
     if found < expected:
         raise DamagedError(f"pixel data for {found:,} of {expected:,} bytes")
-    finish: Callable[[Pixels], Pixels] = _as_it_is
+    finish: Callable[[Pixels], Pixels] = _keep
     if colour == 4:
         finish = _gray_and_alpha
     elif key is not None and colour in (0, 2):
-        finish = _keyed_alpha(key, depth, _PNG_CHANNELS[colour])
+        finish = _apply_key(key, depth, _PNG_CHANNELS[colour])
     return CheckedImage(b"".join(kept), finish)
 
 
@@ -290,7 +290,7 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         offset += 12 + length
 
 
-def _inflated_length(pieces: Iterable[memoryview], limit: int) -> int:
+def _measure_inflated(pieces: Iterable[memoryview], limit: int) -> int:
     """Decompress zlib data without keeping it, and return how long it is; stop counting beyond ``limit``.
 
     The decoders would leave that part of the image black, or say what is wrong on the terminal only.
@@ -316,7 +316,7 @@ def _gray_and_alpha(pixels: Pixels) -> Pixels:
     return pixels[..., [0, 3]] if pixels.shape[2] == 4 else pixels
 
 
-def _keyed_alpha(key: bytes, depth: int, samples: int) -> Callable[[Pixels], Pixels]:
+def _apply_key(key: bytes, depth: int, samples: int) -> Callable[[Pixels], Pixels]:
     """Return a function that adds an alpha channel: transparent where the colour equals PNG's ``key``."""
     if len(key) != 2 * samples:
         raise DamagedError(f"a transparent colour of {len(key)} bytes, expected {2 * samples}")
@@ -369,14 +369,14 @@ def _read_tiff(stream: BinaryIO) -> ImageHeader:
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise DamagedError("its directory has no width or height")
     unknown_to_pillow = _read(stream, 0, 4) == b"MM\0+"
-    _refuse_tiffs_that_come_out_wrong(tags, by_opencv=unknown_to_pillow)
+    _check_tiff_kind(tags, by_opencv=unknown_to_pillow)
     height, width = tags[_HEIGHT][0], tags[_WIDTH][0]
     size = (height, width) if _orientation(tags) < 5 else (width, height)
     by_opencv = unknown_to_pillow or 16 in tags.get(_BITS, ())
     return ImageHeader(kind="TIFF", size=size, by_opencv=by_opencv, tags=tags)
 
 
-def _refuse_tiffs_that_come_out_wrong(tags: Mapping[int, tuple[int, ...]], *, by_opencv: bool) -> None:
+def _check_tiff_kind(tags: Mapping[int, tuple[int, ...]], *, by_opencv: bool) -> None:
     bits = set(tags.get(_BITS, (1,)))
     compression, samples = tags.get(_COMPRESSION, (1,))[0], tags.get(_SAMPLES, (1,))[0]
     photometric = tags.get(_PHOTOMETRIC, (None,))[0]
@@ -421,8 +421,8 @@ def _check_tiff(data: bytes, header: ImageHeader) -> CheckedImage:
         raise CutOffError(len(data), end)
     if tags.get(_COMPRESSION, (1,))[0] in _DEFLATE:
         for start, length in extents:
-            _inflated_length([memoryview(data)[start : start + length]], 8 * header.size[0] * header.size[1])
-    return CheckedImage(data, _finish_opencv_tiff(tags) if header.by_opencv else _as_it_is)
+            _measure_inflated([memoryview(data)[start : start + length]], 8 * header.size[0] * header.size[1])
+    return CheckedImage(data, _finish_opencv_tiff(tags) if header.by_opencv else _keep)
 
 
 def _finish_opencv_tiff(tags: Mapping[int, tuple[int, ...]]) -> Callable[[Pixels], Pixels]:

@@ -27,7 +27,7 @@ from hasn_edge.images.pillow import (
     SharedContext,
     UnreadableError,
     open_with_pillow,
-    refusing,
+    translate_errors,
 )
 from hasn_edge.optional import require
 
@@ -73,7 +73,7 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
             more than `MAX_PIXELS`. One message that names the file and the cure.
     """
     path = Path(path)
-    with _naming(path):
+    with _name_errors(path):
         data = path.read_bytes()
         return decode(data, check.read_header(io.BytesIO(data)))
 
@@ -85,7 +85,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         InputError: as `read_image`, except that damage after the header goes unnoticed.
     """
     path = Path(path)
-    with _naming(path), path.open("rb") as stream:
+    with _name_errors(path), path.open("rb") as stream:
         return check.read_header(stream).size
 
 
@@ -121,7 +121,7 @@ def write_image(
     if convert and pixels.dtype == np.uint16 and not kind.sixteen_bits:
         pixels = to_uint8(pixels)
     if convert and pixels.shape[2] in (2, 4) and not kind.alpha:
-        pixels = _on_white(pixels)
+        pixels = _lay_on_white(pixels)
     if pixels.dtype == np.uint16 and not kind.sixteen_bits:
         raise InputError(
             f"cannot write {path}: {kind.name} holds 8 bits, the image has 16; use .png or .tiff"
@@ -149,16 +149,20 @@ def decode(data: bytes, header: check.ImageHeader) -> Pixels:
         UnreadableError: cut off or damaged.
     """
     whole = check.check_whole(data, header)
-    decoded = _by_opencv(whole.data, header) if header.by_opencv else _by_pillow(whole.data, header)
-    pixels = _upright(whole.finish(decoded), header.orientation)
+    decoded = (
+        _decode_with_opencv(whole.data, header)
+        if header.by_opencv
+        else _decode_with_pillow(whole.data, header)
+    )
+    pixels = _apply_orientation(whole.finish(decoded), header.orientation)
     if pixels.shape[:2] != header.size:
         raise DamagedError(f"{header.size[::-1]} pixels announced, {pixels.shape[1::-1]} found")
     return np.ascontiguousarray(pixels)
 
 
-def _by_pillow(data: bytes, header: check.ImageHeader) -> Pixels:
+def _decode_with_pillow(data: bytes, header: check.ImageHeader) -> Pixels:
     stream = io.BytesIO(data)
-    with refusing(header.kind, stream):
+    with translate_errors(header.kind, stream):
         image = open_with_pillow(header.kind, stream)
         image.load()
         mode = "RGBA" if image.mode == "P" and "transparency" in image.info else _MODES[image.mode]
@@ -166,7 +170,7 @@ def _by_pillow(data: bytes, header: check.ImageHeader) -> Pixels:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _by_opencv(data: bytes, header: check.ImageHeader) -> Pixels:
+def _decode_with_opencv(data: bytes, header: check.ImageHeader) -> Pixels:
     cv2 = _cv2()
     pixels: Pixels | None
     with _QUIET_OPENCV:
@@ -213,11 +217,11 @@ def encode(pixels: Pixels, suffix: str, quality: int) -> bytes:
     if not done:
         raise InputError(f"OpenCV cannot encode {pixels.shape} pixels as {suffix}; write a PNG instead")
     content = bytes(data)
-    return _with_alpha_declared(content) if suffix == ".tiff" and pixels.shape[2] == 4 else content
+    return _declare_alpha(content) if suffix == ".tiff" and pixels.shape[2] == 4 else content
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _name_errors(path: Path) -> Iterator[None]:
     """Refuse what is no file, and give the reason of every refusal the file's name."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected an image file")
@@ -233,7 +237,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
 
 
-def _with_alpha_declared(data: bytes) -> bytes:
+def _declare_alpha(data: bytes) -> bytes:
     """Add the tag that says what the fourth sample is to a TIFF that OpenCV wrote with four channels.
 
     OpenCV leaves it out, and readers then guess: some drop the channel, some take it for premultiplied.
@@ -251,14 +255,14 @@ def _with_alpha_declared(data: bytes) -> bytes:
     return data[:4] + struct.pack("<I", len(data) + len(padding)) + data[8:] + padding + directory
 
 
-def _on_white(pixels: Pixels) -> Pixels:
+def _lay_on_white(pixels: Pixels) -> Pixels:
     top = np.iinfo(pixels.dtype).max
     alpha = pixels[..., -1:].astype(np.float32) / np.float32(top)
     flat: Float32 = pixels[..., :-1] * alpha + top * (1 - alpha)
     return np.rint(flat).astype(pixels.dtype)
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
+def _apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
@@ -271,7 +275,7 @@ def _cv2() -> ModuleType:
 
 
 @contextmanager
-def _quiet_opencv() -> Iterator[None]:
+def _silence_opencv() -> Iterator[None]:
     """Keep OpenCV's own log off the terminal; what matters becomes an exception."""
     cv2 = _cv2()
     log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # on top in OpenCV 4, not in 5
@@ -283,4 +287,4 @@ def _quiet_opencv() -> Iterator[None]:
         log.setLogLevel(level)
 
 
-_QUIET_OPENCV = SharedContext(_quiet_opencv)
+_QUIET_OPENCV = SharedContext(_silence_opencv)

@@ -37,7 +37,7 @@ def find_images(
         if not path.is_dir():
             found[path] = None
             continue
-        inside = sorted(_files(path, (*SUFFIXES, *also), recursive=recursive))
+        inside = sorted(_walk(path, (*SUFFIXES, *also), recursive=recursive))
         if not inside:
             deeper = "" if recursive else " directly inside it"
             what = "image or video" if also else "image"
@@ -73,22 +73,22 @@ def folders_inside(
                 folders.clear()
                 continue
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            if inside not in known and any(_is_taken(name, (*SUFFIXES, *also)) for name in names):
+            if inside not in known and any(_has_suffix(name, (*SUFFIXES, *also)) for name in names):
                 found.setdefault(inside, Path(parent))
     return list(found.values())
 
 
-def _is_taken(name: str, suffixes: tuple[str, ...]) -> bool:
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
     # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not images.
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
+def _walk(folder: Path, suffixes: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
     def refuse(exc: OSError) -> None:
         raise InputError(f"{folder}: cannot be listed ({exc.strerror}); check its permissions") from exc
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in names:
-            if _is_taken(name, suffixes):
+            if _has_suffix(name, suffixes):
                 yield Path(parent, name)

@@ -41,7 +41,7 @@ def version() -> int:
 
 
 def open_with_pillow(kind: str, stream: BinaryIO) -> Any:
-    """Return Pillow's image of a file of this kind, not decoded yet; to be called inside `refusing`.
+    """Return Pillow's image of a file of this kind, not decoded yet; to be called inside `translate_errors`.
 
     ``Image.open`` would try each of its formats, and not say what is wrong.
     """
@@ -52,7 +52,7 @@ def open_with_pillow(kind: str, stream: BinaryIO) -> Any:
 
 
 @contextmanager
-def refusing(kind: str, stream: BinaryIO, *, at_end: bool = False) -> Iterator[None]:
+def translate_errors(kind: str, stream: BinaryIO, *, at_end: bool = False) -> Iterator[None]:
     """Make whatever Pillow raises about a file's content an `UnreadableError`, and print nothing.
 
     Args:
@@ -106,7 +106,7 @@ class SharedContext:
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def _silence_pillow() -> Iterator[None]:
     """Silence Pillow's warnings, and leave the limit on the size to `MAX_PIXELS`."""
     image: Any = require("PIL.Image", extra="all", needed_for="Reading images")
     limit, image.MAX_IMAGE_PIXELS = image.MAX_IMAGE_PIXELS, None
@@ -118,4 +118,4 @@ def _quiet_pillow() -> Iterator[None]:
         image.MAX_IMAGE_PIXELS = limit
 
 
-_QUIET_PILLOW = SharedContext(_quiet_pillow)
+_QUIET_PILLOW = SharedContext(_silence_pillow)
