@@ -53,8 +53,8 @@ def pipeline(
     With ``fps`` its source is live; with ``None``, a recording.
     """
     from hasn_edge.live.pipeline import Live, lingering_threads
-    from hasn_edge.live.sources.base import PatternSource
-    from hasn_edge.live.views.base import View
+    from hasn_edge.live.sources.frame_source import PatternSource
+    from hasn_edge.live.views.live_view import View
 
     class Timer(View):
         """Measures from the first shown frame to the last one, then stops."""
@@ -82,7 +82,7 @@ def pipeline(
 def measure(session, size: tuple[int, int], frames: int, rounds: int) -> tuple[dict, dict, list[dict]]:
     """Return wall-clock and CPU seconds a frame of every case by round, and the pipeline's figures."""
     from hasn_edge.images.arrays import to_tensor
-    from hasn_edge.live.sources.base import PatternSource
+    from hasn_edge.live.sources.frame_source import PatternSource
 
     with PatternSource(size, live=False) as source:
         frame = source.read()

@@ -34,7 +34,7 @@ def resident_mb() -> float:
 
 def sampler():
     """Return a view that takes a sample every two seconds, in the main thread."""
-    from hasn_edge.live.views.base import View
+    from hasn_edge.live.views.live_view import View
 
     class Sampler(View):
         poll_every_s = EVERY_S
@@ -115,7 +115,7 @@ def main(
     from hasn_edge.errors import joined
     from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
-    from hasn_edge.live.demo import DemoOptions, open_live
+    from hasn_edge.live.launch import DemoOptions, open_live
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
     output = options.pop("output")

@@ -22,7 +22,7 @@ from hasn_edge.errors import Cure, HasnEdgeError, joined
 if TYPE_CHECKING:
     from types import FrameType
 
-    from hasn_edge.live.demo import DemoOptions
+    from hasn_edge.live.launch import DemoOptions
     from hasn_edge.live.pipeline import Live
     from hasn_edge.live.stats import Stats
 
@@ -143,7 +143,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
         raise click.UsageError("--model and --artifact exclude each other: an artifact holds its model")
     if options["record"] is None and (options["codec"], options["quality"]) != (None, None):
         raise click.UsageError("--codec and --quality belong to --record")
-    from hasn_edge.live.demo import DemoOptions
+    from hasn_edge.live.launch import DemoOptions
 
     chosen = DemoOptions(model=chosen_model(model), artifacts=artifacts, **options)
     try:
@@ -167,8 +167,8 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
 def _run(options: DemoOptions, json_path: Path | None) -> int:
     """Run and report; return the exit code: 128 and the signal's number where one ended it."""
     from hasn_edge.files import require_writable
-    from hasn_edge.live.demo import open_live
-    from hasn_edge.live.views.terminal import TerminalView
+    from hasn_edge.live.launch import open_live
+    from hasn_edge.live.views.terminal_view import TerminalView
 
     if json_path is not None and str(json_path) != "-":
         require_writable(json_path)

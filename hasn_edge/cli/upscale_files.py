@@ -121,7 +121,7 @@ def _refuse_address(text: str) -> None:
         raise click.UsageError(
             f"{text} is an address, and upscale takes files; name the file without file://"
         )
-    from hasn_edge.live.sources.open import display_name
+    from hasn_edge.live.sources.opening import display_name
 
     raise click.UsageError(
         f"{display_name(text)} is an address, and upscale takes files: download the image or video first; "

@@ -14,10 +14,10 @@ from hasn_edge.live.notices import Notice, join_notices
 from hasn_edge.live.recording import OpenWriter
 from hasn_edge.live.self_test import check_self_test
 from hasn_edge.live.snapshot import EndReason
-from hasn_edge.live.sources.base import FrameSource
+from hasn_edge.live.sources.frame_source import FrameSource
 from hasn_edge.live.stages import Stages
 from hasn_edge.live.stats import STAGES, Stats
-from hasn_edge.live.views.base import View
+from hasn_edge.live.views.live_view import View
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.runner import Runner

@@ -16,9 +16,9 @@ from hasn_edge.live.frame import Frame, Stamps, UpscaledFrame
 from hasn_edge.live.pacing import EARLY, Pacing
 from hasn_edge.live.recording import OpenWriter, record
 from hasn_edge.live.self_test import measure_quality, self_test_size, shrink_for_self_test
-from hasn_edge.live.sources.base import FrameSource
+from hasn_edge.live.sources.frame_source import FrameSource
 from hasn_edge.live.stats import SOURCE, Stats
-from hasn_edge.live.views.base import View
+from hasn_edge.live.views.live_view import View
 from hasn_edge.runtime.session import Pending
 from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 from hasn_edge.video.runner import Runner

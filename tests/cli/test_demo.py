@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from hasn_edge.cli import cli
-from hasn_edge.live import demo
+from hasn_edge.live import launch
 from hasn_edge.live.engines import EngineChoice
 from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
-from hasn_edge.live.views.terminal import TerminalView
+from hasn_edge.live.sources.frame_source import PatternSource
+from hasn_edge.live.views.terminal_view import TerminalView
 from tests.support.fake_session import FakeSession
 from tests.support.live_rig import Script, Session, Watcher
 
@@ -35,7 +35,7 @@ def run(monkeypatch, tmp_path):
         sessions.append(Session())
         return "fake", sessions[-1]
 
-    monkeypatch.setattr(demo, "open_first", open_first)
+    monkeypatch.setattr(launch, "open_first", open_first)
 
     def run(*args: object) -> Result:
         result = CliRunner().invoke(cli, ["demo", *map(str, args)], prog_name="hasn-edge")
@@ -97,7 +97,7 @@ def sources(monkeypatch, size: tuple[int, int], *, aspect: float | None = None) 
         source.aspect = aspect
         return source
 
-    monkeypatch.setattr(demo, "open_source", open_source)
+    monkeypatch.setattr(launch, "open_source", open_source)
     return asked
 
 
@@ -177,7 +177,7 @@ def test_a_port_that_was_claimed_for_nothing_is_given_back(run):
 
 
 def test_without_a_frame_there_is_no_table_but_the_reason_in_the_figures(run, monkeypatch):
-    monkeypatch.setattr(demo, "open_source", lambda text, size: Script(60.0))
+    monkeypatch.setattr(launch, "open_source", lambda text, size: Script(60.0))
     result = run("--source", "0", "--view", "none", "--seconds", 0.1, "--json", "x.json")
     assert result.exit_code == 0
     assert result.stdout == "x.json\n"
@@ -187,7 +187,7 @@ def test_without_a_frame_there_is_no_table_but_the_reason_in_the_figures(run, mo
 
 @pytest.mark.slow
 def test_a_time_too_short_for_a_frame_is_said_instead_of_a_table(run, monkeypatch):
-    monkeypatch.setattr(demo, "open_first", lambda *args: ("slow", Session(seconds=1.5)))
+    monkeypatch.setattr(launch, "open_first", lambda *args: ("slow", Session(seconds=1.5)))
     result = run("--source", "pattern", "--view", "none", "--seconds", 0.3, "--size", "32x16")
     assert result.exit_code == 0
     assert result.stdout == ""
@@ -196,14 +196,18 @@ def test_a_time_too_short_for_a_frame_is_said_instead_of_a_table(run, monkeypatc
 
 def test_the_ending_of_an_engine_may_be_left_out(run, monkeypatch):
     wanted = []
-    monkeypatch.setattr(demo, "list_engines", lambda *args, **options: {"a.onnx": EngineChoice(open=Session)})
-    monkeypatch.setattr(demo, "open_first", lambda *args: (wanted.append(args[1]), ("a.onnx", Session()))[1])
+    monkeypatch.setattr(
+        launch, "list_engines", lambda *args, **options: {"a.onnx": EngineChoice(open=Session)}
+    )
+    monkeypatch.setattr(
+        launch, "open_first", lambda *args: (wanted.append(args[1]), ("a.onnx", Session()))[1]
+    )
     assert run("--engine", "a", "--view", "none", "--source", "pattern", "--seconds", 0.1).exit_code == 0
     assert wanted == ["a.onnx"]
 
 
 def test_an_engine_for_another_size_is_told(run, monkeypatch):
-    monkeypatch.setattr(demo, "open_first", lambda *args: ("static", FakeSession(size=(32, 32))))
+    monkeypatch.setattr(launch, "open_first", lambda *args: ("static", FakeSession(size=(32, 32))))
     result = run("--source", "pattern", "--view", "none", "--seconds", 0.2, "--size", "48x40")
     assert "static takes 32x32: frames of 48x40 are padded or computed in tiles" in result.stderr
     assert "48x40 to 192x160" in result.stdout
@@ -229,7 +233,7 @@ def test_figures_are_drawn_on_a_terminal_and_only_messages_elsewhere():
 
 
 def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
-    monkeypatch.setattr(demo, "first_camera", lambda size: None)
+    monkeypatch.setattr(launch, "first_camera", lambda size: None)
     result = run("--view", "none", "--seconds", 0.2)
     assert result.exit_code == 0
     assert "no camera found: showing the test pattern; " in result.stderr
@@ -270,7 +274,7 @@ def test_bad_options(run, options, code, message):
 @pytest.mark.slow
 def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_none(run, clip, monkeypatch):
     lengths = {}
-    monkeypatch.setattr(demo, "_OPEN", {"web": lambda request, tell: Watcher()})
+    monkeypatch.setattr(launch, "_OPEN", {"web": lambda request, tell: Watcher()})
     for view in ("web", "none"):
         result = run("--source", clip, "--size", "32x16", "--view", view, "--json", "-")
         assert result.exit_code == 0, result.output

@@ -12,7 +12,7 @@ from hasn_edge.live import engine_switch as switching
 from hasn_edge.live.engine_switch import NOTICE_S, EngineSwitch
 from hasn_edge.live.notices import Notice, RunState
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video.runner import Runner
 from tests.support.fake_session import FakeSession

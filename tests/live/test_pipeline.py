@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.runtime.upscaler import Upscaler
 from tests.support.fake_session import FakeSession
 from tests.support.live_rig import SIZE, ConcurrentSession, Session, Watcher, Writer, recording, threads

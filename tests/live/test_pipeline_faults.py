@@ -10,7 +10,7 @@ import pytest
 from hasn_edge.errors import BuildError, OutputError, SourceError, StageError
 from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import JOIN_S, Live, lingering_threads
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.live.sources.remote import Remote
 from tests.support.live_rig import (
     SIZE,

@@ -11,7 +11,7 @@ import pytest
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import StageError
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.metrics import psnr_y
 from hasn_edge.video.queues import LatestOnly
 from tests.support.fake_session import FakeSession

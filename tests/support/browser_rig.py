@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.live.web.view import WebView
 from tests.support.live_rig import Session, Watcher
 from tests.support.web_rig import PATIENCE_S, until

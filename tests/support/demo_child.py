@@ -17,10 +17,10 @@ import numpy as np
 
 from hasn_edge.cli import demo as demo_verb
 from hasn_edge.cli import main
-from hasn_edge.live import demo, stages
+from hasn_edge.live import launch, stages
 from hasn_edge.live import pipeline as live
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.live.sources.remote import Remote
 from hasn_edge.video import writer
 from tests.support.live_rig import Script, Session
@@ -105,9 +105,9 @@ def open_source(text, size):
 
 
 writer.VideoWriter = Writer
-demo.Live = NotedLive
-demo.open_first = lambda engines, wanted, size, tell: ("fake", Holding())
-demo.open_source = open_source
+launch.Live = NotedLive
+launch.open_first = lambda engines, wanted, size, tell: ("fake", Holding())
+launch.open_source = open_source
 if STAGE == "meanwhile":  # the recording is finished while the figures are printed
     lingering_threads, report = live.lingering_threads, demo_verb._report
     demo_verb._report = lambda *args: (report(*args), lingering_threads(30))

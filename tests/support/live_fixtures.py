@@ -35,8 +35,8 @@ def fake_opencv(monkeypatch, tmp_path) -> Iterator[FakeCv2]:
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory) -> Path:
     """A small video file of 40 frames of the test pattern at 25 frames a second, its index in front."""
-    from hasn_edge.live.sources.base import PatternSource
     from hasn_edge.live.sources.capture import opencv
+    from hasn_edge.live.sources.frame_source import PatternSource
 
     cv2 = opencv()  # quiet from the start: FFmpeg is told once
 

@@ -12,8 +12,8 @@ from hasn_edge.errors import BuildError, Cure, OutputError, SourceError, joined
 from hasn_edge.live.frame import Frame, Stamps, UpscaledFrame
 from hasn_edge.live.notices import Notice
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import FrameSource, PatternSource
-from hasn_edge.live.views.base import View
+from hasn_edge.live.sources.frame_source import FrameSource, PatternSource
+from hasn_edge.live.views.live_view import View
 from hasn_edge.runtime.session import Pending
 from hasn_edge.spec import ModelSpec
 from tests.support.fake_session import FakeSession

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import av
 
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from tests.support.stream_servers import FPS, SIZE, Server, jpegs
 
 PAYLOAD = 1200  # bytes of an RTP packet, so that it would fit into one of a network

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 
 SIZE = (96, 160)
 FPS = 100

@@ -12,8 +12,13 @@ from typing import Any
 from hasn_edge.errors import InputError, SourceError, UnsupportedError, say, use
 from hasn_edge.hardware.host import opencv_distribution
 from hasn_edge.hardware.jetson import Jetson
-from hasn_edge.live.sources.backends import describe_opencv, has_backend, require_backend
-from hasn_edge.live.sources.capture import CaptureSource, opencv
+from hasn_edge.live.sources.capture import (
+    CaptureSource,
+    describe_opencv,
+    has_backend,
+    opencv,
+    require_backend,
+)
 
 DEVICES = Path("/dev")
 

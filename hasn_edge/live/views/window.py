@@ -16,7 +16,7 @@ from hasn_edge.images.codec import write_image
 from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.notices import Notice
 from hasn_edge.live.views import window_draw as draw
-from hasn_edge.live.views.base import LiveRun, View
+from hasn_edge.live.views.live_view import LiveRun, View
 from hasn_edge.live.views.window_check import check_windows
 
 TITLE = "hasn-edge"

@@ -16,7 +16,7 @@ import msgspec
 from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.notices import Notice
 from hasn_edge.live.snapshot import Snapshot
-from hasn_edge.live.views.base import LiveRun
+from hasn_edge.live.views.live_view import LiveRun
 from hasn_edge.live.web import messages as protocol
 from hasn_edge.live.web.access import AccessPolicy
 from hasn_edge.live.web.document import content_policy, http_response, page, websockets

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hasn_edge.errors import Cure, InputError, say, use
 from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.notices import Notice, Tell
-from hasn_edge.live.views.base import LiveRun, View
+from hasn_edge.live.views.live_view import LiveRun, View
 from hasn_edge.live.views.window_check import has_display
 from hasn_edge.live.web.access import AccessPolicy, is_loopback
 from hasn_edge.live.web.document import websockets

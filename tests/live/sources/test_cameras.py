@@ -12,13 +12,13 @@ import cv2
 import pytest
 
 from hasn_edge.errors import InputError, SourceError, UnsupportedError
-from hasn_edge.live.demo import _source
+from hasn_edge.live.launch import _source
 from hasn_edge.live.pipeline import lingering_threads
 from hasn_edge.live.sources import cameras
-from hasn_edge.live.sources import open as sources
-from hasn_edge.live.sources.backends import built_with, has_backend
+from hasn_edge.live.sources import opening as sources
 from hasn_edge.live.sources.cameras import covering, csi_pipeline, open_camera, possible_cameras
-from hasn_edge.live.sources.open import first_camera, open_source
+from hasn_edge.live.sources.capture import built_with, has_backend
+from hasn_edge.live.sources.opening import first_camera, open_source
 from hasn_edge.live.sources.remote import Remote
 from tests.support.fake_opencv import JETPACK, PIP, FakeCapture
 from tests.support.live_rig import Told

@@ -10,7 +10,7 @@ import pytest
 
 from hasn_edge.errors import SourceError, StageError
 from hasn_edge.live.pipeline import Live, lingering_threads
-from hasn_edge.live.sources.open import open_source
+from hasn_edge.live.sources.opening import open_source
 from tests.support.ffmpeg_server import FFMPEG, FfmpegServer
 from tests.support.live_rig import Session, Watcher, number_of
 from tests.support.rtsp_servers import RtspH264Server, RtspServer

@@ -19,7 +19,7 @@ from hasn_edge.errors import UnsupportedError
 from hasn_edge.images.codec import read_image
 from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.live.views import window, window_check, window_draw
 from hasn_edge.live.views.window import WindowView
 from tests.support.live_rig import Session
@@ -334,7 +334,7 @@ from tests.support.live_rig import Session
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.live.views import window
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 try:
     class Watched(window.WindowView):
         keys = [ord(key) for key in "hb+0chs"] + [65361, ord("q")]

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from hasn_edge.live.notices import trouble
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import PatternSource
+from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.live.stats import Stats
 from hasn_edge.live.web.view import WebView
 from tests.support.live_rig import Session

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from hasn_edge.live.sources.base import Paced, PatternSource
+from hasn_edge.live.sources.frame_source import Paced, PatternSource
 from tests.support.live_rig import number_of
 
 
@@ -38,7 +38,7 @@ def test_pattern_carries_its_number():
 
 def test_pattern_scrolls_without_a_seam():
     """The image's two ends meet: no step from one column to the next is larger where it wraps."""
-    from hasn_edge.live.sources.base import scenery
+    from hasn_edge.live.sources.frame_source import scenery
 
     image = scenery((64, 64)).astype(int)
     smooth = image[:40]  # above the blocks

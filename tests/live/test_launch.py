@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hasn_edge.errors import UnsupportedError, say
-from hasn_edge.live import demo
-from hasn_edge.live.demo import DemoOptions
+from hasn_edge.live import launch
+from hasn_edge.live.launch import DemoOptions
 from hasn_edge.live.views.window_check import IN_THE_BROWSER
 from tests.support.live_rig import Told
 
@@ -22,13 +22,13 @@ def views(monkeypatch, **working: bool) -> tuple[list, list[str]]:
 
         return open_
 
-    monkeypatch.setattr(demo, "_OPEN", {name: opener(name) for name in working})
+    monkeypatch.setattr(launch, "_OPEN", {name: opener(name) for name in working})
     told = Told()
-    return demo._views(DemoOptions(model="m", host="h", port=1), told), told
+    return launch._views(DemoOptions(model="m", host="h", port=1), told), told
 
 
 def test_the_view_is_a_window_else_the_browser_else_none(monkeypatch):
-    monkeypatch.setattr(demo, "has_display", lambda: False)
+    monkeypatch.setattr(launch, "has_display", lambda: False)
     assert views(monkeypatch, window=True, web=True) == (["window at h:1"], [])
     assert views(monkeypatch, window=False, web=True) == (["web at h:1"], [])
     chosen, told = views(monkeypatch, window=False, web=False)
@@ -40,7 +40,7 @@ def test_the_view_is_a_window_else_the_browser_else_none(monkeypatch):
 
 
 def test_where_a_window_is_expected_it_is_said_why_there_is_none(monkeypatch):
-    monkeypatch.setattr(demo, "has_display", lambda: True)
+    monkeypatch.setattr(launch, "has_display", lambda: True)
     assert views(monkeypatch, window=True, web=True)[1] == []
     (told,) = views(monkeypatch, window=False, web=True)[1]
     assert told == "shown in the browser: window does not work; repair the window"
@@ -48,7 +48,7 @@ def test_where_a_window_is_expected_it_is_said_why_there_is_none(monkeypatch):
 
 def test_a_view_that_was_asked_for_must_work(monkeypatch):
     monkeypatch.setattr(
-        demo, "_OPEN", {"web": lambda request, tell: (_ for _ in ()).throw(UnsupportedError("no"))}
+        launch, "_OPEN", {"web": lambda request, tell: (_ for _ in ()).throw(UnsupportedError("no"))}
     )
     with pytest.raises(UnsupportedError):
-        demo._views(DemoOptions(model="m", view="web"), print)
+        launch._views(DemoOptions(model="m", view="web"), print)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.notices import Notice
-from hasn_edge.live.views.base import LiveRun, View
+from hasn_edge.live.views.live_view import LiveRun, View
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,8 +7,8 @@ from fractions import Fraction
 import pytest
 
 from hasn_edge.live.pipeline import Live
-from hasn_edge.live.sources.base import Paced
 from hasn_edge.live.sources.capture import open_file
+from hasn_edge.live.sources.frame_source import Paced
 from hasn_edge.live.sources.remote import Remote
 from tests.support.live_rig import Session, Watcher, Writer
 

@@ -9,7 +9,7 @@ import pytest
 
 from hasn_edge.errors import InputError, SourceError, UnsupportedError
 from hasn_edge.live.sources.capture import open_file
-from hasn_edge.live.sources.open import display_name, open_source
+from hasn_edge.live.sources.opening import display_name, open_source
 from tests.support.fake_opencv import JETPACK
 from tests.support.live_rig import number_of
 
@@ -79,7 +79,7 @@ def test_a_file_is_read_whole_in_order_with_its_times(clip):
 
 def test_times_of_a_variable_rate_are_kept(tmp_path):
     pytest.importorskip("av")
-    from hasn_edge.live.sources.base import PatternSource
+    from hasn_edge.live.sources.frame_source import PatternSource
     from hasn_edge.video.writer import VideoWriter
 
     times = [0.0, 0.04, 0.1, 0.5, 0.52, 1.0]

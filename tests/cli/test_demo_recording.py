@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hasn_edge.cli import cli
-from hasn_edge.live import demo
+from hasn_edge.live import launch
 from hasn_edge.spec import ModelSpec
 from tests.support.fake_session import FakeSession
 
@@ -26,7 +26,7 @@ def run(monkeypatch, tmp_path):
         opened.append(FakeSession(ModelSpec()))
         return "fake", opened[-1]
 
-    monkeypatch.setattr(demo, "open_first", open_first)
+    monkeypatch.setattr(launch, "open_first", open_first)
 
     def run(*args: object) -> tuple[Result, bool]:
         opened.clear()
@@ -68,11 +68,11 @@ def test_an_encoder_that_is_not_in_this_machine_is_refused_before_anything_is_op
 
 
 def test_a_run_without_a_frame_says_that_nothing_was_recorded(run, monkeypatch):
-    class Empty(demo.PatternSource):
+    class Empty(launch.PatternSource):
         def read(self):
             return None
 
-    monkeypatch.setattr(demo, "open_source", lambda text, size: Empty(size or (16, 32), live=False))
+    monkeypatch.setattr(launch, "open_source", lambda text, size: Empty(size or (16, 32), live=False))
     result, _ = run("--source", "x.mp4", "--record", "a.mp4")
     assert result.exit_code == 0, result.output
     assert "Nothing to record: no frame was shown, and a.mp4 was not written" in result.stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hasn_edge.errors import Cure, HasnEdgeError, InputError, SourceError, say
-from hasn_edge.live.sources.base import DEFAULT_SIZE, FrameSource, PatternSource
 from hasn_edge.live.sources.cameras import camera_device, giving, open_camera, open_csi, possible_cameras
 from hasn_edge.live.sources.capture import CaptureSource, open_file, open_stream
+from hasn_edge.live.sources.frame_source import DEFAULT_SIZE, FrameSource, PatternSource
 from hasn_edge.live.sources.remote import OPEN_S, STALL_S, Remote
 
 STREAMS = ("rtsp", "rtsps", "http", "https")
