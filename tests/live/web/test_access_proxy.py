@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -15,10 +21,11 @@ from hasn_edge.errors import InputError
 from hasn_edge.live.web.access import AccessPolicy
 from tests.support.browser_rig import first_image, page, running, waits
 from tests.support.reverse_proxy import reverse_proxy
-from tests.support.web_rig import get, port, serving
+from tests.support.web_rig import get, port, serving, until
 
 PREFIX = "/boards/one"
 TOKEN = "a token that is right"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "live.md"
 
 
 def fetch(number: int, path: str) -> tuple[int, str, str]:
@@ -59,6 +66,53 @@ def test_the_page_and_its_socket_are_reached_under_the_proxys_name(keep_host, al
         with pytest.raises(InvalidStatus):
             connect(address, sock=bare(number), origin="https://evil.example")
         assert fetch(number, "/")[0] == 404
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, target: int) -> Iterator[int]:
+    """Run nginx with the block of the documentation in front of a server's port; yields its own port."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("no nginx; apt-get install nginx")
+    block = re.search(r"```nginx\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[1]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number = free.getsockname()[1]
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/errors; events {{}}\n"
+        f"http {{ access_log off;\n{places} server {{ listen 127.0.0.1:{number};\n"
+        f"{block.replace(':8765/', f':{target}/')} }} }}"
+    )
+    child = subprocess.Popen([program, "-c", folder / "nginx.conf"], stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: reachable(number))
+        yield number
+    finally:
+        child.terminate()
+        child.wait(20)
+
+
+def reachable(number: int) -> bool:
+    with contextlib.suppress(OSError), bare(number):
+        return True
+    return False
+
+
+def test_the_documented_block_of_nginx_works(tmp_path):
+    origin = "https://demo.example.com"
+    with (
+        serving(token=TOKEN, allow_origins=[origin]) as (view, _),
+        nginx(tmp_path, port(view)) as number,
+    ):
+        status, policy, text = fetch(number, f"{PREFIX}/")
+        assert (status, "<title>hasn-edge live</title>" in text) == (200, True)
+        assert "wss://demo.example.com" in policy
+        assert fetch(number, PREFIX)[0] == 301, "nginx adds the slash by itself"
+        with connect(f"ws://demo.example.com{PREFIX}/live", sock=bare(number), origin=origin) as viewer:
+            viewer.send(json.dumps({"type": "hello", "token": TOKEN}))
+            kinds = [json.loads(viewer.recv(timeout=20))["type"] for _ in range(4)]
+        assert kinds == ["welcome", "notice", "stats", "stats"]
 
 
 def test_without_being_allowed_a_proxys_name_is_refused():
