@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.hardware import host
-from hasn_edge.hardware.gpu import GpuFacts, gpu_facts, load_driver
+from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.optional import installed_version
 
@@ -148,7 +148,7 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         missing_libraries=_tensorrt_lacks(modules),
         opencv_build=build,
         opencv_error=error,
-        driver=load_driver() is not None,
+        driver=driver_present(),
         gpu=gpu_facts(),
         jetson=jetson.facts().values if jetson.present else None,
         memory_bytes=host.memory_bytes(),

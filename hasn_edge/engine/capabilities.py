@@ -15,9 +15,9 @@ import msgspec
 
 from hasn_edge.artifact import Form
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.engine.worker_process import no_room, run_worker
+from hasn_edge.engine.worker_process import no_room, run_worker, worker_command
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError, say
-from hasn_edge.hardware.gpu import l4t_release, load_driver
+from hasn_edge.hardware.gpu import l4t_release
 from hasn_edge.optional import require
 
 NAMES = {EngineRuntime.RTX: "TensorRT for RTX", EngineRuntime.TENSORRT: "TensorRT"}
@@ -101,18 +101,11 @@ def ask_capabilities(runtime: EngineRuntime) -> Capabilities:
     find_module(runtime)
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-ask-") as name:
-            answer = run_worker(Path(name), "--ask", runtime.value).outcome(NAMES[runtime])
+            worker = run_worker(Path(name), worker_command("--ask", runtime.value))
+            answer = worker.outcome(NAMES[runtime])
     except OSError as exc:
         raise no_room(exc) from exc
     return msgspec.convert(answer, Capabilities)
-
-
-def driver_present() -> bool:
-    """Return whether NVIDIA's driver library can be loaded; loads nothing else.
-
-    Without it TensorRT's ``Runtime`` may crash the process instead of raising, and so must not be made.
-    """
-    return load_driver() is not None
 
 
 def find_module(runtime: EngineRuntime, *, needed_for: str = "Building an engine") -> str:

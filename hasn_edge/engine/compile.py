@@ -23,6 +23,7 @@ from hasn_edge.engine.worker_process import (
     CalibratorInput,
     no_room,
     run_worker,
+    worker_command,
 )
 from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.files import writing
@@ -121,7 +122,7 @@ def engine_from_onnx(
                 verbose=worker_process.log.isEnabledFor(logging.DEBUG),
             )
             request.write(folder)
-            worker = run_worker(folder, str(folder), progress=progress)
+            worker = run_worker(folder, worker_command(str(folder)), progress=progress)
             result = worker.outcome(NAMES[target.runtime])
             plan = (folder / worker_process.PLAN).read_bytes()
             if cache is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hasn_edge.errors import BuildError
-from hasn_edge.hardware.gpu import load_driver
+from hasn_edge.hardware.gpu import LIBRARY, load_driver
 
 
 class DeviceMemory:
@@ -16,16 +16,16 @@ class DeviceMemory:
 
     Args:
         index: Number of the GPU.
+        library: The driver, by name or path.
 
     Raises:
         BuildError: the driver refused.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        library = load_driver()
-        if library is None:
+    def __init__(self, index: int = 0, *, library: str = LIBRARY) -> None:
+        self._cuda: Any = load_driver(library)
+        if self._cuda is None:
             raise BuildError("the NVIDIA driver is not here (libcuda)")
-        self._cuda: Any = library
         device, context = c_int(), c_void_p()
         self._call("cuInit", c_int(0))
         self._call("cuDeviceGet", byref(device), c_int(index))

@@ -22,14 +22,14 @@ from typing import Any
 from hasn_edge.engine.builder import Calibration, Options, compile_plan
 from hasn_edge.engine.caches import timing_cache_name
 from hasn_edge.engine.calibrator import calibration_cache_name, make_calibrator
-from hasn_edge.engine.capabilities import Capabilities, driver_present, load_tensorrt
+from hasn_edge.engine.capabilities import Capabilities, load_tensorrt
 from hasn_edge.engine.device_memory import DeviceMemory
 from hasn_edge.engine.known_issues import warnings_before_build
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.engine.worker_process import CALIBRATION, GRAPH, PLAN, TIMING, BuildRequest, no_room
 from hasn_edge.errors import HasnEdgeError, MissingDependencyError, UnsupportedError, say, use
 from hasn_edge.hardware import host
-from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
+from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
 
 INTEGRATED_SHARE = 4
 """On a Jetson a quarter of the free memory: compiler, weights and all other programs live in the same."""
@@ -171,9 +171,9 @@ def choose_workspace(
     return max(share, _LEAST) >> 20 << 20, "free memory"
 
 
-def die_with_parent() -> None:
+def die_with_parent(platform: str = sys.platform) -> None:
     """Let the system kill this process when its parent dies, however it does; Linux only."""
-    if sys.platform != "linux":  # Windows does not even know the name None
+    if platform != "linux":  # Windows does not even know the name None
         return
     set_parent_death_signal = 1
     with contextlib.suppress(OSError, AttributeError):

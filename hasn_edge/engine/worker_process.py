@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,8 +212,8 @@ class WorkerProcess:
         return kind(_with_messages("\n".join(lines), f"messages of {title}", found), *cures)
 
 
-def run_worker(folder: Path, *arguments: str, progress: Progress = ignore) -> WorkerProcess:
-    """Run the worker in ``folder`` with ``arguments`` and take in its events until it ends.
+def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ignore) -> WorkerProcess:
+    """Run the worker in ``folder`` and take in its events until it ends.
 
     The child dies with this call: Ctrl-C, or an exception out of ``progress``, kills it.
     """
@@ -221,7 +221,7 @@ def run_worker(folder: Path, *arguments: str, progress: Progress = ignore) -> Wo
     with (
         (folder / "stderr.txt").open("w+b") as stderr,
         subprocess.Popen(
-            command(*arguments),
+            command,
             cwd=folder,  # not the user's: a tensorrt.py there would be imported
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -243,7 +243,7 @@ def run_worker(folder: Path, *arguments: str, progress: Progress = ignore) -> Wo
     return worker
 
 
-def command(*arguments: str) -> list[str]:
+def worker_command(*arguments: str) -> list[str]:
     """Return the command line of the worker."""
     return [sys.executable, "-m", "hasn_edge.engine.worker", *arguments]
 

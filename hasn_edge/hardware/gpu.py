@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""NVIDIA's driver, as the system's loader finds it."""
 
 # Values of CUdevice_attribute in cuda.h; they never changed.
 _MULTIPROCESSOR_COUNT, _INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 18, 75, 76
 
-_DRIVER_VERSION = Path("/sys/module/nvidia/version")
-TEGRA_RELEASE = Path("/etc/nv_tegra_release")
-"""Where Jetson Linux writes its release."""
+TEGRA_RELEASE = "etc/nv_tegra_release"
+"""Where Jetson Linux writes its release, below the start of the file system."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,48 +50,50 @@ class GpuFacts:
         return f"{self.name} ({self.sm_count} SM, compute capability {self.compute_capability})"
 
 
-def gpu_facts(index: int = 0) -> GpuFacts | None:
+def gpu_facts(index: int = 0, *, library: str = LIBRARY, root: Path = Path("/")) -> GpuFacts | None:
     """Return what the driver reports about one GPU.
 
     Args:
         index: Number of the GPU among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+        library: The driver, by name or path.
+        root: Where the file system starts.
 
     Returns:
         The facts, or ``None`` without a driver, without a GPU of that number, or where the driver does not
         answer (a container without access to the device).
     """
-    library = load_driver()
-    if library is None or library.cuInit(0) != 0:
+    driver = load_driver(library)
+    if driver is None or driver.cuInit(0) != 0:
         return None
     count, device = c_int(), c_int()
-    if library.cuDeviceGetCount(byref(count)) != 0 or not 0 <= index < count.value:
+    if driver.cuDeviceGetCount(byref(count)) != 0 or not 0 <= index < count.value:
         return None
-    if library.cuDeviceGet(byref(device), c_int(index)) != 0:
+    if driver.cuDeviceGet(byref(device), c_int(index)) != 0:
         return None
     name, memory, version = (c_char * 256)(), c_size_t(), c_int()
     answers = (
-        library.cuDeviceGetName(name, c_int(len(name)), device),
-        library.cuDeviceTotalMem_v2(byref(memory), device),
-        library.cuDriverGetVersion(byref(version)),
+        driver.cuDeviceGetName(name, c_int(len(name)), device),
+        driver.cuDeviceTotalMem_v2(byref(memory), device),
+        driver.cuDriverGetVersion(byref(version)),
     )
     if any(answers):
         return None
 
     def attribute(number: int) -> int:
         value = c_int()
-        return value.value if library.cuDeviceGetAttribute(byref(value), c_int(number), device) == 0 else 0
+        return value.value if driver.cuDeviceGetAttribute(byref(value), c_int(number), device) == 0 else 0
 
     bus = (c_char * 32)()
-    placed = library.cuDeviceGetPCIBusId(bus, c_int(len(bus)), device) == 0
+    placed = driver.cuDeviceGetPCIBusId(bus, c_int(len(bus)), device) == 0
 
     return GpuFacts(
         name=name.value.decode(errors="replace"),
         compute_capability=f"{attribute(_CAPABILITY_MAJOR)}.{attribute(_CAPABILITY_MINOR)}",
         total_memory_bytes=memory.value,
-        driver=_driver_version(),
+        driver=_stated(root / "sys/module/nvidia/version"),
         cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
         integrated=bool(attribute(_INTEGRATED)),
-        l4t=l4t_release(),
+        l4t=l4t_release(root / TEGRA_RELEASE),
         sm_count=attribute(_MULTIPROCESSOR_COUNT),
         pci_bus_id=bus.value.decode(errors="replace") if placed else None,
     )
@@ -113,15 +115,20 @@ def cuda_python_install(gpu: GpuFacts | None, *, otherwise: str = "pip install '
     return f"pip install 'cuda-python>={major},<{major + 1}'"
 
 
-def load_driver() -> Any:
+def load_driver(library: str = LIBRARY) -> Any:
     """Return NVIDIA's driver library, or ``None`` where there is none; initializes nothing."""
     try:
-        return ctypes.CDLL(_LIBRARY)
+        return ctypes.CDLL(library)
     except OSError:
         return None
 
 
-def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
+def driver_present() -> bool:
+    """Whether NVIDIA's driver library is here. TensorRT's runtime crashes the process without one."""
+    return load_driver() is not None
+
+
+def l4t_release(path: Path = Path("/", TEGRA_RELEASE)) -> str | None:
     """Return the release of Jetson Linux, e.g. ``"36.4.3"``, or ``None`` on any other machine."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -131,8 +138,8 @@ def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
     return f"{found[1]}.{found[2].strip('.')}" if found else None
 
 
-def _driver_version() -> str | None:
+def _stated(path: Path) -> str | None:
     try:
-        return _DRIVER_VERSION.read_text(encoding="utf-8").strip() or None
+        return path.read_text(encoding="utf-8").strip() or None
     except OSError:
         return None

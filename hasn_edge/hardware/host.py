@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from hasn_edge.optional import installed_version
 
-_SYSTEM = Path("/sys")
+_ROOT = Path("/")
 
 PACKAGES = (
     "hasn-edge",
@@ -59,16 +61,21 @@ def opencv_distribution() -> str:
     return next((name for name in OPENCV_DISTRIBUTIONS if installed_version(name)), OPENCV_DISTRIBUTIONS[0])
 
 
-def compute_cores() -> int:
+def compute_cores(*, root: Path = _ROOT, allowed: Collection[int] | None = None) -> int:
     """Return the number of physical cores that this process may use: never less than 1.
 
     Counts each core once however many hardware threads it has, because both threads of a core share one
     multiplier array, and honours CPU affinity and the CPU quota of a container.
+
+    Args:
+        root: Where the file system starts.
+        allowed: Numbers of the hardware threads that may be used; ``None`` asks the system.
     """
-    linux = hasattr(os, "sched_getaffinity")
-    allowed = os.sched_getaffinity(0) if linux else set(range(os.cpu_count() or 1))
-    cores = {_siblings(cpu) for cpu in allowed}
-    quota = _quota()
+    if allowed is None:
+        linux = hasattr(os, "sched_getaffinity")
+        allowed = os.sched_getaffinity(0) if linux else range(os.cpu_count() or 1)
+    cores = {_siblings(root, cpu) for cpu in allowed}
+    quota = _quota(root)
     return max(1, len(cores) if quota is None else min(len(cores), quota))
 
 
@@ -99,9 +106,20 @@ def memory_bytes() -> int | None:
     return _meminfo("MemTotal")
 
 
-def available_memory_bytes() -> int | None:
-    """Return the memory that can be taken without swapping, or ``None`` where the system does not say."""
-    return _meminfo("MemAvailable")
+def available_memory_bytes(root: Path = _ROOT) -> int | None:
+    """Return the memory that can be taken without swapping, or ``None`` where the system does not say.
+
+    In a container with a limit (control groups, version 2) it is what that leaves, where that is less.
+
+    Args:
+        root: Where the file system starts.
+    """
+    group = root / "sys/fs/cgroup"
+    known = [_meminfo("MemAvailable", root)]
+    with suppress(OSError, ValueError):
+        limit = int((group / "memory.max").read_text())  # "max" is none
+        known.append(max(0, limit - int((group / "memory.current").read_text())))
+    return min((value for value in known if value is not None), default=None)
 
 
 def peak_memory_bytes() -> int | None:
@@ -109,13 +127,7 @@ def peak_memory_bytes() -> int | None:
 
     Not ``getrusage``: its figure survives ``exec``, so a child would report its parent's.
     """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    return _field(Path("/proc/self/status"), "VmHWM")
 
 
 def load_average() -> str:
@@ -133,9 +145,14 @@ def _cpuinfo() -> list[str]:
         return []
 
 
-def _meminfo(key: str) -> int | None:
+def _meminfo(key: str, root: Path = _ROOT) -> int | None:
+    return _field(root / "proc/meminfo", key)
+
+
+def _field(path: Path, key: str) -> int | None:
+    """Return the bytes that a line ``KEY:   NUMBER kB`` states."""
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
     except OSError:
@@ -143,18 +160,18 @@ def _meminfo(key: str) -> int | None:
     return None
 
 
-def _siblings(cpu: int) -> str:
-    path = _SYSTEM / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+def _siblings(root: Path, cpu: int) -> str:
+    path = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
     try:
         return path.read_text().strip()
     except OSError:
         return str(cpu)
 
 
-def _quota() -> int | None:
+def _quota(root: Path) -> int | None:
     """Return the whole cores that the control group (version 2) grants, rounded up; ``None`` if unlimited."""
     try:
-        granted, period = (_SYSTEM / "fs/cgroup/cpu.max").read_text().split()
+        granted, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
         return None if granted == "max" else math.ceil(int(granted) / int(period))
     except (OSError, ValueError):
         return None

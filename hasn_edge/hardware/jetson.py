@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.hardware.gpu import l4t_release
+from hasn_edge.hardware.gpu import TEGRA_RELEASE, l4t_release
 from hasn_edge.hardware.power import Sample
 from hasn_edge.hardware.readings import Readings, text_of
 
@@ -53,7 +53,7 @@ class Jetson:
     @property
     def present(self) -> bool:
         """Whether this machine is a Jetson."""
-        return (self.root / "etc/nv_tegra_release").is_file() or "nvidia,tegra" in self._compatible()
+        return (self.root / TEGRA_RELEASE).is_file() or "nvidia,tegra" in self._compatible()
 
     def facts(self) -> Readings:
         """Return model, releases, power mode, clocks and temperatures."""
@@ -76,7 +76,7 @@ class Jetson:
 
     def l4t(self) -> str:
         """Return the release of Jetson Linux, e.g. ``"36.4.3"``."""
-        path = self.root / "etc/nv_tegra_release"
+        path = self.root / TEGRA_RELEASE
         found = l4t_release(path)
         if found is None:
             raise LookupError(f"{path}: no release there")

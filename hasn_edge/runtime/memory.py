@@ -20,8 +20,6 @@ Measured with benchmarks/memory.py as growth of the peak resident memory over th
 4.7 in PyTorch; at 320 x 180 up to 4.4 in TorchScript and 6.3 in PyTorch, because freed blocks below 32 MB
 stay with the process. Rounded up."""
 
-_CGROUP = Path("/sys/fs/cgroup")
-
 
 def bytes_per_pixel(spec: ModelSpec, backend: str) -> int:
     """Return the working memory in bytes that a frame needs for each of its input pixels, as an estimate.
@@ -42,17 +40,11 @@ def largest_frame(session: Session, limit_bytes: int) -> int:
     return limit_bytes // bytes_per_pixel(session.spec, session.backend)
 
 
-def default_limit_bytes() -> int:
-    """Return the smaller of :data:`DEFAULT_LIMIT_BYTES` and half of the memory that is free."""
-    free = [value for value in (available_memory_bytes(), _group_bytes()) if value is not None]
-    return min([DEFAULT_LIMIT_BYTES, *(value // 2 for value in free)])
+def default_limit_bytes(root: Path = Path("/")) -> int:
+    """Return the smaller of :data:`DEFAULT_LIMIT_BYTES` and half of the memory that is free.
 
-
-def _group_bytes() -> int | None:
-    """Return what the control group (version 2) of a container leaves free; ``None`` without limit."""
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-        return None if limit == "max" else max(0, int(limit) - used)
-    except (OSError, ValueError):
-        return None
+    Args:
+        root: Where the file system starts.
+    """
+    free = available_memory_bytes(root)
+    return DEFAULT_LIMIT_BYTES if free is None else min(DEFAULT_LIMIT_BYTES, free // 2)

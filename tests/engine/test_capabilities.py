@@ -22,7 +22,6 @@ def test_versions_before_8_5_are_refused_when_they_are_loaded(
     trt.__version__ = "8.4.1.5"
     del trt.ICudaEngine.num_io_tensors  # there were bindings then
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(capabilities, "find_module", lambda runtime, needed_for: "tensorrt")
     with pytest.raises(
         UnsupportedError,
         match=rf"^{doing} needs at least TensorRT 8\.5, and 8\.4\.1\.5 is here; .* JetPack 5\.1",

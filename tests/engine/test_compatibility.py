@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from hasn_edge.artifact import Artifact, load_artifact, sidecar_path
 from hasn_edge.cli.cures import cure_text, message_of
 from hasn_edge.engine.compatibility import rebuild, require_compatible
 from hasn_edge.errors import ArtifactError
 from hasn_edge.hardware.gpu import GpuFacts
-from hasn_edge.model.zoo import DEFAULT_MODEL
 from tests.support.samples import ADA, AGX, HOPPER, NANO, TURING, engine, plan
 
 
@@ -219,11 +217,8 @@ def test_a_damaged_sidecar_is_refused_in_one_message(tmp_path: Path, damage: dic
         ),
     ],
 )  # fmt: skip
-def test_the_build_that_makes_it_again(
-    tmp_path: Path, details: dict[str, Any], options: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hasn_edge.cli import cli
-    from hasn_edge.pipeline import api as pipeline
+def test_the_build_that_makes_it_again(tmp_path: Path, details: dict[str, Any], options: str) -> None:
+    from hasn_edge.cli import build
 
     folder = tmp_path / "my engines"
     typed = command(engine(folder, **details))
@@ -233,14 +228,9 @@ def test_the_build_that_makes_it_again(
         ["hasn-edge build", *wanted, "--precision int8", options, f"--output '{folder}'"]
     )
     # The command line takes it as it is.
-    asked: list[Any] = []
-    monkeypatch.setattr(
-        pipeline, "build_from", lambda options, progress: asked.extend((options.model, options.output)) or
-        pipeline.Built(artifacts=(), summary=()),
-    )  # fmt: skip
-    result = CliRunner().invoke(cli, shlex.split(typed)[1:])
-    assert result.exit_code == 0, result.output
-    assert asked == [model or DEFAULT_MODEL, folder]
+    read = build.command.make_context("build", shlex.split(typed)[2:])
+    assert read.params["model"] == (model or None)
+    assert read.params["output"] == folder
 
 
 @pytest.mark.parametrize(

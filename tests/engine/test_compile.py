@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from hasn_edge.engine import capabilities
 from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange, load_target
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
@@ -172,7 +172,8 @@ def test_targets_without_a_compiler_here(monkeypatch: pytest.MonkeyPatch) -> Non
             UnsupportedError, match=f"target '{name}' has no engine: .* takes the graph itself"
         ):
             engine_from_onnx(b"", load_target(name))
-    monkeypatch.setattr(capabilities.importlib.util, "find_spec", lambda name: None)
+    for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r"TensorRT for RTX needs .*'hasn-edge\[rtx\]'"):
         engine_from_onnx(b"", RTX)
     with pytest.raises(MissingDependencyError, match=r"TensorRT needs .*'hasn-edge\[tensorrt\]'"):

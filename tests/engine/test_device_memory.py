@@ -10,17 +10,10 @@ import pytest
 
 from hasn_edge.engine.device_memory import DeviceMemory
 from hasn_edge.errors import BuildError
-from hasn_edge.hardware import gpu
 
 
-@pytest.fixture
-def driver(libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_LIBRARY", str(libcuda))
-
-
-@pytest.mark.usefixtures("driver")
-def test_memory_is_copied_and_reused() -> None:
-    memory = DeviceMemory()
+def test_memory_is_copied_and_reused(libcuda: Path) -> None:
+    memory = DeviceMemory(library=str(libcuda))
     batch = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
     address = memory.upload(batch)
     there = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (24,))
@@ -31,17 +24,15 @@ def test_memory_is_copied_and_reused() -> None:
     assert memory.free_bytes() == 1 << 24
 
 
-@pytest.mark.usefixtures("driver")
-def test_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = DeviceMemory()
+def test_memory_that_is_not_there(libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = DeviceMemory(library=str(libcuda))
     monkeypatch.setenv("FAKE_CUDA_BYTES", "100")
     with pytest.raises(BuildError, match="cuMemAlloc_v2 failed: the GPU's memory is used up"):
         memory.upload(np.zeros(100, np.float32))
     with pytest.raises(BuildError, match="cuDevicePrimaryCtxRetain failed: CUDA error 101"):
-        DeviceMemory(3)
+        DeviceMemory(3, library=str(libcuda))
 
 
-def test_a_machine_without_a_driver_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu, "_LIBRARY", str(tmp_path / "libcuda.so.1"))
+def test_a_machine_without_a_driver_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="driver is not here"):
-        DeviceMemory()
+        DeviceMemory(library=str(tmp_path / "libcuda.so.1"))

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hasn_edge.hardware import gpu
-from hasn_edge.hardware.gpu import GpuFacts, gpu_facts, l4t_release
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts, l4t_release, load_driver
 
 MIB = 1 << 20
 
 
-@pytest.fixture
-def driver(libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_LIBRARY", str(libcuda))
-
-
-@pytest.mark.usefixtures("driver")
 class TestDriver:
-    def test_facts(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "version").write_text("540.4.0\n")
-        monkeypatch.setattr(gpu, "_DRIVER_VERSION", tmp_path / "version")
-        facts = gpu_facts()
+    @pytest.fixture
+    def facts_of(self, libcuda: Path, tmp_path: Path) -> Callable[..., GpuFacts | None]:
+        return partial(gpu_facts, library=str(libcuda), root=tmp_path)
+
+    def test_facts(self, facts_of: Callable[..., Any], tmp_path: Path) -> None:
+        for name, text in (
+            ("sys/module/nvidia/version", "540.4.0\n"),
+            ("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 38968081\n"),
+        ):
+            (tmp_path / name).parent.mkdir(parents=True)
+            (tmp_path / name).write_text(text)
+        facts = facts_of()
         assert facts == GpuFacts(
             name="Orin",
             compute_capability="8.7",
@@ -30,29 +34,29 @@ class TestDriver:
             driver="540.4.0",
             cuda="12.6",
             integrated=True,
-            l4t=l4t_release(),
+            l4t="36.4.3",
             sm_count=8,
             pci_bus_id="0000:3B:00.0",
         )
         assert facts.title == "Orin (8 SM, compute capability 8.7)"
 
-    def test_where_it_sits_may_not_be_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_where_it_sits_may_not_be_known(
+        self, facts_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("FAKE_CUDA_BUS", "")
-        facts = gpu_facts()
-        assert facts is not None
-        assert facts.pci_bus_id is None
+        assert facts_of().pci_bus_id is None
 
-    def test_no_such_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert gpu_facts(1) is None
-        assert gpu_facts(-1) is None
+    def test_no_such_gpu(self, facts_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        assert facts_of(1) is None
+        assert facts_of(-1) is None
         monkeypatch.setenv("FAKE_CUDA_DEVICES", "0")
-        assert gpu_facts() is None
+        assert facts_of() is None
 
 
-def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu, "_LIBRARY", str(tmp_path / "libcuda.so.1"))
-    assert gpu_facts() is None
-    assert gpu.load_driver() is None
+def test_a_machine_without_a_driver(tmp_path: Path) -> None:
+    library = str(tmp_path / "libcuda.so.1")
+    assert gpu_facts(library=library) is None
+    assert load_driver(library) is None
 
 
 @pytest.mark.parametrize(

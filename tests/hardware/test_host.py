@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hasn_edge.hardware import host
 
 
@@ -11,3 +13,33 @@ def test_this_machine_is_described():
     assert int(found["cores"]) >= 1
     assert host.memory_bytes() > host.available_memory_bytes() > 0
     assert host.peak_memory_bytes() > 10_000_000
+
+
+def test_a_container_may_have_less_memory_than_the_machine(tmp_path: Path) -> None:
+    assert host.available_memory_bytes(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  99 kB\nMemAvailable:   4096 kB\n")
+    assert host.available_memory_bytes(tmp_path) == 4 << 20
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.current").write_text("1000000\n")
+    # No limit; one above what the machine has; one below; one that came when more was used already.
+    for limit, left in (("max", 4 << 20), ("9000000", 4 << 20), ("3000000", 2_000_000), ("500000", 0)):
+        (group / "memory.max").write_text(limit + "\n")
+        assert host.available_memory_bytes(tmp_path) == left
+
+
+def test_cores_are_counted_once_and_quotas_hold(tmp_path: Path) -> None:
+    def cores() -> int:
+        return host.compute_cores(root=tmp_path, allowed=range(4))
+
+    assert cores() == 4  # nothing known about siblings
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings + "\n")
+    assert cores() == 2
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    for text, expected in (("max 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("?", 2)):
+        (tmp_path / "sys/fs/cgroup/cpu.max").write_text(text + "\n")
+        assert cores() == expected

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib.machinery
 import re
 import types
 from collections.abc import Callable
@@ -56,7 +57,8 @@ def fake_tensorrt(version: str, **settings: Any) -> Any:
     builder), ``refuses`` (an error instead of a plan), ``refuses_profiles``, ``unknown_operators``,
     ``good_timings``.
     """
-    module: Any = types.ModuleType("tensorrt")
+    module: Any = types.ModuleType("tensorrt_rtx" if version.startswith("rtx") else "tensorrt")
+    module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)  # who looks for it finds it
     module.__version__ = version.removeprefix("rtx ")
     module.calls, module.config = [], None
     module.device, module.refuses, module.refuses_profiles = True, None, False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.caches import graph_of
-from hasn_edge.engine.capabilities import NAMES, driver_present, find_module, load_tensorrt
+from hasn_edge.engine.capabilities import NAMES, find_module, load_tensorrt
 from hasn_edge.engine.compatibility import rebuild, require_compatible, unknown_folders
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import Cure, UnsupportedError, call, say, use
-from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.hardware.gpu import driver_present, gpu_facts
 from hasn_edge.optional import installed_version
 from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
