@@ -12,16 +12,12 @@ import pytest
 import torch as real_torch
 
 from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
-from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
+from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.runtime.cuda import BACKENDS, choose
 from hasn_edge.runtime.cuda.protocol import CudaBackend
 from tests.support import fake_cuda
 
 WITH_GRAPHS = ("cuda-python", "torch")
-JETPACK_6 = GpuFacts(
-    name="Orin", compute_capability="8.7", total_memory_bytes=8 << 30, driver="540.4.0", cuda="12.6",
-    integrated=True, l4t="36.4.3", sm_count=8,
-)  # fmt: skip
 
 
 @pytest.fixture(params=BACKENDS)
@@ -214,15 +210,14 @@ def test_cuda_python_has_had_two_names(lab, monkeypatch, layout, name):
     assert backend._rt is sys.modules[name]
 
 
-def test_a_driver_that_is_too_old(lab, monkeypatch):
+def test_a_driver_that_is_too_old(lab):
+    """That of JetPack 6 runs CUDA 12.6; what helps where no GPU answers is not known so well."""
     lab.set_up("cuda-python")
-    error = fake_cuda.cudaError_t.cudaErrorInsufficientDriver
-    monkeypatch.setattr(sys.modules["cuda.bindings.runtime"], "cudaSetDevice", lambda index: (error,))
-    with pytest.raises(BuildError, match=r"failed to use GPU 0: .*pip install 'cuda-python<13'"):
-        choose("cuda-python")
-    monkeypatch.setattr("hasn_edge.runtime.cuda.cuda_python.gpu_facts", lambda index: JETPACK_6)
-    with pytest.raises(BuildError, match=r"failed to use GPU 0: .*pip install 'cuda-python>=12,<13'"):
-        choose("cuda-python")
+    for gpus, versions in ((1, ">=12,<13"), (0, "<13")):
+        lab.driver.gpus = gpus
+        lab.gpu.fail["set_device"] = "cudaErrorInsufficientDriver"
+        with pytest.raises(BuildError, match=rf"failed to use GPU 0: .*pip install 'cuda-python{versions}'"):
+            choose("cuda-python")
 
 
 class TestChoice:
@@ -241,7 +236,7 @@ class TestChoice:
         assert choose().name == "cuda-python"
 
     def test_then_cuda_python_then_pycuda(self, all_three, monkeypatch):
-        monkeypatch.setattr(sys.modules["torch"].cuda, "is_available", lambda: False)
+        all_three.gpu.hidden_from_torch = True
         assert choose().name == "cuda-python"
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
         assert choose().name == "pycuda"
@@ -250,9 +245,9 @@ class TestChoice:
     def test_the_one_that_is_named(self, all_three, name):
         assert choose(name).name == name
 
-    def test_none_says_why_of_each(self, lab, monkeypatch):
+    def test_none_says_why_of_each(self, lab):
         lab.set_up("torch")
-        monkeypatch.setattr(sys.modules["torch"].cuda, "is_available", lambda: False)
+        lab.gpu.hidden_from_torch, lab.driver = True, None
         with pytest.raises(UnsupportedError) as caught:
             choose()
         text = str(caught.value)
@@ -266,15 +261,14 @@ class TestChoice:
     )
     def test_a_named_one_that_is_missing(self, lab, name, extra):
         lab.set_up("pycuda" if name == "torch" else "torch")
+        lab.driver = None
         with pytest.raises(MissingDependencyError, match=rf"through {name} needs .*'hasn-edge\[{extra}\]'"):
             choose(name)
 
-    def test_the_cure_is_for_the_drivers_cuda(self, lab, monkeypatch):
+    def test_the_cure_is_for_the_drivers_cuda(self, lab):
         """pip's newest cuda-python is for CUDA 13, which the driver of JetPack 6 does not run."""
         lab.set_up("torch")
-        monkeypatch.setattr(sys.modules["torch"].cuda, "is_available", lambda: False)
-        monkeypatch.setattr("hasn_edge.runtime.cuda.gpu_facts", lambda index: JETPACK_6)
-        monkeypatch.setattr("hasn_edge.runtime.cuda.cuda_python.gpu_facts", lambda: JETPACK_6)
+        lab.gpu.hidden_from_torch = True
         with pytest.raises(HasnEdgeError, match="for example with: pip install 'cuda-python>=12,<13'"):
             choose()
         with pytest.raises(
@@ -283,13 +277,15 @@ class TestChoice:
             choose("cuda-python")
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
-    def test_a_broken_package_is_no_traceback(self, lab, monkeypatch):
+    def test_a_broken_package_is_no_traceback(self, lab, tmp_path, monkeypatch):
         lab.set_up("pycuda")
-
-        def broken(index: int) -> None:
-            raise ImportError("libcurand.so.10: cannot open shared object file")
-
-        monkeypatch.setattr("hasn_edge.runtime.cuda.pycuda.PyCudaBackend", broken)
+        (tmp_path / "pycuda").mkdir()
+        (tmp_path / "pycuda/driver.py").write_text(
+            "raise ImportError('libcurand.so.10: cannot open shared object file')"
+        )
+        for name in ("pycuda", "pycuda.driver"):
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(BuildError, match=r"pycuda is installed but cannot be loaded: libcurand\.so\.10"):
             choose("pycuda")
         with pytest.raises(UnsupportedError, match=r"pycuda: pycuda is installed but .* libcurand"):

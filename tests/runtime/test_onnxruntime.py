@@ -17,7 +17,6 @@ import torch
 from hasn_edge.errors import ArtifactError, BuildError, InputError, ShapeError, UnsupportedError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
-from hasn_edge.runtime import onnxruntime as module
 from hasn_edge.runtime.onnxruntime import SPEC_KEY, OnnxRuntimeSession
 from hasn_edge.spec import ModelSpec
 
@@ -76,18 +75,11 @@ def test_sidecar_and_graph_must_agree_on_the_size():
     opened(proto(size=(16, 20)).SerializeToString(), size=(16, 20)).close()
 
 
-def test_optimizations_are_off_in_exact_mode_only(monkeypatch):
+def test_optimizations_are_off_in_exact_mode_only():
     asked = []
-    real = onnxruntime.InferenceSession
-
-    def spy(source, options, providers):
-        asked.append(options)
-        return real(source, options, providers=providers)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
-    opened(exact=True).close()
-    opened().close()
-    OnnxRuntimeSession(proto().SerializeToString()).close()
+    for session in (opened(exact=True), opened(), OnnxRuntimeSession(proto().SerializeToString())):
+        asked.append(session._session.get_session_options())
+        session.close()
     levels = onnxruntime.GraphOptimizationLevel
     assert [o.graph_optimization_level for o in asked] == [
         levels.ORT_DISABLE_ALL,
@@ -164,11 +156,10 @@ def test_unknown_devices(device):
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
 )
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
-def test_missing_providers_name_the_package_where_there_is_a_gpu(monkeypatch, device):
-    monkeypatch.setattr(module, "gpu_facts", lambda: object())
+def test_missing_providers_name_the_package_where_there_is_a_gpu(lab, device):
     with pytest.raises(UnsupportedError, match="lacks; replace the package .* pip install onnxruntime-gpu"):
         opened(device=device)
-    monkeypatch.setattr(module, "gpu_facts", lambda: None)
+    lab.driver = None
     with pytest.raises(
         UnsupportedError, match="lacks, and no NVIDIA GPU answers on this machine; use device='cpu'"
     ):
@@ -185,8 +176,14 @@ def test_a_provider_that_silently_falls_back_is_an_error(monkeypatch):
         def get_providers(self):
             return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    with_cuda = types.SimpleNamespace(
+        **{
+            **vars(onnxruntime),
+            "get_available_providers": lambda: ["CUDAExecutionProvider"],
+            "InferenceSession": Fallen,
+        }
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", with_cuda)
     with pytest.raises(BuildError, match="CUDAExecutionProvider did not start, .* fell back to CPUExecution"):
         opened(device="cuda:1")
     assert asked == [[("CUDAExecutionProvider", {"device_id": "1"}), ("CPUExecutionProvider", {})]]

@@ -148,10 +148,10 @@ def test_a_path_opens_in_pytorch_even_if_it_is_called_like_a_bundled_model(bundl
         assert session.backend == "pytorch"
 
 
-def test_the_default_model_is_opened_where_none_is_named(bundle, monkeypatch):
-    monkeypatch.setattr("hasn_edge.runtime.open.DEFAULT_MODEL", "with-onnx")
-    with open_model(threads=1) as session:
-        assert session.spec == SPEC
+def test_the_default_model_is_opened_where_none_is_named():
+    with open_model(threads=1) as session, open_model(zoo.DEFAULT_MODEL, threads=1) as named:
+        assert session.spec == named.spec
+        np.testing.assert_array_equal(session.run(X), named.run(X))
 
 
 def test_backends_that_cannot(bundle):

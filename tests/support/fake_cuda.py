@@ -94,6 +94,8 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
     def cudaSetDevice(device: int) -> None:
         if whole(device) != 0:
             raise CudaError("cudaErrorInvalidDevice")
+        if "set_device" in gpu.fail:
+            raise CudaError(gpu.fail.pop("set_device"))
         if not gpu._current.get(__import__("threading").get_ident()):
             gpu.enter()
 
@@ -518,7 +520,7 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
         finally:
             streams.pop()
 
-    cuda.is_available, cuda.device_count = (lambda: True), (lambda: 1)
+    cuda.is_available, cuda.device_count = (lambda: not gpu.hidden_from_torch), (lambda: 1)
     cuda.get_device_properties = lambda index: types.SimpleNamespace(is_integrated=int(gpu.integrated))
     cuda.OutOfMemoryError, cuda.Stream, cuda.Event, cuda.CUDAGraph = (
         OutOfMemoryError,

@@ -65,12 +65,14 @@ class FakeGraph:
 
 
 class FakeGpu:
-    """One GPU. Knobs: ``integrated``, ``memory_bytes``, ``fail`` (calls to fail, by name)."""
+    """One GPU. Knobs: ``integrated``, ``memory_bytes``, ``fail`` (calls to fail, by name, with CUDA's code or
+    an exception), ``hidden_from_torch``."""
 
     def __init__(self, *, integrated: bool = False, memory_bytes: int = 1 << 30) -> None:
         self.integrated = integrated
         self.memory_bytes = memory_bytes
-        self.fail: dict[str, str] = {}
+        self.hidden_from_torch = False
+        self.fail: dict[str, str | BaseException] = {}
         self.calls: list[str] = []
         self.violations: list[str] = []
         self.allocations: list[Allocation] = []
@@ -107,7 +109,8 @@ class FakeGpu:
         self.calls.append(name)
         self.require_current(name)
         if name in self.fail:
-            raise CudaError(self.fail.pop(name))
+            why = self.fail.pop(name)
+            raise why if isinstance(why, BaseException) else CudaError(why)
 
     # memory
 

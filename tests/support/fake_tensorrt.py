@@ -9,6 +9,7 @@ the recorded names of each version.
 from __future__ import annotations
 
 import enum
+import importlib.machinery
 import json
 import struct
 import types
@@ -59,10 +60,13 @@ def make_plan(
 
 
 def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -> Any:
-    """Return a module. Knobs: ``refuse`` (names of calls that return false), ``live`` (objects)."""
+    """Return a module. Knobs: ``refuse`` (names of calls that return false), ``contexts`` (how many there is
+    memory for), ``live`` (objects)."""
     trt: Any = types.ModuleType("tensorrt_rtx" if rtx else "tensorrt")
+    trt.__spec__ = importlib.machinery.ModuleSpec(trt.__name__, None)  # who looks for it finds it
     trt.__version__ = version
     trt.refuse = set()
+    trt.contexts = 100
     trt.live = []
     trt.capture_attempts = 0
     trt.kernels_compiled = 0
@@ -168,7 +172,8 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             return [tuple(low), tuple(low), tuple(high)]
 
         def create_execution_context(self, config: Any = None) -> Any:
-            if "create_execution_context" in trt.refuse:
+            there = sum(name.startswith("IExecutionContext") for name, _ in trt.live)
+            if "create_execution_context" in trt.refuse or there == trt.contexts:
                 log(self._logger, Severity.ERROR, "Requested amount of GPU memory could not be allocated")
                 return None
             assert config is None or (rtx and isinstance(config, IRuntimeConfig))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from hasn_edge.artifact import Artifact, Kind, publish
-from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support import fake_cuda, fake_gpu, fake_tensorrt
 from tests.support.samples import details_of
@@ -18,42 +17,86 @@ from tests.support.samples import details_of
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 
 
-class Lab:
-    """One machine: its GPU, its packages, engines for it."""
+class FakeDriver:
+    """What ctypes makes of NVIDIA's driver: one Orin, unless ``gpus`` says otherwise."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, gpu: fake_gpu.FakeGpu) -> None:
+        self._gpu = gpu
+        self.gpus = 1
+        self.capability = (8, 7)
+        self.cuda = 12060
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        return _give(version, self.cuda)
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        return _give(count, self.gpus)
+
+    def cuDeviceGet(self, device: Any, index: Any) -> int:
+        return _give(device, index.value)
+
+    def cuDeviceGetName(self, name: Any, size: Any, device: Any) -> int:
+        name.value = b"Orin"
+        return 0
+
+    def cuDeviceTotalMem_v2(self, memory: Any, device: Any) -> int:
+        return _give(memory, 8 << 30)
+
+    def cuDeviceGetAttribute(self, value: Any, number: Any, device: Any) -> int:
+        major, minor = self.capability
+        return _give(value, {16: 8, 18: int(self._gpu.integrated), 75: major, 76: minor}[number.value])
+
+    def cuDeviceGetPCIBusId(self, name: Any, size: Any, device: Any) -> int:
+        name.value = b"0000:01:00.0"
+        return 0
+
+
+def _give(reference: Any, value: int) -> int:
+    """Put a value where ``byref`` points to; return what stands for success."""
+    reference._obj.value = value
+    return 0
+
+
+class Lab:
+    """One machine: its driver, its GPU, its packages, engines for it."""
+
+    def __init__(self, folder: Path, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
+        self.packages = packages
         self.monkeypatch = monkeypatch
         self.gpu: Any = fake_gpu.FakeGpu()
+        self.driver: FakeDriver | None = FakeDriver(self.gpu)
         self.trt: Any = None
         self.fakes = fake_tensorrt
+        monkeypatch.setattr("hasn_edge.hardware.gpu.load_driver", lambda *_: self.driver)
 
     def set_up(
         self,
         cuda: str = "cuda-python",
         *,
         version: str = "10.3.0",
+        package: str | None = None,
         rtx: bool = False,
         integrated: bool = False,
     ) -> Lab:
-        """Install a TensorRT and one CUDA package; the others are not there."""
+        """Install a TensorRT and one CUDA package; the others are not there.
+
+        ``package`` is what pip knows TensorRT's version as, where that is another than the module states.
+        """
         self.gpu.integrated = integrated
         self.trt = self.fakes.make_tensorrt(self.gpu, version=version, rtx=rtx)
         modules = fake_cuda.modules_of(self.gpu, cuda)
-        for name, module in {**modules, "tensorrt_rtx" if rtx else "tensorrt": self.trt}.items():
+        for name, module in {**modules, self.trt.__name__: self.trt}.items():
             self.monkeypatch.setitem(sys.modules, name, module)
-        opening = "hasn_edge.runtime.tensorrt.open_engine"
-        for name in ("hasn_edge.engine.capabilities.find_module", f"{opening}.find_module"):
-            self.monkeypatch.setattr(name, lambda runtime, **_: self.trt.__name__)
-        self.monkeypatch.setattr(f"{opening}.installed_version", lambda name: None)
-        self.monkeypatch.setattr(f"{opening}.gpu_facts", lambda index: self.facts(index))
+        site = self.packages / str(len(list(self.packages.iterdir())))
+        about = site / f"tensorrt_{'rtx_' if rtx else ''}cu13_bindings-{version}.dist-info" / "METADATA"
+        about.parent.mkdir(parents=True)
+        about.write_text(f"Name: tensorrt\nVersion: {package or version}\n")
+        self.monkeypatch.syspath_prepend(site)
         return self
-
-    def facts(self, index: int) -> GpuFacts | None:
-        return None if index else GpuFacts(
-            name="Orin", compute_capability="8.7", total_memory_bytes=8 << 30, driver="540.4.0", cuda="12.6",
-            integrated=self.gpu.integrated, l4t="36.4.3", sm_count=8,
-        )  # fmt: skip
 
     def engine(self, name: str = "x4", *, details: dict[str, Any] | None = None, **plan: Any) -> Artifact:
         """Publish an engine; static where ``size`` is given."""
@@ -87,7 +130,9 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    made = Lab(tmp_path, monkeypatch)
+def lab(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Lab]:
+    made = Lab(tmp_path, tmp_path_factory.mktemp("packages"), monkeypatch)
     yield made
     made.check()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -45,15 +47,19 @@ def engine(lab):
     return make
 
 
+class Untouched(types.ModuleType):
+    """Is found where somebody looks for it."""
+
+    def __getattr__(self, name: str) -> None:
+        raise AssertionError(f"TensorRT was asked for {name}")
+
+
 @pytest.fixture
-def no_import(lab, monkeypatch):
+def no_import(lab, engine, monkeypatch):
     """TensorRT must not be touched."""
-
-    def load(*args, **kwargs):
-        raise AssertionError("TensorRT was imported")
-
-    monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.load_tensorrt", load)
-    monkeypatch.setattr("hasn_edge.runtime.tensorrt.engine_session.load_tensorrt", load)
+    module = Untouched("tensorrt")
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
 
 
 @pytest.mark.parametrize("cuda", ["cuda-python", "pycuda", "torch"])
@@ -81,7 +87,7 @@ class TestOrder:
     def test_1_the_sidecar(self, engine, no_import, lab):
         artifact = engine(behaviour="zeros")
         artifact.path.write_bytes(b"another")
-        lab.facts = lambda index: None
+        lab.driver.gpus = 0
         with pytest.raises(ArtifactError, match="its bytes changed since it was made"):
             open_session(artifact.path)
 
@@ -96,24 +102,20 @@ class TestOrder:
             source="0" * 64,
             details=artifact.details,
         )
-        lab.facts = lambda index: None
+        lab.driver.gpus = 0
         with pytest.raises(ArtifactError, match="only 500 bytes of a TensorRT plan"):
             open_session(cut.path)
 
     def test_3_a_gpu(self, engine, no_import, lab):
-        lab.facts = lambda index: None
+        lab.driver.gpus = 0
         with pytest.raises(UnsupportedError, match="this machine cannot run an engine"):
             open_session(engine(behaviour="zeros", details={"compute_capability": "7.2"}).path)
 
     def test_4_the_package(self, engine, no_import, monkeypatch):
         artifact = engine(behaviour="zeros", details={"compute_capability": "7.2"})
-
-        def missing(runtime, *, needed_for):
-            raise MissingDependencyError("tensorrt", extra="tensorrt", needed_for=needed_for)
-
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.find_module", missing)
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
         with pytest.raises(
-            MissingDependencyError, match=r"^Running an engine needs .* 'hasn-edge\[tensorrt\]'"
+            MissingDependencyError, match=r"^Running an engine with TensorRT needs .* 'hasn-edge\[tensorrt\]'"
         ):
             open_session(artifact.path)
 
@@ -125,14 +127,14 @@ class TestOrder:
         ):
             open_session(engine(behaviour="zeros", size=(16, 20), details={"compute_capability": "7.2"}).path)
 
-    def test_6_the_version_as_the_package_says_it(self, engine, no_import, monkeypatch):
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.installed_version", lambda name: "10.7.0")
+    def test_6_the_version_as_the_package_says_it(self, engine, lab):
+        lab.set_up(package="10.7.0")
         with pytest.raises(ArtifactError, match=r"built by TensorRT 10\.3\.0\.26, and 10\.7\.0 is here"):
             open_session(engine(behaviour="zeros").path)
 
     def test_7_the_version_as_the_module_says_it(self, engine, lab):
         artifact = engine(behaviour="foreign")
-        lab.set_up(version="10.7.0")
+        lab.set_up(version="10.7.0", package="10.3.0")
         with pytest.raises(ArtifactError, match=r"built by TensorRT 10\.3\.0\.26, and 10\.7\.0 is here"):
             open_session(artifact.path)
         assert "create_stream" not in lab.gpu.calls
@@ -165,7 +167,7 @@ def test_tensorrt_8_5_whose_plans_do_not_say_their_version(engine, lab):
     lab.set_up(version="8.6.2")
     with pytest.raises(ArtifactError, match=r"built by TensorRT 8\.5\.2\.2, and 8\.6\.2 is here"):
         open_session(artifact.path)
-    lab.facts = lambda index: None
+    lab.driver.gpus = 0
     with pytest.raises(UnsupportedError, match=r"with its driver, and TensorRT 8\.5\.2\.2\. Without"):
         open_session(artifact.path)
 
@@ -199,10 +201,10 @@ def test_exact_arithmetic_is_onnx_runtimes(engine):
 class TestNoGpu:
     @pytest.fixture(autouse=True)
     def _none(self, lab, engine, no_import):
-        lab.facts = lambda index: None
+        lab.driver.gpus = 0
 
-    def test_no_driver(self, engine, monkeypatch):
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.driver_present", lambda: False)
+    def test_no_driver(self, engine, lab):
+        lab.driver = None
         with pytest.raises(
             UnsupportedError,
             match=r"x4\.engine: this machine cannot run an engine: it has no NVIDIA driver \(libcuda\), so "
@@ -212,8 +214,7 @@ class TestNoGpu:
         ):
             open_session(engine().path)
 
-    def test_a_driver_without_that_gpu(self, engine, monkeypatch):
-        monkeypatch.setattr("hasn_edge.runtime.tensorrt.open_engine.driver_present", lambda: True)
+    def test_a_driver_without_that_gpu(self, engine):
         with pytest.raises(UnsupportedError, match=r"knows no GPU number 3 \(a container .* --gpus all\)"):
             open_session(engine().path, device="cuda:3")
 
