@@ -22,10 +22,10 @@ from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.train.distributed import DistributedContext
-from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import InitConfig, InitKind, load_recipe
+from hasn_edge.train.recorder import validate
+from hasn_edge.train.speed import keep_freed_memory
 from hasn_edge.train.trainer import Trainer
-from hasn_edge.train.validate import validate
 
 VARIANTS = {
     "default": (InitKind.DEFAULT, False),

@@ -22,13 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from hasn_edge.data.loader_bench import loader_rate
 from hasn_edge.data.patches import PatchSource, Prefetcher
 from hasn_edge.data.shards import Shards
 from hasn_edge.model.hasn import HASN
 from hasn_edge.train.distributed import DistributedContext
-from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import load_recipe
+from hasn_edge.train.speed import keep_freed_memory, loader_rate
 from hasn_edge.train.trainer import Trainer
 
 CROP = 480
@@ -145,7 +144,7 @@ def main():
     ratios = [a / b for a, b in zip(rates["ours"], rates["plain"], strict=True)]
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     print(f"ours / plain by round: median {middle:.2f}, {low:.2f} to {high:.2f}")
-    fed = loader_rate(source, batch_size=phase.batch_size, patch=patch).patches_per_second
+    fed = loader_rate(plan, source)
     consumed = max(rates["ours"]) * phase.batch_size
     print(f"loader {fed:.0f} patches/s, network at most {consumed:.0f}: {fed / consumed:.0f} times")
     marks = {}

@@ -16,6 +16,8 @@ class Step:
     """How many of ``total`` are finished; ``None`` where nothing is counted."""
     total: int | None = None
     """How many there are, where that is known."""
+    keep: bool = False
+    """Whether the text states a result that should stay on the screen: the scores of a validation."""
 
 
 Progress = Callable[[Step], None]

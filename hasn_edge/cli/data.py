@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hasn_edge.cli.common import threads_option
-from hasn_edge.cli.terminal import messages, status
+from hasn_edge.cli.terminal import progress, status
 
 
 @click.group("data")
@@ -64,13 +64,9 @@ def prepare_command(
       hasn-edge data prepare photos -o data/train --downscale 2
       hasn-edge data prepare DIV2K Flickr2K -o data/df2k
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from hasn_edge.data.prepare import prepare
 
-    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages(), transient=True) as bar:
-        task = bar.add_task("preparing", total=None)
+    with progress("preparing", None) as advance:
         report = prepare(
             photos,
             output,
@@ -79,7 +75,7 @@ def prepare_command(
             min_side=min_side,
             skip_bad=skip_bad,
             workers=threads,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=advance,
         )
     for problem in report.skipped:
         click.echo(f"left out: {problem}", err=True)
@@ -171,7 +167,6 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     Example:
       hasn-edge data bench data/train --recipe hasn-x4-small
     """
-    from hasn_edge.data.loader_bench import loader_rate
     from hasn_edge.data.patches import PatchSource
     from hasn_edge.data.shards import Shards
     from hasn_edge.optional import require
@@ -179,22 +174,20 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     torch = require("torch", extra="train", needed_for="Measuring the training speed")
     from hasn_edge.train.distributed import world
     from hasn_edge.train.recipe import load_recipe
-    from hasn_edge.train.speed import training_rate
+    from hasn_edge.train.speed import loader_rate, training_rate
 
     if threads is not None:
         torch.set_num_threads(threads)
     plan = load_recipe(recipe)
     source = PatchSource([Shards(folder)], seed=plan.seed)
     phase = plan.phase(0)
-    loader = loader_rate(
-        source, batch_size=phase.batch_size, patch=phase.patch // plan.model.scale, seconds=seconds
-    )
+    delivered = loader_rate(plan, source, seconds=seconds)
     with world(device) as here:
         consumed = training_rate(plan, source, here, seconds=seconds)
     click.echo(
         f"HR patches of {phase.patch}, batch {phase.batch_size}, {plan.name} on {here.device} with "
         f"{torch.get_num_threads()} threads:\n"
-        f"loader  {loader.patches_per_second:10.1f} patches/s (one thread, {loader.batches} batches)\n"
+        f"loader  {delivered:10.1f} patches/s (one thread)\n"
         f"network {consumed:10.1f} patches/s (forward, backward, step)\n"
-        f"ratio   {loader.patches_per_second / consumed:10.1f}"
+        f"ratio   {delivered / consumed:10.1f}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,9 @@ from hasn_edge.cli.terminal import messages
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
+    from hasn_edge.progress import Progress, Step
     from hasn_edge.train.distributed import DistributedContext
-    from hasn_edge.train.recorder import TrainingProgress
-    from hasn_edge.train.run import RunFile
+    from hasn_edge.train.run_folder import RunFile
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -115,24 +115,23 @@ def command(
     require("safetensors", extra="train", needed_for="Training")
     if threads is not None:
         torch.set_num_threads(threads)
-    from hasn_edge.train.branch import branch
     from hasn_edge.train.distributed import world
-    from hasn_edge.train.loop import Interrupted
-    from hasn_edge.train.run import read_run_file
-    from hasn_edge.train.start import execute, resumed
+    from hasn_edge.train.loop import Interrupted, train_run
+    from hasn_edge.train.run_folder import read_run_file
+    from hasn_edge.train.runs import branch_run, resume_run
 
     with world(device) as here, _signals() as asked, _display(here) as report:
         folder = resume or output
         if here.is_main:
             if resume is not None:
-                run = resumed(resume, iterations=iterations)
+                run = resume_run(resume, iterations=iterations)
             elif branched is not None:
                 assert output is not None
-                run = branch(branched, output, iterations=iterations)
+                run = branch_run(branched, output, iterations=iterations)
             else:
                 assert recipe is not None
                 extra = (*overrides, f"iterations={iterations}") if iterations else overrides
-                folder, run = _begun(recipe, extra, output, data, sets, start, here)
+                folder, run = _begin(recipe, extra, output, data, sets, start, here)
             click.echo(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
         here.barrier()
         if folder is None:  # only the main process made the plan; the others find its folder by the same rule
@@ -142,15 +141,7 @@ def command(
         if not here.is_main:
             run = read_run_file(folder)
         try:
-            execute(
-                folder,
-                run,
-                here,
-                compiled=compiled,
-                report=report,
-                warn=lambda text: click.echo(text, err=True),
-                stop=lambda: bool(asked),
-            )
+            train_run(folder, run, here, compiled=compiled, progress=report, stop=lambda: bool(asked))
         except Interrupted as exc:
             if here.is_main:
                 click.echo(
@@ -194,7 +185,7 @@ def _show(recipe: str | None, overrides: tuple[str, ...]) -> None:
     click.echo(dump_config(load_recipe(recipe, overrides)), nl=False)
 
 
-def _begun(
+def _begin(
     recipe: str,
     overrides: tuple[str, ...],
     output: Path | None,
@@ -207,7 +198,7 @@ def _begun(
     from hasn_edge.data.prepare import prepare
     from hasn_edge.data.shards import is_prepared
     from hasn_edge.train.recipe import load_recipe
-    from hasn_edge.train.start import begin
+    from hasn_edge.train.runs import begin_run
 
     plan = load_recipe(recipe, overrides)
     folder = output or Path("runs") / plan.name
@@ -221,7 +212,7 @@ def _begun(
             prepare([path], folder / "data" / str(number), scale=plan.model.scale, min_side=side)
             path = folder / "data" / str(number)
         prepared.append(path)
-    return folder, begin(plan, folder, data=prepared, sets=sets, start=start, device=here.device)
+    return folder, begin_run(plan, folder, data=prepared, sets=sets, start=start, device=here.device)
 
 
 @contextmanager
@@ -243,14 +234,14 @@ def _signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _display(here: DistributedContext) -> Iterator[Callable[[TrainingProgress], None]]:
-    """Yield what shows the progress: a live bar on a terminal, lines elsewhere, in the main process."""
+def _display(here: DistributedContext) -> Iterator[Progress]:
+    """Yield what shows the steps: a live bar on a terminal, lines elsewhere, in the main process."""
     if not here.is_main:
-        yield lambda _: None
+        yield lambda step: None
         return
     console = messages()
     if not console.is_terminal:
-        yield lambda progress: click.echo(_line(progress))
+        yield lambda step: click.echo(_line(step))
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -259,25 +250,13 @@ def _display(here: DistributedContext) -> Iterator[Callable[[TrainingProgress], 
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        def show(progress: TrainingProgress) -> None:
-            bar.update(task, completed=progress.iteration, total=progress.iterations)
-            bar.update(task, description=_facts(progress))
-            if progress.scores:
-                bar.console.print(_line(progress), highlight=False)
+        def show(step: Step) -> None:
+            bar.update(task, completed=step.done, total=step.total, description=step.text)
+            if step.keep:
+                bar.console.print(_line(step), highlight=False)
 
         yield show
 
 
-def _facts(progress: TrainingProgress) -> str:
-    left = round((progress.iterations - progress.iteration) / max(1e-9, progress.per_second))
-    hours, minutes = divmod(left // 60, 60)
-    return (
-        f"loss {progress.loss:.5f}  lr {progress.rate:.2e}  {progress.per_second:.2f} it/s  "
-        f"ETA {hours}:{minutes:02d} h  patches/s: network {progress.model_per_second:.0f}, "
-        f"loader {progress.loader_per_second:.0f}"
-    )
-
-
-def _line(progress: TrainingProgress) -> str:
-    scores = "".join(f"  {name} {psnr:.3f} dB {ssim:.4f}" for name, (psnr, ssim) in progress.scores.items())
-    return f"{progress.iteration}/{progress.iterations}  {_facts(progress)}{scores}"
+def _line(step: Step) -> str:
+    return f"{step.done}/{step.total}  {step.text}"

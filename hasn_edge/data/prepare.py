@@ -19,6 +19,7 @@ from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import UInt8, to_rgb, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.metrics import psnr_rgb
+from hasn_edge.progress import Progress, Step, ignore
 
 _PROBE = 32  # LR pixels a side of the crop on which a given LR image is compared with its HR image
 _ALIKE = 20.0  # dB: far below any way of downscaling, far above two different images
@@ -63,7 +64,7 @@ def prepare(
     min_side: int = 192,
     skip_bad: bool = False,
     workers: int | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = ignore,
 ) -> Report:
     """Check the images under ``roots`` and write them to ``output`` as shards.
 
@@ -76,7 +77,7 @@ def prepare(
         min_side: Shortest accepted side of the HR image in pixels, after ``downscale``.
         skip_bad: Leave out images that cannot be used instead of refusing all.
         workers: Threads; all cores by default.
-        progress: Called with images done and images in all.
+        progress: Receives each image's name once it is written or left out.
 
     Raises:
         InputError: no images; or, without ``skip_bad``, some that are unreadable, too small, twice there,
@@ -96,8 +97,7 @@ def prepare(
     writer = ShardWriter(output, scale)
     with writer:
         jobs = ((pair, lambda pair=pair: _load(pair, scale, downscale)) for pair in usable)
-        for number, (pair, done) in enumerate(_in_order(jobs, workers or os.cpu_count() or 1)):
-            progress(number, len(usable))
+        for number, (pair, done) in enumerate(_run_in_order(jobs, workers or os.cpu_count() or 1), 1):
             if isinstance(done, Problem):
                 skipped.append(done)
             elif done.digest in seen:
@@ -108,10 +108,10 @@ def prepare(
                 writer.add(pair.name, done.lr, done.hr)
                 made += pair.lr is None
                 pixels += done.hr.shape[0] * done.hr.shape[1]
+            progress(Step(pair.name, number, len(usable)))
         _refuse(skipped, len(pairs), skip_bad)
         if not seen:
             raise InputError(f"none of {len(pairs)} images is usable; first: {skipped[0]}")
-        progress(len(usable), len(usable))
     shards = writer.publish({"downscale": downscale, "roots": [str(root) for root in roots]})
     return Report(
         shards=shards, images=len(shards), hr_megapixels=pixels / 1e6, made_lr=made, skipped=tuple(skipped)
@@ -192,7 +192,7 @@ def _alike(lr: UInt8, hr: UInt8, scale: int) -> bool:
     return psnr_rgb(np.ascontiguousarray(small), imresize(large, scale=1 / scale)) > _ALIKE
 
 
-def _in_order(
+def _run_in_order(
     jobs: Iterable[tuple[TrainingPair, Callable[[], _Done | Problem]]], workers: int
 ) -> Iterator[tuple[TrainingPair, _Done | Problem]]:
     """Run jobs in threads and yield their results in order, never holding more than a few."""

@@ -15,10 +15,10 @@ from hasn_edge.errors import ConfigError, UnsupportedError, say, use
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedContext:
-    """This process among those of the run."""
+    """This process among those of the run; by default it is alone."""
 
-    rank: int
-    size: int
+    rank: int = 0
+    size: int = 1
     device: torch.device
 
     @property
@@ -68,7 +68,7 @@ def world(device: str = "auto") -> Iterator[DistributedContext]:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
     if size == 1:
-        yield DistributedContext(rank=0, size=1, device=chosen)
+        yield DistributedContext(device=chosen)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

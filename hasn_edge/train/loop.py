@@ -1,88 +1,136 @@
-"""The loop around the steps: batches in, log lines, validations, states and weights out."""
+"""Train a run to its end: batches in, log lines, validations, states and weights out."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
-from hasn_edge.data.pairs import EvalSet
+from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import Batch, PatchSource, Prefetcher
-from hasn_edge.errors import HasnEdgeError
+from hasn_edge.data.shards import Shards, combined_fingerprint
+from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError
+from hasn_edge.progress import Progress, ignore
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import Recipe
-from hasn_edge.train.recorder import Recorder, TrainingProgress
-from hasn_edge.train.state import saved_iterations, state_path
+from hasn_edge.train.recorder import Recorder
+from hasn_edge.train.run_folder import RunFile, load_newest, saved_iterations, state_path
+from hasn_edge.train.runs import load_start
+from hasn_edge.train.speed import keep_freed_memory
 from hasn_edge.train.trainer import Trainer
 
 LOG_EVERY = 50
-"""Iterations between log lines, and between looks at the losses on a CUDA device."""
+"""Iterations between log lines, and between reads of the losses on a CUDA device."""
 
 
 class Interrupted(HasnEdgeError):  # noqa: N818 - it is no error that somebody asks to stop
     """The run was asked to stop; its state is saved."""
 
 
-def train(
-    trainer: Trainer,
-    source: PatchSource,
+def train_run(
     folder: Path,
+    run: RunFile,
+    world: DistributedContext,
     *,
-    sets: Sequence[EvalSet],
-    provenance: Mapping[str, Any],
-    report: Callable[[TrainingProgress], None] = lambda _: None,
+    compiled: bool = False,
+    progress: Progress = ignore,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run ``trainer`` from where it stands to the end of its recipe.
+    """Train ``run`` to its end, from its newest whole state if it has one.
 
     Writes ``log.csv``, TensorBoard events, states and ``best.safetensors`` (highest PSNR-Y on the first set)
     into ``folder``; at the end ``last.safetensors``, ``last.pth`` and ``curve.png``. Weights are the averaged
     ones; ``last.pth`` has both.
 
     Args:
-        trainer: New or restored.
-        source: Where patches come from.
         folder: The run's folder.
-        sets: Validation sets; without any, the last weights are the best.
-        provenance: Goes into the metadata of the weights, with iterations and scores added.
-        report: Told how it goes.
+        run: What its ``run.json`` holds.
+        world: This process among those of the run.
+        compiled: Run the network through ``torch.compile``.
+        progress: Receives loss, learning rate, speed and scores at each interval, in the main process.
         stop: Asked before each step; when true, the state is saved and :class:`Interrupted` raised.
 
     Raises:
+        ConfigError: the data is not what the run began with.
+        CheckpointError: the weights to begin with are not, or the state is of another network.
         Interrupted: ``stop`` returned true.
         HasnEdgeError: the loss is not a finite number: names the iteration, the images of its batch and
             the last good state.
     """
+    keep_freed_memory()
+    recipe = run.recipe
+    shards = [Shards(Path(path)) for path in run.data]
+    if combined_fingerprint(shards) != run.fingerprint:
+        raise ConfigError(
+            f"{folder}: the prepared data changed since the run began ({', '.join(run.data)}); prepare it "
+            "again from the same images, or begin a new run"
+        )
+    source = PatchSource(shards, seed=recipe.seed)
+    trainer = _open_trainer(folder, run, source, world, compiled)
+    sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]
+    provenance = {
+        "recipe": recipe.name,
+        "settings": msgspec.to_builtins(recipe),
+        "data": {"fingerprint": run.fingerprint, "images": sum(len(each) for each in shards)},
+        "start": run.start_sha256,
+        "branched_at": run.branched_at,
+        "versions": dict(run.versions),
+    }
+    with Recorder(trainer, folder, sets, provenance) if world.is_main else nullcontext() as recorder:
+        _take_steps(trainer, source, folder, recorder, progress, stop)
+
+
+def _open_trainer(
+    folder: Path, run: RunFile, source: PatchSource, world: DistributedContext, compiled: bool
+) -> Trainer:
+    """Return a trainer with the newest whole state, or with the weights that the run begins with."""
+    state = load_newest(folder)
+    if state is None and run.branched_at is not None:
+        raise ConfigError(f"{folder}: the state that it was branched with is gone; branch it again")
+    weights = load_start(run.start, run.recipe) if run.start and state is None else None
+    if weights is not None and weights.sha256 != run.start_sha256:
+        raise CheckpointError(
+            f"{run.start}: these are not the weights that the run was begun with; begin a new run"
+        )
+    trainer = Trainer(run.recipe, source, world, start=weights, compiled=compiled)
+    if state is not None:
+        trainer.restore(state)
+    return trainer
+
+
+def _take_steps(
+    trainer: Trainer,
+    source: PatchSource,
+    folder: Path,
+    recorder: Recorder | None,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> None:
     recipe, world = trainer.recipe, trainer.world
-    watch = _Losses(recipe, source, folder, each=world.device.type == "cpu")
+    losses = _Losses(recipe, source, folder, each=world.device.type == "cpu")
     loader = _Loader(recipe, source, world, trainer.iteration)
-    prefetcher = Prefetcher(loader.batches())
     clock, since = time.monotonic(), trainer.iteration
-    recording = Recorder(trainer, folder, sets, provenance) if world.is_main else nullcontext()
-    try:
-        with recording as recorder:
-            for parts in prefetcher:
-                if world.any(stop()):
-                    watch.check()
-                    if recorder is not None:
-                        recorder.save()
-                    raise Interrupted(f"stopped after iteration {trainer.iteration}")
-                watch.add(trainer.iteration, trainer.step(parts))
-                if not _is_interval(recipe, trainer.iteration):
-                    continue
-                loss = watch.check()
-                speed = (trainer.iteration - since) / max(1e-9, time.monotonic() - clock)
+    with closing(Prefetcher(loader.batches())) as batches:
+        for parts in batches:
+            if world.any(stop()):
+                losses.take_mean()
                 if recorder is not None:
-                    report(recorder.interval(loss, speed, loader.patches_per_second))
-                clock, since = time.monotonic(), trainer.iteration
-    finally:
-        prefetcher.close()
+                    recorder.save()
+                raise Interrupted(f"stopped after iteration {trainer.iteration}")
+            losses.add(trainer.iteration, trainer.step(parts))
+            if not _is_interval(recipe, trainer.iteration):
+                continue
+            loss = losses.take_mean()
+            speed = (trainer.iteration - since) / max(1e-9, time.monotonic() - clock)
+            if recorder is not None:
+                progress(recorder.record(loss, speed, loader.patches_per_second))
+            clock, since = time.monotonic(), trainer.iteration
 
 
 def _is_interval(recipe: Recipe, done: int) -> bool:
@@ -123,7 +171,7 @@ class _Loader:
 
 
 class _Losses:
-    """Keeps losses on the device until they are looked at, so that a GPU does not wait after each step."""
+    """Keeps losses on the device until they are read, so that a GPU does not wait after each step."""
 
     def __init__(self, recipe: Recipe, source: PatchSource, folder: Path, *, each: bool) -> None:
         self._recipe, self._source, self._folder, self._each = recipe, source, folder, each
@@ -134,16 +182,16 @@ class _Losses:
         """Note the loss of step ``iteration`` (from 0)."""
         self._pending.append((iteration, loss))
         if self._each or len(self._pending) >= LOG_EVERY:
-            self._look()
+            self._read()
 
-    def check(self) -> float:
-        """Return the mean since the last call, having looked at every loss."""
-        self._look()
+    def take_mean(self) -> float:
+        """Return the mean since the last call, having read and checked every loss."""
+        self._read()
         mean = self._sum / max(1, self._count)
         self._sum, self._count = 0.0, 0
         return mean
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         if not self._pending:
             return
         values = torch.stack([loss for _, loss in self._pending]).tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -106,6 +108,29 @@ class OptimizerConfig:
         if self.schedule is not Schedule.WSD:
             return iterations
         return iterations - round(self.decay * iterations)
+
+    def learning_rate(self, iteration: int, iterations: int) -> float:
+        """Return the rate of step ``iteration`` (from 0) of ``iterations``; there is no scheduler state.
+
+        Warm-up is linear and reaches the schedule's value at step ``warmup``. ``steps`` multiplies by
+        ``gamma`` from each milestone on, as PyTorch's ``MultiStepLR`` does; ``cosine`` falls from ``lr`` to
+        ``final * lr`` over the steps after warm-up. ``wsd`` (warm-up, stable, decay) stays at ``lr`` and
+        falls to ``final * lr`` over the last ``decay`` of the steps, by one minus the square root of the part
+        done: of the shapes that Hägele et al. 2024 (arXiv 2405.18392) compared, the one that ended lowest.
+        """
+        if iteration < self.warmup:
+            return self.lr * (iteration + 1) / self.warmup
+        if self.schedule is Schedule.CONSTANT:
+            return self.lr
+        if self.schedule is Schedule.STEPS:
+            return self.lr * self.gamma ** bisect_right(self.milestones, iteration)
+        begin = self.warmup if self.schedule is Schedule.COSINE else self.decay_begin(iterations)
+        done = min(1.0, max(0, iteration - begin) / max(1, iterations - begin))
+        if self.schedule is Schedule.COSINE:
+            left = 0.5 * (1 + math.cos(math.pi * done))
+        else:
+            left = 1 - math.sqrt(done)
+        return self.lr * (self.final + (1 - self.final) * left)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from hasn_edge.data.pairs import EvalSet
+from hasn_edge.evaluation.evaluate import score_images
+from hasn_edge.files import writing
+from hasn_edge.images.arrays import Float32
 from hasn_edge.model.checkpoint import save_checkpoint, save_pth
+from hasn_edge.model.hasn import HASN
 from hasn_edge.optional import installed_version
-from hasn_edge.train.run import BEST, LAST, LAST_PTH, LOG, CsvLog, best_score
-from hasn_edge.train.schedule import learning_rate
-from hasn_edge.train.state import prune, save_state, state_path
-from hasn_edge.train.validate import validate
+from hasn_edge.progress import Step
+from hasn_edge.train.run_folder import prune, save_state, state_path
+from hasn_edge.train.trainer import Trainer
 
-if TYPE_CHECKING:
-    from hasn_edge.train.trainer import Trainer
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingProgress:
-    """What the loop reports at each logging interval and after each validation."""
-
-    iteration: int
-    iterations: int
-    loss: float
-    rate: float
-    """Learning rate of the last step."""
-    per_second: float
-    """Iterations a second since the last report, validation not counted."""
-    loader_per_second: float
-    """Patches a second that this process's loader thread delivers while it works."""
-    model_per_second: float
-    """Patches a second that all processes together trained on."""
-    scores: Mapping[str, tuple[float, float]]
-    """PSNR-Y and SSIM by set; empty where this was no validation."""
+LOG = "log.csv"
+BEST = "best.safetensors"
 
 
 class Recorder:
@@ -47,8 +33,8 @@ class Recorder:
     ) -> None:
         self._trainer, self._folder, self._sets, self._provenance = trainer, folder, sets, provenance
         self._log = CsvLog(folder / LOG, iteration=trainer.iteration)
-        self._best = best_score(folder, sets[0].name) if sets else -math.inf
-        self._board = _tensorboard(folder, trainer.iteration)
+        self._best = _best_score(folder, sets[0].name) if sets else -math.inf
+        self._board = _open_tensorboard(folder, trainer.iteration)
 
     def __enter__(self) -> Recorder:
         return self
@@ -58,13 +44,21 @@ class Recorder:
         if self._board is not None:
             self._board.close()
 
-    def interval(self, loss: float, per_second: float, loader_per_second: float) -> TrainingProgress:
-        """Log what happened since the last time; validate and save where the recipe says so now."""
+    def record(self, loss: float, per_second: float, loader_per_second: float) -> Step:
+        """Log the steps since the last call; validate and save where the recipe has it now.
+
+        Args:
+            loss: Mean of the losses.
+            per_second: Iterations a second, validation not counted.
+            loader_per_second: Patches a second that this process's loader delivers while it works.
+
+        Returns:
+            The same figures to show; a validation's scores are to be kept.
+        """
         trainer, recipe = self._trainer, self._trainer.recipe
         done = trainer.iteration
         last = done == recipe.iterations
-        rate = learning_rate(recipe.optimizer, done - 1, recipe.iterations)
-        consumed = per_second * recipe.phase(done - 1).batch_size
+        rate = recipe.optimizer.learning_rate(done - 1, recipe.iterations)
         self._log.add(
             iteration=done,
             lr=f"{rate:.6g}",
@@ -72,22 +66,19 @@ class Recorder:
             it_per_s=f"{per_second:.4g}",
             loader_patches_per_s=f"{loader_per_second:.4g}",
         )
-        self._scalars({"train/loss": loss, "train/lr": rate, "speed/it_per_s": per_second})
+        self._add_scalars({"train/loss": loss, "train/lr": rate, "speed/it_per_s": per_second})
         scores = self._validate() if last or done % recipe.validate_every == 0 else {}
         if last or done % recipe.checkpoint_every == 0 or done in recipe.kept_always:
             self.save()
         if last:
             self._finish(scores)
-        return TrainingProgress(
-            iteration=done,
-            iterations=recipe.iterations,
-            loss=loss,
-            rate=rate,
-            per_second=per_second,
-            loader_per_second=loader_per_second,
-            model_per_second=consumed,
-            scores=scores,
+        hours, minutes = divmod(round((recipe.iterations - done) / max(1e-9, per_second)) // 60, 60)
+        text = (
+            f"loss {loss:.5f}  lr {rate:.2e}  {per_second:.2f} it/s  ETA {hours}:{minutes:02d} h  patches/s: "
+            f"network {per_second * recipe.phase(done - 1).batch_size:.0f}, loader {loader_per_second:.0f}"
         )
+        text += "".join(f"  {name} {psnr:.3f} dB {ssim:.4f}" for name, (psnr, ssim) in scores.items())
+        return Step(text, done, recipe.iterations, keep=bool(scores))
 
     def save(self) -> None:
         """Write the full state and delete those that are no longer kept."""
@@ -100,33 +91,33 @@ class Recorder:
         scores = validate(trainer.averaged, self._sets, trainer.world.device)
         for name, (psnr, ssim) in scores.items():
             self._log.add(iteration=trainer.iteration, set=name, psnr_y=f"{psnr:.4f}", ssim_y=f"{ssim:.5f}")
-            self._scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
+            self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
         first = scores[self._sets[0].name][0] if self._sets else math.inf
         if first > self._best or not self._sets:
             self._best = first
-            save_checkpoint(self._folder / BEST, trainer.averaged, provenance=self._facts(scores))
+            save_checkpoint(self._folder / BEST, trainer.averaged, provenance=self._provenance_with(scores))
         return scores
 
     def _finish(self, scores: Mapping[str, tuple[float, float]]) -> None:
         trainer = self._trainer
-        save_checkpoint(self._folder / LAST, trainer.averaged, provenance=self._facts(scores))
-        save_pth(self._folder / LAST_PTH, trainer.model, ema=trainer.averaged.state_dict())
+        averaged, provenance = trainer.averaged, self._provenance_with(scores)
+        save_checkpoint(self._folder / "last.safetensors", averaged, provenance=provenance)
+        # As BasicSR writes weights and their average, for other projects to read.
+        save_pth(self._folder / "last.pth", trainer.model, ema=averaged.state_dict())
         if installed_version("matplotlib") is not None:
-            from hasn_edge.train.curve import draw_curve
+            _draw_curve(self._folder)
 
-            draw_curve(self._folder)
-
-    def _facts(self, scores: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    def _provenance_with(self, scores: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
         plain = {n: {"psnr_y": round(p, 4), "ssim_y": round(s, 5)} for n, (p, s) in scores.items()}
         return {**self._provenance, "iterations": self._trainer.iteration, "scores": plain}
 
-    def _scalars(self, values: Mapping[str, float]) -> None:
+    def _add_scalars(self, values: Mapping[str, float]) -> None:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, self._trainer.iteration)
 
 
-def _tensorboard(folder: Path, iteration: int) -> Any:
+def _open_tensorboard(folder: Path, iteration: int) -> Any:
     """Return a writer of TensorBoard events, or ``None`` where the package is missing."""
     if installed_version("tensorboard") is None:
         return None
@@ -134,3 +125,93 @@ def _tensorboard(folder: Path, iteration: int) -> Any:
 
     # Steps after the restored state are taken again: TensorBoard drops what the interrupted run had of them.
     return SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+
+
+def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict[str, tuple[float, float]]:
+    """Return mean PSNR-Y in dB and mean SSIM of ``model`` by the name of the set.
+
+    Args:
+        model: In evaluation mode, on ``device``.
+        sets: What to score on; each image is upscaled whole.
+        device: Where ``model`` is.
+    """
+
+    def upscale(x_NCHW: Float32) -> Float32:
+        with torch.inference_mode():
+            y: Float32 = model(torch.from_numpy(x_NCHW).to(device)).float().cpu().numpy()
+        return y
+
+    scores = {each.name: score_images(upscale, each, keep_outputs=False) for each in sets}
+    return {name: (score.psnr_y, score.ssim_y) for name, score in scores.items()}
+
+
+def _draw_curve(folder: Path) -> None:
+    """Draw ``curve.png`` from a run's ``log.csv``, which has at least one row of a loss."""
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    rows = read_log(folder / LOG)
+    steps = [(int(row["iteration"]), float(row["loss"]), float(row["lr"])) for row in rows if row["loss"]]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for name in dict.fromkeys(row["set"] for row in rows if row["set"]):
+        points = [(int(r["iteration"]), float(r["psnr_y"])) for r in rows if r["set"] == name]
+        best = max(value for _, value in points)
+        upper.plot(*zip(*points, strict=True), marker=".", label=f"{name} (best {best:.2f} dB)")
+    upper.set_ylabel("PSNR-Y of the average [dB]")
+    if upper.lines:
+        upper.legend(loc="lower right")
+    upper.grid(alpha=0.3)
+    iterations, losses, rates = zip(*steps, strict=True)
+    lower.plot(iterations, losses, linewidth=0.8)
+    lower.set_yscale("log")
+    lower.set_ylabel("training loss")
+    lower.set_xlabel("iteration")
+    lower.grid(alpha=0.3)
+    right = lower.twinx()
+    right.plot(iterations, rates, color="tab:orange", linewidth=0.8)
+    right.set_ylabel("learning rate", color="tab:orange")
+    with writing(folder / "curve.png") as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+class CsvLog:
+    """``log.csv``: a row per interval and per validation; resuming cuts it to the state's iteration."""
+
+    COLUMNS = ("iteration", "lr", "loss", "it_per_s", "loader_patches_per_s", "set", "psnr_y", "ssim_y")
+
+    def __init__(self, path: Path, *, iteration: int) -> None:
+        """Open ``path``, keeping the rows up to ``iteration``."""
+        rows = [row for row in read_log(path) if int(row["iteration"]) <= iteration]
+        with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self._stream = path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._stream, self.COLUMNS)
+
+    def add(self, **values: Any) -> None:
+        """Append one row; columns that are not given stay empty."""
+        self._writer.writerow(values)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Return the complete rows of a ``log.csv``; an interrupted last row is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [
+            row for row in csv.DictReader(stream) if None not in row.values() and row["iteration"].isdigit()
+        ]
+
+
+def _best_score(folder: Path, name: str) -> float:
+    """Return the highest PSNR-Y on set ``name`` in the log while ``best.safetensors`` exists."""
+    if not (folder / BEST).is_file():
+        return -math.inf
+    values = [float(row["psnr_y"]) for row in read_log(folder / LOG) if row["set"] == name and row["psnr_y"]]
+    return max(values, default=-math.inf)

@@ -1,7 +1,9 @@
-"""How fast a recipe trains here, without the loader: patches a second, and which memory format is faster."""
+"""How fast loader and network are here, each alone; what makes steps faster: memory format and allocator."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from dataclasses import replace
 
@@ -9,12 +11,23 @@ import torch
 
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.train.distributed import DistributedContext
-from hasn_edge.train.memory import keep_freed_memory
 from hasn_edge.train.recipe import InitConfig, MemoryFormat, Recipe
 from hasn_edge.train.trainer import Trainer
 
 _ROUNDS, _STEPS = 3, 2
 _MARGIN = 0.98  # what a format must need of channels-last's time to be taken instead
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+
+
+def loader_rate(recipe: Recipe, source: PatchSource, *, seconds: float = 3.0) -> float:
+    """Cut batches of the first phase in one thread for about ``seconds``; return patches a second."""
+    size, patch = recipe.phase(0).batch_size, recipe.phase(0).patch // recipe.model.scale
+    source.batch(0, size, patch)
+    start, batches = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        batches += 1
+        source.batch(batches, size, patch)
+    return batches * size / elapsed
 
 
 def training_rate(
@@ -50,7 +63,7 @@ def faster_memory_format(
         device: Where; the CPU by default.
     """
     keep_freed_memory()
-    world = DistributedContext(rank=0, size=1, device=device or torch.device("cpu"))
+    world = DistributedContext(device=device or torch.device("cpu"))
     phase = recipe.phases[-1]
     batch = source.batch(0, phase.batch_size // recipe.accumulate, phase.patch // recipe.model.scale)
     formats = (MemoryFormat.CHANNELS_LAST, MemoryFormat.CONTIGUOUS)
@@ -72,3 +85,25 @@ def faster_memory_format(
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator to reuse freed blocks instead of returning them to the system at once.
+
+    Every activation of a step is megabytes large; by default each is mapped, faulted in page by page
+    and unmapped again in every iteration: a quarter of a step's time. Measured on a 2-core CPU: 0.264 s
+    a step before, 0.203 s after.
+
+    Returns:
+        Whether it took effect; other C libraries are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        return all(
+            libc.mallopt(option, value) == 1
+            for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 1 << 30), (_TOP_PAD, 64 << 20))
+        )
+    except (OSError, AttributeError):
+        return False

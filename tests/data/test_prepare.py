@@ -6,6 +6,7 @@ from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import to_rgb
 from hasn_edge.images.codec import read_image, write_image
+from hasn_edge.progress import Step
 
 
 def image(height, width, seed=0):
@@ -17,13 +18,13 @@ def test_images_are_cut_to_whole_lr_pixels_and_lr_is_matlabs(tmp_path):
     write_image(tmp_path / "in/a.png", image(99, 121))
     write_image(tmp_path / "in/b.png", image(64, 80, 1))
     calls = []
-    report = prepare([tmp_path / "in"], tmp_path / "out", min_side=60, progress=lambda *a: calls.append(a))
+    report = prepare([tmp_path / "in"], tmp_path / "out", min_side=60, progress=calls.append)
     hr = report.shards.hr(0)
     assert np.array_equal(hr, image(99, 121)[:96, :120])
     assert np.array_equal(report.shards.lr(0), imresize(hr, scale=0.25))
     assert (report.images, report.made_lr, report.skipped) == (2, 2, ())
     assert report.hr_megapixels == pytest.approx((96 * 120 + 64 * 80) / 1e6)
-    assert calls[-1] == (2, 2)
+    assert calls == [Step("a.png", 1, 2), Step("b.png", 2, 2)]
 
 
 def test_published_lr_images_are_what_is_made_from_their_hr(tmp_path, shared_data):

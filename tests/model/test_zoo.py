@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import torch
 
 from hasn_edge.artifact import load_artifact
+from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.errors import CheckpointError
+from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.files import file_sha256
 from hasn_edge.model import zoo
+from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.spec import Precision
+from hasn_edge.train.recipe import load_recipe
 
 
 @pytest.mark.parametrize("name", zoo.bundled_models())
@@ -27,6 +34,7 @@ def test_the_onnx_file_is_of_the_weights_beside_it(name):
 def test_files_are_small_and_have_a_card(name):
     for path in (zoo.model_path(name), zoo.bundled_onnx(name)):
         assert path.stat().st_size <= 4e6
+        assert path.stat().st_mode & 0o044 == 0o044  # everybody may read it
     assert (zoo.WEIGHTS / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {name}")
 
 
@@ -43,3 +51,46 @@ def test_provenance_is_read_without_tensors():
 def test_unknown_name_lists_the_bundled():
     with pytest.raises(CheckpointError, match=f"no model called 'hasn-x9'; bundled: .*{zoo.DEFAULT_MODEL}"):
         zoo.model_path("hasn-x9")
+
+
+def card(name) -> str:
+    return zoo.model_path(name).with_suffix(".md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.bundled_models())
+@pytest.mark.parametrize("dataset", ["Set5", "Set14"])
+def test_the_figures_of_card_and_file_are_what_the_file_gives(name, dataset, shared_data):
+    checkpoint = load_checkpoint(zoo.model_path(name))
+    model = checkpoint.model()
+
+    def run(x):
+        with torch.inference_mode():
+            return model(torch.from_numpy(x)).numpy()
+
+    score = score_images(run, load_eval_set((dataset, shared_data / "eval" / dataset), 4), keep_outputs=False)
+    said = checkpoint.provenance["scores"][dataset]
+    assert said["psnr_y"] == pytest.approx(score.psnr_y, abs=2e-3)
+    assert said["ssim_y"] == pytest.approx(score.ssim_y, abs=2e-4)
+    ((psnr, ssim),) = re.findall(rf"^\| {dataset} \|.* \*\*([\d.]+) / ([\d.]+)\*\* \|", card(name), re.M)
+    assert (float(psnr), float(ssim)) == (round(score.psnr_y, 2), round(score.ssim_y, 4))
+
+
+@pytest.mark.parametrize("name", zoo.bundled_models())
+def test_the_file_names_its_recipe_data_and_iterations(name):
+    provenance = load_checkpoint(zoo.model_path(name)).provenance
+    recipe = load_recipe(provenance["recipe"])
+    assert load_checkpoint(zoo.model_path(name)).spec == recipe.model
+    assert provenance["iterations"] <= provenance["settings"]["iterations"]
+    assert len(provenance["data"]["fingerprint"]) == 64
+    assert {"torch", "hasn-edge", "python"} <= provenance["versions"].keys()
+    for fact in (f"{provenance['iterations']:,}", provenance["data"]["fingerprint"][:16]):
+        assert fact in card(name)
+
+
+def test_the_default_is_the_better_one_on_set5():
+    best = max(
+        zoo.bundled_models(),
+        key=lambda n: load_checkpoint(zoo.model_path(n)).provenance["scores"]["Set5"]["psnr_y"],
+    )
+    assert best == zoo.DEFAULT_MODEL

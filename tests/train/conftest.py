@@ -12,6 +12,8 @@ from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
 from hasn_edge.images.codec import write_image
 from hasn_edge.spec import ModelSpec
+from hasn_edge.train.distributed import DistributedContext
+from hasn_edge.train.loop import train_run
 from hasn_edge.train.recipe import (
     InitConfig,
     InitKind,
@@ -21,6 +23,7 @@ from hasn_edge.train.recipe import (
     Recipe,
     Schedule,
 )
+from hasn_edge.train.runs import begin_run
 
 TINY = ModelSpec(
     features=8, blocks=1, expansion=2, esa_channels=4, cab_compression=2, cab_reduction=4, residual=True
@@ -77,3 +80,13 @@ def recipe() -> Recipe:
         keep=2,
         memory_format=MemoryFormat.CONTIGUOUS,  # measured, two runs could differ
     )
+
+
+@pytest.fixture(scope="session")
+def finished(recipe, shards, eval_folder, tmp_path_factory):
+    """A whole run, which the tests only read, and the steps that it reported."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    steps = []
+    run = begin_run(recipe, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
+    train_run(folder, run, DistributedContext(device=torch.device("cpu")), progress=steps.append)
+    return folder, steps

@@ -1,16 +1,17 @@
 """Which memory format a run takes, by a clock that the test turns; and that the run remembers it."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
 from hasn_edge.data.patches import PatchSource
-from hasn_edge.train import speed, start
+from hasn_edge.train import runs, speed
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import MemoryFormat
-from hasn_edge.train.run import read_run_file
-from hasn_edge.train.start import begin
+from hasn_edge.train.run_folder import read_run_file
+from hasn_edge.train.runs import begin_run
 from hasn_edge.train.trainer import Trainer
 
 ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
@@ -48,9 +49,9 @@ def test_the_faster_format_is_taken(recipe, shards, monkeypatch, last, contiguou
 
 @pytest.mark.parametrize("kind", [MemoryFormat.CHANNELS_LAST, MemoryFormat.CONTIGUOUS])
 def test_a_run_remembers_what_was_measured_when_it_began(recipe, shards, monkeypatch, tmp_path, kind):
-    monkeypatch.setattr(start, "faster_memory_format", lambda *_: kind)
+    monkeypatch.setattr(runs, "faster_memory_format", lambda *_: kind)
     auto = replace(recipe, memory_format=MemoryFormat.AUTO)
-    run = begin(auto, tmp_path / "run", data=[shards.folder], sets=[], start=None)
+    run = begin_run(auto, tmp_path / "run", data=[shards.folder], sets=[], start=None)
     assert run.recipe == replace(recipe, memory_format=kind)
     assert read_run_file(tmp_path / "run") == run
     trainer = Trainer(run.recipe, PatchSource([shards], seed=0), ALONE)
@@ -59,8 +60,8 @@ def test_a_run_remembers_what_was_measured_when_it_began(recipe, shards, monkeyp
 
 
 def test_a_format_that_is_given_is_not_measured(recipe, shards, monkeypatch, tmp_path):
-    monkeypatch.setattr(start, "faster_memory_format", lambda *_: pytest.fail("measured"))
-    assert begin(recipe, tmp_path / "run", data=[shards.folder], sets=[], start=None).recipe == recipe
+    monkeypatch.setattr(runs, "faster_memory_format", lambda *_: pytest.fail("measured"))
+    assert begin_run(recipe, tmp_path / "run", data=[shards.folder], sets=[], start=None).recipe == recipe
 
 
 def test_both_formats_train_alike(recipe, shards):
@@ -70,3 +71,11 @@ def test_both_formats_train_alike(recipe, shards):
         trainer = Trainer(replace(recipe, memory_format=kind), source, ALONE)
         losses.append([float(trainer.step([source.batch(n, 4, 15)])) for n in range(3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_loaders_rate_is_in_patches_a_second(recipe, shards, monkeypatch):
+    """Every look at the clock takes a tenth of a second: nine batches of 4 patches are cut in 1 s."""
+    ticks = itertools.count(0.0, 0.1)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(ticks))
+    source = PatchSource([shards], seed=0)
+    assert speed.loader_rate(recipe, source, seconds=0.95) == pytest.approx(9 * 4 / 1.0)

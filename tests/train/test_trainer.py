@@ -1,3 +1,5 @@
+"""Steps against the update rule, the losses and the average written out in float64."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,11 +7,12 @@ import pytest
 import torch
 
 from hasn_edge.data.patches import Batch, PatchSource
-from hasn_edge.errors import CheckpointError, ConfigError, UnsupportedError
+from hasn_edge.errors import CheckpointError
+from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
-from hasn_edge.train.distributed import DistributedContext, world
-from hasn_edge.train.recipe import Autocast, OptimizerConfig
-from hasn_edge.train.trainer import Trainer
+from hasn_edge.train.distributed import DistributedContext
+from hasn_edge.train.recipe import Autocast, LossConfig, OptimizerConfig
+from hasn_edge.train.trainer import Ema, Trainer, fourier_l1, kl_over_channels, total_loss
 
 ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 
@@ -99,25 +102,6 @@ def test_a_state_of_another_network_is_refused(recipe, shards):
         trainer.restore(other.state())
 
 
-def test_a_batch_is_shared_out_whole_and_once():
-    parts = [
-        DistributedContext(rank=r, size=2, device=torch.device("cpu")).part(12, 3, i)
-        for i in range(3)
-        for r in range(2)
-    ]
-    assert sorted(n for p in parts for n in range(12)[p]) == list(range(12))
-    with pytest.raises(ConfigError, match="12 cannot be shared by 1 processes in 5 passes"):
-        ALONE.part(12, 5, 0)
-
-
-def test_a_device_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UnsupportedError, match="sees no CUDA device"), world("cuda:1"):
-        pass
-    with pytest.raises(UnsupportedError, match="expected auto, cpu"), world("tpu"):
-        pass
-
-
 def test_weights_to_begin_with_are_taken_as_they_are(recipe, shards):
     from hasn_edge.model.checkpoint import Checkpoint
 
@@ -143,3 +127,89 @@ def test_batches_of_other_names_do_not_matter(recipe, shards):
     renamed = Batch(lr=batch.lr, hr=batch.hr, names=("x",) * 4)
     a, b = Trainer(recipe, source, ALONE), Trainer(recipe, source, ALONE)
     assert float(a.step([batch])) == float(b.step([renamed]))
+
+
+def pair():
+    random = torch.Generator().manual_seed(0)
+    return torch.rand(2, 3, 5, 4, generator=random), torch.rand(2, 3, 5, 4, generator=random)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_kl_is_the_published_term():
+    sr, hr = pair()
+    q, p = softmax(sr.double().numpy()), softmax(hr.double().numpy())
+    expected = np.mean(p * (np.log(p) - np.log(q + 1e-8)))  # mean over all elements, not over pixels
+    assert float(kl_over_channels(sr, hr)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_has_a_direction():
+    sr, hr = pair()
+    sr, hr = 4 * sr, 8 * hr  # softmaxes far from uniform, where the two directions differ clearly
+    assert float(kl_over_channels(sr, hr)) != pytest.approx(float(kl_over_channels(hr, sr)), rel=0.1)
+
+
+def test_kl_does_not_see_brightness():
+    _, hr = pair()
+    assert float(kl_over_channels(hr + 0.25, hr)) == pytest.approx(0, abs=1e-7)
+
+
+def test_the_fourier_term_is_the_transform_written_out():
+    sr, hr = pair()
+    error = (sr - hr).double().numpy()
+    height, width = error.shape[2:]
+    rows, columns = (np.exp(-2j * np.pi * np.outer(range(n), range(n)) / n) for n in (height, width))
+    spectrum = (rows @ error @ columns)[..., : width // 2 + 1]  # the other half repeats it
+    expected = (np.abs(spectrum.real) + np.abs(spectrum.imag)).mean() / 2
+    assert float(fourier_l1(sr, hr)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_white_noise_weighs_more_in_the_fourier_term_the_larger_the_patch():
+    noise = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    ratio = float(fourier_l1(noise, torch.zeros_like(noise))) / float(noise.abs().mean())
+    assert ratio == pytest.approx((48 * 48 / 2) ** 0.5, rel=0.03)
+
+
+def test_terms_are_weighted_and_added():
+    sr, hr = pair()
+    a, b = sr.double().numpy(), hr.double().numpy()
+    expected = 2 * np.abs(a - b).mean() + 3 * np.square(a - b).mean() + 4 * float(kl_over_channels(sr, hr))
+    expected += 5 * float(fourier_l1(sr, hr))
+    config = LossConfig(l1=2, mse=3, kl=4, fft=5)
+    assert float(total_loss(config, sr, hr)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_stage_two_gradient_reaches_the_prediction():
+    sr, hr = pair()
+    sr.requires_grad_()
+    total_loss(LossConfig(l1=1, kl=1), sr, hr).backward()
+    assert float(sr.grad.abs().min()) > 0
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_is_the_recurrence_in_float64(warmup):
+    model = HASN(ModelSpec(features=8, blocks=1))
+    ema = Ema(model, decay=0.9, warmup=warmup)
+    name = "block_1.f1.conv.weight"
+    expected = model.state_dict()[name].double().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        decay = min(0.9, (1 + step) / (10 + step)) if warmup else 0.9
+        expected = decay * expected + (1 - decay) * model.state_dict()[name].double()
+        ema.update(model, step)
+    assert torch.allclose(ema.model.state_dict()[name].double(), expected, atol=1e-5)
+
+
+def test_the_average_does_not_share_memory_with_the_model():
+    model = HASN(ModelSpec(features=8, blocks=1))
+    ema = Ema(model, decay=0.5, warmup=False)
+    before = ema.model.conv_1.weight.clone()
+    with torch.no_grad():
+        model.conv_1.weight.zero_()
+    assert torch.equal(ema.model.conv_1.weight, before)
+    assert not ema.model.training

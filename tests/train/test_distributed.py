@@ -10,14 +10,35 @@ import pytest
 import torch
 
 from hasn_edge.config import dump_config
-from hasn_edge.train.distributed import DistributedContext
-from hasn_edge.train.run import read_log, read_run_file
-from hasn_edge.train.start import begin, execute
-from hasn_edge.train.state import load_state, saved_iterations, state_path
+from hasn_edge.errors import ConfigError, UnsupportedError
+from hasn_edge.train.distributed import DistributedContext, world
+from hasn_edge.train.loop import train_run
+from hasn_edge.train.recorder import read_log
+from hasn_edge.train.run_folder import load_state, read_run_file, saved_iterations, state_path
+from hasn_edge.train.runs import begin_run
 
 ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_a_batch_is_shared_out_whole_and_once():
+    parts = [
+        DistributedContext(rank=r, size=2, device=torch.device("cpu")).part(12, 3, i)
+        for i in range(3)
+        for r in range(2)
+    ]
+    assert sorted(n for p in parts for n in range(12)[p]) == list(range(12))
+    with pytest.raises(ConfigError, match="12 cannot be shared by 1 processes in 5 passes"):
+        ALONE.part(12, 5, 0)
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnsupportedError, match="sees no CUDA device"), world("cuda:1"):
+        pass
+    with pytest.raises(UnsupportedError, match="expected auto, cpu"), world("tpu"):
+        pass
 
 
 @pytest.fixture
@@ -62,7 +83,7 @@ def test_a_killed_and_an_interrupted_run_end_bit_identical_to_an_undisturbed_one
 ):
     recipe, path = long_recipe
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "disturbed"
-    execute(undisturbed, begin(recipe, undisturbed, data=[shards.folder], sets=[], start=None), ALONE)
+    train_run(undisturbed, begin_run(recipe, undisturbed, data=[shards.folder], sets=[], start=None), ALONE)
 
     arguments = command("--recipe", path, "--data", shards.folder, "-o", folder, "--threads", 1)
     with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
@@ -85,7 +106,7 @@ def test_a_killed_and_an_interrupted_run_end_bit_identical_to_an_undisturbed_one
     stopped_at = saved_iterations(folder)[0]
     assert killed_at < stopped_at < recipe.iterations
 
-    execute(folder, read_run_file(folder), ALONE)
+    train_run(folder, read_run_file(folder), ALONE)
     assert same(final(undisturbed), final(folder))
     losses = [
         [(r["iteration"], r["loss"]) for r in read_log(f / "log.csv")][-3:] for f in (undisturbed, folder)
@@ -118,7 +139,9 @@ def test_two_processes_train_as_one_does(recipe, shards, eval_folder, tmp_path):
     assert done.stdout.count("6 iterations on cpu") == 1  # one process speaks
 
     one = tmp_path / "one"
-    execute(one, begin(recipe, one, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None), ALONE)
+    train_run(
+        one, begin_run(recipe, one, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None), ALONE
+    )
     a, b = final(one), final(tmp_path / "two")
     # Adam divides by the gradient's size, so differences of the sums' order (1e-8) show as 1e-6 or so.
     for name, tensor in a["model"].items():

@@ -1,0 +1,241 @@
+"""Begin, branch and resume runs: check what the user named, and write the ``run.json`` that training follows.
+
+A ``wsd`` run has no end while its rate is constant: any of its states is the beginning of a decay, which
+takes a tenth of the steps and gives weights to publish, and the run itself goes on from its own state.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hasn_edge.data.pairs import load_eval_set
+from hasn_edge.data.patches import PatchSource
+from hasn_edge.data.shards import Shards, combined_fingerprint
+from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say
+from hasn_edge.files import file_sha256
+from hasn_edge.model.checkpoint import Checkpoint, load_checkpoint
+from hasn_edge.optional import installed_version
+from hasn_edge.train.recipe import MemoryFormat, Phase, Recipe, Schedule
+from hasn_edge.train.run_folder import (
+    RunFile,
+    find_state,
+    load_state,
+    parse_state,
+    read_run_file,
+    save_state,
+    saved_iterations,
+    state_path,
+    write_run_file,
+)
+from hasn_edge.train.speed import faster_memory_format
+
+
+def begin_run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Sequence[Path],
+    sets: Iterable[str],
+    start: str | None,
+    device: torch.device | None = None,
+) -> RunFile:
+    """Check what a new run needs and write its ``run.json``.
+
+    Args:
+        recipe: The run.
+        folder: Where it will live; must not hold another run.
+        data: Prepared folders.
+        sets: Validation sets as ``NAME=DIR``.
+        start: Weights to begin with: see :func:`load_start`.
+        device: Where the run will be, which decides an ``auto`` memory format; the CPU by default.
+
+    Raises:
+        ConfigError: the folder holds a run already, or the recipe does not fit the data.
+        InputError: data that is missing, of another scale or too small.
+        CheckpointError: starting weights that do not exist or fit.
+    """
+    if saved_iterations(folder):
+        raise ConfigError(
+            f"{folder} holds a run already", call("train", resume=str(folder)), say("choose another folder")
+        )
+    shards = [Shards(path) for path in data]
+    if len({each.fingerprint for each in shards}) < len(shards):
+        raise InputError(f"the same prepared data is named twice: {', '.join(str(path) for path in data)}")
+    source = PatchSource(shards, seed=recipe.seed)
+    if source.scale != recipe.model.scale:
+        raise InputError(
+            f"the data was prepared for x{source.scale}, the recipe trains x{recipe.model.scale}; prepare it "
+            "again",
+            call("data prepare", photos="PHOTOS", output="DIR", scale=recipe.model.scale),
+        )
+    largest = max(phase.patch for phase in recipe.phases) // recipe.model.scale
+    if largest > source.smallest_side():
+        raise InputError(
+            f"the recipe's LR patch of {largest} pixels does not fit into the smallest image "
+            f"({source.smallest_side()})",
+            call("data prepare", photos="PHOTOS", output="DIR", min_side=largest * recipe.model.scale),
+            say("choose a smaller phases.patch"),
+        )
+    named = tuple(str(text) for text in sets)
+    for text in named:
+        load_eval_set(text, recipe.model.scale)
+    weights = load_start(start, recipe) if start else None
+    if recipe.memory_format is MemoryFormat.AUTO:
+        recipe = replace(recipe, memory_format=faster_memory_format(recipe, source, device))
+    run = RunFile(
+        recipe=recipe,
+        data=tuple(str(path.resolve()) for path in data),
+        fingerprint=combined_fingerprint(shards),
+        sets=named,
+        start=_absolute(start) if start else None,
+        start_sha256=weights.sha256 if weights else None,
+        versions=_versions(),
+    )
+    write_run_file(folder, run)
+    return run
+
+
+def load_start(start: str, recipe: Recipe) -> Checkpoint:
+    """Return the weights called ``RUN@ITERATION`` (also ``RUN@100k``), or those of a weights file.
+
+    From a run's state, the plain (not averaged) weights are taken, as the published warm start does.
+
+    Raises:
+        CheckpointError: no such state or file, or another network than the recipe's.
+    """
+    named = parse_state(start)
+    if named is not None:
+        path = find_state(*named, named=start)
+        state, run = load_state(path), read_run_file(named[0])
+        found = Checkpoint(spec=run.recipe.model, weights=state["model"], sha256=file_sha256(path))
+    else:
+        found = load_checkpoint(Path(start))
+    if found.spec != recipe.model:
+        wanted, came = recipe.model.to_dict(), found.spec.to_dict()
+        different = ", ".join(f"{k} {came[k]} instead of {wanted[k]}" for k in wanted if came[k] != wanted[k])
+        raise CheckpointError(f"{start}: another network than the recipe's: {different}")
+    return found
+
+
+def branch_run(start: str, folder: Path, *, iterations: int | None = None) -> RunFile:
+    """Begin a run in ``folder`` with the full state of another one: weights, optimizer, average and batches.
+
+    Args:
+        start: ``RUN``, which means the newest state of its constant part, or ``RUN@N``. ``RUN`` is only read,
+            and may be training.
+        folder: Where the new run will live; must not hold a run.
+        iterations: Where it ends, counted from the very beginning. By default it decays at once, over the
+            part of all its steps that is the recipe's ``optimizer.decay``; an earlier end makes the decay
+            shorter, a later one lets the constant part go on first.
+
+    Raises:
+        ConfigError: ``RUN`` is no run, has another schedule than ``wsd`` or is decaying by then; ``folder``
+            holds a run; or the end has passed.
+        CheckpointError: no such state, or a damaged one.
+    """
+    run_folder, iteration = parse_state(start) or (Path(start), None)
+    run = read_run_file(run_folder)
+    recipe = run.recipe
+    if recipe.optimizer.schedule is not Schedule.WSD:
+        raise ConfigError(
+            f"{run_folder}: its schedule is {recipe.optimizer.schedule.value!r}, whose rate has no constant "
+            'part to branch from; that needs optimizer.schedule = "wsd"'
+        )
+    if saved_iterations(folder) or folder.resolve() == run_folder.resolve():
+        raise ConfigError(f"{folder} holds a run already; give a new folder")
+    begin = recipe.optimizer.decay_begin(recipe.iterations)
+    if parse_state(start) is None:
+        iteration = next((n for n in saved_iterations(run_folder) if n <= begin), None)
+        if iteration is None:
+            raise CheckpointError(f"{run_folder}: it has no state of its constant part yet")
+    state = load_state(find_state(run_folder, iteration, named=start))
+    assert iteration is not None
+    end = iterations or _end_of_decay(recipe, iteration)
+    if end <= iteration:
+        raise ConfigError(f"{start}: {iteration} iterations are done; it cannot end at {end}")
+    if iteration > begin:
+        raise _decay_error(run_folder, begin, iteration)
+    plan = _with_end(recipe, end)
+    if plan.optimizer.decay_begin(end) < iteration:
+        plan = replace(plan, optimizer=replace(plan.optimizer, decay=(end - iteration) / end))
+    new = replace(run, recipe=plan, branched_at=iteration)
+    write_run_file(folder, new)
+    save_state(state_path(folder, iteration), state)
+    return new
+
+
+def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
+    """Return the run in ``folder``, replanned to end at ``iterations`` where that is given.
+
+    A ``wsd`` run may be replanned as long as it has not begun to decay and would not have to have begun: what
+    is done is then what the new plan would have done too.
+
+    Raises:
+        ConfigError: no run there, the new end has passed already, or a decay is in the way.
+    """
+    run = read_run_file(folder)
+    if iterations is None or iterations == run.recipe.iterations:
+        return run
+    recipe, done = run.recipe, next(iter(saved_iterations(folder)), 0)
+    if iterations < done:
+        raise ConfigError(f"{folder} has done {done} iterations already; it cannot end at {iterations}")
+    plan = replace(recipe, iterations=iterations)
+    if recipe.optimizer.schedule is Schedule.WSD:
+        plan = _with_end(recipe, iterations)
+        begin, new = (each.optimizer.decay_begin(each.iterations) for each in (recipe, plan))
+        if done > begin:
+            raise _decay_error(folder, begin, done)
+        if done > new:
+            raise ConfigError(
+                f"{folder}: to end at {iterations} its rate would have had to decay from iteration {new} on, "
+                f"and {done} are done at the constant one; for a decay now",
+                call("train", branch=str(folder), output="DIR"),
+            )
+    run = replace(run, recipe=plan)
+    write_run_file(folder, run)
+    return run
+
+
+def _decay_error(folder: Path, begin: int, iteration: int) -> ConfigError:
+    return ConfigError(
+        f"{folder}: its rate decays from iteration {begin} on, so its state of iteration {iteration} is no "
+        "part of a longer run; go on from before the decay",
+        call("train", branch=f"{folder}@{begin}", iterations="END", output="DIR"),
+    )
+
+
+def _end_of_decay(recipe: Recipe, iteration: int) -> int:
+    """Return the smallest end whose decay, as long as the recipe has it, begins at ``iteration`` or later."""
+    end = max(iteration + 1, round(iteration / (1 - recipe.optimizer.decay)))
+    while recipe.optimizer.decay_begin(end) < iteration:
+        end += 1
+    return end
+
+
+def _with_end(recipe: Recipe, iterations: int) -> Recipe:
+    """Return ``recipe`` with another end, its phases changing at the iterations at which they did."""
+    phases: list[Phase] = []
+    for phase in recipe.phases:
+        end = round(phase.until * recipe.iterations)
+        if phase is recipe.phases[-1] or end >= iterations:
+            phases.append(replace(phase, until=1.0))
+            break
+        phases.append(replace(phase, until=end / iterations))
+    return replace(recipe, iterations=iterations, phases=tuple(phases))
+
+
+def _absolute(start: str) -> str:
+    """Return what :func:`load_start` takes, independent of the current folder."""
+    head, _, tail = start.rpartition("@")
+    return f"{Path(head).resolve()}@{tail}" if parse_state(start) else str(Path(start).resolve())
+
+
+def _versions() -> dict[str, str]:
+    names = ("hasn-edge", "torch", "numpy")
+    found = {name: installed_version(name) or "unknown" for name in names}
+    return {**found, "python": platform.python_version(), "machine": platform.machine()}

@@ -1,0 +1,206 @@
+"""Beginning, branching and replanning: what is checked, and that branches leave their run as it was."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hasn_edge.errors import CheckpointError, ConfigError, InputError
+from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.train.distributed import DistributedContext
+from hasn_edge.train.loop import Interrupted, train_run
+from hasn_edge.train.recipe import Phase, Schedule
+from hasn_edge.train.recorder import read_log
+from hasn_edge.train.run_folder import load_state, read_run_file, saved_iterations, state_path
+from hasn_edge.train.runs import begin_run, branch_run, resume_run
+
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
+
+
+@pytest.fixture(scope="module")
+def endless(recipe):
+    """The tiny recipe with a constant rate that nothing here reaches the end of."""
+    optimizer = replace(recipe.optimizer, schedule=Schedule.WSD, decay=0.25, warmup=3)
+    phases = (Phase(until=0.01, patch=60, batch_size=4), Phase(until=1.0, patch=72, batch_size=2))
+    return replace(recipe, iterations=1000, optimizer=optimizer, phases=phases, keep=10, validate_every=100)
+
+
+@pytest.fixture(scope="module")
+def trunk(endless, shards, eval_folder, tmp_path_factory):
+    """A run of it that was stopped after 13 iterations; the tests only read it."""
+    folder = tmp_path_factory.mktemp("trunk") / "run"
+    run = begin_run(endless, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
+    stopped_after(folder, run, 13)
+    return folder
+
+
+def stopped_after(folder, run, iterations):
+    done = saved_iterations(folder)
+    asked = iter([False] * (iterations - (done[0] if done else 0)) + [True])
+    with pytest.raises(Interrupted):
+        train_run(folder, run, ALONE, stop=lambda: next(asked))
+
+
+def final(folder):
+    return load_state(state_path(folder, saved_iterations(folder)[0]))
+
+
+def same(a, b):
+    return all(torch.equal(a[part][n], b[part][n]) for part in ("model", "ema") for n in a[part])
+
+
+@pytest.mark.slow
+def test_a_branch_is_the_run_that_was_planned_to_end_there(trunk, endless, shards, eval_folder, tmp_path):
+    run = branch_run(f"{trunk}@12", tmp_path / "branch")
+    assert (run.recipe.iterations, run.branched_at) == (16, 12)  # the last quarter of 16 is from 12 on
+    train_run(tmp_path / "branch", run, ALONE)
+    # The same recipe, planned for 16 iterations from the beginning; its phases change after 10.
+    first, second = endless.phases
+    planned = replace(endless, iterations=16, phases=(replace(first, until=10 / 16), second))
+    begun = begin_run(planned, tmp_path / "planned", data=[shards.folder], sets=[], start=None)
+    train_run(tmp_path / "planned", begun, ALONE)
+    assert same(final(tmp_path / "branch"), final(tmp_path / "planned"))
+    rates = {int(r["iteration"]): float(r["lr"]) for r in read_log(tmp_path / "branch/log.csv") if r["lr"]}
+    assert rates[16] == pytest.approx(2e-3 * (1 - (3 / 4) ** 0.5), rel=1e-5)
+    facts = load_checkpoint(tmp_path / "branch/last.safetensors").provenance
+    assert (facts["iterations"], facts["branched_at"]) == (16, 12)
+    assert "Two" in facts["scores"]
+
+
+@pytest.mark.slow
+def test_the_run_goes_on_as_if_nobody_had_branched(trunk, endless, shards, eval_folder, tmp_path):
+    folder = shutil.copytree(trunk, tmp_path / "run")
+    train_run(tmp_path / "branch", branch_run(str(folder), tmp_path / "branch"), ALONE)
+    stopped_after(folder, resume_run(folder), 20)
+    whole = tmp_path / "whole"
+    run = begin_run(endless, whole, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
+    stopped_after(whole, run, 20)
+    assert same(final(folder), final(whole))
+    assert read_run_file(folder) == read_run_file(whole)
+
+
+@pytest.mark.slow
+def test_an_interrupted_branch_resumes_to_the_same_weights(trunk, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    train_run(one, branch_run(str(trunk), one), ALONE)
+    stopped_after(two, branch_run(str(trunk), two), 15)
+    train_run(two, resume_run(two), ALONE)
+    assert saved_iterations(one)[0] == saved_iterations(two)[0] == 17
+    assert same(final(one), final(two))
+    # Without a state it must not begin again from nothing.
+    for iteration in saved_iterations(two):
+        state_path(two, iteration).unlink()
+    with pytest.raises(ConfigError, match="branched with is gone; branch it again"):
+        train_run(two, resume_run(two), ALONE)
+
+
+@pytest.mark.parametrize(("end", "decay_begin"), [(None, 13), (14, 13), (15, 13), (40, 30)])
+def test_the_end_decides_how_long_the_rate_decays(trunk, tmp_path, end, decay_begin):
+    run = branch_run(str(trunk), tmp_path / "branch", iterations=end)
+    assert run.recipe.iterations == (end or 17)
+    assert run.recipe.optimizer.decay_begin(run.recipe.iterations) == decay_begin
+    assert [run.recipe.phase(n).patch for n in (9, 10, 13)] == [60, 72, 72]  # as the run itself has them
+
+
+def test_what_cannot_be_branched(trunk, endless, recipe, shards, tmp_path):
+    with pytest.raises(ConfigError, match="holds a run already; give a new folder"):
+        branch_run(str(trunk), trunk)
+    with pytest.raises(CheckpointError, match=r"keeps no state of iteration 7; it keeps \[4, 8, 12, 13\]"):
+        branch_run(f"{trunk}@7", tmp_path / "a")
+    with pytest.raises(ConfigError, match="13 iterations are done; it cannot end at 13"):
+        branch_run(str(trunk), tmp_path / "b", iterations=13)
+    begin_run(recipe, tmp_path / "cosine", data=[shards.folder], sets=[], start=None)
+    with pytest.raises(ConfigError, match="schedule is 'cosine', whose rate has no constant part"):
+        branch_run(str(tmp_path / "cosine"), tmp_path / "c")
+    begin_run(endless, tmp_path / "new", data=[shards.folder], sets=[], start=None)
+    with pytest.raises(CheckpointError, match="no state of its constant part yet"):
+        branch_run(str(tmp_path / "new"), tmp_path / "d")
+    assert not any((tmp_path / name).exists() for name in "abcd")
+
+
+def test_a_run_that_decayed_goes_on_from_before_its_decay(trunk, tmp_path):
+    ended = tmp_path / "ended"
+    train_run(ended, branch_run(f"{trunk}@12", ended), ALONE)
+    with pytest.raises(
+        ConfigError, match=f"decays from iteration 12 on.*run: hasn-edge train with branch=.{ended}@12"
+    ):
+        resume_run(ended, iterations=40)
+    assert resume_run(ended, iterations=16) == resume_run(ended)
+    with pytest.raises(ConfigError, match="decays from iteration 12 on"):
+        branch_run(f"{ended}@16", tmp_path / "on")
+    # By itself it takes the newest state before the decay, which is kept whatever else is deleted.
+    assert branch_run(str(ended), tmp_path / "on", iterations=40).branched_at == 12
+
+
+def test_a_constant_rate_may_be_planned_further_but_not_into_a_decay_that_is_late(trunk, tmp_path):
+    folder = shutil.copytree(trunk, tmp_path / "run")
+    longer = resume_run(folder, iterations=2000).recipe
+    assert (longer.iterations, [p.until for p in longer.phases]) == (2000, [10 / 2000, 1.0])
+    with pytest.raises(ConfigError, match="would have had to decay from iteration 12 on, and 13 are done"):
+        resume_run(folder, iterations=16)
+    assert resume_run(folder, iterations=18).recipe.optimizer.decay_begin(18) == 14
+
+
+def test_the_state_before_the_decay_is_never_deleted(endless, shards, tmp_path):
+    short = replace(endless, iterations=20, keep=1, checkpoint_every=3, phases=endless.phases[1:])
+    run = begin_run(short, tmp_path / "run", data=[shards.folder], sets=[], start=None)
+    train_run(tmp_path / "run", run, ALONE)
+    assert saved_iterations(tmp_path / "run") == [20, 15]
+
+
+def test_beginning_checks_first(recipe, shards, finished, tmp_path):
+    with pytest.raises(ConfigError, match="holds a run already; run: hasn-edge train with resume="):
+        begin_run(recipe, finished[0], data=[shards.folder], sets=[], start=None)
+    large = replace(recipe, phases=(Phase(patch=128, batch_size=2),))
+    with pytest.raises(
+        InputError,
+        match=r"LR patch of 32 .*smallest image \(20\); run: hasn-edge data prepare .*min_side=128",
+    ):
+        begin_run(large, tmp_path / "a", data=[shards.folder], sets=[], start=None)
+    with pytest.raises(InputError, match="named twice"):
+        begin_run(recipe, tmp_path / "a", data=[shards.folder, shards.folder], sets=[], start=None)
+    double = replace(recipe, model=replace(recipe.model, scale=2))
+    with pytest.raises(InputError, match="prepared for x4, the recipe trains x2"):
+        begin_run(double, tmp_path / "b", data=[shards.folder], sets=[], start=None)
+    with pytest.raises(InputError, match="no such folder"):
+        begin_run(recipe, tmp_path / "c", data=[shards.folder], sets=["Set5=nowhere"], start=None)
+    with pytest.raises(InputError, match="hasn-edge data prepare"):
+        begin_run(recipe, tmp_path / "d", data=[tmp_path], sets=[], start=None)
+    with pytest.raises(ConfigError, match="not a training run"):
+        read_run_file(tmp_path)
+
+
+def test_a_warm_start_takes_the_plain_weights_of_an_iteration(recipe, shards, finished, tmp_path):
+    source = finished[0]
+    run = begin_run(recipe, tmp_path / "two", data=[shards.folder], sets=[], start=f"{source}@8")
+    stop = iter([True])
+    with pytest.raises(Interrupted):
+        train_run(tmp_path / "two", run, ALONE, stop=lambda: next(stop))
+    begun, taken = final(tmp_path / "two"), load_state(state_path(source, 8))
+    assert begun["iteration"] == 0
+    assert all(torch.equal(begun["model"][n], t) for n, t in taken["model"].items())
+    # Nothing but the folder is needed to go on, even if it died before its first state.
+    state_path(tmp_path / "two", 0).unlink()
+    again = read_run_file(tmp_path / "two")
+    assert again.start == f"{source}@8"
+    stop = iter([True])
+    with pytest.raises(Interrupted):
+        train_run(tmp_path / "two", again, ALONE, stop=lambda: next(stop))
+    assert torch.equal(final(tmp_path / "two")["model"]["conv_1.weight"], begun["model"]["conv_1.weight"])
+    with pytest.raises(CheckpointError, match=r"keeps no state of iteration 4; it keeps \[8, 12\]"):
+        begin_run(recipe, tmp_path / "x", data=[shards.folder], sets=[], start=f"{source}@4")
+    with pytest.raises(CheckpointError, match="features 8 instead of 16"):
+        wide = replace(recipe, model=replace(recipe.model, features=16))
+        begin_run(wide, tmp_path / "x", data=[shards.folder], sets=[], start=str(source / "best.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_run_can_be_replanned(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    assert resume_run(folder, iterations=16).recipe.iterations == 16
+    train_run(folder, resume_run(folder), ALONE)
+    assert saved_iterations(folder)[0] == 16
+    with pytest.raises(ConfigError, match="has done 16 iterations already; it cannot end at 10"):
+        resume_run(folder, iterations=10)
