@@ -68,6 +68,9 @@ DOORS = {
 
 MAX_LINES = 500
 
+CRUMB_LINES = 60
+"""A module of fewer lines that one other module alone imports belongs into it."""
+
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
@@ -151,6 +154,37 @@ def test_every_module_says_its_job_in_at_most_500_lines():
             wrong.append(f"{place(path)}.py has no docstring that says its job")
         if (lines := text.count("\n")) > MAX_LINES:
             wrong.append(f"{place(path)}.py has {lines} lines")
+    assert wrong == []
+
+
+@pytest.mark.slow
+def test_no_module_is_a_crumb():
+    texts = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path.read_text(encoding="utf-8")
+        for path in modules()
+    }
+    importers: dict[str, set[str]] = {name: set() for name in texts}
+    for name, text in texts.items():
+        for node in ast.walk(
+            ast.parse(text)
+        ):  # for type checkers too: whoever needs the types reads the module
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                targets = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            for other in importers.keys() & set(targets) - {name}:
+                importers[other].add(name)
+    wrong = [
+        f"{name} has {lines} lines and one importer, {next(iter(importers[name]))}: merge them, or write "
+        "into its docstring 'It stands alone because ...'"
+        for name, text in texts.items()
+        if len(importers[name]) == 1
+        and not name.endswith("__")
+        and (lines := text.count("\n")) < CRUMB_LINES
+        and "stands alone because" not in " ".join((ast.get_docstring(ast.parse(text)) or "").split())
+    ]
     assert wrong == []
 
 
