@@ -1,4 +1,9 @@
-"""Ctrl-C at any moment of the command: exit code 130 and no traceback, whatever is being loaded."""
+"""Ctrl-C and SIGTERM: no traceback and an end in time, whatever is being loaded and whichever library hangs.
+
+:func:`leave_at_once` and :func:`working` are for every moment of the command, :func:`catching` for work that
+ends in an order of its own, :func:`ending_in_time` for work that may hang in a library, and :func:`leave` for
+the end under a thread that does.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,20 @@ import _thread
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 EXIT_CODE = 130
 """What shells return for a command that SIGINT ended: 128 and its number."""
+
+LEAVE_S = 1.5
+"""Seconds after which :func:`ending_in_time` leaves the process while a thread still hangs."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _AGAIN_S = 0.02  # how long an interrupt waits before it looks again whether modules are still being loaded
 _PATIENCE_S = 1.0  # how long it waits for them at most
@@ -78,6 +90,130 @@ def ignore() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+@contextmanager
+def catching(handle: Callable[[int], None], *, once: bool = False) -> Iterator[Collection[int]]:
+    """Give SIGINT and SIGTERM to a function meanwhile; yield the numbers of those that it receives.
+
+    What is ignored stays ignored, and in any but the main thread nothing changes: yields nothing then.
+
+    Args:
+        handle: Receives the signal's number, in the main thread, between two steps of Python's.
+        once: Let the second one of each kind do what it did before.
+    """
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if once:
+            signal.signal(number, before[number])
+        handle(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {
+        int(number): handler
+        for number in _SIGNALS
+        if main and (handler := signal.getsignal(number)) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield before.keys()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_in_time(announce: Callable[[], None], last_words: Callable[[], None]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM raise ``KeyboardInterrupt`` in the block, and end it by ``SystemExit``.
+
+    Python's handlers run in the main thread, between two of its own steps; a network or an encoder may take
+    long over one. So a thread of its own receives the signal at once, and leaves the process when that takes
+    longer than :data:`LEAVE_S`, or at the second signal.
+
+    Args:
+        announce: Is called at the first signal, in that thread.
+        last_words: Is called right before the end, in either thread, when nothing unfinished is on disk.
+    """
+    received: list[int] = []
+    ending = threading.Lock()
+
+    def interrupt(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    def leave_under_it(number: int) -> None:
+        if ending.acquire(blocking=False):  # otherwise it ended by itself
+            leave(128 + number, last_words)
+
+    try:
+        with catching(interrupt) as numbers, _listening(numbers, announce, leave_under_it):
+            yield
+    except BaseException:  # KeyboardInterrupt, or what a library made of it
+        if not received:
+            raise
+        ending.acquire()  # the process is being left where this does not return
+        last_words()
+        raise SystemExit(128 + received[0]) from None
+
+
+@contextmanager
+def _listening(
+    numbers: Collection[int], announce: Callable[[], None], leave_by: Callable[[int], None]
+) -> Iterator[None]:
+    """Receive signals in a thread of its own, besides whatever handles them."""
+    if not numbers:
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def listen() -> None:
+        received: list[int] = []
+        while data := os.read(reading, 1):
+            if data[0] not in numbers:
+                continue
+            received.append(data[0])
+            if len(received) == 2:
+                leave_by(received[0])
+            elif len(received) == 1:
+                timer = threading.Timer(LEAVE_S, leave_by, (received[0],))
+                timer.daemon = True
+                timer.start()
+                announce()
+        os.close(reading)
+        if received:
+            timer.cancel()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+
+
+def leave(code: int, last_words: Callable[[], None] = lambda: None) -> NoReturn:
+    """End the process at once under whatever hangs; what is not whole on disk is removed first.
+
+    For when a library's call does not return: ending the interpreter under it may crash.
+
+    Args:
+        code: Exit code.
+        last_words: Is called when nothing unfinished is on disk any more.
+    """
+    files = sys.modules.get("hasn_edge.files")
+    if files is not None and hasattr(files, "abandon"):
+        files.abandon()
+    last_words()
+    if sys.__stderr__ is not None and sys.__stderr__.isatty():
+        os.write(sys.__stderr__.fileno(), b"\x1b[?25h")  # a spinner or a progress bar has hidden the cursor
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # closed, or this interrupted it
+            stream.flush()
+    os._exit(code)
+
+
 def _leave(number: int, frame: FrameType | None, leave: Callable[[int], None] = os._exit) -> None:
     leave(130)  # by no name of this module: they are gone when the interpreter ends
 
@@ -92,7 +228,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         # Not by threading, whose locks this may have interrupted.
         _thread.start_new_thread(_interrupt_again, (_waiting, _thread.get_ident()))
     elif time.monotonic() - _waiting > _PATIENCE_S:
-        _give_up()
+        leave(EXIT_CODE)  # in the middle of a large package; such are loaded before anything is begun
 
 
 def _interrupt_again(mine: float, main: int) -> None:
@@ -108,16 +244,6 @@ def _interrupt_again(mine: float, main: int) -> None:
             signal.pthread_kill(main, signal.SIGINT)  # a real signal also ends what it sleeps in
         else:
             _thread.interrupt_main()
-
-
-def _give_up() -> None:
-    """Leave in the middle of a large package; such are loaded before anything is begun."""
-    files = sys.modules.get("hasn_edge.files")
-    if files is not None and hasattr(files, "abandon"):
-        files.abandon()
-    if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h")  # a spinner has hidden the cursor
-    os._exit(EXIT_CODE)
 
 
 def _is_loading(frame: FrameType | None) -> bool:

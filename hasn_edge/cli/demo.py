@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hasn_edge import interrupt
 from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, device_option, model_option, threads_option
 from hasn_edge.cli.cures import cure_text, message_of
 from hasn_edge.cli.terminal import console, messages, say
 from hasn_edge.errors import Cure, HasnEdgeError, joined
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from hasn_edge.live.launch import DemoOptions
     from hasn_edge.live.pipeline import Live
     from hasn_edge.live.stats import Stats
@@ -154,13 +151,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
         click.echo(f"Error: {message_of(exc, command)}", err=True)
         code = exc.exit_code
     if _lingering():
-        # A library's call does not return: ending the interpreter under it may crash.
-        from hasn_edge.files import abandon
-
-        abandon()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        interrupt.leave(code)
     sys.exit(code)
 
 
@@ -177,7 +168,7 @@ def _run(options: DemoOptions, json_path: Path | None) -> int:
         with ExitStack() as stack:
             terminal = TerminalView(messages())
             live = open_live(options, stack, _tell, (terminal,), cure_text=_cure_text)
-            with _signals(live, options.record, received):
+            with interrupt.catching(partial(_stop, live, options.record, received)):
                 whole = False
                 try:
                     live.run()
@@ -191,24 +182,14 @@ def _run(options: DemoOptions, json_path: Path | None) -> int:
     return 128 + received[0] if received else 0
 
 
-@contextmanager
-def _signals(live: Live, record: Path | None, received: list[int]) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the run as its own end would: recordings are finished, figures printed."""
+def _stop(live: Live, record: Path | None, received: list[int], number: int) -> None:
+    """End the run at a signal as its own end would: recordings are finished, figures printed."""
+    received.append(number)
+    live.stop()
     texts = (f"Stopping: {record} is being finished; Ctrl-C again drops it", "Dropping the recording")
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        live.stop()
-        if record is not None and len(received) <= len(texts):
-            with suppress(RuntimeError):  # it interrupted this very stream
-                say(texts[len(received) - 1], err=True)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if record is not None and len(received) <= len(texts):
+        with suppress(RuntimeError):  # it interrupted this very stream
+            say(texts[len(received) - 1], err=True)
 
 
 def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:

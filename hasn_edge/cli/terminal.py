@@ -6,10 +6,12 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from hasn_edge import interrupt
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -167,3 +169,25 @@ def note(text: str) -> None:
     """Print a line that explains a result on standard error; nothing with ``-q``."""
     if not _quiet:
         say(text, err=True)
+
+
+@dataclass
+class Interruption:
+    """What is printed when a signal ends a verb; the verb changes it while it works."""
+
+    sentence: str = "Interrupted"
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Let Ctrl-C and SIGTERM end the block, whatever library hangs, with a sentence and the shell's code."""
+    last = Interruption()
+
+    def say_last() -> None:
+        say(last.sentence, err=True)
+        if sys.__stderr__ is not None and sys.__stderr__.isatty():
+            sys.__stderr__.write("\r\x1b[2K")  # the progress bar, which is drawn below it once more
+            sys.__stderr__.flush()
+
+    with interrupt.ending_in_time(lambda: say("Stopping; Ctrl-C again leaves at once", err=True), say_last):
+        yield last

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hasn_edge import interrupt
 from hasn_edge.cli.common import threads_option
 from hasn_edge.cli.terminal import messages
 from hasn_edge.optional import require
@@ -120,7 +120,9 @@ def command(
     from hasn_edge.train.run_folder import read_run_file
     from hasn_edge.train.runs import branch_run, resume_run
 
-    with world(device) as here, _signals() as asked, _display(here) as report:
+    asked: list[int] = []
+    stopping = interrupt.catching(asked.append, once=True)  # the second one ends it as it usually does
+    with world(device) as here, stopping, _display(here) as report:
         folder = resume or output
         if here.is_main:
             if resume is not None:
@@ -213,24 +215,6 @@ def _begin(
             path = folder / "data" / str(number)
         prepared.append(path)
     return folder, begin_run(plan, folder, data=prepared, sets=sets, start=start, device=here.device)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying by them; a second one of either kills as usual."""
-    asked: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    wanted = (int(signal.SIGINT), int(signal.SIGTERM))
-    before = {number: signal.signal(number, note) for number in wanted}
-    try:
-        yield asked
-    finally:
-        for number in wanted:
-            signal.signal(number, before[number])
 
 
 @contextmanager

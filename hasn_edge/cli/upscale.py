@@ -18,8 +18,7 @@ from hasn_edge.cli.common import (
     open_chosen,
     threads_option,
 )
-from hasn_edge.cli.interruption import Interruption
-from hasn_edge.cli.terminal import progress, say
+from hasn_edge.cli.terminal import interruption, progress, say
 from hasn_edge.cli.upscale_files import check_output, find_files, name_results, say_result
 from hasn_edge.errors import InputError
 from hasn_edge.progress import Step
@@ -135,7 +134,7 @@ def command(
     padded: list[Path] = []
     in_flight = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
     with (
-        Interruption() as interruption,
+        interruption() as interrupted,
         open_chosen(
             model, artifact, threads=threads, device=device, cuda=cuda, in_flight=in_flight
         ) as session,
@@ -156,14 +155,14 @@ def command(
                 advance(Step(path.name))
         for video, target in videos:
             try:
-                interruption.sentence = (
+                interrupted.sentence = (
                     f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
                 )
                 whole = _upscale_video(
                     upscaler, video, target, codec=codec, quality=quality, audio=audio, several=several
                 )
                 padded += [video] if _is_padded(upscaler) else []
-                interruption.sentence = "Interrupted"
+                interrupted.sentence = "Interrupted"
                 failures += [] if whole else [str(video)]
             except InputError as exc:
                 failures.append(str(exc))

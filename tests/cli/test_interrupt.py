@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -197,3 +198,40 @@ def test_in_another_program_it_is_130_too_and_its_handler_stays(monkeypatch):
     result = CliRunner().invoke(cli, ["doctor"])
     assert (result.exit_code, result.output) == (130, "Interrupted; nothing half-written was kept\n")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_go_to_a_function_and_afterwards_where_they_went_before():
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append("before"))
+    received: list = []
+    try:
+        with interrupt.catching(received.append) as numbers:
+            assert set(numbers) == {signal.SIGINT, signal.SIGTERM}
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+        signal.raise_signal(signal.SIGINT)
+        with interrupt.catching(received.append, once=True):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert received == [2, 15, 2, "before", 2, "before"]
+
+
+def test_what_is_ignored_and_other_threads_are_left_alone():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    received: list[int] = []
+    try:
+        with interrupt.catching(received.append) as numbers:
+            signal.raise_signal(signal.SIGINT)
+        assert (received, list(numbers)) == ([], [signal.SIGTERM])
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    def elsewhere() -> None:
+        with interrupt.catching(received.append) as numbers:
+            received.append(len(numbers))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert received == [0]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run by its path
 
-from hasn_edge.cli import interruption, main, upscale
+from hasn_edge import interrupt
+from hasn_edge.cli import main, upscale
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video.encode import Encoder
 from tests.support.fake_session import FakeSession
@@ -44,7 +45,7 @@ def hang(self, rgb_HWC, pts, duration=0):
 if STAGE != "network":
     Encoder.write = hang
 if STAGE == "twice":
-    interruption.LEAVE_S = 900
+    interrupt.LEAVE_S = 900
 upscale.open_chosen = lambda *args, **options: Hanging(ModelSpec())
 sys.argv[1:2] = ["upscale"]
 main()
