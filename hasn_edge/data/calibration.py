@@ -37,7 +37,7 @@ _PREPROCESSING = b"hasn-edge calibration 1: RGB, NCHW, level / largest level, fl
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """One square of one image, as a line of a manifest says it."""
+    """One square of one image, as a line of a manifest has it."""
 
     path: Path
     left: str
@@ -59,7 +59,9 @@ class CalibrationData:
 
     def __post_init__(self) -> None:
         if not self.patches:
-            raise InputError(f"{self.source}: no image to calibrate with" + _first(self.skipped))
+            more = f" (and {len(self.skipped) - 1} more)" if len(self.skipped) > 1 else ""
+            reason = f": {self.skipped[0]}{more}" if self.skipped else ""
+            raise InputError(f"{self.source}: no image to calibrate with{reason}")
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +97,7 @@ def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0)
         return CalibrationData("the patches that ship", tuple(_read(path) for path in find_images([folder])))
     path = Path(source)
     if isinstance(source, str) and not path.exists() and path.name == source and path.suffix == ".txt":
-        return _needs_images(source)
+        raise _missing_images(source)
     if path.is_dir():
         root = _div2k_root(path)
         if root is not None:
@@ -201,11 +203,11 @@ def _div2k_root(path: Path) -> Path | None:
     return None
 
 
-def _needs_images(manifest: str) -> CalibrationData:
+def _missing_images(manifest: str) -> InputError:
     known = sorted(path.name for path in shipped("calibration", "manifests").glob("*.txt"))
     if manifest not in known:
-        raise InputError(f"{manifest}: no such manifest; those that ship: {', '.join(known)}")
-    raise InputError(
+        return InputError(f"{manifest}: no such manifest; those that ship: {', '.join(known)}")
+    return InputError(
         f"the manifest {manifest} lists images that do not ship; name the folder that has "
         f"{DIV2K_LR.as_posix()} in it, for example",
         use(calibration="datasets/DIV2K"),
@@ -245,10 +247,3 @@ def _is_place(text: str) -> bool:
 
 def _place(text: str, room: int) -> int:
     return round(float(text[:-1]) / 100 * room) if text.endswith("%") else int(text)
-
-
-def _first(skipped: Sequence[str]) -> str:
-    if not skipped:
-        return ""
-    more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-    return f": {skipped[0]}{more}"

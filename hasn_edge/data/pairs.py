@@ -32,13 +32,11 @@ class Pair:
 
     def hr(self) -> UInt8:
         """Read HR: ``(H, W, 3)`` uint8 RGB, cut at bottom and right to a multiple of the scale."""
-        pixels = _rgb8(self.hr_path)
-        height, width = (side // self.scale * self.scale for side in pixels.shape[:2])
-        return np.ascontiguousarray(pixels[:height, :width])
+        return cut_to_multiple(read_rgb8(self.hr_path), self.scale)
 
     def lr(self) -> UInt8:
         """Read or make LR: ``(H / scale, W / scale, 3)`` uint8 RGB."""
-        return imresize(self.hr(), scale=1 / self.scale) if self.lr_path is None else _rgb8(self.lr_path)
+        return imresize(self.hr(), scale=1 / self.scale) if self.lr_path is None else read_rgb8(self.lr_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     """
     name, folder = _name_and_folder(source)
     if not folder.is_dir():
-        raise InputError(f"set {name}: {folder}: no such folder{_similar(folder)}")
+        raise InputError(f"set {name}: {folder}: no such folder{_suggest(folder)}")
     hr_folder, prefix = _hr_folder(name, folder)
     hr_files = _by_stem(name, hr_folder)
     lr_folder = _lr_folder(folder, hr_folder, prefix, scale)
@@ -106,8 +104,15 @@ def bicubic_baseline(scale: int) -> Callable[[Float32], Float32]:
     return run
 
 
-def _rgb8(path: Path) -> UInt8:
+def read_rgb8(path: Path) -> UInt8:
+    """Read an image as ``(H, W, 3)`` uint8 RGB, whatever its file holds."""
     return to_uint8(to_rgb(read_image(path)))
+
+
+def cut_to_multiple(pixels: UInt8, step: int) -> UInt8:
+    """Cut ``(H, W, 3)`` at bottom and right, so that ``step`` divides height and width."""
+    height, width = (side // step * step for side in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[:height, :width])
 
 
 def _name_and_folder(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[str]]) -> tuple[str, Path]:
@@ -123,7 +128,7 @@ def _name_and_folder(source: str | os.PathLike[str] | tuple[str, str | os.PathLi
     return Path(text).resolve().name, Path(text)
 
 
-def _similar(folder: Path) -> str:
+def _suggest(folder: Path) -> str:
     """Suggest a neighbour with nearly the same name."""
     parent = folder.parent
     names = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
@@ -153,10 +158,8 @@ def _lr_folder(folder: Path, hr_folder: Path, prefix: str, scale: int) -> Path |
     if hr_folder == folder:
         return None
     bicubic = f"{prefix}_LR_bicubic" if prefix else "LR_bicubic"
-    for candidate in (folder / f"LRbicx{scale}", folder / bicubic / f"X{scale}"):
-        if candidate.is_dir():
-            return candidate
-    return None
+    candidates = (folder / f"LRbicx{scale}", folder / bicubic / f"X{scale}")
+    return next((candidate for candidate in candidates if candidate.is_dir()), None)
 
 
 def _by_stem(name: str, folder: Path) -> dict[str, Path]:

@@ -6,12 +6,11 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from hasn_edge.data.shards import Shards, all_entries
+from hasn_edge.data.shards import Shards
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import UInt8
 
@@ -51,7 +50,7 @@ class PatchSource:
             raise InputError(f"the prepared folders have different scales {sorted(scales)}; use one scale")
         self.scale = scales.pop()
         self.seed = seed
-        self._images = list(all_entries(shards))
+        self._images = [(each, index) for each in shards for index in range(len(each))]
         sizes = [(each.entries[i].height, each.entries[i].width) for each, i in self._images]
         self._heights, self._widths = np.array(sizes, np.int64).T
 
@@ -83,9 +82,7 @@ class PatchSource:
         tops = random.integers(self._heights[chosen] - patch + 1)
         lefts = random.integers(self._widths[chosen] - patch + 1)
         orientations = random.integers(8, size=size)
-        picks = list(zip(chosen.tolist(), tops.tolist(), lefts.tolist(), orientations.tolist(), strict=True))[
-            part
-        ]
+        picks = np.stack([chosen, tops, lefts, orientations], axis=1)[part].tolist()
         side = patch * self.scale
         lr = np.empty((len(picks), 3, patch, patch), np.uint8)
         hr = np.empty((len(picks), 3, side, side), np.uint8)
@@ -139,12 +136,9 @@ class Prefetcher(Generic[T]):
         return False
 
     def __iter__(self) -> Iterator[T]:
-        for _ in count():
-            item = self._queue.get()
+        while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            if item is None:
-                return
             yield item
 
     def close(self) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from hasn_edge.data.layouts import TrainingPair, find_pairs
+from hasn_edge.data.pairs import cut_to_multiple, read_rgb8
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
 from hasn_edge.errors import InputError, say, use
-from hasn_edge.images.arrays import UInt8, to_rgb, to_uint8
-from hasn_edge.images.codec import read_image, read_image_size
+from hasn_edge.images.arrays import UInt8
+from hasn_edge.images.codec import read_image_size
 from hasn_edge.metrics import psnr_rgb
 from hasn_edge.progress import Progress, Step, ignore
 
@@ -88,7 +89,7 @@ def prepare(
     pairs = [pair for root in roots for pair in find_pairs(root, scale)]
     if downscale > 1:
         pairs = [TrainingPair(name=pair.name, hr=pair.hr) for pair in pairs]
-    checked = [(pair, _look(pair, scale, downscale, min_side)) for pair in pairs]
+    checked = [(pair, _check_headers(pair, scale, downscale, min_side)) for pair in pairs]
     skipped = [problem for _, problem in checked if problem is not None]
     _refuse(skipped, len(pairs), skip_bad)
     usable = [pair for pair, problem in checked if problem is None]
@@ -129,7 +130,7 @@ def _refuse(problems: Sequence[Problem], total: int, skip_bad: bool) -> None:
         )
 
 
-def _look(pair: TrainingPair, scale: int, downscale: int, min_side: int) -> Problem | None:
+def _check_headers(pair: TrainingPair, scale: int, downscale: int, min_side: int) -> Problem | None:
     """Check what the headers say, without decoding."""
     try:
         height, width = (side // downscale for side in read_image_size(pair.hr))
@@ -159,31 +160,22 @@ def _look(pair: TrainingPair, scale: int, downscale: int, min_side: int) -> Prob
 
 def _load(pair: TrainingPair, scale: int, downscale: int) -> _Done | Problem:
     try:
-        hr = _rgb8(pair.hr)
-        lr = _rgb8(pair.lr) if pair.lr is not None else None
+        hr = read_rgb8(pair.hr)
+        lr = read_rgb8(pair.lr) if pair.lr is not None else None
     except InputError as exc:
         return Problem(name=pair.name, reason=str(exc))
     # Cutting to whole LR pixels of the final scale first keeps both reductions on one grid.
-    hr = _cut(hr, scale * downscale)
+    hr = cut_to_multiple(hr, scale * downscale)
     if downscale > 1:
         hr = imresize(hr, scale=1 / downscale)
     if lr is None:
         lr = imresize(hr, scale=1 / scale)
-    elif not _alike(lr, hr, scale):
+    elif not _match(lr, hr, scale):
         return Problem(name=pair.name, reason=f"its LR {pair.lr} does not show the same image")
     return _Done(lr=lr, hr=hr, digest=hashlib.sha256(np.ascontiguousarray(hr).data).digest())
 
 
-def _rgb8(path: Path) -> UInt8:
-    return to_uint8(to_rgb(read_image(path)))
-
-
-def _cut(pixels: UInt8, step: int) -> UInt8:
-    height, width = (side // step * step for side in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[:height, :width])
-
-
-def _alike(lr: UInt8, hr: UInt8, scale: int) -> bool:
+def _match(lr: UInt8, hr: UInt8, scale: int) -> bool:
     """Whether the middle of ``lr`` shows what the middle of ``hr`` does."""
     top, left = (max(0, side - _PROBE) // 2 for side in lr.shape[:2])
     small = lr[top : top + _PROBE, left : left + _PROBE]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from hasn_edge.errors import InputError
+from hasn_edge.errors import Cure, InputError, call
 from hasn_edge.files import writing
 from hasn_edge.images.arrays import UInt8
 
@@ -35,7 +35,7 @@ class Entry:
 class Shards:
     """A folder made by :class:`ShardWriter`, opened for reading.
 
-    ``hr.u8`` and ``lr.u8`` hold the images one after the other as ``(H, W, 3)`` RGB; ``shards.json`` says
+    ``hr.u8`` and ``lr.u8`` hold the images one after the other as ``(H, W, 3)`` RGB; ``shards.json`` holds
     where each begins. The operating system keeps in memory what is used, shared between processes.
     """
 
@@ -51,14 +51,10 @@ class Shards:
         self.fingerprint: str = index["fingerprint"]
         """SHA-256 over the names, sizes and pixels: two runs on the same data have the same one."""
         self.entries = tuple(Entry(**entry) for entry in index["images"])
-        self._lr = self._map("lr.u8", self.lr_bytes)
-        self._hr = self._map("hr.u8", self.lr_bytes * self.scale**2)
-
-    @property
-    def lr_bytes(self) -> int:
-        """Bytes of all LR images together."""
         last = self.entries[-1]
-        return last.offset + last.height * last.width * 3
+        size = last.offset + last.height * last.width * 3
+        self._lr = self._map("lr.u8", size)
+        self._hr = self._map("hr.u8", size * self.scale**2)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -81,7 +77,7 @@ class Shards:
         actual = path.stat().st_size if path.is_file() else None
         if actual != size:
             came = "is missing" if actual is None else f"has {actual} bytes, expected {size}"
-            raise InputError(f"{path} {came}; make it again with 'hasn-edge data prepare'")
+            raise InputError(f"{path} {came}", _prepare(self.folder))
         return np.memmap(path, np.uint8, "r")
 
 
@@ -157,32 +153,22 @@ def combined_fingerprint(shards: Iterable[Shards]) -> str:
     return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
 
-def all_entries(shards: Iterable[Shards]) -> Iterator[tuple[Shards, int]]:
-    """Yield every image of every folder as ``(shards, index)``."""
-    for each in shards:
-        for index in range(len(each)):
-            yield each, index
-
-
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{folder}: no prepared training data ({INDEX} is missing); make it with "
-            f"'hasn-edge data prepare PHOTOS -o {folder}'"
-        ) from None
+        missing = f"{folder}: no prepared training data ({INDEX} is missing)"
+        raise InputError(missing, _prepare(folder)) from None
     except (OSError, ValueError) as exc:
-        raise InputError(
-            f"{path}: not readable ({exc}); make it again with 'hasn-edge data prepare'"
-        ) from exc
+        raise InputError(f"{path}: not readable ({exc})", _prepare(folder)) from exc
     if isinstance(index, dict) and "images" not in index:
         index["images"] = index.pop("pictures", None)  # as version 0.1 wrote it
     if not isinstance(index, dict) or index.get("schema") != SCHEMA or not index.get("images"):
         found = index.get("schema") if isinstance(index, dict) else None
-        raise InputError(
-            f"{path}: schema {found!r}, this version reads {SCHEMA}; make it again with "
-            "'hasn-edge data prepare'"
-        )
+        raise InputError(f"{path}: schema {found!r}, this version reads {SCHEMA}", _prepare(folder))
     return index
+
+
+def _prepare(folder: Path) -> Cure:
+    return call("data prepare", photos="PHOTOS", output=str(folder))
