@@ -14,7 +14,7 @@ import torch as real_torch
 from hasn_edge.errors import BuildError, HasnEdgeError, MissingDependencyError, UnsupportedError
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.runtime.cuda import BACKENDS, choose
-from hasn_edge.runtime.cuda.protocol import CudaBackend
+from hasn_edge.runtime.cuda.backend import CudaBackend
 from tests.support import fake_cuda
 
 WITH_GRAPHS = ("cuda-python", "torch")
@@ -110,7 +110,7 @@ def test_a_graph_does_again_what_was_recorded(backend):
             backend.destroy_graph(graph)
         else:
             for call in (backend.begin_capture, backend.end_capture):
-                with pytest.raises(BuildError, match="PyCUDA has no CUDA graphs"):
+                with pytest.raises(BuildError, match="pycuda has no CUDA graphs"):
                     call(stream)
         backend.free(device)
         backend.host_free(host)
@@ -327,8 +327,8 @@ def test_the_real_pytorch_takes_these_calls():
 def test_the_real_cuda_python_takes_these_calls():
     """Where cuda-python is installed: without a GPU every call fails with CUDA's error, no TypeError."""
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed: extra [cuda]")
+    from hasn_edge.runtime.cuda.backend import CudaEvent, CudaGraph, CudaStream, DeviceBuffer, HostBuffer
     from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend
-    from hasn_edge.runtime.cuda.protocol import CudaEvent, CudaGraph, CudaStream, DeviceBuffer, HostBuffer
 
     try:
         choose("cuda-python")

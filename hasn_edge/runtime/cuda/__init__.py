@@ -14,7 +14,7 @@ from hasn_edge.errors import (
     say,
 )
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
-from hasn_edge.runtime.cuda.protocol import CudaBackend
+from hasn_edge.runtime.cuda.backend import CudaBackend
 
 BACKENDS = ("torch", "cuda-python", "pycuda")
 """Names of the Python packages, as :func:`choose` takes them."""

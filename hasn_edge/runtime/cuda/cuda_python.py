@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.errors import BuildError, Cure, MissingDependencyError, say
+from hasn_edge.errors import Cure, MissingDependencyError, say
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.optional import require
-from hasn_edge.runtime.cuda.protocol import (
-    CudaEvent,
-    CudaGraph,
-    CudaStream,
-    DeviceBuffer,
-    HostBuffer,
-    cuda_error,
-    take,
-)
-
-NAME = "cuda-python"
+from hasn_edge.runtime.cuda.backend import CudaBackend, CudaStream, DeviceBuffer, HostBuffer
 
 
-class CudaPythonBackend:
+class _Refused(Exception):  # noqa: N818 - never leaves this file
+    """An error code of the runtime, which raises none itself."""
+
+    code: Any = None
+
+
+class _NoMemory(_Refused):
+    pass
+
+
+class CudaPythonBackend(CudaBackend):
     """Calls the CUDA runtime API; every call returns ``(error, *results)``.
 
     Args:
@@ -37,152 +37,119 @@ class CudaPythonBackend:
         BuildError: the runtime does not start: no driver, or one that is too old for it.
     """
 
-    name = NAME
-    graphs = True
+    name = "cuda-python"
+    _errors, _memory_errors = (_Refused,), (_NoMemory,)
 
     def __init__(self, index: int = 0) -> None:
-        self._rt = _module()
+        self._rt = _module(self.name)
         self.index = index
-        with self.activate():
-            (integrated,) = self._call(
-                "ask for the GPU's kind",
-                self._rt.cudaDeviceGetAttribute(self._rt.cudaDeviceAttr.cudaDevAttrIntegrated, index),
-            )
-        self.integrated = bool(integrated)
+        with self.activate(), self._doing("ask for the GPU's kind"):
+            attribute = self._rt.cudaDeviceAttr.cudaDevAttrIntegrated
+            self.integrated = bool(self._result(self._rt.cudaDeviceGetAttribute(attribute, index)))
 
     @contextmanager
     def activate(self) -> Iterator[None]:
         """Choose the GPU for this thread; the runtime then uses its primary context."""
-        self._call(f"use GPU {self.index}", self._rt.cudaSetDevice(self.index))
+        with self._doing(f"use GPU {self.index}"):
+            self._result(self._rt.cudaSetDevice(self.index))
         yield
 
-    def malloc(self, nbytes: int) -> DeviceBuffer:
-        """Allocate memory on the GPU."""
-        (address,) = self._call(f"allocate {nbytes} bytes", self._rt.cudaMalloc(nbytes))
-        return DeviceBuffer(int(address), nbytes, int(address))
+    def _malloc(self, nbytes: int) -> DeviceBuffer:
+        address = int(self._result(self._rt.cudaMalloc(nbytes)))
+        return DeviceBuffer(address, nbytes, address)
 
-    def free(self, buffer: DeviceBuffer) -> None:
-        """Free memory of :meth:`malloc`."""
-        self._call("free memory", self._rt.cudaFree(take(NAME, buffer)))
+    def _free(self, owner: Any) -> None:
+        self._result(self._rt.cudaFree(owner))
 
-    def host_alloc(self, nbytes: int, *, mapped: bool = False) -> HostBuffer:
-        """Allocate page-locked memory; ``mapped`` also gives it an address on the GPU."""
+    def _host_alloc(self, nbytes: int, *, mapped: bool) -> HostBuffer:
         flags = self._rt.cudaHostAllocMapped if mapped else self._rt.cudaHostAllocDefault
-        what = f"allocate {nbytes} bytes of page-locked memory"
-        (address,) = self._call(what, self._rt.cudaHostAlloc(nbytes, flags))
+        address = int(self._result(self._rt.cudaHostAlloc(nbytes, flags)))
         device_address = None
         if mapped:
             try:
-                (device,) = self._call("map memory", self._rt.cudaHostGetDevicePointer(address, 0))
-            except BuildError:
+                device_address = int(self._result(self._rt.cudaHostGetDevicePointer(address, 0)))
+            except _Refused:
                 self._rt.cudaFreeHost(address)
                 raise
-            device_address = int(device)
-        memory = (ctypes.c_uint8 * nbytes).from_address(int(address))
-        return HostBuffer(np.ctypeslib.as_array(memory), device_address, int(address))
+        memory = (ctypes.c_uint8 * nbytes).from_address(address)
+        return HostBuffer(np.ctypeslib.as_array(memory), device_address, address)
 
-    def host_free(self, buffer: HostBuffer) -> None:
-        """Free memory of :meth:`host_alloc`."""
-        self._call("free page-locked memory", self._rt.cudaFreeHost(take(NAME, buffer)))
+    def _host_free(self, owner: Any) -> None:
+        self._result(self._rt.cudaFreeHost(owner))
 
-    def to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: CudaStream) -> None:
-        """Queue a copy to the GPU."""
+    def _to_device(self, target: DeviceBuffer, source: HostBuffer, nbytes: int, stream: CudaStream) -> None:
         kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call(
-            "copy to the GPU",
-            self._rt.cudaMemcpyAsync(target.owner, source.owner, nbytes, kind, stream.owner),
-        )
+        self._result(self._rt.cudaMemcpyAsync(target.owner, source.owner, nbytes, kind, stream.owner))
 
-    def to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: CudaStream) -> None:
-        """Queue a copy from the GPU."""
+    def _to_host(self, target: HostBuffer, source: DeviceBuffer, nbytes: int, stream: CudaStream) -> None:
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call(
-            "copy from the GPU",
-            self._rt.cudaMemcpyAsync(target.owner, source.owner, nbytes, kind, stream.owner),
-        )
+        self._result(self._rt.cudaMemcpyAsync(target.owner, source.owner, nbytes, kind, stream.owner))
 
-    def create_stream(self) -> CudaStream:
-        """Make a stream that does not wait for the default stream."""
-        (stream,) = self._call(
-            "make a stream", self._rt.cudaStreamCreateWithFlags(self._rt.cudaStreamNonBlocking)
-        )
+    def _create_stream(self) -> CudaStream:
+        stream = self._result(self._rt.cudaStreamCreateWithFlags(self._rt.cudaStreamNonBlocking))
         return CudaStream(int(stream), stream)
 
-    def synchronize(self, stream: CudaStream) -> None:
-        """Wait for all that was queued."""
-        self._call("finish the queued work", self._rt.cudaStreamSynchronize(stream.owner))
+    def _synchronize(self, stream: CudaStream) -> None:
+        self._result(self._rt.cudaStreamSynchronize(stream.owner))
 
-    def destroy_stream(self, stream: CudaStream) -> None:
-        """Destroy a stream."""
-        self._call("destroy a stream", self._rt.cudaStreamDestroy(take(NAME, stream)))
+    def _destroy_stream(self, owner: Any) -> None:
+        self._result(self._rt.cudaStreamDestroy(owner))
 
-    def create_event(self) -> CudaEvent:
-        """Make an event that takes the time."""
-        (event,) = self._call("make an event", self._rt.cudaEventCreate())
-        return CudaEvent(event)
+    def _create_event(self) -> Any:
+        return self._result(self._rt.cudaEventCreate())
 
-    def record(self, event: CudaEvent, stream: CudaStream) -> None:
-        """Queue the event."""
-        self._call("record an event", self._rt.cudaEventRecord(event.owner, stream.owner))
+    def _record(self, event: Any, stream: CudaStream) -> None:
+        self._result(self._rt.cudaEventRecord(event, stream.owner))
 
-    def elapsed_s(self, start: CudaEvent, end: CudaEvent) -> float:
-        """Return the seconds between two events that happened."""
-        (milliseconds,) = self._call("read the time", self._rt.cudaEventElapsedTime(start.owner, end.owner))
-        return float(milliseconds) / 1e3
+    def _elapsed_ms(self, start: Any, end: Any) -> float:
+        return float(self._result(self._rt.cudaEventElapsedTime(start, end)))
 
-    def destroy_event(self, event: CudaEvent) -> None:
-        """Destroy an event."""
-        self._call("destroy an event", self._rt.cudaEventDestroy(take(NAME, event)))
+    def _destroy_event(self, owner: Any) -> None:
+        self._result(self._rt.cudaEventDestroy(owner))
 
-    def begin_capture(self, stream: CudaStream) -> None:
-        """Start recording; other threads may go on calling CUDA meanwhile."""
+    def _begin_capture(self, stream: CudaStream) -> None:
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("start recording a graph", self._rt.cudaStreamBeginCapture(stream.owner, mode))
+        self._result(self._rt.cudaStreamBeginCapture(stream.owner, mode))
 
-    def end_capture(self, stream: CudaStream) -> CudaGraph:
-        """End the recording and make the graph executable."""
-        (graph,) = self._call("record a graph", self._rt.cudaStreamEndCapture(stream.owner))
+    def _end_capture(self, stream: CudaStream) -> Any:
+        graph = self._result(self._rt.cudaStreamEndCapture(stream.owner))
         # cudaGraphInstantiate takes other arguments in every major version; this one has not changed.
         try:
-            (executable,) = self._call(
-                "prepare the recorded graph", self._rt.cudaGraphInstantiateWithFlags(graph, 0)
-            )
+            return self._result(self._rt.cudaGraphInstantiateWithFlags(graph, 0))
         finally:
             self._rt.cudaGraphDestroy(graph)
-        return CudaGraph(executable)
 
-    def launch(self, graph: CudaGraph, stream: CudaStream) -> None:
-        """Queue the recorded work."""
-        self._call("launch a graph", self._rt.cudaGraphLaunch(graph.owner, stream.owner))
+    def _launch(self, graph: Any, stream: CudaStream) -> None:
+        self._result(self._rt.cudaGraphLaunch(graph, stream.owner))
 
-    def destroy_graph(self, graph: CudaGraph) -> None:
-        """Destroy a graph."""
-        self._call("destroy a graph", self._rt.cudaGraphExecDestroy(take(NAME, graph)))
+    def _destroy_graph(self, owner: Any) -> None:
+        self._result(self._rt.cudaGraphExecDestroy(owner))
 
-    def close(self) -> None:
-        """Nothing to let go of: the runtime keeps the primary context for the process."""
-
-    def _call(self, what: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return an answer's results, or raise its error."""
+    def _result(self, answer: tuple[Any, ...]) -> Any:
+        """Return an answer's result, if it has one, or raise its error."""
         error, *results = answer
-        if error == self._rt.cudaError_t.cudaSuccess:
-            return tuple(results)
+        codes = self._rt.cudaError_t
+        if error == codes.cudaSuccess:
+            return results[0] if results else None
         # The error stays until somebody asks; TensorRT would take it for that of its own next launch.
         self._rt.cudaGetLastError()
         text = self._rt.cudaGetErrorString(error)[1]
         text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-        if error == self._rt.cudaError_t.cudaErrorMemoryAllocation:
-            raise MemoryError(f"CUDA (through {NAME}) could not {what}: {text}")
-        cures: tuple[Cure, ...] = ()
-        if error.name == "cudaErrorInsufficientDriver":
-            command = cuda_python_install(gpu_facts(self.index), otherwise="pip install 'cuda-python<13'")
-            cures = (say(f"install the cuda-python of the driver's CUDA: {command}"),)
-        raise cuda_error(NAME, what, f"{text} ({error.name})", *cures)
+        no_memory = error == codes.cudaErrorMemoryAllocation
+        refused = _NoMemory(text) if no_memory else _Refused(f"{text} ({error.name})")
+        refused.code = error
+        raise refused
+
+    def _cures(self, exc: Exception) -> tuple[Cure, ...]:
+        if not isinstance(exc, _Refused) or exc.code.name != "cudaErrorInsufficientDriver":
+            return ()
+        command = cuda_python_install(gpu_facts(self.index), otherwise="pip install 'cuda-python<13'")
+        return (say(f"install the cuda-python of the driver's CUDA: {command}"),)
 
 
-def _module() -> ModuleType:
+def _module(name: str) -> ModuleType:
     """Import the bindings under the name of version 12.8 and newer, or under the older one."""
-    needed = {"extra": "cuda", "needed_for": f"Running an engine through {NAME}"}
+    needed = {"extra": "cuda", "needed_for": f"Running an engine through {name}"}
     try:
         return require("cuda.bindings.runtime", **needed)
     except MissingDependencyError as missing:

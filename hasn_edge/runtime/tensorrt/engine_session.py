@@ -16,7 +16,7 @@ from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError, call, say
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
-from hasn_edge.runtime.cuda.protocol import CudaBackend
+from hasn_edge.runtime.cuda.backend import CudaBackend
 from hasn_edge.runtime.session import Pending, Session, Timing, out_of_memory
 from hasn_edge.runtime.tensorrt.in_flight import InFlight
 from hasn_edge.runtime.tensorrt.plan import LoadedPlan, RuntimeCache

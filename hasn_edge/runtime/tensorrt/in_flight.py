@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import BuildError
-from hasn_edge.runtime.cuda.protocol import CudaBackend, CudaEvent, CudaGraph, DeviceBuffer, HostBuffer
+from hasn_edge.runtime.cuda.backend import CudaBackend, CudaEvent, CudaGraph, DeviceBuffer, HostBuffer
 from hasn_edge.runtime.session import Timing
 from hasn_edge.runtime.tensorrt.plan import LoadedPlan, nbytes, view
 
