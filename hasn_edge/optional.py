@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from importlib import metadata
 from types import ModuleType
 
@@ -35,3 +36,8 @@ def installed_version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """Return the numbers of ``"10.13.3.9"``; what follows them (``"dev0"``) does not count."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])

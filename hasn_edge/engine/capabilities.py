@@ -18,7 +18,7 @@ from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.engine.worker_process import no_room, run_worker, worker_command
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError, say
 from hasn_edge.hardware.gpu import l4t_release
-from hasn_edge.optional import require
+from hasn_edge.optional import require, version_tuple
 
 NAMES = {EngineRuntime.RTX: "TensorRT for RTX", EngineRuntime.TENSORRT: "TensorRT"}
 
@@ -216,11 +216,6 @@ def make_logger(trt: Any, on_message: Callable[[str, str], object], *, verbose: 
                 on_message(severity.name, text.strip())
 
     return Logger()
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """Return the numbers of ``"10.13.3.9"``; what follows them (``"dev0"``) does not count."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])
 
 
 def check_target_capabilities(capabilities: Capabilities, wanted: tuple[str, ...]) -> None:

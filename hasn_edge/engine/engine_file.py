@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, Cure, call, say
+from hasn_edge.optional import version_tuple
 
 Stated = TypeVar("Stated", bound="str | None")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.errors import Cure, UnsupportedError, joined, say
 from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.optional import version_tuple
 from hasn_edge.spec import Precision
 
 

@@ -14,6 +14,7 @@ from hasn_edge.errors import ConfigError, UnsupportedError, call, say, use
 from hasn_edge.files import shipped
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile
+from hasn_edge.optional import version_tuple
 
 GENERATIONS = {
     "turing": ("7.5",),
@@ -122,7 +123,7 @@ class EngineTarget:
                     'and no capability such as "8.6"'
                 )
             capabilities += GENERATIONS.get(key, (key,))
-        ordered = sorted(set(capabilities), key=lambda c: tuple(map(int, c.split("."))))
+        ordered = sorted(set(capabilities), key=version_tuple)
         object.__setattr__(self, "compute_capabilities", tuple(ordered))
         if ordered and self.runtime is not EngineRuntime.RTX:
             raise ConfigError(

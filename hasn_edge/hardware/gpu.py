@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.optional import version_tuple
+
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 """NVIDIA's driver, as the system's loader finds it."""
 
@@ -111,7 +113,7 @@ def cuda_python_install(gpu: GpuFacts | None, *, otherwise: str = "pip install '
     """
     if gpu is None:
         return otherwise
-    major = int(gpu.cuda.split(".")[0])
+    major = version_tuple(gpu.cuda)[0]
     return f"pip install 'cuda-python>={major},<{major + 1}'"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from hasn_edge.hardware.gpu import TEGRA_RELEASE, l4t_release
 from hasn_edge.hardware.power import Sample
 from hasn_edge.hardware.readings import Readings, text_of
+from hasn_edge.optional import version_tuple
 
 JETPACKS = (
     # First L4T release, JetPack. A release belongs to the last line that is not after it.
@@ -198,12 +199,11 @@ def jetpack_of(l4t: str | None) -> str:
     """
     if l4t is None:
         raise LookupError("the release of Jetson Linux is not known")
-    found = tuple(int(part) for part in l4t.split("."))
-    known = [name for first, name in JETPACKS if tuple(map(int, first.split("."))) <= found]
-    same = [name for first, name in JETPACKS if int(first.split(".")[0]) == found[0]]
-    if not known or known[-1] not in same:
+    found = version_tuple(l4t)
+    known = [(version_tuple(first)[0], name) for first, name in JETPACKS if version_tuple(first) <= found]
+    if not known or known[-1][0] != found[0]:
         raise LookupError(f"Jetson Linux {l4t} is not in the list of JetPacks")
-    return known[-1]
+    return known[-1][1]
 
 
 def _channels(folder: Path) -> dict[str, tuple[Path, Path]]:

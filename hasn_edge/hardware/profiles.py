@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from hasn_edge.errors import ConfigError
+from hasn_edge.optional import version_tuple
 from hasn_edge.spec import Precision
 
 
@@ -42,15 +43,15 @@ class Versions:
         for name, version in (("first", self.first), ("last", self.last)):
             if version is not None and not re.fullmatch(r"\d+(\.\d+)*", version):
                 raise ConfigError(f'{name} is {version!r}; expected a version such as "10.3"')
-        if self.last is not None and _parts(self.last) < _parts(self.first):
+        if self.last is not None and version_tuple(self.last) < version_tuple(self.first):
             raise ConfigError(f"last is {self.last!r}, which is before first, {self.first!r}")
 
     def __contains__(self, version: str) -> bool:
         """Whether ``version`` lies in the range; 10.16.2 is in a range that ends with 10.16."""
-        found = _parts(version)
-        first = _parts(self.first)
-        last = None if self.last is None else _parts(self.last)
-        return found >= first and (last is None or found[: len(last)] <= last)
+        found = version_tuple(version)
+        if self.last is not None and found[: self.last.count(".") + 1] > version_tuple(self.last):
+            return False
+        return found >= version_tuple(self.first)
 
     def __str__(self) -> str:
         if self.last == self.first:
@@ -156,7 +157,3 @@ class DeviceProfile:
                         yield f"{entry.name}.{precision.value}", value.of(precision)
             elif value is not None:
                 yield entry.name, value
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))

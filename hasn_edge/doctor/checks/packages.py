@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.result import CheckResult, State
-from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.errors import say
 from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.host import OPENCV_DISTRIBUTIONS
+from hasn_edge.optional import version_tuple
 
 
 def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
     """Engines need one package for CUDA's memory and streams, and CUDA graphs need another than pycuda."""
     if environment.gpu is None:
         return
-    newest = int(environment.gpu.cuda.split(".")[0])
+    newest = version_tuple(environment.gpu.cuda)[0]
     install = (say(cuda_python_install(environment.gpu)),)
     present = cuda_backends(environment)
     if not present:

@@ -8,12 +8,12 @@ from hasn_edge.artifact import load_artifact
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
-from hasn_edge.engine.capabilities import version_tuple
 from hasn_edge.engine.compatibility import require_compatible
 from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.engine.known_issues import Severity, known_issues
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import Cure, HasnEdgeError, call, say
+from hasn_edge.optional import version_tuple
 
 LEAST_PYTHON = (3, 10)
 """What hasn-edge runs on: JetPack 6 and newer have it, JetPack 5 has 3.8."""
@@ -75,7 +75,7 @@ def shadowed(environment: Environment) -> Iterator[CheckResult]:
         return
     if environment.system_packages("tensorrt"):
         why = "hides JetPack's"
-    elif int(environment.l4t.split(".")[0]) < SERVER_BUILDS:
+    elif version_tuple(environment.l4t)[0] < SERVER_BUILDS:
         why = f"is built for servers; Jetson Linux {environment.l4t} runs JetPack's only"
     else:
         return
