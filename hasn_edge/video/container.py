@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from hasn_edge.errors import InputError
@@ -19,6 +22,10 @@ VideoFrame = Any
 
 _ATTACHED_IMAGE = 1 << 10  # AV_DISPOSITION_ATTACHED_PIC
 _OUTPUT_CORRUPT = 1 << 3  # AV_CODEC_FLAG_OUTPUT_CORRUPT: do not silently drop what has errors
+_SEARCHED = 1000  # packets of all streams at most, for
+_TIMED = 100  # images
+_ABOUT = Fraction(3, 2)  # the factor by which a stated rate may differ from that of the first images
+_FASTEST = 1000  # images a second; above that it is a clock
 _ANYWHERE = 0x200  # AVFMT_TS_DISCONT: transport and program streams, Ogg
 _NEAR_S = Fraction(1, 10)  # audio often begins a little before the images: not worth a word
 _LATE_S = 60  # a file of another kind may say that nothing is shown in the first seconds, and mean it
@@ -71,6 +78,38 @@ def main_video(container: Any, path: Path) -> Any:
     check_size(path, stream.codec_context.height, stream.codec_context.width)
     stream.codec_context.flags |= _OUTPUT_CORRUPT
     return stream
+
+
+def find_rate(path: Path, stream: Stream) -> Fraction:
+    """Return how many images a second a video has, from its header where its times agree with that.
+
+    Headers state the clock instead (60,000 in DV), a default (25 for raw H.264), or the rate of a moment.
+
+    Args:
+        path: The file, whose first packets are read anew.
+        stream: The video in it, open.
+    """
+    av: Any = require("av", extra="video", needed_for="Reading video files")
+    times, durations = set(), []
+    with suppress(av.error.FFmpegError, OSError, InputError), open_container(path) as container:
+        for packet in islice(container.demux(), _SEARCHED):
+            if packet.stream.index == stream.index and packet.size and packet.time_base:
+                time = packet.dts if packet.pts is None else packet.pts
+                times |= set() if time is None else {time * to_fraction(packet.time_base)}
+                durations += [packet.duration * packet.time_base] if packet.duration else []
+            if len(durations) > _TIMED or len(times) > _TIMED:
+                break
+    stated = [stream.average_rate, stream.guessed_rate, stream.codec_context.framerate]
+    rates = [rate for each in stated if (rate := to_fraction(each)) is not None and rate > 0]
+    if len(times) > 1:
+        seen = Fraction(len(times) - 1) / (max(times) - min(times))
+    elif durations:
+        seen = 1 / Fraction(median_low(durations))
+    else:
+        # Without times the average is FFmpeg's default; the decoder's is what the stream states.
+        return next((rate for rate in rates[1:] or rates if rate <= _FASTEST), Fraction(25))
+    agreed = (rate for rate in rates if seen / _ABOUT < rate < seen * _ABOUT)
+    return next(agreed, seen.limit_denominator(1001) or seen)
 
 
 def to_fraction(value: Any) -> Fraction | None:

@@ -18,6 +18,7 @@ from hasn_edge.video.container import (
     Stream,
     VideoFrame,
     check_size,
+    find_rate,
     find_start,
     main_video,
     move_chapters,
@@ -25,10 +26,9 @@ from hasn_edge.video.container import (
     open_container,
     to_fraction,
 )
+from hasn_edge.video.wholeness import declared_length, find_cut
 
 Self = TypeVar("Self", bound="Decoder")
-
-_MISSING_S = 1.0  # a file that ends this much before its own header says, and two images, was cut off
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,8 +100,14 @@ class Decoder:
             self._start = find_start(self._container, [self.stream, *self.others])
             if self._start:
                 self.notes.append(f"its times begin at {float(self._start):.3f} s; those of the result at 0")
+            self.rate = find_rate(path, self.stream)
+            """Images per second on average."""
+            self.expected = self._count_expected()
+            """How many images the file says it has, or about; ``None`` where it says nothing."""
             self._last_pts: int | None = None
             self._end_s = 0.0
+            self._step_s = float(1 / self.rate)  # the longest between two images so far
+            self._last_byte = 0
             self._suspects: set[int | None] = set()
             self._frames = self._decode()
             self._packets: list[Packet] = []
@@ -125,11 +131,6 @@ class Decoder:
         return to_fraction(self.stream.time_base) or Fraction(1, 90_000)
 
     @property
-    def rate(self) -> Fraction:
-        """Images per second on average."""
-        return to_fraction(self.stream.average_rate) or to_fraction(self.stream.guessed_rate) or Fraction(25)
-
-    @property
     def aspect(self) -> Fraction | None:
         """Width of a pixel by its height, upright; ``None`` where the file does not say it."""
         aspect = to_fraction(self.stream.sample_aspect_ratio)
@@ -140,14 +141,6 @@ class Decoder:
         """Samples per second of each track of audio whose codec is known."""
         audio = [s.codec_context for s in self.others if s.type == "audio" and s.codec_context is not None]
         return tuple(context.sample_rate for context in audio if context.sample_rate > 0)
-
-    @property
-    def expected(self) -> int | None:
-        """How many images the file says it has, or about; ``None`` where it says nothing."""
-        if self.stream.frames:
-            return int(self.stream.frames)
-        seconds = self._declared_s()
-        return round(seconds * self.rate) if seconds else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -178,15 +171,15 @@ class Decoder:
             self.tally.images += 1
             self.tally.damaged += frame.is_corrupt or frame.pts in self._suspects
             packets, self._packets = self._packets, []
-            image = self.rotation(convert(frame))
-            yield DecodedStep(
-                image=image, pts=self._time(frame), duration=frame.duration or 0, packets=packets
-            )
-            frame = next(self._frames, None)
-        missing_s = (self._declared_s() or 0.0) - self._end_s
-        if self.tally.ending is None and missing_s > max(_MISSING_S, float(2 / self.rate)):
-            self.tally.ending = (
-                f"it says that it lasts {self._declared_s():.1f} s and ends {missing_s:.1f} s before"
+            image, pts, following = self.rotation(convert(frame)), self._time(frame), next(self._frames, None)
+            duration = frame.duration or 0
+            if following is None:
+                duration = max(duration, self._last_duration(pts))
+            yield DecodedStep(image=image, pts=pts, duration=duration, packets=packets)
+            frame = following
+        if self.tally.ending is None:
+            self.tally.ending = find_cut(
+                self.path, self._container, self._end_s, self._step_s, self._last_byte
             )
         yield DecodedStep(image=None, packets=self._packets)
 
@@ -229,6 +222,8 @@ class Decoder:
             if packet.stream is not self.stream:
                 self._packets += [move_packet(packet, self._start)] if packet.size else []
                 continue
+            if not packet.size and packet.dts is not None:
+                continue  # the image before is shown for longer; without bytes it would end the decoder
             try:
                 frames = self.stream.decode(packet)
             except self._av.error.EOFError:
@@ -260,8 +255,10 @@ class Decoder:
         """Note how far the file reaches, and which packets came damaged."""
         if packet.pts is not None and packet.time_base:
             self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.is_corrupt and packet.stream is self.stream:
-            self._suspects.add(packet.pts)
+        if packet.stream is self.stream:
+            self._last_byte = max(self._last_byte, (packet.pos or 0) + packet.size)
+            if packet.is_corrupt:
+                self._suspects.add(packet.pts)
 
     def _time(self, frame: VideoFrame) -> int:
         """Return when a frame is shown, later than the one before, and counted from the start."""
@@ -271,15 +268,24 @@ class Decoder:
             usual = max(1, round(1 / self.rate / self.time_base))
             self.tally.retimed += 1
             pts = shift if last is None else last + (usual if pts is None else 1)
+        if last is not None:
+            self._step_s = max(self._step_s, float((pts - last) * self.time_base))
         self._last_pts = pts
         return pts - shift
 
-    def _declared_s(self) -> float | None:
-        """Return how long the file says it lasts, from zero to its end; ``None`` where it does not."""
-        duration = self._container.duration
-        if not duration or duration < 0:
-            return None
-        return float((duration + max(0, self._container.start_time or 0)) / 1e6)
+    def _count_expected(self) -> int | None:
+        if self.stream.frames and self._container.format.name.startswith("mov"):
+            return int(self.stream.frames)  # elsewhere it counts what shows nothing new, or a clock
+        if self._container.format.name == "avi" and len(self.stream.index_entries) > 1:
+            return len(self.stream.index_entries)
+        seconds = declared_length(self._container)
+        return round(seconds * self.rate) if seconds else None
+
+    def _last_duration(self, pts: int) -> int:
+        """Return how long the last image is shown by the length of the track; 0 where that says nothing."""
+        if not self.stream.duration or self.stream.start_time:
+            return 0
+        return min(int(self.stream.duration) - pts, round(self._step_s / self.time_base))
 
     def _explain_none(self) -> str:
         lost = self.tally.lost

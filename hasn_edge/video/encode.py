@@ -109,11 +109,14 @@ class Encoder:
         """What a user should know of how the file is written."""
         self._last_dts: int | None = None
         self._durations: dict[int, int] = {}
+        self._first: tuple[int, int] | None = None  # when the first image is shown, and when it is decoded
+        self._end = 0
         self._tracks: dict[int, Track] = {}
         self.refused = 0
         """Packets of other streams that the container did not take."""
         base, suffix = wanted.time_base, path.suffix.lower()
-        if suffix in (".mkv", ".webm"):
+        self._by_decoding = suffix not in (".mkv", ".webm")  # how its durations are counted
+        if not self._by_decoding:
             timescale = {}
             if 1000 * base % 1:
                 self.notes.append(
@@ -187,6 +190,7 @@ class Encoder:
             )
         frame = self._convert(rgb_HWC)
         frame.pts, frame.time_base = pts, self._wanted.time_base
+        self._end = pts + duration
         if duration:
             self._durations[pts] = duration
         self._encode(frame)
@@ -270,9 +274,16 @@ class Encoder:
 
     def _encode(self, frame: Any) -> None:
         try:
-            for packet in self._stream.encode(frame):
+            packets = self._stream.encode(frame)
+            for packet in packets:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
                 self._last_dts = packet.dts = self._decoding_time(packet)
+                self._first = self._first or (packet.pts, packet.dts)
+                if self._by_decoding and frame is None and packet is packets[-1]:
+                    # A track lasts from decoding the first to decoding the last, and for as long as that one
+                    # says, which need not be the last one that is shown.
+                    rest = self._end - self._first[0] - (packet.dts - self._first[1])
+                    packet.duration = max(packet.duration, min(rest, self._end - packet.pts))
                 self._container.mux_one(packet)
         except self._av.error.FFmpegError as exc:
             raise self._failure(exc) from exc
