@@ -11,8 +11,8 @@ from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.errors import CheckpointError, call, say, use
-from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import cuda_python_install
+from hasn_edge.hardware.host import has_integer_dot_product
 from hasn_edge.hardware.jetson import jetpack_of
 from hasn_edge.model import zoo
 
@@ -74,12 +74,12 @@ def _needs(conditions: Mapping[str, bool]) -> str:
 
 
 def _cpu(environment: Environment) -> Iterator[CheckResult]:
-    units = ", ".join(host.vector_units()) or "no vector unit known to matter"
-    integer = host.has_integer_dot_product()
+    units = ", ".join(environment.vector_units) or "no vector unit known to matter"
+    integer = has_integer_dot_product(environment.vector_units)
     yield CheckResult(
         name="CPU",
         state=State.INFO,
-        detail=f"{host.cpu_name()}, {host.compute_cores()} cores, {units}",
+        detail=f"{environment.cpu}, {environment.cores} cores, {units}",
     )
     yield CheckResult(
         name="INT8 on this CPU",

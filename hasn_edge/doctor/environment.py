@@ -55,10 +55,6 @@ DISTRIBUTIONS = (
 """Distributions whose versions are looked up, besides OpenCV's."""
 
 
-LOADER_SECONDS = 10.0
-"""How long the loader may take to look for TensorRT's libraries; it needs some hundredths of a second."""
-
-
 @dataclass(frozen=True)
 class MissingLibrary:
     """A library that is needed and not found."""
@@ -73,6 +69,11 @@ class Environment:
 
     root: Path = Path("/")
     """Where the file system starts."""
+    cpu: str = "unknown"
+    cores: int = 1
+    """Physical ones that this process may use."""
+    vector_units: tuple[str, ...] = ()
+    """Those of :data:`hasn_edge.hardware.host.VECTOR_FLAGS` that the CPU has."""
     python: tuple[int, int] = (3, 12)
     virtual_environment: bool = False
     modules: Mapping[str, Path] = field(default_factory=dict)
@@ -141,6 +142,9 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
     build, error = opencv_build() if "cv2" in modules else (None, None)
     return Environment(
         root=root,
+        cpu=host.cpu_name(),
+        cores=host.compute_cores(),
+        vector_units=host.vector_units(),
         python=sys.version_info[:2],
         virtual_environment=sys.prefix != sys.base_prefix,
         modules=modules,
@@ -192,7 +196,7 @@ def _tensorrt_lacks(modules: Mapping[str, Path]) -> tuple[MissingLibrary, ...]:
 
 
 def missing_libraries(
-    binary: Path, folders: Sequence[Path] = (), *, ldd: str = "ldd"
+    binary: Path, folders: Sequence[Path] = (), *, ldd: str = "ldd", timeout_s: float = 10.0
 ) -> tuple[MissingLibrary, ...]:
     """Return the libraries that a binary needs, itself or through others, and that the loader does not find.
 
@@ -204,6 +208,7 @@ def missing_libraries(
         binary: A shared object.
         folders: Where the loader looks first, before its own folders and what the files themselves name.
         ldd: The program.
+        timeout_s: How long it may take; it needs some hundredths of a second.
 
     Returns:
         Nothing also where the loader cannot be asked: no ``ldd``, a file of another system.
@@ -217,7 +222,7 @@ def missing_libraries(
     try:
         done = subprocess.run(
             [ldd, str(binary)], capture_output=True, text=True, errors="replace", check=False,
-            timeout=LOADER_SECONDS, env={**os.environ, **asked},
+            timeout=timeout_s, env={**os.environ, **asked},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ()

@@ -96,9 +96,11 @@ def vector_units() -> tuple[str, ...]:
     return ()
 
 
-def has_integer_dot_product() -> bool:
-    """Whether the CPU multiplies INT8 faster than FP32 (VNNI, AMX or ARM dot product)."""
-    return bool(set(vector_units()) & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+def has_integer_dot_product(units: Collection[str] | None = None) -> bool:
+    """Whether a CPU multiplies INT8 faster than FP32 (VNNI, AMX or ARM dot product); by default this one."""
+    return not set(vector_units() if units is None else units).isdisjoint(
+        {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+    )
 
 
 def memory_bytes() -> int | None:

@@ -11,7 +11,6 @@ import pytest
 from hasn_edge.doctor.describe import Ability, describe_environment, describe_training, list_abilities
 from hasn_edge.doctor.environment import Environment, MissingLibrary, collect_environment
 from hasn_edge.doctor.result import CheckResult, State
-from hasn_edge.hardware import host
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model import zoo
 from tests.support.environments import ORIN, cures
@@ -58,11 +57,11 @@ def test_a_missing_package_is_named_with_its_extra():
     assert can["run .onnx files and the bundled model on the CPU"].can
 
 
-def test_slow_int8_is_announced(monkeypatch):
-    monkeypatch.setattr(host, "vector_units", lambda: ("avx2",))
-    assert describe(Environment())["INT8 on this CPU"].state is State.WARNING
-    monkeypatch.setattr(host, "vector_units", lambda: ("avx2", "avx512_vnni"))
-    assert describe(Environment())["INT8 on this CPU"].state is State.INFO
+def test_slow_int8_is_announced():
+    for units, state in ((("avx2",), State.WARNING), (("avx2", "avx512_vnni"), State.INFO)):
+        found = describe(Environment(cpu="Any", cores=4, vector_units=units))
+        assert found["INT8 on this CPU"].state is state
+        assert found["CPU"].detail == f"Any, 4 cores, {', '.join(units)}"
 
 
 def test_engines_are_not_promised_without_what_they_need(orin):
