@@ -172,7 +172,7 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     from hasn_edge.optional import require
 
     torch = require("torch", extra="train", needed_for="Measuring the training speed")
-    from hasn_edge.train.distributed import world
+    from hasn_edge.train.distributed import join_processes
     from hasn_edge.train.recipe import load_recipe
     from hasn_edge.train.speed import loader_rate, training_rate
 
@@ -182,7 +182,7 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     source = PatchSource([Shards(folder)], seed=plan.seed)
     phase = plan.phase(0)
     delivered = loader_rate(plan, source, seconds=seconds)
-    with world(device) as here:
+    with join_processes(device) as here:
         consumed = training_rate(plan, source, here, seconds=seconds)
     click.echo(
         f"HR patches of {phase.patch}, batch {phase.batch_size}, {plan.name} on {here.device} with "

@@ -115,14 +115,14 @@ def command(
     require("safetensors", extra="train", needed_for="Training")
     if threads is not None:
         torch.set_num_threads(threads)
-    from hasn_edge.train.distributed import world
+    from hasn_edge.train.distributed import join_processes
     from hasn_edge.train.loop import Interrupted, train_run
     from hasn_edge.train.run_folder import read_run_file
     from hasn_edge.train.runs import branch_run, resume_run
 
     asked: list[int] = []
     stopping = interrupt.catching(asked.append, once=True)  # the second one ends it as it usually does
-    with world(device) as here, stopping, _display(here) as report:
+    with join_processes(device) as here, stopping, _display(here) as report:
         folder = resume or output
         if here.is_main:
             if resume is not None:

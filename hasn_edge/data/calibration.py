@@ -86,7 +86,7 @@ def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0)
     Args:
         source: The text ``"patches"`` for those that ship; a folder of images, which are fed as they are
             (give what the network will see, not images of four times that size); the folder that holds
-            ``DIV2K_train_LR_bicubic``; or a manifest, see :func:`crops_from_manifest`.
+            ``DIV2K_train_LR_bicubic``; or a manifest, see :func:`read_manifest`.
         seed: Chooses images and places where a folder has more than is needed.
 
     Raises:
@@ -102,16 +102,16 @@ def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0)
         root = _div2k_root(path)
         if root is not None:
             manifest = shipped("calibration", "manifests", DIV2K_MANIFEST)
-            return from_crops(crops_from_manifest(manifest, root=root), source=f"{path} by {manifest.name}")
-        return from_folder(path, seed=seed)
+            return load_crops(read_manifest(manifest, root=root), source=f"{path} by {manifest.name}")
+        return load_folder(path, seed=seed)
     if not path.is_file():
         raise InputError(f"{path}: no such folder or manifest; give a folder of images or a manifest's .txt")
     if path.suffix.lower() == ".txt":
-        return from_crops(crops_from_manifest(path), source=str(path))
-    return from_folder(path, seed=seed)
+        return load_crops(read_manifest(path), source=str(path))
+    return load_folder(path, seed=seed)
 
 
-def crops_from_manifest(manifest: Path, *, root: Path | None = None) -> tuple[Crop, ...]:
+def read_manifest(manifest: Path, *, root: Path | None = None) -> tuple[Crop, ...]:
     """Read a manifest: a line for each crop, ``path left top side``, comments behind ``#``.
 
     ``left`` and ``top`` are pixels, or percentages of the room that the crop has to move in, which fit
@@ -147,7 +147,7 @@ def crops_from_manifest(manifest: Path, *, root: Path | None = None) -> tuple[Cr
     return tuple(crops)
 
 
-def from_crops(crops: Sequence[Crop], *, source: str) -> CalibrationData:
+def load_crops(crops: Sequence[Crop], *, source: str) -> CalibrationData:
     """Read the crops of a manifest. All of them must be there: a fixed list is only fixed as a whole.
 
     Raises:
@@ -162,7 +162,7 @@ def from_crops(crops: Sequence[Crop], *, source: str) -> CalibrationData:
     return CalibrationData(source, tuple(_cut(crop) for crop in crops))
 
 
-def from_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = LIMIT) -> CalibrationData:
+def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = LIMIT) -> CalibrationData:
     """Take at most ``limit`` crops of ``side`` pixels from the images in a folder and in those inside it.
 
     Of many images some are chosen, of few several crops are taken; small images are taken whole. Choice

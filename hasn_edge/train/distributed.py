@@ -56,7 +56,7 @@ class DistributedContext:
 
 
 @contextmanager
-def world(device: str = "auto") -> Iterator[DistributedContext]:
+def join_processes(device: str = "auto") -> Iterator[DistributedContext]:
     """Join the process group that torchrun describes in the environment, or stand alone.
 
     Args:

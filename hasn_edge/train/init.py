@@ -60,11 +60,11 @@ def initialize(
         for name, conv in convolutions:
             nn.init.zeros_(_bias(conv))
             if ".attention." in name:
-                _channel_attention(name, conv, config.gate_bias, random)
+                _set_attention(name, conv, config.gate_bias, random)
             elif config.kind is InitKind.DELTA:
-                _delta(conv, random)
+                _set_delta(conv, random)
             else:
-                _orthogonal(conv, random)
+                _set_orthogonal(conv, random)
             if name.endswith("esa.conv4"):
                 conv.weight.mul_(0.5)  # the gate begins near 0.5 everywhere, where its slope is largest
         targets = {**_TARGETS, "conv_2": config.body}
@@ -95,14 +95,14 @@ def _signal(model: HASN, conv: nn.Conv2d, x_NCHW: Tensor) -> float:
     return float((y - y.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
 
 
-def _orthogonal(conv: nn.Conv2d, random: torch.Generator) -> None:
+def _set_orthogonal(conv: nn.Conv2d, random: torch.Generator) -> None:
     if conv.groups == 1:
         nn.init.orthogonal_(conv.weight.view(conv.out_channels, -1), generator=random)
     else:
         nn.init.normal_(conv.weight, std=1 / conv.kernel_size[0], generator=random)
 
 
-def _delta(conv: nn.Conv2d, random: torch.Generator) -> None:
+def _set_delta(conv: nn.Conv2d, random: torch.Generator) -> None:
     weight, centre = conv.weight, conv.kernel_size[0] // 2
     weight.zero_()
     if conv.groups == 1:
@@ -115,7 +115,7 @@ def _delta(conv: nn.Conv2d, random: torch.Generator) -> None:
     weight.add_(noise)
 
 
-def _channel_attention(name: str, conv: nn.Conv2d, bias: float, random: torch.Generator) -> None:
+def _set_attention(name: str, conv: nn.Conv2d, bias: float, random: torch.Generator) -> None:
     nn.init.kaiming_normal_(conv.weight, generator=random)
     if name.endswith(".attention.3"):
         nn.init.constant_(_bias(conv), bias)

@@ -92,7 +92,7 @@ def begin_run(
         data=tuple(str(path.resolve()) for path in data),
         fingerprint=combined_fingerprint(shards),
         sets=named,
-        start=_absolute(start) if start else None,
+        start=_resolve_start(start) if start else None,
         start_sha256=weights.sha256 if weights else None,
         versions=_versions(),
     )
@@ -160,7 +160,7 @@ def branch_run(start: str, folder: Path, *, iterations: int | None = None) -> Ru
         raise ConfigError(f"{start}: {iteration} iterations are done; it cannot end at {end}")
     if iteration > begin:
         raise _decay_error(run_folder, begin, iteration)
-    plan = _with_end(recipe, end)
+    plan = _move_end(recipe, end)
     if plan.optimizer.decay_begin(end) < iteration:
         plan = replace(plan, optimizer=replace(plan.optimizer, decay=(end - iteration) / end))
     new = replace(run, recipe=plan, branched_at=iteration)
@@ -186,7 +186,7 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
         raise ConfigError(f"{folder} has done {done} iterations already; it cannot end at {iterations}")
     plan = replace(recipe, iterations=iterations)
     if recipe.optimizer.schedule is Schedule.WSD:
-        plan = _with_end(recipe, iterations)
+        plan = _move_end(recipe, iterations)
         begin, new = (each.optimizer.decay_begin(each.iterations) for each in (recipe, plan))
         if done > begin:
             raise _decay_error(folder, begin, done)
@@ -217,7 +217,7 @@ def _end_of_decay(recipe: Recipe, iteration: int) -> int:
     return end
 
 
-def _with_end(recipe: Recipe, iterations: int) -> Recipe:
+def _move_end(recipe: Recipe, iterations: int) -> Recipe:
     """Return ``recipe`` with another end, its phases changing at the iterations at which they did."""
     phases: list[Phase] = []
     for phase in recipe.phases:
@@ -229,7 +229,7 @@ def _with_end(recipe: Recipe, iterations: int) -> Recipe:
     return replace(recipe, iterations=iterations, phases=tuple(phases))
 
 
-def _absolute(start: str) -> str:
+def _resolve_start(start: str) -> str:
     """Return what :func:`load_start` takes, independent of the current folder."""
     head, _, tail = start.rpartition("@")
     return f"{Path(head).resolve()}@{tail}" if parse_state(start) else str(Path(start).resolve())

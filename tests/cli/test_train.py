@@ -1,13 +1,19 @@
 """``hasn-edge data`` and ``hasn-edge train`` as a user types them."""
 
+import io
+import re
 import signal
+import sys
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
-from hasn_edge.cli import cli
+from hasn_edge.cli import cli, train
 from hasn_edge.images.codec import write_image
+from hasn_edge.progress import Step
+from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import load_recipe
 
 SMALL = ["model.features=8", "model.blocks=1", "model.esa_channels=4", "model.expansion=2"]
@@ -120,6 +126,27 @@ def test_mistakes_are_one_message(arguments, code, message, tmp_path, monkeypatc
     done = run("train", *arguments)
     assert (done.exit_code, message in done.output) == (code, True), done.output
     assert "Traceback" not in done.output
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_bar_has_the_figures_and_validations_stay_above_it(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with train._display(DistributedContext(device=torch.device("cpu"))) as show:
+        show(Step("loss 0.1", 50, 200))
+        show(Step("loss 0.2  Set5 31.5 dB", 100, 200, keep=True))
+        show(Step("loss 0.3", 150, 200))
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
+    assert [line for line in lines if line.startswith(("50/", "100/", "150/"))] == [
+        "100/200  loss 0.2  Set5 31.5 dB"
+    ]
+    assert any("150/200 loss 0.3" in line for line in lines)  # behind the bar
 
 
 def test_unusable_images_are_one_message(tmp_path):

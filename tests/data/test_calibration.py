@@ -11,10 +11,10 @@ import pytest
 from hasn_edge.data import calibration
 from hasn_edge.data.calibration import (
     CalibrationData,
-    crops_from_manifest,
-    from_crops,
-    from_folder,
     load_calibration,
+    load_crops,
+    load_folder,
+    read_manifest,
 )
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.data.resize import imresize
@@ -92,7 +92,7 @@ def test_a_folder_is_cut_into_a_bounded_number_of_crops(folder):
     assert all(batch.shape == (1, 3, 64, 64) for batch in data)
     assert load_calibration(folder).fingerprint == data.fingerprint
     assert load_calibration(folder, seed=1).fingerprint != data.fingerprint
-    assert len(from_folder(folder, limit=3)) == 3
+    assert len(load_folder(folder, limit=3)) == 3
     assert str(folder) in data.source
 
 
@@ -159,8 +159,8 @@ def test_a_manifest_says_exactly_which_pixels(folder):
 
 def test_a_manifest_may_list_images_elsewhere(folder, tmp_path):
     manifest = manifest_of(tmp_path, "p 0é.png 50% 50% 64")
-    crops = crops_from_manifest(manifest, root=folder)
-    assert np.array_equal(from_crops(crops, source="x").patches[0], image(seed=0)[18:82, 43:107])
+    crops = read_manifest(manifest, root=folder)
+    assert np.array_equal(load_crops(crops, source="x").patches[0], image(seed=0)[18:82, 43:107])
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_manifest_that_does_not_fit_its_images_is_refused(folder):
 @pytest.fixture
 def div2k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder as people have it, cut down to what three lines of the manifest need."""
-    crops = crops_from_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
+    crops = read_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
     folder = tmp_path / "DIV2K" / "DIV2K_train_LR_bicubic" / "X4"
     for crop, size in zip(crops[:3], ((162, 510), (510, 162), (339, 510)), strict=True):
         write_image(folder / crop.path.name, image(*size))
@@ -218,7 +218,7 @@ def test_the_div2k_manifest_fits_images_of_any_size_that_div2k_has(div2k):
 
 
 def test_the_div2k_manifest_is_a_fixed_list_of_its_training_images():
-    crops = crops_from_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
+    crops = read_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
     numbers = [int(crop.path.name.removesuffix("x4.png")) for crop in crops]
     assert len(crops) == len(set(numbers)) == 128
     assert min(numbers) >= 1

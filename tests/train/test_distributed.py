@@ -11,7 +11,7 @@ import torch
 
 from hasn_edge.config import dump_config
 from hasn_edge.errors import ConfigError, UnsupportedError
-from hasn_edge.train.distributed import DistributedContext, world
+from hasn_edge.train.distributed import DistributedContext, join_processes
 from hasn_edge.train.loop import train_run
 from hasn_edge.train.recorder import read_log
 from hasn_edge.train.run_folder import load_state, read_run_file, saved_iterations, state_path
@@ -35,9 +35,9 @@ def test_a_batch_is_shared_out_whole_and_once():
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UnsupportedError, match="sees no CUDA device"), world("cuda:1"):
+    with pytest.raises(UnsupportedError, match="sees no CUDA device"), join_processes("cuda:1"):
         pass
-    with pytest.raises(UnsupportedError, match="expected auto, cpu"), world("tpu"):
+    with pytest.raises(UnsupportedError, match="expected auto, cpu"), join_processes("tpu"):
         pass
 
 
