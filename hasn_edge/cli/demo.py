@@ -120,7 +120,8 @@ class _InputSize(click.ParamType[Any]):
 def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ...], **options: Any) -> None:
     """Upscale a camera, stream or file live, and show what it takes.
 
-    The newest frame of a camera is upscaled whenever the network is free; a file loses no frame.
+    The newest frame of a camera is upscaled whenever the network is free; a file loses no frame,
+    and begins when somebody opens the page where it is shown in the browser.
     Ends with the source, after --seconds or by Ctrl-C (exit code 130); finishes the recording,
     which a second Ctrl-C drops, and prints what was measured.
 

@@ -108,6 +108,9 @@ def open_live(
         stack.callback(source.close)
     if options.view != "none" and not source.live:
         source = Paced(source)
+    waits = not source.live and any(view.watched is not None for view in shown)
+    if waits:
+        tell(f"{source.name} begins when somebody opens the page")
     live = Live(
         source,
         session,
@@ -118,6 +121,7 @@ def open_live(
         self_test=options.self_test,
         open_writer=None if writer is None else partial(writer, source.fps or 30.0),
         seconds=options.seconds,
+        wait_for_viewer=waits,
         cure_text=cure_text,
     )
     runs.append(live)

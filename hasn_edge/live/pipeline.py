@@ -47,6 +47,7 @@ class Live:
             PSNR-Y against the frame, of the network and of bicubic.
         open_writer: Opens a recording of a given (height, width), e.g. by ``VideoWriter``; ``None`` for none.
         seconds: Stop after so long; ``None`` for never.
+        wait_for_viewer: Begin only once somebody watches, where a view knows.
         cure_text: Writes what helps into notices and figures, for whoever started the run.
 
     Raises:
@@ -65,6 +66,7 @@ class Live:
         self_test: bool = False,
         open_writer: OpenWriter | None = None,
         seconds: float | None = None,
+        wait_for_viewer: bool = False,
         cure_text: Callable[[Cure], str] = str,
     ) -> None:
         self._cure_text = cure_text
@@ -76,6 +78,7 @@ class Live:
         Their threads are daemons; leave the process by ``os._exit`` rather than wait for them or close the
         session under them."""
         self._seconds = seconds
+        self._wait_for_viewer = wait_for_viewer
         self._switch = EngineSwitch(
             Runner(upscaler), name, engines or {}, lambda notice: self._tell("engine", notice)
         )
@@ -150,9 +153,6 @@ class Live:
                     view.start(self)
                     started.callback(view.stop)
                 self._showing = self.views
-                self.stats.start()
-                for thread in self._threads.values():
-                    thread.start()
                 self._watch()
             except KeyboardInterrupt:
                 self._why = EndReason.STOPPED
@@ -168,21 +168,46 @@ class Live:
         return self.stats
 
     def _watch(self) -> None:
-        """Wait for the end in the caller's thread, and let views that need it work there."""
+        """Start the threads once somebody watches, and wait for their end, or another one."""
         end = None if self._seconds is None else time.monotonic() + self._seconds
+        awaited = [view.watched for view in self.views if self._wait_for_viewer and view.watched is not None]
+        last = [*self._threads.values()]
+
+        def ended(pause: float) -> bool:
+            last[0].join(pause)
+            last[:] = [thread for thread in last if thread.is_alive()]
+            return not last
+
+        if self._attend(lambda pause: all(event.wait(pause) for event in awaited), end):
+            self.stats.start()
+            for thread in last:
+                thread.start()
+            if self._attend(ended, end):
+                self._why = EndReason.SOURCE
+
+    def _attend(self, over: Callable[[float], bool], end: float | None) -> bool:
+        """Wait in the caller's thread, and let views that need it work there.
+
+        Args:
+            over: Waits for so many seconds at most; returns whether what is waited for is there.
+            end: ``time.monotonic()`` until which it may take.
+
+        Returns:
+            Whether it came; otherwise the run was stopped, or its time is over.
+        """
         due = [(view, view.poll_every_s) for view in self.views if view.poll_every_s is not None]
         pause = min([_POLL_S, *(every for _, every in due)])
         next_poll = dict.fromkeys((view for view, _ in due), 0.0)
-        last = list(self._threads.values())
-        while last and not self._stops and (end is None or time.monotonic() < end):
+        while not self._stops and (end is None or time.monotonic() < end):
             for view, every in due:
                 if time.monotonic() >= next_poll[view]:
                     next_poll[view] = time.monotonic() + every
                     view.poll()
             self._switch.tend()
-            last[0].join(pause)
-            last = [thread for thread in last if thread.is_alive()]
-        self._why = EndReason.STOPPED if self._stops else EndReason.TIME if last else EndReason.SOURCE
+            if over(pause):
+                return True
+        self._why = EndReason.STOPPED if self._stops else EndReason.TIME
+        return False
 
     def _shut_down(self) -> None:
         deadline = time.monotonic() + JOIN_S

@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -281,3 +282,17 @@ def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_non
         lengths[view] = json.loads(result.stdout)["seconds"]
     assert lengths["web"] >= 39 / 25
     assert lengths["none"] < lengths["web"]
+
+
+def test_a_file_in_the_browser_begins_when_the_page_is_opened(run, clip, monkeypatch):
+    view = Watcher()
+    view.watched = threading.Event()
+    monkeypatch.setattr(launch, "_OPEN", {"web": lambda request, tell: view})
+    opening = threading.Timer(0.5, view.watched.set)
+    opening.start()
+    begin = time.monotonic()
+    result = run("--source", clip, "--size", "32x16", "--view", "web")
+    assert "begins when somebody opens the page" in result.stderr
+    assert "40 captured, 40 shown" in result.stdout
+    assert view.shown[0].stamps.captured > begin + 0.5
+    assert "begins when" not in run("--source", "pattern", "--view", "web", "--seconds", 0.1).stderr

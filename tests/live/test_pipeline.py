@@ -146,3 +146,36 @@ def test_a_view_is_polled_in_the_thread_that_runs():
     Live(PatternSource(SIZE), FakeSession(), [view], seconds=0.4).run()
     assert set(view.polled) == {threading.current_thread().name}
     assert len(view.polled) > 5
+
+
+def audience() -> Watcher:
+    """Return a view that knows whether somebody watches."""
+    view = Watcher()
+    view.watched = threading.Event()
+    return view
+
+
+def test_a_recording_waits_for_whoever_is_to_see_it():
+    view = audience()
+    live = Live(recording(), Session(), [view], wait_for_viewer=True)
+    run = threading.Thread(target=live.run)
+    run.start()
+    run.join(0.3)
+    assert (live.stats.snapshot()["frames"]["captured"], run.is_alive()) == (0, True)
+    view.watched.set()
+    run.join(20)
+    assert view.numbers == list(range(12))
+    assert live.stats.snapshot()["ended"] == "end of source"
+    assert live.stats.snapshot()["seconds"] < 20
+
+
+@pytest.mark.parametrize(("seconds", "why"), [(0.2, "time"), (None, "stopped")])
+def test_waiting_for_a_viewer_ends_like_the_run(seconds, why):
+    view = audience()
+    live = Live(recording(), Session(), [view], wait_for_viewer=True, seconds=seconds)
+    if seconds is None:
+        threading.Timer(0.2, live.stop).start()
+    snapshot = live.run().snapshot()
+    assert (snapshot["ended"], snapshot["frames"]["captured"]) == (why, 0)
+    assert view.events == ["start", "stop"]
+    assert threads() == []

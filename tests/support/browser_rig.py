@@ -26,7 +26,7 @@ def running(
     engines: dict[str, Any] | None = None, **settings: Any
 ) -> Iterator[tuple[WebView, Live, Watcher]]:
     """Run the test pattern live for as long as the block takes."""
-    view, watcher = WebView(port=0, **settings), Watcher()
+    view, watcher = WebView(**{"port": 0, **settings}), Watcher()
     source = PatternSource(SIZE, fps=10.0)
     engines = engines or {"second int8": Session}
     live = Live(source, Session(), [view, watcher], name="first fp32", engines=engines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class View:
     poll_every_s: float | None = None
     """How often ``poll`` wants to be called, in seconds; ``None`` for never. For toolkits that insist on
     the main thread."""
+
+    watched: threading.Event | None = None
+    """Set once somebody watches; ``None`` where that is not known, or somebody does from the start."""
 
     def start(self, run: LiveRun) -> None:
         """Get ready; raises what keeps the view from working."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import threading
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -49,9 +50,11 @@ class Server:
         run: The run that is shown and steered.
         access: Decides who may.
         viewers: How many may watch at once.
+        watched: Is set once somebody watches.
     """
 
-    def __init__(self, run: LiveRun, access: AccessPolicy, *, viewers: int) -> None:
+    def __init__(self, run: LiveRun, access: AccessPolicy, *, viewers: int, watched: threading.Event) -> None:
+        self.watched = watched
         self.latest: tuple[int, UpscaledFrame] | None = None
         self.viewers: set[Viewer] = set()
         self._run = run

@@ -64,6 +64,7 @@ class WebView(View):
     ) -> None:
         websockets("asyncio.server")
         self.access = AccessPolicy(host, token, allow_hosts=allow_hosts, allow_origins=allow_origins)
+        self.watched: threading.Event = threading.Event()
         self.addresses: list[str] = []
         """What to open in a browser, once it is started."""
         self._host, self._port = host, port
@@ -113,7 +114,7 @@ class WebView(View):
         started = threading.Event()
 
         async def serve() -> None:
-            self._server = Server(run, self.access, viewers=self._viewers)
+            self._server = Server(run, self.access, viewers=self._viewers, watched=self.watched)
             started.set()
             await self._server.run(listener)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
@@ -27,6 +28,8 @@ class ViewerHost(Protocol):
     encoder: FrameEncoder
     latest: tuple[int, UpscaledFrame] | None
     """The newest frame with its number."""
+    watched: threading.Event
+    """Is set once somebody watches."""
 
     def age(self, shown: UpscaledFrame) -> float:
         """Return the latency of a frame that is on the screen now, in seconds."""
@@ -154,7 +157,9 @@ class Viewer:
     def _wanted(self, request: protocol.Want) -> None:
         if (request.compare, request.quality) != (self._want.compare, self._want.quality):
             self._sent = -1  # the newest frame again, as it is wanted now
-        if not request.watch:
+        if request.watch:
+            self._host.watched.set()
+        else:
             self._under_way.clear()
         # An image that was waiting before it was wanted is old for no fault of the pipeline.
         self._before = -1 if self._host.latest is None else self._host.latest[0]

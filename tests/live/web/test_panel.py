@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import re
 import threading
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hasn_edge.errors import BuildError
+from hasn_edge.live.frame import FrameQuality
 from hasn_edge.live.notices import Notice, RunState, trouble
 from hasn_edge.live.web import document, messages
 from tests.support.browser_rig import first_image, page, painted, running, waits
 from tests.support.live_rig import Session
+from tests.support.web_rig import port, shown
 
 pytestmark = pytest.mark.browser
+
+FITS = "[...document.querySelectorAll('.tiles dd')].every((e) => e.scrollWidth <= e.clientWidth)"
+"""Whether nothing in a tile is wider than the tile."""
 
 
 @pytest.mark.slow
@@ -59,10 +66,10 @@ def test_large_numbers_fit_their_tiles(chromium):
             assert "1234567" in tab.locator("#details").inner_text()
             width = settings["viewport"]["width"]
             assert tab.evaluate("document.documentElement.scrollWidth") == width
-            assert tab.evaluate(
-                "[...document.querySelectorAll('.tiles dd')].every((e) => "
-                "e.classList.contains('small') || e.scrollWidth <= e.clientWidth)"
-            )
+            assert tab.evaluate(FITS)
+            live.stats.frame_shown(replace(shown(0), quality=FrameQuality(hasn_db=33.02, bicubic_db=31.0)))
+            waits(tab, "byId('dropped-share').textContent === '+2.02 over bicubic'")
+            assert tab.evaluate(FITS)
             for count, text in ((99_999, [99_999, ""]), (100_000, ["100", "k"]), (999_600, ["1.00", "M"])):
                 assert tab.evaluate(f"compact({count})") == text
 
@@ -214,3 +221,20 @@ def test_what_goes_wrong_is_said_over_the_image(chromium):
         tab.wait_for_selector("#banner", state="hidden")
         live.stop()
         waits(tab, "byId('banner').textContent.startsWith('The run has ended')")
+
+
+def test_after_the_end_it_keeps_saying_so_until_the_next_run(chromium):
+    """The server is gone then, so that trying again fails as it does where a connection is lost."""
+    said = "byId('banner').textContent.startsWith('The run has ended')"
+    ended = f"document.body.dataset.state === 'ended' && {said}"
+    with ExitStack() as stack:
+        with running() as (view, _, _):
+            number = port(view)
+            tab = stack.enter_context(page(chromium, view.addresses[0]))
+            first_image(tab)
+        waits(tab, ended)
+        waits(tab, "link.tries >= 2 && !link.socket")
+        assert tab.evaluate(ended)
+        with running(port=number):
+            waits(tab, "document.body.dataset.state === 'running'")
+            assert tab.evaluate("[link.ended, byId('banner').hidden]") == [False, True]

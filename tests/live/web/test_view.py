@@ -250,3 +250,11 @@ def test_a_real_run_is_not_slowed_by_viewers_and_changes_engines():
     # The pipeline showed what it computed, whether or not somebody drew it.
     frames = live.stats.snapshot()["frames"]
     assert frames["shown"] >= len(engines)
+
+
+def test_it_is_watched_once_a_viewer_wants_images():
+    with serving() as (view, _), Client(view) as viewer:
+        viewer.watch(watch=False)
+        assert not view.watched.is_set()
+        viewer.watch()
+        assert view.watched.is_set()

@@ -32,6 +32,7 @@ class Link {
     this.on = on;
     this.token = rememberedToken();
     this.tries = 0;
+    this.ended = false; // the run, as far as it was told
     this.timer = 0;
     this.socket = null;
     const again = () => { if (!document.hidden && !this.socket && this.timer) this.open(); };
@@ -47,6 +48,7 @@ class Link {
     socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.token }));
     socket.onmessage = ({ data }) => {
       this.tries = 0;
+      this.ended = false;
       if (typeof data === "string") this.on.message(JSON.parse(data));
       else this.unpack(data);
     };
@@ -82,10 +84,12 @@ class Link {
       this.on.lost(reason, code);
       return;
     }
-    const wait = code === ENDED || code === TOO_MANY ? 3000 : Math.min(5000, 500 * 2 ** this.tries);
+    this.ended ||= code === ENDED;
+    const wait = this.ended || code === TOO_MANY ? 3000 : Math.min(5000, 500 * 2 ** this.tries);
     this.tries += 1;
     this.timer = setTimeout(() => this.open(), wait);
-    const text = { [ENDED]: "The run has ended; waiting for the next one", [TOO_MANY]: reason }[code];
-    this.on.lost(text ?? "Connection lost; trying again", code);
+    if (code === TOO_MANY) this.on.lost(reason, code);
+    else if (this.ended) this.on.lost("The run has ended; waiting for the next one", ENDED);
+    else this.on.lost("Connection lost; trying again", code);
   }
 }

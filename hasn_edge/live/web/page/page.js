@@ -6,7 +6,7 @@ const panel = new Panel();
 // What stands for each state of the run, and of the connection.
 const STATES = {
   running: "Live", opening: "Opening engine", trouble: "Trouble",
-  connecting: "Connecting", lost: "Not connected", refused: "Not let in",
+  connecting: "Connecting", lost: "Not connected", ended: "Ended", refused: "Not let in",
 };
 let paused = false, wanted = null, runState = "running", still = null, scale = 4, chosen = null, toastTimer = 0;
 
@@ -70,7 +70,7 @@ function showRunState() {
 }
 
 function lost(text, code) {
-  showState(code === WRONG_TOKEN ? "refused" : "lost");
+  showState({ [WRONG_TOKEN]: "refused", [ENDED]: "ended" }[code] ?? "lost");
   byId("waiting").textContent = text;
   banner(view.shown ? text : null);
   if (code === WRONG_TOKEN) {
