@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -102,14 +102,15 @@ def find_rate(path: Path, stream: Stream) -> Fraction:
     stated = [stream.average_rate, stream.guessed_rate, stream.codec_context.framerate]
     rates = [rate for each in stated if (rate := to_fraction(each)) is not None and rate > 0]
     if len(times) > 1:
-        seen = Fraction(len(times) - 1) / (max(times) - min(times))
+        seen = 1 / median_low(later - time for time, later in pairwise(sorted(times)))
     elif durations:
         seen = 1 / Fraction(median_low(durations))
     else:
         # Without times the average is FFmpeg's default; the decoder's is what the stream states.
         return next((rate for rate in rates[1:] or rates if rate <= _FASTEST), Fraction(25))
-    agreed = (rate for rate in rates if seen / _ABOUT < rate < seen * _ABOUT)
-    return next(agreed, seen.limit_denominator(1001) or seen)
+    nearest = min(rates, key=lambda rate: abs(math.log(rate / seen)), default=seen)
+    agrees = seen / _ABOUT < nearest < seen * _ABOUT
+    return nearest if agrees else seen.limit_denominator(1001) or seen
 
 
 def to_fraction(value: Any) -> Fraction | None:

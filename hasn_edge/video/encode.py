@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from hasn_edge.errors import OutputError, ShapeError, UnsupportedError
 from hasn_edge.files import output_error, writing
@@ -30,6 +33,7 @@ from hasn_edge.video.tracks import Track, add_track
 
 _LONGEST_DELAY_S = 600  # between decoding an image and showing it: more is no time at all
 _REORDERED = 16  # images at most that are shown before one that is decoded before them (H.264 and H.265)
+_TRIED = (180, 320)  # small, and not too small for an encoder in hardware
 _OF_A_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
 _OF_A_STREAM = ("language", "title", "handler_name", "creation_time")
 
@@ -74,6 +78,7 @@ def open_encoder(path: Path, wanted: Format) -> Iterator[Encoder]:
     """
     check_container(path)
     check_output_size(path, wanted.size)
+    try_encoder(path, wanted)
     encoder_name = find_encoder(wanted.codec, path)
     options = quality_options(encoder_name, wanted.quality)
     with writing(path) as temporary:
@@ -84,6 +89,35 @@ def open_encoder(path: Path, wanted: Format) -> Iterator[Encoder]:
         except BaseException:
             encoder.abort()
             raise
+
+
+def try_encoder(path: Path, wanted: Format) -> None:
+    """Write a file of one small image to memory: header, packet and end. Nothing needs computing for that.
+
+    Some containers refuse a codec only with its first packet or at the end, and an encoder in hardware may be
+    in this FFmpeg and not in this machine.
+
+    Args:
+        path: The file that is to be written later.
+        wanted: What it shall be; of the size only whether sides are odd.
+
+    Raises:
+        InputError: another ending, or a quality out of range.
+        UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
+        OutputError: the encoder does not start.
+        MissingDependencyError: PyAV is not installed.
+    """
+    check_container(path)
+    name = find_encoder(wanted.codec, path)
+    height, width = (side + of % 2 for side, of in zip(_TRIED, wanted.size, strict=True))
+    small = replace(wanted, size=(height, width))
+    trial = Encoder(io.BytesIO(), path, small, name, quality_options(name, wanted.quality))
+    try:
+        trial.write_blank()
+        trial.finish()
+    except OutputError as exc:
+        trial.abort()
+        raise _cannot_hold(path, name) from exc
 
 
 class Encoder:
@@ -139,11 +173,7 @@ class Encoder:
         try:
             self._stream = self._container.add_stream(encoder_name, rate=wanted.rate)
         except (ValueError, self._av.error.FFmpegError) as exc:
-            wider = "" if suffix == ".mkv" else ", or .mkv, which holds nearly everything"
-            raise UnsupportedError(
-                f"cannot write {path}: a {suffix} file cannot hold what {encoder_name} makes; choose another "
-                f"codec{wider}"
-            ) from exc
+            raise _cannot_hold(path, encoder_name) from exc
         if suffix in (".mp4", ".mov") and self._stream.codec_context.codec.canonical_name == "hevc":
             self._stream.codec_context.codec_tag = "hvc1"  # Apple's players know no other
         self._open(options)
@@ -193,6 +223,16 @@ class Encoder:
         self._end = pts + duration
         if duration:
             self._durations[pts] = duration
+        self._encode(frame)
+
+    def write_blank(self) -> None:
+        """Encode one gray image at time 0.
+
+        Raises:
+            OutputError: as :meth:`write`.
+        """
+        frame = self._convert(np.full((*self._wanted.size, 3), 128, np.uint8))
+        frame.pts, frame.time_base = 0, self._wanted.time_base
         self._encode(frame)
 
     def copy(self, packet: Packet) -> None:
@@ -300,3 +340,12 @@ class Encoder:
         if isinstance(exc, OSError):
             return output_error(self._path, exc)
         return OutputError(f"cannot write {self._path}: FFmpeg refused an image ({exc.strerror or exc})")
+
+
+def _cannot_hold(path: Path, encoder_name: str) -> UnsupportedError:
+    suffix = path.suffix.lower()
+    wider = "" if suffix == ".mkv" else ", or .mkv, which holds nearly everything"
+    return UnsupportedError(
+        f"cannot write {path}: a {suffix} file cannot hold what {encoder_name} makes; choose another "
+        f"codec{wider}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -12,21 +11,15 @@ from typing import TypeVar
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.video.colour import Colour
-from hasn_edge.video.encode import Encoder, Format, open_encoder
-from hasn_edge.video.formats import check_container, find_encoder, quality_options
+from hasn_edge.video.encode import Encoder, Format, open_encoder, try_encoder
 
 Self = TypeVar("Self", bound="VideoWriter")
 
 _TIME_BASE = Fraction(1, 60_000)  # exact at 24, 25, 30, 50, 60 and 30000/1001; the finest that MPEG-4 takes
 
 
-_TRIED = (180, 320)  # small, and not too small for an encoder in hardware
-
-
 def check_writer(path: Path, *, codec: str | None = None, quality: float | None = None) -> None:
     """Refuse what :class:`VideoWriter` would refuse on entering, before there are images.
-
-    The encoder is opened once: one in hardware may be in this FFmpeg and not in this machine.
 
     Raises:
         InputError: another ending, or a quality out of range.
@@ -34,11 +27,15 @@ def check_writer(path: Path, *, codec: str | None = None, quality: float | None 
         OutputError: the encoder does not start.
         MissingDependencyError: PyAV is not installed.
     """
-    check_container(path)
-    name = find_encoder(codec, path)
-    options = quality_options(name, quality)
-    wanted = Format(size=_TRIED, time_base=_TIME_BASE, rate=Fraction(30), colour=Colour.rgb())
-    Encoder(io.BytesIO(), path, wanted, name, options).abort()
+    wanted = Format(
+        size=(2, 2),
+        time_base=_TIME_BASE,
+        rate=Fraction(30),
+        colour=Colour.rgb(),
+        codec=codec,
+        quality=quality,
+    )
+    try_encoder(path, wanted)
 
 
 class _Empty(Exception):  # noqa: N818 - an end without a file, not an error

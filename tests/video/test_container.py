@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 av = pytest.importorskip("av")
 from hasn_edge.errors import InputError
-from tests.support.clips import make, upscale
+from hasn_edge.video.decode import Decoder
+from tests.support.clips import make, times, upscale
 
 
 def audio_only(path: Path) -> None:
@@ -84,3 +86,49 @@ def test_titles_in_any_encoding(tmp_path):
     source = make(tmp_path / "clip.mp4", 2, metadata={"title": "AAAA"})
     source.write_bytes(source.read_bytes().replace(b"AAAA", b"\xe9\xff\xfeA"))
     assert upscale(source, tmp_path / "out.mp4").whole
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [
+        ("a.h264", "libx264", Fraction(10)),
+        ("b.h264", "libx264", Fraction(24_000, 1001)),
+        ("c.hevc", "libx265", Fraction(10)),
+        ("d.hevc", "libx265", Fraction(60)),
+        ("e.m2v", "mpeg2video", Fraction(60)),
+        ("g.dv", "dvvideo", Fraction(25)),
+        ("h.mp4", "libx264", Fraction(15)),
+        ("i.mp4", "libx264", Fraction(30_000, 1001)),
+    ],
+)
+def test_the_rate_is_the_one_of_the_stream(tmp_path, name, codec, rate):
+    """FFmpeg gives 25 for all raw streams as their average, and 60,000 for DV."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    size = {"width": 720, "height": 576} if codec == "dvvideo" else {}
+    source = make(tmp_path / name, 25, codec=codec, rate=rate, time_base=1 / rate, **size)
+    report = upscale(source, tmp_path / "out.mp4", codec="libx264")
+    unit, shown = times(report.path)
+    with Decoder(source) as decoder:
+        assert decoder.rate == rate
+    assert float((shown[-1] - shown[0]) * unit) == pytest.approx(float(24 / rate), abs=0.0011)
+
+
+def test_a_raw_stream_of_ten_images_a_second_lasts_two_seconds(tmp_path):
+    report = upscale(Path(__file__).parent / "cases" / "ten-fps.h264", tmp_path / "out.mp4")
+    with av.open(str(report.path)) as container:
+        assert container.duration == 2_000_000
+
+
+def test_a_clock_in_the_header_is_no_rate(tmp_path):
+    """Four images, one each three seconds, in an AVI of a thousand a second."""
+    source = make(
+        tmp_path / "clip.avi",
+        4,
+        codec="mpeg4",
+        rate=1000,
+        time_base=Fraction(1, 1000),
+        pts=[0, 3000, 6000, 9000],
+    )
+    with Decoder(source) as decoder:
+        assert decoder.rate == Fraction(1, 3)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 av = pytest.importorskip("av")
-from hasn_edge.errors import OutputError
+from hasn_edge.errors import OutputError, UnsupportedError
 from hasn_edge.spec import ModelSpec
 from tests.support import clips
 from tests.support.clips import TB, VFR, frames, make, planes_in, psnr, times, upscale
@@ -64,3 +64,12 @@ def test_disk_and_rights(tmp_path):
         with pytest.raises(OutputError, match="Permission denied"):
             upscale(source, tmp_path / "locked" / "out.mp4")
     assert TB
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9", "vc2"])
+def test_what_a_container_refuses_with_the_first_packet_is_said_before_anything_is_computed(tmp_path, codec):
+    session = FakeSession()
+    with pytest.raises(UnsupportedError, match=rf"a \.mov file cannot hold what {codec} makes; .* or \.mkv"):
+        upscale(make(tmp_path / "clip.mp4", 2), tmp_path / "out.mov", session, codec=codec)
+    assert not session.calls
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
