@@ -57,6 +57,7 @@ TRAIN_RECIPE = """name = "few"
 iterations = 4
 validate_every = 2
 checkpoint_every = 2
+memory_format = "contiguous"  # measured, two recordings could differ
 model = {features = 8, blocks = 1, expansion = 2, esa_channels = 4, cab_compression = 2, cab_reduction = 4}
 phases = [{patch = 60, batch_size = 2}]
 """
