@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,8 @@ class EngineChoice:
     """The one (height, width) that it takes; ``None`` for any."""
     scale: int | None = None
     """How many times it enlarges, where that is known before it is open."""
+    other: bool = False
+    """It computes another model than the one that was asked for: never the first one unless it is named."""
 
 
 def list_engines(
@@ -54,10 +56,10 @@ def list_engines(
     Args:
         model: Bundled name or weights file.
         artifacts: Built files; where there are any, only these, in this order.
-        folder: Where built files of ``model`` are looked for otherwise. Best first: TensorRT engines, FP16
-            before INT8; on a GPU that ONNX Runtime or PyTorch can use, FP16, the model itself in FP32, INT8;
-            INT8 graphs on a CPU that gains by them; the model itself on the CPU; the others,
-            those for another size last.
+        folder: Where built files are looked for otherwise. Best first: TensorRT engines, FP16 before INT8; on a
+            GPU that ONNX Runtime or PyTorch can use, FP16, the model itself in FP32, INT8; INT8 graphs on a CPU
+            that gains by them; the model itself on the CPU; the others, those for another size, and last those
+            of other models, to compare with.
         size: (height, width) that was asked for; ``None`` for any.
         threads: CPU threads; ``None`` for the backend's choice.
         device: Where all of them run, see :func:`~hasn_edge.runtime.open.open_session`. ``None`` for a GPU
@@ -79,7 +81,7 @@ def list_engines(
     if own:
         shipped = bundled_onnx(model)
         source = file_sha256(model_path(model)) if shipped is None else load_artifact(shipped).source
-        found = [a for a in _in(folder) if a.source == source and _runs_on(a.kind, device)]
+        found = [a for a in _in(folder) if _runs_on(a.kind, device)]
         for target, engine in _own(model, shipped, threads, device):
             rank = _MODEL_ON_GPU if _is_gpu(target) else _MODEL
             choices.append((rank, _called(f"{model_name(model)} fp32", target, device), engine))
@@ -92,9 +94,10 @@ def list_engines(
         )
     for place, artifact in enumerate(found):
         for target in _targets(artifact.kind, device):
-            rank = _rank(artifact, size, target) if own else place
-            name = _called(artifact.path.name, target, device)
-            choices.append((rank, name, _built(artifact, threads, target, cuda)))
+            other = own and artifact.source != source
+            rank = place if not own else _OTHER if other else _rank(artifact, size, target)
+            engine = replace(_built(artifact, threads, target, cuda), other=other)
+            choices.append((rank, _called(artifact.path.name, target, device), engine))
     return {name: engine for _, name, engine in sorted(choices, key=lambda choice: choice[0])}
 
 
@@ -116,7 +119,8 @@ def open_first(
         InputError: no engine of that name, or several.
         HasnEdgeError: the one that was named, or the last of all, does not work.
     """
-    names = list(engines) if wanted is None else [find_engine(engines, wanted)]
+    best = [name for name, engine in engines.items() if not engine.other]
+    names = best if wanted is None else [find_engine(engines, wanted)]
     for name in names:
         try:
             session = engines[name].open(engines[name].size or size)
@@ -244,7 +248,8 @@ def _in(folder: Path) -> list[Artifact]:
     return artifacts
 
 
-_MODEL_ON_GPU, _MODEL = 5, 10  # where the model itself, in FP32, stands among the ranks
+_MODEL_ON_GPU, _MODEL, _OTHER = 5, 10, 40
+"""Where the model itself, in FP32, and files of other models stand among the ranks."""
 
 
 def _rank(artifact: Artifact, size: tuple[int, int] | None, target: str | None) -> int:

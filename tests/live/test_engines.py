@@ -104,8 +104,30 @@ def test_int8_on_a_processor_that_does_not_gain_stands_behind(folder, monkeypatc
     assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN, "int8.onnx"]
 
 
-def test_files_of_other_models_and_damaged_ones_are_no_choice(folder):
+def test_files_of_other_models_stand_last_and_are_the_first_only_by_name(folder, calls):
+    """What a user trained and built is there to compare with, whichever model the run was started with."""
+    built(folder, "other-trt", Kind.ENGINE, Precision.FP16, source="0" * 64)
+    built(folder, "own", Kind.ONNX, Precision.FP32, size=[90, 160])
+    found = list_engines(DEFAULT_MODEL, folder=folder, size=(180, 320))
+    assert list(found) == [OWN, "own.onnx", "other-trt.engine"]
+    assert open_first(found, None, None, Told())[0] == OWN
+    assert open_first(found, "other-trt", None, Told())[0] == "other-trt.engine"
+
+
+def test_without_the_model_none_of_another_one_steps_in(folder, monkeypatch):
+    def refused(*args, **settings):
+        raise BuildError("no such device")
+
+    monkeypatch.setattr(engines, "open_session", refused)
+    monkeypatch.setattr(engines, "open_model", refused)
     built(folder, "other", Kind.ONNX, Precision.INT8, source="0" * 64)
+    told = Told()
+    with pytest.raises(BuildError, match="no such device"):
+        open_first(list_engines(DEFAULT_MODEL, folder=folder), None, None, told)
+    assert told == []
+
+
+def test_damaged_files_are_no_choice(folder):
     built(folder, "damaged", Kind.ONNX, Precision.INT8)
     (folder / "damaged.onnx").write_bytes(b"changed")
     (folder / "stray.onnx").write_bytes(b"no sidecar")

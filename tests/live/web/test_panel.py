@@ -223,6 +223,18 @@ def test_what_goes_wrong_is_said_over_the_image(chromium):
         waits(tab, "byId('banner').textContent.startsWith('The run has ended')")
 
 
+def test_a_long_reason_can_be_read_to_its_end_on_a_phone(chromium):
+    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    with running() as (view, _, _), page(chromium, view.addresses[0], **phone) as tab:
+        first_image(tab)
+        view.notify(trouble("the engine could not be opened, for reasons that are long " * 12))
+        tab.wait_for_selector("#banner:not([hidden])")
+        banner, inside = (tab.locator(name).bounding_box() for name in ("#banner", "#stage"))
+        assert banner["y"] + banner["height"] <= inside["y"] + inside["height"]
+        tab.evaluate("byId('banner').scrollTop = 10000")
+        assert tab.evaluate("byId('banner').scrollTop > 0")
+
+
 def test_after_the_end_it_keeps_saying_so_until_the_next_run(chromium):
     """The server is gone then, so that trying again fails as it does where a connection is lost."""
     said = "byId('banner').textContent.startsWith('The run has ended')"
