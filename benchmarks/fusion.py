@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hasn_edge.exporters.onnx import onnx_from_model
-from hasn_edge.exporters.torchscript import save_torchscript, torchscript_from_model
+from hasn_edge.exporters.torchscript import torchscript_bytes, torchscript_from_model
 from hasn_edge.files import writing
 from hasn_edge.fuse.apply import RULES, fuse
 from hasn_edge.hardware.host import compute_cores, describe_host
@@ -73,7 +73,8 @@ class Case:
             return PyTorchSession(network, channels_last=self.channels_last, threads=threads)
         if self.backend == "torchscript":
             path = folder / "case.ts"
-            save_torchscript(torchscript_from_model(network, channels_last=self.channels_last), path)
+            module = torchscript_from_model(network, channels_last=self.channels_last)
+            path.write_bytes(torchscript_bytes(module))
             return TorchScriptSession(path, model.spec, threads=threads)
         graph = onnx_from_model(
             network, size=size if self.static else None, decompose_norm=self.decompose_norm

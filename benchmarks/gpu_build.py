@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hasn_edge.artifact import Kind
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.pipeline.api import build
+from hasn_edge.sidecar import Kind
 
 WORDS = 4000
 """Characters of a message that are kept: compilers print the reason last."""

@@ -23,7 +23,6 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
-from hasn_edge.artifact import Form
 from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
@@ -37,6 +36,7 @@ from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
 from hasn_edge.quantize.sensitivity import kind_of
+from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
 
 Row = dict[str, Any]

@@ -74,13 +74,13 @@ def export(folder: Path) -> None:
     import torch
 
     from hasn_edge.exporters.onnx import onnx_from_model
-    from hasn_edge.exporters.torchscript import save_torchscript, torchscript_from_model
+    from hasn_edge.exporters.torchscript import torchscript_bytes, torchscript_from_model
     from hasn_edge.model.hasn import HASN
 
     torch.manual_seed(0)
     network = HASN().eval().requires_grad_(False)
     (folder / "network.onnx").write_bytes(onnx_from_model(network).SerializeToString())
-    save_torchscript(torchscript_from_model(network), folder / "network.ts")
+    (folder / "network.ts").write_bytes(torchscript_bytes(torchscript_from_model(network)))
 
 
 def markdown(frames: list[dict], images: list[dict], notes: list[str]) -> str:

@@ -112,7 +112,7 @@ def main(
     minutes: float, size: str, record: bool, model: str | None, artifact: Path | None, **options
 ) -> None:
     """Run, sample, judge."""
-    from hasn_edge.errors import joined
+    from hasn_edge.errors import with_cures
     from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.launch import DemoOptions, open_live
@@ -134,7 +134,7 @@ def main(
         live = open_live(
             request,
             stack,
-            lambda text, *cures: click.echo(joined(text, map(str, cures)), err=True),
+            lambda text, *cures: click.echo(with_cures(text, map(str, cures)), err=True),
             (sampling,),
         )
         snapshot = live.run().snapshot()

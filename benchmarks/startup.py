@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hasn_edge.files import shipped, writing
+from hasn_edge.files import shipped_path, writing
 from hasn_edge.hardware.host import describe_host
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("-o", "--output", type=Path, default=None, help="folder for startup_cpu.md")
     options = parser.parse_args()
-    image = str(shipped("calibration", "heldout", "LRbicx4", "coffee-0.png"))
+    image = str(shipped_path("calibration", "heldout", "LRbicx4", "coffee-0.png"))
     lines = ["# Cold start of the command line", "", "| command | median, s | slowest, s |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         cases = (("--help",), ("upscale", image, "-o", folder))

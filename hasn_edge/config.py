@@ -169,7 +169,7 @@ def _tables(cls: Any, prefix: str = "") -> Iterator[str]:
             yield from _tables(bare, f"{prefix}{name}.")
 
 
-def _unknown(key: str, hint: Any, root: Any, source: str) -> ConfigError:
+def _unknown_key(key: str, hint: Any, root: Any, source: str) -> ConfigError:
     """Describe the unknown dotted ``key``, the last part of which does not belong to ``hint``."""
     table, _, name = key.rpartition(".")
     siblings = [f.name for f in fields(hint)]
@@ -193,7 +193,7 @@ def _refuse_unknown(values: object, hint: Any, root: Any, source: str, prefix: s
         return
     for key, value in values.items():
         if is_dataclass(hint) and key not in {f.name for f in fields(hint)}:
-            raise _unknown(prefix + key, hint, root, source)
+            raise _unknown_key(prefix + key, hint, root, source)
         _refuse_unknown(value, _inner(hint, key), root, source, f"{prefix}{key}.")
 
 

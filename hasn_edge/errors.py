@@ -80,7 +80,7 @@ def say(text: str) -> Cure:
     return Cure("say", text)
 
 
-def joined(message: str, cures: Iterable[str]) -> str:
+def with_cures(message: str, cures: Iterable[str]) -> str:
     """Return a message with its cures as one sentence; below a message of several lines, as one more."""
     words = ", or ".join(cures)
     if not words:
@@ -103,7 +103,7 @@ class HasnEdgeError(Exception):
         self.message, self.cures = message, cures
 
     def __str__(self) -> str:
-        return joined(self.message, map(str, self.cures))
+        return with_cures(self.message, map(str, self.cures))
 
     def within(self, place: str) -> HasnEdgeError:
         """Return the same error with ``place: `` before its message, to be raised from this one."""

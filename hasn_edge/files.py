@@ -32,11 +32,11 @@ def shipped_root() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent
 
 
-def shipped(*parts: str) -> Path:
+def shipped_path(*parts: str) -> Path:
     """Return the path of a file or folder that ships with hasn-edge.
 
     Args:
-        parts: Path below the three folders, e.g. ``shipped("calibration", "patches")``.
+        parts: Path below the three folders, e.g. ``shipped_path("calibration", "patches")``.
 
     Raises:
         InputError: the installation is incomplete.

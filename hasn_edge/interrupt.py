@@ -68,7 +68,7 @@ def working() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def hold() -> Iterator[None]:
     """Keep Ctrl-C from processes that are started meanwhile, until they call :func:`ignore`.
 
     A terminal sends it to all of them, and Python's start takes it with a traceback. Nothing on Windows.

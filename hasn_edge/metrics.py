@@ -114,6 +114,11 @@ def mean_db(values: Iterable[float]) -> float:
     return math.inf if everything else math.nan
 
 
+def finite_or_none(value: float) -> float | None:
+    """Return what JSON can hold of a figure: ``None`` for infinity and what is no number."""
+    return value if math.isfinite(value) else None
+
+
 def _check_same(what: str, a: NDArray[Any], b: NDArray[Any]) -> None:
     if a.shape != b.shape:
         raise ShapeError(

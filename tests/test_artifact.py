@@ -8,18 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hasn_edge.artifact import (
-    Artifact,
-    Form,
-    GraphDetails,
-    InputProfile,
-    Kind,
-    TensorInfo,
-    load_artifact,
-    publish,
-    sidecar_path,
-)
+from hasn_edge.artifact import Artifact, load_artifact, publish, sidecar_path
 from hasn_edge.errors import ArtifactError
+from hasn_edge.sidecar import Form, GraphDetails, InputProfile, Kind, TensorInfo
 from hasn_edge.spec import ModelSpec, Precision
 
 OLD = Path(__file__).parent / "support" / "sidecars_0_1"

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import inspect
 import re
+import sys
+from itertools import groupby
 from pathlib import Path
+from types import CodeType, FrameType
 
+import numpy as np
 import pytest
+import torch
+
+from hasn_edge.cli import cli
+from hasn_edge.images.codec import write_image
+from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import ModelSpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +74,99 @@ def test_the_floors_are_drawn_as_the_code_has_them():
         "__init__",
         "__main__",
     }
+
+
+PACKAGE = ROOT / "hasn_edge"
+WALKS = {
+    "One image": "upscale photo.png -o out.png --model tiny.safetensors",
+    "One model": "build --precision int8 --target cpu --model tiny.safetensors --recipe loose.toml",
+}
+"""The walks of docs/architecture.md, and what is run to compare: a small network, built for this CPU."""
+LEAD = {"cli", "pipeline"}
+"""The rooms that lead the walks."""
+
+
+def documented(walk: str) -> tuple[list[str], list[str]]:
+    """Return the functions of a walk, and the rooms that the line below its table names."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition(f"**{walk}")[2]
+    functions = re.findall(r"^\| `([\w.]+)` \|", text.partition("\nRooms: ")[0], re.M)
+    rooms = re.search(r"\nRooms: ([\w, ]+)\.", text)
+    return functions, rooms[1].split(", ")
+
+
+def code_of(name: str) -> CodeType:
+    """Return the code that runs when what is called ``name`` below ``hasn_edge`` is called."""
+    module, _, function = name.rpartition(".")
+    if not (PACKAGE / module.replace(".", "/")).with_suffix(".py").exists():
+        module, _, owner = module.rpartition(".")
+        function = f"{owner}.{function}"
+    found = importlib.import_module(f"hasn_edge.{module}")
+    for part in function.split("."):
+        found = getattr(found, part)
+    found = getattr(found, "callback", found)  # a verb's command
+    return inspect.unwrap(found.__init__ if inspect.isclass(found) else found).__code__
+
+
+class Trace:
+    """Notes which of some functions are called, in order, and which rooms the leading ones enter."""
+
+    def __init__(self, functions: dict[CodeType, str]) -> None:
+        self.functions = functions
+        self.called: list[str] = []
+        self.entered: list[str] = []
+        self._rooms: list[str] = []
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
+        code = frame.f_code
+        if event == "return" and self._rooms:
+            self._rooms.pop()
+        if event != "call":
+            return
+        caller = next((room for room in reversed(self._rooms) if room), "")
+        room = self._room(code, caller)
+        self._rooms.append(room)
+        if caller == "import":
+            return
+        if code in self.functions:
+            self.called.append(self.functions[code])
+        method = code.co_varnames[:1] == ("self",) and code.co_name != "__init__"
+        if room not in ("", "import", *LEAD) and caller in LEAD and not method:
+            self.entered.append(room)
+
+    def _room(self, code: CodeType, caller: str) -> str:
+        """Return where code is; nothing for loose modules and other packages, ``import`` during one."""
+        if caller == "import" or code.co_filename.startswith("<frozen importlib"):
+            return "import"
+        path = Path(code.co_filename)
+        inside = path.is_relative_to(PACKAGE) and len(path.relative_to(PACKAGE).parts) > 1
+        return path.relative_to(PACKAGE).parts[0] if inside else ""
+
+
+def test_the_walks_name_functions_that_exist():
+    for walk in WALKS:
+        functions, rooms = documented(walk)
+        assert [code_of(name) for name in functions]
+        leading = [name for name in functions if name.split(".")[0] not in LEAD]
+        assert set(rooms) <= {name.split(".")[0] for name in leading}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", WALKS)
+def test_the_walks_are_those_of_the_code(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save_checkpoint(Path("tiny.safetensors"), HASN(ModelSpec(features=8, blocks=1)))
+    Path("loose.toml").write_text("budget_db = 50.0\n")
+    write_image("photo.png", np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8))
+    functions, rooms = documented(walk)
+    trace = Trace({code_of(name): name for name in functions})
+    sys.setprofile(trace)
+    try:
+        cli(WALKS[walk].split(), standalone_mode=False)
+    finally:
+        sys.setprofile(None)
+    assert list(dict.fromkeys(trace.called)) == functions, "in the order of their first calls"
+    assert [room for room, _ in groupby(trace.entered)] == rooms
 
 
 def test_torch_is_pinned():

@@ -111,8 +111,8 @@ def test_permissions_follow_the_umask(tmp_path):
 
 
 def test_a_checkout_has_the_folders_beside_the_package() -> None:
-    assert files.shipped("engines", "targets").is_dir()
-    assert files.shipped("engines", "targets", "rtx.toml").is_file()
+    assert files.shipped_path("engines", "targets").is_dir()
+    assert files.shipped_path("engines", "targets", "rtx.toml").is_file()
 
 
 def test_a_wheel_has_them_inside_and_looks_nowhere_else(
@@ -121,6 +121,6 @@ def test_a_wheel_has_them_inside_and_looks_nowhere_else(
     (tmp_path / "package" / "_shipped" / "engines").mkdir(parents=True)
     (tmp_path / "calibration").mkdir()  # of somebody else, in the same site-packages
     monkeypatch.setattr(files, "_PACKAGE", tmp_path / "package")
-    assert files.shipped("engines") == tmp_path / "package" / "_shipped" / "engines"
+    assert files.shipped_path("engines") == tmp_path / "package" / "_shipped" / "engines"
     with pytest.raises(InputError, match="calibration ships with hasn-edge but is missing: .*reinstall"):
-        files.shipped("calibration")
+        files.shipped_path("calibration")

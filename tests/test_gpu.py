@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.artifact import Kind
 from hasn_edge.bench import run as bench_run
 from hasn_edge.bench.board import find_board
 from hasn_edge.cli import cli
@@ -24,6 +23,7 @@ from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model
 from hasn_edge.pipeline.api import build, export
 from hasn_edge.runtime.open import open_session
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec
 
 pytestmark = pytest.mark.gpu

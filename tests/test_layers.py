@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
     {"errors", "interrupt", "optional", "progress", "spec"},
-    {"artifact", "config", "files"},
+    {"config", "files", "sidecar"},
+    {"artifact"},
     {"hardware"},
     {"images"},
     {"metrics"},

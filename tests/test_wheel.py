@@ -61,10 +61,10 @@ import hasn_edge, json
 from hasn_edge.engine.target import shipped_targets
 from hasn_edge.model.zoo import bundled_models, bundled_onnx
 from hasn_edge.quantize.recipe import shipped_recipes
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
 print(json.dumps([
     hasn_edge.__file__, sorted(shipped_targets()), sorted(bundled_models()), list(shipped_recipes()),
-    len(list(shipped("calibration", "patches").glob("*.png"))),
+    len(list(shipped_path("calibration", "patches").glob("*.png"))),
     all(bundled_onnx(name) for name in bundled_models()),
 ]))
 """

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board, find_board
 from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.cases import Backends, CaseMaker, find_backends
@@ -28,6 +28,7 @@ from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.runtime.tensorrt.open_engine import no_gpu
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 
 

@@ -89,7 +89,7 @@ def find_board(kind: str, *, root: Path = Path("/"), gpu: Callable[[], GpuFacts 
     facts = gpu()
     if kind == "jetson" and not jetson.present:
         raise UnsupportedError(
-            f"device 'jetson': this machine is no Jetson, it is {_this(facts)}",
+            f"device 'jetson': this machine is no Jetson, it is {_this_machine(facts)}",
             say("run it on the Jetson"),
             call("bench", estimate="orin-nano"),
         )
@@ -100,7 +100,8 @@ def find_board(kind: str, *, root: Path = Path("/"), gpu: Callable[[], GpuFacts 
         )
     if facts is None:
         raise UnsupportedError(
-            f"device {kind!r}: no NVIDIA GPU with its driver answers here; this machine is {_this(facts)}",
+            f"device {kind!r}: no NVIDIA GPU with its driver answers here; this machine is "
+            f"{_this_machine(facts)}",
             say("give a container the GPU"),
             call("bench", estimate="orin-nano" if kind == "jetson" else "rtx-4090"),
         )
@@ -110,7 +111,7 @@ def find_board(kind: str, *, root: Path = Path("/"), gpu: Callable[[], GpuFacts 
     return Board(kind=kind, title=model or facts.name, gpu=facts, jetson=jetson)
 
 
-def _this(facts: GpuFacts | None) -> str:
+def _this_machine(facts: GpuFacts | None) -> str:
     gpu = "without an NVIDIA driver" if facts is None else f"with {facts.title}"
     return f"{platform.system()} on {platform.machine()} ({host.cpu_name()}) {gpu}"
 

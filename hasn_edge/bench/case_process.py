@@ -78,7 +78,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child, case), daemon=True)
-        with interrupt.held():
+        with interrupt.hold():
             self._process.start()
         child.close()
 

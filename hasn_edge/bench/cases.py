@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, Kind
+from hasn_edge.artifact import Artifact
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.options import BenchOptions
@@ -19,6 +19,7 @@ from hasn_edge.pipeline.autotune import CANDIDATES
 from hasn_edge.pipeline.build import CACHE, Built, build_one
 from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 
 _NAMES = {Kind.ONNX: "ONNX Runtime", Kind.TORCHSCRIPT: "TorchScript", Kind.ENGINE: "TensorRT"}
@@ -81,12 +82,12 @@ class CaseMaker:
         """
         found: list[Case] = []
         if self.options.model is not None:
-            make = self._on_cpu if self.board.kind == "cpu" else self._on_device
+            make = self._cpu_cases if self.board.kind == "cpu" else self._device_cases
             found += make(self.options.model)
         for artifact in artifacts:
-            found.append(self._of_artifact(artifact, label=artifact.path.name))
+            found.append(self._artifact_case(artifact, label=artifact.path.name))
             if artifact.kind is Kind.ONNX and artifact.precision is Precision.INT8:
-                found.append(self._emulation(artifact))
+                found.append(self._emulated_case(artifact))
         tile = self.options.tile
         if tile is not None:
             why = "latency: tiles are for frames that do not fit in memory; only their drift is measured"
@@ -94,19 +95,19 @@ class CaseMaker:
             found.append(replace(found[0], label=label, tile=tile, timed=False, not_measured=(why,)))
         return found
 
-    def _on_cpu(self, model: str) -> list[Case]:
+    def _cpu_cases(self, model: str) -> list[Case]:
         found = [Case(label="PyTorch fp32", model=model, threads=self.options.threads)]
         for precision in self._precisions:
             built = self._build(model, precision, "cpu", None)
-            found += [self._of_artifact(artifact) for artifact in built]
+            found += [self._artifact_case(artifact) for artifact in built]
             if precision is Precision.FP32:
                 # Not FP16: PyTorch computes half precision on a CPU some fifty times slower.
-                found.append(self._torchscript(model, precision))
+                found.append(self._torchscript_case(model, precision))
             if precision is Precision.INT8:
-                found += [self._emulation(artifact) for artifact in built]
+                found += [self._emulated_case(artifact) for artifact in built]
         return found
 
-    def _on_device(self, model: str) -> list[Case]:
+    def _device_cases(self, model: str) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
         gpu = self.backends.torch_gpu
         reference = Case(
@@ -120,13 +121,13 @@ class CaseMaker:
             if self.backends.engines is not None:
                 for artifact in self._build(model, precision, self.backends.engines.value, self.size):
                     if artifact.kind is Kind.ENGINE:
-                        found.append(self._of_artifact(artifact))
+                        found.append(self._artifact_case(artifact))
                     elif precision is Precision.INT8:
-                        found.append(self._emulation(artifact))
+                        found.append(self._emulated_case(artifact))
             if gpu and precision is not Precision.INT8:
-                found.append(self._torchscript(model, precision))
+                found.append(self._torchscript_case(model, precision))
             if self.backends.onnxruntime_gpu and precision is not Precision.INT8:
-                found += [self._of_artifact(each) for each in self._build(model, precision, "cpu", None)]
+                found += [self._artifact_case(each) for each in self._build(model, precision, "cpu", None)]
         return found
 
     @property
@@ -153,7 +154,7 @@ class CaseMaker:
             progress=self.progress,
         ).artifacts
 
-    def _torchscript(self, model: str, precision: Precision) -> Case:
+    def _torchscript_case(self, model: str, precision: Precision) -> Case:
         script = self.export(
             model,
             format="torchscript",
@@ -161,9 +162,9 @@ class CaseMaker:
             output=self.folder,
             progress=self.progress,
         )
-        return self._of_artifact(script)
+        return self._artifact_case(script)
 
-    def _of_artifact(self, artifact: Artifact, label: str = "") -> Case:
+    def _artifact_case(self, artifact: Artifact, label: str = "") -> Case:
         return Case(
             label=label or f"{_NAMES[artifact.kind]} {artifact.precision.value}",
             artifact=artifact,
@@ -172,7 +173,7 @@ class CaseMaker:
             cuda=self.options.cuda if artifact.kind is Kind.ENGINE else None,
         )
 
-    def _emulation(self, artifact: Artifact) -> Case:
+    def _emulated_case(self, artifact: Artifact) -> Case:
         return Case(
             label="INT8 emulated exactly",
             artifact=artifact,

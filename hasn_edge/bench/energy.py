@@ -81,7 +81,7 @@ class EnergyMeter:
         """Return the figures; ``None`` without a source."""
         if self._source is None or not self._traces:
             return None
-        watts = _weighted(self._traces, [trace.total_watts for trace in self._traces])
+        watts = _weighted_mean(self._traces, [trace.total_watts for trace in self._traces])
         spans = [_span(trace) for trace in self._traces]
         stopped = next((trace.stopped_by for trace in self._traces if trace.stopped_by), None)
         # Frames after the sensor failed were not paid for in the trace.
@@ -89,7 +89,8 @@ class EnergyMeter:
         rails = {
             rail: mean
             for rail in self._source.rails
-            if (mean := _weighted(self._traces, [trace.watts(rail) for trace in self._traces])) is not None
+            if (mean := _weighted_mean(self._traces, [trace.watts(rail) for trace in self._traces]))
+            is not None
         }
         return Energy(
             rail=self._traces[0].rail,
@@ -97,7 +98,7 @@ class EnergyMeter:
             idle_watts=idle.total_watts if idle is not None else None,
             joules_per_frame=joules / self._frames if joules and self._frames else None,
             frames=self._frames,
-            gpu_hertz=_weighted(self._traces, [trace.gpu_hertz for trace in self._traces]),
+            gpu_hertz=_weighted_mean(self._traces, [trace.gpu_hertz for trace in self._traces]),
             rails=rails,
             celsius=_temperatures(self._traces),
             not_read=stopped,
@@ -108,7 +109,7 @@ def _span(trace: PowerTrace) -> float:
     return trace.seconds[-1] - trace.seconds[0] if trace.seconds else 0.0
 
 
-def _weighted(traces: Sequence[PowerTrace], means: Sequence[float | None]) -> float | None:
+def _weighted_mean(traces: Sequence[PowerTrace], means: Sequence[float | None]) -> float | None:
     known = [(_span(trace), mean) for trace, mean in zip(traces, means, strict=True) if mean is not None]
     if len(known) < len(traces):
         return None

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.errors import Cure, joined, use
+from hasn_edge.errors import Cure, use, with_cures
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.files import writing
 from hasn_edge.hardware.power import INTERVAL_SECONDS
+from hasn_edge.metrics import finite_or_none
 from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, complexity
 from hasn_edge.spec import ModelSpec
 
@@ -42,7 +43,7 @@ class Remark:
     cures: tuple[Cure, ...] = ()
 
     def __str__(self) -> str:
-        return joined(self.text, map(str, self.cures))
+        return with_cures(self.text, map(str, self.cures))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +184,9 @@ class BenchReport:
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """What a reader should not overlook."""
-        found = [Remark(text) for case in self.cases for text in (*_throttling(case), *_launches(case))]
+        found = [
+            Remark(text) for case in self.cases for text in (*_throttling_texts(case), *_launch_texts(case))
+        ]
         if self.before.get("jetson", {}).get("clocks_locked") is False and not self.timing.set_clocks:
             mode = self.before["jetson"].get("power_mode")
             floating = f"the clocks of this Jetson float (power mode {mode})"
@@ -238,11 +241,7 @@ class BenchReport:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _finite(value: float | None) -> float | None:
-    return None if value is None or value in (float("inf"), float("-inf")) else value
-
-
-def _throttling(case: BenchCase) -> list[str]:
+def _throttling_texts(case: BenchCase) -> list[str]:
     found = []
     for what, latency in (
         ("", case.latency),
@@ -257,7 +256,7 @@ def _throttling(case: BenchCase) -> list[str]:
     return found
 
 
-def _launches(case: BenchCase) -> list[str]:
+def _launch_texts(case: BenchCase) -> list[str]:
     gpu, enqueue = case.parts.get("gpu"), case.parts.get("enqueue")
     if gpu is None or enqueue is None or case.facts.get("graphs"):
         return []
@@ -307,7 +306,7 @@ def _case_dict(case: BenchCase, reference: BenchCase) -> dict[str, Any]:
         "session": dict(case.facts),
         "peak_bytes": case.peak_bytes,
         "quality": {
-            name: {key: _finite(v) if isinstance(v, float) else v for key, v in vars(quality).items()}
+            name: {key: finite_or_none(v) if isinstance(v, float) else v for key, v in vars(quality).items()}
             for name, quality in case.quality.items()
         },
         "not_measured": list(case.not_measured),

@@ -66,9 +66,9 @@ class BenchSchedule:
         Raises:
             HasnEdgeError: a case failed.
         """
-        return self._apart() if apart else self._together()
+        return self._run_apart() if apart else self._run_together()
 
-    def _together(self) -> Generator[CaseResult, None, None]:
+    def _run_together(self) -> Generator[CaseResult, None, None]:
         """Open all, time them in rounds, score them."""
         with ExitStack() as stack:
             workers, facts = [], []
@@ -81,7 +81,7 @@ class BenchSchedule:
             for worker, fact, one, peak in zip(workers, facts, measured, peaks, strict=True):
                 yield self._result(worker, fact, one, peak)
 
-    def _apart(self) -> Generator[CaseResult, None, None]:
+    def _run_apart(self) -> Generator[CaseResult, None, None]:
         """Open each when the one before it is closed; its rounds follow each other."""
         with self.timer:
             for case in self.cases:

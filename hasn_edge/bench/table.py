@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
-from hasn_edge.errors import Cure, joined
+from hasn_edge.errors import Cure, with_cures
 from hasn_edge.model.complexity import PAPER_SIZE, complexity
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def notes(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> list[s
         report: A finished benchmark.
         cure_text: Writes what helps against what a remark is about.
     """
-    remarks = [joined(remark.text, map(cure_text, remark.cures)) for remark in report.remarks]
+    remarks = [with_cures(remark.text, map(cure_text, remark.cures)) for remark in report.remarks]
     gaps = [f"{case.label}: {reason}" for case in report.cases for reason in case.not_measured]
     gaps += [
         f"{case.label}: no CUDA graphs: {case.facts['graphs_reason']}"

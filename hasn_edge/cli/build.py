@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
-from hasn_edge.cli.terminal import status
+from hasn_edge.cli.terminal import note, say, status
 
 
 @click.command("build")
@@ -93,8 +93,8 @@ def command(model: str | None, **options: Any) -> None:
     with status("building") as update:
         built = build_from(BuildOptions(model=chosen_model(model), **options), update)
     for error in built.left_out:
-        click.echo(message_of(error, click.get_current_context().command), err=True)
+        say(message_of(error, click.get_current_context().command), err=True)
     for line in built.summary:
-        click.echo(line, err=True)
+        note(line)
     for artifact in built.artifacts:
-        click.echo(str(artifact.path))
+        say(str(artifact.path))

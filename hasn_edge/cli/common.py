@@ -15,63 +15,45 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MODEL_HELP = "Bundled name, or a .safetensors or .pth file.  [default: the bundled model]"
 
+model_option = click.option("--model", metavar="NAME|FILE", default=None, help=MODEL_HELP)
 
-def model_option(function: F) -> F:
-    """Add ``--model``."""
-    return click.option("--model", metavar="NAME|FILE", default=None, help=MODEL_HELP)(function)
+artifact_option = click.option(
+    "--artifact",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A file that export or build made (.onnx, .ts, .engine) instead of --model.",
+)
+
+cuda_option = click.option(
+    "--cuda",
+    type=click.Choice(["torch", "cuda-python", "pycuda"]),
+    default=None,
+    help="What gives an engine its memory and streams; pycuda has no CUDA graphs.  [default: the first "
+    "that is installed and works: cuda-python, pycuda, torch]",
+)
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), default=None, help="CPU threads.  [default: all cores]"
+)
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("engines"),
+    show_default=True,
+    help="Folder for the files.",
+)
 
 
-def artifact_option(function: F) -> F:
-    """Add ``--artifact``."""
-    return click.option(
-        "--artifact",
-        type=click.Path(path_type=Path),
-        default=None,
-        help="A file that export or build made (.onnx, .ts, .engine) instead of --model.",
-    )(function)
-
-
-def device_option(function: F, *, default: str = "cpu; cuda for an engine") -> F:
-    """Add ``--device``; ``default`` is what its help says of the verb's."""
+def device_option(default: str = "cpu; cuda for an engine") -> Callable[[F], F]:
+    """Return ``--device``; ``default`` is what its help says of the verb's."""
     return click.option(
         "--device",
         metavar="cpu|cuda[:N]|tensorrt[:N]",
         default=None,
         help=f"Where to run; tensorrt is ONNX Runtime's.  [default: {default}]",
-    )(function)
-
-
-def cuda_option(function: F) -> F:
-    """Add ``--cuda``."""
-    return click.option(
-        "--cuda",
-        type=click.Choice(["torch", "cuda-python", "pycuda"]),
-        default=None,
-        help="What gives an engine its memory and streams; pycuda has no CUDA graphs.  [default: the first "
-        "that is installed and works: cuda-python, pycuda, torch]",
-    )(function)
-
-
-def threads_option(function: F) -> F:
-    """Add ``--threads``."""
-    return click.option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        default=None,
-        help="CPU threads.  [default: all cores]",
-    )(function)
-
-
-def output_option(function: F) -> F:
-    """Add ``-o``."""
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("engines"),
-        show_default=True,
-        help="Folder for the files.",
-    )(function)
+    )
 
 
 class SizeParam(click.ParamType[Any]):
@@ -116,8 +98,9 @@ def open_chosen(
     in_flight: int = 1,
 ) -> Session:
     """Open the session that ``--model`` or ``--artifact`` names; an engine with ``in_flight`` executions."""
-    from hasn_edge.artifact import Kind, load_artifact
+    from hasn_edge.artifact import load_artifact
     from hasn_edge.runtime.open import open_model, open_session
+    from hasn_edge.sidecar import Kind
 
     if artifact is not None:
         if model is not None:

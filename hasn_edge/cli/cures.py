@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hasn_edge.errors import Cure, HasnEdgeError, joined
+from hasn_edge.errors import Cure, HasnEdgeError, with_cures
 
 
 def message_of(error: HasnEdgeError, command: click.Command | None = None) -> str:
@@ -19,7 +19,7 @@ def message_of(error: HasnEdgeError, command: click.Command | None = None) -> st
         error: What was raised.
         command: The verb that raised it, whose options its cures name.
     """
-    return joined(error.message, (cure_text(cure, command) for cure in error.cures))
+    return with_cures(error.message, (cure_text(cure, command) for cure in error.cures))
 
 
 def cure_text(cure: Cure, command: click.Command | None = None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hasn_edge.cli.common import threads_option
-from hasn_edge.cli.terminal import progress, status
+from hasn_edge.cli.terminal import progress, say, status
 
 
 @click.group("data")
@@ -66,7 +66,7 @@ def prepare_command(
     """
     from hasn_edge.data.prepare import prepare
 
-    with progress("preparing", None) as advance:
+    with progress("preparing") as show:
         report = prepare(
             photos,
             output,
@@ -75,10 +75,10 @@ def prepare_command(
             min_side=min_side,
             skip_bad=skip_bad,
             workers=threads,
-            progress=advance,
+            progress=show,
         )
     for problem in report.skipped:
-        click.echo(f"left out: {problem}", err=True)
+        say(f"left out: {problem}", err=True)
     click.echo(
         f"{output}: {report.images} images, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
         f"LR made for {report.made_lr}, read for {report.images - report.made_lr}; "

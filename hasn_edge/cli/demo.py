@@ -15,8 +15,8 @@ import click
 from hasn_edge import interrupt
 from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, device_option, model_option, threads_option
 from hasn_edge.cli.cures import cure_text, message_of
-from hasn_edge.cli.terminal import console, messages, say
-from hasn_edge.errors import Cure, HasnEdgeError, joined
+from hasn_edge.cli.terminal import console, is_quiet, messages, say
+from hasn_edge.errors import Cure, HasnEdgeError, with_cures
 
 if TYPE_CHECKING:
     from hasn_edge.live.launch import DemoOptions
@@ -95,7 +95,7 @@ class _InputSize(click.ParamType[Any]):
     help="Begin with this file of ./engines, or of --artifact, such as hasn-x4-int8-cpu.onnx; 'hasn-x4 fp32' "
     "is the model itself.  [default: best for this machine]",
 )
-@partial(device_option, default="best for this machine")
+@device_option("best for this machine")
 @cuda_option
 @threads_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that serves the web page.")
@@ -167,8 +167,8 @@ def _run(options: DemoOptions, json_path: Path | None) -> int:
     received: list[int] = []
     try:
         with ExitStack() as stack:
-            terminal = TerminalView(messages())
-            live = open_live(options, stack, _tell, (terminal,), cure_text=_cure_text)
+            drawn = () if is_quiet() else (TerminalView(messages()),)
+            live = open_live(options, stack, _tell, drawn, cure_text=_cure_text)
             with interrupt.catching(partial(_stop, live, options.record, received)):
                 whole = False
                 try:
@@ -236,7 +236,7 @@ def _report(stats: Stats, json_path: Path | None) -> None:
 
 def _tell(text: str, *cures: Cure) -> None:
     """Print a sentence, and what helps, on standard error."""
-    click.echo(joined(text, map(_cure_text, cures)), err=True)
+    click.echo(with_cures(text, map(_cure_text, cures)), err=True)
 
 
 def _cure_text(cure: Cure) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,12 @@ from hasn_edge.cli.common import (
     open_chosen,
     threads_option,
 )
-from hasn_edge.cli.terminal import console, progress
+from hasn_edge.cli.terminal import console, progress, say
+from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
     from hasn_edge.evaluation.evaluate import Scores
-    from hasn_edge.progress import Progress, Step
+    from hasn_edge.progress import Progress
     from hasn_edge.runtime.upscaler import Upscaler
 
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     default=None,
     help="Write all figures to FILE.",
 )
-@device_option
+@device_option()
 @cuda_option
 @threads_option
 def command(
@@ -86,7 +88,12 @@ def command(
         upscaler = Upscaler(session)
         results: list[tuple[Scores, Scores]] = []
         tiled: dict[str, str] = {}
-        with progress("evaluating", 2 * sum(len(s) for s in sets)) as advance:
+        number, total = itertools.count(1), 2 * sum(len(s) for s in sets)
+        with progress("evaluating") as show:
+
+            def advance(step: Step) -> None:
+                show(Step(step.text, next(number), total))
+
             for eval_set in sets:
                 ours = score_images(
                     upscaler.run,
@@ -106,9 +113,7 @@ def command(
     for why in dict.fromkeys(tiled.values()):
         names = [image for image, reason in tiled.items() if reason == why]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        click.echo(
-            f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True
-        )
+        say(f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True)
     if json_path is not None:
         content: dict[str, Any] = {
             "model": name,

@@ -84,10 +84,12 @@ def command(
 
     if kind != "triton" and (artifact is not None or name is not None):
         raise click.UsageError("--artifact and --name go with --format triton")
-    clash = [option for option in ("model", "precision", "size", "batch", "opset") if _given(context, option)]
+    clash = [
+        option for option in ("model", "precision", "size", "batch", "opset") if _is_given(context, option)
+    ]
     if artifact is not None and clash:
         raise click.UsageError(f"--artifact is a finished file; leave out --{clash[0]}")
-    if kind == "triton" and not _given(context, "output"):
+    if kind == "triton" and not _is_given(context, "output"):
         output = Path("triton")  # 'engines' may hold folders that the server would take for models
     wanted: dict[str, Any] = {"precision": precision, "opset": opset, "size": size, "batch": batch}
     wanted["output"] = output
@@ -100,6 +102,6 @@ def command(
     click.echo(str(made.path))
 
 
-def _given(context: click.Context, option: str) -> bool:
+def _is_given(context: click.Context, option: str) -> bool:
     """Whether the user gave the option."""
     return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT

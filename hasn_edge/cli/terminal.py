@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hasn_edge import interrupt
-from hasn_edge.progress import Step
+from hasn_edge.progress import Progress, Step, ignore
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,26 +99,24 @@ def console() -> Console:
 
 
 def messages() -> Console:
-    """Return the console for progress and warnings: standard error."""
+    """Return the console for progress: standard error."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
+def is_quiet() -> bool:
+    """Whether ``-q`` was given."""
+    return _quiet
+
+
 @contextmanager
-def progress(description: str, total: int | None, *, show: bool = True) -> Iterator[Callable[[Step], None]]:
-    """Show a progress bar on standard error; yield what advances it by one with each step.
+def progress(description: str, *, show: bool = True) -> Iterator[Progress]:
+    """Show a progress bar on standard error where that is a terminal; yield what takes the steps."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    On anything but a terminal nothing is drawn.
-
-    Args:
-        description: What stands before the bar.
-        total: How many steps there will be; ``None`` where the steps know it.
-        show: Whether anything is drawn.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
+    bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -129,31 +127,26 @@ def progress(description: str, total: int | None, *, show: bool = True) -> Itera
         disable=_quiet or not show,
     )
     with bar:
-        task = bar.add_task(description, total=total, current="")
-
-        def advance(step: Step) -> None:
-            bar.update(task, advance=1, current=step.text, total=step.total if total is None else None)
-
-        yield advance
+        task = bar.add_task(description, total=None, current="")
+        yield lambda step: bar.update(task, completed=step.done, total=step.total, current=step.text)
 
 
 @contextmanager
-def status(text: str) -> Iterator[Callable[[Step | str], None]]:
+def status(text: str) -> Iterator[Progress]:
     """Show a spinner with what is under way on standard error; yield what takes the steps."""
     if _quiet:
-        yield lambda step: None
+        yield ignore
         return
     with messages().status(text) as spinner:
 
-        def show(step: Step | str) -> None:
-            step = Step(step) if isinstance(step, str) else step
+        def show(step: Step) -> None:
             spinner.update(step.text if step.total is None else f"{step.text} ({step.done} of {step.total})")
 
         yield show
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line, above the progress bar where one is drawn on the terminal.
+    """Print a result, or a warning or error on standard error, above a progress bar on the terminal.
 
     click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
     line.

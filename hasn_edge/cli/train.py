@@ -13,11 +13,11 @@ import click
 
 from hasn_edge import interrupt
 from hasn_edge.cli.common import threads_option
-from hasn_edge.cli.terminal import messages
+from hasn_edge.cli.terminal import is_quiet, messages, note, progress, say
 from hasn_edge.optional import require
+from hasn_edge.progress import Progress, Step, ignore
 
 if TYPE_CHECKING:
-    from hasn_edge.progress import Progress, Step
     from hasn_edge.train.distributed import DistributedContext
     from hasn_edge.train.run_folder import RunFile
 
@@ -133,8 +133,8 @@ def command(
             else:
                 assert recipe is not None
                 extra = (*overrides, f"iterations={iterations}") if iterations else overrides
-                folder, run = _begin(recipe, extra, output, data, sets, start, here)
-            click.echo(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
+                folder, run = _begin_run(recipe, extra, output, data, sets, start, here)
+            say(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
         here.barrier()
         if folder is None:  # only the main process made the plan; the others find its folder by the same rule
             from hasn_edge.train.recipe import load_recipe
@@ -146,12 +146,10 @@ def command(
             train_run(folder, run, here, compiled=compiled, progress=report, stop=lambda: bool(asked))
         except Interrupted as exc:
             if here.is_main:
-                click.echo(
-                    f"{exc}; continue with: hasn-edge train --resume {shlex.quote(str(folder))}", err=True
-                )
+                say(f"{exc}; continue with: hasn-edge train --resume {shlex.quote(str(folder))}", err=True)
             sys.exit(128 + asked[0] if asked else 1)
         if here.is_main:
-            click.echo(f"finished; weights: {folder / 'best.safetensors'}, log: {folder / 'log.csv'}")
+            say(f"finished; weights: {folder / 'best.safetensors'}, log: {folder / 'log.csv'}")
 
 
 def _check_usage(
@@ -187,7 +185,7 @@ def _show(recipe: str | None, overrides: tuple[str, ...]) -> None:
     click.echo(dump_config(load_recipe(recipe, overrides)), nl=False)
 
 
-def _begin(
+def _begin_run(
     recipe: str,
     overrides: tuple[str, ...],
     output: Path | None,
@@ -207,9 +205,7 @@ def _begin(
     prepared = []
     for number, path in enumerate(data):
         if not is_prepared(path):
-            click.echo(
-                f"{path}: not prepared yet; preparing it into {folder / 'data' / str(number)}", err=True
-            )
+            note(f"{path}: not prepared yet; preparing it into {folder / 'data' / str(number)}")
             side = max(phase.patch for phase in plan.phases)
             prepare([path], folder / "data" / str(number), scale=plan.model.scale, min_side=side)
             path = folder / "data" / str(number)
@@ -220,27 +216,15 @@ def _begin(
 @contextmanager
 def _display(here: DistributedContext) -> Iterator[Progress]:
     """Yield what shows the steps: a live bar on a terminal, lines elsewhere, in the main process."""
-    if not here.is_main:
-        yield lambda step: None
+    if is_quiet() or not here.is_main:
+        yield ignore
         return
-    console = messages()
-    if not console.is_terminal:
-        yield lambda step: click.echo(_line(step))
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+    drawn = messages().is_terminal
+    with progress("") as advance:
 
         def show(step: Step) -> None:
-            bar.update(task, completed=step.done, total=step.total, description=step.text)
-            if step.keep:
-                bar.console.print(_line(step), highlight=False)
+            advance(step)
+            if step.keep or not drawn:
+                say(f"{step.done}/{step.total}  {step.text}")
 
         yield show
-
-
-def _line(step: Step) -> str:
-    return f"{step.done}/{step.total}  {step.text}"

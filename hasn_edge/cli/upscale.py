@@ -18,8 +18,8 @@ from hasn_edge.cli.common import (
     open_chosen,
     threads_option,
 )
-from hasn_edge.cli.terminal import interruption, progress, say
-from hasn_edge.cli.upscale_files import check_output, find_files, name_results, say_result
+from hasn_edge.cli.terminal import interruption, is_quiet, note, progress, say
+from hasn_edge.cli.upscale_files import check_output, find_files, is_video, name_results, say_result
 from hasn_edge.errors import InputError
 from hasn_edge.progress import Step
 
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
 )
 @model_option
 @artifact_option
-@device_option
+@device_option()
 @cuda_option
 @threads_option
 def command(
@@ -126,7 +126,6 @@ def command(
       hasn-edge upscale photo.jpg --artifact engines/hasn-x4-fp16-rtx.engine
     """
     from hasn_edge.runtime.upscaler import Upscaler
-    from hasn_edge.video.formats import is_video
 
     files = find_files(inputs, output)
     check_output(files, output, suffix)
@@ -144,15 +143,15 @@ def command(
         work = name_results(files, output, session.spec.scale, suffix, audio)
         videos = [(file, target) for file, target in work if is_video(file)]
         images = [(file, target) for file, target in work if not is_video(file)]
-        with progress("upscaling", len(images), show=len(images) > 1) as advance:
-            for path, target in images:
+        with progress("upscaling", show=len(images) > 1) as show:
+            for number, (path, target) in enumerate(images, 1):
                 try:
                     _upscale(upscaler, path, target, several=several)
                     padded += [path] if _is_padded(upscaler) else []
                 except InputError as exc:
                     failures.append(str(exc))
                     say(f"Skipped: {exc}{_of_video(path)}", err=True)
-                advance(Step(path.name))
+                show(Step(path.name, number, len(images)))
         for video, target in videos:
             try:
                 interrupted.sentence = (
@@ -188,13 +187,12 @@ def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool) -> 
     write_image(target, result, convert=True)
     say_result(path, target, upscaler.session.spec.scale, several=several)
     report = upscaler.last_report
-    if report is not None and report.tiles > 1:
+    if report is not None and report.tiles > 1 and not is_quiet():  # the drift takes a second computation
         why = {"memory": " because of memory", "static size": " because the file has one size"}
         why["engine size"] = " because the engine takes no larger ones"
-        say(
+        note(
             f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the "
-            f"whole frame: {upscaler.tile_drift(image)}",
-            err=True,
+            f"whole frame: {upscaler.tile_drift(image)}"
         )
 
 
@@ -243,25 +241,24 @@ def _upscale_video(
     from hasn_edge.video.transcode import upscale_video
 
     upscaler.last_report = None  # frames that the session takes as they are leave none
-    with progress(video.name, None) as advance:
+    with progress(video.name) as show:
         begin_s = time.perf_counter()
 
-        def show(step: Step) -> None:
+        def count(step: Step) -> None:
             rate = (step.done or 0) / (time.perf_counter() - begin_s)
-            advance(replace(step, text=f"{rate:.1f} fps"))
+            show(replace(step, text=f"{rate:.1f} fps"))
 
         report = upscale_video(
-            video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=show
+            video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=count
         )
     say_result(video, target, upscaler.session.spec.scale, several=several)
     height, width = report.size
-    say(
+    note(
         f"  {report.images} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
-        f"({report.fps:.1f} fps)",
-        err=True,
+        f"({report.fps:.1f} fps)"
     )
-    for note in report.notes:
-        say(f"  {note}", err=True)
+    for text in report.notes:
+        note(f"  {text}")
     for loss in report.losses:
         say(f"Warning: {video}: {loss}", err=True)
     if not report.whole:

@@ -8,10 +8,17 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.terminal import say
+from hasn_edge.cli.terminal import note, say
 from hasn_edge.errors import OutputError
 
 _NAMED = 3  # subfolders that are named before the rest are counted
+
+
+def is_video(path: Path) -> bool:
+    """Say whether a file's name is that of a video."""
+    from hasn_edge.video.formats import VIDEO_SUFFIXES
+
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
@@ -34,10 +41,9 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
         )
         names = ", ".join(map(str, deeper[:_NAMED]))
         more = f" and {len(deeper) - _NAMED} more" if len(deeper) > _NAMED else ""
-        say(
+        note(
             f"{count} with images or videos in {them} {were} not entered: {names}{more}; "
-            f"to include {them}, name {them} as well",
-            err=True,
+            f"to include {them}, name {them} as well"
         )
     return find_images(inputs, also=VIDEO_SUFFIXES)
 
@@ -53,8 +59,6 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
     Raises:
         InputError: a video of a format that cannot be written.
     """
-    from hasn_edge.video.formats import check_container, is_video
-
     if not _is_file_name(output):
         return
     kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")
@@ -63,6 +67,8 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
             f"-o {output} is the name of {a_kind} file, which one {kind} can become; name a folder"
         )
     if kind == "video":
+        from hasn_edge.video.formats import check_container
+
         check_container(output)
     elif suffix is not None and suffix != {"jpeg": "jpg", "tif": "tiff"}.get(
         _ending(output), _ending(output)
@@ -80,16 +86,17 @@ def name_results(
     Raises:
         OutputError: a result would overwrite one of the files.
     """
-    from hasn_edge.video.formats import is_video
-    from hasn_edge.video.tracks import output_suffix
-
     pairs: list[tuple[Path, Path]] = []
     taken: set[str] = set()
     sources = {file.resolve() for file in files}
     # check_output has seen to it that a file's name stands for one file of its kind.
     named = _is_file_name(output)
     for file in files:
-        ending = output_suffix(file, audio) if is_video(file) and not named else f".{suffix or 'png'}"
+        ending = f".{suffix or 'png'}"
+        if is_video(file) and not named:
+            from hasn_edge.video.tracks import output_suffix
+
+            ending = output_suffix(file, audio)
         name = f"{file.stem}_x{scale}{ending}"
         count = 2
         while name.lower() in taken:
@@ -110,7 +117,7 @@ def say_result(file: Path, target: Path, scale: int, *, several: bool) -> None:
     """Print a result's path, and on standard error whose it is where its name does not say that."""
     say(str(target))
     if several and target.stem != f"{file.stem}_x{scale}":
-        say(f"  {file} -> {target}", err=True)
+        note(f"  {file} -> {target}")
 
 
 def _refuse_address(text: str) -> None:
@@ -131,7 +138,6 @@ def _refuse_address(text: str) -> None:
 
 def _is_file_name(output: Path) -> bool:
     from hasn_edge.images.listing import SUFFIXES
-    from hasn_edge.video.formats import is_video
 
     return not output.is_dir() and (output.suffix.lower() in SUFFIXES or is_video(output))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hasn_edge.errors import InputError, use
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
 from hasn_edge.images.arrays import Float32, Pixels, to_rgb, to_tensor
 from hasn_edge.images.codec import read_image
 from hasn_edge.images.listing import find_images
@@ -93,7 +93,7 @@ def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0)
         InputError: nothing usable is there; the message names what was looked at.
     """
     if isinstance(source, str) and source == PATCHES:
-        folder = shipped("calibration", "patches")
+        folder = shipped_path("calibration", "patches")
         return CalibrationData("the patches that ship", tuple(_read(path) for path in find_images([folder])))
     path = Path(source)
     if isinstance(source, str) and not path.exists() and path.name == source and path.suffix == ".txt":
@@ -101,7 +101,7 @@ def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0)
     if path.is_dir():
         root = _div2k_root(path)
         if root is not None:
-            manifest = shipped("calibration", "manifests", DIV2K_MANIFEST)
+            manifest = shipped_path("calibration", "manifests", DIV2K_MANIFEST)
             return load_crops(read_manifest(manifest, root=root), source=f"{path} by {manifest.name}")
         return load_folder(path, seed=seed)
     if not path.is_file():
@@ -204,7 +204,7 @@ def _div2k_root(path: Path) -> Path | None:
 
 
 def _missing_images(manifest: str) -> InputError:
-    known = sorted(path.name for path in shipped("calibration", "manifests").glob("*.txt"))
+    known = sorted(path.name for path in shipped_path("calibration", "manifests").glob("*.txt"))
     if manifest not in known:
         return InputError(f"{manifest}: no such manifest; those that ship: {', '.join(known)}")
     return InputError(

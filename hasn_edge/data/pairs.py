@@ -12,7 +12,7 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_rgb, to_tensor, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.images.listing import find_images
@@ -88,7 +88,7 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
 
 def shipped_eval_set(scale: int) -> EvalSet:
     """Return the images that ship with hasn-edge for measuring; none of them is used for calibration."""
-    return load_eval_set(("shipped", shipped("calibration", "heldout")), scale)
+    return load_eval_set(("shipped", shipped_path("calibration", "heldout")), scale)
 
 
 def bicubic_baseline(scale: int) -> Callable[[Float32], Float32]:

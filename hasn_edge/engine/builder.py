@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hasn_edge.artifact import Shape
 from hasn_edge.engine import network as networks
 from hasn_edge.engine.caches import read_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
@@ -18,6 +17,7 @@ from hasn_edge.engine.capabilities import Capabilities, check_target_capabilitie
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import BuildError, UnsupportedError, omit, say
+from hasn_edge.sidecar import Shape
 from hasn_edge.spec import Precision
 
 OnMessage = Callable[[str, str], object]

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.artifact import Artifact, Kind, load_artifact, read_sidecar
+from hasn_edge.artifact import Artifact, load_artifact, read_sidecar
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import ArtifactError
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.optional import installed_version
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 
 _INERT = ("name", "device")

@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.artifact import Form
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.engine.worker_process import no_room, run_worker, worker_command
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError, say
 from hasn_edge.hardware.gpu import l4t_release
 from hasn_edge.optional import require, version_tuple
+from hasn_edge.sidecar import Form
 
 NAMES = {EngineRuntime.RTX: "TensorRT for RTX", EngineRuntime.TENSORRT: "TensorRT"}
 

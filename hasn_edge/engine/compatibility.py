@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hasn_edge.artifact import Artifact, EngineDetails
+from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import NAMES
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target, shipped_targets
 from hasn_edge.errors import ArtifactError, Cure, HasnEdgeError, call
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.optional import version_tuple
+from hasn_edge.sidecar import EngineDetails
 from hasn_edge.spec import Precision
 
 _FILES: Mapping[str, tuple[str, ...]] = {

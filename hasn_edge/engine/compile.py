@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.artifact import EngineDetails
 from hasn_edge.engine import worker_process
 from hasn_edge.engine.capabilities import NAMES, find_module
 from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header
@@ -28,6 +27,7 @@ from hasn_edge.engine.worker_process import (
 from hasn_edge.errors import UnsupportedError, say, use
 from hasn_edge.files import writing
 from hasn_edge.progress import Progress, ignore
+from hasn_edge.sidecar import EngineDetails
 from hasn_edge.spec import Precision
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from hasn_edge.errors import Cure, UnsupportedError, joined, say
+from hasn_edge.errors import Cure, UnsupportedError, say, with_cures
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.optional import version_tuple
 from hasn_edge.spec import Precision
@@ -53,7 +53,7 @@ class KnownIssue:
     @property
     def text(self) -> str:
         """What is wrong, what helps, and the source."""
-        return joined(f"{self.what} ({self.source})", map(str, self.cures))
+        return with_cures(f"{self.what} ({self.source})", map(str, self.cures))
 
 
 _GUARDED = say(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hasn_edge.artifact import Shape
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import ShapeRange
 from hasn_edge.errors import BuildError, UnsupportedError, call, say, use
+from hasn_edge.sidecar import Shape
 from hasn_edge.spec import Precision
 
 # Not trt.nptype: that of TensorRT 8.5 asks for np.bool, which NumPy from 1.24 on does not have.

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from hasn_edge.artifact import Shape
 from hasn_edge.config import config_from_mapping, read_toml
 from hasn_edge.errors import ConfigError, UnsupportedError, call, say, use
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile
 from hasn_edge.optional import version_tuple
+from hasn_edge.sidecar import Shape
 
 GENERATIONS = {
     "turing": ("7.5",),
@@ -205,7 +205,7 @@ def _is_capability(text: str) -> bool:
 
 def shipped_targets() -> dict[str, Path]:
     """Return the target files that ship with hasn-edge, by name."""
-    return {path.stem: path for path in sorted(shipped("engines", "targets").glob("*.toml"))}
+    return {path.stem: path for path in sorted(shipped_path("engines", "targets").glob("*.toml"))}
 
 
 def load_target(name_or_path: str | os.PathLike[str]) -> EngineTarget:

@@ -11,6 +11,7 @@ import numpy as np
 
 from hasn_edge.errors import InputError, VerificationError, say
 from hasn_edge.images.arrays import Float32
+from hasn_edge.metrics import finite_or_none
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
 
@@ -86,12 +87,8 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; what is not finite is ``None``."""
         return {
-            "max_abs": _finite(self.max_abs),
-            "psnr_db": _finite(self.psnr_db),
-            "worst_psnr_db": _finite(self.worst_psnr_db),
-            "worst": self.worst,
-            "images": self.images,
-            "not_finite": self.not_finite,
+            name: finite_or_none(value) if isinstance(value, float) else value
+            for name, value in vars(self).items()
         }
 
 
@@ -152,7 +149,3 @@ def compare(reference: Session, candidate: Session, batches: Iterable[Float32]) 
 
 def _psnr(mean_square: float) -> float:
     return math.inf if mean_square == 0 else -10 * math.log10(mean_square)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

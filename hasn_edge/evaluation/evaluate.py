@@ -11,9 +11,10 @@ from typing import Any
 from hasn_edge.data.pairs import EvalSet, Pair, load_eval_set, shipped_eval_set
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
-from hasn_edge.metrics import mean_db, psnr_and_ssim_y, psnr_rgb
+from hasn_edge.metrics import finite_or_none, mean_db, psnr_and_ssim_y, psnr_rgb
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.open import open_model, open_session
+from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.upscaler import Upscaler, ensemble
 
 UpscaleFunction = Callable[[Float32], Float32]
@@ -63,10 +64,10 @@ class Scores:
             "name": self.name,
             "border_px": self.border,
             "self_ensemble": self.self_ensemble,
-            "psnr_y_db": _finite(self.psnr_y),
+            "psnr_y_db": finite_or_none(self.psnr_y),
             "ssim_y": self.ssim_y,
             "images": [
-                {"name": image.name, "psnr_y_db": _finite(image.psnr_y), "ssim_y": image.ssim_y}
+                {"name": image.name, "psnr_y_db": finite_or_none(image.psnr_y), "ssim_y": image.ssim_y}
                 for image in self.images
             ],
         }
@@ -118,44 +119,8 @@ class Drift:
         return self._worst.dpsnr
 
     @property
-    def worst_fidelity_image(self) -> str:
-        """Name of the image that is farthest from the reference's."""
-        return self._farthest.name
-
-    @property
-    def worst_fidelity_psnr(self) -> float:
-        """Its fidelity in dB."""
-        return self._farthest.fidelity_psnr
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; the fidelity of identical images is ``None``."""
-        return {
-            "name": self.name,
-            "dpsnr_db": self.dpsnr,
-            "dssim": self.dssim,
-            "fidelity_psnr_db": _finite(self.fidelity_psnr),
-            "worst_image": self.worst_image,
-            "worst_dpsnr_db": self.worst_dpsnr,
-            "worst_fidelity_image": self.worst_fidelity_image,
-            "worst_fidelity_psnr_db": _finite(self.worst_fidelity_psnr),
-            "images": [
-                {
-                    "name": image.name,
-                    "dpsnr_db": image.dpsnr,
-                    "dssim": image.dssim,
-                    "fidelity_psnr_db": _finite(image.fidelity_psnr),
-                }
-                for image in self.images
-            ],
-        }
-
-    @property
     def _worst(self) -> ImageDrift:
         return min(self.images, key=lambda image: image.dpsnr)
-
-    @property
-    def _farthest(self) -> ImageDrift:
-        return min(self.images, key=lambda image: image.fidelity_psnr)
 
 
 def evaluate(
@@ -180,8 +145,12 @@ def evaluate(
     with session:
         scale = session.spec.scale
         eval_set = shipped_eval_set(scale) if data is None else load_eval_set(data, scale)
-        run = Upscaler(session).run
-        return score_images(run, eval_set, self_ensemble=self_ensemble, keep_outputs=False)
+        return score_session(session, eval_set, self_ensemble=self_ensemble, keep_outputs=False)
+
+
+def score_session(session: Session, eval_set: EvalSet, **options: Any) -> Scores:
+    """Measure a session on images of any size; the options are those of :func:`score_images`."""
+    return score_images(Upscaler(session).run, eval_set, **options)
 
 
 def score_images(
@@ -268,7 +237,3 @@ def _difference_db(reference: float, candidate: float) -> float:
     if math.inf in (reference, candidate):
         return min(candidate, 100.0) - min(reference, 100.0)
     return candidate - reference
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -8,6 +8,7 @@ import json
 import warnings
 from typing import TYPE_CHECKING
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +17,6 @@ from hasn_edge.exporters import onnx_graph as graphs
 from hasn_edge.optional import installed_version, require
 
 if TYPE_CHECKING:
-    import onnx
-
     from hasn_edge.spec import ModelSpec
 
 OPSETS = (17, 18, 19, 20)
@@ -93,12 +92,10 @@ def onnx_from_model(
         UnsupportedError: an opset outside 17 to 20, or a static graph with any batch.
         ShapeError: a size below the network's minimum.
         BuildError: simplification changed the output, or the checker refused the graph.
-        MissingDependencyError: ``onnx`` is not installed.
     """
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     _check(spec, opset, size, batch)
-    checker = require("onnx", extra="export", needed_for="Exporting to ONNX").checker
-    proto = graphs.canonical(_traced(model, opset, batch, decompose_norm, spec))
+    proto = graphs.canonical(_trace(model, opset, batch, decompose_norm, spec))
     expected = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     if set(graphs.conv_parameters(proto)) != expected:
         raise BuildError(
@@ -108,7 +105,7 @@ def onnx_from_model(
         )
     simplified = "no"
     if simplify:
-        proto, simplified = _simplified(proto, spec, batch)
+        proto, simplified = _simplify(proto, spec, batch)
     if size is not None:
         proto = graphs.with_fixed_size(proto, size, spec.scale)
     version = installed_version("hasn-edge") or "unknown"
@@ -128,8 +125,8 @@ def onnx_from_model(
         },
     )
     try:
-        checker.check_model(proto, full_check=True)
-    except (checker.ValidationError, RuntimeError) as exc:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, RuntimeError) as exc:
         raise BuildError(f"the exported graph is not valid ONNX: {exc}") from exc
     return proto
 
@@ -148,11 +145,10 @@ def _check(spec: ModelSpec, opset: int, size: tuple[int, int] | None, batch: int
         raise UnsupportedError("a static graph needs a fixed batch", use(batch=1))
 
 
-def _traced(
+def _trace(
     model: nn.Module, opset: int, batch: int | None, decompose_norm: bool, spec: ModelSpec
 ) -> onnx.ModelProto:
     """Export with dynamic height and width, also where one size is wanted: one path to check."""
-    onnx_package = require("onnx", extra="export", needed_for="Exporting to ONNX")
     network = copy.deepcopy(model).float().cpu().eval()
     if decompose_norm:
         for name, module in list(network.named_modules()):
@@ -183,10 +179,10 @@ def _traced(
             opset_version=opset,
             dynamo=False,
         )
-    return onnx_package.load_from_string(stream.getvalue())
+    return onnx.load_from_string(stream.getvalue())
 
 
-def _simplified(proto: onnx.ModelProto, spec: ModelSpec, batch: int | None) -> tuple[onnx.ModelProto, str]:
+def _simplify(proto: onnx.ModelProto, spec: ModelSpec, batch: int | None) -> tuple[onnx.ModelProto, str]:
     """Return the simplified graph and how it was done, or the graph itself and why not."""
     version = installed_version("onnxsim")
     if version is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from hasn_edge.errors import BuildError, use
@@ -15,16 +15,8 @@ from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32
 from hasn_edge.optional import require
 
-if TYPE_CHECKING:
-    import onnx
-
 INPUT, OUTPUT = "input", "output"
 """Names of the one input and the one output of every graph of hasn-edge."""
-
-
-def onnx_module(needed_for: str = "Writing ONNX") -> ModuleType:
-    """Return the ``onnx`` package, or say how to install it."""
-    return require("onnx", extra="export", needed_for=needed_for)
 
 
 def module_path(scope: str) -> str:
@@ -43,7 +35,6 @@ def module_path(scope: str) -> str:
 
 def constants_to_initializers(model: onnx.ModelProto) -> None:
     """Turn every Constant node into an initializer, equal ones into one, and read past Identity nodes."""
-    onnx = onnx_module()
     graph = model.graph
     kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     same: dict[str, str] = {}
@@ -112,7 +103,7 @@ def rename(model: onnx.ModelProto) -> None:
                 names[index] = tensors.get(name, name)
     for tensor in graph.initializer:
         tensor.name = tensors.get(tensor.name, tensor.name)
-    _own_parameters(graph)
+    _separate_parameters(graph)
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -130,7 +121,6 @@ def with_fixed_size(model: onnx.ModelProto, size: tuple[int, int], scale: int) -
     Raises:
         BuildError: a Resize's output has no size that shape inference can tell.
     """
-    onnx = onnx_module()
     fixed = type(model).FromString(model.SerializeToString())
     for value, factor in ((fixed.graph.input[0], 1), (fixed.graph.output[0], scale)):
         for index, side in zip((2, 3), size, strict=True):
@@ -160,7 +150,6 @@ def with_fixed_size(model: onnx.ModelProto, size: tuple[int, int], scale: int) -
 
 def conv_parameters(model: onnx.ModelProto) -> dict[str, tuple[bytes, ...]]:
     """Return the bytes of the weight and the bias of every Conv by node name."""
-    onnx = onnx_module()
     values = {t.name: onnx.numpy_helper.to_array(t).tobytes() for t in model.graph.initializer}
     return {
         node.name: tuple(values.get(name, b"") for name in node.input[1:])
@@ -241,7 +230,7 @@ def largest_difference(
     return worst
 
 
-def _own_parameters(graph: onnx.GraphProto) -> None:
+def _separate_parameters(graph: onnx.GraphProto) -> None:
     # The exporter (like onnxsim) merges parameters of equal value, e.g. zero biases of a new network.
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:

@@ -7,14 +7,12 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hasn_edge.errors import UnsupportedError, call
-from hasn_edge.files import writing
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.spec import Precision
 
@@ -111,17 +109,6 @@ def torchscript_bytes(module: torch.jit.ScriptModule) -> bytes:
     with quiet_jit():
         torch.jit.save(module, buffer)
     return buffer.getvalue()
-
-
-def save_torchscript(module: torch.jit.ScriptModule, path: Path) -> None:
-    """Write ``module`` to ``path``, whole or not at all.
-
-    Raises:
-        OutputError: the file could not be written.
-    """
-    data = torchscript_bytes(module)
-    with writing(Path(path)) as temporary:
-        temporary.write_bytes(data)
 
 
 @contextmanager

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import onnx
 
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.exporters.onnx_graph import metadata, set_metadata
-from hasn_edge.optional import require
-
-if TYPE_CHECKING:
-    import onnx
 
 COLOR = "RGB, 0 to 255, NHWC"
 """The colour convention that the graph's metadata states."""
@@ -36,7 +31,6 @@ def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         UnsupportedError: another number of inputs or outputs, another rank or type.
     """
-    onnx = require("onnx", extra="export", needed_for="Writing a graph of pixels")
     helper, floats, uint8 = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
     result = onnx.ModelProto()
     result.CopyFrom(model)

@@ -76,7 +76,7 @@ def fuse(model: HASN, rules: Sequence[str]) -> tuple[FusedHASN, list[str]]:
         raise UnsupportedError(
             f"this network is fused already ({', '.join(model.fused)})", say("fuse the network it came from")
         )
-    reasons = {rule: _nothing_to_do(rule, model.spec) for rule in RULES if rule in rules}
+    reasons = {rule: _why_skipped(rule, model.spec) for rule in RULES if rule in rules}
     applied = tuple(rule for rule, reason in reasons.items() if not reason)
     fused = FusedHASN(model, applied)
     count = f"{model.spec.blocks} block" + ("s" if model.spec.blocks != 1 else "")
@@ -87,7 +87,7 @@ def fuse(model: HASN, rules: Sequence[str]) -> tuple[FusedHASN, list[str]]:
     return fused, done
 
 
-def _nothing_to_do(rule: str, spec: ModelSpec) -> str:
+def _why_skipped(rule: str, spec: ModelSpec) -> str:
     if rule == "norm_affine" and not spec.norm:
         return "this network has no LayerNorm"
     if rule == "compose_esa" and not spec.esa:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import ArtifactError, HasnEdgeError, InputError, call, omit, use
 from hasn_edge.files import file_sha256
 from hasn_edge.hardware.gpu import gpu_facts
@@ -18,6 +18,7 @@ from hasn_edge.live.notices import Tell
 from hasn_edge.model.zoo import bundled_onnx, model_name, model_path
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.runtime.session import Session
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 
 IN_FLIGHT = 2

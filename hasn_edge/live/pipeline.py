@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from hasn_edge.errors import Cure, HasnEdgeError, StageError, joined
+from hasn_edge.errors import Cure, HasnEdgeError, StageError, with_cures
 from hasn_edge.live.engine_switch import EngineSwitch
 from hasn_edge.live.notices import Notice, join_notices
 from hasn_edge.live.recording import OpenWriter
@@ -234,7 +234,7 @@ class Live:
             if notice is None:
                 self._notices.pop(about, None)
             else:
-                text = joined(notice.text, map(self._cure_text, notice.cures))
+                text = with_cures(notice.text, map(self._cure_text, notice.cures))
                 self._notices[about] = replace(notice, text=text, cures=())
             together = join_notices(self._notices.values())
         self.stats.report(together)

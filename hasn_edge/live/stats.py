@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from hasn_edge.errors import Cure, joined, omit, say, use
+from hasn_edge.errors import Cure, omit, say, use, with_cures
 from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.notices import Notice, RunState
 from hasn_edge.live.self_test import Mean, summarize_quality
@@ -278,7 +278,7 @@ class Stats:
             "prepare": [say("let the source deliver the size that is computed")],
         }[stage]
         words = map(self._cure_text, cures)
-        return {"stage": stage, "text": joined(f"{_LIMITS[stage]} ({fraction:.0%} busy)", words)}
+        return {"stage": stage, "text": with_cures(f"{_LIMITS[stage]} ({fraction:.0%} busy)", words)}
 
     def overlay(self) -> list[str]:
         """Return the lines that are drawn over the image."""

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from hasn_edge.artifact import HeldOut, PixelLevels, QualityRecord
-from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.errors import Cure, VerificationError
 from hasn_edge.evaluation.compare import BUDGETS, compare
-from hasn_edge.evaluation.evaluate import Scores, drift, score_images
+from hasn_edge.evaluation.evaluate import Scores, drift, score_session
 from hasn_edge.images.arrays import Float32, from_tensor, to_tensor
-from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.sidecar import HeldOut, PixelLevels, QualityRecord
 from hasn_edge.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
+    from hasn_edge.data.pairs import EvalSet
     from hasn_edge.model.checkpoint import Checkpoint
     from hasn_edge.runtime.pytorch import PyTorchSession
     from hasn_edge.runtime.session import Session
@@ -35,10 +34,15 @@ TIES = 1e-3
 
 
 class Acceptance:
-    """Compares files of one checkpoint with its network in PyTorch, FP32 and unfused."""
+    """Compares files of one checkpoint with its network in PyTorch, FP32 and unfused.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
+    Args:
+        checkpoint: The network.
+        held_out: Images that quality is measured on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, held_out: EvalSet) -> None:
+        self.checkpoint, self.held_out = checkpoint, held_out
 
     @cached_property
     def reference(self) -> PyTorchSession:
@@ -49,8 +53,8 @@ class Acceptance:
 
     @cached_property
     def reference_scores(self) -> Scores:
-        """What the network reaches on the held-out images: none of them was used for calibration."""
-        return score_images(Upscaler(self.reference).run, shipped_eval_set(self.checkpoint.spec.scale))
+        """What the network reaches on the held-out images."""
+        return score_session(self.reference, self.held_out)
 
     def check(
         self,
@@ -81,7 +85,7 @@ class Acceptance:
         measured = QualityRecord(against="PyTorch FP32, unfused", **agreement.to_dict())
         if candidate.precision is Precision.FP32:
             return measured, f"{what}: largest difference from PyTorch {agreement.max_abs:.1e}"
-        scores = score_images(Upscaler(candidate).run, shipped_eval_set(self.checkpoint.spec.scale))
+        scores = score_session(candidate, self.held_out)
         change = drift(self.reference_scores, scores)
         note = (
             f"{what}: PSNR-Y on {len(scores.images)} held-out images {scores.psnr_y:.3f} dB, "
@@ -160,7 +164,7 @@ def check_static(
         expected = session.run(x)
     with fixed() as session:
         difference = float(np.abs(session.run(x) - expected).max())
-        allowed = _rounding(session)
+        allowed = _rounding_error(session)
     if not difference <= allowed:
         what = f"{size[1]}x{size[0]}" + ("" if count == 1 else f", {count} at a time")
         raise VerificationError(
@@ -181,7 +185,7 @@ def check_batch(session: Session) -> None:
     x = _noise(session.spec, *SIZES[1], count=3)
     together = session.run(x)
     alone = np.concatenate([session.run(x[i : i + 1]) for i in range(len(x))])
-    difference, allowed = float(np.abs(together - alone).max()), _rounding(session)
+    difference, allowed = float(np.abs(together - alone).max()), _rounding_error(session)
     if not difference <= allowed:
         raise VerificationError(
             f"three images at a time come out other than each alone: {difference:.3g}, at most {allowed:g} "
@@ -189,7 +193,7 @@ def check_batch(session: Session) -> None:
         )
 
 
-def _rounding(session: Session) -> float:
+def _rounding_error(session: Session) -> float:
     """Return how far two ways to compute the same may be apart."""
     return 1e-5 if session.precision is Precision.FP32 else 1e-3
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, Form, load_artifact
+from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import UnsupportedError, call, omit, use
 from hasn_edge.files import output_error, require_writable
+from hasn_edge.optional import require
 from hasn_edge.pipeline.autotune import autotune
 from hasn_edge.pipeline.build import Built, build_one
 from hasn_edge.pipeline.context import AUTO, BuildOptions, ImageSize, load_context, publish_file
 from hasn_edge.pipeline.variants import STRONGLY_TYPED_OPSET, Variants
 from hasn_edge.progress import Progress, ignore
+from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
 
 
@@ -109,6 +111,7 @@ def export_triton(
         UnsupportedError: the server cannot run the file.
         HasnEdgeError: see :func:`export` and :func:`hasn_edge.exporters.triton.repository.triton_repository`.
     """
+    require("onnx", extra="export", needed_for="Writing a Triton model repository")
     from hasn_edge.exporters.triton.repository import model_file, triton_repository
 
     if isinstance(model, Artifact):

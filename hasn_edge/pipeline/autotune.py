@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hasn_edge.artifact import Artifact, AutotuneRecord, publish
+from hasn_edge.artifact import Artifact
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import (
     ArtifactError,
@@ -23,13 +23,14 @@ from hasn_edge.errors import (
     use,
 )
 from hasn_edge.evaluation.latency import Latency, latency_of, time_session
-from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.pipeline.build import CACHE, Built, build_one, default_target
 from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime import cuda
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.session import Session
+from hasn_edge.sidecar import AutotuneRecord
 from hasn_edge.spec import Precision
 
 WORTH = 1.03
@@ -73,7 +74,7 @@ class Failure:
     precision: Precision
     error: HasnEdgeError
 
-    def described(self) -> HasnEdgeError:
+    def as_error(self) -> HasnEdgeError:
         """Return the error with the precision in its message."""
         return self.error.within(f"{self.precision.value} is left out")
 
@@ -114,10 +115,11 @@ def autotune(
         HasnEdgeError: as for a build of one precision.
     """
     output = Path(options.output)
-    target = options.resolve_target(default_target())
+    gpu = gpu_facts()
+    target = options.resolve_target(default_target(gpu))
     if options.calibrator:
         raise UnsupportedError("auto takes INT8's ranges from the graph", use(precision="int8"))
-    _require_runnable(target)
+    _require_runnable(target, gpu)
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
     if target.runtime is EngineRuntime.CPU:
         precisions = (Precision.FP32, *precisions)
@@ -132,18 +134,18 @@ def autotune(
     candidates, unopened = measure(made, target, open_one, progress, seconds=seconds)
     failures = (*unbuilt, *unopened)
     if not candidates:
-        raise _joined(failures)
+        raise _join_failures(failures)
     chosen, why = choose_fastest(candidates, worth)
     record = AutotuneRecord(
         candidates=tuple(candidate.describe() for candidate in candidates),
-        left_out=tuple(str(failure.described()) for failure in failures),
+        left_out=tuple(str(failure.as_error()) for failure in failures),
         why=why,
     )
     kept = tuple(_publish(artifact, output, record) for artifact in chosen.built.artifacts)
     return Built(
         artifacts=kept,
         summary=(*chosen.built.summary, *record.candidates, why),
-        left_out=tuple(failure.described() for failure in failures),
+        left_out=tuple(failure.as_error() for failure in failures),
     )
 
 
@@ -179,7 +181,7 @@ def measure(
             except ArtifactError as exc:
                 failures.append(Failure(precision=artifact.precision, error=exc))
                 continue
-            opened.append((built, session, _frame(session, (batch, channels, height, width))))
+            opened.append((built, session, _noise_frame(session, (batch, channels, height, width))))
         samples: list[list[Any]] = [[] for _ in opened]
         for number in range(ROUNDS):
             for (built, session, x), timed in zip(opened, samples, strict=True):
@@ -194,14 +196,14 @@ def measure(
     return candidates, tuple(failures)
 
 
-def _joined(failures: Sequence[Failure]) -> HasnEdgeError:
+def _join_failures(failures: Sequence[Failure]) -> HasnEdgeError:
     """Return one error for all precisions; the first one's own where none of them is about a precision."""
     first = failures[0].error
     if all(isinstance(failure.error, UnsupportedError) for failure in failures):
         return first
-    described = [failure.described() for failure in failures]
-    cures = {str(cure): cure for error in described for cure in error.cures}  # each once
-    message = " ".join(f"{error.message.rstrip('.')}." for error in described)
+    as_error = [failure.as_error() for failure in failures]
+    cures = {str(cure): cure for error in as_error for cure in error.cures}  # each once
+    message = " ".join(f"{error.message.rstrip('.')}." for error in as_error)
     return type(first)(message.rstrip("."), *cures.values())
 
 
@@ -223,7 +225,7 @@ def choose_fastest(candidates: Sequence[Candidate], worth: float = WORTH) -> tup
     return best, f"{name} is kept: {', '.join(others)} ({rule})"
 
 
-def _frame(session: Session, shape: tuple[int, int, int, int]) -> Any:
+def _noise_frame(session: Session, shape: tuple[int, int, int, int]) -> Any:
     batch, channels, height, width = shape
     rng = np.random.default_rng(0)
     if session.pixels:
@@ -231,8 +233,8 @@ def _frame(session: Session, shape: tuple[int, int, int, int]) -> Any:
     return rng.random((batch, channels, height, width), dtype=np.float32)
 
 
-def _require_runnable(target: EngineTarget) -> None:
-    runs = target.runtime is EngineRuntime.CPU or (target.runtime.compiles and gpu_facts() is not None)
+def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:
+    runs = target.runtime is EngineRuntime.CPU or (target.runtime.compiles and gpu is not None)
     if not runs:
         raise UnsupportedError(
             f"auto runs what it builds, and what is built for {target.name!r} cannot run on this machine",
@@ -246,13 +248,5 @@ def _require_runnable(target: EngineTarget) -> None:
 
 def _publish(artifact: Artifact, folder: Path, record: AutotuneRecord) -> Artifact:
     """Publish a candidate once more, where the user wants it."""
-    return publish(
-        artifact.path.read_bytes(),
-        folder / artifact.path.name,
-        spec=artifact.spec,
-        precision=artifact.precision,
-        source=artifact.source,
-        parent=artifact.parent,
-        made_by=artifact.made_by,
-        details=msgspec.structs.replace(artifact.details, autotune=record),
-    )
+    details = msgspec.structs.replace(artifact.details, autotune=record)
+    return artifact.publish_copy(artifact.path.read_bytes(), folder / artifact.path.name, details)

@@ -12,15 +12,7 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.artifact import (
-    Artifact,
-    CalibrationRecord,
-    Form,
-    Golden,
-    GraphDetails,
-    RangesAskedFor,
-    load_artifact,
-)
+from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.engine.caches import engine_key, graph_of, lookup
 from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
 from hasn_edge.engine.compile import engine_from_onnx
@@ -49,6 +41,13 @@ from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
 from hasn_edge.runtime.open import open_session
+from hasn_edge.sidecar import (
+    CalibrationRecord,
+    Form,
+    Golden,
+    GraphDetails,
+    RangesAskedFor,
+)
 from hasn_edge.spec import Precision
 
 CACHE = "cache"
@@ -99,15 +98,15 @@ def build_one(
     require("torch", extra="export", needed_for="Building")
     from hasn_edge.fuse.apply import DEFAULT_RULES
 
-    precision, output = Precision(options.precision), Path(options.output)
-    target = options.resolve_target(default_target())
+    precision, output, gpu = Precision(options.precision), Path(options.output), gpu_facts()
+    target = options.resolve_target(default_target(gpu))
     if options.calibrator and (precision is not Precision.INT8 or not target.runtime.compiles):
         raise UnsupportedError(
             "the calibrator is TensorRT's, for INT8, and needs an engine target",
             use(precision="int8", target=EngineRuntime.TENSORRT.value),
             omit("int8_method"),
         )
-    target.require_gpu(gpu_facts())
+    target.require_gpu(gpu)
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     low, high = target.shapes.min[0], target.shapes.max[0]
@@ -124,7 +123,7 @@ def build_one(
     variants = Variants(context, progress)
     if capabilities is not None:
         folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
-        return _build_engine(options, variants, target, capabilities, folders, progress)
+        return _build_engine(options, variants, target, capabilities, gpu, folders, progress)
     if target.runtime is EngineRuntime.CPU:
         forms: tuple[Form, ...] = (Form.CPU,)
     elif precision is Precision.FP16:
@@ -138,9 +137,9 @@ def build_one(
     return _publish(context, files, notes, output, progress)
 
 
-def default_target() -> str:
+def default_target(gpu: GpuFacts | None) -> str:
     """Return the target of a build that names none: TensorRT where it and its GPU are, else this CPU."""
-    if gpu_facts() is not None:
+    if gpu is not None:
         for runtime in (EngineRuntime.TENSORRT, EngineRuntime.RTX):
             with suppress(HasnEdgeError):
                 find_module(runtime)
@@ -153,6 +152,7 @@ def _build_engine(
     variants: Variants,
     target: EngineTarget,
     capabilities: Capabilities,
+    gpu: GpuFacts | None,
     folders: _Folders,
     progress: Progress,
 ) -> Built:
@@ -171,7 +171,6 @@ def _build_engine(
     any_size = options.calibrator or context.count is None
     size = None if any_size else target.shapes.size
     calibrator = calibrator_input(variants) if options.calibrator else None
-    gpu = gpu_facts()
     key = engine_key(
         context.identity(form, precision, size),
         target,
@@ -182,7 +181,7 @@ def _build_engine(
     )
     for folder in () if options.rebuild else folders.known:
         if (found := lookup(folder, key)) is not None:
-            return _unchanged(found)
+            return _reuse_engine(found)
     graph = variants.make_graph(form, precision, size=size)
     files = [graph]
     if by_flag:  # what a flag makes of FP32 is predicted by the graph whose tensors have that type
@@ -249,7 +248,7 @@ def _facts(options: BuildOptions, context: BuildContext, nearest: FinishedFile) 
     }
 
 
-def _unchanged(engine: Artifact) -> Built:
+def _reuse_engine(engine: Artifact) -> Built:
     """Return an engine that need not be built again, with its graph where that lies beside it."""
     graph = graph_of(engine)
     graphs = []

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from hasn_edge.artifact import Artifact, Details, Form, publish
+from hasn_edge.artifact import Artifact, publish
 from hasn_edge.engine.target import EngineTarget, load_target
 from hasn_edge.errors import ShapeError, UnsupportedError, omit, say
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import load_quant_recipe
+from hasn_edge.sidecar import Details, Form
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
     from hasn_edge.data.calibration import CalibrationData
+    from hasn_edge.data.pairs import EvalSet
     from hasn_edge.model.checkpoint import Checkpoint
     from hasn_edge.quantize.recipe import QuantRecipe
 
@@ -130,6 +132,8 @@ class BuildContext:
     model: str
     """What a sidecar calls the model: never a folder of the machine that built the file."""
     checkpoint: Checkpoint
+    held_out: EvalSet
+    """Images that quality is measured on; none of them is used for calibration."""
     rules: tuple[str, ...] = ()
     """Fusion rules of the backend that the files are for."""
     pixels: bool = False
@@ -150,22 +154,6 @@ class BuildContext:
         """What the user should know of the images, a sentence each."""
         skipped = self.images.skipped if self.images else ()
         return (f"calibration: {len(skipped)} images left out, the first: {skipped[0]}",) if skipped else ()
-
-    def require_size(self, size: ImageSize) -> None:
-        """Refuse a (height, width) that the network does not take, before anything is made for it.
-
-        Raises:
-            ShapeError: it is too small.
-        """
-        least = self.checkpoint.spec.size.minimum
-        if min(size) < least:
-            raise ShapeError(
-                f"{self.name} takes no less than {least}x{least} pixels, and {size[1]}x{size[0]} was asked "
-                "for: smaller images are padded to that before they are upscaled",
-                say(
-                    f"ask for {least}x{least} or more, as the size, the range of sizes or the target's shapes"
-                ),
-            )
 
     def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
@@ -211,24 +199,40 @@ def load_context(
         ShapeError: ``smallest`` is too small for the network.
         HasnEdgeError: the model, the recipe or the images cannot be read.
     """
+    from hasn_edge.data.calibration import load_calibration
+    from hasn_edge.data.pairs import shipped_eval_set
+
     progress(Step("loading the model"))
-    context = BuildContext(
-        name=model_name(model),
+    name, checkpoint = model_name(model), load_model_checkpoint(model)
+    if smallest is not None:
+        require_size(name, checkpoint, smallest)
+    loaded = None if recipe is None else load_quant_recipe(recipe)
+    return BuildContext(
+        name=name,
         model=Path(model).name,
-        checkpoint=load_model_checkpoint(model),
+        checkpoint=checkpoint,
+        held_out=shipped_eval_set(checkpoint.spec.scale),
         rules=rules,
         pixels=pixels,
         batch=batch,
+        recipe=loaded,
+        images=load_calibration(calibration or loaded.calibration) if loaded else None,
     )
-    if smallest is not None:
-        context.require_size(smallest)
-    if recipe is None:
-        return context
-    from hasn_edge.data.calibration import load_calibration
 
-    loaded = load_quant_recipe(recipe)
-    images = load_calibration(loaded.calibration if calibration is None else calibration)
-    return replace(context, recipe=loaded, images=images)
+
+def require_size(name: str, checkpoint: Checkpoint, size: ImageSize) -> None:
+    """Refuse a (height, width) that the network does not take, before anything is made for it.
+
+    Raises:
+        ShapeError: it is too small.
+    """
+    least = checkpoint.spec.size.minimum
+    if min(size) < least:
+        raise ShapeError(
+            f"{name} takes no less than {least}x{least} pixels, and {size[1]}x{size[0]} was asked for: "
+            "smaller images are padded to that before they are upscaled",
+            say(f"ask for {least}x{least} or more, as the size, the range of sizes or the target's shapes"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hasn_edge.artifact import Form, GraphDetails, PixelLevels, TorchScriptDetails
 from hasn_edge.engine.precision import FLAGS
 from hasn_edge.errors import Cure, UnsupportedError, omit, say
+from hasn_edge.optional import require
 from hasn_edge.pipeline.acceptance import (
     FP16_BUDGET_DB,
     SIZES,
@@ -17,8 +17,9 @@ from hasn_edge.pipeline.acceptance import (
     check_levels,
     check_static,
 )
-from hasn_edge.pipeline.context import BuildContext, FinishedFile, ImageSize
+from hasn_edge.pipeline.context import BuildContext, FinishedFile, ImageSize, require_size
 from hasn_edge.progress import Progress, Step
+from hasn_edge.sidecar import Form, GraphDetails, PixelLevels, TorchScriptDetails
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class GraphExporter:
     """
 
     def __init__(self, checkpoint: Checkpoint, rules: tuple[str, ...] = ()) -> None:
+        require("onnx", extra="export", needed_for="Making a graph")
         from hasn_edge.fuse.apply import fuse
 
         self.checkpoint = checkpoint
@@ -131,7 +133,7 @@ class Variants:
         self.context = context
         self.progress = progress
         self.exporter = GraphExporter(context.checkpoint, context.rules)
-        self._acceptance = Acceptance(context.checkpoint)
+        self._acceptance = Acceptance(context.checkpoint, context.held_out)
         self._ranges: Ranges | None = None
 
     @property
@@ -166,7 +168,7 @@ class Variants:
 
         context, count = self.context, self.context.count
         if size is not None:
-            context.require_size(size)
+            require_size(context.name, context.checkpoint, size)
             if count is None:
                 raise UnsupportedError(
                     "a graph of one size takes one image at a time",
@@ -176,7 +178,7 @@ class Variants:
                 )
         suffix = f"-{form.value}" if suffix is None else suffix
         what = f"{precision.value}{suffix}"
-        ranges = self._measured_ranges() if precision is Precision.INT8 else None
+        ranges = self._measure_ranges() if precision is Precision.INT8 else None
 
         def export(size: ImageSize | None, batch: int | None) -> ModelProto:
             return self.exporter.export(
@@ -186,15 +188,24 @@ class Variants:
         self.progress(Step(f"making {what}"))
         graph = export(None, 1 if count == 1 else None)
         self.progress(Step(f"checking {what}"))
-        if precision is Precision.INT8:
+        details = GraphDetails(
+            size=size,
+            form=form,
+            opset=graph.opset_import[0].version,
+            builder_flags=FLAGS[precision] if form.weakly_typed else (),
+            fused=context.rules,
+        )
+        notes: list[str] = []
+        if ranges is not None:
             check_qdq(graph)
+            details = self._with_quantization(details, ranges, notes)
         with self._open(graph, precision) as session:
             measured, note = self._acceptance.check(
                 session, what=f"the ONNX graph {what}", budget_db=self._budget(precision), advice=self._advice
             )
             if count != 1:
                 check_batch(session)
-        notes = [note]
+        notes.insert(0, note)
         if size is not None or count not in (1, None):
             fixed = export(size, count)
             check_static(
@@ -208,22 +219,11 @@ class Variants:
             graph, levels, note = self._with_pixels(graph, precision)
             measured = msgspec.structs.replace(measured, pixels=levels)
             notes.append(note)
-        details = GraphDetails(
-            size=size,
-            form=form,
-            opset=graph.opset_import[0].version,
-            builder_flags=FLAGS[precision] if form.weakly_typed else (),
-            fused=context.rules,
-            measured=measured,
-        )
-        if ranges is not None:
-            details, note = self._with_quantization(details, ranges)
-            notes.append(note)
         return FinishedFile(
             data=graph.SerializeToString(),
             precision=precision,
             suffix=suffix,
-            details=details,
+            details=msgspec.structs.replace(details, measured=measured),
             notes=tuple(notes),
         )
 
@@ -250,7 +250,7 @@ class Variants:
             notes=(note,),
         )
 
-    def _measured_ranges(self) -> Ranges:
+    def _measure_ranges(self) -> Ranges:
         """Return the ranges for INT8, measured when they are first needed."""
         assert self.context.recipe is not None
         assert self.context.images is not None
@@ -278,12 +278,11 @@ class Variants:
         """Say which convolutions cost the most, where it is INT8 that lost too much."""
         if self._ranges is None or self.context.recipe is None:
             return None
-        from hasn_edge.data.pairs import shipped_eval_set
         from hasn_edge.images.arrays import to_tensor
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 
         self.progress(Step("measuring which convolutions cost the most"))
-        images = [to_tensor(pair.lr()) for pair in shipped_eval_set(self.context.checkpoint.spec.scale)]
+        images = [to_tensor(pair.lr()) for pair in self.context.held_out]
         costs = sensitivity(self.exporter.fp32(), self._ranges, self.context.recipe, images, by_kind=True)
         return advice(costs)
 
@@ -295,18 +294,19 @@ class Variants:
         with self._open(floats, precision) as before, self._open(graph, precision) as after:
             return graph, *check_levels(before, after)
 
-    def _with_quantization(self, details: GraphDetails, ranges: Ranges) -> tuple[GraphDetails, str]:
+    def _with_quantization(self, details: GraphDetails, ranges: Ranges, notes: list[str]) -> GraphDetails:
+        """Return ``details`` with what was quantized; add a sentence on it to ``notes``."""
         from hasn_edge.quantize.graph import convolutions, mac_share
 
         assert self.context.recipe is not None
         plain = self.exporter.fp32()
         chosen = self.context.recipe.select(conv.name for conv in convolutions(plain))
         share = mac_share(plain, chosen)
-        details = msgspec.structs.replace(
+        notes.append(f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs")
+        return msgspec.structs.replace(
             details,
             recipe=self.context.recipe.to_dict(),
             ranges=ranges.to_record(),
             int8_convolutions=chosen,
             int8_mac_share=share,
         )
-        return details, f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto
 
 from hasn_edge.errors import BuildError
-from hasn_edge.optional import require
 from hasn_edge.quantize.graph import array_of, attribute, initializers
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
@@ -41,7 +38,6 @@ def problems(proto: ModelProto) -> list[str]:
 
 class _Checker:
     def __init__(self, proto: ModelProto) -> None:
-        onnx = require("onnx", extra="export", needed_for="Checking a Q/DQ graph")
         self._nodes = list(proto.graph.node)
         self._constants = {name: array_of(tensor) for name, tensor in initializers(proto).items()}
         self._makers = {output: node for node in self._nodes for output in node.output}
@@ -64,7 +60,7 @@ class _Checker:
                 if node.input[0] in seen:
                     yield f"{node.name}: {node.input[0]} is quantized more than once"
                 seen.add(node.input[0])
-            if node.op_type == "DequantizeLinear" and not self._made_by(node.input[0], "QuantizeLinear"):
+            if node.op_type == "DequantizeLinear" and not self._comes_from(node.input[0], "QuantizeLinear"):
                 yield f"{node.name}: {node.input[0]} does not come from a QuantizeLinear"
             if node.op_type == "Conv":
                 yield from self._convolution(node)
@@ -94,14 +90,14 @@ class _Checker:
             yield f"{node.name}: {scale.shape} scales on axis {attribute(node, 'axis', 1)} of {weights.shape}"
 
     def _convolution(self, node: NodeProto) -> Iterator[str]:
-        if len(node.input) > 2 and self._made_by(node.input[2], "DequantizeLinear"):
+        if len(node.input) > 2 and self._comes_from(node.input[2], "DequantizeLinear"):
             yield f"{node.name}: its bias is quantized"
-        quantized = [self._made_by(name, "DequantizeLinear") for name in node.input[:2]]
+        quantized = [self._comes_from(name, "DequantizeLinear") for name in node.input[:2]]
         if any(quantized) and not all(quantized):
             yield f"{node.name}: only one of its input and its weights is quantized"
         dtypes = {str(self._dtypes[name]) for name in node.input if name in self._dtypes}
         if len(dtypes) > 1:
             yield f"{node.name}: its inputs have different types: {', '.join(sorted(dtypes))}"
 
-    def _made_by(self, name: str, op_type: str) -> bool:
+    def _comes_from(self, name: str, op_type: str) -> bool:
         return name in self._makers and self._makers[name].op_type == op_type

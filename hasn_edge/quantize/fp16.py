@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto
 
 from hasn_edge.errors import UnsupportedError, say, use
-from hasn_edge.optional import require
 from hasn_edge.quantize.graph import initializers, opset_of
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
 
 LARGEST_FP16 = 65504.0
 """Largest finite FP16 number."""
@@ -44,7 +42,6 @@ def fp16_onnx_from_onnx(proto: ModelProto) -> ModelProto:
         UnsupportedError: an older opset, a constant above 65504 (it is named), or an operator that makes
             floats out of nothing.
     """
-    onnx = require("onnx", extra="export", needed_for="Writing FP16")
     if opset_of(proto) < 20:
         raise UnsupportedError(
             f"FP16 is written from opset 20 on, this graph has opset {opset_of(proto)}",
@@ -81,12 +78,11 @@ class _CastWriter:
     """Goes through a graph in order and puts a Cast wherever FP16 meets FP32, once per tensor."""
 
     def __init__(self, model: ModelProto) -> None:
-        self._onnx = require("onnx", extra="export", needed_for="Writing FP16")
-        self._half = self._onnx.TensorProto.FLOAT16
-        self._full = self._onnx.TensorProto.FLOAT
+        self._half = onnx.TensorProto.FLOAT16
+        self._full = onnx.TensorProto.FLOAT
         self._model = model
         self._constants = initializers(model)
-        inferred = self._onnx.shape_inference.infer_shapes(model)
+        inferred = onnx.shape_inference.infer_shapes(model)
         typed = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
         self._float = {info.name for info in typed if info.type.tensor_type.elem_type == self._full}
         self._type = {info.name: self._full for info in model.graph.input}
@@ -107,7 +103,7 @@ class _CastWriter:
             if index in _FLOAT32_INPUTS.get(node.op_type, ()):
                 self._new.setdefault(name, self._constants.get(name))
             elif name:
-                node.input[index] = self._as(name, wanted)
+                node.input[index] = self._convert(name, wanted)
         for index, name in enumerate(node.output):
             if name not in self._float:
                 continue
@@ -123,14 +119,14 @@ class _CastWriter:
 
     def write(self) -> None:
         graph = self._model.graph
-        nodes = [self._onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
         tensors = [tensor for tensor in self._new.values() if tensor is not None]
-        tensors = [self._onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+        tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
         for field, values in ((graph.node, nodes), (graph.initializer, tensors), (graph.value_info, [])):
             del field[:]
             field.extend(values)
 
-    def _as(self, name: str, wanted: int) -> str:
+    def _convert(self, name: str, wanted: int) -> str:
         if name in self._constants:
             return self._constant(name, wanted)
         current = self._type.get(name)
@@ -146,7 +142,7 @@ class _CastWriter:
         return self._casts[name, wanted]
 
     def _cast(self, source: str, target: str, wanted: int) -> None:
-        node = self._onnx.helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=wanted)
+        node = onnx.helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=wanted)
         self._nodes.append(node)
         self._type[target] = wanted
 
@@ -155,7 +151,7 @@ class _CastWriter:
         if tensor.data_type != self._full or wanted == self._full:
             self._new[name] = tensor
             return name
-        values = self._onnx.numpy_helper.to_array(tensor)
+        values = onnx.numpy_helper.to_array(tensor)
         largest = float(np.abs(values).max(initial=0.0))
         if not largest <= LARGEST_FP16:
             raise UnsupportedError(
@@ -164,7 +160,5 @@ class _CastWriter:
                 say("use another checkpoint"),
             )
         # An FP32 node may read the same constant as it is, hence a name of its own.
-        self._new[f"{name}.fp16"] = self._onnx.numpy_helper.from_array(
-            values.astype(np.float16), f"{name}.fp16"
-        )
+        self._new[f"{name}.fp16"] = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.fp16")
         return f"{name}.fp16"

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
 
 from hasn_edge.errors import UnsupportedError, say
-from hasn_edge.optional import require
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
-
-_NEEDED_FOR = "Quantizing a graph"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +75,6 @@ def conv_macs(proto: ModelProto, size: tuple[int, int] = (256, 256)) -> dict[str
     Raises:
         UnsupportedError: shape inference does not reach a convolution's output.
     """
-    onnx = require("onnx", extra="export", needed_for=_NEEDED_FOR)
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     del fixed.graph.value_info[:]
@@ -120,14 +115,12 @@ def initializers(proto: ModelProto) -> dict[str, TensorProto]:
 
 def array_of(tensor: TensorProto) -> NDArray[Any]:
     """Return a constant tensor's values."""
-    onnx = require("onnx", extra="export", needed_for=_NEEDED_FOR)
     values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
     return values
 
 
 def attribute(node: NodeProto, name: str, default: object) -> Any:
     """Return the value of a node's attribute, or ``default`` where it is not set."""
-    onnx = require("onnx", extra="export", needed_for=_NEEDED_FOR)
     for item in node.attribute:
         if item.name == name:
             return onnx.helper.get_attribute_value(item)

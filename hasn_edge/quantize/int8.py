@@ -6,17 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
 
 from hasn_edge.errors import UnsupportedError, say, use
-from hasn_edge.optional import require
 from hasn_edge.quantize.graph import Convolution, array_of, convolutions, initializers, opset_of
 from hasn_edge.quantize.observers import LEVELS, mse_ranges
 from hasn_edge.quantize.recipe import Granularity, WeightRange
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
-
     from hasn_edge.quantize.ranges import Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
 
@@ -66,7 +65,6 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
         ArtifactError: a selected convolution has no measured range.
         ConfigError: the recipe selects nothing.
     """
-    onnx = require("onnx", extra="export", needed_for="Writing INT8")
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     found = {conv.name: conv for conv in convolutions(result)}
@@ -131,7 +129,6 @@ class _PairWriter:
     """Collects the new nodes and constants of a graph and puts them in front of their first reader."""
 
     def __init__(self, model: ModelProto, dtype: np.dtype[np.floating]) -> None:
-        self._onnx = require("onnx", extra="export", needed_for="Writing INT8")
         self._model = model
         self._dtype = dtype
         self._before: dict[str, list[NodeProto]] = {}
@@ -154,7 +151,7 @@ class _PairWriter:
         graph = self._model.graph
         graph.initializer.extend(self._constants)
         ordered = [
-            self._onnx.NodeProto.FromString(node.SerializeToString())
+            onnx.NodeProto.FromString(node.SerializeToString())
             for reader in graph.node
             for node in (*self._before.get(reader.name, ()), reader)
         ]
@@ -163,7 +160,7 @@ class _PairWriter:
         del graph.value_info[:]
 
     def _pair(self, tensor: str, reader: str, scales: NDArray[np.floating], *, name: str) -> str:
-        make, constant = self._onnx.helper.make_node, self._onnx.numpy_helper.from_array
+        make, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
         scale, zero = f"{name}.scale", f"{name}.zero"
         self._constants.append(constant(scales, scale))
         self._constants.append(constant(np.zeros(scales.shape, np.int8), zero))

@@ -100,7 +100,7 @@ class MagnitudeHistogram:
         middles: Float64 = (np.arange(BINS, dtype=np.float64) + 0.5) * self.width
         return middles
 
-    def merged(self, most: int) -> tuple[NDArray[np.int64], float]:
+    def merge_bins(self, most: int) -> tuple[NDArray[np.int64], float]:
         """Return counts up to the peak in at most ``most`` bins, and their width.
 
         A new bin holds a whole number of old ones: bins of uneven size would give the counts a beat that
@@ -210,7 +210,7 @@ def _mse_range(histogram: MagnitudeHistogram, power: float) -> float:
 
 
 def _entropy_range(histogram: MagnitudeHistogram) -> float:
-    merged, width = histogram.merged(_ENTROPY_BINS)
+    merged, width = histogram.merge_bins(_ENTROPY_BINS)
     counts = merged.astype(np.float64)
     # A range ends in a bin that is not empty: what is clipped to an empty one diverges without bound.
     filled = np.flatnonzero(counts) + 1

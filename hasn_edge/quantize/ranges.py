@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import ModelProto
 
-from hasn_edge.artifact import RangesRecord
 from hasn_edge.errors import ArtifactError, CheckpointError, InputError, say
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.optional import require
 from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import MagnitudeHistogram, Observer, observed_range
+from hasn_edge.sidecar import RangesRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from onnx import ModelProto
 
     from hasn_edge.quantize.recipe import QuantRecipe
 
@@ -68,14 +67,7 @@ class Ranges:
 
     def to_record(self) -> RangesRecord:
         """Return what a sidecar states of them."""
-        return RangesRecord(
-            observer=self.observer.value,
-            percentile=self.percentile,
-            fingerprint=self.fingerprint,
-            images=self.images,
-            values=dict(self.values),
-            peaks=dict(self.peaks),
-        )
+        return RangesRecord(**{**vars(self), "observer": self.observer.value})
 
 
 def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
@@ -121,7 +113,6 @@ def input_histograms(
         InputError: there is no calibration image.
         CheckpointError: a value is not finite.
     """
-    onnx = require("onnx", extra="export", needed_for="Measuring ranges")
     wanted = set(names)
     readers = {conv.name: conv.input for conv in convolutions(proto) if conv.name in wanted}
     histograms = {tensor: MagnitudeHistogram() for tensor in readers.values()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from hasn_edge.config import load_config
 from hasn_edge.errors import ConfigError, say
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
 from hasn_edge.quantize.observers import Observer
 
 
@@ -113,7 +113,7 @@ def recipe_path(name: str | Path) -> Path:
         ConfigError: a bare name that no shipped recipe has.
     """
     if str(name) in shipped_recipes():
-        return shipped("calibration", "recipes", f"{name}.toml")
+        return shipped_path("calibration", "recipes", f"{name}.toml")
     path = Path(name)
     if path.suffix == ".toml":
         return path
@@ -125,7 +125,7 @@ def recipe_path(name: str | Path) -> Path:
 
 def shipped_recipes() -> tuple[str, ...]:
     """Return the names of the recipes that ship, sorted."""
-    return tuple(sorted(path.stem for path in shipped("calibration", "recipes").glob("*.toml")))
+    return tuple(sorted(path.stem for path in shipped_path("calibration", "recipes").glob("*.toml")))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hasn_edge.artifact import Golden, Tolerance
 from hasn_edge.errors import ArtifactError, Cure, call
 from hasn_edge.images.arrays import Float32, Float64
 from hasn_edge.runtime.session import Session
+from hasn_edge.sidecar import Golden, Tolerance
 from hasn_edge.spec import Precision
 
 _SCHEMA, _INPUT = 1, "waves"

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from hasn_edge.artifact import Artifact, Kind, load_artifact
+from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import UnsupportedError, call, omit, use
 from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx, load_model
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session
+from hasn_edge.sidecar import Kind
 
 ModelBackend = Literal["onnxruntime", "pytorch"]
 

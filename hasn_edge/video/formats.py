@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +69,6 @@ QUALITY_SCALES = {
     },
 }
 """Encoders whose quality can be set. Others, lossless ones among them, take their own default."""
-
-
-def is_video(path: str | os.PathLike[str]) -> bool:
-    """Say whether a file's name is that of a video."""
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def check_container(path: Path) -> None:

@@ -6,12 +6,13 @@ import math
 
 import pytest
 
-from hasn_edge.artifact import Kind, publish
+from hasn_edge.artifact import publish
 from hasn_edge.bench import measure, options
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.options import TimingOptions
 from hasn_edge.bench.report import BenchReport, SetQuality
 from hasn_edge.hardware.jetson import Jetson
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support import boards
 from tests.support.bench_rig import ORIN, SLOW, SPEC, BenchRig, make_row

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hasn_edge.artifact import Artifact, Kind
+from hasn_edge.artifact import Artifact
 from hasn_edge.bench.case_process import Case, CaseHost, Worker
 from hasn_edge.errors import BuildError, CheckpointError
 from hasn_edge.runtime import open as opening
 from hasn_edge.runtime.session import Timing
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC, TimedSession
 from tests.support.fake_session import FakeSession

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hasn_edge.artifact import Kind, publish
+from hasn_edge.artifact import publish
 from hasn_edge.bench import cases
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.cases import Backends, CaseMaker, find_backends
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
 from tests.support.samples import details_of

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from hasn_edge.artifact import Kind
 from hasn_edge.bench.board import find_board
 from hasn_edge.errors import BuildError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.model.hasn import HASN
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec
 from tests.support.samples import details_of
 

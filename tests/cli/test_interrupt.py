@@ -157,7 +157,7 @@ def test_a_child_that_its_parent_ends_hears_nothing_from_its_first_moment_on(tmp
         "print(signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
     )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with interrupt.held():
+    with interrupt.hold():
         child = subprocess.Popen(
             [sys.executable, tmp_path / "child.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

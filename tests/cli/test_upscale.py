@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from hasn_edge.cli import cli
+from hasn_edge.cli.upscale_files import is_video
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.images.listing import USUAL_VIDEOS, folders_inside
 from hasn_edge.model.checkpoint import save_checkpoint
@@ -49,6 +50,11 @@ def said(result: Result, code: int = 0) -> str:
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     return " ".join(result.stderr.split())
+
+
+def test_a_video_is_known_by_its_name():
+    assert is_video(Path("a/B.MKV"))
+    assert not is_video(Path("a.png"))
 
 
 @pytest.mark.parametrize(

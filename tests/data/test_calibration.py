@@ -19,7 +19,7 @@ from hasn_edge.data.calibration import (
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
 from hasn_edge.images.codec import read_image, write_image
 
 
@@ -41,14 +41,14 @@ def test_what_ships_is_thirty_two_patches_and_eight_held_out_images():
     assert data.skipped == ()
     held_out = shipped_eval_set(4)
     assert len(held_out) == 8
-    size = sum(path.stat().st_size for path in shipped("calibration").rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in shipped_path("calibration").rglob("*") if path.is_file())
     assert size < 3e6
 
 
 def test_every_image_that_ships_says_where_it_is_from_and_no_photograph_is_in_both_sets():
     photographs = []
     for name, pattern in (("patches", "*.png"), ("heldout", "HR/*.png")):
-        root = shipped("calibration", name)
+        root = shipped_path("calibration", name)
         lines = (root / "SOURCES.txt").read_text(encoding="utf-8").splitlines()
         rows = [line.split("\t") for line in lines if not line.startswith("#")]
         assert sorted(row[0] for row in rows) == sorted(path.name for path in root.glob(pattern))
@@ -68,7 +68,7 @@ def test_iterating_twice_gives_the_same_and_the_values_are_the_pixels():
     data = load_calibration()
     first, second = list(data), list(data)
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    path = sorted(shipped("calibration", "patches").glob("*.png"))[0]
+    path = sorted(shipped_path("calibration", "patches").glob("*.png"))[0]
     assert np.array_equal(first[0][0].transpose(1, 2, 0), read_image(path).astype(np.float32) / 255)
 
 
@@ -198,12 +198,12 @@ def test_a_manifest_that_does_not_fit_its_images_is_refused(folder):
 @pytest.fixture
 def div2k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder as people have it, cut down to what three lines of the manifest need."""
-    crops = read_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
+    crops = read_manifest(shipped_path("calibration", "manifests", "div2k-x4.txt"))
     folder = tmp_path / "DIV2K" / "DIV2K_train_LR_bicubic" / "X4"
     for crop, size in zip(crops[:3], ((162, 510), (510, 162), (339, 510)), strict=True):
         write_image(folder / crop.path.name, image(*size))
     short = tmp_path / "three.txt"
-    lines = shipped("calibration", "manifests", "div2k-x4.txt").read_text(encoding="utf-8").splitlines()
+    lines = shipped_path("calibration", "manifests", "div2k-x4.txt").read_text(encoding="utf-8").splitlines()
     short.write_text("\n".join([line for line in lines if not line.startswith("#")][:3]), encoding="utf-8")
     real = calibration.shipped
     monkeypatch.setattr(calibration, "shipped", lambda *p: short if p[-1] == "div2k-x4.txt" else real(*p))
@@ -218,7 +218,7 @@ def test_the_div2k_manifest_fits_images_of_any_size_that_div2k_has(div2k):
 
 
 def test_the_div2k_manifest_is_a_fixed_list_of_its_training_images():
-    crops = read_manifest(shipped("calibration", "manifests", "div2k-x4.txt"))
+    crops = read_manifest(shipped_path("calibration", "manifests", "div2k-x4.txt"))
     numbers = [int(crop.path.name.removesuffix("x4.png")) for crop in crops]
     assert len(crops) == len(set(numbers)) == 128
     assert min(numbers) >= 1

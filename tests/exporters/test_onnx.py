@@ -114,19 +114,19 @@ def test_names_and_types_of_input_and_output():
 
 def test_both_opsets_hold_the_same_convolutions():
     model = network()
-    weak, strong = onnx_from_model(model, opset=17), onnx_from_model(model, opset=20)
-    assert conv_parameters(weak) == conv_parameters(strong)
+    weakly_typed, strongly_typed = onnx_from_model(model, opset=17), onnx_from_model(model, opset=20)
+    assert conv_parameters(weakly_typed) == conv_parameters(strongly_typed)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             expected = (module.weight.numpy().tobytes(), module.bias.numpy().tobytes())
-            assert conv_parameters(weak)[name] == expected
-    assert weak.opset_import[0].version == 17
-    assert "Erf" in operators(weak)
-    assert "Gelu" not in operators(weak)
-    assert strong.opset_import[0].version == 20
-    assert "Gelu" in operators(strong)
-    assert "Erf" not in operators(strong)
-    assert "LayerNormalization" in operators(weak) & operators(strong)
+            assert conv_parameters(weakly_typed)[name] == expected
+    assert weakly_typed.opset_import[0].version == 17
+    assert "Erf" in operators(weakly_typed)
+    assert "Gelu" not in operators(weakly_typed)
+    assert strongly_typed.opset_import[0].version == 20
+    assert "Gelu" in operators(strongly_typed)
+    assert "Erf" not in operators(strongly_typed)
+    assert "LayerNormalization" in operators(weakly_typed) & operators(strongly_typed)
 
 
 def test_a_decomposed_norm_has_neither_layer_normalization_nor_transposes():

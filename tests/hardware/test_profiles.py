@@ -8,7 +8,7 @@ import pytest
 
 from hasn_edge.engine.target import EngineRuntime, load_target, shipped_targets
 from hasn_edge.errors import ConfigError, UnsupportedError
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile, Versions
 from hasn_edge.spec import Precision
@@ -124,7 +124,7 @@ def test_versions():
     ],
 )
 def test_a_wrong_profile_is_named_with_its_mistake(tmp_path: Path, old: str, new: str, message: str):
-    text = shipped("engines", "targets", "orin-nano.toml").read_text(encoding="utf-8")
+    text = shipped_path("engines", "targets", "orin-nano.toml").read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "wrong.toml"
     path.write_text(text.replace(old, new, 1))

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from hasn_edge.artifact import Artifact, Kind, load_artifact, publish
+from hasn_edge.artifact import Artifact, load_artifact, publish
 from hasn_edge.errors import ArtifactError, BuildError, InputError
 from hasn_edge.live import engines
 from hasn_edge.live.engines import EngineChoice, list_engines, open_first
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 from tests.support.live_rig import Told, Watcher

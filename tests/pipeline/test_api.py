@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import hasn_edge
-from hasn_edge.artifact import Form, InputProfile, Kind, RangesAskedFor, load_artifact, sidecar_path
+from hasn_edge.artifact import load_artifact, sidecar_path
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.evaluation.compare import Budget
@@ -28,6 +28,7 @@ from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.upscaler import Upscaler
+from hasn_edge.sidecar import Form, InputProfile, Kind, RangesAskedFor
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 
@@ -117,15 +118,15 @@ def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
     built = hasn_edge.build(
         tiny, precision="int8", target="portable", recipe=recipe, output=tmp_path, size=(48, 64)
     )
-    weak, strong = (onnx.load(a.path) for a in built.artifacts)
+    weakly_typed, strongly_typed = (onnx.load(a.path) for a in built.artifacts)
     assert [a.path.name for a in built.artifacts] == [
         "tiny-int8-weakly-typed-64x48.onnx",
         "tiny-int8-strongly-typed-64x48.onnx",
     ]
-    assert (weak.opset_import[0].version, strong.opset_import[0].version) == (17, 20)
-    assert "LayerNormalization" not in {node.op_type for node in weak.graph.node}
-    assert "LayerNormalization" in {node.op_type for node in strong.graph.node}
-    for graph in (weak, strong):
+    assert (weakly_typed.opset_import[0].version, strongly_typed.opset_import[0].version) == (17, 20)
+    assert "LayerNormalization" not in {node.op_type for node in weakly_typed.graph.node}
+    assert "LayerNormalization" in {node.op_type for node in strongly_typed.graph.node}
+    for graph in (weakly_typed, strongly_typed):
         assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.graph.node}
         assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert built.artifacts[0].graph.builder_flags == ("INT8", "FP16")

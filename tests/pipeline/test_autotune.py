@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hasn_edge
-from hasn_edge.artifact import Artifact, Kind, load_artifact, publish
+from hasn_edge.artifact import Artifact, load_artifact, publish
 from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError, VerificationError, say
 from hasn_edge.evaluation.latency import Latency
@@ -18,6 +18,7 @@ from hasn_edge.pipeline import autotune as module
 from hasn_edge.pipeline.autotune import Candidate, autotune, choose_fastest, measure
 from hasn_edge.pipeline.build import Built
 from hasn_edge.pipeline.context import BuildOptions
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 from tests.support.samples import details_of, measured
@@ -203,6 +204,6 @@ def test_what_cannot_run_here_cannot_be_timed(tiny, tmp_path, target, monkeypatc
 
 def test_pixels_are_timed_as_pixels():
     session = FakeSession(ModelSpec())
-    assert module._frame(session, (1, 3, 20, 30)).dtype == np.float32
+    assert module._noise_frame(session, (1, 3, 20, 30)).dtype == np.float32
     session.pixels = True
-    assert module._frame(session, (1, 3, 20, 30)).shape == (1, 20, 30, 3)
+    assert module._noise_frame(session, (1, 3, 20, 30)).shape == (1, 20, 30, 3)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import hasn_edge
-from hasn_edge.artifact import Kind, load_artifact
+from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.compile import BuiltEngine
 from hasn_edge.engine.engine_file import parse_plan_header
@@ -26,6 +26,7 @@ from hasn_edge.pipeline import build as builder
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.runtime.golden import OWN_RANGES
 from hasn_edge.runtime.tensorrt import open_engine
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 from tests.support.samples import ADA, NANO, USUAL
@@ -124,9 +125,9 @@ def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeyp
 
 def test_the_portable_graph_is_one_that_8_5_reads(tiny, told, tmp_path):
     built = hasn_edge.build(tiny, precision="fp32", target="portable", size=(32, 40), output=tmp_path)
-    weak = onnx.load(built.artifacts[0].path)
+    weakly_typed = onnx.load(built.artifacts[0].path)
     assert built.artifacts[0].path.name == "tiny-fp32-weakly-typed-40x32.onnx"
-    assert "LayerNormalization" not in operators(weak)
+    assert "LayerNormalization" not in operators(weakly_typed)
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ def test_sizes_below_the_networks_are_refused_before_anything_is_made(
         "cpu": {"target": "cpu", "size": (32, 8)},
         "portable": {"target": "portable", "size": (32, 8)},
     }[asked]
-    monkeypatch.setattr(fastest, "_require_runnable", lambda target: None)
+    monkeypatch.setattr(fastest, "_require_runnable", lambda *_: None)
     monkeypatch.setattr(GraphExporter, "export", lambda *args, **rest: pytest.fail("a graph was made"))
     with pytest.raises(
         ShapeError,

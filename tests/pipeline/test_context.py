@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from hasn_edge.artifact import Form
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.pipeline.context import BuildOptions, load_context
 from hasn_edge.progress import Step, ignore
+from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
 
 

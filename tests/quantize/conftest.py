@@ -60,10 +60,10 @@ class Tiny:
     """One small network in the forms that quantization starts from."""
 
     model: HASN
-    weak: onnx.ModelProto
+    weakly_typed: onnx.ModelProto
     """Opset 17, with LayerNorm as one node."""
-    weak_decomposed: onnx.ModelProto
-    strong: onnx.ModelProto
+    decomposed: onnx.ModelProto
+    strongly_typed: onnx.ModelProto
     """Opset 20, FP32: what becomes FP16."""
     ranges: Ranges
     """Of all convolutions."""
@@ -73,13 +73,13 @@ class Tiny:
 def tiny() -> Tiny:
     torch.set_num_threads(1)
     model = tiny_model()
-    weak = onnx_from_model(model, opset=17)
+    weakly_typed = onnx_from_model(model, opset=17)
     return Tiny(
         model,
-        weak,
+        weakly_typed,
         onnx_from_model(model, opset=17, decompose_norm=True),
         onnx_from_model(model, opset=20),
-        ranges_from_onnx(weak, Images(), QuantRecipe()),
+        ranges_from_onnx(weakly_typed, Images(), QuantRecipe()),
     )
 
 

@@ -18,7 +18,7 @@ NAME = "block_1.g.conv"
 
 @pytest.fixture
 def proto(tiny) -> onnx.ModelProto:
-    return int8_onnx_from_onnx(tiny.weak, tiny.ranges, QuantRecipe())
+    return int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, QuantRecipe())
 
 
 def conv(proto: onnx.ModelProto) -> onnx.NodeProto:
@@ -62,18 +62,20 @@ def test_zero_points_are_int8_zeros(proto, zero):
 
 
 def test_scales_have_the_type_of_their_tensor(tiny):
-    strong = int8_onnx_from_onnx(fp16_onnx_from_onnx(tiny.strong), tiny.ranges, QuantRecipe())
-    assert problems(strong) == []
-    name = quantizer(strong, 0).input[1]
-    replace_constant(strong, name, np.array(0.1, np.float32))
-    assert any("the tensor is float16, its scale float32" in problem for problem in problems(strong))
+    strongly_typed = int8_onnx_from_onnx(fp16_onnx_from_onnx(tiny.strongly_typed), tiny.ranges, QuantRecipe())
+    assert problems(strongly_typed) == []
+    name = quantizer(strongly_typed, 0).input[1]
+    replace_constant(strongly_typed, name, np.array(0.1, np.float32))
+    assert any("the tensor is float16, its scale float32" in problem for problem in problems(strongly_typed))
 
 
 def test_a_quantized_float32_input_in_front_of_an_fp16_convolution_is_found(tiny):
-    strong = int8_onnx_from_onnx(fp16_onnx_from_onnx(tiny.strong), tiny.ranges, QuantRecipe())
-    node = next(n for n in strong.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "input.fp16")
+    strongly_typed = int8_onnx_from_onnx(fp16_onnx_from_onnx(tiny.strongly_typed), tiny.ranges, QuantRecipe())
+    node = next(
+        n for n in strongly_typed.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "input.fp16"
+    )
     node.input[0] = "input"
-    assert any("the tensor is float32, its scale float16" in problem for problem in problems(strong))
+    assert any("the tensor is float32, its scale float16" in problem for problem in problems(strongly_typed))
 
 
 def test_activations_have_one_scale(proto):

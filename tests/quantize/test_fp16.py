@@ -29,7 +29,7 @@ def nodes_of(proto: onnx.ModelProto, *op_types: str) -> list[onnx.NodeProto]:
 
 @pytest.fixture(scope="module")
 def half(tiny) -> onnx.ModelProto:
-    return fp16_onnx_from_onnx(tiny.strong)
+    return fp16_onnx_from_onnx(tiny.strongly_typed)
 
 
 def test_the_graph_is_valid_and_its_ends_are_float32(half):
@@ -57,8 +57,8 @@ def test_each_tensor_is_cast_at_most_once_and_only_around_islands(half):
 
 
 def test_names_and_metadata_are_kept(tiny, half):
-    assert half.metadata_props == tiny.strong.metadata_props
-    before = [node.name for node in nodes_of(tiny.strong, "Conv")]
+    assert half.metadata_props == tiny.strongly_typed.metadata_props
+    before = [node.name for node in nodes_of(tiny.strongly_typed, "Conv")]
     assert [node.name for node in nodes_of(half, "Conv")] == before
 
 
@@ -99,7 +99,7 @@ def test_variants_of_the_network_convert_too(make_model, run_graph, changes):
 @pytest.mark.parametrize("value", [65505.0, 1e30, -7e4])
 def test_a_constant_that_does_not_fit_is_named(tiny, value):
     broken = onnx.ModelProto()
-    broken.CopyFrom(tiny.strong)
+    broken.CopyFrom(tiny.strongly_typed)
     tensor = next(t for t in broken.graph.initializer if t.name == "block_1.g.conv.weight")
     values = numpy_helper.to_array(tensor).copy()
     values[0, 0] = value
@@ -110,7 +110,7 @@ def test_a_constant_that_does_not_fit_is_named(tiny, value):
 
 def test_the_largest_number_that_fits_is_kept_and_the_smallest_becomes_zero(tiny):
     proto = onnx.ModelProto()
-    proto.CopyFrom(tiny.strong)
+    proto.CopyFrom(tiny.strongly_typed)
     tensor = next(t for t in proto.graph.initializer if t.name == "block_1.g.conv.bias")
     values = np.zeros(8, np.float32)
     values[:3] = 65504.0, -65504.0, 1e-30
@@ -123,12 +123,12 @@ def test_the_largest_number_that_fits_is_kept_and_the_smallest_becomes_zero(tiny
 
 def test_an_old_opset_is_refused(tiny):
     with pytest.raises(UnsupportedError, match=r"from opset 20 on, this graph has opset 17"):
-        fp16_onnx_from_onnx(tiny.weak)
+        fp16_onnx_from_onnx(tiny.weakly_typed)
 
 
 def test_float_arithmetic_on_shapes_is_refused_by_name(tiny):
     proto = onnx.ModelProto()
-    proto.CopyFrom(tiny.strong)
+    proto.CopyFrom(tiny.strongly_typed)
     cast = onnx.helper.make_node("Cast", ["input"], ["copy"], name="odd", to=TensorProto.FLOAT)
     proto.graph.node.insert(0, cast)
     with pytest.raises(UnsupportedError, match=r"node odd \(Cast\)"):
@@ -136,9 +136,9 @@ def test_float_arithmetic_on_shapes_is_refused_by_name(tiny):
 
 
 def test_the_graph_is_left_as_it_was(tiny):
-    before = tiny.strong.SerializeToString()
-    fp16_onnx_from_onnx(tiny.strong)
-    assert tiny.strong.SerializeToString() == before
+    before = tiny.strongly_typed.SerializeToString()
+    fp16_onnx_from_onnx(tiny.strongly_typed)
+    assert tiny.strongly_typed.SerializeToString() == before
 
 
 def test_a_static_graph_converts(tiny, run_graph):

@@ -91,9 +91,9 @@ def test_one_convolution_is_that_of_pytorch_on_rounded_values(run_graph, side, g
 
 def forms(tiny) -> dict[str, onnx.ModelProto]:
     return {
-        "weak": int8_onnx_from_onnx(tiny.weak, tiny.ranges, ALL),
-        "weak, decomposed": int8_onnx_from_onnx(tiny.weak_decomposed, tiny.ranges, ALL),
-        "strong": int8_onnx_from_onnx(fp16_onnx_from_onnx(tiny.strong), tiny.ranges, ALL),
+        "weakly typed": int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, ALL),
+        "decomposed": int8_onnx_from_onnx(tiny.decomposed, tiny.ranges, ALL),
+        "strongly typed": int8_onnx_from_onnx(fp16_onnx_from_onnx(tiny.strongly_typed), tiny.ranges, ALL),
     }
 
 
@@ -102,10 +102,10 @@ def test_both_artifacts_keep_tensorrts_rules(tiny):
         onnx.checker.check_model(proto, full_check=True)
         assert problems(proto) == [], name
         convs = [node for node in proto.graph.node if node.op_type == "Conv"]
-        assert len(convs) == len(convolutions(tiny.weak)) == 18
+        assert len(convs) == len(convolutions(tiny.weakly_typed)) == 18
         assert all(node.input[0].endswith(".dq") and node.input[1].endswith(".dq") for node in convs), name
         assert not any(node.input[2].endswith(".dq") for node in convs), name
-        wanted = F16 if name == "strong" else F32
+        wanted = F16 if name == "strongly typed" else F32
         for node in proto.graph.node:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 scale, zero = (array_of(initializers(proto)[n]) for n in node.input[1:])
@@ -119,12 +119,12 @@ def test_branches_share_one_pair_and_biases_stay_as_they_were(tiny):
         convs = {node.name: node for node in proto.graph.node if node.op_type == "Conv"}
         branches = {convs[f"block_1.f{i}.conv"].input[0] for i in (1, 2, 3)}
         assert len(branches) == 1
-        tensors = {conv.input for conv in convolutions(tiny.weak)}
+        tensors = {conv.input for conv in convolutions(tiny.weakly_typed)}
         quantizers = [n for n in proto.graph.node if n.op_type == "QuantizeLinear"]
         assert len(quantizers) == len(convs) + len(tensors)
-    weak = forms(tiny)["weak"]
-    for tensor in tiny.weak.graph.initializer:
-        assert initializers(weak)[tensor.name] == tensor
+    weakly_typed = forms(tiny)["weakly typed"]
+    for tensor in tiny.weakly_typed.graph.initializer:
+        assert initializers(weakly_typed)[tensor.name] == tensor
 
 
 def test_composed_esa_shares_the_pair_of_the_branches_and_the_widest_range_wins(tiny, images):
@@ -142,37 +142,42 @@ def test_composed_esa_shares_the_pair_of_the_branches_and_the_widest_range_wins(
 
 def test_the_image_survives_in_both_artifacts(tiny, run_graph):
     x = np.random.default_rng(5).random((1, 3, 21, 30), dtype=np.float32)
-    expected = run_graph(tiny.weak, x)
+    expected = run_graph(tiny.weakly_typed, x)
     results = {name: run_graph(proto, x) for name, proto in forms(tiny).items()}
     for name, found in results.items():
         assert 0 < np.abs(found - expected).max() < 0.06 * np.abs(expected).max(), name
-    noise = np.abs(results["weak"] - expected).mean()
-    assert np.abs(results["strong"] - results["weak"]).mean() < noise
+    noise = np.abs(results["weakly typed"] - expected).mean()
+    assert np.abs(results["strongly typed"] - results["weakly typed"]).mean() < noise
     # Two ways to write LayerNorm differ in the last digit, which moves some values to the next code.
-    assert np.abs(results["weak, decomposed"] - results["weak"]).mean() < noise
+    assert np.abs(results["decomposed"] - results["weakly typed"]).mean() < noise
 
 
 def test_what_the_recipe_leaves_out_is_left_alone(tiny, run_graph):
     recipe = QuantRecipe(quantize=("block_1.f*.conv",), keep_float=("block_1.f2.conv",))
-    proto = int8_onnx_from_onnx(tiny.weak, tiny.ranges, recipe)
+    proto = int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, recipe)
     touched = {n.name for n in proto.graph.node if n.op_type == "Conv" and n.input[1].endswith(".dq")}
     assert touched == {"block_1.f1.conv", "block_1.f3.conv"}
     kept = next(n for n in proto.graph.node if n.name == "block_1.f2.conv")
-    assert list(kept.input) == list(next(n for n in tiny.weak.graph.node if n.name == kept.name).input)
+    assert list(kept.input) == list(
+        next(n for n in tiny.weakly_typed.graph.node if n.name == kept.name).input
+    )
     assert problems(proto) == []
 
 
 def test_the_graph_is_left_as_it_was_and_the_same_arguments_give_the_same_bytes(tiny):
-    before = tiny.weak.SerializeToString()
-    first = int8_onnx_from_onnx(tiny.weak, tiny.ranges, ALL)
-    assert tiny.weak.SerializeToString() == before
-    assert int8_onnx_from_onnx(tiny.weak, tiny.ranges, ALL).SerializeToString() == first.SerializeToString()
+    before = tiny.weakly_typed.SerializeToString()
+    first = int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, ALL)
+    assert tiny.weakly_typed.SerializeToString() == before
+    assert (
+        int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, ALL).SerializeToString()
+        == first.SerializeToString()
+    )
 
 
 def test_an_fp16_graph_never_quantizes_its_float32_input(tiny):
-    strong = forms(tiny)["strong"]
-    stem = next(node for node in strong.graph.node if node.name == "conv_1")
-    makers = {output: node for node in strong.graph.node for output in node.output}
+    strongly_typed = forms(tiny)["strongly typed"]
+    stem = next(node for node in strongly_typed.graph.node if node.name == "conv_1")
+    makers = {output: node for node in strongly_typed.graph.node for output in node.output}
     quantizer = makers[makers[stem.input[0]].input[0]]
     assert makers[quantizer.input[0]].op_type == "Cast"
 
@@ -247,13 +252,13 @@ def test_dead_and_extreme_channels_of_a_network_stay_finite(make_model, run_grap
     model.block_1.f1.conv.weight[0] = 0.0
     model.block_1.f2.conv.weight[1] = 1e-30
     model.block_1.g.conv.weight[2] = 1e-42
-    weak = onnx_from_model(model, opset=17, simplify=False)
-    ranges = ranges_from_onnx(weak, images(), ALL)
+    weakly_typed = onnx_from_model(model, opset=17, simplify=False)
+    ranges = ranges_from_onnx(weakly_typed, images(), ALL)
     assert ranges.values["block_1.cab.cab.3.attention.3"] == 0.0
-    strong = fp16_onnx_from_onnx(onnx_from_model(model, opset=20, simplify=False))
+    strongly_typed = fp16_onnx_from_onnx(onnx_from_model(model, opset=20, simplify=False))
     x = images(seed=3).batches[0]
-    expected = run_graph(weak, x)
-    for graph in (weak, strong):
+    expected = run_graph(weakly_typed, x)
+    for graph in (weakly_typed, strongly_typed):
         quantized = int8_onnx_from_onnx(graph, ranges, ALL)
         assert problems(quantized) == []
         assert np.abs(run_graph(quantized, x) - expected).max() < 0.1 * np.abs(expected).max()
@@ -261,25 +266,25 @@ def test_dead_and_extreme_channels_of_a_network_stay_finite(make_model, run_grap
 
 def test_an_activation_that_fp16_cannot_hold_is_refused_by_name(tiny):
     hot = replace(tiny.ranges, peaks={**tiny.ranges.peaks, "block_1.g.conv": 7e4})
-    half = fp16_onnx_from_onnx(tiny.strong)
+    half = fp16_onnx_from_onnx(tiny.strongly_typed)
     with pytest.raises(UnsupportedError, match=r"input of convolution block_1.g.conv reaches 7e\+04"):
         int8_onnx_from_onnx(half, hot, ALL)
-    int8_onnx_from_onnx(tiny.weak, hot, ALL)
+    int8_onnx_from_onnx(tiny.weakly_typed, hot, ALL)
 
 
 def test_ranges_of_another_network_are_refused(tiny):
     with pytest.raises(ArtifactError, match="no range was measured for convolution conv_1"):
-        int8_onnx_from_onnx(tiny.weak, ranges_of({"other": 1.0}), ALL)
+        int8_onnx_from_onnx(tiny.weakly_typed, ranges_of({"other": 1.0}), ALL)
 
 
 def test_what_cannot_be_quantized_is_refused(tiny):
-    once = int8_onnx_from_onnx(tiny.weak, tiny.ranges, QuantRecipe(quantize=("conv_1",)))
+    once = int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, QuantRecipe(quantize=("conv_1",)))
     with pytest.raises(UnsupportedError, match="already"):
         int8_onnx_from_onnx(once, tiny.ranges, QuantRecipe(quantize=("conv_2",)))
     with pytest.raises(ConfigError, match="quantizes no convolution"):
-        int8_onnx_from_onnx(tiny.weak, tiny.ranges, QuantRecipe(quantize=("nothing",)))
+        int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, QuantRecipe(quantize=("nothing",)))
     old = onnx.ModelProto()
-    old.CopyFrom(fp16_onnx_from_onnx(tiny.strong))
+    old.CopyFrom(fp16_onnx_from_onnx(tiny.strongly_typed))
     old.opset_import[0].version = 18
     with pytest.raises(UnsupportedError, match=r"float16 tensors needs opset 19 or newer, this graph has 18"):
         int8_onnx_from_onnx(old, tiny.ranges, ALL)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hasn_edge.artifact import Form
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set
 from hasn_edge.exporters.onnx_graph import Emulator
@@ -20,6 +19,7 @@ from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
+from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
 
 FORMS = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)

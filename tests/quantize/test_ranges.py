@@ -31,7 +31,7 @@ def test_ranges_are_the_largest_inputs_that_pytorch_sees(tiny, images):
             tiny.model(torch.from_numpy(batch))
     for handle in handles:
         handle.remove()
-    found = ranges_from_onnx(tiny.weak, images(), MINMAX)
+    found = ranges_from_onnx(tiny.weakly_typed, images(), MINMAX)
     assert set(found.values) == set(seen)
     for name, value in seen.items():
         assert found.values[name] == pytest.approx(value, rel=1e-5), name
@@ -39,30 +39,30 @@ def test_ranges_are_the_largest_inputs_that_pytorch_sees(tiny, images):
 
 
 def test_every_graph_of_a_network_gives_the_same_ranges(tiny, images):
-    reference = ranges_from_onnx(tiny.weak, images(), MINMAX).values
-    for graph in (tiny.strong, tiny.weak_decomposed):
+    reference = ranges_from_onnx(tiny.weakly_typed, images(), MINMAX).values
+    for graph in (tiny.strongly_typed, tiny.decomposed):
         found = ranges_from_onnx(graph, images(), MINMAX).values
         assert found == pytest.approx(reference, rel=1e-5)
 
 
 def test_only_what_the_recipe_selects_is_measured(tiny, images):
     recipe = QuantRecipe(quantize=("*.f1.conv", "*.f2.conv", "conv_1"))
-    found = ranges_from_onnx(tiny.weak, images(), recipe)
+    found = ranges_from_onnx(tiny.weakly_typed, images(), recipe)
     assert set(found.values) == {"block_1.f1.conv", "block_1.f2.conv", "conv_1"}
     # Both read the same tensor.
     assert found.values["block_1.f1.conv"] == found.values["block_1.f2.conv"]
     with pytest.raises(ArtifactError, match=r"no range was measured for convolution block_1.g.conv.*another"):
         found.of("block_1.g.conv")
     with pytest.raises(ConfigError, match="quantizes no convolution"):
-        ranges_from_onnx(tiny.weak, images(), QuantRecipe(quantize=("nothing",)))
+        ranges_from_onnx(tiny.weakly_typed, images(), QuantRecipe(quantize=("nothing",)))
 
 
 def test_two_measurements_are_identical(tiny, images):
-    assert ranges_from_onnx(tiny.weak, images(), QuantRecipe()) == tiny.ranges
+    assert ranges_from_onnx(tiny.weakly_typed, images(), QuantRecipe()) == tiny.ranges
 
 
 def test_a_histogram_holds_every_value_of_the_tensor(tiny, images):
-    found = input_histograms(tiny.weak, images(count=3, side=24), ["block_1.g.conv", "conv_1"])
+    found = input_histograms(tiny.weakly_typed, images(count=3, side=24), ["block_1.g.conv", "conv_1"])
     assert found["conv_1"].total == 3 * 3 * 24 * 24
     assert found["block_1.g.conv"].total == 3 * 24 * 24 * 24
 
@@ -85,13 +85,13 @@ def test_a_network_that_overflows_is_named_by_its_convolution(images, make_model
 
 def test_no_images_is_refused(tiny, images):
     with pytest.raises(InputError, match="no calibration image"):
-        ranges_from_onnx(tiny.weak, images(count=0), MINMAX)
+        ranges_from_onnx(tiny.weakly_typed, images(count=0), MINMAX)
 
 
 def test_the_graph_is_left_as_it_was(tiny, images):
-    before = tiny.weak.SerializeToString()
-    ranges_from_onnx(tiny.weak, images(), MINMAX)
-    assert tiny.weak.SerializeToString() == before
+    before = tiny.weakly_typed.SerializeToString()
+    ranges_from_onnx(tiny.weakly_typed, images(), MINMAX)
+    assert tiny.weakly_typed.SerializeToString() == before
 
 
 def test_a_dead_tensor_has_range_zero(images, make_model):

@@ -21,7 +21,7 @@ RECIPE = QuantRecipe(quantize=("block_1.f*.conv", "block_1.g.conv", "conv_2"))
 def test_a_range_that_is_far_too_wide_is_the_costliest(tiny, images):
     bad = replace(tiny.ranges, values={**tiny.ranges.values, "conv_2": 50 * tiny.ranges.values["conv_2"]})
     steps: list[Step] = []
-    costs = sensitivity(tiny.weak, bad, RECIPE, images(), progress=steps.append)
+    costs = sensitivity(tiny.weakly_typed, bad, RECIPE, images(), progress=steps.append)
     assert costs[0].name == "conv_2"
     assert [cost.mean_square for cost in costs] == sorted((c.mean_square for c in costs), reverse=True)
     assert sum(cost.error_share for cost in costs) == pytest.approx(1)
@@ -33,22 +33,22 @@ def test_a_range_that_is_far_too_wide_is_the_costliest(tiny, images):
 
 def test_the_error_is_that_of_the_graph_with_one_layer_quantized(tiny, images, run_graph):
     batches = list(images(count=2, seed=9))
-    costs = sensitivity(tiny.weak, tiny.ranges, RECIPE, batches)
+    costs = sensitivity(tiny.weakly_typed, tiny.ranges, RECIPE, batches)
     cost = next(cost for cost in costs if cost.name == "block_1.g.conv")
-    alone = int8_onnx_from_onnx(tiny.weak, tiny.ranges, QuantRecipe(quantize=("block_1.g.conv",)))
+    alone = int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, QuantRecipe(quantize=("block_1.g.conv",)))
     errors = [
-        np.mean((np.clip(run_graph(tiny.weak, x), 0, 1) - np.clip(run_graph(alone, x), 0, 1)) ** 2)
+        np.mean((np.clip(run_graph(tiny.weakly_typed, x), 0, 1) - np.clip(run_graph(alone, x), 0, 1)) ** 2)
         for x in batches
     ]
     assert cost.mean_square == pytest.approx(np.mean(errors), rel=1e-4)
     assert cost.fidelity_db == pytest.approx(-10 * math.log10(np.mean(errors)), abs=1e-3)
-    assert cost.mac_share == pytest.approx(mac_share(tiny.weak, ["block_1.g.conv"]))
+    assert cost.mac_share == pytest.approx(mac_share(tiny.weakly_typed, ["block_1.g.conv"]))
 
 
 def test_kinds_gather_the_blocks(tiny, images):
     assert kind_of("block_12.f1.conv") == "block_*.f1.conv"
     assert kind_of("conv_2") == "conv_2"
-    costs = sensitivity(tiny.weak, tiny.ranges, RECIPE, images(count=1), by_kind=True)
+    costs = sensitivity(tiny.weakly_typed, tiny.ranges, RECIPE, images(count=1), by_kind=True)
     assert {cost.name for cost in costs} == {
         "block_*.f1.conv",
         "block_*.f2.conv",
@@ -61,7 +61,7 @@ def test_kinds_gather_the_blocks(tiny, images):
 
 def test_nothing_to_measure_on_is_refused(tiny):
     with pytest.raises(InputError, match="at least one image"):
-        sensitivity(tiny.weak, tiny.ranges, RECIPE, [])
+        sensitivity(tiny.weakly_typed, tiny.ranges, RECIPE, [])
 
 
 def test_a_layer_without_error_has_infinite_fidelity():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hasn_edge.artifact import Artifact, Kind, load_artifact, publish, sidecar_path
+from hasn_edge.artifact import Artifact, load_artifact, publish, sidecar_path
 from hasn_edge.errors import ArtifactError, CheckpointError, UnsupportedError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
@@ -19,6 +19,7 @@ from hasn_edge.model import zoo
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.open import open_model, open_session
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.samples import details_of
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from hasn_edge.artifact import Artifact, Kind, publish
+from hasn_edge.artifact import Artifact, publish
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support import fake_cuda, fake_gpu, fake_tensorrt
 from tests.support.samples import details_of

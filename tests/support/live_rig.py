@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.errors import BuildError, Cure, OutputError, SourceError, joined
+from hasn_edge.errors import BuildError, Cure, OutputError, SourceError, with_cures
 from hasn_edge.live.frame import Frame, Stamps, UpscaledFrame
 from hasn_edge.live.notices import Notice
 from hasn_edge.live.pipeline import Live
@@ -217,7 +217,7 @@ class Told(list[str]):
     """Keeps the sentences that the user receives, each with what helps."""
 
     def __call__(self, text: str, *cures: Cure) -> None:
-        self.append(joined(text, map(str, cures)))
+        self.append(with_cures(text, map(str, cures)))
 
 
 class Clock:

@@ -8,16 +8,15 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.artifact import (
-    Artifact,
+from hasn_edge.artifact import Artifact, publish
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.sidecar import (
     Details,
     EngineDetails,
     GraphDetails,
     Kind,
     TorchScriptDetails,
-    publish,
 )
-from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.spec import ModelSpec, Precision
 
 NANO = GpuFacts(

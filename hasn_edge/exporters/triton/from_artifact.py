@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hasn_edge.artifact import Artifact, Form, GraphDetails, Kind
+import onnx
+
+from hasn_edge.artifact import Artifact
 from hasn_edge.errors import UnsupportedError, call, say
-from hasn_edge.exporters.onnx_graph import onnx_module
 from hasn_edge.exporters.triton.pbtxt import (
     ANY,
     ONNX_RUNTIME,
@@ -17,6 +18,7 @@ from hasn_edge.exporters.triton.pbtxt import (
     TritonConfig,
     split_batch,
 )
+from hasn_edge.sidecar import Form, GraphDetails, Kind
 from hasn_edge.spec import Precision
 
 LARGEST_BATCH = 8
@@ -111,7 +113,6 @@ def _graph(artifact: Artifact, data: bytes) -> _Model:
             f"{artifact.path}: a {artifact.kind.value} file; Triton takes .onnx and TensorRT .engine files",
             call("export", format="triton"),
         )
-    onnx = onnx_module("Writing a Triton model repository")
 
     def ends(values: Any) -> list[_Tensor]:
         found = []

@@ -56,9 +56,9 @@ class TensorSettings:
 class TritonConfig:
     """The content of one ``config.pbtxt``.
 
-    Making one checks the rules that the server checks when it loads a model, so that a mistake shows where
-    it was made and not in a server's log. Source of the rules: Triton's *Model Configuration* page, the
-    comments of its ``model_config.proto`` and its core's ``model_config_utils.cc``.
+    Making one checks what a user or a file decides by the rules that the server checks when it loads a
+    model, so that a mistake does not show in a server's log first. Source of the rules: Triton's *Model
+    Configuration* page, the comments of its ``model_config.proto`` and its core's ``model_config_utils.cc``.
 
     Raises:
         ConfigError: a rule is broken; the message names the field, its value and the rule.
@@ -73,14 +73,10 @@ class TritonConfig:
     """Largest batch; 0 for a model whose tensors have no batch dimension, or one that is fixed."""
     kind: str = "auto"
     """A key of :data:`KINDS`."""
-    instances: int = 1
-    """Copies of the model that run at the same time, per GPU."""
     queue_delay_us: int | None = None
     """Let the server join requests into batches, waiting this long for more; ``None`` for no joining."""
     warmup: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shape by input, without the batch, of a request of zeros that precedes the first real one."""
-    kept_versions: int = 1
-    """How many of the highest versions the server loads."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Free text by key; the server hands it to whoever asks for the model's configuration."""
 
@@ -98,8 +94,8 @@ class TritonConfig:
             ("max_batch_size", self.max_batch_size),
             *(("input", _tensor(tensor)) for tensor in self.inputs),
             *(("output", _tensor(tensor)) for tensor in self.outputs),
-            ("instance_group", [("count", self.instances), ("kind", Symbol(KINDS[self.kind]))]),
-            ("version_policy", [("latest", [("num_versions", self.kept_versions)])]),
+            ("instance_group", [("count", 1), ("kind", Symbol(KINDS[self.kind]))]),
+            ("version_policy", [("latest", [("num_versions", 1)])]),
         ]
         if self.queue_delay_us is not None:
             fields.append(("dynamic_batching", [("max_queue_delay_microseconds", self.queue_delay_us)]))
@@ -127,48 +123,13 @@ class TritonConfig:
                 "name is also a folder's and part of a URL; expected letters, digits, '_', '-' and '.', the "
                 "first a letter, a digit or '_'"
             )
-        if self.max_batch_size < 0:
-            yield f"max_batch_size is {self.max_batch_size}; expected 0 (not batched) or more"
-        for what, tensors in (("input", self.inputs), ("output", self.outputs)):
-            yield from _tensor_problems(what, tensors)
-        yield from self._scheduling_problems()
-        yield from self._warmup_problems()
-        for key in self.parameters:
-            if not key:
-                yield "a parameter has an empty key"
-
-    def _scheduling_problems(self) -> Iterator[str]:
         if self.kind not in KINDS:
             yield f"kind is {self.kind!r}; expected one of: {', '.join(KINDS)}"
         if self.kind != "gpu" and self.backend == TENSORRT:
             yield f"kind is {self.kind!r}; TensorRT engines run on a GPU only: expected 'gpu'"
-        if self.instances < 1:
-            yield f"instances is {self.instances}; expected 1 or more"
-        if self.kept_versions < 1:
-            yield f"kept_versions is {self.kept_versions}; expected 1 or more"
-        if self.queue_delay_us is None:
-            return
-        if self.queue_delay_us < 0:
-            yield f"queue_delay_us is {self.queue_delay_us}; expected 0 or more microseconds"
-        if self.max_batch_size < 2:
-            yield (
-                f"requests cannot be joined where max_batch_size is {self.max_batch_size}; leave out "
-                "queue_delay_us, or export a graph with a dynamic batch"
-            )
-
-    def _warmup_problems(self) -> Iterator[str]:
-        if not self.warmup:
-            return
-        dims = {tensor.name: tensor.dims for tensor in self.inputs}
-        if set(self.warmup) != set(dims):
-            yield f"warmup is for {sorted(self.warmup)}; expected a shape for each input: {sorted(dims)}"
-        for name, shape in self.warmup.items():
-            takes = dims.get(name, ())
-            fits = len(shape) == len(takes) and all(
-                size >= 1 and allowed in (ANY, size) for size, allowed in zip(shape, takes, strict=True)
-            )
-            if not fits:
-                yield f"warmup of {name!r} is {list(shape)}; expected sizes from 1 that fit {list(takes)}"
+        for tensor in (*self.inputs, *self.outputs):
+            if tensor.dtype not in DATA_TYPES:
+                yield f"{tensor.name!r} has type {tensor.dtype!r}; the server takes {', '.join(DATA_TYPES)}"
 
 
 def split_batch(
@@ -227,7 +188,7 @@ def _scalar(value: str | bool | int | tuple[int, ...]) -> str:
     if isinstance(value, Symbol):
         return str(value)
     if isinstance(value, str):
-        return '"' + "".join(_escaped(byte) for byte in value.encode("utf-8")) + '"'
+        return '"' + "".join(_escape(byte) for byte in value.encode("utf-8")) + '"'
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -235,7 +196,7 @@ def _scalar(value: str | bool | int | tuple[int, ...]) -> str:
     return f"[ {', '.join(str(int(item)) for item in value)} ]"
 
 
-def _escaped(byte: int) -> str:
+def _escape(byte: int) -> str:
     """Return one byte of a quoted text: itself if printable ASCII, else in octal."""
     character = chr(byte)
     if character in '"\\':
@@ -249,22 +210,3 @@ def _tensor(tensor: TensorSettings) -> list[tuple[str, Any]]:
         ("data_type", Symbol(DATA_TYPES[tensor.dtype])),
         ("dims", tensor.dims),
     ]
-
-
-def _tensor_problems(what: str, tensors: tuple[TensorSettings, ...]) -> Iterator[str]:
-    if not tensors:
-        yield f"there is no {what}; a model has at least one"
-    names = [tensor.name for tensor in tensors]
-    for name in names:
-        if not name or names.count(name) > 1:
-            yield f"{what} {name!r} has no name of its own; every {what} needs one"
-    for tensor in tensors:
-        if tensor.dtype not in DATA_TYPES:
-            yield (
-                f"{what} {tensor.name!r} has type {tensor.dtype!r}; the server takes {', '.join(DATA_TYPES)}"
-            )
-        if not tensor.dims or any(size < 1 and size != ANY for size in tensor.dims):
-            yield (
-                f"{what} {tensor.name!r} has dims {list(tensor.dims)}; expected at least one, each 1 or "
-                f"more, or {ANY} for any size"
-            )

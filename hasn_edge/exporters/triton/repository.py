@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from hasn_edge.artifact import AGAIN, Artifact, load_artifact, publish
+from hasn_edge.artifact import AGAIN, Artifact, load_artifact
 from hasn_edge.errors import ArtifactError, OutputError, say
 from hasn_edge.exporters.triton.from_artifact import triton_config
 from hasn_edge.exporters.triton.pbtxt import (
@@ -82,7 +82,7 @@ def triton_repository(
     try:
         with _staging(output, config.name) as staging:
             made = staging / str(chosen)
-            _place(data, artifact, made / config.backend.filename)
+            artifact.publish_copy(data, made / config.backend.filename)
             if present:
                 made.rename(folder / made.name)
                 _append(folder / CONFIG, message_text(parameter_fields(facts)))
@@ -183,19 +183,6 @@ def _staging(output: Path, name: str) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(private, ignore_errors=True)
-
-
-def _place(data: bytes, artifact: Artifact, path: Path) -> None:
-    publish(
-        data,
-        path,
-        spec=artifact.spec,
-        precision=artifact.precision,
-        source=artifact.source,
-        parent=artifact.parent,
-        made_by=artifact.made_by,
-        details=artifact.details,
-    )
 
 
 def _append(path: Path, text: str) -> None:

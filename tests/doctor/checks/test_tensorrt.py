@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from hasn_edge.artifact import Kind, publish
+from hasn_edge.artifact import publish
 from hasn_edge.doctor.checks import run_checks, tensorrt
 from hasn_edge.doctor.environment import MissingLibrary
 from hasn_edge.doctor.result import State
-from hasn_edge.files import shipped
+from hasn_edge.files import shipped_path
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.environments import CARD, ORIN, SITE, THOR, cures, only, without
 from tests.support.samples import details_of
@@ -39,7 +40,7 @@ class TestVisible:
             f"build TensorRT's Python module for 3.10 from its sources ({tensorrt.SOURCES}), or run: "
             "hasn-edge build --target portable"
         )
-        written = " ".join(shipped("engines", "README.md").read_text(encoding="utf-8").split())
+        written = " ".join(shipped_path("engines", "README.md").read_text(encoding="utf-8").split())
         for way in (tensorrt.SOURCES, tensorrt.TRTEXEC, "hasn-edge build --precision int8 --target portable"):
             assert way in written, "README and doctor give the same ways"
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hasn_edge.artifact import Kind, load_artifact, publish
+from hasn_edge.artifact import Artifact, load_artifact, publish
 from hasn_edge.errors import ArtifactError, ConfigError, OutputError, UnsupportedError
 from hasn_edge.exporters.triton import repository
 from hasn_edge.exporters.triton.repository import triton_repository
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.samples import details_of
 
@@ -256,7 +257,7 @@ def test_folders_that_are_no_repository(tmp_path, artifact):
         triton_repository(made, tmp_path / "new", name="../elsewhere")
 
 
-@pytest.mark.parametrize("step", ["publish", "readme", "_append"])
+@pytest.mark.parametrize("step", ["publish_copy", "readme", "_append"])
 def test_nothing_half_made(tmp_path, artifact, monkeypatch, step):
     repo = tmp_path / "repo"
     if step == "_append":
@@ -265,7 +266,7 @@ def test_nothing_half_made(tmp_path, artifact, monkeypatch, step):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(repository, step, fail)
+    monkeypatch.setattr(Artifact if step == "publish_copy" else repository, step, fail)
     with pytest.raises(OutputError, match="No space left on device"):
         triton_repository(artifact("any"), repo, name="net")
     assert {entry.name for entry in tmp_path.iterdir()} == {"made", "repo"}

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.artifact import Golden, Kind, publish, sidecar_path
+from hasn_edge.artifact import publish, sidecar_path
 from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, MissingDependencyError, UnsupportedError
 from hasn_edge.images.codec import write_image
 from hasn_edge.runtime.golden import make_golden
 from hasn_edge.runtime.open import open_session
+from hasn_edge.sidecar import Golden, Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 from tests.support.samples import details_of
@@ -221,7 +222,7 @@ class TestNoGpu:
     def test_the_graph_beside_it_is_named(self, engine, tmp_path):
         artifact = engine()
         graph = publish(
-            b"onnx", tmp_path / "x4-strong.onnx", spec=SPEC, precision=Precision.FP32,
+            b"onnx", tmp_path / "x4-strongly-typed.onnx", spec=SPEC, precision=Precision.FP32,
             source="0" * 64, details=details_of(Kind.ONNX),
         )  # fmt: skip
         (tmp_path / "broken.onnx.json").write_text("{")

@@ -1,0 +1,129 @@
+"""``-v`` and ``-q`` of every verb: what each of them leaves on standard error."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from hasn_edge.cli import VERBS, cli, terminal
+from hasn_edge.images.codec import write_image
+from hasn_edge.live import launch
+from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import ModelSpec
+from tests.support.live_rig import Session
+
+NETWORK = "--model tiny.safetensors"
+TRAINING = " --recipe train.toml --device cpu --threads 1"
+COMMANDS = {
+    "doctor": ("doctor", ""),
+    "upscale": (f"upscale photos/0.png photos/deeper/0.png -o out --tile 32 {NETWORK}", "drift from the"),
+    "eval": (f"eval --data photos {NETWORK}", ""),
+    "export": (f"export {NETWORK}", ""),
+    "build": (f"build --target cpu {NETWORK}", "held-out images"),
+    "bench": (f"bench --estimate orin-nano {NETWORK}", ""),
+    "demo": ("demo --source pattern --view none --seconds 0.2 --size 32x16", ""),
+    "data prepare": ("data prepare photos -o data --min-side 64", ""),
+    "data synthesize": ("data synthesize -o drawn --images 1 --side 64 --kind pattern", ""),
+    "data bench": ("data bench ready --recipe train.toml --seconds 0.1 --device cpu", ""),
+    "train": (f"train --data photos -o run --iterations 1{TRAINING}", "not prepared yet"),
+}
+"""Each verb's command, and what of its notes is on standard error without ``-q``."""
+RESULTS = {
+    "upscale": "out/0_x4.png\nout/0_x4_2.png\n",
+    "export": "engines/tiny-fp32.onnx\n",
+    "build": "engines/tiny-fp16-cpu.onnx\n",
+    "train": "run: train, 1 iterations on cpu\nfinished; weights: run/best.safetensors, log: run/log.csv\n",
+}
+"""All of standard output with ``-q``, where it does not depend on the machine."""
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    save_checkpoint(folder / "tiny.safetensors", HASN(ModelSpec(features=8, blocks=1)))
+    (folder / "train.toml").write_text(
+        'name = "train"\nvalidate_every = 1\ncheckpoint_every = 1\noptimizer = {warmup = 0}\n'
+        "model = {features = 8, blocks = 1}\nphases = [{patch = 60, batch_size = 2}]\n"
+    )
+    random = np.random.default_rng(0)
+    for name in ("photos/0.png", "photos/1.png", "photos/deeper/0.png"):
+        write_image(folder / name, random.integers(256, size=(88, 96, 3), dtype=np.uint8))
+    done = CliRunner().invoke(
+        cli, ["data", "prepare", str(folder / "photos"), "-o", str(folder / "ready"), "--min-side", "64"]
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def run(files, tmp_path, monkeypatch):
+    """Run a command in a folder of its own; nothing of ``-v`` and ``-q`` outlives the test."""
+    logger = logging.getLogger("hasn_edge")
+    before = logger.level, list(logger.handlers), logger.propagate
+    monkeypatch.setattr(launch, "open_first", lambda *_args: ("fake", Session()))
+    monkeypatch.delenv("DISPLAY", raising=False)
+    count = iter(range(9))
+
+    def run(arguments: str) -> Result:
+        folder = tmp_path / str(next(count))
+        shutil.copytree(files, folder)
+        monkeypatch.chdir(folder)
+        return CliRunner().invoke(cli, arguments.split(), prog_name="hasn-edge")
+
+    yield run
+    logger.level, logger.handlers, logger.propagate = before
+    terminal.set_verbosity(0, quiet=False)
+
+
+def leaves() -> dict[str, click.Command]:
+    """Every verb, and instead of a group the verbs below it."""
+    found: dict[str, click.Command] = {}
+    for verb in VERBS:
+        command = cli.get_command(click.Context(cli), verb)
+        if isinstance(command, click.Group):
+            found |= {f"{verb} {name}": below for name, below in command.commands.items()}
+        else:
+            found[verb] = command
+    return found
+
+
+def test_no_verb_is_left_out():
+    assert set(leaves()) == set(COMMANDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_q_leaves_results_only(run, verb):
+    command, note = COMMANDS[verb]
+    if note:
+        said = run(command)
+        assert said.exit_code == 0, said.output
+        assert note in " ".join(said.stderr.split())
+    quiet = run(f"{command} -q")
+    assert quiet.exit_code == 0, quiet.output
+    assert quiet.stderr == ""
+    assert quiet.stdout == RESULTS.get(verb, quiet.stdout)
+    assert quiet.stdout
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_v_shows_what_is_logged(run, monkeypatch, verb):
+    def callback(**_options: object) -> None:
+        logging.getLogger("hasn_edge.engine.builder").info("some news")
+        terminal.note("a note")
+
+    monkeypatch.setattr(leaves()[verb], "callback", callback)
+    command = COMMANDS[verb][0].replace("ready", ".").replace("photos ", ". ")
+    assert run(command).stderr == "a note\n"
+    assert run(f"{command} -q").stderr == ""
+    assert run(f"{command} -v").stderr == "info: hasn_edge.engine.builder: some news\na note\n"
