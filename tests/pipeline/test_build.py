@@ -70,7 +70,8 @@ def told(monkeypatch) -> SimpleNamespace:
             facts=USUAL[Kind.ENGINE][1],
         )
 
-    monkeypatch.setattr(builder, "gpu_facts", lambda: NANO)
+    for module in (builder, fastest):
+        monkeypatch.setattr(module, "gpu_facts", lambda: NANO)
     monkeypatch.setattr(builder, "find_module", lambda runtime: "tensorrt")
     monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: JETPACK_6)
     monkeypatch.setattr(builder, "engine_from_onnx", compiles)
