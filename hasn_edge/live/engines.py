@@ -57,10 +57,10 @@ def list_engines(
     Args:
         model: Bundled name or weights file.
         artifacts: Built files; where there are any, only these, in this order.
-        folder: Where built files are looked for otherwise. Best first: TensorRT engines, FP16 before INT8; on a
-            GPU that ONNX Runtime or PyTorch can use, FP16, the model itself in FP32, INT8; INT8 graphs on a CPU
-            that gains by them; the model itself on the CPU; the others, those for another size, and last those
-            of other models, to compare with.
+        folder: Where built files are looked for otherwise. Best first: TensorRT engines, FP16 before INT8; on
+            a GPU that ONNX Runtime or PyTorch can use, FP16, the model itself in FP32, INT8; INT8 graphs on
+            a CPU that gains by them; the model itself on the CPU; the others, those for another size, and
+            last those of other models, to compare with.
         size: (height, width) that was asked for; ``None`` for any.
         threads: CPU threads; ``None`` for the backend's choice.
         device: Where all of them run, see :func:`~hasn_edge.runtime.open.open_session`. ``None`` for a GPU

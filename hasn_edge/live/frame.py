@@ -77,11 +77,6 @@ class Stamps:
         """Seconds since its preparation began in which it only waited."""
         return self.started - self.prepared + self.received - self.computed
 
-    @property
-    def infer_s(self) -> float:
-        """Seconds in the network, copies to and from the device included."""
-        return self.computed - self.started
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FrameQuality:

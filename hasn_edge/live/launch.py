@@ -27,8 +27,6 @@ DEFAULT_SIZE = (180, 320)
 """(height, width) that the network gets where neither the user nor the engine says otherwise; of files and
 streams, which keep their shape, as many pixels at most."""
 
-VIEWS = ("auto", "window", "web", "none")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:

@@ -75,6 +75,17 @@ def port(view: WebView) -> int:
     return int(view.addresses[0].split("#")[0].rstrip("/").rpartition(":")[2])
 
 
+def decode_image(message: bytes) -> tuple[protocol.ImageMessage, list[bytes]]:
+    """Return header and files of a binary message, as the page does."""
+    (length,) = struct.unpack_from(">I", message)
+    header = msgspec.json.decode(message[4 : 4 + length], type=protocol.ImageMessage)
+    files, start = [], 4 + length
+    for size in header.lengths:
+        files.append(message[start : start + size])
+        start += size
+    return header, files
+
+
 class Client:
     """A viewer over the real protocol; everything that comes is kept."""
 
@@ -107,7 +118,7 @@ class Client:
         while True:
             message = self.socket.recv(timeout=PATIENCE_S)
             if isinstance(message, bytes):
-                return protocol.decode_image(message)
+                return decode_image(message)
             note = msgspec.json.decode(message)
             self.notes[note["type"]] = note
 

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
 from typing import Any
@@ -28,19 +27,14 @@ _HEADERS = {
 """Of every answer: nothing is kept, embedded, or reported to other places."""
 
 
-@dataclass(frozen=True)
-class Page:
-    """What the server sends."""
-
-    body: bytes
-    """HTML in UTF-8 that loads nothing else."""
-    sources: str
-    """``script-src`` and ``style-src`` of its Content-Security-Policy: the parts it contains, no others."""
-
-
 @functools.cache
-def page() -> Page:
-    """Return the page, put together at the first call."""
+def page() -> tuple[bytes, str]:
+    """Return the page, put together at the first call.
+
+    Returns:
+        HTML in UTF-8 that loads nothing else, and ``script-src`` and ``style-src`` of its
+        Content-Security-Policy: the parts it contains, no others.
+    """
     folder = resources.files("hasn_edge.live.web").joinpath("page")
     hashes: dict[str, list[str]] = {"style": [], "script": []}
 
@@ -54,7 +48,7 @@ def page() -> Page:
     html = _STYLE.sub(lambda match: part("style", match[1]), html)
     html = _SCRIPT.sub(lambda match: part("script", match[1]), html)
     sources = "; ".join(f"{kind}-src {' '.join(found)}" for kind, found in hashes.items())
-    return Page(html.encode(), sources)
+    return html.encode(), sources
 
 
 def content_policy(sources: str, hosts: Iterable[str]) -> str:

@@ -150,7 +150,6 @@ class ImageMessage(msgspec.Struct):
 
 
 _PAGE: msgspec.json.Decoder[PageMessage] = msgspec.json.Decoder(PageMessage)
-_HEADER = msgspec.json.Decoder(ImageMessage)
 
 
 def decode_page_message(text: str | bytes) -> PageMessage:
@@ -171,14 +170,3 @@ def encode_image(header: ImageMessage, files: list[bytes]) -> bytes:
     """Return a binary message with the files whose lengths the header gives."""
     text = msgspec.json.encode(header)
     return b"".join((struct.pack(">I", len(text)), text, *files))
-
-
-def decode_image(message: bytes) -> tuple[ImageMessage, list[bytes]]:
-    """Return header and files of :func:`encode_image`, as the page does."""
-    (length,) = struct.unpack_from(">I", message)
-    header = _HEADER.decode(message[4 : 4 + length])
-    files, start = [], 4 + length
-    for size in header.lengths:
-        files.append(message[start : start + size])
-        start += size
-    return header, files

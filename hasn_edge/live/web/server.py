@@ -56,8 +56,9 @@ class Server:
     def __init__(self, run: LiveRun, access: AccessPolicy, *, viewers: int, watched: threading.Event) -> None:
         self.watched = watched
         self.latest: tuple[int, UpscaledFrame] | None = None
+        """The newest frame with its number."""
         self.viewers: set[Viewer] = set()
-        self._run = run
+        self.live = run
         self._access = access
         self._most = viewers
         self._strangers: dict[Any, str] = {}
@@ -135,19 +136,11 @@ class Server:
         for viewer in self.viewers:
             viewer.post(self._notice)
 
-    def age(self, shown: UpscaledFrame) -> float:
-        """Return the latency of a frame that is on a screen now, in seconds."""
-        return self._run.stats.age(shown)
-
     def drawn(self, number: int, shown: UpscaledFrame) -> None:
         """Count the moment when a frame came on the first of all screens."""
         if number > self._drawn:
             self._drawn = number
-            self._run.stats.displayed(shown)
-
-    def select(self, engine: str) -> None:
-        """Change the engine."""
-        self._run.select(engine)
+            self.live.stats.displayed(shown)
 
     def _answer(self, connection: Any, request: Any) -> Any:
         """Answer a request over HTTP; ``None`` lets a WebSocket begin."""
@@ -157,8 +150,9 @@ class Server:
             return http_response(HTTPStatus.MISDIRECTED_REQUEST, f"{refused}\n")
         path = request.path.partition("?")[0]
         if path == "/":
-            policy = content_policy(page().sources, (hosts[0], *self._access.origin_hosts))
-            return http_response(HTTPStatus.OK, page().body, **{"Content-Security-Policy": policy})
+            body, sources = page()
+            policy = content_policy(sources, (hosts[0], *self._access.origin_hosts))
+            return http_response(HTTPStatus.OK, body, **{"Content-Security-Policy": policy})
         if path != "/live":
             return http_response(HTTPStatus.NOT_FOUND, "there is only one page here: /\n")
         refused = self._access.refused_origin(origins, hosts)
@@ -184,14 +178,14 @@ class Server:
         try:
             viewer.post(self._welcome())
             viewer.post(self._notice)
-            viewer.post(self._figures(viewer, _encode(self._run.stats.snapshot())))
+            viewer.post(self._figures(viewer, _encode(self.live.stats.snapshot())))
             await viewer.serve()
         except ImageError as exc:  # no viewer's fault: none would see an image any more
             self._failure = self._failure or exc.__cause__
             self._ended.set()
         except Exception as exc:  # the end of this viewer only; reported when the run ends
             _LOG.warning("a viewer was let go", exc_info=True)
-            self._run.stats.remember(f"a viewer of the web page was let go: {type(exc).__name__}: {exc}")
+            self.live.stats.remember(f"a viewer of the web page was let go: {type(exc).__name__}: {exc}")
             await connection.close(protocol.CloseCode.FAILED, "This connection failed; the others go on")
         finally:
             self.viewers.discard(viewer)
@@ -224,7 +218,7 @@ class Server:
 
     async def _tick(self) -> None:
         while True:
-            snapshot = self._run.stats.snapshot()
+            snapshot = self.live.stats.snapshot()
             now = snapshot["now"]
             latency = now["latency_ms"]
             rates = now["fps_in"], now["fps_out"], now["fps_screen"]
@@ -238,7 +232,7 @@ class Server:
         return protocol.RunFigures(stats=snapshot, you=viewer.figures(), viewers=len(self.viewers))
 
     def _welcome(self) -> protocol.Welcome:
-        run = self._run
+        run = self.live
         return protocol.Welcome(
             source=run.stats.source,
             engines=run.engines,

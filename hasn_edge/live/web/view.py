@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +114,11 @@ class WebView(View):
         started = threading.Event()
 
         async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
             self._server = Server(run, self.access, viewers=self._viewers, watched=self.watched)
             started.set()
             await self._server.run(listener)
 
-        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run, args=(serve, started), name="hasn-edge web", daemon=True
         )
@@ -177,25 +177,13 @@ class WebView(View):
             if self._loop is not None and not self._loop.is_closed():
                 raise
 
-    def _run(self, serve: Callable[[], Any], started: threading.Event) -> None:
-        assert self._loop is not None
-        asyncio.set_event_loop(self._loop)
+    def _run(self, serve: Callable[[], Coroutine[Any, Any, None]], started: threading.Event) -> None:
         try:
-            self._loop.run_until_complete(serve())
+            asyncio.run(serve())
         except BaseException as exc:
             self._failure = exc
         finally:
             started.set()
-            self._finish(self._loop)
-
-    @staticmethod
-    def _finish(loop: asyncio.AbstractEventLoop) -> None:
-        """Cut whatever connection is left, and close the loop."""
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.close()
 
 
 def _bound(host: str, port: int) -> socket.socket:

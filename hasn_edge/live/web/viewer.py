@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -15,30 +14,14 @@ from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.series import Series, to_milliseconds
 from hasn_edge.live.web import messages as protocol
 from hasn_edge.live.web.document import websockets
-from hasn_edge.live.web.encoding import MEDIA, FrameEncoder
+from hasn_edge.live.web.encoding import MEDIA
+
+if TYPE_CHECKING:
+    from hasn_edge.live.web.server import Server
 
 UNDER_WAY = 2
 """Frames that a viewer may not have drawn yet: one travels while the other is decoded. Whatever lies between
 here and the eyes, no more than these can be late."""
-
-
-class ViewerHost(Protocol):
-    """What viewers share; all of it belongs to the event loop's thread."""
-
-    encoder: FrameEncoder
-    latest: tuple[int, UpscaledFrame] | None
-    """The newest frame with its number."""
-    watched: threading.Event
-    """Is set once somebody watches."""
-
-    def age(self, shown: UpscaledFrame) -> float:
-        """Return the latency of a frame that is on the screen now, in seconds."""
-
-    def drawn(self, number: int, shown: UpscaledFrame) -> None:
-        """Count a frame that came on a screen as soon as it could."""
-
-    def select(self, engine: str) -> None:
-        """Change the engine; raises :class:`InputError` where there is no such engine."""
 
 
 class Viewer:
@@ -46,10 +29,10 @@ class Viewer:
 
     Args:
         connection: A WebSocket of the library ``websockets``.
-        host: What it shares with the others.
+        host: What it shares with the others; its methods are the event loop's.
     """
 
-    def __init__(self, connection: Any, host: ViewerHost) -> None:
+    def __init__(self, connection: Any, host: Server) -> None:
         self._connection = connection
         self._host = host
         self._wake = asyncio.Event()
@@ -173,7 +156,7 @@ class Viewer:
         self._under_way = {number: one for number, one in self._under_way.items() if number > request.frame}
         self._on_screen = (request.frame, shown)
         if request.frame > self._before:
-            self._latency.add(self._host.age(shown))
+            self._latency.add(self._host.live.stats.age(shown))
             self._host.drawn(request.frame, shown)
 
     def _freeze(self, request: protocol.Still) -> None:
@@ -184,7 +167,7 @@ class Viewer:
 
     def _select(self, request: protocol.Select) -> None:
         try:
-            self._host.select(request.engine)
+            self._host.live.select(request.engine)
         except InputError as exc:
             self._refuse("select", str(exc))
 
