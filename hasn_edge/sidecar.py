@@ -151,7 +151,6 @@ class EngineFlags(_Record, frozen=True, kw_only=True):
     """Who chose it."""
     hardware_compatibility: str | None = None
     version_compatible: bool = False
-    require_user_allocation: bool = False
     builder_flags: tuple[str, ...] = ()
     fp32_layers: tuple[str, ...] = ()
     fp16_layers: tuple[str, ...] = ()

@@ -13,15 +13,14 @@ from typing import Any
 from hasn_edge.engine import network as networks
 from hasn_edge.engine.caches import read_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
-from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities, make_logger
+from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities
+from hasn_edge.engine.messages import OnMessage, listening
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import BuildError, UnsupportedError, omit, say
 from hasn_edge.sidecar import Shape
 from hasn_edge.spec import Precision
 
-OnMessage = Callable[[str, str], object]
-"""Called with a severity (``"ERROR"``, ``"INFO"``, ...) and TensorRT's text, from any thread."""
 OnStep = Callable[[str, int, int], bool]
 """Called with a phase, the steps done and the steps in all, from any thread; ``False`` cancels the build."""
 
@@ -86,10 +85,27 @@ def compile_plan(
     check_target_capabilities(capabilities, target.compute_capabilities)
     if options.calibration is not None:
         require_calibrator(capabilities)
+
+    def on_any(severity: str, text: str) -> None:
+        if options.verbose or severity != "VERBOSE":
+            on_message(severity, text)
+
+    with listening(trt, on_any) as logger:
+        return _compile(trt, capabilities, logger, onnx, target, options, on_step)
+
+
+def _compile(
+    trt: Any,
+    capabilities: Capabilities,
+    logger: object,
+    onnx: bytes,
+    target: EngineTarget,
+    options: Options,
+    on_step: OnStep,
+) -> Compiled:
     strongly_typed = capabilities.strong_typing and options.calibration is None
     on_step("reading the graph", 0, 1)
-    # TensorRT keeps plain pointers to logger, monitor and calibrator: they live until this function returns.
-    logger = make_logger(trt, on_message, verbose=options.verbose)
+    # TensorRT keeps plain pointers to monitor and calibrator: they live until this function returns.
     monitor = _make_monitor(trt, on_step) if capabilities.progress_monitor else None
     builder = _make_builder(trt, logger, capabilities)
     network = networks.make_network(trt, capabilities, builder, strongly_typed=strongly_typed)
@@ -192,16 +208,12 @@ def _configure(
             raise UnsupportedError(f"{capabilities.title} has no optimization_level", _UNSET)
         config.builder_optimization_level = target.optimization_level
     _set_compatibility(trt, capabilities, config, target)
-    if capabilities.user_allocation:
-        # NVIDIA: required where the caller records the graph, which the session does as a last resort.
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     return {
         "tf32": target.tf32,
         "optimization_level": target.optimization_level,
         "workspace_bytes": options.workspace_bytes,
         "hardware_compatibility": target.hardware_compatibility,
         "version_compatible": target.version_compatible,
-        "require_user_allocation": capabilities.user_allocation,
     }
 
 

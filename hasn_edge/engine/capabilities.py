@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -63,9 +62,6 @@ class Capabilities:
     TensorRT for RTX has compute capabilities instead)."""
     version_compatible: bool
     """Engines can be made that a newer TensorRT runs (from 8.6 on; never with TensorRT for RTX)."""
-    user_allocation: bool
-    """An engine can be bound to memory of the caller, which recording a CUDA graph of it needs (TensorRT for
-    RTX)."""
     timing_cache: bool
     """Timings of one build help the next. Not TensorRT for RTX, where asking for it needs a GPU."""
     progress_monitor: bool
@@ -191,31 +187,10 @@ def probe(trt: ModuleType, runtime: EngineRuntime) -> Capabilities:
         if not rtx and hasattr(config, "hardware_compatibility_level")
         else (),
         version_compatible=not rtx and hasattr(flags, "VERSION_COMPATIBLE"),
-        user_allocation=hasattr(flags, "REQUIRE_USER_ALLOCATION"),
         timing_cache=not rtx and hasattr(config, "create_timing_cache"),
         progress_monitor=hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor"),
         parser_names_nodes=hasattr(getattr(trt, "ParserError", None), "node_name"),
     )
-
-
-def make_logger(trt: Any, on_message: Callable[[str, str], object], *, verbose: bool = False) -> object:
-    """Return TensorRT's logger, which must outlive all that it is given to: TensorRT keeps a plain pointer.
-
-    Args:
-        trt: The loaded module.
-        on_message: Called with a severity (``"ERROR"``, ``"INFO"``, ...) and the text, from any thread.
-        verbose: Whether it is called with messages of the severity ``"VERBOSE"``, of which there are many.
-    """
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # without this call a pybind subclass crashes
-
-        def log(self, severity: Any, text: str) -> None:
-            if verbose or severity.name != "VERBOSE":
-                on_message(severity.name, text.strip())
-
-    return Logger()
 
 
 def check_target_capabilities(capabilities: Capabilities, wanted: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ VARIABLES = {
 
 OWN = {
     "caches.py": {"engine", "runtime"},
-    "open.py": set(VARIABLES),
+    "open_engine.py": set(VARIABLES),
     "capabilities.py": set(VARIABLES) - {"trt"},
     "worker.py": set(VARIABLES),
     "tensorrt.py": {"runtime", "error"},
@@ -71,7 +71,6 @@ GATED = {
     "IBuilderConfig.hardware_compatibility_level": "hardware_compatibility",
     "HardwareCompatibilityLevel": "hardware_compatibility",
     "BuilderFlag.VERSION_COMPATIBLE": "version_compatible",
-    "BuilderFlag.REQUIRE_USER_ALLOCATION": "user_allocation",
     "IProgressMonitor": "progress_monitor",
     "IProgressMonitor.__init__": "progress_monitor",
     "IBuilderConfig.progress_monitor": "progress_monitor",
@@ -81,6 +80,11 @@ GATED = {
     "IBuilderConfig.num_compute_capabilities": "compute_capabilities",
     "IBuilderConfig.set_compute_capability": "compute_capabilities",
     "Runtime.engine_host_code_allowed": "version_compatible",
+    "ExecutionContextAllocationStrategy": "hasattr IExecutionContext.set_device_memory",
+    "ExecutionContextAllocationStrategy.USER_MANAGED": "hasattr IExecutionContext.set_device_memory",
+    "IExecutionContext.set_device_memory": "hasattr IExecutionContext.set_device_memory",
+    "IExecutionContext.update_device_memory_size_for_shapes": "hasattr IExecutionContext.set_device_memory",
+    "ICudaEngine.device_memory_size_v2": "hasattr IExecutionContext.set_device_memory",
     "CudaGraphStrategy": "hasattr IRuntimeCache",
     "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE": "hasattr IRuntimeCache",
     "DynamicShapesKernelSpecializationStrategy": "hasattr IRuntimeCache",
@@ -88,6 +92,7 @@ GATED = {
     "ICudaEngine.create_runtime_config": "hasattr IRuntimeCache",
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy": "hasattr IRuntimeCache",
     "IRuntimeConfig.cuda_graph_strategy": "hasattr IRuntimeCache",
+    "IRuntimeConfig.set_execution_context_allocation_strategy": "hasattr IRuntimeCache",
     "IRuntimeConfig.create_runtime_cache": "hasattr IRuntimeCache",
     "IRuntimeConfig.set_runtime_cache": "hasattr IRuntimeCache",
     "IRuntimeCache.deserialize": "hasattr IRuntimeCache",
@@ -197,9 +202,7 @@ def test_capabilities_are_what_is_known_of_each_version() -> None:
     eleven = (ten | {"strong_typing"}) - {
         "explicit_batch_flag", "precision_flags", "calibrator", "calibration_profile"
     }  # fmt: skip
-    rtx = eleven - {"timing_cache", "hardware_compatibility", "version_compatible"} | {
-        "compute_capabilities", "user_allocation"
-    }  # fmt: skip
+    rtx = eleven - {"timing_cache", "hardware_compatibility", "version_compatible"} | {"compute_capabilities"}
     expected = {
         "8.5.2": eight,
         "8.6.1": from_8_6,

@@ -45,10 +45,7 @@ def test_every_version_builds_every_precision(hasn_onnx: MakeOnnx, version: str,
     assert [name for name, _ in trt.calls] == ["create_network", "build"]
     assert trt.calls[0] == ("create_network", NETWORK_FLAGS[version])
     expected = BUILDER_FLAGS[precision] if weak else set()
-    if version.startswith("rtx"):
-        expected = {"REQUIRE_USER_ALLOCATION"}
     assert {flag.name for flag in trt.calls[1][1]} == expected
-    assert made.facts["flags"]["require_user_allocation"] is version.startswith("rtx")
     assert made.facts["precision"] == precision
     assert made.facts["flags"]["strongly_typed"] is not weak
     assert made.facts["profile"]["max"] == [1, 3, 96, 96]

@@ -30,7 +30,6 @@ ABLE = Capabilities(
     optimization_level=True,
     hardware_compatibility=(),
     version_compatible=True,
-    user_allocation=False,
     timing_cache=True,
     progress_monitor=True,
     parser_names_nodes=True,

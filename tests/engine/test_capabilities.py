@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -27,18 +25,3 @@ def test_versions_before_8_5_are_refused_when_they_are_loaded(
         match=rf"^{doing} needs at least TensorRT 8\.5, and 8\.4\.1\.5 is here; .* JetPack 5\.1",
     ):
         capabilities.load_tensorrt(EngineRuntime.TENSORRT, needed_for=doing)
-
-
-@pytest.mark.parametrize(
-    ("verbose", "wanted"), [(False, [("INFO", "b")]), (True, [("VERBOSE", "a"), ("INFO", "b")])]
-)
-def test_the_most_detailed_messages_come_only_where_they_are_wanted(
-    verbose: bool, wanted: list[tuple[str, str]]
-) -> None:
-    got: list[tuple[str, str]] = []
-    logger: Any = capabilities.make_logger(
-        fake_tensorrt("10.3.0"), lambda *message: got.append(message), verbose=verbose
-    )
-    for severity, text in (("VERBOSE", " a\n"), ("INFO", "b ")):
-        logger.log(SimpleNamespace(name=severity), text)
-    assert got == wanted

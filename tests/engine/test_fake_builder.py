@@ -26,8 +26,11 @@ def test_the_fake_keeps_its_rules(hasn_onnx: MakeOnnx) -> None:
         def log(self, severity: Any, text: str) -> None:
             self.lines.append(text)
 
+    logs: list[Log] = []
+
     def network(flags: int, onnx: bytes) -> tuple[Any, Any, Any, Log]:
         log = Log()
+        logs.append(log)
         builder = trt.Builder(log)
         made = builder.create_network(flags)
         parsed = trt.OnnxParser(made, log).parse(onnx)
@@ -57,9 +60,13 @@ def test_the_fake_keeps_its_rules(hasn_onnx: MakeOnnx) -> None:
         config.progress_monitor = None
     with pytest.raises(AssertionError, match="not modelled"):
         config.reset()
+    assert "differs from one already registered" in log.lines[0]
     del log
+    logs.clear()
     with pytest.raises(AssertionError, match="logger was freed"):
         builder.build_serialized_network(made, config)
+    with pytest.raises(AssertionError, match="first logger was freed"):
+        trt.Builder(Log())
 
 
 @pytest.mark.usefixtures("needs_rtx")

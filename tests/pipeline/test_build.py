@@ -35,7 +35,7 @@ JETPACK_6 = Capabilities(
     runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, native_normalization=True,
     strong_typing_flag=True, explicit_batch_flag=True, precision_flags=True, calibrator=True,
     calibration_profile=True, compute_capabilities=(), optimization_level=True, hardware_compatibility=(),
-    version_compatible=True, user_allocation=False, timing_cache=True, progress_monitor=True,
+    version_compatible=True, timing_cache=True, progress_monitor=True,
     parser_names_nodes=True,
 )  # fmt: skip
 PLAN = b"ftrt" + bytes(20) + bytes((10, 3, 0, 30)) + bytes(4096)

@@ -55,7 +55,7 @@ def fake_tensorrt(version: str, **settings: Any) -> Any:
 
     Its ``calls`` record networks and builds, its ``config`` is the last one. Settings: ``device`` (False: no
     builder), ``refuses`` (an error instead of a plan), ``refuses_profiles``, ``unknown_operators``,
-    ``good_timings``.
+    ``good_timings``, ``chatter`` (messages of every build).
     """
     module: Any = types.ModuleType("tensorrt_rtx" if version.startswith("rtx") else "tensorrt")
     module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)  # who looks for it finds it
@@ -63,6 +63,7 @@ def fake_tensorrt(version: str, **settings: Any) -> Any:
     module.calls, module.config = [], None
     module.device, module.refuses, module.refuses_profiles = True, None, False
     module.unknown_operators, module.good_timings = (), ()
+    module.chatter, module.first_logger = [], None
     module.runs_on_device = not version.startswith("rtx")
     module.plan = plan(module.__version__, b"ftrt" if module.runs_on_device else b"vtrt")
     for name, value in settings.items():

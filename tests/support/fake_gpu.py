@@ -117,9 +117,15 @@ class FakeGpu:
     def malloc(self, nbytes: int) -> Allocation:
         self.call("malloc")
         self._forbid_while_capturing("malloc")
-        used = sum(len(a.array) for a in self.allocations if not a.pinned)
-        if used + nbytes > self.memory_bytes:
+        made = self.reserve(nbytes)
+        if made is None:
             raise CudaError("cudaErrorMemoryAllocation", "out of memory")
+        return made
+
+    def reserve(self, nbytes: int) -> Allocation | None:
+        """Take memory as TensorRT does, by no call of a package; ``None`` where it does not suffice."""
+        if sum(len(a.array) for a in self.allocations if not a.pinned) + nbytes > self.memory_bytes:
+            return None
         self._next_address += 1 << 32
         return self._add(Allocation(self._next_address, np.full(nbytes, GARBAGE, np.uint8), pinned=False))
 

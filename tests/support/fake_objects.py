@@ -30,6 +30,13 @@ class Builder(Strict):
         if not self._trt.device:
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = weakref.ref(logger)
+        if self._trt.first_logger is None:
+            self._trt.first_logger = self._logger  # the library keeps a plain pointer, for all that follow
+        first = self._trt.first_logger()
+        assert first is not None, "the first logger was freed: the next call that uses it is a crash"
+        if first is not logger:
+            text = "The logger passed into createInferBuilder differs from one already registered"
+            logger.log(self._trt.ILogger.Severity.WARNING, text)
 
     def _do_create_network(self, flags: int = 0) -> Any:
         known = {int(flag) for flag in getattr(self._trt, "NetworkDefinitionCreationFlag", ())}
@@ -47,6 +54,8 @@ class Builder(Strict):
         logger = self._logger()
         assert logger is not None, "the logger was freed before the build"
         self._trt.calls.append(("build", config._flags.copy()))
+        for severity, text in self._trt.chatter:
+            logger.log(self._trt.ILogger.Severity[severity], text)
         problem = network._problem(config) or config._problem() or self._trt.refuses
         if problem is None and config._calibrator is not None:
             problem = config._calibrate(network)

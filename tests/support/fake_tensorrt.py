@@ -13,6 +13,7 @@ import importlib.machinery
 import json
 import struct
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,10 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     trt.kernels_compiled = 0
     trt.specialization = []
     trt.made = 0
-    old = version.startswith("8.")
+    trt.first_logger = None
+    numbers = tuple(map(int, version.split(".")))
+    old = numbers[0] == 8 and not rtx
+    lends = rtx or numbers >= (10, 3)
 
     class Severity(enum.Enum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -84,6 +88,17 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     def log(logger: Any, severity: Severity, text: str) -> None:
         assert logger.made, "ILogger.__init__ was not called"
         logger.log(severity, text)
+
+    def use_logger(logger: Any) -> None:
+        """Keep a plain pointer to the first one, as the library does."""
+        if trt.first_logger is None:
+            trt.first_logger = weakref.ref(logger)
+        if trt.first_logger() is None:
+            gpu.violations.append("the first logger was freed: the next call that uses it is a crash")
+        elif trt.first_logger() is not logger:
+            log(
+                logger, Severity.WARNING, "The logger passed into createInferRuntime differs from one already"
+            )
 
     class Counted:
         """Know what is alive; refuse to die before the children."""
@@ -110,6 +125,7 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             if "Runtime" in trt.refuse:
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             super().__init__()
+            use_logger(logger)
             self._logger = logger
             self._host_code = False
 
@@ -171,12 +187,34 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             low, high = self._facts["minimum"], self._facts["maximum"]
             return [tuple(low), tuple(low), tuple(high)]
 
-        def create_execution_context(self, config: Any = None) -> Any:
+        if lends:
+
+            @property
+            def device_memory_size_v2(self) -> int:
+                return activations(self._facts, self._facts["maximum"])
+
+        def create_execution_context(self, how: Any = None) -> Any:
+            config = how if rtx and isinstance(how, IRuntimeConfig) else None
+            strategy = how if config is None else config._allocation
+            if strategy is None and lends:
+                strategy = trt.ExecutionContextAllocationStrategy.STATIC
+            lent = strategy is not None and strategy.name == "USER_MANAGED"
+            assert lent or strategy is None or strategy.name == "STATIC"
+            if self._facts.get("require_user_allocation") and not lent:
+                text = "Engine was built with kREQUIRE_USER_ALLOCATION. Execution context creation requires"
+                log(self._logger, Severity.ERROR, f"{text} ExecutionContextAllocationStrategy::kUSER_MANAGED")
+                return None
+            if "USER_MANAGED" in trt.refuse and lent:
+                log(self._logger, Severity.ERROR, "kUSER_MANAGED is not supported")
+                return None
             there = sum(name.startswith("IExecutionContext") for name, _ in trt.live)
             if "create_execution_context" in trt.refuse or there == trt.contexts:
                 log(self._logger, Severity.ERROR, "Requested amount of GPU memory could not be allocated")
                 return None
-            assert config is None or (rtx and isinstance(config, IRuntimeConfig))
+            own = None if lent else gpu.reserve(activations(self._facts, self._facts["maximum"]))
+            if own is None and not lent:
+                log(self._logger, Severity.ERROR, "Requested amount of GPU memory could not be allocated")
+                return None
             profile = -1 if old and self._profile_taken and -1 in self._facts["shape"] else 0
             if profile < 0:
                 text = "Profile 0 has been chosen by another IExecutionContext. Use another profileIndex"
@@ -184,7 +222,7 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             self._profile_taken = True
             strategy = getattr(config, "_kernels", None)
             trt.specialization.append(strategy and strategy.name)
-            return IExecutionContext(self, profile, config)
+            return IExecutionContext(self, profile, config, own)
 
         if rtx:
 
@@ -193,12 +231,17 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
 
     class IRuntimeConfig(Counted):
         _strategy = 0
+        _allocation: Any = None
         _kernels: Any = None
         _cache: Any = None
 
         def __init__(self, engine: Any) -> None:
             super().__init__(engine)
             self._engine = engine
+
+        def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+            assert isinstance(strategy, trt.ExecutionContextAllocationStrategy)
+            self._allocation = strategy
 
         def create_runtime_cache(self) -> Any:
             return IRuntimeCache(self._engine)
@@ -250,9 +293,10 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             return memoryview(b"fake %s|%s" % (version.encode(), ";".join(self.kernels).encode()))
 
     class IExecutionContext(Counted):
-        def __init__(self, engine: Any, profile: int, config: Any) -> None:
+        def __init__(self, engine: Any, profile: int, config: Any, own: Any) -> None:
             cache = getattr(config, "_cache", None)
             super().__init__(engine, *([] if cache is None else [cache]))
+            self._own, self._lent, self._needs = own, None, 0
             self._kernels = [] if cache is None else cache.kernels
             self._facts, self._logger, self._profile = engine._facts, engine._logger, profile
             self._config = config
@@ -261,9 +305,35 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             self._ran: set[tuple[int, ...]] = set()
             self._stream: int | None = None
 
+        def __del__(self) -> None:
+            if getattr(self, "_own", None) is not None:
+                gpu.free(self._own)
+            super().__del__()
+
         @property
         def active_optimization_profile(self) -> int:
             return self._profile
+
+        if lends:
+
+            def update_device_memory_size_for_shapes(self) -> int:
+                self._idle("update_device_memory_size_for_shapes")
+                assert self._own is None, "the context has memory of its own"
+                assert self._shape is not None, "all shapes come first"
+                self._needs = activations(self._facts, self._shape)
+                return self._needs
+
+            def set_device_memory(self, memory: int, size: int) -> None:
+                self._idle("set_device_memory")
+                assert self._own is None, "the context has memory of its own"
+                assert memory % 256 == 0
+                gpu.find(memory, size, host=False)
+                full = activations(self._facts, self._facts["maximum"])
+                if "set_device_memory" in trt.refuse and size < full:
+                    text = f"{size} is less than the engine's device memory size {full}"
+                    log(self._logger, Severity.ERROR, text)
+                    return
+                self._lent = (memory, size)
 
         def _refuses(self, name: str, text: str = "") -> bool:
             gpu.require_current(name)
@@ -294,6 +364,8 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
 
         def infer_shapes(self) -> list[str]:
             gpu.require_current("infer_shapes")
+            if "infer_shapes raises" in trt.refuse:
+                raise RuntimeError("Failed to infer shapes")
             return ["input"] if self._shape is None or "infer_shapes" in trt.refuse else []
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -336,6 +408,9 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
                 return False
             if self._refuses("execute_async_v3"):
                 return False
+            if self._own is None and (self._lent is None or self._lent[1] < self._needs or not self._needs):
+                self._refuses("execute_async_v3", "Device memory of the context is not set")
+                return False
             self._stream = stream_handle
             shape, out_shape = self._shape, self.get_tensor_shape("output")
             dtype = _NUMPY[self._facts["dtype"]]
@@ -343,6 +418,7 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             a, source = gpu.find(self._addresses["input"], size, host=False)
             b, target = gpu.find(self._addresses["output"], out_size, host=False)
 
+            scratch = self._own or gpu.find(*self._lent, host=False)[0]
             if str(shape) not in self._kernels:
                 self._kernels.append(str(shape))
                 trt.kernels_compiled += 1
@@ -350,13 +426,13 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
             facts, ran = self._facts, self._ran  # a graph may outlive its context
 
             def run() -> None:
-                if a.freed or b.freed:
+                if a.freed or b.freed or scratch.freed:
                     raise gpu.wrong("the network runs with memory that was freed")
                 x = source.view(dtype).reshape(shape)
                 target.view(dtype).reshape(out_shape)[...] = _compute(x, facts)
                 ran.add(shape)
 
-            gpu.queue(stream_handle, Op(run, KERNEL_SECONDS * shape[0], (a, b), "network"))
+            gpu.queue(stream_handle, Op(run, KERNEL_SECONDS * shape[0], (a, b, scratch), "network"))
             gpu.calls.append("network")
             return True
 
@@ -370,6 +446,10 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
     trt.IExecutionContext = IExecutionContext
     trt.TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT")
     trt.DataType = enum.Enum("DataType", "FLOAT HALF INT8 INT32 BOOL UINT8 FP8")
+    if numbers >= (10,) or rtx:
+        trt.ExecutionContextAllocationStrategy = enum.Enum(
+            "ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED"
+        )
     if rtx:
         trt.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
         trt.DynamicShapesKernelSpecializationStrategy = enum.Enum(
@@ -377,6 +457,11 @@ def make_tensorrt(gpu: FakeGpu, *, version: str = "10.3.0", rtx: bool = False) -
         )
         trt.IRuntimeConfig, trt.IRuntimeCache = IRuntimeConfig, IRuntimeCache
     return trt
+
+
+def activations(facts: dict[str, Any], shape: tuple[int, ...]) -> int:
+    """Return the bytes that the fake's network takes between input and output."""
+    return int(np.prod(shape)) * int(facts.get("activation_bytes", 8))
 
 
 def _compute(x: np.ndarray, facts: dict[str, Any]) -> np.ndarray:

@@ -43,7 +43,8 @@ class TensorRTSession(Session):
         artifact: The engine.
         cuda: ``"torch"``, ``"cuda-python"``, ``"pycuda"``, or a backend that the caller closes; ``None`` for
             :func:`~hasn_edge.runtime.cuda.choose`'s order.
-        in_flight: Inputs in flight, each with memory of its own for the network's activations.
+        in_flight: Inputs in flight, each with memory of its own for the network's activations: from TensorRT
+            10.3 on what the sizes in use take, before what the engine's largest size takes.
         graphs: Record CUDA graphs where the backend can.
         eager: Where TensorRT for RTX runs a range of sizes, let it compile the kernels for a size before that
             runs, not beside the first runs: the beginning is slow, and what is timed is what stays.
@@ -146,12 +147,17 @@ class TensorRTSession(Session):
             "cuda": self._cuda.name,
             "gpu_index": self._cuda.index,
             "memory": "mapped, nothing copied" if self._mapped else "page-locked, copied",
+            "activations": f"of the {'sizes in use' if self._is_lent_memory else 'largest size'}",
             "kernels": self._plan.kernels_of_a_size,
             "graphs": refused is None,
             "graphs_reason": refused,
             "in_flight": self.in_flight,
             "pixels": self.pixels,
         }
+
+    @property
+    def _is_lent_memory(self) -> bool:
+        return all(execution.is_lent_memory for execution in self._executions)
 
     def _run(self, x_NCHW: Float32) -> Float32:
         return self._begin(x_NCHW).result()

@@ -82,11 +82,14 @@ class InFlight:
         self._out_shape: tuple[int, ...] = ()
         self._input = Memory(cuda, mapped=mapped)
         self._output = Memory(cuda, mapped=mapped)
+        self._activations: DeviceBuffer | None = None
         self._events: list[CudaEvent] = []
         self._enqueue_s = 0.0
         self._stream = cuda.create_stream()
         try:
-            self._context: Any = plan.create_context()
+            self._context: Any
+            self._context, self.is_lent_memory = plan.create_context()
+            """Whether the activations are ours, sized by the inputs."""
             self._graphs = graphs and cuda.graphs and not plan.own_graphs
         except BaseException:
             cuda.destroy_stream(self._stream)
@@ -97,7 +100,7 @@ class InFlight:
 
         Raises:
             BuildError: TensorRT or CUDA refused.
-            MemoryError: no room for the buffers.
+            MemoryError: no room for the buffers or the network's activations.
         """
         if self.busy:  # the last one failed half-way, or no call waited for it to the end
             self.wait()
@@ -156,6 +159,7 @@ class InFlight:
         self._context = None
         attempt(self._input.free)
         attempt(self._output.free)
+        attempt(self._take_back)
         for event in self._events:
             attempt(self.cuda.destroy_event, event)
         self._events = []
@@ -197,7 +201,10 @@ class InFlight:
         # No local name for the context: a traceback that somebody keeps would keep it alive after close.
         if not self._context.set_input_shape(source.name, shape):
             raise self.plan.refusal(f"{self.plan.title} refused an input of {shape}")
-        missing = self._context.infer_shapes()
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as exc:  # shapes that no input explains
+            raise self.plan.refusal(f"{self.plan.title} cannot compute the output's shape: {exc}") from exc
         out_shape = tuple(int(n) for n in self._context.get_tensor_shape(target.name))
         if missing or min(out_shape) < 1:
             raise self.plan.refusal(
@@ -208,7 +215,21 @@ class InFlight:
         for name, memory in ((source.name, self._input), (target.name, self._output)):
             if not self._context.set_tensor_address(name, memory.address):
                 raise self.plan.refusal(f"{self.plan.title} refused the memory of {name!r}")
+        if self.is_lent_memory:
+            self._lend(self._context.update_device_memory_size_for_shapes())
         self._shape, self._out_shape = shape, out_shape
+
+    def _lend(self, size: int) -> None:
+        """Give the context memory for its activations, which must not be in use."""
+        if self._activations is None or self._activations.nbytes < size:
+            self._take_back()
+            self._activations = self.cuda.malloc(max(size, 1))
+        self._context.set_device_memory(self._activations.address, self._activations.nbytes)
+
+    def _take_back(self) -> None:
+        lent, self._activations = self._activations, None
+        if lent is not None:
+            self.cuda.free(lent)
 
     def _enqueue(self) -> None:
         if self._graph is not None:
@@ -218,8 +239,18 @@ class InFlight:
             except (BuildError, MemoryError) as exc:
                 self._drop_graph()
                 self.graph_refused = str(exc)
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise self.plan.refusal(f"{self.plan.title} refused to run an input of {self._shape}")
+        if self._context.execute_async_v3(self._stream.handle):
+            return
+        # NVIDIA's description of one call lets us lend what this size takes, that of another demands what the
+        # largest size takes: where the first was refused, the second is tried.
+        if self.is_lent_memory and self._activations is not None:
+            largest = self.plan.activation_bytes
+            if self._activations.nbytes < largest:
+                self.cuda.synchronize(self._stream)
+                self._lend(largest)
+                if self._context.execute_async_v3(self._stream.handle):
+                    return
+        raise self.plan.refusal(f"{self.plan.title} refused to run an input of {self._shape}")
 
     def _record(self) -> CudaGraph | None:
         """Record the network as a graph; ``None`` with the reason in :attr:`graph_refused`.

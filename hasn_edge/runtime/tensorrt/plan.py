@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.engine.capabilities import make_logger
+from hasn_edge.engine.messages import logger_of
 from hasn_edge.errors import ArtifactError, BuildError, Cure, HasnEdgeError, OutputError, call
 from hasn_edge.files import writing
 from hasn_edge.spec import ModelSpec
@@ -122,9 +123,10 @@ class LoadedPlan:
         self._eager = eager
         self._known_cache = cache
         self._runtime_cache: Any = None
-        self._messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
-        # TensorRT keeps a plain pointer to the logger: it must outlive all the rest.
-        self._logger = make_logger(trt, self._on_message)
+        self._messages: deque[tuple[int, str]] = deque(maxlen=_KEPT_MESSAGES)
+        """With the thread that each is from: other engines of the process have the same logger."""
+        self._logger = logger_of(trt)
+        self._logger.listeners.append(self._on_message)
         self._engines: list[Any] = []
         self._configs: list[Any] = []
         try:
@@ -140,21 +142,35 @@ class LoadedPlan:
             self.close()
             raise
 
-    def create_context(self) -> Any:
-        """Return a new execution context with the engine's one profile.
+    def create_context(self) -> tuple[Any, bool]:
+        """Return a new execution context with the engine's one profile, and whether it must be lent memory.
+
+        One that is lent memory for its activations takes what the size in use takes. One that has its own
+        takes what the largest size takes, from the beginning, which is the same where there is one size only.
 
         Raises:
             BuildError: no memory on the GPU for its activations, usually.
         """
-        context = self._try_context(0)
-        if context is not None and context.active_optimization_profile < 0:
-            # TensorRT 8 gives a profile to one context at a time: the next one needs an engine of its own.
-            context = None
-            self._deserialize()
-            context = self._try_context(-1)
-        if context is None:
-            raise self.refusal(f"{self.name}: no execution context; the GPU's memory may not suffice")
-        return context
+        lends = hasattr(self._trt.IExecutionContext, "set_device_memory")
+        dynamic = -1 in self.input.shape
+        # Engines that version 0.1 built for TensorRT for RTX demand to be lent memory, as the library's own
+        # words go; its release notes are less strict. What is refused one way is tried the other way.
+        for managed in (dynamic, not dynamic) if lends else (False,):
+            context = self._try_context(0, managed)
+            if context is not None and context.active_optimization_profile < 0:
+                # TensorRT 8 gives a profile to one context only: the next one needs an engine of its own.
+                context = None
+                self._deserialize()
+                context = self._try_context(-1, managed)
+            if context is not None:
+                return context, managed
+        raise self.refusal(f"{self.name}: no execution context; the GPU's memory may not suffice")
+
+    @property
+    def activation_bytes(self) -> int:
+        """What the activations of the largest size take; asked of a TensorRT that lets us lend them."""
+        engine = self._engines[0]
+        return int(engine.device_memory_size_v2)
 
     def check(self, spec: ModelSpec) -> None:
         """Refuse an engine whose ends are not those of the network.
@@ -176,7 +192,8 @@ class LoadedPlan:
 
     def refusal(self, text: str, kind: type[E] = BuildError, *cures: Cure) -> E:  # type: ignore[assignment]
         """Return an error with what TensorRT logged since the last one."""
-        messages = list(dict.fromkeys(self._messages))
+        mine = [message for thread, message in self._messages if thread == threading.get_ident()]
+        messages = list(dict.fromkeys(mine or (message for _, message in self._messages)))
         self._messages.clear()
         if messages:
             text = "\n  ".join(
@@ -195,12 +212,16 @@ class LoadedPlan:
         self._runtime_cache = None
         self._engines.clear()
         self._runtime = None
+        if self._on_message in self._logger.listeners:
+            self._logger.listeners.remove(self._on_message)
 
     def _on_message(self, severity: str, text: str) -> None:
+        if severity == "VERBOSE":
+            return
         problem = severity in ("INTERNAL_ERROR", "ERROR", "WARNING")
         log.info("%s%s", f"{severity.lower()}: " if problem else "", text)
         if problem:
-            self._messages.append(text)
+            self._messages.append((threading.get_ident(), text))
 
     def _deserialize(self) -> None:
         engine = self._runtime.deserialize_cuda_engine(self._plan)
@@ -213,10 +234,16 @@ class LoadedPlan:
             )
         self._engines.append(engine)
 
-    def _try_context(self, index: int) -> Any:
+    def _try_context(self, index: int, managed: bool) -> Any:
         engine = self._engines[index]
         config = self._runtime_config(engine)
-        return engine.create_execution_context(*(() if config is None else (config,)))
+        if not managed:
+            return engine.create_execution_context(*(() if config is None else (config,)))
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if config is None:
+            return engine.create_execution_context(strategy)
+        config.set_execution_context_allocation_strategy(strategy)
+        return engine.create_execution_context(config)
 
     def _runtime_config(self, engine: Any) -> Any:
         """Return how TensorRT for RTX shall run; ``None`` for TensorRT."""

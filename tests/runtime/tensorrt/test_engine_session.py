@@ -261,8 +261,8 @@ class TestMemory:
         lab.set_up(cuda)
         with TensorRTSession(lab.engine(), cuda=cuda) as session:
             for shape, allocations in (
-                ((1, 3, 15, 15), 4),
-                ((1, 3, 64, 80), 4),
+                ((1, 3, 15, 15), 5),  # both sides of input and output, and the network's activations
+                ((1, 3, 64, 80), 5),
                 (SHAPE, 0),
                 ((2, 3, 16, 20), 0),
             ):
@@ -275,7 +275,7 @@ class TestMemory:
         lab.set_up(cuda, integrated=True)
         with TensorRTSession(lab.engine(), cuda=cuda) as session:
             run_and_check(session, times=3)
-            assert calls(lab, "malloc", "to_device", "to_host") == []
+            assert calls(lab, "malloc", "to_device", "to_host") == ["malloc"]  # the network's activations
             assert session.facts()["memory"] == "mapped, nothing copied"
             timing = session.times(image())
             assert timing.to_device_s is timing.to_host_s is None
@@ -402,6 +402,107 @@ class TestShapes:
             TensorRTSession(lab.engine(**plan), cuda=cuda)
 
 
+class TestActivations:
+    """What lies between input and output is allocated for the sizes in use where the library allows it."""
+
+    def used(self, lab) -> int:
+        return sum(len(a.array) for a in lab.gpu.allocations if not a.pinned)
+
+    @pytest.mark.parametrize("cuda", CUDA)
+    @pytest.mark.parametrize(("version", "rtx"), [("10.3.0", False), ("11.4.0", False), ("1.7.1.116", True)])
+    def test_of_the_size_in_use(self, lab, cuda, version, rtx):
+        lab.set_up(cuda, version=version, rtx=rtx, integrated=True)
+        engine = lab.engine(rtx=rtx, activation_bytes=100)
+        with TensorRTSession(engine, cuda=cuda, in_flight=2) as session:
+            assert self.used(lab) == 0  # input and output are the CPU's
+            run_and_check(session, times=4)
+            assert self.used(lab) == 2 * 100 * 3 * 16 * 20
+            run_and_check(session, times=4, shape=(1, 3, 20, 40))
+            assert self.used(lab) == 2 * 100 * 3 * 20 * 40
+            run_and_check(session, times=4)
+            assert self.used(lab) == 2 * 100 * 3 * 20 * 40
+            assert session.facts()["activations"] == "of the sizes in use"
+
+    @pytest.mark.parametrize("version", ["8.5.2", "8.6.1", "10.0.1"])
+    def test_older_versions_hold_those_of_the_largest(self, lab, version):
+        lab.set_up(version=version, integrated=True)
+        with TensorRTSession(lab.engine(activation_bytes=10), cuda="cuda-python") as session:
+            assert self.used(lab) == 10 * 4 * 3 * 64 * 80
+            run_and_check(session, times=3)
+            assert session.facts()["activations"] == "of the largest size"
+
+    def test_that_one_size_takes_are_the_librarys(self, lab):
+        lab.set_up(integrated=True)
+        with TensorRTSession(lab.engine(size=(16, 20), activation_bytes=10), cuda="cuda-python") as session:
+            assert self.used(lab) == 10 * 3 * 16 * 20
+            run_and_check(session, times=3)
+
+    def test_a_small_gpu_runs_small_images_of_a_large_range(self, lab):
+        lab.set_up(integrated=True)
+        lab.gpu.memory_bytes = 100 * 3 * 64 * 80
+        with TensorRTSession(lab.engine(activation_bytes=100), cuda="cuda-python", in_flight=2) as session:
+            run_and_check(session, times=3)
+            with pytest.raises(InputError, match="not enough memory .* 64 x 80 pixels and batch 2"):
+                session.run(image(shape=(2, 3, 64, 80)))
+            run_and_check(session, times=3)
+
+    @pytest.mark.parametrize("size", [None, (16, 20)])
+    def test_an_engine_that_must_be_lent_memory(self, lab, size):
+        """As version 0.1 built them for TensorRT for RTX."""
+        lab.set_up(version="1.7.1.116", rtx=True)
+        engine = lab.engine(rtx=True, size=size, require_user_allocation=True)
+        with TensorRTSession(engine, cuda="cuda-python", in_flight=2) as session:
+            run_and_check(session, times=5)
+
+    def test_a_library_that_lends_nothing(self, lab):
+        lab.set_up()
+        lab.trt.refuse.add("USER_MANAGED")
+        with TensorRTSession(lab.engine(), cuda="cuda-python", in_flight=2) as session:
+            run_and_check(session, times=5)
+            assert session.facts()["activations"] == "of the largest size"
+
+    @pytest.mark.parametrize("cuda", CUDA)
+    def test_a_library_that_demands_memory_for_the_largest_size(self, lab, cuda):
+        """So one of two descriptions of the call goes; the other is satisfied with what this size takes."""
+        lab.set_up(cuda, integrated=True)
+        lab.trt.refuse.add("set_device_memory")
+        with TensorRTSession(lab.engine(activation_bytes=10), cuda=cuda) as session:
+            run_and_check(session, times=4)
+            run_and_check(session, times=4, shape=(1, 3, 20, 40))
+            assert self.used(lab) == 10 * 4 * 3 * 64 * 80
+
+
+def test_engines_opened_one_after_the_other_have_one_logger(lab):
+    """The library keeps a plain pointer to the first, also when the engine is gone that brought it."""
+    lab.set_up()
+    engine = lab.engine()
+    for _ in range(2):
+        with TensorRTSession(engine, cuda="cuda-python") as session:
+            run_and_check(session)
+        del session
+        gc.collect()
+
+
+def test_messages_of_another_engine_are_not_this_ones(lab):
+    lab.set_up()
+    engine = lab.engine()
+    with TensorRTSession(engine, cuda="cuda-python") as session:
+        run_and_check(session)
+
+        def other() -> None:
+            with pytest.raises(ArtifactError, match="incompatible device"):
+                TensorRTSession(lab.engine("y", behaviour="foreign"), cuda="cuda-python")
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        lab.trt.refuse.add("execute_async_v3")
+        with pytest.raises(BuildError, match="Internal Error") as info:
+            session.run(image())
+        assert "incompatible device" not in str(info.value)
+        lab.trt.refuse.clear()
+
+
 class TestFailures:
     def test_a_foreign_engine(self, lab):
         lab.set_up()
@@ -442,6 +543,7 @@ class TestFailures:
         [
             ("set_input_shape", r"refused an input of \(1, 3, 16, 20\)"),
             ("infer_shapes", r"does not know the output's shape for an input of \(1, 3, 16, 20\)"),
+            ("infer_shapes raises", "cannot compute the output's shape: Failed to infer shapes"),
             ("set_tensor_address", "refused the memory of 'input'"),
             ("execute_async_v3", r"refused to run an input of \(1, 3, 16, 20\)"),
         ],
@@ -452,7 +554,7 @@ class TestFailures:
             lab.trt.refuse.add(call)
             said = (
                 ""
-                if call == "infer_shapes"
+                if call.startswith("infer_shapes")
                 else rf"; messages of TensorRT 10\.3\.0:\n  IExecutionContext::{call}: Internal Error"
             )
             for _ in range(2):
