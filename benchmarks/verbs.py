@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from verbs_cases import Case, cases
-from verbs_record import contents, digest, make_inputs, run_case
+from verbs_record import contents, digest, fix_memory_format, make_inputs, run_case
 
 STARTS = 10
 """Processes whose start-up is timed."""
@@ -60,6 +60,7 @@ def record(folder: Path, only: str) -> None:
         make_inputs(inputs)
         hashes = {name: digest(inputs / name) for name in contents(inputs)}
         write_json(folder / "inputs.json", hashes)
+        fix_memory_format(inputs)
         for case in cases():
             if not fnmatch.fnmatchcase(case.name, only):
                 continue

@@ -79,6 +79,21 @@ ERRORS = {
     "demo-source": f"demo --source none.mp4 --view none {TINY}",
     "demo-engine": f"demo --source pattern --view none --engine none.onnx {TINY}",
     "demo-codec": "demo --source pattern --codec libx264",
+    "demo-token": f"demo --source pattern --view web --host 0.0.0.0 --token x! {TINY}",
+    "demo-device": f"demo --source pattern --view none --device cuda {TINY}",
+    "calibrator": f"build --target rtx --precision int8 --int8-method calibrator {TINY}",
+    "recipe-key": f"build --precision int8 --recipe train.toml {TINY}",
+    "target-file": f"build --target text.txt {TINY}",
+    "artifact-and-target": f"upscale rgb.png --device gpu {TINY}",
+    "bench-device": f"bench --device jetson --precision fp16 {TINY}",
+    "bench-clocks": f"bench --set-clocks --precision fp32 --runs 2 --size 32x24 {TINY}",
+    "data-scale": "data prepare photos -o data --scale 8",
+    "data-text": "data prepare photos text.png truncated.png -o data --min-side 64",
+    "data-bench": "data bench photos --recipe train.toml --seconds 0.2",
+    "train-device": f"{TRAIN} --data photos --device cuda",
+    "train-init": f"{TRAIN} --data photos --init other.pth",
+    "train-init-run": f"{TRAIN} --data photos --init photos@2",
+    "train-val": "train --recipe train.toml --data photos --val P=none",
 }
 
 
@@ -87,6 +102,7 @@ def cases() -> Iterator[Case]:
     for verb in (*HELP, "data", "data prepare", "data bench"):
         yield Case(f"help-{verb.replace(' ', '-') or 'all'}", (f"{verb} --help",))
     yield Case("version", ("--version",))
+    yield Case("no-arguments", ("", "upscale", "data", "data prepare", "data bench"))
     yield Case("doctor", ("doctor", "doctor --json"))
     for image in IMAGES:
         yield Case(f"upscale-{image}", (f"upscale {image} {SMALL}",))
@@ -156,14 +172,23 @@ def cases() -> Iterator[Case]:
     yield Case("build-rtx-fp32", (f"{rtx} fp32 --batch 2",))
     yield Case("build-rtx-int8", (f"{rtx} int8 --pixels",))
     yield Case("build-rtx-dynamic", (f"build --target rtx --dynamic 32x32 48x32 64x64 {TINY}",))
+    yield Case("build-rtx-rebuild", (f"{rtx} fp16", f"{rtx} fp16 --rebuild", "doctor --engines engines"))
     yield Case("build-board", (f"build --target orin-nano --precision fp16 {TINY}",))
     yield Case("build-pixels", (f"build --target cpu --precision int8 --pixels --calibration photos {TINY}",))
+    yield Case("build-default", ("build", "upscale rgb.png --artifact engines/hasn-x4-fp16-cpu.onnx"))
+    yield Case("build-recipe", (f"build --precision int8 --recipe conservative -o c {TINY}",))
+    yield Case("build-div2k", (f"build --precision int8 --recipe div2k {TINY}",))
+    yield Case("build-target-file", (f"build --target own.toml --precision fp32 {TINY}",))
     yield Case("build-over-budget", (f"build --precision int8 --recipe strict.toml {SMALL}",))
     yield Case("build-too-far", (f"build --precision int8 --recipe far.toml {TINY}",))
     yield Case("build-auto", (f"build --precision auto --target cpu --size 32x24 {TINY}",), timed=True,
                unstable=r"^engines/tiny-(fp32|fp16|int8)")  # fmt: skip
     bench = f"bench --precision fp32,int8 --runs 2 --size 32x24 --tile 32 --data S=set {TINY}"
     yield Case("bench", (f"{bench} --json bench.json --markdown bench.md",), True, FIGURES)
+    onnx = "engines/tiny-fp32-cpu.onnx"
+    measure = f"bench --artifact {onnx} --runs 2 --size 32x24 --threads 1 --data set --sustained 0.01"
+    yield Case("bench-artifact", (f"build --target cpu --precision fp32 {TINY}", f"{measure} --json b.json"),
+               True, FIGURES)  # fmt: skip
     boards = [
         f"bench --estimate {board} --json {board}.json --markdown {board}.md"
         for board in ("orin-nano", "rtx-4090")
@@ -171,6 +196,7 @@ def cases() -> Iterator[Case]:
     yield Case("bench-estimate", (f"{boards[0]} {TINY}", f"{boards[1]} --precision fp16 --size 640x360"))
     yield Case("data-prepare", ("data prepare photos set -o data --min-side 64 --downscale 1 --skip-bad",))
     prepare = "data prepare photos -o data --min-side 64"
+    yield Case("data-scale", (f"{prepare[:-2]}32 --downscale 2 --scale 2 --threads 1",))
     yield Case("data-bench", (prepare, "data bench data --recipe train.toml --seconds 0.2"), timed=True)
     resume = "train --resume run --iterations 6 --threads 1 --device cpu"
     yield Case(
@@ -178,6 +204,8 @@ def cases() -> Iterator[Case]:
         (prepare, f"{TRAIN} --data data -o run", resume, "eval --data set --model run/best.safetensors"),
     )
     yield Case("train-photos", (f"{TRAIN} --data photos --iterations 2 --init tiny.safetensors --set ema=0",))
+    train = f"{TRAIN} --data data -o"
+    yield Case("train-init-run", (prepare, f"{train} a", f"{train} b --init a@2"))
     yield Case("train-show", ("train --recipe hasn-x4-stage2 --set iterations=50 --show",))
     demo = f"demo --view none {TINY}"
     yield Case("demo-pattern", (f"{demo} --source pattern --size 32x24 --seconds 1 --json -",), True, LIVE)
@@ -187,5 +215,9 @@ def cases() -> Iterator[Case]:
         True,
         RUN,
     )
+    shape = "--source clip.mp4 --view none --size 32x24 --threads 1"
+    yield Case("demo-artifact", (f"build --target cpu --precision fp32 {TINY}",
+               f"demo --artifact {onnx} --engine tiny-fp32-cpu.onnx {shape} --record seen.mkv --codec mpeg4"
+               f" --quality 5 --json d.json {TINY}"), True, RUN)  # fmt: skip
     for name, step in ERRORS.items():
         yield Case(f"error-{name}", (step,))

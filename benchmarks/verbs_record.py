@@ -29,6 +29,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 from verbs_cases import Case
 
+from hasn_edge.train.recipe import Recipe
+
 LIMIT_S = 600
 """How long one step may take."""
 
@@ -53,14 +55,23 @@ SHAPES = {
 """The smallest network that has every part, by the published names."""
 
 RECIPE = 'observer = "percentile"\npercentile = {}\nbudget_db = 0.0\n'
+TARGET = """runtime = "rtx"
+compute_capabilities = ["ampere"]
+[shapes]
+minimum = [1, 3, 24, 32]
+typical = [1, 3, 24, 32]
+maximum = [1, 3, 48, 64]
+"""
+"""A target file as version 0.1 wrote them."""
 TRAIN_RECIPE = """name = "few"
 iterations = 4
 validate_every = 2
 checkpoint_every = 2
-memory_format = "contiguous"  # measured, two recordings could differ
 model = {features = 8, blocks = 1, expansion = 2, esa_channels = 4, cab_compression = 2, cab_reduction = 4}
 phases = [{patch = 60, batch_size = 2}]
 """
+MEMORY_FORMAT = 'memory_format = "channels_last"\n'
+"""The format of version 0.1, which has no such key. Left to be measured, two recordings could differ."""
 
 
 def make_inputs(folder: Path) -> None:
@@ -110,6 +121,14 @@ def make_inputs(folder: Path) -> None:
     for name, percentile in (("strict.toml", 99.9), ("far.toml", 60.0)):
         (folder / name).write_text(RECIPE.format(percentile))
     (folder / "train.toml").write_text(TRAIN_RECIPE)
+    (folder / "own.toml").write_text(TARGET)
+
+
+def fix_memory_format(folder: Path) -> None:
+    """State the memory format in the training recipe of :func:`make_inputs` where this version can."""
+    if hasattr(Recipe, "memory_format"):
+        with (folder / "train.toml").open("a") as recipe:
+            recipe.write(MEMORY_FORMAT)
 
 
 def _clip(path: Path, image: np.ndarray) -> None:
