@@ -63,6 +63,11 @@ if TYPE_CHECKING:
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."
 )
 @click.option(
+    "--srgb",
+    is_flag=True,
+    help="Convert the colours of images to sRGB.  [default: their colour profiles go into the results]",
+)
+@click.option(
     "--codec",
     metavar="NAME",
     default=None,
@@ -96,6 +101,7 @@ def command(
     tile: int | None,
     overlap: int,
     self_ensemble: bool,
+    srgb: bool,
     codec: str | None,
     quality: float | None,
     audio: Any,
@@ -107,9 +113,9 @@ def command(
 ) -> None:
     """Upscale images, videos and folders of them; NAME.jpg becomes NAME_x4.png.
 
-    PNG, JPEG, WebP, BMP and TIFF; 8 and 16 bit; gray and colour; transparency is kept; EXIF
-    orientation is applied. A file that cannot be read is named, the rest go on, and the exit
-    code is 1. Folders inside folders are not entered.
+    PNG, JPEG, WebP, BMP and TIFF; 8 and 16 bit; gray and colour; transparency, colour profile,
+    resolution, dates and copyright are kept; EXIF orientation is applied. A file that cannot be
+    read is named, the rest go on, and the exit code is 1. Folders inside folders are not entered.
 
     Videos keep every frame at its time, audio, subtitles and colour tags; clip.mp4 becomes
     clip_x4.mp4, and clip.avi as well, or clip_x4.mkv where only that holds its audio. Frames
@@ -146,7 +152,7 @@ def command(
         with progress("upscaling", show=len(images) > 1) as show:
             for number, (path, target) in enumerate(images, 1):
                 try:
-                    _upscale(upscaler, path, target, several=several)
+                    _upscale(upscaler, path, target, several=several, srgb=srgb)
                     padded += [path] if _is_padded(upscaler) else []
                 except InputError as exc:
                     failures.append(str(exc))
@@ -175,17 +181,20 @@ def command(
         sys.exit(1)
 
 
-def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool) -> None:
+def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool, srgb: bool) -> None:
     from hasn_edge.images.codec import read_image, write_image
+    from hasn_edge.images.metadata import keep_colours, read_metadata
 
-    image = read_image(path)
+    image, metadata, colours = keep_colours(read_image(path), read_metadata(path), target, srgb=srgb)
     try:
         result = upscaler.upscale(image)
     except MemoryError as exc:
         height, width = image.shape[:2]
         raise InputError(f"{path}: {width}x{height} pixels: not enough memory; cut the image") from exc
-    write_image(target, result, convert=True)
+    write_image(target, result, convert=True, metadata=metadata)
     say_result(path, target, upscaler.session.spec.scale, several=several)
+    if colours:
+        note(f"  {colours}")
     report = upscaler.last_report
     if report is not None and report.tiles > 1 and not is_quiet():  # the drift takes a second computation
         why = {"memory": " because of memory", "static size": " because the file has one size"}

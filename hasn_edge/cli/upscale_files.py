@@ -59,6 +59,8 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
     Raises:
         InputError: a video of a format that cannot be written.
     """
+    from hasn_edge.images.listing import usual_suffix
+
     if not _is_file_name(output):
         return
     kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")
@@ -70,9 +72,7 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
         from hasn_edge.video.formats import check_container
 
         check_container(output)
-    elif suffix is not None and suffix != {"jpeg": "jpg", "tif": "tiff"}.get(
-        _ending(output), _ending(output)
-    ):
+    elif suffix is not None and f".{suffix}" != usual_suffix(output):
         raise click.UsageError(
             f"--format {suffix} contradicts -o {output}; leave --format out, or name a file in .{suffix}"
         )
@@ -140,7 +140,3 @@ def _is_file_name(output: Path) -> bool:
     from hasn_edge.images.listing import SUFFIXES
 
     return not output.is_dir() and (output.suffix.lower() in SUFFIXES or is_video(output))
-
-
-def _ending(path: Path) -> str:
-    return path.suffix.lower().removeprefix(".")

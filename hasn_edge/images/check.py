@@ -30,7 +30,7 @@ from hasn_edge.images.pillow import (
 
 FORMATS_READ = "PNG, JPEG, WebP, BMP or TIFF"
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel by colour type
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -104,7 +104,7 @@ def read_header(stream: BinaryIO) -> ImageHeader:
     start = _read(stream, 0, min(32, length))
     if not start:
         raise UnreadableError("the file is empty; the download or copy failed, get the file again")
-    if start.startswith(_PNG_SIGNATURE):
+    if start.startswith(PNG_SIGNATURE):
         header = _read_png(stream)
     elif start[:4] in _TIFF_MAGIC:
         header = _read_tiff(stream)
@@ -216,7 +216,7 @@ def _check_jpeg_end(data: bytes, offset: int) -> None:
 
 
 def _read_png(stream: BinaryIO) -> ImageHeader:
-    chunks = _png_chunks(stream)
+    chunks = png_chunks(stream)
     name, start, length = next(chunks)
     if name != b"IHDR" or length != 13:
         raise DamagedError("it does not begin with an image header")
@@ -238,12 +238,12 @@ def _check_png(data: bytes) -> CheckedImage:
 
     A colour that stands for transparency is applied here: what decoders make of it depends on the version.
     """
-    kept = [_PNG_SIGNATURE]
+    kept = [PNG_SIGNATURE]
     pixels: list[memoryview] = []
     key: bytes | None = None
     palette = False
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
-    for name, start, length in _png_chunks(io.BytesIO(data)):
+    for name, start, length in png_chunks(io.BytesIO(data)):
         end = start + length
         # Checking only what is used: editors are known to leave wrong checksums on private chunks.
         wanted = name in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
@@ -278,9 +278,9 @@ def _check_png(data: bytes) -> CheckedImage:
     return CheckedImage(b"".join(kept), finish)
 
 
-def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and length of the data of each chunk; a file without its end chunk is cut off."""
-    offset = len(_PNG_SIGNATURE)
+    offset = len(PNG_SIGNATURE)
     while True:
         length, name = struct.unpack(">I4s", _read(stream, offset, 8))
         if not name.isalpha() or length > 0x7FFFFFFF:

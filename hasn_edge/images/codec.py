@@ -21,7 +21,8 @@ from hasn_edge.errors import InputError
 from hasn_edge.files import writing
 from hasn_edge.images import check
 from hasn_edge.images.arrays import Float32, Pixels, check_pixels, to_uint8
-from hasn_edge.images.listing import SUFFIXES
+from hasn_edge.images.listing import SUFFIXES, usual_suffix
+from hasn_edge.images.metadata import ImageMetadata, add_tiff_tags, embed
 from hasn_edge.images.pillow import (
     DamagedError,
     SharedContext,
@@ -60,10 +61,10 @@ _EXTRA_SAMPLES = 338
 def read_image(path: str | os.PathLike[str]) -> Pixels:
     """Read a PNG, JPEG, WebP, BMP or TIFF (its first page), told apart by content, not by name.
 
-    EXIF orientation is applied. Palettes and fewer than 8 bits are expanded; CMYK becomes RGB; colour
-    profiles and gamma are ignored. A file that was cut off is refused instead of coming out half gray.
-    Changed bytes are found in PNG and Deflate TIFF, which carry checksums; in the other formats such a
-    place decodes to noise or black.
+    EXIF orientation is applied. Palettes and fewer than 8 bits are expanded; CMYK becomes RGB. Colours stay
+    the numbers that they are: `hasn_edge.images.metadata` reads what they mean. A file that was cut off is
+    refused instead of coming out half gray. Changed bytes are found in PNG and Deflate TIFF, which carry
+    checksums; in the other formats such a place decodes to noise or black.
 
     Returns:
         ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
@@ -90,7 +91,12 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def write_image(
-    path: str | os.PathLike[str], pixels: Pixels, *, quality: int = 95, convert: bool = False
+    path: str | os.PathLike[str],
+    pixels: Pixels,
+    *,
+    quality: int = 95,
+    convert: bool = False,
+    metadata: ImageMetadata | None = None,
 ) -> None:
     """Write an image in the format of its name's ending, whole or not at all.
 
@@ -102,6 +108,7 @@ def write_image(
         pixels: ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
         quality: 1 to 100, for JPEG (full chroma resolution) and WebP (100 is lossless).
         convert: Round 16 bits to 8, and lay transparent images on white, where the format needs it.
+        metadata: What is to be said beside the pixels, where the format can hold it.
 
     Raises:
         InputError: unknown ending, or pixels that the format cannot hold; names what can.
@@ -110,7 +117,7 @@ def write_image(
     """
     path = Path(path)
     check_pixels(pixels)
-    suffix = {".jpeg": ".jpg", ".tif": ".tiff"}.get(path.suffix.lower(), path.suffix.lower())
+    suffix = usual_suffix(path)
     if suffix not in FORMATS:
         raise InputError(
             f"cannot write {path}: unknown ending {path.suffix!r}; use one of {', '.join(SUFFIXES)}"
@@ -136,7 +143,8 @@ def write_image(
             f"is {pixels.shape[1]} x {pixels.shape[0]}; use .png or .tiff"
         )
     with writing(path) as temporary:
-        temporary.write_bytes(encode(pixels, suffix, quality))
+        content = encode(pixels, suffix, quality)
+        temporary.write_bytes(content if metadata is None else embed(content, suffix, pixels, metadata))
 
 
 def decode(data: bytes, header: check.ImageHeader) -> Pixels:
@@ -216,8 +224,10 @@ def encode(pixels: Pixels, suffix: str, quality: int) -> bytes:
             raise InputError(f"OpenCV cannot encode {pixels.shape} pixels as {suffix}: {exc}") from exc
     if not done:
         raise InputError(f"OpenCV cannot encode {pixels.shape} pixels as {suffix}; write a PNG instead")
-    content = bytes(data)
-    return _declare_alpha(content) if suffix == ".tiff" and pixels.shape[2] == 4 else content
+    if suffix == ".tiff" and pixels.shape[2] == 4:
+        # OpenCV does not say what the fourth sample is: some readers drop it, some take it for premultiplied.
+        return add_tiff_tags(bytes(data), {_EXTRA_SAMPLES: (3, struct.pack("<H", 2))})
+    return bytes(data)
 
 
 @contextmanager
@@ -235,24 +245,6 @@ def _name_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {exc}") from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read ({exc.strerror or exc}); check its permissions") from exc
-
-
-def _declare_alpha(data: bytes) -> bytes:
-    """Add the tag that says what the fourth sample is to a TIFF that OpenCV wrote with four channels.
-
-    OpenCV leaves it out, and readers then guess: some drop the channel, some take it for premultiplied.
-    """
-    (offset,) = struct.unpack("<I", data[4:8])
-    (count,) = struct.unpack_from("<H", data, offset)
-    entries = [data[offset + 2 + 12 * i : offset + 14 + 12 * i] for i in range(count)]
-    tags = [int.from_bytes(entry[:2], "little") for entry in entries]
-    if data[:4] != b"II*\0" or _EXTRA_SAMPLES in tags:
-        return data
-    entries.append(struct.pack("<HHIHH", _EXTRA_SAMPLES, 3, 1, 2, 0))
-    entries.sort(key=lambda entry: int.from_bytes(entry[:2], "little"))
-    padding = b"\0" * (len(data) % 2)
-    directory = struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0)
-    return data[:4] + struct.pack("<I", len(data) + len(padding)) + data[8:] + padding + directory
 
 
 def _lay_on_white(pixels: Pixels) -> Pixels:

@@ -15,6 +15,12 @@ USUAL_VIDEOS = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
 """What messages name instead of the fifty endings that are taken for videos."""
 
 
+def usual_suffix(path: Path) -> str:
+    """Return a name's ending as its format is usually called: ``.jpg`` of ``IMAGE.JPEG``."""
+    suffix = path.suffix.lower()
+    return {".jpeg": ".jpg", ".tif": ".tiff"}.get(suffix, suffix)
+
+
 def find_images(
     paths: Iterable[str | os.PathLike[str]], *, recursive: bool = False, also: tuple[str, ...] = ()
 ) -> list[Path]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from hasn_edge.cli import cli
 from hasn_edge.cli.upscale_files import is_video
@@ -170,6 +171,21 @@ def test_results_of_the_same_name_are_told_apart(here, model):
     result = run("upscale", "odd.jpg", "odd.png", "photo.png", "-o", "out", "--model", model)
     assert said(result) == "odd.png -> out/odd_x4_2.png"
     assert result.stdout == "out/odd_x4.png\nout/odd_x4_2.png\nout/photo_x4.png\n"
+
+
+def test_colour_profiles_are_kept_or_converted_and_that_is_said(here, model):
+    source = Path(__file__).parents[1] / "images" / "cases" / "display-p3.jpg"
+    with Image.open(source) as opened:
+        profile = opened.info["icc_profile"]
+    for name in ("a.png", "a.jpg", "a.webp", "a.tif"):
+        assert said(run("upscale", source, "-o", name, "--model", model)) == ""
+        with Image.open(name) as opened:
+            assert opened.info["icc_profile"] == profile
+    converted = "its colour profile (Display P3) was converted to sRGB"
+    assert said(run("upscale", source, "-o", "a.bmp", "--model", model)) == converted
+    assert said(run("upscale", source, "-o", "b.png", "--srgb", "--model", model)) == converted
+    assert (read_image("b.png") == read_image("a.bmp")).all()
+    assert (read_image("b.png") != read_image("a.png")).any()
 
 
 @pytest.fixture(scope="module")
