@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
-
-PIP = "  Video I/O:\n    FFMPEG:             YES\n    GStreamer:          NO\n    v4l/v4l2:    YES\n"
-JETPACK = (
-    "  Video I/O:\n    FFMPEG:             YES\n    GStreamer:          YES (1.20.3)\n"
-    "    v4l/v4l2:   YES (linux/videodev2.h)\n"
-)
 
 
 class FakeCapture:
@@ -70,10 +65,11 @@ class FakeCv2:
         red = np.zeros((48, 64, 3), np.uint8)
         red[..., 2] = 255  # OpenCV's order is blue, green, red
         self.frames = [red] * 3
-        self.information = PIP
-
-    def getBuildInformation(self) -> str:
-        return self.information
+        self.backends = {"FFMPEG", "V4L2"}
+        """What it captures through; JetPack's has GSTREAMER, too."""
+        self.videoio_registry = SimpleNamespace(
+            hasBackend=lambda name: name.removeprefix("CAP_") in self.backends
+        )
 
     def VideoCapture(self, *args: Any) -> FakeCapture:
         return FakeCapture(self, *args)

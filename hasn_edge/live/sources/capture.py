@@ -17,7 +17,6 @@ from hasn_edge.optional import require
 CaptureBackend = Literal["FFMPEG", "V4L2", "GSTREAMER"]
 """OpenCV's names of them: streams and files, Linux's cameras, a Jetson's CSI cameras."""
 
-_BUILT = {"FFMPEG": "FFMPEG:", "V4L2": "v4l/v4l2:", "GSTREAMER": "GStreamer:"}
 _NEEDED = {
     "FFMPEG": "FFmpeg, which streams and video files need",
     "V4L2": "V4L2, which cameras need on Linux",
@@ -233,16 +232,7 @@ def opencv() -> Any:
 
 def has_backend(cv2: Any, backend: CaptureBackend) -> bool:
     """Whether this OpenCV captures through a library, built in or as a plugin that can be loaded."""
-    registry: Any = getattr(cv2, "videoio_registry", None)
-    if hasattr(registry, "hasBackend"):  # since OpenCV 4.5; a plugin is not in the build information
-        return bool(registry.hasBackend(getattr(cv2, f"CAP_{backend}")))
-    return built_with(cv2.getBuildInformation(), backend)
-
-
-def built_with(build_information: str, backend: CaptureBackend) -> bool:
-    """Whether ``cv2.getBuildInformation()`` lists a library as built in."""
-    lines = (line.split() for line in build_information.splitlines())
-    return any(words[:2] == [_BUILT[backend], "YES"] for words in lines)
+    return bool(cv2.videoio_registry.hasBackend(getattr(cv2, f"CAP_{backend}")))
 
 
 def require_backend(cv2: Any, backend: Literal["FFMPEG", "V4L2"], name: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from functools import partial
-from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -17,10 +17,10 @@ from hasn_edge.live.pipeline import lingering_threads
 from hasn_edge.live.sources import cameras
 from hasn_edge.live.sources import opening as sources
 from hasn_edge.live.sources.cameras import covering, csi_pipeline, open_camera, possible_cameras
-from hasn_edge.live.sources.capture import built_with, has_backend
+from hasn_edge.live.sources.capture import has_backend
 from hasn_edge.live.sources.opening import first_camera, open_source
 from hasn_edge.live.sources.remote import Remote
-from tests.support.fake_opencv import JETPACK, PIP, FakeCapture
+from tests.support.fake_opencv import FakeCapture
 from tests.support.live_rig import Told
 
 
@@ -194,7 +194,7 @@ def test_numbers_go_to_opencv_on_other_systems(fake_opencv, monkeypatch, system)
 
 
 def test_an_opencv_without_v4l2_is_not_another_programs_fault(fake_opencv, tmp_path):
-    fake_opencv.information = PIP.replace("v4l/v4l2:    YES", "v4l/v4l2:    NO")
+    fake_opencv.backends.remove("V4L2")
     fake_opencv.refused.add(str(tmp_path / "video0"))
     with pytest.raises(UnsupportedError, match=r"video0: OpenCV 4.10.0 was built without V4L2, which"):
         open_source("0")
@@ -207,7 +207,7 @@ def test_csi_without_gstreamer_tells_the_cure(fake_opencv):
 
 
 def test_csi_with_gstreamer(fake_opencv):
-    fake_opencv.information = JETPACK
+    fake_opencv.backends.add("GSTREAMER")
     with open_source("csi:1", (180, 320), fps=60) as source:
         assert source.name == "csi:1"
         assert source.read().pixels[0, 0].tolist() == [255, 0, 0]
@@ -217,13 +217,13 @@ def test_csi_with_gstreamer(fake_opencv):
 
 
 def test_csi_camera_upside_down(fake_opencv):
-    fake_opencv.information = JETPACK
+    fake_opencv.backends.add("GSTREAMER")
     with open_source("csi:0?flip=2", (180, 320)):
         assert "nvvidconv flip-method=2 !" in fake_opencv.opened[0].target
 
 
 def test_csi_camera_that_does_not_answer(fake_opencv):
-    fake_opencv.information = JETPACK
+    fake_opencv.backends.add("GSTREAMER")
     fake_opencv.refused.add(csi_pipeline(0, (720, 1280), 30))
     with pytest.raises(SourceError, match="nvargus-daemon"):
         open_source("csi:0")
@@ -232,7 +232,7 @@ def test_csi_camera_that_does_not_answer(fake_opencv):
 def test_a_jetson_whose_only_camera_is_a_csi_sensor(fake_opencv, tmp_path, monkeypatch):
     """The sensor is a device too, whose raw images OpenCV cannot take."""
     monkeypatch.setattr(cameras, "is_jetson", lambda: True)
-    fake_opencv.information = JETPACK
+    fake_opencv.backends.add("GSTREAMER")
     fake_opencv.refused.update(str(tmp_path / f"video{n}") for n in (0, 2, 10))
     assert possible_cameras()[-1] == "csi:0"
     with first_camera((180, 320)) as source:
@@ -241,7 +241,7 @@ def test_a_jetson_whose_only_camera_is_a_csi_sensor(fake_opencv, tmp_path, monke
         SourceError, match="video0: cannot be opened.*; try its neighbour, or use source='csi:0'"
     ):
         open_source("0")
-    fake_opencv.information = PIP
+    fake_opencv.backends.remove("GSTREAMER")
     with pytest.raises(SourceError, match=r"video0: .*; csi:0: CSI cameras need an OpenCV with GStreamer"):
         first_camera()
 
@@ -282,21 +282,7 @@ def test_the_smallest_size_of_a_shape_is_taken():
         assert covering(size) == next(s for s in sizes if s[0] >= size[0] and s[1] >= size[1])
 
 
-def test_what_opencv_has_is_read_off_the_build_information():
-    assert not built_with(PIP, "GSTREAMER")
-    assert built_with(JETPACK, "GSTREAMER")
-    assert built_with(PIP, "FFMPEG")
-    assert built_with(PIP, "V4L2")
-    assert not built_with("", "V4L2")
-
-
-def test_a_plugin_that_the_build_information_does_not_know_counts(fake_opencv):
-    assert not has_backend(fake_opencv, "GSTREAMER")
-    fake_opencv.videoio_registry = SimpleNamespace(hasBackend=lambda name: name == "CAP_GSTREAMER")
-    assert has_backend(fake_opencv, "GSTREAMER")
-    assert not has_backend(fake_opencv, "FFMPEG")
-
-
-def test_the_installed_opencv_agrees_with_its_build_information():
-    for backend in ("FFMPEG", "V4L2"):
-        assert has_backend(cv2, backend) == built_with(cv2.getBuildInformation(), backend)
+def test_the_installed_opencv_captures_through_ffmpeg_and_v4l2():
+    build = cv2.getBuildInformation()
+    for backend, line in (("FFMPEG", r"FFMPEG: +YES"), ("V4L2", r"v4l/v4l2: +YES")):
+        assert has_backend(cv2, backend) == bool(re.search(line, build))

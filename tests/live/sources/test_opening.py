@@ -10,7 +10,6 @@ import pytest
 from hasn_edge.errors import InputError, SourceError, UnsupportedError
 from hasn_edge.live.sources.capture import open_file
 from hasn_edge.live.sources.opening import display_name, open_source
-from tests.support.fake_opencv import JETPACK
 from tests.support.live_rig import number_of
 
 
@@ -50,7 +49,7 @@ def test_text_is_no_video(tmp_path, capfd):
 
 def test_an_opencv_without_ffmpeg_is_not_the_files_or_the_servers_fault(fake_opencv, tmp_path):
     """Neither the address nor the file is wrong."""
-    fake_opencv.information = JETPACK.replace("FFMPEG:             YES", "FFMPEG:  NO")
+    fake_opencv.backends.remove("FFMPEG")
     clip, url = tmp_path / "clip.mp4", "rtsp://user:pass@host/stream"
     clip.touch()
     fake_opencv.refused |= {str(clip), url}
