@@ -17,15 +17,11 @@ from hasn_edge.live.notices import Tell, words_of
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.recording import FrameWriter
 from hasn_edge.live.self_test import self_test_size
-from hasn_edge.live.sources.frame_source import FrameSource, Paced, PatternSource
+from hasn_edge.live.sources.frame_source import DEFAULT_SIZE, FrameSource, Paced, PatternSource
 from hasn_edge.live.sources.opening import first_camera, open_source, takes_size
 from hasn_edge.live.views.live_view import View
 from hasn_edge.live.views.window_check import IN_THE_BROWSER, has_display
 from hasn_edge.runtime.session import Session
-
-DEFAULT_SIZE = (180, 320)
-"""(height, width) that the network gets where neither the user nor the engine says otherwise; of files and
-streams, which keep their shape, as many pixels at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

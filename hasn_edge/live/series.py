@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+
+import numpy as np
 
 from hasn_edge.live.snapshot import Times
 
@@ -89,28 +91,19 @@ class Series:
         covered = sum(value for _, value in self._recent) + under_way
         return min(1.0, covered / max(1e-9, now - since))
 
-    def summary(self, now: float, *, recent: bool) -> dict[str, float | None]:
-        """Return ``p50``, ``p95`` and ``max``, each ``None`` where no value is, and how many there are.
-
-        Those of the last seconds are none once the newest value is :meth:`stale`.
-        """
-        if not recent:
-            largest = self.largest if self.count else None
-            return {
-                "p50": self.quantile(0.5),
-                "p95": self.quantile(0.95),
-                "max": largest,
-                "count": self.count,
-            }
-        if self.stale(now):
-            return {"p50": None, "p95": None, "max": None, "count": 0}
-        values = sorted(value for _, value in self._recent)
-        return {
-            "p50": _exact(values, 0.5),
-            "p95": _exact(values, 0.95),
-            "max": values[-1],
-            "count": len(values),
-        }
+    def times(self, now: float, *, recent: bool) -> Times:
+        """Return the values as milliseconds; of the last seconds, there are none once the newest is stale."""
+        values: tuple[float | None, ...] = (None, None, None)
+        count = self.count
+        if recent:
+            kept = [] if self.stale(now) else [value for _, value in self._recent]
+            count = len(kept)
+            if kept:
+                values = *map(float, np.quantile(kept, (0.5, 0.95))), max(kept)
+        elif count:
+            values = self.quantile(0.5), self.quantile(0.95), self.largest
+        p50, p95, most = (None if value is None else value * 1e3 for value in values)
+        return {"p50": p50, "p95": p95, "max": most, "count": count}
 
     def quantile(self, q: float) -> float | None:
         """Return the ``q`` quantile of the whole run to 0.5 %; ``None`` without values."""
@@ -124,21 +117,3 @@ class Series:
     def _trim(self, now: float) -> None:
         while len(self._recent) > _AT_LEAST and self._recent[0][0] < now - WINDOW_S:
             self._recent.popleft()
-
-
-def to_milliseconds(summary: Mapping[str, float | None]) -> Times:
-    """Return a :meth:`Series.summary` of seconds in milliseconds."""
-
-    def scaled(name: str) -> float | None:
-        value = summary[name]
-        return None if value is None else value * 1e3
-
-    return Times(p50=scaled("p50"), p95=scaled("p95"), max=scaled("max"), count=int(summary["count"] or 0))
-
-
-def _exact(values: list[float], q: float) -> float:
-    """Interpolate linearly between the sorted values."""
-    place = q * (len(values) - 1)
-    low = int(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (place - low)

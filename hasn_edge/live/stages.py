@@ -29,13 +29,11 @@ class _Task:
     """A frame under way, with what its stages know so far."""
 
     frame: Frame
-    taken: float
-    prepared: float
     runner: Runner
     x: NDArray[Any]
     engine: str = ""
-    started: float = 0.0
-    computed: float = 0.0
+    passed: dict[str, float]
+    """Points of :class:`Stamps`."""
     y: NDArray[Any] | None = None
 
 
@@ -161,7 +159,8 @@ class Stages:
             prepared = time.monotonic()
             self._pacing.ready(prepared - taken)
             self._held["prepare"] = 0
-            if not self._prepared.put(_Task(frame=frame, taken=taken, prepared=prepared, runner=runner, x=x)):
+            passed = {"captured": frame.captured, "taken": taken, "prepared": prepared}
+            if not self._prepared.put(_Task(frame=frame, runner=runner, x=x, passed=passed)):
                 return
 
     def _fit(self, frame: Frame) -> Frame:
@@ -194,7 +193,7 @@ class Stages:
                 task.runner, task.x = runner, runner.prepare(task.frame.pixels)
             self._pacing.began(runner.in_flight)
             self._stats.began("infer")
-            task.started = time.monotonic()
+            task.passed["started"] = time.monotonic()
             flying.append((task, runner.submit(task.x)))
 
     def _next_task(self, flying: deque[tuple[_Task, Pending[Any]]]) -> _Task | None:
@@ -213,8 +212,8 @@ class Stages:
         """Wait for a result and hand it on."""
         self.at["infer"] = task.frame.index
         task.y = pending.result()
-        task.computed = time.monotonic()
-        self._stats.ended("infer", task.computed - task.started, alone=self._pacing.ended())
+        task.passed["computed"] = computed = time.monotonic()
+        self._stats.ended("infer", computed - task.passed["started"], alone=self._pacing.ended())
         self._held["infer"] -= 1
         if not self._computed.put(task):
             raise Closed
@@ -247,15 +246,7 @@ def _finish(task: _Task, received: float) -> UpscaledFrame:
     frame, scale = task.frame, task.runner.scale
     upscaled = task.runner.finish(task.y)
     judged = None if frame.truth is None else measure_quality(frame, upscaled, scale)
-    stamps = Stamps(
-        captured=frame.captured,
-        taken=task.taken,
-        prepared=task.prepared,
-        started=task.started,
-        computed=task.computed,
-        received=received,
-        made=time.monotonic(),
-    )
+    stamps = Stamps(**task.passed, received=received, made=time.monotonic())
     return UpscaledFrame(
         frame=frame, upscaled=upscaled, scale=scale, engine=task.engine, stamps=stamps, quality=judged
     )

@@ -11,7 +11,7 @@ from hasn_edge.errors import Cure, omit, say, use, with_cures
 from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.notices import Notice, RunState
 from hasn_edge.live.self_test import Mean, summarize_quality
-from hasn_edge.live.series import Series, to_milliseconds
+from hasn_edge.live.series import Series
 from hasn_edge.live.snapshot import EndReason, Figures, Limit, Snapshot
 from hasn_edge.live.summary import overlay
 
@@ -295,11 +295,8 @@ class Stats:
             "fps_in": self._in.rate(now) if recent else captured / seconds,
             "fps_out": self._out.rate(now) if recent else self._shown / seconds,
             "fps_screen": displayed,
-            "latency_ms": to_milliseconds(self._latency.summary(now, recent=recent)),
-            "stages_ms": {
-                stage: to_milliseconds(series.summary(now, recent=recent))
-                for stage, series in self._stages.items()
-            },
+            "latency_ms": self._latency.times(now, recent=recent),
+            "stages_ms": {stage: series.times(now, recent=recent) for stage, series in self._stages.items()},
             "busy": {
                 stage: series.busy(now, self._running.get(stage), self._start, recent=recent)
                 for stage, series in self._alone.items()

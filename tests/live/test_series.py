@@ -22,7 +22,7 @@ def test_percentiles_of_the_whole_run_against_numpy(clock):
         series.add(value)
     for q in (0.05, 0.5, 0.95, 0.999):
         assert series.quantile(q) == pytest.approx(np.quantile(values, q), rel=0.011)
-    assert series.summary(clock.now, recent=False)["max"] == values.max()
+    assert series.times(clock.now, recent=False)["max"] == 1e3 * values.max()
 
 
 def test_percentiles_of_the_last_seconds_are_exact(clock):
@@ -32,9 +32,9 @@ def test_percentiles_of_the_last_seconds_are_exact(clock):
         clock.now += 1 / 64
         series.add(value)
     recent = values[-321:]  # five seconds, both ends included
-    summary = series.summary(clock.now, recent=True)
-    assert summary["p50"] == pytest.approx(np.quantile(recent, 0.5))
-    assert summary["p95"] == pytest.approx(np.quantile(recent, 0.95))
+    summary = series.times(clock.now, recent=True)
+    assert summary["p50"] == pytest.approx(1e3 * np.quantile(recent, 0.5))
+    assert summary["p95"] == pytest.approx(1e3 * np.quantile(recent, 0.95))
 
 
 def test_memory_is_bounded(clock):
@@ -49,8 +49,8 @@ def test_memory_is_bounded(clock):
 def test_nothing_is_no_figure(clock):
     series = Series(clock)
     nothing = {"p50": None, "p95": None, "max": None, "count": 0}
-    assert series.summary(clock.now, recent=True) == nothing
-    assert series.summary(clock.now, recent=False) == nothing
+    assert series.times(clock.now, recent=True) == nothing
+    assert series.times(clock.now, recent=False) == nothing
     assert series.rate(clock.now) is None
     assert series.busy(clock.now, None, clock.now, recent=True) == 0
 
@@ -87,5 +87,5 @@ def test_a_slow_machine_has_figures_between_its_frames(clock):
     for _ in range(4):
         clock.now += 8
         series.add(7.0)
-    assert series.summary(clock.now + 7.9, recent=True)["p50"] == pytest.approx(7)
-    assert series.summary(clock.now + 17, recent=True)["p50"] is None
+    assert series.times(clock.now + 7.9, recent=True)["p50"] == pytest.approx(7e3)
+    assert series.times(clock.now + 17, recent=True)["p50"] is None

@@ -19,7 +19,8 @@ from hasn_edge.live.notices import Notice
 Self = TypeVar("Self", bound="FrameSource")
 
 DEFAULT_SIZE = (180, 320)
-"""Height and width of the test pattern where no size is asked for."""
+"""(height, width) that the network gets, and of the test pattern, where neither the user nor the engine says
+otherwise; of files and streams, which keep their shape, as many pixels at most."""
 
 
 class FrameSource(ABC):

@@ -200,10 +200,10 @@ class WindowView(View):
             "d": lambda: self._move_to(self._split + _STEP),
             "q": self._quit,
             "\x1b": self._quit,
-            " ": self._pause,
+            " ": lambda: setattr(self, "_paused", not self._paused),
             "s": self._snapshot,
-            "b": lambda: self._choose("bicubic" if self._mode == "hasn" else "hasn"),
-            "c": lambda: self._choose("compare"),
+            "b": lambda: setattr(self, "_mode", "bicubic" if self._mode == "hasn" else "hasn"),
+            "c": lambda: setattr(self, "_mode", "compare"),
             "+": lambda: self._zoom_by(2),
             "=": lambda: self._zoom_by(2),
             "-": lambda: self._zoom_by(0.5),
@@ -214,9 +214,6 @@ class WindowView(View):
             "?": lambda: setattr(self, "_help", not self._help),
         }
         actions.get("\x1b" if code == _ESCAPE else chr(code).lower(), lambda: None)()
-
-    def _choose(self, mode: draw.Mode) -> None:
-        self._mode = mode
 
     def _move_to(self, split: float) -> None:
         self._mode, self._split, self._stale = "compare", min(1.0, max(0.0, split)), True
@@ -230,9 +227,6 @@ class WindowView(View):
             for centre, pointer in zip(self._centre, self._pointer, strict=True)
         )
         self._zoom, self._centre, self._stale = zoom, (x, y), True
-
-    def _pause(self) -> None:
-        self._paused = not self._paused
 
     def _quit(self) -> None:
         if self._run is not None:

@@ -71,18 +71,14 @@ class WebView(View):
         self._tell = tell
         self._viewers = viewers
         self._listener: socket.socket | None = None
-        self._server: Server | None = None
+        self.server: Server | None = None
+        """What serves, once it is started."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._newest: UpscaledFrame | None = None
         self._due = False
         self._lock = threading.Lock()
-
-    @property
-    def server(self) -> Server | None:
-        """What serves, between start and stop."""
-        return self._server
 
     def bind(self) -> socket.socket:
         """Claim the port before anything else is opened; who comes early waits.
@@ -115,9 +111,9 @@ class WebView(View):
 
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            self._server = Server(run, self.access, viewers=self._viewers, watched=self.watched)
+            self.server = Server(run, self.access, viewers=self._viewers, watched=self.watched)
             started.set()
-            await self._server.run(listener)
+            await self.server.run(listener)
 
         self._thread = threading.Thread(
             target=self._run, args=(serve, started), name="hasn-edge web", daemon=True
@@ -141,15 +137,15 @@ class WebView(View):
 
     def notify(self, notice: Notice | None) -> None:
         """Show it over every viewer's image."""
-        if self._server is not None:
-            self._call(partial(self._server.notify, notice))
+        if self.server is not None:
+            self._call(partial(self.server.notify, notice))
 
     def stop(self) -> None:
         """Close every viewer's connection, and free the port."""
         if self._thread is None:
             return
-        if self._server is not None:
-            self._call(self._server.end)
+        if self.server is not None:
+            self._call(self.server.end)
         self._thread.join(_STOP_S)
 
     def _hint(self, port: int) -> tuple[str, tuple[Cure, ...]]:
@@ -165,8 +161,8 @@ class WebView(View):
     def _publish(self) -> None:
         with self._lock:
             shown, self._newest, self._due = self._newest, None, False
-        if shown is not None and self._server is not None:
-            self._server.publish(shown)
+        if shown is not None and self.server is not None:
+            self.server.publish(shown)
 
     def _call(self, function: Callable[[], Any]) -> None:
         """Have the server's thread call a function soon; after its end, do nothing."""

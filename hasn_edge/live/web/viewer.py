@@ -11,7 +11,7 @@ import msgspec
 
 from hasn_edge.errors import InputError
 from hasn_edge.live.frame import UpscaledFrame
-from hasn_edge.live.series import Series, to_milliseconds
+from hasn_edge.live.series import Series
 from hasn_edge.live.web import messages as protocol
 from hasn_edge.live.web.document import websockets
 from hasn_edge.live.web.encoding import MEDIA
@@ -57,7 +57,7 @@ class Viewer:
     def figures(self) -> protocol.OwnFigures:
         """Return how this viewer sees the run."""
         now = time.monotonic()
-        times = to_milliseconds(self._latency.summary(now, recent=True))
+        times = self._latency.times(now, recent=True)
         fps = None if self._latency.stale(now) else self._latency.rate(now)
         return protocol.OwnFigures(fps=fps, p50=times["p50"], p95=times["p95"], max=times["max"])
 

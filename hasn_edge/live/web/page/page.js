@@ -119,7 +119,7 @@ function arrange() {
   label("left", `Bicubic ${bicubic}`, shown && part * width > 110);
   label("right", `HASN ×${scale} ${hasn}`, shown && (1 - part) * width > 110);
   const level = view.perPixel();
-  byId("zoom").textContent = shown ? `${level >= 0.995 ? Math.round(100 * level) : (100 * level).toFixed(0)} %` : "fit";
+  byId("zoom").textContent = shown ? `${Math.round(100 * level)} %` : "fit";
   document.querySelectorAll("[data-mode]").forEach((button) => {
     button.ariaChecked = String(button.dataset.mode === view.mode);
     button.tabIndex = button.dataset.mode === view.mode ? 0 : -1;
