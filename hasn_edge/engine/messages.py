@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,29 @@ from typing import Any
 OnMessage = Callable[[str, str], object]
 """Called with a severity (``"ERROR"``, ``"VERBOSE"``, ...) and TensorRT's text, from any thread."""
 
+_NO_MEMORY = (
+    "bad_alloc",
+    "out of memory",
+    "outofmemory",
+    "out_of_memory",
+    "insufficient memory",
+    "insufficient workspace",
+    "memory could not be allocated",
+    "memoryallocation",
+    "failed to allocate",
+    "nvmapmemalloc",  # a Jetson's allocator
+    "could not find any implementation",  # where no kernel fits into what is free
+)
+"""How TensorRT, CUDA and the system word that memory does not suffice, in lower case."""
+
 _NAME = "_hasn_edge_logger"
 _LOCK = threading.Lock()
+
+
+def means_no_memory(text: str) -> bool:
+    """Whether a message of TensorRT, CUDA or the system reports that memory did not suffice."""
+    lower = re.sub(r"\([\d.]+ \w+\) ", "", text.lower())  # TensorRT puts the bytes between two of the words
+    return any(words in lower for words in _NO_MEMORY)
 
 
 def logger_of(trt: Any) -> Any:

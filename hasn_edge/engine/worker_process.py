@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hasn_edge.engine.messages import means_no_memory
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import (
     BuildError,
@@ -201,8 +202,8 @@ class WorkerProcess:
         lines = [line for line in failed["text"].splitlines() if _NO_DRIVER not in line]
         cures = [Cure(**values) for values in failed["cures"]]
         found = self.texts("INTERNAL_ERROR", "ERROR", "WARNING")
-        if any("bad_alloc" in message or "OutOfMemory" in message for message in found):
-            lines[-1] += ": it ran out of memory"
+        if any(map(means_no_memory, (*lines, *found))):
+            lines[-1] += ": memory did not suffice"
             cures.append(MORE_MEMORY)
         if len(lines) > 1:  # the parser's errors are in the text; its log has them again
             known = {line.strip() for line in lines}

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.engine.messages import logger_of
-from hasn_edge.errors import ArtifactError, BuildError, Cure, HasnEdgeError, OutputError, call
+from hasn_edge.engine.messages import logger_of, means_no_memory
+from hasn_edge.errors import ArtifactError, BuildError, Cure, HasnEdgeError, OutputError, call, say
 from hasn_edge.files import writing
 from hasn_edge.spec import ModelSpec
 
@@ -35,6 +35,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 _KEPT_MESSAGES = 20
 _AGAIN = call("build")
+_MORE_MEMORY = say("free some of the GPU's memory, or build for smaller sizes")
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,8 @@ class LoadedPlan:
         mine = [message for thread, message in self._messages if thread == threading.get_ident()]
         messages = list(dict.fromkeys(mine or (message for _, message in self._messages)))
         self._messages.clear()
+        if any(map(means_no_memory, messages)):
+            cures = (*cures, _MORE_MEMORY)
         if messages:
             text = "\n  ".join(
                 [f"{text}; messages of {self.title}:", *(m.replace("\n", "\n    ") for m in messages)]

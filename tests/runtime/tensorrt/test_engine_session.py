@@ -518,7 +518,11 @@ class TestFailures:
         ("refuse", "fail", "message"),
         [
             ("Runtime", None, "TensorRT 10.3.0 cannot start on this GPU"),
-            ("create_execution_context", None, "(?s)no execution context; .*could not be allocated"),
+            (
+                "create_execution_context",
+                None,
+                "(?s)no execution context; .*could not be allocated\nWhat helps: free some",
+            ),
             (None, "create_stream", "failed to make a stream"),
         ],
     )
