@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from hasn_edge.doctor.checks.packages import cuda_backends
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
@@ -47,9 +46,14 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
     rtx = not here.isdisjoint(RTX_MODULES)
     trt = "tensorrt" in here and not environment.missing_libraries
     gpu = environment.gpu is not None
-    cuda = bool(cuda_backends(environment))
     engines = _needs({_GPU: gpu, "TensorRT": trt, _EXPORT: export})
-    run = _needs({_GPU: gpu, "TensorRT": trt or rtx, cuda_python_install(environment.gpu): cuda})
+    run = _needs(
+        {
+            _GPU: gpu,
+            "TensorRT": trt or rtx,
+            cuda_python_install(environment.gpu): environment.cuda is not None,
+        }
+    )
     rtx_extras = "pip install 'hasn-edge[export,rtx]'"
     abilities = (
         ("run .onnx files and the bundled model on the CPU", "" if ort else "pip install onnxruntime"),
@@ -125,9 +129,8 @@ def _packages(environment: Environment) -> Iterator[CheckResult]:
             detail=f"{environment.tensorrt or 'installed'} in {environment.modules['tensorrt']}",
             cures=(say("see the libraries that it lacks, below"),) if environment.missing_libraries else (),
         )
-    backends = cuda_backends(environment)
-    if backends:
-        yield CheckResult(name="CUDA from Python", state=State.OK, detail=", ".join(backends))
+    if environment.cuda is not None:
+        yield CheckResult(name="CUDA from Python", state=State.OK, detail=f"{environment.cuda} starts")
 
 
 def _gpu(environment: Environment) -> Iterator[CheckResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -12,20 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.engine.worker_process import child_environment
+from hasn_edge.errors import BuildError, Cure, HasnEdgeError
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.optional import installed_version
 
 MODULES = (
-    "cuda",
     "cv2",
     "PIL",
     "onnx",
     "onnxruntime",
     "onnxsim",
     "pillow",
-    "pycuda",
     "safetensors",
     "tensorrt",
     "tensorrt_dispatch",
@@ -37,13 +38,13 @@ MODULES = (
 """Modules whose place is looked up."""
 
 DISTRIBUTIONS = (
+    "cuda-bindings",
     "cuda-python",
     "numpy",
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxsim",
-    "pycuda",
     "safetensors",
     "tensorrt",
     "tensorrt-cu12-bindings",
@@ -89,6 +90,10 @@ class Environment:
     driver: bool = False
     """NVIDIA's driver library can be loaded."""
     gpu: GpuFacts | None = None
+    cuda: str | None = None
+    """The Python package through which CUDA's memory and streams start here, as an engine needs them."""
+    cuda_error: HasnEdgeError | None = None
+    """Why none does; ``None`` also where there is no GPU, so that none was tried."""
     jetson: Mapping[str, Any] | None = None
     """What :meth:`hasn_edge.hardware.jetson.Jetson.facts` returns; ``None`` elsewhere."""
     memory_bytes: int | None = None
@@ -140,6 +145,8 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         versions |= {"tensorrt": stated} if stated else {}
     jetson = Jetson(root)
     build, error = opencv_build() if "cv2" in modules else (None, None)
+    gpu = gpu_facts()
+    cuda, cuda_error = start_cuda() if gpu is not None else (None, None)
     return Environment(
         root=root,
         cpu=host.cpu_name(),
@@ -153,7 +160,9 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         opencv_build=build,
         opencv_error=error,
         driver=driver_present(),
-        gpu=gpu_facts(),
+        gpu=gpu,
+        cuda=cuda,
+        cuda_error=cuda_error,
         jetson=jetson.facts().values if jetson.present else None,
         memory_bytes=host.memory_bytes(),
         swaps=_swaps(root / "proc/swaps"),
@@ -251,6 +260,30 @@ def opencv_build(python: str = sys.executable) -> tuple[str | None, str | None]:
     if done.returncode != 0:
         return None, (done.stderr.strip().splitlines() or ["it crashed"])[-1]
     return done.stdout, None
+
+
+def start_cuda(python: str = sys.executable) -> tuple[str | None, HasnEdgeError | None]:
+    """Start CUDA as an engine would, in a process of its own: that takes memory, and can crash.
+
+    Returns:
+        The package through which it started, or ``None`` and why none did.
+    """
+    try:
+        done = subprocess.run(
+            [python, "-m", "hasn_edge.runtime.cuda"], capture_output=True, text=True, timeout=120,
+            check=False, cwd="/", env=child_environment(),
+        )  # fmt: skip
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return None, BuildError(f"CUDA could not be started: {exc}")
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return None, BuildError(
+            f"the process that started CUDA ended with exit code {done.returncode}: {last}"
+        )
+    if "name" in answer:
+        return answer["name"], None
+    return None, BuildError(answer["message"], *(Cure(**cure) for cure in answer["cures"]))
 
 
 def _swaps(path: Path) -> tuple[tuple[str, int], ...]:

@@ -224,7 +224,7 @@ def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ign
         subprocess.Popen(
             command,
             cwd=folder,  # not the user's: a tensorrt.py there would be imported
-            env=_environment(),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -287,7 +287,7 @@ def _ending(returncode: int) -> tuple[str, list[Cure]]:
     )
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Let the child import this very package, also from a checkout that is not installed."""
     environment = dict(os.environ)
     root = str(Path(__file__).resolve().parents[2])

@@ -18,8 +18,14 @@ LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # Values of CUdevice_attribute in cuda.h; they never changed.
 _MULTIPROCESSOR_COUNT, _INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 18, 75, 76
 
-TEGRA_RELEASE = "etc/nv_tegra_release"
-"""Where Jetson Linux writes its release, below the start of the file system."""
+SERVER_RELEASE = 39
+"""From this line on Jetson Linux runs what is built for ARM servers, such as the packages on PyPI."""
+
+_RELEASE = "etc/nv_tegra_release"
+"""Where Jetson Linux writes its release; containers do not have it."""
+_THOR = 264
+_LINES = {"5.10": 35, "5.15": 36, "6.8": 38}
+"""Lines of Jetson Linux by kernel; that of 6.8 is on Thor alone, on others it is the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +98,10 @@ def gpu_facts(index: int = 0, *, library: str = LIBRARY, root: Path = Path("/"))
         name=name.value.decode(errors="replace"),
         compute_capability=f"{attribute(_CAPABILITY_MAJOR)}.{attribute(_CAPABILITY_MINOR)}",
         total_memory_bytes=memory.value,
-        driver=_stated(root / "sys/module/nvidia/version"),
+        driver=_text(root / "sys/module/nvidia/version") or None,
         cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
         integrated=bool(attribute(_INTEGRATED)),
-        l4t=l4t_release(root / TEGRA_RELEASE),
+        l4t=l4t_release(root),
         sm_count=attribute(_MULTIPROCESSOR_COUNT),
         pci_bus_id=bus.value.decode(errors="replace") if placed else None,
     )
@@ -105,7 +111,8 @@ def cuda_python_install(gpu: GpuFacts | None, *, otherwise: str = "pip install '
     """Return the command that installs the cuda-python of the driver's CUDA.
 
     Without a version pip takes the newest, which a driver of an older CUDA refuses: that of JetPack 6 runs
-    CUDA 12 and no cuda-python 13.
+    CUDA 12 and no cuda-python 13. Before JetPack 7.2, a Jetson's driver also refuses a newer CUDA 12 than its
+    own, and the bindings that another package brought would stay in the way.
 
     Args:
         gpu: The GPU whose driver it is for.
@@ -113,8 +120,10 @@ def cuda_python_install(gpu: GpuFacts | None, *, otherwise: str = "pip install '
     """
     if gpu is None:
         return otherwise
-    major = version_tuple(gpu.cuda)[0]
-    return f"pip install 'cuda-python>={major},<{major + 1}'"
+    major, minor = version_tuple(gpu.cuda)[:2]
+    if gpu.l4t is None or version_tuple(gpu.l4t)[0] >= SERVER_RELEASE:
+        return f"pip install 'cuda-python>={major},<{major + 1}'"
+    return f"pip uninstall -y cuda-bindings; pip install 'cuda-python>={major},<{major}.{minor + 1}'"
 
 
 def load_driver(library: str = LIBRARY) -> Any:
@@ -130,18 +139,35 @@ def driver_present() -> bool:
     return load_driver() is not None
 
 
-def l4t_release(path: Path = Path("/", TEGRA_RELEASE)) -> str | None:
-    """Return the release of Jetson Linux, e.g. ``"36.4.3"``, or ``None`` on any other machine."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+def l4t_release(root: Path = Path("/")) -> str | None:
+    """Return the release of Jetson Linux, e.g. ``"36.4.3"``, or ``None`` on any other machine.
+
+    A container does not have the file that states it. There the kernel, which is the host's, and the device
+    tree, where it is shown, tell at least the line: ``"36"``.
+
+    Args:
+        root: Where the file system starts.
+    """
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _text(root / _RELEASE))
+    if found:
+        return f"{found[1]}.{found[2].strip('.')}"
+    kernel, chip = _text(root / "proc/sys/kernel/osrelease"), tegra_chip(root)
+    if chip is None and not kernel.endswith("-tegra"):
         return None
-    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
-    return f"{found[1]}.{found[2].strip('.')}" if found else None
+    line = next((line for start, line in _LINES.items() if kernel.startswith(f"{start}.")), None)
+    if line == _LINES["6.8"] and chip is not None and chip < _THOR:
+        line = SERVER_RELEASE
+    return None if line is None else str(line)
 
 
-def _stated(path: Path) -> str | None:
+def tegra_chip(root: Path = Path("/")) -> int | None:
+    """Return the number of a Jetson's chip as the device tree states it, e.g. 234 of an Orin."""
+    found = re.search(r"nvidia,tegra(\d+)", _text(root / "proc/device-tree/compatible"))
+    return int(found[1]) if found else None
+
+
+def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip() or None
+        return path.read_text(encoding="utf-8", errors="replace").strip("\x00 \n\t")
     except OSError:
-        return None
+        return ""

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.hardware.gpu import TEGRA_RELEASE, l4t_release
+from hasn_edge.hardware.gpu import l4t_release, tegra_chip
 from hasn_edge.hardware.power import Sample
 from hasn_edge.hardware.readings import Readings, text_of
 from hasn_edge.optional import version_tuple
@@ -54,7 +54,7 @@ class Jetson:
     @property
     def present(self) -> bool:
         """Whether this machine is a Jetson."""
-        return (self.root / TEGRA_RELEASE).is_file() or "nvidia,tegra" in self._compatible()
+        return tegra_chip(self.root) is not None or l4t_release(self.root) is not None
 
     def facts(self) -> Readings:
         """Return model, releases, power mode, clocks and temperatures."""
@@ -77,10 +77,9 @@ class Jetson:
 
     def l4t(self) -> str:
         """Return the release of Jetson Linux, e.g. ``"36.4.3"``."""
-        path = self.root / TEGRA_RELEASE
-        found = l4t_release(path)
+        found = l4t_release(self.root)
         if found is None:
-            raise LookupError(f"{path}: no release there")
+            raise LookupError("neither /etc/nv_tegra_release nor the kernel states a release of Jetson Linux")
         return found
 
     def power_mode(self) -> str:
@@ -114,12 +113,6 @@ class Jetson:
             except (OSError, ValueError):
                 continue  # a sensor of a part that is switched off
         return found
-
-    def _compatible(self) -> str:
-        try:
-            return text_of(self.root / "proc/device-tree/compatible")
-        except OSError:
-            return ""
 
     def _gpu_folder(self) -> Path:
         parent = self.root / "sys/class/devfreq"

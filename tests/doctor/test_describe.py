@@ -15,7 +15,7 @@ from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model import zoo
 from tests.support.environments import ORIN, cures
 
-ALL = ("torch", "onnx", "onnxruntime", "safetensors", "cuda", "tensorrt")
+ALL = ("torch", "onnx", "onnxruntime", "safetensors", "tensorrt")
 
 
 def with_modules(*names: str, **changes: Any) -> Environment:
@@ -35,6 +35,7 @@ def orin(orin_nano) -> Environment:
     return with_modules(
         *ALL, root=orin_nano, python=(3, 10), driver=True, gpu=ORIN, memory_bytes=7_990_000_000,
         jetson=Jetson(orin_nano).facts().values, versions={"tensorrt": "10.3.0"}, engines=orin_nano,
+        cuda="cuda-python",
     )  # fmt: skip
 
 
@@ -69,8 +70,11 @@ def test_engines_are_not_promised_without_what_they_need(orin):
     assert abilities(orin)["build TensorRT engines for the GPU here"][1:] == (True, "")
     for lack, needs in (
         (replace(orin, gpu=None), "an NVIDIA GPU with its driver"),
-        (with_modules("cuda", gpu=ORIN), "TensorRT"),
-        (with_modules("tensorrt", gpu=ORIN), "pip install 'cuda-python>=12,<13'"),
+        (with_modules(gpu=ORIN, cuda="torch"), "TensorRT"),
+        (
+            with_modules("tensorrt", gpu=ORIN),
+            "pip uninstall -y cuda-bindings; pip install 'cuda-python>=12,<12.7'",
+        ),
         (
             replace(orin, missing_libraries=(MissingLibrary("libnvdla_compiler.so", "libnvinfer.so"),)),
             "TensorRT",

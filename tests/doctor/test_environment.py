@@ -16,7 +16,9 @@ from hasn_edge.doctor.environment import (
     collect_environment,
     missing_libraries,
     opencv_build,
+    start_cuda,
 )
+from hasn_edge.hardware.gpu import gpu_facts
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("ldd")), reason="needs a C compiler and ldd"
@@ -170,6 +172,29 @@ class TestCollect:
         build, error = opencv_build(str(tmp_path / "absent"))
         assert build is None
         assert "No such file" in error
+
+    def test_cuda_is_started_elsewhere(self, tmp_path):
+        """As an engine would: a package that is installed need not start."""
+        started = executable(tmp_path / "a", """echo noise; echo '{"name": "torch"}'""")
+        assert start_cuda(started) == ("torch", None)
+        refused = executable(
+            tmp_path / "b",
+            """echo '{"message": "none works", "cures": [{"action": "say", "text": "install one"}]}'""",
+        )
+        name, error = start_cuda(refused)
+        assert name is None
+        assert str(error) == "none works; install one"
+        crashed = executable(tmp_path / "c", "echo 'Segmentation fault' >&2; exit 139")
+        assert "exit code 139: Segmentation fault" in str(start_cuda(crashed)[1])
+        assert "No such file" in str(start_cuda(str(tmp_path / "absent"))[1])
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(gpu_facts() is not None, reason="this machine has a GPU")
+    def test_without_a_gpu_none_starts(self):
+        name, error = start_cuda()
+        assert name is None
+        assert "none of the three works here" in error.message
+        assert "pip install" in error.cures[0].text
 
     def test_swaps(self, tmp_path):
         path = tmp_path / "swaps"

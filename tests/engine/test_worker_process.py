@@ -83,7 +83,7 @@ class TestTheChild:
             "Error Code 1: Cuda Runtime (out of memory)",
             "Skipping tactic 3 due to insufficient memory on requested size of 5 detected for tactic 4.",
             "UNSUPPORTED_STATE: Skipping tactic 0 due to insufficient workspace",
-            "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[a...b]}.)",
+            "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[a]}.)",
             "NvMapMemAllocInternalTagged: 1075072515 error 12",
             "Requested amount of GPU memory (1375731712 bytes) could not be allocated.",
         ],

@@ -42,7 +42,7 @@ def make_desktop(folder: Path) -> Environment:
     site = folder / "site-packages"
     (site / "torch").mkdir(parents=True)
     (site / "torch/version.py").write_text("__version__ = '2.13.0'\ncuda: Optional[str] = '13.0'\n")
-    names = ("torch", "cuda", "cv2", "tensorrt", "onnx", "onnxruntime", "safetensors")
+    names = ("torch", "cv2", "tensorrt", "onnx", "onnxruntime", "safetensors")
     return Environment(
         root=folder,
         modules={name: site / name for name in names},
@@ -55,6 +55,7 @@ def make_desktop(folder: Path) -> Environment:
         opencv_build="Video I/O:\n    GStreamer:                   NO\n",
         driver=True,
         gpu=CARD,
+        cuda="cuda-python",
         memory_bytes=64 * 2**30,
         engines=folder / "engines",
     )
@@ -70,11 +71,12 @@ def make_jetson(orin_nano: Path) -> Environment:
     return Environment(
         root=orin_nano,
         python=(3, 10),
-        modules={"tensorrt": dist / "tensorrt", "cv2": dist / "cv2", "cuda": SITE / "cuda"},
+        modules={"tensorrt": dist / "tensorrt", "cv2": dist / "cv2"},
         versions={"tensorrt": "10.7.0", "cuda-python": "12.6.2", "numpy": "1.26.4"},
         opencv_build="    GStreamer:                   YES (1.20.3)\n",
         driver=True,
         gpu=ORIN,
+        cuda="cuda-python",
         jetson=Jetson(orin_nano).facts().values,
         memory_bytes=7_990_000_000,
         swaps=(("/dev/zram0", 600 << 20), ("/swapfile", 8 << 30)),

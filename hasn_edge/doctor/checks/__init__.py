@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     tensorrt.stale_engines,
     packages.cuda_backend,
     packages.torch_without_cuda,
+    packages.torch_newer_than_driver,
     packages.opencv,
     packages.opencv_backends,
 )

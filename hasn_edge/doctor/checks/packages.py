@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.result import CheckResult, State
-from hasn_edge.errors import say
-from hasn_edge.hardware.gpu import cuda_python_install
+from hasn_edge.errors import Cure, say
+from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, cuda_python_install
 from hasn_edge.hardware.host import OPENCV_DISTRIBUTIONS
 from hasn_edge.optional import version_tuple
 
@@ -17,49 +17,72 @@ def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
     """Engines need one package for CUDA's memory and streams, and CUDA graphs need another than pycuda."""
     if environment.gpu is None:
         return
-    newest = version_tuple(environment.gpu.cuda)[0]
     install = (say(cuda_python_install(environment.gpu)),)
-    present = cuda_backends(environment)
-    if not present:
+    error = environment.cuda_error
+    if environment.cuda is None:
         yield CheckResult(
             name="CUDA from Python",
             state=State.MISSING,
-            detail="no package for CUDA's memory and streams, so engines cannot run here",
-            cures=install,
+            detail=error.message if error else "no package for CUDA's memory and streams, which engines need",
+            cures=(error.cures if error else ()) or install,
         )
-    elif present == ("pycuda",):
+    elif environment.cuda == "pycuda":
         yield CheckResult(
             name="CUDA from Python",
             state=State.INFO,
             detail="only pycuda, which has no CUDA graphs: each frame costs more CPU time",
             cures=install,
         )
-    bindings = environment.versions.get("cuda-python")
-    if bindings is not None and version_tuple(bindings)[0] > newest:
+    # What torch brings has the first name only.
+    bindings = next((name for name in ("cuda-bindings", "cuda-python") if name in environment.versions), None)
+    if bindings is not None and _is_newer(environment.versions[bindings], environment.gpu):
         yield CheckResult(
-            name=f"cuda-python {bindings}",
+            name=f"{bindings} {environment.versions[bindings]}",
             state=State.WARNING,
-            detail=f"made for CUDA {version_tuple(bindings)[0]}; the driver runs CUDA "
-            f"{environment.gpu.cuda} at most",
+            detail=f"made for a newer CUDA than {environment.gpu.cuda}, the newest that the driver runs",
             cures=install,
         )
 
 
+def torch_newer_than_driver(environment: Environment) -> Iterator[CheckResult]:
+    """PyTorch was built for a CUDA that the driver does not run."""
+    built = torch_cuda(environment)
+    if environment.gpu is None or built is None or not _is_newer(built, environment.gpu):
+        return
+    yield CheckResult(
+        name=f"torch {environment.versions.get('torch', '')}".strip(),
+        state=State.WARNING,
+        detail=f"built for CUDA {built}; the driver runs CUDA {environment.gpu.cuda} at most",
+        cures=(_other_torch(environment),),
+    )
+
+
+def _is_newer(cuda: str, gpu: GpuFacts) -> bool:
+    """Whether a package's CUDA is one that the driver does not run.
+
+    Before JetPack 7.2 a Jetson's driver takes no newer one at all; others do, within a major version.
+    """
+    parts = 2 if gpu.l4t is not None and version_tuple(gpu.l4t)[0] < SERVER_RELEASE else 1
+    return version_tuple(cuda)[:parts] > version_tuple(gpu.cuda)[:parts]
+
+
+def _other_torch(environment: Environment) -> Cure:
+    return say(
+        "install NVIDIA's PyTorch for this JetPack"
+        if environment.l4t
+        else "install a build of PyTorch for the driver's CUDA; pytorch.org gives the command"
+    )
+
+
 def torch_without_cuda(environment: Environment) -> Iterator[CheckResult]:
     """There is a GPU, and PyTorch cannot use it."""
-    if environment.gpu is None or "torch" not in environment.modules or torch_has_cuda(environment):
+    if environment.gpu is None or "torch" not in environment.modules or torch_cuda(environment):
         return
     yield CheckResult(
         name=f"torch {environment.versions.get('torch', '')}".strip(),
         state=State.INFO,
         detail="a build without CUDA: checkpoints and .ts files run on the CPU",
-        cures=(
-            say(
-                "install NVIDIA's PyTorch for this JetPack"
-                if environment.l4t
-                else "install a CUDA build of PyTorch; pytorch.org gives the command"
-            ),
-        ),
+        cures=(_other_torch(environment),),
     )
 
 
@@ -122,21 +145,11 @@ def opencv_backends(environment: Environment) -> Iterator[CheckResult]:
             )
 
 
-def cuda_backends(environment: Environment) -> tuple[str, ...]:
-    """Return the backends for CUDA's memory and streams that are installed."""
-    present = {
-        "torch": "torch" in environment.modules and torch_has_cuda(environment),
-        "cuda-python": "cuda" in environment.modules,
-        "pycuda": "pycuda" in environment.modules,
-    }
-    return tuple(name for name, here in present.items() if here)
-
-
-def torch_has_cuda(environment: Environment) -> bool:
-    """Whether the installed PyTorch is a build with CUDA; read from its version file."""
+def torch_cuda(environment: Environment) -> str | None:
+    """Return the CUDA that the installed PyTorch was built for, e.g. ``"13.0"``, from its version file."""
     try:
         text = (environment.modules["torch"] / "version.py").read_text(encoding="utf-8")
     except (OSError, KeyError):
-        return False
-    found = re.search(r"^cuda\b.*?=\s*(.+)$", text, re.MULTILINE)
-    return found is not None and found[1].strip() != "None"
+        return None
+    found = re.search(r"^cuda\b.*?=\s*['\"]([\d.]+)", text, re.MULTILINE)
+    return found[1] if found else None

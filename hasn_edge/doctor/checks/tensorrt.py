@@ -13,6 +13,7 @@ from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.engine.known_issues import Severity, known_issues
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import Cure, HasnEdgeError, call, say
+from hasn_edge.hardware.gpu import SERVER_RELEASE
 from hasn_edge.optional import version_tuple
 
 LEAST_PYTHON = (3, 10)
@@ -28,9 +29,6 @@ TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 
 TURING = (7, 5)
 """Compute capability of the oldest generation that TensorRT 11 supports; NVIDIA's prerequisites."""
-
-SERVER_BUILDS = 39
-"""From this release on, Jetson Linux runs what is built for ARM servers, such as the packages on PyPI."""
 
 
 def not_visible(environment: Environment) -> Iterator[CheckResult]:
@@ -75,7 +73,7 @@ def shadowed(environment: Environment) -> Iterator[CheckResult]:
         return
     if environment.system_packages("tensorrt"):
         why = "hides JetPack's"
-    elif version_tuple(environment.l4t)[0] < SERVER_BUILDS:
+    elif version_tuple(environment.l4t)[0] < SERVER_RELEASE:
         why = f"is built for servers; Jetson Linux {environment.l4t} runs JetPack's only"
     else:
         return

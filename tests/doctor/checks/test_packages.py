@@ -8,33 +8,58 @@ import pytest
 
 from hasn_edge.doctor.checks import packages
 from hasn_edge.doctor.result import State
+from hasn_edge.errors import BuildError, say
 from tests.support.environments import CARD, SITE, cures, only, without
 
 
 class TestCudaFromPython:
     def test_none(self, desktop):
-        found = only(packages.cuda_backend, without(desktop, "cuda", "torch", versions={}))
+        found = only(packages.cuda_backend, replace(desktop, cuda=None))
         assert found.state is State.MISSING
         assert cures(found) == "pip install 'cuda-python>=13,<14'"
 
-    def test_a_torch_without_cuda_is_none(self, desktop):
-        (desktop.modules["torch"] / "version.py").write_text("cuda: Optional[str] = None\n")
-        found = only(packages.cuda_backend, without(desktop, "cuda", versions={}))
-        assert "engines cannot run" in found.detail
+    def test_what_its_start_reported(self, desktop):
+        error = BuildError("none of the three works here", say("install another"))
+        found = only(packages.cuda_backend, replace(desktop, cuda=None, cuda_error=error))
+        assert (found.detail, cures(found)) == ("none of the three works here", "install another")
 
     def test_only_pycuda(self, desktop):
-        environment = without(desktop, "cuda", "torch", modules={"pycuda": SITE / "pycuda"}, versions={})
-        found = only(packages.cuda_backend, environment)
+        found = only(packages.cuda_backend, replace(desktop, cuda="pycuda"))
         assert found.state is State.INFO
         assert "no CUDA graphs" in found.detail
 
-    def test_bindings_newer_than_the_driver(self, desktop):
-        environment = replace(desktop, gpu=replace(CARD, cuda="12.8"))
+    @pytest.mark.parametrize("name", ["cuda-python", "cuda-bindings"])
+    def test_bindings_newer_than_the_driver(self, desktop, name):
+        """PyTorch brings the second, without the first."""
+        environment = replace(desktop, gpu=replace(CARD, cuda="12.8"), versions={name: "13.0.1"})
         found = only(packages.cuda_backend, environment)
+        assert found.name == f"{name} 13.0.1"
         assert cures(found) == "pip install 'cuda-python>=12,<13'"
+        assert not list(packages.cuda_backend(replace(environment, versions={name: "12.9.0"})))
+
+    def test_a_jetsons_driver_takes_none_that_is_newer(self, jetson):
+        assert not list(packages.cuda_backend(jetson))
+        environment = replace(jetson, versions={"cuda-bindings": "12.9.0", "cuda-python": "12.6.2"})
+        found = only(packages.cuda_backend, environment)
+        assert found.name == "cuda-bindings 12.9.0"
+        assert cures(found) == "pip uninstall -y cuda-bindings; pip install 'cuda-python>=12,<12.7'"
+        newer = replace(environment, gpu=replace(environment.gpu, l4t="39.2.0"))
+        assert not list(packages.cuda_backend(newer))
 
     def test_no_gpu_needs_none(self, desktop):
-        assert not list(packages.cuda_backend(without(desktop, "cuda", "torch", gpu=None)))
+        assert not list(packages.cuda_backend(replace(desktop, cuda=None, gpu=None)))
+
+
+def test_torch_of_a_newer_cuda_than_the_drivers(desktop, jetson):
+    """pip's for ARM is built for servers and CUDA 13; the driver of JetPack 6 runs CUDA 12.6."""
+    assert not list(packages.torch_newer_than_driver(desktop))
+    old = replace(desktop, gpu=replace(CARD, cuda="12.8"))
+    found = only(packages.torch_newer_than_driver, old)
+    assert "built for CUDA 13.0; the driver runs CUDA 12.8 at most" in found.detail
+    assert "pytorch.org" in cures(found)
+    board = replace(jetson, modules={**jetson.modules, "torch": desktop.modules["torch"]})
+    assert cures(only(packages.torch_newer_than_driver, board)) == "install NVIDIA's PyTorch for this JetPack"
+    assert not list(packages.torch_newer_than_driver(without(old, "torch")))
 
 
 def test_torch_without_cuda(desktop):
