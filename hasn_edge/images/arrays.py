@@ -45,6 +45,65 @@ def split_alpha(pixels: Pixels) -> tuple[Pixels, Pixels | None]:
     return np.ascontiguousarray(pixels[..., :-1]), np.ascontiguousarray(pixels[..., -1:])
 
 
+def visible_window(alpha: Pixels, margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns that are not wholly transparent, and ``margin`` more on each side.
+
+    Args:
+        alpha: ``(H, W, 1)``.
+        margin: In pixels.
+
+    Returns:
+        Slices for rows and columns; empty ones where nothing is visible.
+    """
+    slices = []
+    for axis in (1, 0):
+        seen = np.flatnonzero(alpha[..., 0].any(axis=axis))
+        first, last = (seen[0], seen[-1] + 1) if len(seen) else (margin, -margin)
+        slices.append(slice(max(0, int(first) - margin), max(0, int(last) + margin)))
+    return slices[0], slices[1]
+
+
+def bleed_colours(colour: Pixels, alpha: Pixels) -> Pixels:
+    """Return colours that go on where an image is wholly transparent, instead of those that are hidden there.
+
+    Editors leave black or white there, and whatever looks at the neighbours of a pixel makes a rim of it.
+    Each hidden pixel gets the mean, weighted by alpha, of the smallest block of 2, 4, 8 ... pixels around it
+    that has visible ones; then the blocks are smoothed.
+
+    Args:
+        colour: ``(H, W, C)`` of uint8 or uint16.
+        alpha: ``(H, W, 1)``.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return colour
+    weight: Float32 = np.divide(alpha, np.iinfo(alpha.dtype).max, dtype=np.float32)
+    filled = _fill_hidden(colour.astype(np.float32), weight)
+    return np.where(hidden, np.rint(filled).astype(colour.dtype), colour)
+
+
+def _fill_hidden(values: Float32, weight: Float32) -> Float32:
+    """Replace the values without weight by those of the coarser image; ``(H, W, C)`` and ``(H, W, 1)``."""
+    height, width = weight.shape[:2]
+    if weight.all() or max(height, width) == 1:
+        return values
+    odd = ((0, height % 2), (0, width % 2), (0, 0))
+
+    def add_blocks(each: Float32) -> Float32:
+        padded = np.pad(each, odd)
+        rows = padded[0::2] + padded[1::2]
+        return np.asarray(rows[:, 0::2] + rows[:, 1::2])
+
+    total = add_blocks(weight)
+    coarse = _fill_hidden(add_blocks(values * weight) / np.maximum(total, 1e-12), np.minimum(total, 1))
+    large = np.pad(
+        coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width], ((1, 1), (1, 1), (0, 0)), "edge"
+    )
+    columns = large[:, :-2] + 2 * large[:, 1:-1] + large[:, 2:]
+    smooth = (columns[:-2] + 2 * columns[1:-1] + columns[2:]) / 16
+    return np.where(weight > 0, values, smooth)
+
+
 def to_tensor(rgb: Pixels) -> Float32:
     """Turn an RGB image into what a network takes.
 

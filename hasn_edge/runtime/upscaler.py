@@ -11,7 +11,17 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, UnsupportedError, say
-from hasn_edge.images.arrays import Float32, Pixels, check_pixels, from_tensor, split_alpha, to_rgb, to_tensor
+from hasn_edge.images.arrays import (
+    Float32,
+    Pixels,
+    bleed_colours,
+    check_pixels,
+    from_tensor,
+    split_alpha,
+    to_rgb,
+    to_tensor,
+    visible_window,
+)
 from hasn_edge.metrics import psnr
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
 from hasn_edge.runtime.session import Session
@@ -27,6 +37,8 @@ With the published network on photographs, without overlap the difference from t
 any two pixels. More gains up to 2 dB: what remains is that every tile has its own channel attention."""
 
 
+_MARGIN = 16
+"""Transparent pixels that are computed around what is visible: its border is not the network's."""
 Reason = Literal["asked", "memory", "static size", "engine size"]
 
 _NO_LARGER = (
@@ -126,7 +138,8 @@ class Upscaler:
         """Upscale an image of any size.
 
         Gray is computed as RGB of three equal channels, whose mean it becomes again. Alpha is
-        resized on its own, bicubically.
+        resized on its own, bicubically. What is wholly transparent is not computed, its colours
+        do not reach the network, and far from what is visible they become black.
 
         Args:
             pixels: ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB
@@ -144,15 +157,21 @@ class Upscaler:
             return flat
         check_pixels(pixels)
         colour, alpha = split_alpha(pixels)
-        x_NCHW = to_tensor(to_rgb(colour))
         scale = self.session.spec.scale
         height, width, channels = pixels.shape[0] * scale, pixels.shape[1] * scale, colour.shape[2]
-        out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
-        for top, band_NCHW in self._bands(x_NCHW, out.nbytes):
-            y_NCHW = band_NCHW.mean(axis=1, keepdims=True) if channels == 1 else band_NCHW
-            out[top : top + y_NCHW.shape[2], :, :channels] = from_tensor(y_NCHW, pixels.dtype)
+        out = np.zeros((height, width, pixels.shape[2]), pixels.dtype)
+        inside = out[:, :, :channels]
         if alpha is not None:
             out[:, :, channels:] = imresize(alpha, size=(height, width))
+            window = visible_window(alpha, _MARGIN)
+            colour = bleed_colours(colour[window], alpha[window])
+            inside = inside[tuple(slice(scale * part.start, scale * part.stop) for part in window)]
+        if not colour.size:
+            self.last_report = None
+            return out
+        for top, band_NCHW in self._bands(to_tensor(to_rgb(colour)), out.nbytes):
+            y_NCHW = band_NCHW.mean(axis=1, keepdims=True) if channels == 1 else band_NCHW
+            inside[top : top + y_NCHW.shape[2]] = from_tensor(y_NCHW, pixels.dtype)
         return out
 
     def run(self, x_NCHW: Float32) -> Float32:

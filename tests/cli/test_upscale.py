@@ -188,6 +188,16 @@ def test_colour_profiles_are_kept_or_converted_and_that_is_said(here, model):
     assert (read_image("b.png") != read_image("a.png")).any()
 
 
+def test_transparent_surroundings_leave_no_rim(here):
+    """Orange on black that is wholly transparent, with the model that ships."""
+    source = Path(__file__).parents[1] / "images" / "cases" / "alpha-halo.png"
+    said(run("upscale", source, "-o", "out.png"))
+    pixels = read_image("out.png")
+    visible = pixels[pixels[..., 3] > 0][:, :3].astype(int)
+    assert len(visible) > 1000
+    assert np.abs(visible - (255, 160, 0)).max() <= 6
+
+
 @pytest.fixture(scope="module")
 def fixed(model, tmp_path_factory) -> str:
     """A file that takes 32x24 only."""

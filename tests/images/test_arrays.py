@@ -64,6 +64,23 @@ def test_channels():
         np.testing.assert_array_equal(joined, pixels)
 
 
+def test_hidden_colours_give_way_to_the_visible_ones_around_them():
+    colour = np.zeros((37, 50, 3), np.uint8)
+    alpha = np.zeros((37, 50, 1), np.uint8)
+    colour[10:20, 12:30], alpha[10:20, 12:30] = (255, 160, 0), 255
+    assert (arrays.bleed_colours(colour, alpha) == (255, 160, 0)).all()
+    colour[10:20, 30:40], alpha[10:20, 30:40] = (0, 0, 200), 1
+    filled = arrays.bleed_colours(colour, alpha)
+    np.testing.assert_array_equal(filled[10:20, 12:40], colour[10:20, 12:40])
+    assert (filled.reshape(-1, 3).max(axis=1) > 110).all()  # nothing darker than any mixture of the two
+    assert filled[14, 9, 2] == 0  # near the orange one all is orange
+    for values in (np.full_like(alpha, 255), np.zeros_like(alpha)):
+        assert arrays.bleed_colours(colour, values) is colour
+    assert arrays.visible_window(alpha, 5) == (slice(5, 25), slice(7, 45))
+    assert arrays.visible_window(alpha, 16) == (slice(0, 36), slice(0, 56))
+    assert colour[arrays.visible_window(np.zeros_like(alpha), 16)].size == 0
+
+
 def test_sixteen_bits_become_eight_by_rounding():
     values = np.array([0, 128, 129, 257, 65535, 65535 - 128, 65535 - 129], np.uint16).reshape(1, -1, 1)
     expected = np.rint(values / 257).astype(np.uint8)

@@ -97,7 +97,7 @@ def test_gray_is_the_mean_of_three_channels_before_rounding():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [2, 4])
 def test_alpha_is_resized_on_its_own_and_kept(channels, dtype):
-    pixels = image(16, 18, channels, dtype=dtype)
+    pixels = np.maximum(image(16, 18, channels, dtype=dtype), 1)
     out = Upscaler(FakeSession(SPEC))(pixels)
     assert out.shape == (64, 72, channels)
     assert out.dtype == dtype
@@ -109,6 +109,31 @@ def test_opaque_stays_opaque():
     pixels = image(16, 18, 4)
     pixels[..., 3] = 255
     assert (Upscaler(session())(pixels)[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_colours_under_full_transparency_do_not_reach_the_network(channels, dtype):
+    pixels = image(60, 70, channels, dtype=dtype)
+    pixels[..., -1] = 0
+    pixels[20:35, 25:45, -1] = np.iinfo(dtype).max
+    other = pixels.copy()
+    other[pixels[..., -1] == 0] = 0
+    upscaler = Upscaler(session())
+    first, second = upscaler(pixels), upscaler(other)
+    np.testing.assert_array_equal(first, second)
+    assert upscaler.last_report.size == (15 + 32, 20 + 32)  # the rest costs nothing
+    fake = Upscaler(FakeSession(SPEC))(pixels)
+    np.testing.assert_array_equal(fake[80:140, 100:180, :-1], repeated(pixels[20:35, 25:45, :-1]))
+    assert not fake[:, :36].any()
+
+
+def test_an_image_of_which_nothing_is_visible_is_not_computed():
+    pixels = image(20, 30, 4)
+    pixels[..., 3] = 0
+    network = FakeSession(SPEC)
+    out = Upscaler(network)(pixels)
+    assert (out.shape, out.any(), network.calls) == ((80, 120, 4), False, [])
 
 
 @pytest.mark.parametrize(
