@@ -95,7 +95,8 @@ def _fill_hidden(values: Float32, weight: Float32) -> Float32:
         return np.asarray(rows[:, 0::2] + rows[:, 1::2])
 
     total = add_blocks(weight)
-    coarse = _fill_hidden(add_blocks(values * weight) / np.maximum(total, 1e-12), np.minimum(total, 1))
+    mean: Float32 = np.divide(add_blocks(values * weight), np.maximum(total, 1e-12), dtype=np.float32)
+    coarse = _fill_hidden(mean, np.minimum(total, 1))
     large = np.pad(
         coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width], ((1, 1), (1, 1), (0, 0)), "edge"
     )
