@@ -113,7 +113,7 @@ def command(
 ) -> None:
     """Upscale images, videos and folders of them; NAME.jpg becomes NAME_x4.png.
 
-    PNG, JPEG, WebP, BMP and TIFF; 8 and 16 bit; gray and colour; transparency, colour profile,
+    PNG, JPEG, WebP, BMP, TIFF and still GIF; 8 and 16 bit; gray and colour; transparency, colour profile,
     resolution, dates and copyright are kept; EXIF orientation is applied. A file that cannot be
     read is named, the rest go on, and the exit code is 1. Folders inside folders are not entered.
 
@@ -195,6 +195,10 @@ def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool, srg
     say_result(path, target, upscaler.session.spec.scale, several=several)
     if colours:
         note(f"  {colours}")
+    if metadata.further:
+        what = "page" if path.suffix.lower() in (".tif", ".tiff") else "frame"
+        many = f"{metadata.further} further {what}s are" if metadata.further > 1 else f"1 further {what} is"
+        say(f"Warning: {path}: {many} left out: the result is the first one", err=True)
     report = upscaler.last_report
     if report is not None and report.tiles > 1 and not is_quiet():  # the drift takes a second computation
         why = {"memory": " because of memory", "static size": " because the file has one size"}

@@ -15,10 +15,12 @@ _NAMED = 3  # subfolders that are named before the rest are counted
 
 
 def is_video(path: Path) -> bool:
-    """Say whether a file's name is that of a video."""
+    """Say whether a file's name is that of a video; a GIF of one frame is an image."""
+    from hasn_edge.images.metadata import is_still
     from hasn_edge.video.formats import VIDEO_SUFFIXES
 
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    suffix = path.suffix.lower()
+    return suffix in VIDEO_SUFFIXES and not (suffix == ".gif" and is_still(path))
 
 
 def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
@@ -27,7 +29,7 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
     Raises:
         InputError: a folder without any of them, or one that may not be read.
     """
-    from hasn_edge.images.listing import find_images, folders_inside
+    from hasn_edge.images.listing import files_left_out, find_images, folders_inside
     from hasn_edge.video.formats import VIDEO_SUFFIXES
 
     for text in inputs:
@@ -45,6 +47,13 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
             f"{count} with images or videos in {them} {were} not entered: {names}{more}; "
             f"to include {them}, name {them} as well"
         )
+    if unknown := files_left_out(inputs, also=VIDEO_SUFFIXES):
+        names = ", ".join(map(str, unknown[:_NAMED]))
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        what, them = (
+            ("1 file", "its ending") if len(unknown) == 1 else (f"{len(unknown)} files", "their endings")
+        )
+        note(f"{what} left out, {them} not of an image or video that is known here: {names}{more}")
     return find_images(inputs, also=VIDEO_SUFFIXES)
 
 
@@ -59,8 +68,13 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
     Raises:
         InputError: a video of a format that cannot be written.
     """
-    from hasn_edge.images.listing import usual_suffix
+    from hasn_edge.images.listing import OTHER_SUFFIXES, SUFFIXES, usual_suffix
 
+    if output.suffix.lower() in OTHER_SUFFIXES and not output.is_dir():
+        raise click.UsageError(
+            f"-o {output}: {output.suffix} cannot be written; name a folder, or a file in "
+            f"{', '.join(SUFFIXES)}"
+        )
     if not _is_file_name(output):
         return
     kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")

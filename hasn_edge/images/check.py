@@ -28,7 +28,7 @@ from hasn_edge.images.pillow import (
     version,
 )
 
-FORMATS_READ = "PNG, JPEG, WebP, BMP or TIFF"
+FORMATS_READ = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel by colour type
@@ -50,7 +50,6 @@ _DEFLATE = (8, 32946)
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 32773, *_DEFLATE}  # none, fax, LZW, JPEG, PackBits, Deflate
 
 _OTHERS = (
-    (b"GIF8", "a GIF"),
     (b"%PDF", "a PDF"),
     (b"\x76\x2f\x31\x01", "an OpenEXR image"),
     (b"#?RADIANCE", "a Radiance HDR image"),
@@ -110,6 +109,8 @@ def read_header(stream: BinaryIO) -> ImageHeader:
         header = _read_tiff(stream)
     elif start[:3] == b"\xff\xd8\xff":
         header = _read_with_pillow("JPEG", stream)
+    elif start[:6] in (b"GIF87a", b"GIF89a"):
+        header = _read_with_pillow("GIF", stream)
     elif start[:2] == b"BM":
         if start[14:15] >= b"\x28" and start[30:] == b"\2\0" and version() < 13:
             raise UnreadableError(

@@ -59,7 +59,7 @@ _EXTRA_SAMPLES = 338
 
 
 def read_image(path: str | os.PathLike[str]) -> Pixels:
-    """Read a PNG, JPEG, WebP, BMP or TIFF (its first page), told apart by content, not by name.
+    """Read a PNG, JPEG, WebP, GIF, BMP or TIFF (its first frame or page), told by its content, not its name.
 
     EXIF orientation is applied. Palettes and fewer than 8 bits are expanded; CMYK becomes RGB. Colours stay
     the numbers that they are: `hasn_edge.images.metadata` reads what they mean. A file that was cut off is
@@ -173,7 +173,9 @@ def _decode_with_pillow(data: bytes, header: check.ImageHeader) -> Pixels:
     with translate_errors(header.kind, stream):
         image = open_with_pillow(header.kind, stream)
         image.load()
-        mode = "RGBA" if image.mode == "P" and "transparency" in image.info else _MODES[image.mode]
+        mode = _MODES[image.mode]
+        if "transparency" in image.info:
+            mode = {"P": "RGBA", "L": "LA"}.get(image.mode, mode)
         pixels = np.array(image if image.mode == mode else image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 

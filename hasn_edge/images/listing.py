@@ -8,8 +8,29 @@ from pathlib import Path
 
 from hasn_edge.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff")
 """File name endings, in lower case, of what is taken from folders and of what can be written."""
+
+OTHER_SUFFIXES = (
+    *(".avif", ".avifs", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".apng", ".tga", ".exr"),
+    *(
+        ".hdr",
+        ".dds",
+        ".ico",
+        ".icns",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".pam",
+        ".qoi",
+        ".pcx",
+        ".psd",
+        ".svg",
+    ),
+    *(".eps", ".pdf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
+)
+"""Endings of other images, in lower case. None can be written, and no folder is meant by such a name."""
 
 USUAL_VIDEOS = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
 """What messages name instead of the fifty endings that are taken for videos."""
@@ -18,7 +39,7 @@ USUAL_VIDEOS = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
 def usual_suffix(path: Path) -> str:
     """Return a name's ending as its format is usually called: ``.jpg`` of ``IMAGE.JPEG``."""
     suffix = path.suffix.lower()
-    return {".jpeg": ".jpg", ".tif": ".tiff"}.get(suffix, suffix)
+    return {".jpeg": ".jpg", ".jfif": ".jpg", ".jpe": ".jpg", ".tif": ".tiff"}.get(suffix, suffix)
 
 
 def find_images(
@@ -51,6 +72,27 @@ def find_images(
             raise InputError(f"{path}: no {what}{deeper}; looked for {known}")
         found.update(dict.fromkeys(inside))
     return list(found)
+
+
+def files_left_out(paths: Iterable[str | os.PathLike[str]], *, also: tuple[str, ...] = ()) -> list[Path]:
+    """List the files directly in the folders of ``paths`` that `find_images` passes over for their ending.
+
+    Hidden ones, and those that are among ``paths`` themselves, are not listed.
+
+    Args:
+        paths: Files and folders.
+        also: As for `find_images`.
+    """
+    given = {Path(path).resolve() for path in paths}
+    inside = (file for path in map(Path, paths) if path.is_dir() for file in sorted(path.iterdir()))
+    return [
+        file
+        for file in inside
+        if file.is_file()
+        and not file.name.startswith(".")
+        and not _has_suffix(file.name, (*SUFFIXES, *also))
+        and file.resolve() not in given
+    ]
 
 
 def folders_inside(

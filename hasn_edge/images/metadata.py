@@ -26,6 +26,7 @@ _EXPOSURE, _EXPOSURE_TAGS = 0x8769, (36867, 36868, 36880, 36881, 36882, 37520, 3
 _COLOUR_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 _INCH = 0.0254  # metres
 _MOST_BYTES = 1 << 24  # of a profile that is unpacked
+_MOST_PAGES, _NEW_SUBFILE = 1000, 254  # bit 0 of this tag: a smaller version of another page
 _ICC_PIECE = 65_519  # bytes of a profile in one segment of a JPEG
 _ASCII, _SHORT, _RATIONAL, _UNDEFINED = 2, 3, 5, 7  # TIFF's types of values
 
@@ -42,6 +43,8 @@ class ImageMetadata:
     """The transfer of a high dynamic range, which only a PNG can keep: ``PQ`` or ``HLG``."""
     dpi: tuple[float, float] | None = None
     """Pixels an inch, across and down."""
+    further: int = 0
+    """How many frames of an animation, or pages, the file has beside the one that is read."""
     exif: bytes = b""
     """EXIF's description, camera, dates, artist and copyright: a block that begins with its byte order."""
 
@@ -66,8 +69,30 @@ def read_metadata(path: str | os.PathLike[str]) -> ImageMetadata:
         with translate_errors(kind, stream):
             image = open_with_pillow(kind, stream)
             icc, exif, dpi = image.info.get("icc_profile"), image.getexif(), image.info.get("dpi")
-            return ImageMetadata(icc=_check_profile(icc), dpi=_check_dpi(dpi), exif=_pick(exif))
+            return ImageMetadata(
+                icc=_check_profile(icc), dpi=_check_dpi(dpi), exif=_pick(exif), further=_count_further(image)
+            )
     return ImageMetadata()
+
+
+def is_still(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file is a GIF of one frame: an image, and no video."""
+    with suppress(UnreadableError, HasnEdgeError, OSError), Path(path).open("rb") as stream:
+        if read_header(stream).kind == "GIF":
+            with translate_errors("GIF", stream):
+                return not open_with_pillow("GIF", stream).is_animated
+    return False
+
+
+def _count_further(image: Any) -> int:
+    """Return how many frames or pages Pillow's image has beside the first; a TIFF's previews do not count."""
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1)) - 1
+    count = 0
+    for page in range(1, min(image.n_frames, _MOST_PAGES)):
+        image.seek(page)
+        count += not int(image.tag_v2.get(_NEW_SUBFILE, 0)) & 1
+    return count
 
 
 def keep_colours(
@@ -127,7 +152,7 @@ def embed(content: bytes, suffix: str, pixels: Pixels, metadata: ImageMetadata) 
 def _read_png(stream: BinaryIO) -> ImageMetadata:
     found: dict[bytes, bytes] = {}
     for name, start, length in png_chunks(stream):
-        if name in (*_COLOUR_CHUNKS, b"pHYs", b"eXIf"):
+        if name in (*_COLOUR_CHUNKS, b"pHYs", b"eXIf", b"acTL"):
             stream.seek(start)
             found.setdefault(name, stream.read(length))
         if name == b"IEND":
@@ -161,8 +186,10 @@ def _read_png(stream: BinaryIO) -> ImageMetadata:
             block = image.Exif()
             block.load(b"Exif\0\0" + found[b"eXIf"].removeprefix(b"Exif\0\0"))
             exif = _pick(block)
+    # What an animated PNG counts may leave out the image itself, which then is not part of the animation.
+    further = max(0, int.from_bytes(found.get(b"acTL", b"")[:4], "big") - 1)
     chunks = tuple((name, found[name]) for name in _COLOUR_CHUNKS if name in found)
-    return ImageMetadata(icc=icc, chunks=chunks, hdr=hdr, dpi=dpi, exif=exif)
+    return ImageMetadata(icc=icc, chunks=chunks, hdr=hdr, dpi=dpi, further=further, exif=exif)
 
 
 def _check_profile(icc: bytes | None) -> bytes:

@@ -46,7 +46,7 @@ def open_with_pillow(kind: str, stream: BinaryIO) -> Any:
     ``Image.open`` would try each of its formats, and not say what is wrong.
     """
     stream.seek(0)
-    name = {"JPEG": "Jpeg", "WebP": "WebP", "BMP": "Bmp", "TIFF": "Tiff", "PNG": "Png"}[kind]
+    name = {"JPEG": "Jpeg", "WebP": "WebP", "BMP": "Bmp", "TIFF": "Tiff", "PNG": "Png", "GIF": "Gif"}[kind]
     plugin = require(f"PIL.{name}ImagePlugin", extra="all", needed_for="Reading images")
     return getattr(plugin, f"{name}ImageFile")(stream)
 

@@ -204,6 +204,8 @@ class Decoder:
         self.colour = Colour.of(frame, self.stream.codec_context)
         self.rotation = Rotation.of(frame)
         self.notes += self.colour.notes
+        if self.stream.metadata.get("alpha_mode") == "1" and not frame.format.has_palette:
+            self.notes.append("its transparency is left out")  # the decoder of VP9 passes over it
         if not self.rotation.straight:
             self.notes.append(
                 "it is to be shown at an angle that is no quarter rotation: left as it is stored"

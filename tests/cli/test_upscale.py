@@ -113,7 +113,7 @@ def test_messages_name_the_usual_endings_only(here, model):
     usual = ".mp4, .mov, .mkv, .avi, .webm, .ts and others that FFmpeg reads"
     assert message.endswith(f"a video is known by its ending: {usual}")
     message = said(run("upscale", "empty", "--model", model), 1)
-    assert message.endswith(f"looked for .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, {usual}")
+    assert message.endswith(f"looked for .png, .jpg, .jpeg, .jfif, .jpe, .webp, .bmp, .tif, .tiff, {usual}")
     assert {word.strip(",") for word in USUAL_VIDEOS.split() if word.startswith(".")} < set(VIDEO_SUFFIXES)
 
 
@@ -196,6 +196,53 @@ def test_transparent_surroundings_leave_no_rim(here):
     visible = pixels[pixels[..., 3] > 0][:, :3].astype(int)
     assert len(visible) > 1000
     assert np.abs(visible - (255, 160, 0)).max() <= 6
+
+
+def test_what_is_left_out_is_said_once(here, model):
+    cases = Path(__file__).parents[1] / "images" / "cases"
+    for name in ("anim.png", "anim.webp"):
+        message = said(run("upscale", cases / name, "-o", "out.png", "--model", model))
+        assert message.endswith(f"{name}: 3 further frames are left out: the result is the first one")
+    Image.new("L", (9, 9)).save("two.tif", save_all=True, append_images=[Image.new("L", (9, 9))])
+    message = said(run("upscale", "two.tif", "-o", "out.png", "--model", model))
+    assert message == "Warning: two.tif: 1 further page is left out: the result is the first one"
+    Path("mixed").mkdir()
+    image("mixed/a.png")
+    for name in ("b.heic", "c.txt", "d", "e.psd", ".hidden"):
+        Path("mixed", name).write_text("")
+    message = said(run("upscale", "mixed", "-o", "out", "--model", model))
+    assert message.endswith("here: mixed/b.heic, mixed/c.txt, mixed/d and 1 more")
+    assert message.startswith("4 files left out, their endings not of an image or video")
+
+
+def test_a_still_gif_is_an_image(here, model):
+    still = Path(__file__).parents[1] / "images" / "cases" / "still.gif"
+    assert said(run("upscale", still, "-o", "out", "--model", model)) == ""
+    assert [p.name for p in Path("out").iterdir()] == ["still_x4.png"]
+    assert said(run("upscale", still, "-o", "out.png", "--model", model)) == ""
+    assert read_image("out.png").shape[:2] == (192, 192)
+    assert not is_video(still)
+
+
+@pytest.mark.parametrize("name", ["x.avif", "k.tga", "a.HEIC", "b.jxl", "c.ppm"])
+def test_the_name_of_an_image_that_cannot_be_written_is_no_folder(here, model, name):
+    message = said(run("upscale", "photo.png", "-o", name, "--model", model), 2)
+    assert (
+        f"-o {name}: {Path(name).suffix} cannot be written; name a folder, or a file in .png, .jpg" in message
+    )
+    assert not Path(name).exists()
+    Path(name).mkdir()
+    assert said(run("upscale", "photo.png", "-o", name, "--model", model)) == ""
+
+
+def test_other_endings_of_jpeg(here, model):
+    for name in ("a.jfif", "b.jpe"):
+        assert said(run("upscale", "photo.png", "-o", name, "--model", model)) == ""
+        assert Path(name).read_bytes().startswith(b"\xff\xd8")
+    result = run("upscale", ".", "-o", "out", "--model", model)
+    assert sorted(p.name for p in Path("out").iterdir()) == ["a_x4.png", "b_x4.png", "photo_x4.png"], (
+        result.stderr
+    )
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ WHOLE = {
     "a.webp": _encoded(NOISE, "WEBP"),
     "l.webp": _encoded(NOISE, "WEBP", lossless=True),
     "a.bmp": _encoded(NOISE, "BMP"),
+    "a.gif": _encoded(NOISE, "GIF"),
     "a.tif": _encoded(NOISE, "TIFF"),
     "z.tif": _encoded(NOISE, "TIFF", compression="tiff_lzw"),
 }
@@ -95,7 +96,7 @@ def test_zeros_instead_of_the_second_half_are_noticed(tmp_path, capfd, name):
             b"this is a note\n" * 9,
             "notes.png: not an image .* text; save it as PNG, JPEG, WebP",
         ),
-        ("clip.jpg", _encoded(RGB, "GIF"), "a GIF"),
+        ("cut.gif", _encoded(RGB, "GIF")[:300], "ends early|damaged"),
         ("doc.png", b"%PDF-1.7\n\xff\xfe", "a PDF"),
         ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0heic", "a HEIC, AVIF or video"),
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),

@@ -248,7 +248,7 @@ def test_every_format_round_trips_and_names_may_be_anything(tmp_path, suffix, ch
     if suffix == ".webp" and channels == 1:
         back = back[..., :1]
     assert back.shape == pixels.shape
-    assert np.abs(back.astype(int) - pixels).max() <= (3 if suffix in (".jpg", ".jpeg") else 0)
+    assert np.abs(back.astype(int) - pixels).max() <= (3 if suffix.startswith(".j") else 0)
     with Image.open(path) as opened:  # another reader agrees
         assert opened.size == (30, 20)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -315,6 +315,22 @@ def test_a_cut_bmp_of_every_kind_is_refused(tmp_path):
         with pytest.raises(InputError, match=r"a\.bmp"):
             codec.read_image(tmp_path / "a.bmp")
             pytest.fail(name)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_gif_of_one_frame_is_an_image(tmp_path, gray, transparent):
+    image = Image.fromarray(GRAY if gray else RGB)
+    image = image if gray else image.quantize(64)
+    image.save(tmp_path / "a.gif", **({"transparency": int(np.asarray(image)[0, 0])} if transparent else {}))
+    with Image.open(tmp_path / "a.gif") as opened:
+        expected = np.asarray(opened.convert("RGBA"))
+    pixels = codec.read_image(tmp_path / "a.gif")
+    assert pixels.shape[2] in ((2, 4) if transparent else (1, 3))
+    colour = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
+    np.testing.assert_array_equal(colour, expected[..., :3])
+    if transparent:
+        np.testing.assert_array_equal(pixels[..., -1], expected[..., 3])
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from hasn_edge.images.codec import read_image, write_image
-from hasn_edge.images.metadata import ImageMetadata, keep_colours, read_metadata
+from hasn_edge.images.metadata import ImageMetadata, is_still, keep_colours, read_metadata
 
 CASES = Path(__file__).parent / "cases"
 with Image.open(CASES / "display-p3.jpg") as _opened:
@@ -175,3 +175,25 @@ def test_files_that_say_nothing_or_are_none(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     for path in (tmp_path / "text.png", tmp_path / "missing.png"):
         assert read_metadata(path) == ImageMetadata()
+
+
+@pytest.mark.parametrize(("suffix", "count"), [(".png", 4), (".webp", 3), (".tiff", 2), (".gif", 5)])
+def test_further_frames_and_pages_are_counted(tmp_path, suffix, count):
+    noise = np.random.default_rng(1).integers(0, 256, (count, 20, 30, 3), np.uint8)
+    first, *rest = (Image.fromarray(pixels) for pixels in noise)
+    first.save(tmp_path / f"all{suffix}", save_all=True, append_images=rest)
+    first.save(tmp_path / f"one{suffix}")
+    assert read_metadata(tmp_path / f"all{suffix}").further == count - 1
+    assert read_metadata(tmp_path / f"one{suffix}").further == 0
+    assert is_still(tmp_path / f"one{suffix}") == (suffix == ".gif")
+    assert not is_still(tmp_path / f"all{suffix}")
+    assert read_image(tmp_path / f"all{suffix}").shape == (20, 30, 3)
+
+
+def test_a_preview_is_no_page(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as out:
+        out.write(NOISE[..., :3], photometric="rgb")
+        out.write(NOISE[::2, ::2, :3], photometric="rgb", subfiletype=1)
+        out.write(NOISE[..., :3], photometric="rgb")
+    assert read_metadata(tmp_path / "a.tif").further == 1

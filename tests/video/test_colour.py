@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,15 @@ def test_other_angles_are_left_and_said(tmp_path):
     clips.patch_matrix(source, (1, 1, -1, 1))
     report, _ = run(source, tmp_path / "out.mp4")
     assert "at an angle that is no quarter rotation" in " ".join(report.notes)
+
+
+def test_transparency_of_vp9_is_left_out_and_said(tmp_path):
+    source = make(tmp_path / "clip.mkv", 2, codec="ffv1", time_base=Fraction(1, 1000))
+    with av.open(str(source)) as read, av.open(str(tmp_path / "clip.webm"), "w") as out:
+        stream = out.add_stream("libvpx-vp9", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuva420p"
+        for frame in read.decode(video=0):
+            out.mux(stream.encode(frame.reformat(format="yuva420p")))
+        out.mux(stream.encode(None))
+    report, _ = run(tmp_path / "clip.webm", tmp_path / "out.webm")
+    assert report.notes.count("its transparency is left out") == 1
