@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,19 @@ def shipped_path(*parts: str) -> Path:
             say("repair it with: pip install --force-reinstall hasn-edge"),
         )
     return path
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return what to call files: their names, with as many folders as it takes to tell them apart."""
+    names = []
+    for path in paths:
+        others = {other.absolute() for other in paths} - {path.absolute()}
+        parts = path.absolute().parts
+        count = 1
+        while count < len(parts) and any(other.parts[-count:] == parts[-count:] for other in others):
+            count += 1
+        names.append("/".join(parts[-count:]))
+    return names
 
 
 def file_sha256(path: Path) -> str:

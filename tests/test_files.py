@@ -12,7 +12,7 @@ import pytest
 
 from hasn_edge import files
 from hasn_edge.errors import InputError, OutputError
-from hasn_edge.files import output_error, writing
+from hasn_edge.files import distinct_names, output_error, writing
 
 
 def test_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -124,3 +124,14 @@ def test_a_wheel_has_them_inside_and_looks_nowhere_else(
     assert files.shipped_path("engines") == tmp_path / "package" / "_shipped" / "engines"
     with pytest.raises(InputError, match="calibration ships with hasn-edge but is missing: .*reinstall"):
         files.shipped_path("calibration")
+
+
+def test_names_have_the_folders_that_tell_files_apart(tmp_path):
+    paths = [tmp_path / name for name in ("a/net.onnx", "b/net.onnx", "b/other.onnx", "c/a/net.onnx")]
+    assert distinct_names(paths) == [
+        f"{tmp_path.name}/a/net.onnx",
+        "b/net.onnx",
+        "other.onnx",
+        "c/a/net.onnx",
+    ]
+    assert distinct_names([Path("net.onnx"), Path("net.onnx")]) == ["net.onnx", "net.onnx"], "one file"

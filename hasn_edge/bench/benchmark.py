@@ -12,12 +12,12 @@ from pathlib import Path
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board, find_board
 from hasn_edge.bench.case_process import Case, Worker
-from hasn_edge.bench.cases import Backends, CaseMaker, find_backends
+from hasn_edge.bench.cases import CaseMaker, find_backends
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.options import DEFAULT_SIZE, RUNS, SECONDS, BenchOptions
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.schedule import BenchSchedule, CaseResult, free_bytes, why_apart
-from hasn_edge.bench.scores import eval_sets, mosaic, quality_of
+from hasn_edge.bench.scores import bicubic_quality, eval_sets, has_larger, mosaic, quality_of
 from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.errors import InputError, UnsupportedError, omit, say, use
 from hasn_edge.evaluation.evaluate import Scores
@@ -25,8 +25,8 @@ from hasn_edge.hardware.clocks import require_clocks
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.hardware.jetson import Jetson
-from hasn_edge.model.zoo import load_model_checkpoint
-from hasn_edge.progress import Progress, ignore
+from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, load_model_checkpoint
+from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.tensorrt.open_engine import no_gpu
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
@@ -104,6 +104,8 @@ def run_benchmark(
     for text in options.precisions:
         Precision.parse(text)
     artifacts = [load_artifact(path) for path in options.artifacts]
+    if options.model is None:  # nothing is built, but files are compared with the network that they came from
+        options = replace(options, model=bundled_by_hash(artifacts[0].source), precisions=())
     device = _device(options.device, artifacts)
     found_board = board(device)
     if options.set_clocks:
@@ -118,7 +120,7 @@ def run_benchmark(
         cases = CaseMaker(
             options=options,
             board=found_board,
-            backends=find_backends(found_board) if options.model is not None else Backends(),
+            backends=find_backends(found_board, engines=bool(options.precisions)),
             size=size,
             folder=Path(folder),
             progress=progress,
@@ -133,6 +135,8 @@ def run_benchmark(
         schedule = BenchSchedule(
             cases=cases, timer=timer, size=size, sets=sets, framed=framed, progress=progress, worker=worker
         )
+        # A drift of tiles would be that of nothing where no image is cut into several.
+        whole = {each.name for each in sets if options.tile and not has_larger(each, options.tile)}
         apart = why_apart(cases, found_board, spec, size, free_bytes)
         finished = []
         reference: Sequence[Scores] = []
@@ -140,8 +144,16 @@ def run_benchmark(
             for result in results:
                 measured = result.measured if device != "cpu" else None
                 gaps = tuple(_gaps(measured, timer.no_power)) if measured else ()
-                finished.append(_bench_case(result, quality_of(reference, result.scores), gaps))
+                quality = quality_of(reference, result.scores)
+                if result.case.tile is not None:
+                    gaps += tuple(
+                        f"drift on {name}: no image is larger than a tile" for name in sorted(whole)
+                    )
+                    quality = {name: one for name, one in quality.items() if name not in whole}
+                finished.append(_bench_case(result, quality, gaps))
                 reference = reference or result.scores  # only the first case's images are kept
+        progress(Step("scoring bicubic"))
+        bicubic = bicubic_quality(sets, reference)
     name = options.model if options.model is not None else Path(options.artifacts[0]).name
     return BenchReport(
         model=Path(name).name,
@@ -156,6 +168,9 @@ def run_benchmark(
         before=timer.before,
         after=timer.after,
         apart=apart,
+        bicubic=bicubic,
+        busy_cores=timer.busy_cores,
+        own_reference=options.model is None,
         framed=framed,
         command=options.command,
     )
@@ -229,7 +244,12 @@ def _common_size(artifacts: Sequence[Artifact], size: tuple[int, int] | None) ->
 
 
 def _common_spec(model: str | None, artifacts: Sequence[Artifact]) -> ModelSpec:
-    specs = {} if model is None else {model: load_model_checkpoint(model).spec}
+    shipped = None if model is None else bundled_onnx(model)  # its sidecar names the network without PyTorch
+    specs = (
+        {}
+        if model is None
+        else {model: (load_artifact(shipped) if shipped else load_model_checkpoint(model)).spec}
+    )
     specs.update({artifact.path.name: artifact.spec for artifact in artifacts})
     first, *others = specs
     for name in others:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact
+from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError
-from hasn_edge.optional import require
+from hasn_edge.files import distinct_names
+from hasn_edge.model.zoo import bundled_onnx
+from hasn_edge.optional import installed_version, require
 from hasn_edge.pipeline.api import export
 from hasn_edge.pipeline.autotune import CANDIDATES
 from hasn_edge.pipeline.build import CACHE, Built, build_one
@@ -37,8 +39,12 @@ class Backends:
     """Whether ONNX Runtime has its CUDA provider."""
 
 
-def find_backends(board: Board) -> Backends:
+def find_backends(board: Board, *, engines: bool = True) -> Backends:
     """Return what is installed here for the device.
+
+    Args:
+        board: The device.
+        engines: Whether engines are to be built.
 
     Raises:
         MissingDependencyError: nothing on this machine runs engines on the device.
@@ -46,6 +52,8 @@ def find_backends(board: Board) -> Backends:
     if board.kind == "cpu":
         return Backends()
     torch_gpu, onnxruntime_gpu = _torch_has_gpu(), _onnxruntime_has_gpu()
+    if not engines:
+        return Backends(torch_gpu=torch_gpu)
     runtime = EngineRuntime.RTX if board.kind == "rtx" else EngineRuntime.TENSORRT
     installed: EngineRuntime | None = runtime
     try:
@@ -84,10 +92,11 @@ class CaseMaker:
         if self.options.model is not None:
             make = self._cpu_cases if self.board.kind == "cpu" else self._device_cases
             found += make(self.options.model)
-        for artifact in artifacts:
-            found.append(self._artifact_case(artifact, label=artifact.path.name))
+        names = distinct_names([artifact.path for artifact in artifacts])
+        for artifact, name in zip(artifacts, names, strict=True):
+            found.append(self._artifact_case(artifact, label=name))
             if artifact.kind is Kind.ONNX and artifact.precision is Precision.INT8:
-                found.append(self._emulated_case(artifact))
+                found.append(self._emulated_case(artifact, label=f"{name}, emulated exactly"))
         tile = self.options.tile
         if tile is not None:
             why = "latency: tiles are for frames that do not fit in memory; only their drift is measured"
@@ -95,8 +104,17 @@ class CaseMaker:
             found.append(replace(found[0], label=label, tile=tile, timed=False, not_measured=(why,)))
         return found
 
+    def _reference(self, model: str, *, gpu: bool | None) -> Case:
+        """Return the FP32 network: by PyTorch or, without that, the graph that ships with it."""
+        where = {None: "", False: ", CPU", True: ", GPU"}[gpu]
+        onnx = None if installed_version("torch") else bundled_onnx(model)
+        if onnx is not None:
+            return self._artifact_case(load_artifact(onnx), label="ONNX Runtime fp32, as it ships")
+        device = "cuda" if gpu else None
+        return Case(label=f"PyTorch fp32{where}", model=model, threads=self.options.threads, device=device)
+
     def _cpu_cases(self, model: str) -> list[Case]:
-        found = [Case(label="PyTorch fp32", model=model, threads=self.options.threads)]
+        found = [self._reference(model, gpu=None)]
         for precision in self._precisions:
             built = self._build(model, precision, "cpu", None)
             found += [self._artifact_case(artifact) for artifact in built]
@@ -110,13 +128,7 @@ class CaseMaker:
     def _device_cases(self, model: str) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
         gpu = self.backends.torch_gpu
-        reference = Case(
-            label=f"PyTorch fp32, {'GPU' if gpu else 'CPU'}",
-            model=model,
-            threads=self.options.threads,
-            device="cuda" if gpu else None,
-        )
-        found = [reference]
+        found = [self._reference(model, gpu=gpu)]
         for precision in self._precisions:
             if self.backends.engines is not None:
                 for artifact in self._build(model, precision, self.backends.engines.value, self.size):
@@ -173,9 +185,9 @@ class CaseMaker:
             cuda=self.options.cuda if artifact.kind is Kind.ENGINE else None,
         )
 
-    def _emulated_case(self, artifact: Artifact) -> Case:
+    def _emulated_case(self, artifact: Artifact, label: str = "INT8 emulated exactly") -> Case:
         return Case(
-            label="INT8 emulated exactly",
+            label=label,
             artifact=artifact,
             exact=True,
             threads=self.options.threads,

@@ -10,7 +10,7 @@ from typing import Any
 from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
 
 IDLE_SECONDS = 2.0
-"""How long power is read before the first round, with nothing running."""
+"""How long power and the CPUs' work are read before the first round, with nothing running."""
 
 
 @dataclass(frozen=True, kw_only=True)

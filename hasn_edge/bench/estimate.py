@@ -7,10 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hasn_edge.artifact import load_artifact
 from hasn_edge.bench.roofline import CONVENTIONS, MEMORY, Estimate, LayerEstimate, estimate
+from hasn_edge.bench.table import markdown_table
 from hasn_edge.engine.target import load_target, shipped_targets
 from hasn_edge.errors import InputError, UnsupportedError, say, use
 from hasn_edge.files import writing
@@ -19,9 +20,6 @@ from hasn_edge.model.complexity import complexity
 from hasn_edge.model.zoo import bundled_onnx, load_model_checkpoint, model_name
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.spec import ModelSpec, Precision
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,28 +160,11 @@ def _profile(board: str) -> DeviceProfile:
     return device
 
 
-def terminal_tables(report: EstimateReport) -> tuple[Table, Table]:
-    """Return the table of the whole network and that of its kinds of layers, for :mod:`rich`."""
-    from rich.table import Table
-
-    tables = []
-    for title, head, body in _grids(report):
-        table = Table(title=title, title_justify="left")
-        for index, cell in enumerate(head):
-            table.add_column(cell, justify="right" if index else "left", no_wrap=not index)
-        for line in body:
-            table.add_row(*line)
-        tables.append(table)
-    return tables[0], tables[1]
-
-
 def markdown(report: EstimateReport) -> str:
     """Return the report as Markdown: both tables, conventions."""
     lines = []
-    for level, (title, head, body) in zip(("#", "##"), _grids(report), strict=True):
-        lines += [f"{level} {title}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        lines += ["| " + " | ".join(line) + " |" for line in body]
-        lines.append("")
+    for level, (title, head, body) in zip(("#", "##"), grids(report), strict=True):
+        lines += [f"{level} {title}", "", *markdown_table(head, body), ""]
     lines += [f"- {note}" for note in report.notes]
     if report.command:
         lines += ["", f"Printed by `{report.command}` on {report.date}."]
@@ -193,7 +174,8 @@ def markdown(report: EstimateReport) -> str:
 _Grid = tuple[str, list[str], list[list[str]]]
 
 
-def _grids(report: EstimateReport) -> tuple[_Grid, _Grid]:
+def grids(report: EstimateReport) -> tuple[_Grid, _Grid]:
+    """Return title, headings and rows of two tables: the whole network, and its kinds of layers."""
     found = report.estimates
     whole = [
         ["milliseconds a frame", *(f"{e.seconds * 1e3:.2f}" for e in found)],

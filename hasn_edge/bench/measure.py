@@ -16,6 +16,7 @@ from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
 from hasn_edge.bench.options import TimingOptions
 from hasn_edge.evaluation.latency import PARTS, Latency, Round, latency_of
 from hasn_edge.hardware.clocks import full_clocks
+from hasn_edge.hardware.host import busy_cpu_seconds
 from hasn_edge.hardware.power import PowerSampler, PowerSource, PowerTrace
 from hasn_edge.progress import Progress, Step, ignore
 
@@ -88,9 +89,11 @@ class Timer:
         """The same after the last one."""
         self.no_power = ""
         """Why power was not read; empty where it was."""
+        self.busy_cores: float | None = None
+        """How many cores worked before the first round, when nothing of the benchmark ran."""
 
     def __enter__(self) -> Timer:
-        """Find the power's source, set the clocks where that is asked for, and read the idle power.
+        """Find the power's source, set the clocks where asked, and see what the idle machine does.
 
         Raises:
             UnsupportedError: clocks are to be set and cannot be.
@@ -101,11 +104,13 @@ class Timer:
                 stack.callback(self._source.close)
             stack.enter_context(full_clocks() if self._options.set_clocks else nullcontext())
             self.before = self._board.facts()
-            if self._source is not None:
-                self._progress(Step("reading power with nothing running"))
-                with PowerSampler(self._source) as sampler:
-                    time.sleep(IDLE_SECONDS)
-                self._idle = sampler.trace()
+            self._progress(Step("looking at the machine with nothing running"))
+            begun, worked = time.perf_counter(), busy_cpu_seconds()
+            with PowerSampler(self._source) if self._source else nullcontext() as sampler:
+                time.sleep(IDLE_SECONDS)
+            self._idle = sampler.trace() if sampler else None
+            if worked is not None:
+                self.busy_cores = ((busy_cpu_seconds() or 0) - worked) / (time.perf_counter() - begun)
             self._stack = stack.pop_all()
         return self
 

@@ -22,8 +22,9 @@ class BenchOptions:
     """What to compare, where, and how much to measure."""
 
     model: str | None = None
-    """Bundled name or weights file. With it, the unfused network in PyTorch is the reference of every ratio
-    and drift; without it the first of ``artifacts`` is."""
+    """Bundled name or weights file, whose unfused network in PyTorch is the reference of every ratio and
+    drift; ``None`` for the bundled model that the first of ``artifacts`` was made from, of which nothing is
+    built then. Where that is none of them, the first of ``artifacts`` is the reference."""
     artifacts: Sequence[Path] = ()
     """Built files to measure as they are."""
     device: str | None = None

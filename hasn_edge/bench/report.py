@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.errors import Cure, use, with_cures
+import numpy as np
+
+from hasn_edge.errors import Cure, say, use, with_cures
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.files import writing
 from hasn_edge.hardware.power import INTERVAL_SECONDS
@@ -25,8 +28,14 @@ _AGAINST = (
     " within a round; their medians show the opposite, because the machine was not equally fast in all rounds"
 )
 
-SCHEMA = 4
-"""Version of the JSON report; in 3 ``timing`` was ``effort``, and ``rounds_seconds`` ``turns_seconds``."""
+SCHEMA = 5
+"""Version of the JSON report; 4 had no ``bicubic`` and no ``busy_cores``, and a ``speedup`` for each time."""
+
+APART = 0.2
+"""Spread of the rounds' ratios, relative to their median, above which no speed-up is given."""
+
+BUSY_CORES = 0.2
+"""Work of other programs before the first round, in cores, above which the machine counts as busy."""
 
 LAUNCH_BOUND = 0.9
 """Share of the GPU time from which on the time to start the network is as long as it."""
@@ -110,9 +119,38 @@ class BenchReport:
     after: Mapping[str, Any] = field(default_factory=dict)
     apart: str = ""
     """Why the cases ran one after the other; empty where they were timed in rounds."""
+    bicubic: Mapping[str, SetQuality] = field(default_factory=dict)
+    """Quality of bicubic interpolation, with its drift from the reference; empty where not measured."""
+    busy_cores: float | None = None
+    """How many cores other programs used right before the first round; ``None`` where that is not known."""
+    own_reference: bool = False
+    """The first case is one of the given files, whose FP32 network is none of the bundled models."""
     framed: bool = False
     """Quality is of one frame with the set's images side by side, for engines of one size."""
     command: str = ""
+
+    @property
+    def busy(self) -> str:
+        """Sentence on what other programs did; empty where the machine was free, or nothing is known."""
+        if self.busy_cores is None or self.busy_cores < BUSY_CORES:
+            return ""
+        return (
+            f"BUSY: other programs kept {self.busy_cores:.1f} of {os.cpu_count()} cores at work before the "
+            "first round; times are longer than those of a free machine"
+        )
+
+    def speedup(self, case: BenchCase) -> tuple[float | None, str]:
+        """Return how many times as fast as the reference a case is, or ``None`` and why not."""
+        reference = self.cases[0].latency
+        if case.latency is None or reference is None:
+            return None, ""
+        ratios = reference.ratios(case.latency)
+        if max(ratios) - min(ratios) > APART * float(np.median(ratios)):
+            return None, (
+                f"speed-up: the rounds disagree, from {min(ratios):.2f}x to {max(ratios):.2f}x: something "
+                "else ran, or the device changed its speed"
+            )
+        return float(np.median(ratios)), ""
 
     @property
     def conventions(self) -> tuple[str, ...]:
@@ -134,13 +172,20 @@ class BenchReport:
                 "of rounds with one number, which were not taken at one time"
                 if self.apart
                 else "within a round, which a busy machine disturbs least"
-            ),
+            )
+            + f"; not given where rounds differ by more than {APART:.0%}",
             "parameters and MACs: of the unfused network; fvcore's rules (multiply-accumulates; LayerNorm 5, "
             f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}",
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
             "11x11 Gaussian SSIM, mean over images"
             + (f"; one {width}x{height} frame with the set's images side by side" if self.framed else ""),
-            f"drift: against {self.cases[0].label}; fidelity is the PSNR of the 8-bit RGB outputs",
+            f"drift: against {self.cases[0].label}"
+            + (
+                ", because the FP32 network it was made from is no bundled model"
+                if self.own_reference
+                else ""
+            )
+            + "; fidelity is the PSNR of the 8-bit RGB outputs",
             "peak memory: resident set of a process that ran only this case up to the end of its timing, "
             "libraries included",
         )
@@ -187,6 +232,9 @@ class BenchReport:
         found = [
             Remark(text) for case in self.cases for text in (*_throttling_texts(case), *_launch_texts(case))
         ]
+        if self.own_reference:
+            unknown = f"the drift is not that from FP32: {self.cases[0].label} is compared with itself"
+            found.append(Remark(unknown, (say("name the weights that it was made from as the model"),)))
         if self.before.get("jetson", {}).get("clocks_locked") is False and not self.timing.set_clocks:
             mode = self.before["jetson"].get("power_mode")
             floating = f"the clocks of this Jetson float (power mode {mode})"
@@ -199,7 +247,10 @@ class BenchReport:
             same = [c for c in self.cases if (c.backend, c.precision) == (case.backend, "fp32") and c.latency]
             if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
                 continue
-            ratio = case.latency.times(same[0].latency)
+            ratios = case.latency.ratios(same[0].latency)
+            ratio = float(np.median(ratios))
+            if max(ratios) - min(ratios) > APART * ratio:
+                continue
             word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
             # The table shows medians of all samples: a machine that changed its speed may turn them round.
             against = (ratio >= 1) != (case.latency.median_ms >= same[0].latency.median_ms)
@@ -223,7 +274,9 @@ class BenchReport:
                 "256x256": complexity(self.spec, *PAPER_SIZE).total,
                 f"{self.size[1]}x{self.size[0]}": counted.total,
             },
-            "cases": [_case_dict(case, self.cases[0]) for case in self.cases],
+            "cases": [_case_dict(case, *self.speedup(case)) for case in self.cases],
+            "bicubic": _quality_dict(self.bicubic),
+            "busy_cores": self.busy_cores,
             "one_after_the_other": self.apart or None,
             "conventions": list(self.conventions),
             "findings": [str(remark) for remark in self.remarks],
@@ -283,14 +336,18 @@ def _latency_dict(latency: Latency) -> dict[str, Any]:
     }
 
 
-def _case_dict(case: BenchCase, reference: BenchCase) -> dict[str, Any]:
+def _quality_dict(quality: Mapping[str, SetQuality]) -> dict[str, Any]:
+    return {
+        name: {key: finite_or_none(v) if isinstance(v, float) else v for key, v in vars(one).items()}
+        for name, one in quality.items()
+    }
+
+
+def _case_dict(case: BenchCase, speedup: float | None, no_speedup: str) -> dict[str, Any]:
     latency = None
     if case.latency is not None:
-        latency = {
-            **_latency_dict(case.latency),
-            "fps": case.latency.fps,
-            "speedup": reference.latency.times(case.latency) if reference.latency else None,
-        }
+        latency = {**_latency_dict(case.latency), "fps": case.latency.fps, "speedup": speedup}
+        latency["no_speedup"] = no_speedup or None
     return {
         "label": case.label,
         "backend": case.backend,
@@ -305,9 +362,6 @@ def _case_dict(case: BenchCase, reference: BenchCase) -> dict[str, Any]:
         "sustained": case.sustained.to_dict() if case.sustained else None,
         "session": dict(case.facts),
         "peak_bytes": case.peak_bytes,
-        "quality": {
-            name: {key: finite_or_none(v) if isinstance(v, float) else v for key, v in vars(quality).items()}
-            for name, quality in case.quality.items()
-        },
+        "quality": _quality_dict(case.quality),
         "not_measured": list(case.not_measured),
     }

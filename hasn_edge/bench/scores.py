@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasn_edge.bench.report import SetQuality
-from hasn_edge.data.pairs import EvalSet, Pair, load_eval_set, shipped_eval_set
+from hasn_edge.data.pairs import EvalSet, Pair, bicubic_baseline, load_eval_set, shipped_eval_set
 from hasn_edge.errors import InputError, say
-from hasn_edge.evaluation.evaluate import Scores, drift
+from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.images.arrays import UInt8
 
 
@@ -44,6 +44,16 @@ def quality_of(reference: Sequence[Scores], own: Sequence[Scores]) -> Mapping[st
             worst_dpsnr_db=change.worst_dpsnr if change else None,
         )
     return quality
+
+
+def bicubic_quality(sets: Sequence[EvalSet], reference: Sequence[Scores]) -> Mapping[str, SetQuality]:
+    """Return the figures of bicubic interpolation on each set, and its drift from ``reference``."""
+    return quality_of(reference, [score_images(bicubic_baseline(each.scale), each) for each in sets])
+
+
+def has_larger(eval_set: EvalSet, tile: int) -> bool:
+    """Say whether an image of a set is larger than a tile, so that it would be computed in several."""
+    return any(max(pair.lr().shape[:2]) > tile for pair in eval_set)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,119 +1,152 @@
-"""A benchmark as one table, for the terminal and for Markdown: a column a case, a row a figure."""
+"""A benchmark as tables, a row or a column a case, and what stands around them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.errors import Cure, with_cures
+from hasn_edge.evaluation.latency import Latency
 from hasn_edge.model.complexity import PAPER_SIZE, complexity
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 GAP = "-"
 """Stands where a figure was not measured; the reason is below the table."""
 
+MOST = 7
+"""Figures of a case on the terminal where none are named: with its name, eight columns."""
 
-def rows(report: BenchReport) -> list[tuple[str, list[str]]]:
-    """Return the table's rows: a heading and a cell for each case."""
-    height, width = report.size
-    counted = complexity(report.spec, height, width)
-    paper = complexity(report.spec, *PAPER_SIZE)
+FIRST = ("median", "gpu", "speedup", "psnr", "dpsnr", "energy", "memory", "ssim", "fidelity", "file")
+"""Which those are, as far as a benchmark has them, the most important first."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of every case."""
+
+    key: str
+    """What the command line calls it."""
+    heading: str
+    cells: list[str]
+    """In the order of the cases, and last of bicubic where the report has it."""
+
+
+KEYS = (
+    *("backend", "precision", "file", "median", "p90", "p99", "std", "fps", "speedup"),
+    *("gpu", "gpu-p90", "gpu-p99", "gpu-std", "enqueue", "transfers", "graphs", "tenths", "sustained"),
+    *("power", "idle", "energy", "above-idle", "clock", "memory"),
+    *("psnr", "ssim", "dpsnr", "dssim", "fidelity", "worst"),
+)
+"""Every :attr:`Column.key`, in the order of the columns."""
+
+
+def columns(report: BenchReport) -> list[Column]:
+    """Return all figures of which at least one case has one; those of quality once for each set."""
     cases = report.cases
-    same = len(cases)
-    table = [
-        ("backend", [case.backend for case in cases]),
-        ("precision", [case.precision for case in cases]),
-        ("parameters", [f"{counted.parameters:,}"] * same),
-        ("GMACs at 256x256", [f"{paper.total / 1e9:.3f}"] * same),
-        (f"GMACs at {width}x{height}", [f"{counted.total / 1e9:.3f}"] * same),
-        ("file, MB", [_number(c.file_bytes, 2, 1e-6) for c in cases]),
-        ("median, ms", [_quantile(c, 0.5) for c in cases]),
-        ("p90, ms", [_quantile(c, 0.9) for c in cases]),
-        ("p99, ms", [_quantile(c, 0.99) for c in cases]),
-        ("std, ms", [GAP if c.latency is None else _milliseconds(c.latency.std_ms) for c in cases]),
-        ("FPS", [GAP if c.latency is None else f"{c.latency.fps:.2f}" for c in cases]),
-        ("speed-up", [_speedup(c, cases[0]) for c in cases]),
-        *_device_rows(cases),
-        ("peak memory, MB", [_number(c.peak_bytes, 0, 1e-6) for c in cases]),
-    ]
-    for name in cases[0].quality:
-        of = [case.quality.get(name) for case in cases]
-        table += [
-            (f"{name}: PSNR-Y, dB", [_get(q, "psnr_y_db", ".3f") for q in of]),
-            (f"{name}: SSIM-Y", [_get(q, "ssim_y", ".4f") for q in of]),
-            (f"{name}: dPSNR, dB", [_get(q, "dpsnr_db", "+.3f") for q in of]),
-            (f"{name}: dSSIM", [_get(q, "dssim", "+.4f") for q in of]),
-            (f"{name}: fidelity, dB", [_get(q, "fidelity_db", ".1f") for q in of]),
-            (f"{name}: worst image", [_worst(q) for q in of]),
-        ]
-    return table
-
-
-def _device_rows(cases: Sequence[BenchCase]) -> list[tuple[str, list[str]]]:
-    """Return the rows of a device: those of which at least one case has a figure."""
-    gpu = [c.parts.get("gpu") for c in cases]
-    energy = [c.energy for c in cases]
+    latency = [case.latency for case in cases]
+    gpu = [case.parts.get("gpu") for case in cases]
+    energy = [case.energy for case in cases]
+    tenths = [case.latency.tenths_ms if case.latency and case.device != "cpu" else None for case in cases]
+    long = [case.sustained.latency.tenths_ms if case.sustained else None for case in cases]
     rails = {e.rail for e in energy if e and e.rail}
     name = rails.pop() if len(rails) == 1 else None
     rail = f" of {name}" if name and len(name) < 12 else " of the module" if name else ""
-    tenths = [c.latency.tenths_ms if c.latency and c.device != "cpu" else None for c in cases]
-    long = [c.sustained.latency.tenths_ms if c.sustained else None for c in cases]
     found = [
-        ("GPU median, ms", [GAP if g is None else f"{g.median_ms:.3f}" for g in gpu]),
-        ("GPU p90, ms", [GAP if g is None else f"{g.quantile_ms(0.9):.3f}" for g in gpu]),
-        ("GPU p99, ms", [GAP if g is None else f"{g.quantile_ms(0.99):.3f}" for g in gpu]),
-        ("GPU std, ms", [GAP if g is None else f"{g.std_ms:.3f}" for g in gpu]),
-        ("enqueue, ms", [_part(c, "enqueue") for c in cases]),
-        ("transfers, ms", [_part(c, "transfers") for c in cases]),
-        ("CUDA graphs", [_yes(c.facts.get("graphs")) for c in cases]),
-        ("last / first tenth", [GAP if t is None else f"{t[1] / t[0]:.2f}x" for t in tenths]),
-        ("sustained, ms", [GAP if t is None else f"{t[1]:.3f}" for t in long]),
-        (f"power{rail}, W", [_number(e.watts if e else None, 2, 1) for e in energy]),
-        ("idle, W", [_number(e.idle_watts if e else None, 2, 1) for e in energy]),
-        (f"energy{rail}, mJ a frame", [_number(e.joules_per_frame if e else None, 1, 1e3) for e in energy]),
-        ("of it above idle, mJ", [_number(e.joules_above_idle if e else None, 1, 1e3) for e in energy]),
-        ("GPU clock, MHz", [_number(e.gpu_hertz if e else None, 0, 1e-6) for e in energy]),
+        Column("backend", "backend", [case.backend for case in cases]),
+        Column("precision", "precision", [case.precision for case in cases]),
+        Column("file", "file, MB", [_number(case.file_bytes, 2, 1e-6) for case in cases]),
+        *_quantiles("", "", latency, _milliseconds),
+        Column("fps", "FPS", [GAP if one is None else f"{one.fps:.2f}" for one in latency]),
+        Column("speedup", "speed-up", [_times(report.speedup(case)[0]) for case in cases]),
+        *_quantiles("gpu", "GPU ", gpu, "{:.3f}".format),
+        Column("enqueue", "enqueue, ms", [_part(case, "enqueue") for case in cases]),
+        Column("transfers", "transfers, ms", [_part(case, "transfers") for case in cases]),
+        Column("graphs", "CUDA graphs", [_yes(case.facts.get("graphs")) for case in cases]),
+        Column("tenths", "last / first tenth", [GAP if t is None else _times(t[1] / t[0]) for t in tenths]),
+        Column("sustained", "sustained, ms", [GAP if t is None else f"{t[1]:.3f}" for t in long]),
+        Column("power", f"power{rail}, W", [_number(e and e.watts, 2, 1) for e in energy]),
+        Column("idle", "idle, W", [_number(e and e.idle_watts, 2, 1) for e in energy]),
+        Column(
+            "energy", f"energy{rail}, mJ a frame", [_number(e and e.joules_per_frame, 1, 1e3) for e in energy]
+        ),
+        Column(
+            "above-idle", "of it above idle, mJ", [_number(e and e.joules_above_idle, 1, 1e3) for e in energy]
+        ),
+        Column("clock", "GPU clock, MHz", [_number(e and e.gpu_hertz, 0, 1e-6) for e in energy]),
+        Column("memory", "peak memory, MB", [_number(case.peak_bytes, 0, 1e-6) for case in cases]),
     ]
-    return [(heading, cells) for heading, cells in found if set(cells) != {GAP}]
+    if report.bicubic:
+        found = [Column(one.key, one.heading, [*one.cells, GAP]) for one in found]
+    for name in cases[0].quality:
+        of = [case.quality.get(name) for case in cases]
+        of += [report.bicubic[name]] if report.bicubic else []
+        found += [
+            Column("psnr", f"{name}: PSNR-Y, dB", [_get(q, "psnr_y_db", ".3f") for q in of]),
+            Column("ssim", f"{name}: SSIM-Y", [_get(q, "ssim_y", ".4f") for q in of]),
+            Column("dpsnr", f"{name}: dPSNR, dB", [_get(q, "dpsnr_db", "+.3f") for q in of]),
+            Column("dssim", f"{name}: dSSIM", [_get(q, "dssim", "+.4f") for q in of]),
+            Column("fidelity", f"{name}: fidelity, dB", [_get(q, "fidelity_db", ".1f") for q in of]),
+            Column("worst", f"{name}: worst image", [_worst(q) for q in of]),
+        ]
+    return [one for one in found if set(one.cells) != {GAP}]
+
+
+def _quantiles(
+    key: str, what: str, latencies: Sequence[Latency | None], written: Callable[[float], str]
+) -> Iterator[Column]:
+    for name, heading, figure in (
+        ("median", "median", lambda one: one.median_ms),
+        ("p90", "p90", lambda one: one.quantile_ms(0.9)),
+        ("p99", "p99", lambda one: one.quantile_ms(0.99)),
+        ("std", "std", lambda one: one.std_ms),
+    ):
+        cells = [GAP if one is None else written(figure(one)) for one in latencies]
+        yield Column(
+            "-".join(filter(None, (key, name))).replace("gpu-median", "gpu"), f"{what}{heading}, ms", cells
+        )
+
+
+def labels(report: BenchReport) -> list[str]:
+    """Return the name of each row: the cases, and bicubic where it was measured."""
+    return [case.label for case in report.cases] + (["bicubic"] if report.bicubic else [])
+
+
+def choose(found: Sequence[Column], wanted: Sequence[str] = ()) -> list[Column]:
+    """Return the columns whose keys are ``wanted``, or the :data:`MOST` most important, in their order."""
+    if wanted:
+        return [one for one in found if one.key in wanted]
+    ordered = [one for key in FIRST for one in found if one.key == key]
+    return [one for one in found if one in ordered[:MOST]]
+
+
+def caption(report: BenchReport) -> list[str]:
+    """Return what holds for every case: model and size, counts, and that the machine was busy, if it was."""
+    height, width = report.size
+    scale = report.spec.scale
+    counted, paper = complexity(report.spec, height, width), complexity(report.spec, *PAPER_SIZE)
+    lines = [
+        f"{report.model}, {width}x{height} -> {width * scale}x{height * scale}",
+        f"{counted.parameters:,} parameters, {paper.total / 1e9:.3f} GMACs at 256x256, "
+        f"{counted.total / 1e9:.3f} at {width}x{height}",
+    ]
+    return lines + ([report.busy] if report.busy else [])
 
 
 def markdown(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> str:
-    """Return the report as Markdown: table, remarks, gaps, conventions, machine; see :func:`notes`."""
-    lines = [f"# {title(report)}", ""]
-    lines.append("| | " + " | ".join(case.label for case in report.cases) + " |")
-    lines.append("|---" * (len(report.cases) + 1) + "|")
-    lines += [f"| {heading} | " + " | ".join(cells) + " |" for heading, cells in rows(report)]
-    lines.append("")
-    lines += [f"- {text}" for text in notes(report, cure_text)]
+    """Return the report as Markdown: all figures, remarks, gaps, conventions, machine; see :func:`notes`."""
+    title, *rest = caption(report)
+    lines = [f"# {title}", "", *(text for line in rest for text in (f"{line}.", ""))]
+    lines += markdown_table(["", *labels(report)], [[one.heading, *one.cells] for one in columns(report)])
+    lines += ["", *(f"- {text}" for text in notes(report, cure_text))]
     lines += ["", f"Machine: {machine_line(report)}."]
     if report.command:
         lines += ["", f"Printed by `{report.command}` on {report.date}."]
     return "\n".join(lines) + "\n"
 
 
-def terminal_table(report: BenchReport) -> Table:
-    """Return the table for :mod:`rich`."""
-    from rich.table import Table
-
-    table = Table(title=title(report), title_justify="left")
-    table.add_column("", no_wrap=True)
-    for case in report.cases:
-        table.add_column(case.label, justify="right", overflow="fold")
-    sections = {"file, MB", "median, ms", "GPU median, ms", "peak memory, MB"}
-    for heading, cells in rows(report):
-        if heading in sections or heading.startswith("power") or heading.endswith("PSNR-Y, dB"):
-            table.add_section()
-        table.add_row(heading, *cells)
-    return table
-
-
-def title(report: BenchReport) -> str:
-    """Return the headline: model and size."""
-    height, width = report.size
-    return f"{report.model}, {width}x{height} -> {width * report.spec.scale}x{height * report.spec.scale}"
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
 
 
 def notes(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> list[str]:
@@ -123,30 +156,20 @@ def notes(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> list[s
         report: A finished benchmark.
         cure_text: Writes what helps against what a remark is about.
     """
-    remarks = [with_cures(remark.text, map(cure_text, remark.cures)) for remark in report.remarks]
-    gaps = [f"{case.label}: {reason}" for case in report.cases for reason in case.not_measured]
-    gaps += [
-        f"{case.label}: no CUDA graphs: {case.facts['graphs_reason']}"
-        for case in report.cases
-        if case.facts.get("graphs_reason")
-    ]
-    gaps += [
-        f"{case.label}: power could be read only for a part of the time: {case.energy.not_read}"
-        for case in report.cases
-        if case.energy and case.energy.not_read
-    ]
-    return [*remarks, *gaps, *_sessions(report), *report.conventions]
-
-
-def _sessions(report: BenchReport) -> list[str]:
-    found = []
+    found = [with_cures(remark.text, map(cure_text, remark.cures)) for remark in report.remarks]
     for case in report.cases:
+        gaps = [*case.not_measured, report.speedup(case)[1]]
+        if case.facts.get("graphs_reason"):
+            gaps.append(f"no CUDA graphs: {case.facts['graphs_reason']}")
+        if case.energy and case.energy.not_read:
+            gaps.append(f"power could be read only for a part of the time: {case.energy.not_read}")
         if "memory" in case.facts:
-            found.append(
-                f"{case.label}: {case.facts.get('runtime', case.backend)}, memory {case.facts['memory']}, "
-                f"CUDA by {case.facts.get('cuda')}"
+            gaps.append(
+                f"{case.facts.get('runtime', case.backend)}, memory {case.facts['memory']}, CUDA by "
+                f"{case.facts.get('cuda')}"
             )
-    return found
+        found += [f"{case.label}: {text}" for text in gaps if text]
+    return [*found, *report.conventions]
 
 
 def machine_line(report: BenchReport) -> str:
@@ -174,19 +197,13 @@ def _number(value: float | None, digits: int, factor: float) -> str:
     return GAP if value is None else f"{value * factor:.{digits}f}"
 
 
-def _quantile(case: BenchCase, q: float) -> str:
-    return GAP if case.latency is None else _milliseconds(case.latency.quantile_ms(q))
+def _times(value: float | None) -> str:
+    return GAP if value is None else f"{value:.2f}x"
 
 
 def _milliseconds(value: float) -> str:
     """Write four digits, of which one to three are decimals: an engine takes 1.234, a CPU 1234.5."""
     return f"{value:.{3 if value < 9.9995 else 2 if value < 99.995 else 1}f}"
-
-
-def _speedup(case: BenchCase, reference: BenchCase) -> str:
-    if case.latency is None or reference.latency is None:
-        return GAP
-    return f"{reference.latency.times(case.latency):.2f}x"
 
 
 def _get(quality: SetQuality | None, field: str, form: str) -> str:

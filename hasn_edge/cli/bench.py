@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 
 from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, model_option, threads_option
 from hasn_edge.cli.cures import cure_text
-from hasn_edge.cli.terminal import console, status
+from hasn_edge.cli.tables import print_table
+from hasn_edge.cli.terminal import console, note, say, status
 
 
 class WritesJson(Protocol):
@@ -28,7 +29,8 @@ class WritesJson(Protocol):
     "artifacts",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Bench this built file (.onnx, .ts, .engine) as well; repeatable. Without --precision, only these.",
+    help="Bench this built file (.onnx, .ts, .engine) as well; repeatable. Without --precision, only these "
+    "and the FP32 network that they were made from.",
 )
 @click.option(
     "--device",
@@ -102,29 +104,28 @@ class WritesJson(Protocol):
     default=None,
     help="Write the table as Markdown to FILE.",
 )
+@click.option(
+    "--columns",
+    metavar="LIST",
+    default="",
+    help="Comma-separated figures of the table, or all; --json and --markdown have all.  [default: the seven "
+    "most important]",
+)
 @threads_option
 def command(
     model: str | None,
     artifacts: tuple[Path, ...],
-    device: str | None,
-    cuda: str | None,
     board: str | None,
     precisions: str | None,
-    data: tuple[str, ...],
-    size: tuple[int, int] | None,
-    runs: int | None,
-    sustained_minutes: float | None,
-    set_clocks: bool,
-    recipe: str,
-    tile: int | None,
+    columns: str,
     json_path: Path | None,
     markdown_path: Path | None,
-    threads: int | None,
+    **options: Any,
 ) -> None:
     """Measure latency, memory, quality and drift, and print one table.
 
-    Every case runs in a process of its own and all are timed in rounds, against the unfused FP32
-    network in PyTorch, in the same run. What could not be measured is '-' with its reason.
+    Every case is a row, and runs in a process of its own; all are timed in rounds, against the unfused
+    FP32 network in PyTorch, in the same run. What could not be measured is '-' with its reason.
     On a device also: GPU time, enqueue, transfers, power, energy a frame, throttling. Where its
     memory would not hold all cases they run one after the other, and the report says so. Engines of
     earlier builds in ./engines are taken as they are; those that have to be built are kept there.
@@ -137,45 +138,48 @@ def command(
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
+    from hasn_edge.bench import table
     from hasn_edge.bench.benchmark import run_benchmark
     from hasn_edge.bench.options import BenchOptions
-    from hasn_edge.bench.table import machine_line, markdown, notes, terminal_table
     from hasn_edge.files import require_writable
 
+    wanted = table.KEYS if columns == "all" else tuple(filter(None, columns.split(",")))
+    for key in wanted:
+        if key not in table.KEYS:
+            raise click.UsageError(f"--columns has no figure {key!r}; choose from: {', '.join(table.KEYS)}")
     for path in filter(None, (json_path, markdown_path)):
         require_writable(path)
     typed = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
         if artifacts:
             raise click.UsageError("--estimate takes a model and no file: give --model instead")
+        size, recipe = options["size"], options["recipe"]
         _estimate(model, board, precisions, size, recipe, json_path, markdown_path, typed)
         return
     if precisions is None:
         precisions = "" if artifacts else "fp32,fp16,int8"
-    options = BenchOptions(
+    asked = BenchOptions(
         model=chosen_model(model) if model or precisions or not artifacts else None,
         artifacts=artifacts,
-        device=device,
         precisions=[p for p in precisions.split(",") if p],
-        data=data,
-        size=size,
-        runs=runs,
-        recipe=recipe,
-        tile=tile,
-        threads=threads,
-        cuda=cuda,
-        sustained_minutes=sustained_minutes,
-        set_clocks=set_clocks,
         command=typed,
+        **options,
     )
     with status("preparing") as update:
-        report = run_benchmark(options, progress=update)
+        report = run_benchmark(asked, progress=update)
     words = functools.partial(cure_text, command=click.get_current_context().command)
-    console().print(terminal_table(report))
-    for note in notes(report, words):
-        click.echo(f"- {note}")
-    click.echo(f"- machine: {machine_line(report)}")
-    _write(report, markdown(report, words), json_path, markdown_path)
+    found = table.columns(report)
+    chosen = table.choose(found, wanted)
+    names = ["", *(one.heading for one in chosen)]
+    rows = [list(row) for row in zip(table.labels(report), *(one.cells for one in chosen), strict=True)]
+    print_table(console(), table.caption(report), names, rows)
+    for text in table.notes(report, words):
+        say(f"- {text}")
+    say(f"- machine: {table.machine_line(report)}")
+    hidden = dict.fromkeys(one.key for one in found if one not in chosen)
+    if hidden:
+        note(f"More figures, by --columns: {', '.join(hidden)}, or all")
+    _write(report, table.markdown(report, words), json_path, markdown_path)
 
 
 def _estimate(
@@ -188,7 +192,7 @@ def _estimate(
     markdown_path: Path | None,
     typed: str,
 ) -> None:
-    from hasn_edge.bench.estimate import estimate_model, markdown, terminal_tables
+    from hasn_edge.bench.estimate import estimate_model, grids, markdown
 
     report = estimate_model(
         chosen_model(model),
@@ -198,10 +202,10 @@ def _estimate(
         recipe=recipe,
         command=typed,
     )
-    for table in terminal_tables(report):
-        console().print(table)
-    for note in report.notes:
-        click.echo(f"- {note}")
+    for title, names, rows in grids(report):
+        print_table(console(), [title], names, rows)
+    for text in report.notes:
+        say(f"- {text}")
     _write(report, markdown(report), json_path, markdown_path)
 
 
@@ -210,8 +214,8 @@ def _write(report: WritesJson, text: str, json_path: Path | None, markdown_path:
 
     if json_path is not None:
         report.write_json(json_path)
-        click.echo(str(json_path))
+        say(str(json_path))
     if markdown_path is not None:
         with writing(markdown_path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        click.echo(str(markdown_path))
+        say(str(markdown_path))

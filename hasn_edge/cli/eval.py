@@ -5,31 +5,40 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from hasn_edge.cli.common import (
-    artifact_option,
-    chosen_model,
-    cuda_option,
-    device_option,
-    model_option,
-    open_chosen,
-    threads_option,
-)
+from hasn_edge.cli.common import chosen_model, cuda_option, device_option, open_chosen, threads_option
+from hasn_edge.cli.tables import print_table
 from hasn_edge.cli.terminal import console, progress, say
+from hasn_edge.errors import InputError
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
+    from hasn_edge.data.pairs import EvalSet
     from hasn_edge.evaluation.evaluate import Scores
     from hasn_edge.progress import Progress
     from hasn_edge.runtime.upscaler import Upscaler
 
+BICUBIC = "bicubic"
+
 
 @click.command("eval")
-@model_option
-@artifact_option
+@click.option(
+    "--model",
+    "models",
+    metavar="NAME|FILE",
+    multiple=True,
+    help="Bundled name, or a .safetensors or .pth file; repeatable.  [default: the bundled model]",
+)
+@click.option(
+    "--artifact",
+    "artifacts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A file that export or build made (.onnx, .ts, .engine); repeatable.",
+)
 @click.option(
     "--data",
     multiple=True,
@@ -52,8 +61,8 @@ if TYPE_CHECKING:
 @cuda_option
 @threads_option
 def command(
-    model: str | None,
-    artifact: Path | None,
+    models: tuple[str, ...],
+    artifacts: tuple[Path, ...],
     data: tuple[str, ...],
     self_ensemble: bool,
     per_image: bool,
@@ -66,63 +75,70 @@ def command(
 
     8-bit rounded output, Y of BT.601 studio range, a border of SCALE pixels cut, 11x11 Gaussian
     SSIM. Where a set has no low-resolution images they are made by MATLAB-compatible bicubic.
+    Each model and file is a row, bicubic interpolation the first.
 
     \b
     Examples:
       hasn-edge eval --data Set5=datasets/Set5
-      hasn-edge eval --model net.pth --data Set5=datasets/Set5 --self-ensemble
-      hasn-edge eval --artifact engines/hasn-x4-int8-cpu.onnx --data photos/
+      hasn-edge eval --model net.pth --model hasn-x4 --data Set5=datasets/Set5 --self-ensemble
+      hasn-edge eval --model hasn-x4 --artifact engines/hasn-x4-int8-cpu.onnx --data photos/
     """
-    from hasn_edge.data.pairs import bicubic_baseline, load_eval_set, shipped_eval_set
+    from hasn_edge.bench.scores import eval_sets
+    from hasn_edge.data.pairs import bicubic_baseline
     from hasn_edge.evaluation.evaluate import score_images
-    from hasn_edge.files import require_writable, writing
+    from hasn_edge.files import distinct_names, require_writable, writing
     from hasn_edge.runtime.upscaler import Upscaler
 
     if json_path is not None:
         require_writable(json_path)
-    with open_chosen(model, artifact, threads=threads, device=device, cuda=cuda) as session:
-        scale = session.spec.scale
-        sets = [load_eval_set(item, scale) for item in data] or [shipped_eval_set(scale)]
-        named = artifact.name if artifact else chosen_model(model)
-        name = f"{named} ({session.backend} {session.precision.value})"
-        upscaler = Upscaler(session)
-        results: list[tuple[Scores, Scores]] = []
-        tiled: dict[str, str] = {}
-        number, total = itertools.count(1), 2 * sum(len(s) for s in sets)
-        with progress("evaluating") as show:
+    asked = list(models or (() if artifacts else (chosen_model(None),)))
+    named = distinct_names([*map(Path, asked), *artifacts])
+    wanted = [*((model, None) for model in asked), *((None, path) for path in artifacts)]
+    scores: dict[str, list[Scores]] = {}
+    tiled: dict[str, str] = {}
+    sets: list[EvalSet] = []
+    numbers = itertools.count(1)
+    with progress("evaluating") as show:
 
-            def advance(step: Step) -> None:
-                show(Step(step.text, next(number), total))
+        def advance(step: Step) -> None:
+            show(Step(step.text, next(numbers), (len(wanted) + 1) * sum(map(len, sets))))
 
-            for eval_set in sets:
-                ours = score_images(
-                    upscaler.run,
-                    eval_set,
-                    self_ensemble=self_ensemble,
-                    keep_outputs=False,
-                    progress=note_tiled(upscaler, tiled, advance),
-                )
-                base = score_images(
-                    bicubic_baseline(scale),
-                    eval_set,
-                    keep_outputs=False,
-                    progress=advance,
-                )
-                results.append((ours, base))
-    _print(name, results, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
+        for name, (model, artifact) in zip(named, wanted, strict=True):
+            # Where there are engines, it is for them; alone, the others refuse it.
+            for_it = cuda if _is_engine(artifact) or not any(map(_is_engine, artifacts)) else None
+            with open_chosen(model, artifact, threads=threads, device=device, cuda=for_it) as session:
+                scale = session.spec.scale
+                if not sets:
+                    sets += eval_sets(data, scale)
+                    run = bicubic_baseline(scale)
+                    scores[BICUBIC] = [
+                        score_images(run, each, keep_outputs=False, progress=advance) for each in sets
+                    ]
+                elif scale != sets[0].scale:
+                    raise InputError(f"{name} is for x{scale}, and {named[0]} for x{sets[0].scale}")
+                upscaler = Upscaler(session)
+                scores[f"{name} ({session.backend} {session.precision.value})"] = [
+                    score_images(
+                        upscaler.run,
+                        each,
+                        self_ensemble=self_ensemble,
+                        keep_outputs=False,
+                        progress=note_tiled(upscaler, tiled, advance),
+                    )
+                    for each in sets
+                ]
+    _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
     for why in dict.fromkeys(tiled.values()):
         names = [image for image, reason in tiled.items() if reason == why]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         say(f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True)
     if json_path is not None:
-        content: dict[str, Any] = {
-            "model": name,
-            "self_ensemble": self_ensemble,
-            "sets": {ours.name: ours.to_dict() for ours, _ in results},
-            "bicubic": {base.name: base.to_dict() for _, base in results},
-        }
+        by_set = {name: {one.name: one.to_dict() for one in found} for name, found in scores.items()}
+        bicubic = by_set.pop(BICUBIC)
+        content = {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic}
         with writing(json_path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        say(str(json_path))
 
 
 WHY_TILES = {
@@ -144,32 +160,25 @@ def note_tiled(upscaler: Upscaler, tiled: dict[str, str], report: Progress) -> P
     return step
 
 
-def _print(
-    name: str, results: list[tuple[Scores, Scores]], *, per_image: bool, scale: int, self_ensemble: bool
-) -> None:
-    from rich.table import Table
+def _is_engine(path: Path | None) -> bool:
+    return path is not None and path.suffix == ".engine"
 
-    table = Table(title=name + (", x8 self-ensemble" if self_ensemble else ""), title_justify="left")
-    for heading in ("set", "images", "PSNR-Y, dB", "SSIM-Y", "bicubic PSNR-Y", "bicubic SSIM-Y"):
-        table.add_column(heading, justify="left" if heading == "set" else "right")
-    for ours, base in results:
-        if per_image:
-            for mine, theirs in zip(ours.images, base.images, strict=True):
-                table.add_row(
-                    f"{ours.name}/{mine.name}",
-                    "",
-                    f"{mine.psnr_y:.3f}",
-                    f"{mine.ssim_y:.4f}",
-                    f"{theirs.psnr_y:.3f}",
-                    f"{theirs.ssim_y:.4f}",
-                )
-        table.add_row(
-            ours.name,
-            str(len(ours.images)),
-            f"{ours.psnr_y:.3f}",
-            f"{ours.ssim_y:.4f}",
-            f"{base.psnr_y:.3f}",
-            f"{base.ssim_y:.4f}",
-        )
-    console().print(table)
-    click.echo(f"8-bit output, Y of BT.601 studio range, border of {scale} pixels cut, mean over images")
+
+def _print(scores: dict[str, list[Scores]], *, per_image: bool, scale: int, self_ensemble: bool) -> None:
+    sets = scores[BICUBIC]
+    counts = ", ".join(f"{one.name} ({len(one.images)} images)" for one in sets)
+    caption = [f"{counts}, x{scale}" + (", self-ensemble of 8 but for bicubic" if self_ensemble else "")]
+    headings = [f"{one.name}: {figure}" for one in sets for figure in ("PSNR-Y, dB", "SSIM-Y")]
+    rows = [
+        [name, *(cell for one in found for cell in (f"{one.psnr_y:.3f}", f"{one.ssim_y:.4f}"))]
+        for name, found in scores.items()
+    ]
+    print_table(console(), caption, ["", *headings], rows)
+    for index, one in enumerate(sets if per_image else ()):
+        headings = [f"{name}: {figure}" for name in scores for figure in ("PSNR-Y, dB", "SSIM-Y")]
+        rows = []
+        for images in zip(*(found[index].images for found in scores.values()), strict=True):
+            figures = (cell for image in images for cell in (f"{image.psnr_y:.3f}", f"{image.ssim_y:.4f}"))
+            rows.append([images[0].name, *figures])
+        print_table(console(), [one.name], ["", *headings], rows)
+    say(f"8-bit output, Y of BT.601 studio range, border of {scale} pixels cut, mean over images")

@@ -29,17 +29,21 @@ class Latency:
         """Every sample."""
         return tuple(sample for each in self.rounds for sample in each)
 
-    def times(self, other: Latency) -> float:
-        """Return how many times as long as ``other`` this took.
+    def ratios(self, other: Latency) -> tuple[float, ...]:
+        """Return how many times as long as ``other`` this took, by round: the ratio of both medians.
 
-        The median over rounds of the ratio of the rounds' medians: a round of both
-        was measured within seconds, so that what slows the machine down for a while slows both.
+        A round of both was measured within seconds, so that what slows the machine down for a while slows
+        both.
 
         Raises:
             ValueError: they did not have the same number of rounds.
         """
         pairs = zip(self.rounds, other.rounds, strict=True)
-        return float(np.median([np.median(mine) / np.median(theirs) for mine, theirs in pairs]))
+        return tuple(float(np.median(mine) / np.median(theirs)) for mine, theirs in pairs)
+
+    def times(self, other: Latency) -> float:
+        """Return the median of :meth:`ratios`."""
+        return float(np.median(self.ratios(other)))
 
     def quantile_ms(self, q: float) -> float:
         """Return the ``q`` quantile in milliseconds, linearly interpolated; ``q`` from 0 to 1."""

@@ -132,6 +132,22 @@ def peak_memory_bytes() -> int | None:
     return _field(Path("/proc/self/status"), "VmHWM")
 
 
+def busy_cpu_seconds(root: Path = _ROOT) -> float | None:
+    """Return how long all CPUs together have worked since the start, or ``None`` where that is not known.
+
+    Of the machine, also in a container, and with what a hypervisor took.
+
+    Args:
+        root: Where the file system starts.
+    """
+    try:
+        line = (root / "proc/stat").read_text(encoding="utf-8").splitlines()[0]
+        user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, line.split()[1:9])
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
 def load_average() -> str:
     """Return the one-minute load average; other work on the machine makes timings worse."""
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge.errors import CheckpointError, say
+from hasn_edge.files import file_sha256
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def bundled_onnx(name: str | Path) -> Path | None:
     """
     path = WEIGHTS / f"{name}-fp32-cpu.onnx"
     return path if str(name) in bundled_models() and path.is_file() else None
+
+
+def bundled_by_hash(sha256: str) -> str | None:
+    """Return the bundled model whose weights file has a SHA-256, by which sidecars name their network."""
+    return next((name for name in bundled_models() if file_sha256(model_path(name)) == sha256), None)
 
 
 def load_model_checkpoint(name: str | Path) -> Checkpoint:

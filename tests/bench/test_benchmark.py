@@ -12,25 +12,34 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hasn_edge.artifact import load_artifact
+from hasn_edge.artifact import load_artifact, publish
 from hasn_edge.bench import benchmark as runner
 from hasn_edge.bench import measure
 from hasn_edge.bench.benchmark import benchmark, run_benchmark
 from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.cases import CaseMaker
 from hasn_edge.bench.options import DEVICE_RUNS, RUNS, BenchOptions
-from hasn_edge.bench.table import machine_line, markdown, notes, rows
+from hasn_edge.bench.table import columns, machine_line, markdown, notes
 from hasn_edge.cli import cli
 from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.files import file_sha256
+from hasn_edge.model.zoo import bundled_onnx, model_path
+from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import ORIN, SPEC, Steady, TimedSession
 from tests.support.fake_session import FakeSession
+from tests.support.samples import details_of
 
 
 def test_the_public_function_takes_the_options_with_their_defaults():
     given = {name: one.default for name, one in inspect.signature(benchmark).parameters.items()}
     del given["progress"]
     assert given == {field.name: field.default for field in dataclasses.fields(BenchOptions)}
+
+
+def rows(report) -> dict[str, list[str]]:
+    """The figures of the cases, without bicubic."""
+    return {one.heading: one.cells[: len(report.cases)] for one in columns(report)}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +125,7 @@ def test_an_engine_on_a_jetson(rig, tmp_path):
     assert case.sustained.minutes == 0.001
     assert case.sustained.latency.seconds[0] > case.latency.seconds[-1]
 
-    table = dict(rows(report))
+    table = rows(report)
     assert table["GPU median, ms"] == [f"{np.median(expected):.3f}"]
     assert table["GPU p99, ms"] == [f"{np.percentile(expected, 99):.3f}"]
     assert table["GPU std, ms"] == [f"{np.std(expected, ddof=1):.3f}"]
@@ -141,11 +150,11 @@ def test_an_engine_on_a_jetson(rig, tmp_path):
     assert "power mode MAXN_SUPER" in machine_line(report)
     assert "jetpack 6.2" in machine_line(report)
     lines = [line for line in markdown(report).splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in lines} == {3}
+    assert {line.count("|") for line in lines} == {4}
 
     report.write_json(tmp_path / "r.json")
     content = json.loads((tmp_path / "r.json").read_text())
-    assert content["schema"] == 4
+    assert content["schema"] == 5
     assert content["device"]["kind"] == "jetson"
     assert content["device"]["before"]["jetson"]["clocks_locked"] is False
     assert "celsius.cv0" in content["device"]["after"]["jetson"]["not_read"]
@@ -193,9 +202,7 @@ def test_what_was_not_read_is_a_gap_with_its_reason(rig, monkeypatch):
         "power: no sensor",
     )
     assert f"{rig.engine.name}: power: no sensor" in notes(report)
-    assert not [
-        name for name in dict(rows(report)) if name.startswith(("power", "energy", "GPU", "transfers"))
-    ]
+    assert not [name for name in rows(report) if name.startswith(("power", "energy", "GPU", "transfers"))]
     assert report.to_dict()["cases"][0]["energy"] is None
 
 
@@ -203,7 +210,7 @@ def test_mapped_memory_has_no_transfers(rig, monkeypatch):
     rig.sessions[rig.engine.name] = lambda: TimedSession(SPEC, size=(48, 64), mapped=True)
     report = rig.run(power=(None, "x"), runs=5)
     assert set(report.cases[0].parts) == {"gpu", "enqueue"}
-    assert "transfers, ms" not in dict(rows(report))
+    assert "transfers, ms" not in rows(report)
 
 
 def test_a_sensor_that_fails_half_way_gives_no_energy(rig, monkeypatch):
@@ -221,7 +228,7 @@ def test_a_sensor_that_fails_half_way_gives_no_energy(rig, monkeypatch):
     assert found.joules_per_frame is None
     assert found.not_read == "sensor gone"
     assert any("could be read only for a part of the time: sensor gone" in note for note in notes(report))
-    assert "energy of VDD_IN, mJ a frame" not in dict(rows(report))
+    assert "energy of VDD_IN, mJ a frame" not in rows(report)
 
 
 def test_a_module_whose_rails_have_no_known_total(rig, monkeypatch):
@@ -284,6 +291,49 @@ def test_an_engine_without_a_gpu_says_what_to_bench_instead(engine, monkeypatch)
         benchmark(artifacts=[engine])
     assert "--device" not in str(caught.value)
     assert "run the graph that it was made from on any CPU" in str(caught.value)
+
+
+def test_a_file_alone_is_compared_with_the_network_that_it_came_from(rig, tmp_path):
+    spec = load_artifact(bundled_onnx("hasn-x4-small")).spec
+    weights = file_sha256(model_path("hasn-x4-small"))
+    made = [
+        publish(
+            b"ftrt" + bytes(2000), tmp_path / folder / "net.engine", spec=spec, precision=Precision.FP16,
+            source=weights, details=details_of(Kind.ENGINE, size=[48, 64]),
+        ).path
+        for folder in ("a", "b")
+    ]  # fmt: skip
+    for name in ("a/net.engine", "b/net.engine", "PyTorch fp32, CPU", "PyTorch fp32, GPU"):
+        rig.sessions[name] = lambda: FakeSession(spec, size=(48, 64))
+    report = rig.run(power=(None, "x"), runs=5, artifacts=made)
+    labels = [case.label for case in report.cases]
+    assert labels[0].startswith("PyTorch fp32, ")
+    assert labels[1:] == ["a/net.engine", "b/net.engine"], "names differ where files do"
+    assert report.model == "hasn-x4-small"
+    assert report.cases[1].quality["shipped"].dpsnr_db == 0
+    assert report.bicubic["shipped"].dpsnr_db is not None
+    assert not report.own_reference
+
+
+def test_a_file_of_an_unknown_network_is_not_silently_compared_with_itself(rig):
+    report = rig.run(power=(None, "x"), runs=5)
+    assert report.own_reference
+    (found,) = (str(remark) for remark in report.remarks if "drift" in remark.text)
+    assert found.startswith("the drift is not that from FP32: net-fp16-64x48.engine is compared with itself")
+    assert any(
+        "because the FP32 network it was made from is no bundled model" in c for c in report.conventions
+    )
+
+
+def test_tiles_that_no_image_fills_are_reported(rig):
+    label = f"{rig.engine.name}, tiles of 64"
+    rig.sessions[label] = lambda: FakeSession(SPEC)
+    case = rig.run(power=(None, "x"), runs=5, tile=64).cases[1]
+    assert (case.label, case.quality) == (label, {})
+    assert case.not_measured[-1] == "drift on shipped: no image is larger than a tile"
+    rig.sessions[label.replace("64", "40")] = lambda: FakeSession(SPEC)
+    case = rig.run(power=(None, "x"), runs=5, tile=40).cases[1]
+    assert case.quality["shipped"].fidelity_db is not None
 
 
 def test_the_size_is_the_engines_own(rig, monkeypatch):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
-from hasn_edge.bench.report import BenchReport
-from hasn_edge.bench.table import GAP, markdown, notes, rows, terminal_table
+from hasn_edge.bench.report import BenchReport, SetQuality
+from hasn_edge.bench.table import FIRST, GAP, KEYS, MOST, caption, choose, columns, labels, markdown, notes
 from hasn_edge.errors import Cure
 from hasn_edge.evaluation.latency import Latency
 from tests.support.bench_rig import make_row
 
+QUALITY = (SetQuality(images=5, psnr_y_db=32.1, ssim_y=0.89, dpsnr_db=-0.1),)
+
 
 def cells(report: BenchReport) -> dict[str, list[str]]:
-    return dict(rows(report))
+    return {one.heading: one.cells for one in columns(report)}
 
 
 def test_table_figures(report):
@@ -25,9 +25,6 @@ def test_table_figures(report):
     assert table["p90, ms"][0] == "460.0"
     assert table["speed-up"] == ["1.00x", "1.00x", "0.50x", GAP]
     assert table["FPS"][0] == "3.33"
-    assert table["parameters"] == ["435,272"] * 4
-    assert table["GMACs at 256x256"][0] == "26.637"
-    assert table["GMACs at 320x180"][0] == "23.410"
     assert table["file, MB"] == [GAP, "1.75", "1.75", "1.75"]
     assert table["peak memory, MB"] == ["512", "512", "512", GAP]
     assert table["Set5: PSNR-Y, dB"] == ["32.181", "32.181", "32.131", GAP]
@@ -70,6 +67,9 @@ def test_markdown_is_one_table_with_its_conventions(report):
     text = markdown(report)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {6}
+    assert text.startswith(
+        "# net, 320x180 -> 1280x720\n\n435,272 parameters, 26.637 GMACs at 256x256, 23.410 at "
+    )
     for note in notes(report):
         assert f"- {note}" in text
     assert "emulated: latency: a reason" in text
@@ -77,9 +77,60 @@ def test_markdown_is_one_table_with_its_conventions(report):
     assert "Printed by `hasn-edge bench` on 2026-11-23." in text
 
 
-def test_terminal_table_fits_a_hundred_columns(report):
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(terminal_table(report))
-    text = console.export_text()
-    assert "butterfly" in text
-    assert max(len(line) for line in text.splitlines()) <= 100
+def test_what_holds_for_all_cases_stands_above_them(report):
+    title, counts = caption(report)
+    assert title == "net, 320x180 -> 1280x720"
+    assert counts == "435,272 parameters, 26.637 GMACs at 256x256, 23.410 at 320x180"
+    assert caption(replace(report, busy_cores=0.1)) == [title, counts]
+    busy = caption(replace(report, busy_cores=1.26))
+    assert busy[2].startswith("BUSY: other programs kept 1.3 of ")
+    text = markdown(replace(report, busy_cores=1.26))
+    assert text.index("BUSY") < text.index("| ")
+
+
+def test_bicubic_is_the_last_row(report):
+    bicubic = SetQuality(images=5, psnr_y_db=28.42, ssim_y=0.8104, dpsnr_db=-3.761)
+    whole = replace(report, bicubic={"Set5": bicubic})
+    assert labels(report) == ["eager", "same", "int8", "emulated"]
+    assert labels(whole) == [*labels(report), "bicubic"]
+    table = cells(whole)
+    assert {len(each) for each in table.values()} == {5}
+    assert table["Set5: PSNR-Y, dB"][-1] == "28.420"
+    assert table["Set5: dPSNR, dB"][-1] == "-3.761"
+    assert table["median, ms"][-1] == GAP
+    assert whole.to_dict()["bicubic"]["Set5"]["psnr_y_db"] == 28.42
+
+
+def test_the_most_important_figures_are_shown_unless_others_are_named(report):
+    assert set(FIRST) <= set(KEYS)
+    found = columns(report)
+    assert {one.key for one in found} <= set(KEYS)
+    order = [KEYS.index(one.key) for one in found]
+    assert order == sorted(order), "in the order of the keys"
+    keys = [one.key for one in choose(found)]
+    assert keys == ["median", "speedup", "memory", "psnr", "ssim", "dpsnr", "fidelity"]
+    assert len(keys) == MOST
+    assert [one.key for one in choose(found, ("psnr", "p99"))] == ["p99", "psnr"]
+    two = replace(
+        report, cases=tuple(replace(c, quality={"A": q, "B": q}) for c in report.cases for q in QUALITY)
+    )
+    assert [one.heading for one in choose(columns(two))] == [
+        *("median, ms", "speed-up", "peak memory, MB", "A: PSNR-Y, dB", "A: dPSNR, dB", "B: PSNR-Y, dB"),
+        "B: dPSNR, dB",
+    ]
+
+
+def test_rounds_that_disagree_give_no_speed_up_but_the_reason(report):
+    steady = make_row("a", latency=Latency(rounds=((0.1,), (0.1,), (0.1,))))
+    near, far = (make_row("b", latency=Latency(rounds=((0.1,), (0.1,), (x,)))) for x in (0.119, 0.13))
+    assert cells(replace(report, cases=(steady, near)))["speed-up"] == ["1.00x", "1.00x"]
+    wild = replace(report, cases=(steady, far))
+    assert cells(wild)["speed-up"] == ["1.00x", GAP]
+    reason = (
+        "speed-up: the rounds disagree, from 0.77x to 1.00x: something else ran, or the device changed its"
+    )
+    assert any(note.startswith(f"b: {reason}") for note in notes(wild))
+    latency = wild.to_dict()["cases"][1]["latency"]
+    assert latency["speedup"] is None
+    assert latency["no_speedup"].startswith(reason)
+    assert report.to_dict()["cases"][0]["latency"]["no_speedup"] is None

@@ -148,7 +148,7 @@ def test_usage_errors_exit_with_2(folder, tmp_path):
     assert "'int4' is not one of" in one_message(run("build", "--precision", "int4"), code=2)
     assert "No such command 'upscal'" in one_message(run("upscal"), code=2)
     assert "--model and --artifact" in one_message(
-        run("eval", "--model", "x", "--artifact", tmp_path / "y.onnx"), code=2
+        run("upscale", "z.png", "--model", "x", "--artifact", tmp_path / "y.onnx"), code=2
     )
     assert "is no size" in one_message(run("export", "--size", "320"), code=2)
     assert "Missing argument" in one_message(run("upscale"), code=2)

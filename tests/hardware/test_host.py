@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hasn_edge.hardware import host
 
 
@@ -13,6 +15,15 @@ def test_this_machine_is_described():
     assert int(found["cores"]) >= 1
     assert host.memory_bytes() > host.available_memory_bytes() > 0
     assert host.peak_memory_bytes() > 10_000_000
+
+
+def test_the_work_of_all_cpus_is_in_seconds(tmp_path: Path) -> None:
+    assert host.busy_cpu_seconds() > 0
+    assert host.busy_cpu_seconds(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    # user nice system idle iowait irq softirq steal guest guest_nice, in hundredths; guests are users.
+    (tmp_path / "proc/stat").write_text("cpu  100 20 30 5000 700 4 5 6 50 0\ncpu0 1 2\n")
+    assert host.busy_cpu_seconds(tmp_path) == pytest.approx(1.65)
 
 
 def test_a_container_may_have_less_memory_than_the_machine(tmp_path: Path) -> None:

@@ -94,3 +94,9 @@ def test_the_default_is_the_better_one_on_set5():
         key=lambda n: load_checkpoint(zoo.model_path(n)).provenance["scores"]["Set5"]["psnr_y"],
     )
     assert best == zoo.DEFAULT_MODEL
+
+
+def test_a_model_is_known_by_its_bytes():
+    for name in zoo.bundled_models():
+        assert zoo.bundled_by_hash(load_artifact(zoo.bundled_onnx(name)).source) == name
+    assert zoo.bundled_by_hash("0" * 64) is None

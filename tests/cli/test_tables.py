@@ -1,0 +1,66 @@
+"""Tables on terminals of any width: figures stay whole, names fold."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from hasn_edge.cli.tables import print_table
+
+NAMES = ("PyTorch fp32", "hasn-x4-small-int8-weakly-typed-trt10-320x180-b8.onnx, emulated exactly", "bicubic")
+
+
+def printed(width: int, headings: list[str], rows: list[list[str]]) -> list[str]:
+    out = Console(width=width, record=True, file=io.StringIO())
+    print_table(out, ["net", "435,272 parameters"], headings, rows)
+    return out.export_text().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_figures_are_never_folded(width, count):
+    headings = ["", *(f"Set{index}: PSNR-Y, dB" for index in range(count))]
+    rows = [
+        [name, *(f"{line}{index:02}5.{index:03}" for index in range(count))]
+        for line, name in enumerate(NAMES)
+    ]
+    lines = printed(width, headings, rows)
+    assert lines[:2] == ["net", "435,272 parameters"]
+    assert max(map(len, lines)) <= width
+    tables = "\n".join(lines[2:])
+    assert "…" not in tables
+    for name, *figures in rows:
+        found = [figure for figure in re.findall(r"(?<![\d.-])\d+\.\d+", tables) if figure in figures]
+        assert found == figures, "each once, whole, in order"
+        assert name.split()[0][:16] in tables
+    if count != 7:
+        assert (tables.count("PyTorch fp32") > 1) == (count == 30), (
+            "what does not fit is below, with the names"
+        )
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_seven_usual_figures_stand_side_by_side(width):
+    headings = ["", "median, ms", "speed-up", "peak memory, MB"]
+    headings += [f"Set5: {what}" for what in ("PSNR-Y, dB", "SSIM-Y", "dPSNR, dB", "fidelity, dB")]
+    lines = printed(
+        width,
+        headings,
+        [[name, "1657.1", "10.23x", "1512", "32.181", "0.8948", "-0.032", "47.3"] for name in NAMES],
+    )
+    assert sum("10.23x" in line for line in lines) == 3
+    assert all(
+        line.split()[-7:] == ["1657.1", "10.23x", "1512", "32.181", "0.8948", "-0.032", "47.3"]
+        for line in lines
+        if "10.23x" in line
+    )
+
+
+def test_a_long_heading_folds_and_its_figures_do_not():
+    lines = printed(
+        40, ["", "hasn-x4-int8-cpu.onnx (onnxruntime int8): PSNR-Y, dB"], [["coffee-0", "29.215"]]
+    )
+    assert [line.split() for line in lines if "coffee-0" in line] == [["coffee-0", "29.215"]]
