@@ -64,15 +64,19 @@ def columns(report: BenchReport) -> list[Column]:
         Column("graphs", "CUDA graphs", [_yes(case.facts.get("graphs")) for case in cases]),
         Column("tenths", "last / first tenth", [GAP if t is None else _times(t[1] / t[0]) for t in tenths]),
         Column("sustained", "sustained, ms", [GAP if t is None else f"{t[1]:.3f}" for t in long]),
-        Column("power", f"power{rail}, W", [_number(e and e.watts, 2, 1) for e in energy]),
-        Column("idle", "idle, W", [_number(e and e.idle_watts, 2, 1) for e in energy]),
+        Column("power", f"power{rail}, W", [_number(e.watts if e else None, 2, 1) for e in energy]),
+        Column("idle", "idle, W", [_number(e.idle_watts if e else None, 2, 1) for e in energy]),
         Column(
-            "energy", f"energy{rail}, mJ a frame", [_number(e and e.joules_per_frame, 1, 1e3) for e in energy]
+            "energy",
+            f"energy{rail}, mJ a frame",
+            [_number(e.joules_per_frame if e else None, 1, 1e3) for e in energy],
         ),
         Column(
-            "above-idle", "of it above idle, mJ", [_number(e and e.joules_above_idle, 1, 1e3) for e in energy]
+            "above-idle",
+            "of it above idle, mJ",
+            [_number(e.joules_above_idle if e else None, 1, 1e3) for e in energy],
         ),
-        Column("clock", "GPU clock, MHz", [_number(e and e.gpu_hertz, 0, 1e-6) for e in energy]),
+        Column("clock", "GPU clock, MHz", [_number(e.gpu_hertz if e else None, 0, 1e-6) for e in energy]),
         Column("memory", "peak memory, MB", [_number(case.peak_bytes, 0, 1e-6) for case in cases]),
     ]
     if report.bicubic:
@@ -94,16 +98,16 @@ def columns(report: BenchReport) -> list[Column]:
 def _quantiles(
     key: str, what: str, latencies: Sequence[Latency | None], written: Callable[[float], str]
 ) -> Iterator[Column]:
-    for name, heading, figure in (
-        ("median", "median", lambda one: one.median_ms),
-        ("p90", "p90", lambda one: one.quantile_ms(0.9)),
-        ("p99", "p99", lambda one: one.quantile_ms(0.99)),
-        ("std", "std", lambda one: one.std_ms),
-    ):
+    figures: dict[str, Callable[[Latency], float]] = {
+        "median": lambda one: one.median_ms,
+        "p90": lambda one: one.quantile_ms(0.9),
+        "p99": lambda one: one.quantile_ms(0.99),
+        "std": lambda one: one.std_ms,
+    }
+    for name, figure in figures.items():
         cells = [GAP if one is None else written(figure(one)) for one in latencies]
-        yield Column(
-            "-".join(filter(None, (key, name))).replace("gpu-median", "gpu"), f"{what}{heading}, ms", cells
-        )
+        own = name if not key else key if name == "median" else f"{key}-{name}"
+        yield Column(own, f"{what}{name}, ms", cells)
 
 
 def labels(report: BenchReport) -> list[str]:
