@@ -140,6 +140,16 @@ class LayerCounts(_Record, frozen=True, kw_only=True):
     quantize: int
 
 
+class KernelRecord(_Record, frozen=True, kw_only=True):
+    """The kernels of an engine, as its compiler lists them."""
+
+    all: int
+    convolutions: dict[str, int]
+    """How many read and write which types: ``"Half -> Half"``, ``"Int8 -> Float"``."""
+    moved_bytes: int | None
+    """Read and written for one input; ``None`` where its size is open."""
+
+
 class EngineFlags(_Record, frozen=True, kw_only=True):
     """The compiler's options that decide what an engine is."""
 
@@ -251,6 +261,8 @@ class EngineDetails(Details, frozen=True, kw_only=True, omit_defaults=True):
     outputs: tuple[TensorInfo, ...]
     profile: InputProfile
     layers: LayerCounts
+    kernels: KernelRecord | None = None
+    """``None`` where the compiler did not list them."""
     flags: EngineFlags
     compute_capabilities: tuple[str, ...] = ()
     """GPUs that it was compiled for, where it is not bound to the one that built it."""

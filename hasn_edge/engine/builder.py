@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,7 @@ from hasn_edge.engine import network as networks
 from hasn_edge.engine.caches import read_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
 from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities
+from hasn_edge.engine.kernels import LIST_START, Kernel, kernels_of_inspector, kernels_of_log
 from hasn_edge.engine.messages import OnMessage, listening
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget
@@ -64,6 +65,8 @@ class Compiled:
     """Inputs, outputs, layer counts, flags and profile as plain JSON values."""
     timings: bytes = b""
     """For the next build; nothing where none were collected."""
+    kernels: tuple[Kernel, ...] = ()
+    """As TensorRT for RTX lists them while it compiles; :func:`inspect_plan` gives those of TensorRT."""
 
 
 def compile_plan(
@@ -86,12 +89,28 @@ def compile_plan(
     if options.calibration is not None:
         require_calibrator(capabilities)
 
+    listed: list[str] = []
+
     def on_any(severity: str, text: str) -> None:
+        if severity == "VERBOSE" and text.startswith(LIST_START):
+            listed.append(text)
         if options.verbose or severity != "VERBOSE":
             on_message(severity, text)
 
     with listening(trt, on_any) as logger:
-        return _compile(trt, capabilities, logger, onnx, target, options, on_step)
+        compiled = _compile(trt, capabilities, logger, onnx, target, options, on_step)
+    return replace(compiled, kernels=kernels_of_log(listed[-1])) if listed else compiled
+
+
+def inspect_plan(trt: Any, plan: bytes) -> tuple[Kernel, ...]:
+    """Load a plan for the GPU here and list its kernels; nothing where TensorRT does not load it."""
+    with listening(trt, lambda severity, text: None) as logger:
+        runtime = trt.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            return ()
+        inspector = engine.create_engine_inspector()
+        return kernels_of_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _compile(

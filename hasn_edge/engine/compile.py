@@ -20,11 +20,12 @@ from hasn_edge.engine.worker_process import (
     BuildRequest,
     CalibrationFiles,
     CalibratorInput,
+    WorkerProcess,
     no_room,
     run_worker,
     worker_command,
 )
-from hasn_edge.errors import UnsupportedError, say, use
+from hasn_edge.errors import BuildError, UnsupportedError, say, use
 from hasn_edge.files import writing
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.sidecar import EngineDetails
@@ -95,7 +96,8 @@ def engine_from_onnx(
     Raises:
         MissingDependencyError: TensorRT is not installed.
         UnsupportedError: this TensorRT cannot build for the target, or the graph's fixed size is another.
-        BuildError: the compiler refused, crashed or was killed; carries its messages.
+        BuildError: the compiler refused, crashed or was killed; carries its messages. Or it made an INT8
+            engine without INT8.
         ShapeError: calibration images of several shapes, or none.
         OutputError: no room for the temporary files, or in ``cache``.
     """
@@ -125,6 +127,7 @@ def engine_from_onnx(
             worker = run_worker(folder, worker_command(str(folder)), progress=progress)
             result = worker.outcome(NAMES[target.runtime])
             plan = (folder / worker_process.PLAN).read_bytes()
+            doubts = _doubts(worker, Precision(result["facts"]["precision"]), target)
             if cache is not None:
                 _keep(folder, cache, result["keep"])
     except OSError as exc:
@@ -138,10 +141,42 @@ def engine_from_onnx(
         header=header,
         version=version,
         made_by={NAMES[target.runtime]: version},
-        warnings=tuple(worker.texts("WARNING")),
+        warnings=(*doubts, *worker.texts("WARNING")),
         seconds=time.monotonic() - started,
-        facts=result["facts"],
+        facts={**result["facts"], "kernels": worker.kernels},
     )
+
+
+def _doubts(worker: WorkerProcess, precision: Precision, target: EngineTarget) -> list[str]:
+    """Return what an engine's kernels tell against it.
+
+    Raises:
+        BuildError: an INT8 engine for one generation, and none of its convolutions computes in INT8.
+    """
+    doubts = []
+    convolutions: dict[str, int] = (worker.kernels or {}).get("convolutions", {})
+    if precision is Precision.INT8 and convolutions:
+        integer = sum(n for types, n in convolutions.items() if types.startswith("Int8"))
+        wide = convolutions.get("Int8 -> Float", 0)
+        if not integer and len(target.compute_capabilities) == 1:
+            raise BuildError(
+                f"none of the {sum(convolutions.values())} convolutions computes in INT8 on GPUs of compute "
+                f"capability {target.compute_capabilities[0]}: this engine would be less exact than an FP16 "
+                "one, and slower",
+                use(precision="fp16"),
+            )
+        if wide > integer / 2:
+            doubts.append(
+                f"{wide} of {sum(convolutions.values())} convolutions read INT8 and write FP32, which moves "
+                "more memory than FP16 does: this engine is expected to be slower than an FP16 one; measure "
+                "both"
+            )
+    if worker.unverified:
+        doubts.append(
+            f"{len(worker.unverified)} layers shall compute in FP32, and TensorRT put them into kernels that "
+            "do not state what they compute in: only the engine's output tells"
+        )
+    return doubts
 
 
 def _keep(folder: Path, cache: Path, names: Mapping[str, str]) -> None:

@@ -19,11 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hasn_edge.engine.builder import Calibration, Options, compile_plan
+from hasn_edge.engine.builder import Calibration, Options, compile_plan, inspect_plan
 from hasn_edge.engine.caches import timing_cache_name
 from hasn_edge.engine.calibrator import calibration_cache_name, make_calibrator
 from hasn_edge.engine.capabilities import Capabilities, load_tensorrt
 from hasn_edge.engine.device_memory import DeviceMemory
+from hasn_edge.engine.kernels import describe_kernels, find_unverified
 from hasn_edge.engine.known_issues import warnings_before_build
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.engine.worker_process import CALIBRATION, GRAPH, PLAN, TIMING, BuildRequest, no_room
@@ -70,9 +71,9 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)  # libraries print to standard output as they like; that must not end up in the channel
     try:
         if arguments[0] == "--ask":
-            result = asdict(_load(EngineRuntime(arguments[1]), channel)[1])
+            channel.send("done", result=asdict(_load(EngineRuntime(arguments[1]), channel)[1]))
         else:
-            result = build(Path(arguments[0]), channel)
+            build(Path(arguments[0]), channel)
     except MissingDependencyError as exc:
         facts = {
             "module": exc.module,
@@ -88,12 +89,15 @@ def main(arguments: list[str]) -> int:
     except OSError as exc:
         channel.fail(no_room(exc))
         return 1
-    channel.send("done", result=result)
     return 0
 
 
-def build(folder: Path, channel: Channel) -> dict[str, Any]:
-    """Compile what the request in ``folder`` asks for; return what is known of the engine."""
+def build(folder: Path, channel: Channel) -> None:
+    """Compile what the request in ``folder`` asks for and report what is known of the engine.
+
+    Its kernels come after all else: TensorRT loads the engine to list them, and should memory not suffice for
+    that, the engine is there all the same.
+    """
     request = BuildRequest.read(folder)
     target = request.target
     trt, capabilities, gpu = _load(target.runtime, channel)
@@ -147,7 +151,12 @@ def build(folder: Path, channel: Channel) -> dict[str, Any]:
             "batches": request.calibration.count,
             "shape": list(request.calibration.shape),
         }
-    return {"facts": {**facts, **_device(gpu)}, "keep": kept, "version": capabilities.version}
+    result = {"facts": {**facts, **_device(gpu)}, "keep": kept, "version": capabilities.version}
+    channel.send("done", result=result)
+    kernels = compiled.kernels if gpu is None else inspect_plan(trt, compiled.plan)
+    if kernels:
+        unverified = find_unverified(kernels, facts["flags"].get("fp32_layers", ()))
+        channel.send("kernels", kernels=describe_kernels(kernels), unverified=unverified)
 
 
 def choose_workspace(

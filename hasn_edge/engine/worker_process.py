@@ -147,6 +147,10 @@ class WorkerProcess:
     """(severity, text) and how often, in order of first appearance."""
     failed: Mapping[str, Any] | None = None
     result: dict[str, Any] | None = None
+    kernels: dict[str, Any] | None = None
+    """What :func:`hasn_edge.engine.kernels.describe_kernels` returned in the child."""
+    unverified: tuple[str, ...] = ()
+    """Layers that shall compute in FP32, and may not."""
     returncode: int = 0
     stderr: str = ""
 
@@ -164,6 +168,8 @@ class WorkerProcess:
             self.failed = values
         elif event == "done":
             self.result = values["result"]
+        elif event == "kernels":
+            self.kernels, self.unverified = values["kernels"], tuple(values["unverified"])
 
     def texts(self, *severities: str) -> list[str]:
         """Return the messages of these severities, each once, the last ones."""
@@ -183,7 +189,9 @@ class WorkerProcess:
         title = self.title or title
         if self.failed is not None:
             raise self._error(title, self.failed)
-        if self.result is not None and self.returncode == 0:
+        if self.result is not None:
+            if self.returncode != 0:
+                log.info("%s ended afterwards, while it loaded what it made: %s", title, self.stderr.strip())
             return self.result
         last = self.texts("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")[-10:]
         last += self.stderr.strip().splitlines()[-15:]

@@ -111,6 +111,38 @@ def test_asked_and_built_in_a_child(
     assert kept.read_bytes() == b"+timings"
 
 
+LAYERS = [
+    {
+        "Name": "{ForeignNode[block_1.ln.Sqrt...block_1.ln.Div]}",
+        "LayerType": "Myelin",
+        "Inputs": [{"Name": "a", "Dimensions": [1, 8, 32, 32], "Format/Datatype": "Row major linear FP16"}],
+        "Outputs": [{"Name": "b", "Dimensions": [1, 8, 32, 32], "Format/Datatype": "Row major linear FP16"}],
+    },
+]
+
+
+def test_pinned_layers_that_may_not_be_fp32_are_told(install: Install, hasn_onnx: MakeOnnx) -> None:
+    """TensorRT 8.6 puts a normalization into one kernel whose inside it does not state."""
+    install("8.6.1", layers=LAYERS)
+    built = engine_from_onnx(hasn_onnx("fp32", form="weakly-typed"), TARGET, precision=Precision.FP16)
+    assert (
+        "2 layers shall compute in FP32, and TensorRT put them into kernels that do not" in built.warnings[0]
+    )
+    assert built.details().kernels is not None
+    assert built.details().kernels.all == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"crashes_when_it_loads": True}])
+def test_an_engine_that_cannot_be_loaded_where_it_was_made_is_kept(
+    install: Install, hasn_onnx: MakeOnnx, settings: dict[str, bool]
+) -> None:
+    """Memory that the compiler had is not always there again."""
+    install("10.3.0", **settings)
+    built = engine_from_onnx(hasn_onnx("fp32", form="weakly-typed-trt10"), TARGET)
+    assert built.plan.startswith(b"ftrt")
+    assert built.details().kernels is None
+
+
 def test_a_plan_of_8_5_is_known_by_its_sidecar(install: Install, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
     install("8.5.2")
     built = engine_from_onnx(hasn_onnx("fp32", form="weakly-typed"), TARGET)

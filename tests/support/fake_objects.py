@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import weakref
 from typing import Any
 
@@ -175,6 +178,28 @@ class Config(Strict):
         return None
 
 
+class Runtime(Strict):
+    def __init__(self, logger: Any) -> None:
+        assert logger is self._trt.first_logger()
+
+    def _do_deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+        assert bytes(serialized_engine) == self._trt.plan
+        if self._trt.crashes_when_it_loads:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None if self._trt.layers is None else self._trt.ICudaEngine()
+
+
+class Engine(Strict):
+    def _do_create_engine_inspector(self) -> Any:
+        return self._trt.EngineInspector()
+
+
+class Inspector(Strict):
+    def _do_get_engine_information(self, format: Any) -> str:
+        assert format is self._trt.LayerInformationFormat.JSON
+        return json.dumps({"Layers": self._trt.layers, "Bindings": ["input", "output"]})
+
+
 def _run(monitor: Any) -> bool:
     monitor.phase_start("Building", None, 2)
     for step in range(2):
@@ -197,4 +222,7 @@ MODELLED = {
     "IOptimizationProfile": Profile,
     "ITimingCache": TimingCache,
     "IBuilderConfig": Config,
+    "Runtime": Runtime,
+    "ICudaEngine": Engine,
+    "EngineInspector": Inspector,
 }

@@ -1,0 +1,151 @@
+"""The kernels of a compiled engine: what each reads, writes and computes, as the compiler lists them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+LIST_START = "Layers:"
+"""How the message begins, of the severity ``VERBOSE``, in which TensorRT for RTX lists what it compiled."""
+
+_BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "Int32": 4, "Int64": 8}
+_NAMES = {"fp32": "Float", "float": "Float", "fp16": "Half", "half": "Half", "int8": "Int8", "int32": "Int32"}
+_TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_CONVOLUTION = re.compile("conv|correlation", re.IGNORECASE)
+_OPAQUE = re.compile("myelin|foreign", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One end of a kernel."""
+
+    kind: str
+    """``"Float"``, ``"Half"``, ``"Int8"``, ..."""
+    shape: tuple[int, ...]
+    """-1 where it is dynamic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One step of an engine."""
+
+    kind: str
+    """What the compiler calls it: ``"correlation"`` and ``"CaskConvolution"`` are convolutions."""
+    reads: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...] = ()
+    writes: tuple[Tensor, ...]
+    nodes: tuple[str, ...]
+    """Nodes of the graph that it computes."""
+
+    @property
+    def convolution(self) -> bool:
+        """Whether it is a convolution."""
+        return _CONVOLUTION.search(self.kind) is not None
+
+    @property
+    def opaque(self) -> bool:
+        """Whether several nodes were compiled into it whose types in between are not stated."""
+        return _OPAQUE.search(self.kind) is not None
+
+
+def kernels_of_log(text: str) -> tuple[Kernel, ...]:
+    """Read the message of TensorRT for RTX that begins with :data:`LIST_START`.
+
+    Where an engine is for several compute capabilities, it lists the kernels of the first one.
+    """
+    return tuple(_kernel_of_line(line) for line in text.splitlines() if line.startswith("Name: "))
+
+
+def kernels_of_inspector(text: str) -> tuple[Kernel, ...]:
+    """Read what TensorRT's engine inspector returns as JSON; nothing where it names its layers only."""
+    layers = json.loads(text).get("Layers", [])
+    return tuple(_kernel_of_layer(layer) for layer in layers if isinstance(layer, dict))
+
+
+def describe_kernels(kernels: Sequence[Kernel]) -> dict[str, Any]:
+    """Return for a sidecar how many kernels there are, the types of convolutions, and the bytes moved.
+
+    A kernel that reads or writes a part of a tensor counts the whole. Bytes are ``None`` where sizes are
+    open.
+    """
+    pairs = Counter(
+        f"{kernel.reads[0].kind} -> {kernel.writes[0].kind}"
+        for kernel in kernels
+        if kernel.convolution and kernel.reads and kernel.writes
+    )
+    tensors = [tensor for one in kernels for tensor in (*one.reads, *one.constants, *one.writes)]
+    known = all(min(tensor.shape, default=1) >= 0 and tensor.kind in _BYTES for tensor in tensors)
+    return {
+        "all": len(kernels),
+        "convolutions": dict(pairs),
+        "moved_bytes": sum(prod(tensor.shape) * _BYTES[tensor.kind] for tensor in tensors) if known else None,
+    }
+
+
+def find_unverified(kernels: Iterable[Kernel], pinned: Iterable[str]) -> list[str]:
+    """Return the pinned layers that the engine may compute in another type than FP32.
+
+    Those are within a kernel that does not state what it computes in, or that reads and writes less alone.
+    """
+    wanted = set(pinned)
+    return [
+        node
+        for kernel in kernels
+        if kernel.opaque or "Float" not in {tensor.kind for tensor in (*kernel.reads, *kernel.writes)}
+        for node in kernel.nodes
+        if node in wanted
+    ]
+
+
+def _kernel_of_line(line: str) -> Kernel:
+    inputs, _, outputs = line.partition("Outputs: [")
+    inputs, _, constants = inputs.partition("Constants: [")
+    found = re.search(r"LayerType: (\w+)", line)
+    return Kernel(
+        kind=found[1] if found else "",
+        reads=_tensors(inputs),
+        constants=_tensors(constants),
+        writes=_tensors(outputs),
+        nodes=tuple(_NODE.findall(line)),
+    )
+
+
+def _tensors(text: str) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(kind, tuple(int(side) for side in shape.split(",") if side))
+        for shape, kind in _TENSOR.findall(text)
+    )
+
+
+def _kernel_of_layer(layer: dict[str, Any]) -> Kernel:
+    names = _NODE.findall(layer.get("Metadata", ""))
+    return Kernel(
+        kind=str(layer.get("ParameterType") or layer.get("LayerType", "")),
+        reads=_ends(layer.get("Inputs", ())),
+        constants=_ends(layer.get("Constants", ())),
+        writes=_ends(layer.get("Outputs", ())),
+        # Without metadata (TensorRT 8.5) the kernel bears the names of its nodes, joined.
+        nodes=tuple(names or re.split(r" \+ |\.\.\.|[{}\[\]]", str(layer.get("Name", "")))),
+    )
+
+
+def _ends(tensors: Iterable[dict[str, Any]]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            _kind(str(tensor.get("Datatype") or tensor.get("Format/Datatype", ""))),
+            tuple(int(side) for side in tensor.get("Dimensions", ())),
+        )
+        for tensor in tensors
+    )
+
+
+def _kind(text: str) -> str:
+    """Return the type that a format names, e.g. of ``"Row major linear FP16 format"``."""
+    words = (_NAMES.get(word) for word in re.findall(r"\w+", text.lower()))
+    return next((word for word in words if word is not None), text)

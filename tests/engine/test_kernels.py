@@ -1,0 +1,121 @@
+"""The kernels that a compiler lists: NVIDIA's own lists of real engines, and what is learned from them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hasn_edge.engine.compile import engine_from_onnx
+from hasn_edge.engine.kernels import (
+    Tensor,
+    describe_kernels,
+    find_unverified,
+    kernels_of_inspector,
+    kernels_of_log,
+)
+from hasn_edge.engine.target import EngineTarget, ShapeRange, load_target
+from hasn_edge.errors import BuildError
+from hasn_edge.spec import Precision
+from tests.support.compiling import MakeOnnx
+from tests.support.samples import as_json
+
+NHWC, LINEAR = "Format: (NHWC) Channel major format", "Format: (Linear) Row major linear format"
+LOG = "Layers:\n" + "\n".join(
+    (
+        "Name: block_1.dwconv.conv_U46_myl0_3, LayerType: correlation, "
+        "Inputs: [ { Name: __mye36, Dimensions: [1,32,48,64], Strides: [98304,1,2048,32], "
+        f"StrideOrder: [3,0,2,1], Datatype: Int8, {NHWC} }}], "
+        "Constants: [ { Name: __mye6558_dconst_myl0, Dimensions: [8,4,7,7], Strides: [196,1,28,4], "
+        f"StrideOrder: [3,0,2,1], Datatype: Int8, {NHWC} }}], "
+        "Outputs: [ { Name: __myln_k_arg__bb1_5_myl0, Dimensions: [1,8,48,64], Strides: [24576,1,512,8], "
+        f"StrideOrder: [3,0,2,1], Datatype: Float, {NHWC} }}], TacticName: __myelin_CASK_STUB, StreamId: 0, "
+        "Metadata: [ONNX Layer: block_1.dwconv.conv][ONNX Layer: conv_1.q/Dequantize]",
+        "Name: __myl_MulCast_myl0_4, LayerType: kgen, "
+        "Inputs: [ { Name: __myln_k_arg__bb1_5_myl0, Dimensions: [1,8,48,64], Strides: [24576,1,512,8], "
+        f"StrideOrder: [3,0,2,1], Datatype: Float, {NHWC} }}], "
+        "Outputs: [ { Name: a, Dimensions: [1,48,64,1], Strides: [3072,64,1,1], StrideOrder: [3,2,1,0], "
+        f"Datatype: Half, {LINEAR} }}, {{ Name: b, Dimensions: [1], Strides: [1], StrideOrder: [0], "
+        f"Datatype: Float, {LINEAR} }}], TacticName: __myl_MulCast, StreamId: 0, Metadata: [ONNX Layer: ln]",
+    )
+)
+"""Two lines of TensorRT for RTX 1.7.1 about an INT8 engine of a small network, with fewer constants."""
+
+
+def test_what_tensorrt_for_rtx_lists() -> None:
+    convolution, rest = kernels_of_log(LOG)
+    assert convolution.convolution
+    assert not rest.convolution
+    assert convolution.reads == (Tensor("Int8", (1, 32, 48, 64)),)
+    assert convolution.constants == (Tensor("Int8", (8, 4, 7, 7)),)
+    assert convolution.nodes == ("block_1.dwconv.conv", "conv_1.q/Dequantize")
+    assert rest.writes == (Tensor("Half", (1, 48, 64, 1)), Tensor("Float", (1,)))
+    moved = 32 * 48 * 64 + 8 * 4 * 49 + 2 * 4 * 8 * 48 * 64 + 2 * 48 * 64 + 4
+    assert describe_kernels((convolution, rest)) == {
+        "all": 2, "convolutions": {"Int8 -> Float": 1}, "moved_bytes": moved
+    }  # fmt: skip
+
+
+def test_bytes_of_open_sizes_are_not_known() -> None:
+    kernels = kernels_of_log(LOG.replace("[1,8,48,64]", "[1,8,-1,-1]"))
+    assert describe_kernels(kernels)["moved_bytes"] is None
+
+
+def layer(name: str, kind: str, into: str, out: str, **more: Any) -> dict[str, Any]:
+    """As TensorRT's engine inspector writes a layer, by NVIDIA's samples of its output."""
+    ends = {
+        key: [{"Name": key, "Dimensions": [1, 8, 4, 4], "Format/Datatype": text}]
+        for key, text in (("Inputs", into), ("Outputs", out))
+    }
+    return {"Name": name, "LayerType": kind, **ends, **more}
+
+
+HALF, FLOAT = "Channel major FP16 format where channel % 8 == 0", "Row major linear FP32"
+
+
+def test_what_tensorrts_inspector_lists() -> None:
+    layers = [
+        layer("conv_1 + relu", "CaskConvolution", "Row major linear FP32", HALF, ParameterType="Convolution"),
+        layer("q", "Reformat", HALF, "Thirty-two wide channel vectorized row major Int8 format"),
+        layer("{ForeignNode[ln.Mean...ln.Div]}", "Myelin", HALF, HALF,
+              Metadata="[ONNX Layer: ln.Mean]\u001e[ONNX Layer: ln.Div]"),
+        layer("pool", "Reduce", FLOAT, FLOAT, Metadata="[ONNX Layer: pool]"),
+    ]  # fmt: skip
+    kernels = kernels_of_inspector(json.dumps({"Layers": layers}))
+    assert [kernel.convolution for kernel in kernels] == [True, False, False, False]
+    assert kernels[0].nodes == ("conv_1", "relu")
+    assert kernels[1].writes[0].kind == "Int8"
+    assert describe_kernels(kernels)["convolutions"] == {"Float -> Half": 1}
+    assert find_unverified(kernels, ["ln.Mean", "ln.Div", "pool"]) == ["ln.Mean", "ln.Div"]
+    assert find_unverified(kernels, []) == []
+    assert kernels_of_inspector('{"Layers": ["conv_1", "pool"]}') == (), "names only, at a lower verbosity"
+
+
+@pytest.mark.usefixtures("needs_rtx")
+class TestRealEngines:
+    TARGET = EngineTarget(name="test", shapes=ShapeRange.static(40, 56), compute_capabilities=("8.6",))
+
+    def test_fp16(self, hasn_onnx: MakeOnnx) -> None:
+        built = engine_from_onnx(hasn_onnx("fp16", size=(40, 56)), self.TARGET, precision=Precision.FP16)
+        kernels = as_json(built.details())["kernels"]
+        assert set(kernels["convolutions"]) == {"Half -> Half"}
+        assert kernels["all"] > kernels["convolutions"]["Half -> Half"] > 10
+        assert kernels["moved_bytes"] > 4 * 3 * 40 * 56 * (1 + 16)  # at least the images
+        assert built.warnings == ()
+
+    def test_int8_that_writes_fp32_is_told_to_be_slow(self, hasn_onnx: MakeOnnx) -> None:
+        built = engine_from_onnx(hasn_onnx("int8", size=(40, 56)), self.TARGET, precision=Precision.INT8)
+        kernels = as_json(built.details())["kernels"]
+        assert kernels["convolutions"]["Int8 -> Float"] > 10
+        assert "convolutions read INT8 and write FP32" in built.warnings[0]
+        assert "slower than an FP16 one" in built.warnings[0]
+        assert built.details().warnings == built.warnings
+
+    def test_int8_that_is_none_is_refused(self, hasn_onnx: MakeOnnx) -> None:
+        """TensorRT for RTX computes no convolution in INT8 on Turing."""
+        turing = load_target("rtx-turing").with_size(40, 56)
+        with pytest.raises(
+            BuildError, match=r"none of the \d+ convolutions computes in INT8 .* 7\.5: .*use precision='fp16'"
+        ):
+            engine_from_onnx(hasn_onnx("int8", size=(40, 56)), turing, precision=Precision.INT8)
