@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +16,11 @@ from PIL import __version__ as pillow_version
 
 from hasn_edge.errors import InputError, OutputError
 from hasn_edge.images import codec
+from hasn_edge.images.arrays import split_alpha, to_rgb
 from hasn_edge.images.listing import SUFFIXES
-from tests.support import bmp_files
+from tests.support import bmp_files, image_files
+
+CASES = Path(__file__).parent / "cases"
 
 
 def _gradient(channels, dtype=np.uint8, size=(20, 30)):
@@ -270,6 +276,73 @@ def test_other_programs_see_the_alpha_of_a_tiff_we_wrote(tmp_path):
         assert [int(e) for e in tiff.pages[0].extrasamples] == [2]  # unassociated alpha
     with Image.open(tmp_path / "a.tiff") as opened:
         np.testing.assert_array_equal(np.asarray(opened), RGBA)
+
+
+# --- every format and depth, by the definition of the format and by Pillow -----------------------------
+
+
+def _shown(pixels):
+    """As RGB with alpha of 8 bits, which Pillow makes of every file."""
+    colour, alpha = split_alpha(pixels)
+    opaque = np.full_like(colour[..., :1], 255)
+    return np.concatenate([to_rgb(colour), opaque if alpha is None else alpha], axis=2)
+
+
+def _compare(name, data, expected, pixels, *, tolerance=0):
+    if expected is not None:
+        assert pixels.shape == expected.shape, name
+        assert np.abs(pixels.astype(int) - expected).max() <= tolerance, name
+    if pixels.dtype == np.uint8:
+        with Image.open(io.BytesIO(data)) as opened:
+            by_pillow = np.asarray(opened.convert("RGBA")).astype(int)
+        # Pillow compares the key of a gray PNG of 2 or 4 bits with levels of 8: its alpha is none.
+        seen = slice(3 if name.startswith(("png-0-2", "png-0-4")) else 4)
+        assert np.abs(_shown(pixels) - by_pillow)[..., seen].max() <= tolerance, name
+
+
+def test_every_png_comes_out_as_it_was_drawn(tmp_path):
+    for name, data, expected in image_files.pngs():
+        _compare(name, data, expected, _read(tmp_path, data, f"{name}.png"))
+
+
+def test_every_tiff_comes_out_as_it_was_drawn_or_is_refused(tmp_path):
+    read, refused = [], []
+    for name, data, expected in image_files.tiffs():
+        try:
+            pixels = _read(tmp_path, data, f"{name}.tif")
+        except InputError as exc:
+            refused.append(str(exc))
+            continue
+        _compare(name, data, expected, pixels, tolerance=1 if name.endswith("-1") else 0)
+        read.append(name)
+    for photometric, depths in (
+        (0, (1, 2, 4, 8, 16)),
+        (1, (1, 2, 4, 8, 16)),
+        (2, (8, 16)),
+        (3, (1, 2, 4, 8)),
+    ):
+        for bits, packing in itertools.product(depths, ("", "deflate")):
+            assert f"tiff-{photometric}-{bits}-<-1-{packing}-None" in read, (photometric, bits, packing)
+    assert {"tiff-2-8->-1--None", "tiff-2-8-<-1--2", "tiff-2-16-<-1--2", "tiff-5-8-<-1--None"} <= set(read)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bitfields32", "bitfields32-default-masks", "os2-24bit", "rgb565", "rle8-padded-rows"],
+)
+def test_bitmaps_of_real_programs_have_their_colours(name):
+    expected = codec.read_image(CASES / "reference_16x16.png")
+    pixels = codec.read_image(CASES / f"bmp-{name}.bmp")
+    expected = expected[: pixels.shape[0], : pixels.shape[1]]
+    assert pixels.shape == expected.shape  # three channels, opaque
+    assert np.abs(pixels.astype(int) - expected).max() <= (4 if name == "rgb565" else 0)
+    assert (pixels == 255).all(axis=2).any()  # white is white, though it has five or six bits
+
+
+def test_junk_between_the_segments_of_a_jpeg_is_skipped():
+    with Image.open(CASES / "jpeg-junk.jpg") as opened:
+        expected = np.asarray(opened)
+    np.testing.assert_array_equal(codec.read_image(CASES / "jpeg-junk.jpg"), expected)
 
 
 # --- BMP, of which each decoder knows other kinds ------------------------------------------------------
