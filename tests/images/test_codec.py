@@ -315,6 +315,7 @@ def test_every_tiff_comes_out_as_it_was_drawn_or_is_refused(tmp_path):
             continue
         _compare(name, data, expected, pixels, tolerance=1 if name.endswith("-1") else 0)
         read.append(name)
+    assert all(re.search("save it (again )?as ", message) for message in refused)
     for photometric, depths in (
         (0, (1, 2, 4, 8, 16)),
         (1, (1, 2, 4, 8, 16)),
