@@ -82,7 +82,8 @@ def writing(path: Path) -> Iterator[Path]:
         OutputError: the folder cannot be made or written, or the disk is full; nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(8)}{path.suffix}")
+    # Names have at most 255 bytes, and a character up to four.
+    temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _naming:

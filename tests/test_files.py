@@ -135,3 +135,10 @@ def test_names_have_the_folders_that_tell_files_apart(tmp_path):
         "c/a/net.onnx",
     ]
     assert distinct_names([Path("net.onnx"), Path("net.onnx")]) == ["net.onnx", "net.onnx"], "one file"
+
+
+@pytest.mark.parametrize("name", ["漫" * 79 + ".png", "𠀀" * 60 + ".safetensors", "a" * 250 + ".png"])
+def test_names_as_long_as_a_folder_takes_them(tmp_path, name):
+    with files.writing(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
