@@ -104,6 +104,7 @@ class RangesRecord(_Record, frozen=True, kw_only=True):
     images: int
     values: dict[str, float]
     peaks: dict[str, float]
+    lows: dict[str, float] = {}
 
 
 class AutotuneRecord(_Record, frozen=True, kw_only=True):

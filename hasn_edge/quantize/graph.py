@@ -28,6 +28,8 @@ class Convolution:
     bias: str | None
     shape: tuple[int, int, int, int]
     groups: int
+    pads: tuple[int, ...]
+    """Rows and columns of zeros around the input: top, left, bottom, right."""
 
 
 def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
@@ -62,6 +64,7 @@ def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
             bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,
             shape=(shape[0], shape[1], shape[2], shape[3]),
             groups=int(attribute(node, "group", 1)),
+            pads=tuple(attribute(node, "pads", (0, 0, 0, 0))),
         )
     return tuple(found.values())
 

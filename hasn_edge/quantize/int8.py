@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -73,10 +73,11 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
     dtypes = {array_of(weights[conv.weight]).dtype for conv in chosen}
     _check(result, chosen, dtypes, ranges)
     writer = _PairWriter(result, dtypes.pop())
-    for tensor, readers in _by_input(chosen).items():
-        writer.activation(tensor, max(ranges.of(conv.name) for conv in readers), readers)
     for conv in chosen:
         writer.weights(conv, weight_ranges(array_of(weights[conv.weight]), recipe))
+    for number, readers in enumerate(_by_input(chosen, ranges).values()):
+        limit = max(ranges.of(conv.name) for conv in readers)
+        writer.activation(readers, limit, ranges.lows.get(readers[0].name), number)
     writer.write()
     return result
 
@@ -118,10 +119,12 @@ def _check(
             )
 
 
-def _by_input(chosen: Iterable[Convolution]) -> dict[str, list[Convolution]]:
-    groups: dict[str, list[Convolution]] = {}
+def _by_input(chosen: Iterable[Convolution], ranges: Ranges) -> dict[object, list[Convolution]]:
+    """Return the convolutions that read one tensor in the same way."""
+    groups: dict[object, list[Convolution]] = {}
     for conv in chosen:
-        groups.setdefault(conv.input, []).append(conv)
+        low = ranges.lows.get(conv.name)
+        groups.setdefault((conv.input, low, None if low is None else conv.pads), []).append(conv)
     return groups
 
 
@@ -133,16 +136,67 @@ class _PairWriter:
         self._dtype = dtype
         self._before: dict[str, list[NodeProto]] = {}
         self._constants: list[TensorProto] = []
+        self._named: set[str] = set()
+        self._sums: dict[str, NDArray[np.float64]] = {}
         self._nodes = {node.name: node for node in model.graph.node if node.op_type == "Conv"}
 
-    def activation(self, tensor: str, limit: float, readers: list[Convolution]) -> None:
-        """Put one Q/DQ pair on ``tensor`` for all of ``readers``, which come in graph order."""
-        quantized = self._pair(tensor, readers[0].name, scale_of(limit, self._dtype), name=f"{tensor}.q")
+    def activation(self, readers: list[Convolution], limit: float, low: float | None, number: int) -> None:
+        """Put one Q/DQ pair on the tensor that ``readers``, which come in graph order, read in one way.
+
+        With ``low``, code -128 stands for it: the tensor is shifted by a constant first, the border is padded
+        with what zero has become, and the constant's share goes into the bias, so nothing else changes.
+        """
+        tensor, scale = readers[0].input, scale_of(limit, self._dtype)
+        name = f"{tensor}.q" if f"{tensor}.q" not in self._named else f"{tensor}.q{number}"
+        self._named.add(name)
+        if low is not None:
+            # A whole number of steps, so that zero, which is what borders are padded with, has a code.
+            codes = float(np.rint(low / float(scale))) + LEVELS + 1
+            shift = self._dtype.type(codes * float(scale))
+            tensor = self._shifted(readers, shift, name)
+        quantized = self._pair(tensor, readers[0].name, scale, name=name)
         for conv in readers:
             self._nodes[conv.name].input[0] = quantized
 
+    def _shifted(self, readers: list[Convolution], shift: np.floating, name: str) -> str:
+        make, first = self._onnx.helper.make_node, readers[0]
+        before = self._before.setdefault(first.name, [])
+        amount = self._constant(np.asarray(shift, self._dtype), f"{name}.shift")
+        shifted = f"{name}.shifted"
+        before.append(make("Sub", [first.input, amount], [shifted], name=f"{name}/Shift"))
+        if any(first.pads):
+            top, left, bottom, right = first.pads
+            pads = self._constant(np.array([0, 0, top, left, 0, 0, bottom, right]), f"{name}.pads")
+            border = self._constant(np.asarray(-shift, self._dtype), f"{name}.border")
+            before.append(make("Pad", [shifted, pads, border], [f"{name}.padded"], name=f"{name}/Pad"))
+            shifted = f"{name}.padded"
+        for conv in readers:
+            self._add_to_bias(conv, float(shift))
+            for item in self._nodes[conv.name].attribute:
+                if item.name == "pads":
+                    item.ints[:] = [0, 0, 0, 0]
+        return shifted
+
+    def _add_to_bias(self, conv: Convolution, shift: float) -> None:
+        constants = initializers(self._model)
+        bias = 0.0 if conv.bias is None else array_of(constants[conv.bias]).astype(np.float64)
+        # Of the weights as they are after rounding: most values lie near zero, far from the shift.
+        total = bias + shift * self._sums[conv.name]
+        name = self._constant(total.astype(self._dtype), f"{conv.name}.bias.shifted")
+        node = self._nodes[conv.name]
+        node.input[2:] = [name]
+
+    def _constant(self, values: NDArray[Any], name: str) -> str:
+        self._constants.append(self._onnx.numpy_helper.from_array(values, name))
+        return name
+
     def weights(self, conv: Convolution, limits: NDArray[np.float64]) -> None:
+        """Put a Q/DQ pair on the weights of ``conv``."""
         scales = scale_of(limits, self._dtype)
+        values = array_of(initializers(self._model)[conv.weight]).astype(np.float64)
+        steps = scales.astype(np.float64).reshape(-1, 1, 1, 1)
+        codes = np.clip(np.rint(values / steps), -LEVELS - 1, LEVELS)
+        self._sums[conv.name] = (codes * steps).sum(axis=(1, 2, 3))
         self._nodes[conv.name].input[1] = self._pair(
             conv.weight, conv.name, scales, name=f"{conv.name}.weight.q"
         )

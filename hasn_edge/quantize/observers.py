@@ -130,8 +130,9 @@ def observed_range(
     *,
     percentile: float | None = None,
     power: float = 2.0,
+    levels: int = LEVELS,
 ) -> float:
-    """Return the magnitude that code 127 stands for; 0 where nothing but zeros was seen.
+    """Return the magnitude that the last code stands for; 0 where nothing but zeros was seen.
 
     Args:
         histogram: The values.
@@ -140,6 +141,7 @@ def observed_range(
             :attr:`Observer.PERCENTILE` only.
         power: What the error is raised to, for :attr:`Observer.MSE` only. Above 2, values that are far
             outside weigh more: rare, but each is a visible mistake.
+        levels: Codes above zero: 127, or 255 where all values are on one side.
 
     Raises:
         InputError: no value was seen, or the percentile is missing.
@@ -153,7 +155,7 @@ def observed_range(
             raise InputError("the percentile observer needs a percentage, for example 99.99")
         return _percentile_range(histogram, percentile)
     if observer is Observer.MSE:
-        return _mse_range(histogram, power)
+        return _mse_range(histogram, power, levels)
     if observer is Observer.ENTROPY:
         return _entropy_range(histogram)
     return histogram.peak
@@ -194,15 +196,15 @@ def _percentile_range(histogram: MagnitudeHistogram, percentile: float) -> float
     return min((index + 1) * histogram.width, histogram.peak)
 
 
-def _mse_range(histogram: MagnitudeHistogram, power: float) -> float:
+def _mse_range(histogram: MagnitudeHistogram, power: float, levels: int) -> float:
     filled = np.flatnonzero(histogram.counts)
     counts = histogram.counts[filled].astype(np.float64)
     # Relative to the peak, so that squares of huge or tiny values stay finite numbers.
     values = np.minimum(histogram.centers()[filled] / histogram.peak, 1.0)
     best, least = 1.0, math.inf
     for fraction in np.geomspace(1.0, _MSE_SMALLEST, _MSE_STEPS):
-        step = fraction / LEVELS
-        codes = np.minimum(np.rint(values / step), LEVELS)
+        step = fraction / levels
+        codes = np.minimum(np.rint(values / step), levels)
         error = float(np.dot(counts, np.abs(values - codes * step) ** power))
         if error < least:
             best, least = float(fraction), error

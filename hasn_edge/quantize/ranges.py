@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnx import ModelProto
 from hasn_edge.errors import ArtifactError, CheckpointError, InputError, say
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.quantize.graph import convolutions
-from hasn_edge.quantize.observers import MagnitudeHistogram, Observer, observed_range
+from hasn_edge.quantize.observers import LEVELS, MagnitudeHistogram, Observer, observed_range
 from hasn_edge.sidecar import RangesRecord
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Ranges:
     """Range by convolution name; 0 where the input was zero everywhere (a dead ReLU)."""
     peaks: Mapping[str, float]
     """Largest magnitude seen, by convolution name: above 65504 FP16 cannot hold the tensor."""
+    lows: Mapping[str, float] = field(default_factory=dict)
+    """The value that code -128 stands for, where the input is shifted so that all 256 codes are used."""
     observer: Observer
     percentile: float | None
     fingerprint: str
@@ -83,18 +85,28 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
         CheckpointError: the network's own values are not finite on an image; the convolution is named.
         ConfigError: the recipe selects no convolution.
     """
-    histograms = input_histograms(proto, data, recipe.select(conv.name for conv in convolutions(proto)))
+    chosen = recipe.select(conv.name for conv in convolutions(proto))
+    lows = input_minima(proto, data, recipe.shifted(chosen))
+    histograms = input_histograms(proto, data, chosen, lows)
     percentile = recipe.percentile if recipe.observer is Observer.PERCENTILE else None
     # Convolutions that read one tensor share a histogram; searching it once is enough.
-    found = {
-        id(histogram): observed_range(
-            histogram, recipe.observer, percentile=percentile, power=recipe.error_power
-        )
-        for histogram in {id(histogram): histogram for histogram in histograms.values()}.values()
-    }
+    found: dict[tuple[int, int], float] = {}
+    values: dict[str, float] = {}
+    image = {conv.name for conv in convolutions(proto) if conv.input == proto.graph.input[0].name}
+    for name, histogram in histograms.items():
+        levels = 2 * LEVELS + 1 if name in lows else LEVELS
+        key = (id(histogram), levels)
+        if key not in found:
+            limit = observed_range(
+                histogram, recipe.observer, percentile=percentile, power=recipe.error_power, levels=levels
+            )
+            found[key] = limit * LEVELS / levels
+        # An image has 8 bits: shifted by half, its codes are its levels, and nothing is lost.
+        values[name] = LEVELS / 255 if name in image and name in lows else found[key]
     return Ranges(
-        values={name: found[id(histogram)] for name, histogram in histograms.items()},
+        values=values,
         peaks={name: histogram.peak for name, histogram in histograms.items()},
+        lows=lows,
         observer=recipe.observer,
         percentile=percentile,
         fingerprint=data.fingerprint,
@@ -103,41 +115,92 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
 
 
 def input_histograms(
-    proto: ModelProto, batches: Iterable[NDArray[np.float32]], names: Iterable[str]
+    proto: ModelProto,
+    batches: Iterable[NDArray[np.float32]],
+    names: Iterable[str],
+    lows: Mapping[str, float] | None = None,
 ) -> dict[str, MagnitudeHistogram]:
     """Return a histogram of the input of each convolution called in ``names``.
 
     Convolutions that read the same tensor share one.
 
+    Args:
+        proto: The FP32 graph.
+        batches: As of :func:`ranges_from_onnx`.
+        names: Convolutions.
+        lows: By name, what is subtracted first.
+
     Raises:
         InputError: there is no calibration image.
         CheckpointError: a value is not finite.
     """
+    readers = {name: (tensor, (lows or {}).get(name, 0.0)) for name, tensor in _readers(proto, names).items()}
+    histograms = {read: MagnitudeHistogram() for read in readers.values()}
+    for number, tensors in enumerate(_inputs(proto, batches, {tensor for tensor, _ in histograms}), 1):
+        for (tensor, low), histogram in histograms.items():
+            try:
+                histogram.add(tensors[tensor] - np.float32(low) if low else tensors[tensor])
+            except InputError:
+                first = next(name for name, read in readers.items() if read == (tensor, low))
+                raise CheckpointError(
+                    f"the input of convolution {first} has values that are not finite on calibration image "
+                    f"{number}: this checkpoint overflows float32",
+                    say("use another checkpoint"),
+                ) from None
+    return {name: histograms[read] for name, read in readers.items()}
+
+
+def input_maxima(
+    proto: ModelProto, batches: Iterable[NDArray[np.float32]], names: Iterable[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the largest magnitude of each input channel ``(C,)`` of the convolutions called in ``names``.
+
+    Raises:
+        InputError: there is no calibration image.
+    """
+    readers = _readers(proto, names)
+    found: dict[str, NDArray[np.float32]] = {}
+    for tensors in _inputs(proto, batches, set(readers.values())):
+        for tensor in set(readers.values()):
+            largest = np.abs(tensors[tensor]).max(axis=(0, 2, 3))
+            found[tensor] = np.maximum(found.get(tensor, largest), largest)
+    return {name: found[tensor] for name, tensor in readers.items()}
+
+
+def input_minima(
+    proto: ModelProto, batches: Iterable[NDArray[np.float32]], names: Iterable[str]
+) -> dict[str, float]:
+    """Return the smallest value that each convolution called in ``names`` reads, padding (0) included.
+
+    Raises:
+        InputError: there is no calibration image.
+    """
+    readers = _readers(proto, names)
+    found = dict.fromkeys(readers.values(), 0.0)
+    if found:
+        for tensors in _inputs(proto, batches, set(found)):
+            found = {tensor: min(low, float(tensors[tensor].min())) for tensor, low in found.items()}
+    return {name: found[tensor] for name, tensor in readers.items()}
+
+
+def _readers(proto: ModelProto, names: Iterable[str]) -> dict[str, str]:
+    """Return the tensor that each convolution reads, by the convolution's name."""
     wanted = set(names)
-    readers = {conv.name: conv.input for conv in convolutions(proto) if conv.name in wanted}
-    histograms = {tensor: MagnitudeHistogram() for tensor in readers.values()}
+    return {conv.name: conv.input for conv in convolutions(proto) if conv.name in wanted}
+
+
+def _inputs(
+    proto: ModelProto, batches: Iterable[NDArray[np.float32]], tensors: set[str]
+) -> Iterator[Mapping[str, NDArray[np.float32]]]:
+    """Run the graph on each batch and yield the tensors that were asked for, and some others."""
     graph_input = proto.graph.input[0].name
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     outputs = {output.name for output in watched.graph.output} | {graph_input}
-    watched.graph.output.extend(
-        onnx.ValueInfoProto(name=tensor) for tensor in histograms if tensor not in outputs
-    )
+    watched.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in sorted(tensors - outputs))
     emulator = Emulator(watched, exact=False)
     count = 0
-    for batch in batches:
-        tensors = {**emulator.run_all(batch), graph_input: batch}
-        for tensor, histogram in histograms.items():
-            try:
-                histogram.add(tensors[tensor])
-            except InputError:
-                first = next(name for name, read in readers.items() if read == tensor)
-                raise CheckpointError(
-                    f"the input of convolution {first} has values that are not finite on calibration image "
-                    f"{count + 1}: this checkpoint overflows float32",
-                    say("use another checkpoint"),
-                ) from None
-        count += 1
+    for count, batch in enumerate(batches, 1):
+        yield {**emulator.run_all(batch), graph_input: batch}
     if count == 0:
         raise InputError("there is no calibration image", say("give a folder with images"))
-    return {name: histograms[tensor] for name, tensor in readers.items()}

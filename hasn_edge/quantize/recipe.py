@@ -48,6 +48,12 @@ class QuantRecipe:
     """Names of the convolutions that are quantized; * and ? stand for any text and any character."""
     keep_float: tuple[str, ...] = ()
     """Names that stay in float although `quantize` names them."""
+    shift: tuple[str, ...] = ()
+    """Names of convolutions whose input is shifted by a constant first, so that all 256 codes are used although
+    the zero point is 0: for inputs with most values on one side of zero, as after GELU, and for the image."""
+    equalize: float | None = None
+    """Make channels alike across layers before measuring, with this exponent from 0 (weights only) to 1
+    (activations only); see `quantize/equalize.py`. Left out: not at all."""
     weights: Granularity = Granularity.PER_CHANNEL
     """Scales of the weights: per_channel or per_tensor."""
     weight_range: WeightRange = WeightRange.MINMAX
@@ -65,6 +71,8 @@ class QuantRecipe:
             raise ConfigError(f"error_power is {self.error_power}; expected a number from 1 to 8")
         if not (math.isfinite(self.budget_db) and self.budget_db >= 0):
             raise ConfigError(f"budget_db is {self.budget_db}; expected a number of dB, 0 or more")
+        if self.equalize is not None and not 0 <= self.equalize <= 1:
+            raise ConfigError(f"equalize is {self.equalize}; expected a number from 0 to 1")
         if not self.quantize:
             raise ConfigError(
                 'quantize is empty; expected patterns of names, for example ["block_*.f1.conv"]'
@@ -87,6 +95,10 @@ class QuantRecipe:
                 f" less {', '.join(self.keep_float[:4]) or 'nothing'} against {some}, ..."
             )
         return chosen
+
+    def shifted(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of ``names`` whose input is shifted."""
+        return tuple(name for name in names if _matches(name, self.shift))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, one per field."""
