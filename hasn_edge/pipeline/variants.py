@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from hasn_edge.model.checkpoint import Checkpoint
+    from hasn_edge.model.hasn import HASN
     from hasn_edge.quantize.ranges import CalibrationBatches, Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
     from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -39,9 +40,12 @@ class GraphExporter:
     Args:
         checkpoint: The network.
         rules: Fusion rules that are applied first.
+        model: Computes the same as the checkpoint's, with other weights; the checkpoint's by default.
     """
 
-    def __init__(self, checkpoint: Checkpoint, rules: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, rules: tuple[str, ...] = (), model: HASN | None = None
+    ) -> None:
         require("onnx", extra="export", needed_for="Making a graph")
         from hasn_edge.fuse.apply import fuse
 
@@ -49,7 +53,7 @@ class GraphExporter:
         self.rules = rules
         self.fused: list[str] = []
         """What fusion did, a line a rule."""
-        self._model = checkpoint.model()
+        self._model = checkpoint.model() if model is None else model
         if rules:
             self._model, self.fused = fuse(self._model, rules)
         self._fp32: dict[tuple[int, bool, ImageSize | None, int | None], ModelProto] = {}
@@ -76,6 +80,23 @@ class GraphExporter:
                 source=self.checkpoint.sha256,
             )
         return self._fp32[key]
+
+    def prepare_int8(self, data: CalibrationBatches, recipe: QuantRecipe) -> GraphExporter:
+        """Return the exporter of INT8 graphs: of the equalized network where the recipe equalizes.
+
+        LayerNorm's weight is what makes its channels alike, so it is not fused into what follows then.
+        """
+        if recipe.equalize is None:
+            return self
+        from hasn_edge.quantize.equalize import equalize
+        from hasn_edge.quantize.graph import convolutions
+        from hasn_edge.quantize.ranges import input_maxima
+
+        plain = GraphExporter(self.checkpoint).fp32()
+        maxima = input_maxima(plain, data, recipe.select(conv.name for conv in convolutions(plain)))
+        model = equalize(self.checkpoint.model(), maxima, alpha=recipe.equalize)
+        rules = tuple(rule for rule in self.rules if rule != "norm_affine")
+        return GraphExporter(self.checkpoint, rules, model)
 
     def measure_ranges(self, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
         """Measure the ranges that INT8 needs: keyed by convolution, they serve every form."""
@@ -134,7 +155,7 @@ class Variants:
         self.progress = progress
         self.exporter = GraphExporter(context.checkpoint, context.rules)
         self._acceptance = Acceptance(context.checkpoint, context.held_out)
-        self._ranges: Ranges | None = None
+        self._int8: tuple[GraphExporter, Ranges] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -178,10 +199,10 @@ class Variants:
                 )
         suffix = f"-{form.value}" if suffix is None else suffix
         what = f"{precision.value}{suffix}"
-        ranges = self._measure_ranges() if precision is Precision.INT8 else None
+        exporter, ranges = self._prepare_int8() if precision is Precision.INT8 else (self.exporter, None)
 
         def export(size: ImageSize | None, batch: int | None) -> ModelProto:
-            return self.exporter.export(
+            return exporter.export(
                 form, precision, size=size, batch=batch, opset=opset, ranges=ranges, recipe=context.recipe
             )
 
@@ -250,14 +271,15 @@ class Variants:
             notes=(note,),
         )
 
-    def _measure_ranges(self) -> Ranges:
-        """Return the ranges for INT8, measured when they are first needed."""
+    def _prepare_int8(self) -> tuple[GraphExporter, Ranges]:
+        """Return what INT8 graphs are made with; both are made when they are first needed."""
         assert self.context.recipe is not None
         assert self.context.images is not None
-        if self._ranges is None:
+        if self._int8 is None:
             self.progress(Step(f"measuring ranges on {len(self.context.images)} images"))
-            self._ranges = self.exporter.measure_ranges(self.context.images, self.context.recipe)
-        return self._ranges
+            exporter = self.exporter.prepare_int8(self.context.images, self.context.recipe)
+            self._int8 = exporter, exporter.measure_ranges(self.context.images, self.context.recipe)
+        return self._int8
 
     def _open(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:
         """Open a graph; INT8 as exact Q/DQ arithmetic, which is what an engine is expected to do."""
@@ -276,14 +298,15 @@ class Variants:
 
     def _advice(self) -> tuple[str, Cure] | None:
         """Say which convolutions cost the most, where it is INT8 that lost too much."""
-        if self._ranges is None or self.context.recipe is None:
+        if self._int8 is None or self.context.recipe is None:
             return None
         from hasn_edge.images.arrays import to_tensor
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 
         self.progress(Step("measuring which convolutions cost the most"))
         images = [to_tensor(pair.lr()) for pair in self.context.held_out]
-        costs = sensitivity(self.exporter.fp32(), self._ranges, self.context.recipe, images, by_kind=True)
+        exporter, ranges = self._int8
+        costs = sensitivity(exporter.fp32(), ranges, self.context.recipe, images, by_kind=True)
         return advice(costs)
 
     def _with_pixels(self, floats: ModelProto, precision: Precision) -> tuple[ModelProto, PixelLevels, str]:

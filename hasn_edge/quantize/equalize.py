@@ -1,10 +1,11 @@
-"""Cross-layer equalization: channels of unlike size are made alike before INT8, and the network stays the same.
+"""Cross-layer equalization: channels of unlike size are made alike before INT8; the network stays the same.
 
 A tensor has one scale, so its smallest channels get few of the 255 codes. Where everything between the layers
-that write a tensor and those that read it keeps positive factors (addition, ReLU, max-pool, resizing, a mean), a
-channel can be divided by a factor in the writers' weights and multiplied by it in the readers'. The choice of the
-factors follows Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), and
-Xiao et al., "SmoothQuant" (2022), whose exponent shares the range between activations and weights.
+that write a tensor and those that read it keeps positive factors (sums, ReLU, max-pool, resizing, a mean), a
+channel can be divided by a factor in the writers' weights and multiplied by it in the readers'. The choice
+of the factors follows Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction"
+(2019), and Xiao et al., "SmoothQuant" (2022), whose exponent shares the range between activations and
+weights.
 """
 
 from __future__ import annotations
@@ -18,119 +19,113 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hasn_edge.model.blocks import CAB, HASB, ChannelNorm
 from hasn_edge.model.hasn import HASN
-
-ALPHA = 0.7
-"""How far activations are made alike at the cost of weights; 0 looks at weights only, 1 at activations only."""
+from hasn_edge.spec import Activation, Gate, ModelSpec
 
 _LARGEST = 64.0  # of a factor or its inverse: FP16 tensors have to hold the result
 
 
 @dataclass
 class Link:
-    """One tensor whose channels may be scaled: who writes it and who reads it."""
+    """One tensor whose channels may be scaled, by the names of the layers that write and read it."""
 
-    writers: list[nn.Module] = field(default_factory=list)
+    writers: list[str] = field(default_factory=list)
     """Convolutions and LayerNorms; their output channels are divided by the factors."""
-    readers: list[nn.Conv2d] = field(default_factory=list)
-    """Their input channels are multiplied."""
-    attention: list[nn.Conv2d] = field(default_factory=list)
-    """Readers that are never quantized, so that their weights do not count: the channel attention's."""
+    readers: list[str] = field(default_factory=list)
+    """Convolutions; their input channels are multiplied."""
 
 
-def links(model: HASN) -> Iterator[Link]:
-    """Yield the tensors of a network that can be scaled exactly.
+def links(spec: ModelSpec) -> list[Link]:
+    """Return the tensors of a network that can be scaled exactly.
 
-    GELU and ReLU6 do not keep factors, so what CAB's second convolution and the gate's first branch read or
-    write stays as it is, and so does the image.
+    GELU and ReLU6 do not keep factors, so what CAB's second convolution reads and what the gate's first
+    branch writes stays as it is, and so do the image and the output.
     """
-    stem = Link(writers=[model.conv_1])
-    stream = stem
-    found = [stem]
-    for block in model.blocks:
-        if isinstance(block.ln, ChannelNorm):
-            found.append(Link([block.ln], _branches(block)))
-        found += _gated(block)
-        stream.readers.append(block.dwconv.conv)
-        if block.skip:
-            stream.writers.append(block.dwconv2.conv)
-            summed = stream
-        else:
-            summed = Link([block.dwconv2.conv])
-            found.append(summed)
-        if not isinstance(block.cab, CAB):
-            if block.residual and summed is not stream:
-                stream.writers += summed.writers
-                found.remove(summed)
-            stream = stream if block.residual else summed
-            continue
-        first, _, second, attention = block.cab.cab
-        summed.readers.append(first)
-        if not block.residual:
-            stream = Link()
-            found.append(stream)
-        stream.writers.append(second)
-        # The attention's own reading of the second convolution: its mean has the same factors.
-        stream.attention.append(attention.attention[1])
-    stream.readers.append(model.conv_2)
-    stem.writers.append(model.conv_2)
-    stem.readers.append(model.upsampler[0])
-    return iter(found)
+    stem = Link(["conv_1", "conv_2"], ["upsampler.0"])
+    stream, found = stem, [stem]
+
+    def begin(*writers: str) -> Link:
+        found.append(Link(list(writers)))
+        return found[-1]
+
+    for number in range(1, spec.blocks + 1):
+        block = f"block_{number}"
+        found += _inside(block, spec)
+        stream.readers.append(f"{block}.dwconv.conv")
+        summed = stream if spec.skip else begin()
+        summed.writers.append(f"{block}.dwconv2.conv")
+        if spec.cab:
+            summed.readers.append(f"{block}.cab.cab.0")
+            stream = stream if spec.residual else begin()
+            stream.writers.append(f"{block}.cab.cab.2")
+            # Channel attention reads the mean of what the convolution wrote, which has the same factors.
+            stream.readers.append(f"{block}.cab.cab.3.attention.1")
+        elif not spec.residual:
+            stream = summed
+        elif summed is not stream:  # their sum is the block's output
+            stream.writers += summed.writers
+            found.remove(summed)
+    stream.readers.append("conv_2")
+    return found
 
 
-def _branches(block: HASB) -> list[nn.Conv2d]:
-    return [block.f1.conv, block.f2.conv] + ([block.f3.conv] if block.esa is not None else [])
+def _inside(block: str, spec: ModelSpec) -> Iterator[Link]:
+    """Yield the tensors inside one block."""
+    branches = [f"{block}.f{n}.conv" for n in (1, 2, 3)[: 3 if spec.esa else 2]]
+    if spec.norm:
+        yield Link([f"{block}.ln"], branches)
+    yield Link([f"{block}.g.conv"], [f"{block}.dwconv2.conv"])
+    mixed = Link(branches[1:], [f"{block}.g.conv"])
+    if spec.gate is Gate.ADD:
+        mixed.writers.append(branches[0])
+    if spec.esa:
+        conv = f"{block}.esa.conv"
+        mixed.readers.append(f"{conv}1")
+        yield Link([f"{conv}1"], [f"{conv}_f", f"{conv}2"])
+        yield Link([f"{conv}2"], [f"{conv}3"])
+        yield Link([f"{conv}3", f"{conv}_f"], [f"{conv}4"])
+    if spec.gate is Gate.MULTIPLY or spec.activation is not Activation.RELU6:
+        yield mixed
 
 
-def _gated(block: HASB) -> Iterator[Link]:
-    mixed = Link([block.f2.conv], [block.g.conv])
-    if not block.multiply:
-        if isinstance(block.act, nn.ReLU6):
-            return
-        mixed.writers.append(block.f1.conv)
-    if block.esa is not None:
-        esa = block.esa
-        mixed.writers.append(block.f3.conv)
-        mixed.readers.append(esa.conv1)
-        yield Link([esa.conv1], [esa.conv_f, esa.conv2])
-        yield Link([esa.conv2], [esa.conv3])
-        yield Link([esa.conv3, esa.conv_f], [esa.conv4])
-    yield mixed
-    yield Link([block.g.conv], [block.dwconv2.conv])
-
-
-def equalize(model: HASN, maxima: Mapping[str, NDArray[np.floating]], *, alpha: float = ALPHA) -> HASN:
+def equalize(model: HASN, maxima: Mapping[str, NDArray[np.floating]], *, alpha: float) -> HASN:
     """Return the same function with other weights, whose tensors lose less by one scale for all channels.
 
     Args:
         model: Not fused; not modified.
         maxima: Largest magnitude of each input channel ``(C,)`` by convolution, from
-            :func:`hasn_edge.quantize.ranges.input_maxima`. A tensor without measured reader stays as it is.
-        alpha: See :data:`ALPHA`.
+            :func:`hasn_edge.quantize.ranges.input_maxima`. What none of them reads stays as it is.
+        alpha: How far activations are made alike at the cost of weights; 0 looks at weights only, 1 at
+            activations only.
 
     Returns:
         A network in ``model``'s dtype. Outputs agree up to rounding: the algebra is done in float64.
     """
     result = copy.deepcopy(model).double()
-    names = {module: name for name, module in result.named_modules()}
     with torch.no_grad():
-        for link in links(result):
+        for link in links(model.spec):
+            readers = {name: _conv(result, name) for name in link.readers}
             wishes = [
-                _wish(reader, maxima[names[reader]], alpha) for reader in link.readers if names[reader] in maxima
+                _wish(conv, maxima[name], alpha)
+                for name, conv in readers.items()
+                if name in maxima and "attention" not in name
             ]
             if not wishes:
                 continue
-            log = np.mean(wishes, axis=0)
-            factors = torch.from_numpy(np.exp(np.clip(log - log.mean(), -np.log(_LARGEST), np.log(_LARGEST))))
-            for writer in link.writers:
-                for parameter in (writer.weight, writer.bias):
+            limit = np.log(_LARGEST)
+            factors = torch.from_numpy(np.exp(np.clip(np.mean(wishes, axis=0), -limit, limit)))
+            for name in link.writers:
+                for parameter in result.get_submodule(name).parameters():
                     parameter.div_(factors.view(-1, *[1] * (parameter.ndim - 1)))
-            for reader in (*link.readers, *link.attention):
-                depthwise = reader.groups > 1
-                reader.weight.mul_(factors.view((-1, 1, 1, 1) if depthwise else (1, -1, 1, 1)))
-    parameter = next(model.parameters())
-    return result.to(parameter.dtype).train(model.training)
+            for conv in readers.values():
+                conv.weight.mul_(factors.view((-1, 1, 1, 1) if conv.groups > 1 else (1, -1, 1, 1)))
+    return result.to(next(model.parameters()).dtype).train(model.training)
+
+
+def _conv(model: HASN, name: str) -> nn.Conv2d:
+    conv = model.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    return conv
 
 
 def _wish(reader: nn.Conv2d, maxima: NDArray[np.floating], alpha: float) -> NDArray[np.float64]:
@@ -139,12 +134,13 @@ def _wish(reader: nn.Conv2d, maxima: NDArray[np.floating], alpha: float) -> NDAr
     A depthwise convolution has a scale of its own for each channel's weights, so only its input counts.
     Channels that are always zero take no part.
     """
+    depthwise = reader.groups > 1
     magnitude = np.asarray(maxima, np.float64)
-    weights = reader.weight.abs().amax((0, 2, 3) if reader.groups == 1 else (1, 2, 3)).numpy()
+    weights = reader.weight.abs().amax((1, 2, 3) if depthwise else (0, 2, 3)).numpy()
     alive = (magnitude > 0) & (weights > 0)
-    if reader.groups > 1:
-        alpha, weights = 1.0, np.ones_like(weights)
     log = np.zeros(len(magnitude))
-    log[alive] = alpha * np.log(magnitude[alive]) - (1 - alpha) * np.log(weights[alive])
+    log[alive] = np.log(magnitude[alive])
+    if not depthwise:
+        log[alive] = alpha * log[alive] - (1 - alpha) * np.log(weights[alive])
     log[alive] -= log[alive].mean() if alive.any() else 0.0
     return log

@@ -159,7 +159,7 @@ class _PairWriter:
             self._nodes[conv.name].input[0] = quantized
 
     def _shifted(self, readers: list[Convolution], shift: np.floating, name: str) -> str:
-        make, first = self._onnx.helper.make_node, readers[0]
+        make, first = onnx.helper.make_node, readers[0]
         before = self._before.setdefault(first.name, [])
         amount = self._constant(np.asarray(shift, self._dtype), f"{name}.shift")
         shifted = f"{name}.shifted"
@@ -187,7 +187,7 @@ class _PairWriter:
         node.input[2:] = [name]
 
     def _constant(self, values: NDArray[Any], name: str) -> str:
-        self._constants.append(self._onnx.numpy_helper.from_array(values, name))
+        self._constants.append(onnx.numpy_helper.from_array(values, name))
         return name
 
     def weights(self, conv: Convolution, limits: NDArray[np.float64]) -> None:

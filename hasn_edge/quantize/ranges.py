@@ -100,7 +100,8 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
             limit = observed_range(
                 histogram, recipe.observer, percentile=percentile, power=recipe.error_power, levels=levels
             )
-            found[key] = limit * LEVELS / levels
+            # Zero needs a code too: borders are padded with it.
+            found[key] = max(limit, -lows.get(name, 0.0)) * LEVELS / levels
         # An image has 8 bits: shifted by half, its codes are its levels, and nothing is lost.
         values[name] = LEVELS / 255 if name in image and name in lows else found[key]
     return Ranges(
@@ -199,8 +200,9 @@ def _inputs(
     outputs = {output.name for output in watched.graph.output} | {graph_input}
     watched.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in sorted(tensors - outputs))
     emulator = Emulator(watched, exact=False)
-    count = 0
-    for count, batch in enumerate(batches, 1):
+    empty = True
+    for batch in batches:
+        empty = False
         yield {**emulator.run_all(batch), graph_input: batch}
-    if count == 0:
+    if empty:
         raise InputError("there is no calibration image", say("give a folder with images"))

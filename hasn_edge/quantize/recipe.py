@@ -49,8 +49,8 @@ class QuantRecipe:
     keep_float: tuple[str, ...] = ()
     """Names that stay in float although `quantize` names them."""
     shift: tuple[str, ...] = ()
-    """Names of convolutions whose input is shifted by a constant first, so that all 256 codes are used although
-    the zero point is 0: for inputs with most values on one side of zero, as after GELU, and for the image."""
+    """Names of convolutions whose input is shifted by a constant first, so that all 256 codes are used
+    although the zero point is 0: for what lies on one side of zero, as the image and what leaves GELU."""
     equalize: float | None = None
     """Make channels alike across layers before measuring, with this exponent from 0 (weights only) to 1
     (activations only); see `quantize/equalize.py`. Left out: not at all."""

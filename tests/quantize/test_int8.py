@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hasn_edge.errors import ArtifactError, ConfigError, UnsupportedError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import fuse
+from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.check_qdq import problems
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.graph import array_of, convolutions, initializers
@@ -296,3 +297,75 @@ def test_weight_ranges_have_the_shape_of_their_granularity():
     single = weight_ranges(weights, QuantRecipe(weights=Granularity.PER_TENSOR))
     assert single.shape == ()
     assert single == np.abs(weights).max()
+
+
+def shifted(conv: str, low: float, value: float) -> Ranges:
+    return replace(ranges_of({conv: value}), lows={conv: low})
+
+
+@pytest.mark.parametrize(
+    ("side", "low", "high"),
+    [(1, 0.0, 1.0), (3, 0.0, 1.0), (3, -0.17, 2.4), (3, -3.0, 0.5), (3, -1.0, 0.0), (1, 0.2, 0.9)],
+)
+def test_a_shifted_input_uses_all_codes_and_pads_with_zero(run_graph, side, low, high):
+    """PyTorch pads the plain input with zeros, so a border that is wrong by a bit shows."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, 3, side, side))
+    bias = rng.standard_normal(4)
+    x = rng.uniform(low - 0.1, high + 0.1, (1, 3, 6, 5)).astype(np.float32)
+    step = np.float32((high - low) / 255)
+    quantized = int8_onnx_from_onnx(
+        conv_graph(weights, bias), shifted("c", low, 127 * (high - low) / 255), QuantRecipe()
+    )
+    onnx.checker.check_model(quantized, full_check=True)
+    assert problems(quantized) == []
+    zero_code = np.rint(low / step)
+    x_rounded = (np.clip(np.rint(x / step), zero_code, zero_code + 255) * step).astype(np.float32)
+    scales = pair_of(quantized, "w")[1].reshape(-1, 1, 1, 1)
+    w_rounded = (np.clip(np.rint(weights.astype(np.float32) / scales), -128, 127) * scales).astype(np.float32)
+    expected = torch.nn.functional.conv2d(
+        torch.from_numpy(x_rounded),
+        torch.from_numpy(w_rounded),
+        torch.from_numpy(bias.astype(np.float32)),
+        padding=side // 2,
+    )
+    assert run_graph(quantized, x) == pytest.approx(expected.numpy(), abs=5e-5)
+
+
+def test_the_codes_of_a_shifted_image_are_its_levels(tiny, images, run_graph):
+    """Nothing of an 8-bit image is lost: only the rounding of the stem's weights remains."""
+    recipe = QuantRecipe(quantize=("conv_1",), shift=("conv_1",))
+    graph = int8_onnx_from_onnx(
+        tiny.weakly_typed, ranges_from_onnx(tiny.weakly_typed, images(), recipe), recipe
+    )
+    assert problems(graph) == []
+    weights = next(n for n in graph.graph.node if n.op_type == "QuantizeLinear" and "weight" in n.name)
+    constants = initializers(graph)
+    scale = array_of(constants[weights.input[1]]).reshape(-1, 1, 1, 1)
+    values = array_of(constants[weights.input[0]])
+    model = HASN(tiny.model.spec).eval().requires_grad_(False)
+    model.load_state_dict(tiny.model.state_dict())
+    model.conv_1.weight.copy_(torch.from_numpy(np.clip(np.rint(values / scale), -128, 127) * scale))
+    levels = np.random.default_rng(3).integers(0, 256, (1, 3, 20, 17))
+    x = (levels / 255).astype(np.float32)
+    assert run_graph(graph, x) == pytest.approx(model(torch.from_numpy(x)).numpy(), abs=1e-5)
+
+
+def test_shifted_inputs_in_every_form(tiny, images, run_graph):
+    recipe = QuantRecipe(shift=("conv_1", "*.cab.cab.2", "block_1.f?.conv"))
+    ranges = ranges_from_onnx(tiny.weakly_typed, images(), recipe)
+    assert set(ranges.lows) == {"conv_1", "block_1.cab.cab.2"} | {f"block_1.f{n}.conv" for n in (1, 2, 3)}
+    assert -0.17 < ranges.lows["block_1.cab.cab.2"] < 0  # GELU's smallest value is -0.16997
+    made = {
+        "weakly typed": int8_onnx_from_onnx(tiny.weakly_typed, ranges, recipe),
+        "decomposed": int8_onnx_from_onnx(tiny.decomposed, ranges, recipe),
+        "strongly typed": int8_onnx_from_onnx(fp16_onnx_from_onnx(tiny.strongly_typed), ranges, recipe),
+    }
+    x = next(iter(images(1, 20, 5)))
+    expected = tiny.model(torch.from_numpy(x)).numpy()
+    plain = run_graph(int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, ALL), x)
+    for name, graph in made.items():
+        onnx.checker.check_model(graph, full_check=True)
+        assert problems(graph) == [], name
+        error = np.abs(run_graph(graph, x) - expected).mean()
+        assert error < 1.1 * np.abs(plain - expected).mean(), name
