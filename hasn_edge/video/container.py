@@ -96,7 +96,7 @@ def find_rate(path: Path, stream: Stream) -> Fraction:
             if packet.stream.index == stream.index and packet.size and packet.time_base:
                 time = packet.dts if packet.pts is None else packet.pts
                 times |= set() if time is None else {time * to_fraction(packet.time_base)}
-                durations += [packet.duration * packet.time_base] if packet.duration else []
+                durations += [packet.duration * to_fraction(packet.time_base)] if packet.duration else []
             if len(durations) > _TIMED or len(times) > _TIMED:
                 break
     stated = [stream.average_rate, stream.guessed_rate, stream.codec_context.framerate]
