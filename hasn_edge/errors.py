@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 _FUNCTIONS = {"build": "build", "export": "export", "eval": "evaluate", "bench": "benchmark"}
@@ -203,3 +203,22 @@ class VerificationError(HasnEdgeError):
     """A quality budget was missed, so nothing was published."""
 
     exit_code = 3
+
+
+def error_to_values(error: HasnEdgeError) -> dict[str, Any]:
+    """Return an error as plain JSON values, for another process; :func:`error_from_values` makes it again."""
+    more = {name: value for name, value in vars(error).items() if name not in ("message", "cures")}
+    cures = [asdict(cure) for cure in error.cures]
+    return {"kind": type(error).__name__, "message": error.message, "cures": cures, "more": more}
+
+
+def error_from_values(values: Mapping[str, Any]) -> HasnEdgeError:
+    """Return the error that another process described by :func:`error_to_values`."""
+    kinds = [HasnEdgeError]
+    for kind in kinds:  # grows while it is read
+        kinds += kind.__subclasses__()
+    found = next(kind for kind in kinds if kind.__name__ == values["kind"])
+    error = found.__new__(found)
+    HasnEdgeError.__init__(error, values["message"], *(Cure(**cure) for cure in values["cures"]))
+    vars(error).update(values["more"])
+    return error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.engine.worker_process import child_environment
-from hasn_edge.errors import BuildError, Cure, HasnEdgeError
+from hasn_edge.errors import BuildError, HasnEdgeError, error_from_values
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
 from hasn_edge.hardware.jetson import Jetson
@@ -281,9 +281,7 @@ def start_cuda(python: str = sys.executable) -> tuple[str | None, HasnEdgeError 
         return None, BuildError(
             f"the process that started CUDA ended with exit code {done.returncode}: {last}"
         )
-    if "name" in answer:
-        return answer["name"], None
-    return None, BuildError(answer["message"], *(Cure(**cure) for cure in answer["cures"]))
+    return answer.get("name"), error_from_values(answer["error"]) if "error" in answer else None
 
 
 def _swaps(path: Path) -> tuple[tuple[str, int], ...]:

@@ -28,7 +28,7 @@ from hasn_edge.engine.kernels import describe_kernels, find_unverified
 from hasn_edge.engine.known_issues import warnings_before_build
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.engine.worker_process import CALIBRATION, GRAPH, PLAN, TIMING, BuildRequest, no_room
-from hasn_edge.errors import HasnEdgeError, MissingDependencyError, UnsupportedError, say, use
+from hasn_edge.errors import HasnEdgeError, UnsupportedError, error_to_values, say, use
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
 
@@ -60,8 +60,7 @@ class Channel:
 
     def fail(self, error: HasnEdgeError) -> None:
         """Write that the work ends with this error."""
-        cures = [asdict(cure) for cure in error.cures]
-        self.send("failed", kind=type(error).__name__, text=error.message, cures=cures)
+        self.send("failed", error=error_to_values(error))
 
 
 def main(arguments: list[str]) -> int:
@@ -74,15 +73,6 @@ def main(arguments: list[str]) -> int:
             channel.send("done", result=asdict(_load(EngineRuntime(arguments[1]), channel)[1]))
         else:
             build(Path(arguments[0]), channel)
-    except MissingDependencyError as exc:
-        facts = {
-            "module": exc.module,
-            "extra": exc.extra,
-            "needed_for": exc.needed_for,
-            "install": exc.install,
-        }
-        channel.send("failed", kind=type(exc).__name__, arguments=facts)
-        return 1
     except HasnEdgeError as exc:
         channel.fail(exc)
         return 1

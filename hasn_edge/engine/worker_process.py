@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hasn_edge.errors import (
     MissingDependencyError,
     OutputError,
     ShapeError,
-    UnsupportedError,
+    error_from_values,
     say,
 )
 from hasn_edge.images.arrays import Float32
@@ -45,11 +45,6 @@ MORE_MEMORY = say(
 )
 
 _REQUEST = "request.json"
-_ERRORS: Mapping[str, type[HasnEdgeError]] = {
-    "UnsupportedError": UnsupportedError,
-    "OutputError": OutputError,
-    "BuildError": BuildError,
-}
 _VERBOSE = "VERBOSE"
 _KEPT_MESSAGES = 40
 _NO_DRIVER = "[checkMacros.cpp::catchCudaError"
@@ -145,7 +140,7 @@ class WorkerProcess:
     title: str = ""
     messages: dict[tuple[str, str], int] = field(default_factory=dict)
     """(severity, text) and how often, in order of first appearance."""
-    failed: Mapping[str, Any] | None = None
+    failed: HasnEdgeError | None = None
     result: dict[str, Any] | None = None
     kernels: dict[str, Any] | None = None
     """What :func:`hasn_edge.engine.kernels.describe_kernels` returned in the child."""
@@ -165,7 +160,7 @@ class WorkerProcess:
         elif event == "step":
             progress(Step(values["phase"], values["done"], values["steps"]))
         elif event == "failed":
-            self.failed = values
+            self.failed = error_from_values(values["error"])
         elif event == "done":
             self.result = values["result"]
         elif event == "kernels":
@@ -204,11 +199,11 @@ class WorkerProcess:
         if severity != _VERBOSE:
             self.messages[severity, text] = self.messages.get((severity, text), 0) + 1
 
-    def _error(self, title: str, failed: Mapping[str, Any]) -> HasnEdgeError:
-        if failed["kind"] == "MissingDependencyError":
-            return MissingDependencyError(**failed["arguments"])
-        lines = [line for line in failed["text"].splitlines() if _NO_DRIVER not in line]
-        cures = [Cure(**values) for values in failed["cures"]]
+    def _error(self, title: str, failed: HasnEdgeError) -> HasnEdgeError:
+        if isinstance(failed, MissingDependencyError):
+            return failed
+        lines = [line for line in failed.message.splitlines() if _NO_DRIVER not in line]
+        cures = list(failed.cures)
         found = self.texts("INTERNAL_ERROR", "ERROR", "WARNING")
         if any(map(means_no_memory, (*lines, *found))):
             lines[-1] += ": memory did not suffice"
@@ -217,8 +212,7 @@ class WorkerProcess:
             known = {line.strip() for line in lines}
             found = [m for m in found if not m.startswith("ModelImporter.cpp") and m not in known]
             found = [m for m in found if _NO_DRIVER not in m]
-        kind = _ERRORS.get(failed["kind"], BuildError)
-        return kind(_with_messages("\n".join(lines), f"messages of {title}", found), *cures)
+        return type(failed)(_with_messages("\n".join(lines), f"messages of {title}", found), *cures)
 
 
 def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ignore) -> WorkerProcess:

@@ -40,7 +40,7 @@ from hasn_edge.pipeline.context import (
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
-from hasn_edge.runtime.open import open_session
+from hasn_edge.runtime.tensorrt.trial import NoMemoryError, try_engine
 from hasn_edge.sidecar import (
     CalibrationRecord,
     Form,
@@ -315,8 +315,8 @@ def smoke_test(
     progress(Step(f"running {what}"))
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-try-") as folder:
-            open_session(publish_file(context, engine, Path(folder), progress)).close()
-    except (MissingDependencyError, NoCudaError) as exc:
+            try_engine(publish_file(context, engine, Path(folder), progress).path)
+    except (MissingDependencyError, NoCudaError, NoMemoryError) as exc:
         return f"{what} was not executed: {exc}"
     except OSError as exc:
         raise output_error(Path(tempfile.gettempdir()), exc) from exc

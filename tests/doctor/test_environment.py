@@ -18,6 +18,7 @@ from hasn_edge.doctor.environment import (
     opencv_build,
     start_cuda,
 )
+from hasn_edge.errors import NoCudaError
 from hasn_edge.hardware.gpu import gpu_facts
 
 needs_compiler = pytest.mark.skipif(
@@ -179,10 +180,12 @@ class TestCollect:
         assert start_cuda(started) == ("torch", None)
         refused = executable(
             tmp_path / "b",
-            """echo '{"message": "none works", "cures": [{"action": "say", "text": "install one"}]}'""",
+            """echo '{"error": {"kind": "NoCudaError", "message": "none works", "more": {}, """
+            """"cures": [{"action": "say", "text": "install one"}]}}'""",
         )
         name, error = start_cuda(refused)
         assert name is None
+        assert isinstance(error, NoCudaError)
         assert str(error) == "none works; install one"
         crashed = executable(tmp_path / "c", "echo 'Segmentation fault' >&2; exit 139")
         assert "exit code 139: Segmentation fault" in str(start_cuda(crashed)[1])

@@ -33,7 +33,14 @@ class TestTheChild:
     @pytest.fixture
     def result_of(self, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         def run(code: str, progress: Progress = ignore) -> dict[str, Any]:
-            start = "import json, os, signal, sys, time\nsay = lambda **v: print(json.dumps(v), flush=True)\n"
+            start = (
+                "import json, os, signal, sys, time\n"
+                "say = lambda **v: print(json.dumps(v), flush=True)\n"
+                "def fail(kind, message, *cures):\n"
+                "    error = {'kind': kind, 'message': message, 'cures': cures, 'more': {}}\n"
+                "    say(event='failed', error=error)\n"
+                "    sys.exit(1)\n"
+            )
             child = run_worker(tmp_path, [sys.executable, "-c", start + code], progress=progress)
             return child.outcome("TensorRT for RTX")
 
@@ -72,7 +79,7 @@ class TestTheChild:
         with pytest.raises(BuildError, match="could not compile; messages of .*:\n  line one\n    line two$"):
             result_of(
                 "say(event='message', severity='ERROR', text='line one\\nline two')\n"
-                "say(event='failed', kind='BuildError', text='could not compile', cures=[])\nsys.exit(1)"
+                "fail('BuildError', 'could not compile')"
             )
 
     @pytest.mark.parametrize(
@@ -95,8 +102,7 @@ class TestTheChild:
         ):
             result_of(
                 f"say(event='message', severity='ERROR', text={text!r})\n"
-                "say(event='failed', kind='BuildError', text='could not compile the graph', cures=[])\n"
-                "sys.exit(1)"
+                "fail('BuildError', 'could not compile the graph')"
             )
 
     def test_a_disk_without_room(
@@ -104,7 +110,7 @@ class TestTheChild:
     ) -> None:
         cure = {"action": "say", "text": "make some"}
         with pytest.raises(OutputError, match="^no room; make some$"):
-            result_of(f"say(event='failed', kind='OutputError', text='no room', cures=[{cure}])\nsys.exit(1)")
+            result_of(f"fail('OutputError', 'no room', {cure})")
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt("rtx 1.7.1.116"))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
         with pytest.raises(OutputError, match="temporary files in .*absent.*set TMPDIR"):

@@ -28,7 +28,6 @@ from hasn_edge.runtime.golden import OWN_RANGES
 from hasn_edge.runtime.tensorrt import open_engine
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
-from tests.support.fake_session import FakeSession
 from tests.support.samples import ADA, NANO, USUAL
 
 JETPACK_6 = Capabilities(
@@ -208,26 +207,24 @@ class TestSmokeTest:
     def test_an_engine_runs_before_it_is_published(self, tiny, tmp_path, monkeypatch):
         seen = []
 
-        def opened(artifact):
-            assert load_artifact(artifact.path).kind is Kind.ENGINE
+        def tried(path):
             assert names(tmp_path / "out") == []
-            seen.append(FakeSession())
-            return seen[-1]
+            seen.append(load_artifact(path).kind)
 
         monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
-        monkeypatch.setattr(builder, "open_session", opened)
+        monkeypatch.setattr(builder, "try_engine", tried)
         built = build_here(tiny, tmp_path / "out")
-        assert [session.closed for session in seen] == [True]
+        assert seen == [Kind.ENGINE]
         assert built.summary[-1] == "the fp32 engine for rtx ran: its golden image came out right"
         assert len(names(tmp_path / "out")) == 4
 
     @pytest.mark.slow
     def test_one_that_computes_something_else_is_not_published(self, tiny, tmp_path, monkeypatch):
-        def lies(artifact):
+        def lies(path):
             raise ArtifactError("it loads, but computes something else")
 
         monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
-        monkeypatch.setattr(builder, "open_session", lies)
+        monkeypatch.setattr(builder, "try_engine", lies)
         with pytest.raises(ArtifactError, match="computes something else"):
             build_here(tiny, tmp_path / "out")
         assert names(tmp_path / "out") == []
@@ -236,7 +233,7 @@ class TestSmokeTest:
     @pytest.mark.parametrize("gpu", [None, replace(ADA, compute_capability="7.5")], ids=["none", "another"])
     def test_without_its_gpu_the_summary_states_that_it_did_not_run(self, tiny, tmp_path, monkeypatch, gpu):
         monkeypatch.setattr(builder, "gpu_facts", lambda: gpu)
-        monkeypatch.setattr(builder, "open_session", lambda artifact: pytest.fail("there is no GPU for it"))
+        monkeypatch.setattr(builder, "try_engine", lambda path: pytest.fail("there is no GPU for it"))
         built = build_here(tiny, tmp_path / "out")
         assert built.summary[-1] == "the fp32 engine for rtx was not executed: that needs its GPU"
 
@@ -250,14 +247,24 @@ class TestSmokeTest:
             monkeypatch.setattr(module, "gpu_facts", lambda index=0: ADA)
 
     @pytest.mark.slow
-    @pytest.mark.usefixtures("no_cuda_package")
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NVIDIA's bindings, which are loaded here
-    def test_without_a_cuda_package_it_is_built_and_the_summary_has_the_cure(self, tiny, tmp_path):
+    @pytest.mark.parametrize(
+        "error",
+        [
+            NoCudaError("running an engine needs a Python package", say("pip install one")),
+            NoMemoryError("the system ended the process that tried it, most likely for its memory"),
+        ],
+        ids=["no CUDA", "no memory"],
+    )
+    def test_one_that_cannot_be_tried_is_kept_and_the_summary_has_the_reason(
+        self, tiny, tmp_path, monkeypatch, error
+    ):
+        def fails(path):
+            raise error
+
+        monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
+        monkeypatch.setattr(builder, "try_engine", fails)
         built = build_here(tiny, tmp_path / "out")
-        said = built.summary[-1]
-        assert said.startswith("the fp32 engine for rtx was not executed: running an engine needs a Python ")
-        assert "pip install" in said
-        assert f"torch: CUDA (through torch): PyTorch {torch.__version__} here sees no GPU" in said
+        assert built.summary[-1] == f"the fp32 engine for rtx was not executed: {error}"
         assert len(names(tmp_path / "out")) == 4
 
     @pytest.mark.usefixtures("no_cuda_package")
