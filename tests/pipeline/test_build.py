@@ -18,7 +18,7 @@ from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.compile import BuiltEngine
 from hasn_edge.engine.engine_file import parse_plan_header
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError, NoCudaError, ShapeError, UnsupportedError
+from hasn_edge.errors import ArtifactError, NoCudaError, ShapeError, UnsupportedError, say
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import autotune as fastest
@@ -26,6 +26,7 @@ from hasn_edge.pipeline import build as builder
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.runtime.golden import OWN_RANGES
 from hasn_edge.runtime.tensorrt import open_engine
+from hasn_edge.runtime.tensorrt.trial import NoMemoryError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.samples import ADA, NANO, USUAL

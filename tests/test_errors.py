@@ -1,0 +1,40 @@
+"""Errors cross the border of a process whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hasn_edge.errors import (
+    BuildError,
+    HasnEdgeError,
+    InputError,
+    MissingDependencyError,
+    NoCudaError,
+    StageError,
+    VerificationError,
+    error_from_values,
+    error_to_values,
+    say,
+    use,
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BuildError("two\nlines", say("this"), use(device="cpu")),
+        NoCudaError("none"),
+        VerificationError("missed"),
+        MissingDependencyError("onnx", extra="export", needed_for="Exporting", install="pip install onnx"),
+        StageError("infer", InputError("too large", use(tile=256)), 7),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_is_the_same_in_another_process(error: HasnEdgeError) -> None:
+    again = error_from_values(json.loads(json.dumps(error_to_values(error))))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert again.exit_code == error.exit_code
+    assert vars(again) == vars(error)
