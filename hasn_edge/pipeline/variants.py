@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -81,22 +82,20 @@ class GraphExporter:
             )
         return self._fp32[key]
 
-    def prepare_int8(self, data: CalibrationBatches, recipe: QuantRecipe) -> GraphExporter:
+    @classmethod
+    def for_int8(
+        cls, checkpoint: Checkpoint, rules: tuple[str, ...], data: CalibrationBatches, recipe: QuantRecipe
+    ) -> GraphExporter:
         """Return the exporter of INT8 graphs: of the equalized network where the recipe equalizes.
 
         LayerNorm's weight is what makes its channels alike, so it is not fused into what follows then.
         """
         if recipe.equalize is None:
-            return self
+            return cls(checkpoint, rules)
         from hasn_edge.quantize.equalize import equalize
-        from hasn_edge.quantize.graph import convolutions
-        from hasn_edge.quantize.ranges import input_maxima
 
-        plain = GraphExporter(self.checkpoint).fp32()
-        maxima = input_maxima(plain, data, recipe.select(conv.name for conv in convolutions(plain)))
-        model = equalize(self.checkpoint.model(), maxima, alpha=recipe.equalize)
-        rules = tuple(rule for rule in self.rules if rule != "norm_affine")
-        return GraphExporter(self.checkpoint, rules, model)
+        model = equalize(checkpoint.model(), data, recipe.select, alpha=recipe.equalize)
+        return cls(checkpoint, tuple(rule for rule in rules if rule != "norm_affine"), model)
 
     def measure_ranges(self, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
         """Measure the ranges that INT8 needs: keyed by convolution, they serve every form."""
@@ -153,14 +152,32 @@ class Variants:
     def __init__(self, context: BuildContext, progress: Progress) -> None:
         self.context = context
         self.progress = progress
-        self.exporter = GraphExporter(context.checkpoint, context.rules)
         self._acceptance = Acceptance(context.checkpoint, context.held_out)
-        self._int8: tuple[GraphExporter, Ranges] | None = None
+        self._fused: list[str] = []
+
+    @cached_property
+    def exporter(self) -> GraphExporter:
+        """What makes graphs of floats."""
+        return self._noted(GraphExporter(self.context.checkpoint, self.context.rules))
+
+    @cached_property
+    def int8(self) -> tuple[GraphExporter, Ranges]:
+        """What makes INT8 graphs, and the ranges of its network."""
+        context = self.context
+        assert context.recipe is not None
+        assert context.images is not None
+        self.progress(Step(f"measuring ranges on {len(context.images)} images"))
+        exporter = GraphExporter.for_int8(context.checkpoint, context.rules, context.images, context.recipe)
+        return self._noted(exporter), exporter.measure_ranges(context.images, context.recipe)
+
+    def _noted(self, exporter: GraphExporter) -> GraphExporter:
+        self._fused += [note for note in exporter.fused if note not in self._fused]
+        return exporter
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found before any file was made, a sentence each."""
-        return (*self.exporter.fused, *self.context.notes)
+        """What was found that is no single file's, a sentence each."""
+        return (*self._fused, *self.context.notes)
 
     def make_graph(
         self,
@@ -199,7 +216,7 @@ class Variants:
                 )
         suffix = f"-{form.value}" if suffix is None else suffix
         what = f"{precision.value}{suffix}"
-        exporter, ranges = self._prepare_int8() if precision is Precision.INT8 else (self.exporter, None)
+        exporter, ranges = self.int8 if precision is Precision.INT8 else (self.exporter, None)
 
         def export(size: ImageSize | None, batch: int | None) -> ModelProto:
             return exporter.export(
@@ -271,16 +288,6 @@ class Variants:
             notes=(note,),
         )
 
-    def _prepare_int8(self) -> tuple[GraphExporter, Ranges]:
-        """Return what INT8 graphs are made with; both are made when they are first needed."""
-        assert self.context.recipe is not None
-        assert self.context.images is not None
-        if self._int8 is None:
-            self.progress(Step(f"measuring ranges on {len(self.context.images)} images"))
-            exporter = self.exporter.prepare_int8(self.context.images, self.context.recipe)
-            self._int8 = exporter, exporter.measure_ranges(self.context.images, self.context.recipe)
-        return self._int8
-
     def _open(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:
         """Open a graph; INT8 as exact Q/DQ arithmetic, which is what an engine is expected to do."""
         from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -298,14 +305,14 @@ class Variants:
 
     def _advice(self) -> tuple[str, Cure] | None:
         """Say which convolutions cost the most, where it is INT8 that lost too much."""
-        if self._int8 is None or self.context.recipe is None:
+        if "int8" not in vars(self) or self.context.recipe is None:
             return None
         from hasn_edge.images.arrays import to_tensor
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 
         self.progress(Step("measuring which convolutions cost the most"))
         images = [to_tensor(pair.lr()) for pair in self.context.held_out]
-        exporter, ranges = self._int8
+        exporter, ranges = self.int8
         costs = sensitivity(exporter.fp32(), ranges, self.context.recipe, images, by_kind=True)
         return advice(costs)
 
@@ -322,7 +329,7 @@ class Variants:
         from hasn_edge.quantize.graph import convolutions, mac_share
 
         assert self.context.recipe is not None
-        plain = self.exporter.fp32()
+        plain = self.int8[0].fp32()
         chosen = self.context.recipe.select(conv.name for conv in convolutions(plain))
         share = mac_share(plain, chosen)
         notes.append(f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs")

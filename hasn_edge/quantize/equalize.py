@@ -11,13 +11,13 @@ weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import Activation, Gate, ModelSpec
@@ -88,19 +88,56 @@ def _inside(block: str, spec: ModelSpec) -> Iterator[Link]:
         yield mixed
 
 
-def equalize(model: HASN, maxima: Mapping[str, NDArray[np.floating]], *, alpha: float) -> HASN:
+def equalize(
+    model: HASN,
+    images: Iterable[NDArray[np.float32]],
+    select: Callable[[Iterable[str]], Iterable[str]] = list,
+    *,
+    alpha: float,
+) -> HASN:
     """Return the same function with other weights, whose tensors lose less by one scale for all channels.
 
     Args:
         model: Not fused; not modified.
-        maxima: Largest magnitude of each input channel ``(C,)`` by convolution, from
-            :func:`hasn_edge.quantize.ranges.input_maxima`. What none of them reads stays as it is.
+        images: Batches ``(N, C, H, W)`` float32 in [0, 1], on which activations are measured.
+        select: Returns those of the convolutions' names that are quantized. A tensor that none of them
+            reads stays as it is.
         alpha: How far activations are made alike at the cost of weights; 0 looks at weights only, 1 at
             activations only.
 
     Returns:
         A network in ``model``'s dtype. Outputs agree up to rounding: the algebra is done in float64.
     """
+    names = select([name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)])
+    return rescale(model, input_maxima(model, images, names), alpha=alpha)
+
+
+def input_maxima(
+    model: HASN, images: Iterable[NDArray[np.float32]], names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return the largest magnitude of each input channel ``(C,)`` of the convolutions called in ``names``."""
+    found: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def note(_conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            largest = inputs[0].abs().amax((0, 2, 3))
+            found[name] = torch.maximum(found.get(name, largest), largest)
+
+        return note
+
+    hooks = [_conv(model, name).register_forward_pre_hook(watch(name)) for name in names]
+    try:
+        with torch.no_grad():
+            for batch in images:
+                model(torch.from_numpy(batch).to(next(model.parameters()).dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def rescale(model: HASN, maxima: Mapping[str, Tensor], *, alpha: float) -> HASN:
+    """Return the same function with channels scaled as the inputs' ``maxima`` ask; see :func:`equalize`."""
     result = copy.deepcopy(model).double()
     with torch.no_grad():
         for link in links(model.spec):
@@ -128,14 +165,14 @@ def _conv(model: HASN, name: str) -> nn.Conv2d:
     return conv
 
 
-def _wish(reader: nn.Conv2d, maxima: NDArray[np.floating], alpha: float) -> NDArray[np.float64]:
+def _wish(reader: nn.Conv2d, maxima: Tensor, alpha: float) -> NDArray[np.float64]:
     """Return the logarithms of the factors that would suit one reader best, with mean 0.
 
     A depthwise convolution has a scale of its own for each channel's weights, so only its input counts.
     Channels that are always zero take no part.
     """
     depthwise = reader.groups > 1
-    magnitude = np.asarray(maxima, np.float64)
+    magnitude = maxima.double().numpy()
     weights = reader.weight.abs().amax((1, 2, 3) if depthwise else (0, 2, 3)).numpy()
     alive = (magnitude > 0) & (weights > 0)
     log = np.zeros(len(magnitude))

@@ -151,23 +151,6 @@ def input_histograms(
     return {name: histograms[read] for name, read in readers.items()}
 
 
-def input_maxima(
-    proto: ModelProto, batches: Iterable[NDArray[np.float32]], names: Iterable[str]
-) -> dict[str, NDArray[np.float32]]:
-    """Return the largest magnitude of each input channel ``(C,)`` of the convolutions called in ``names``.
-
-    Raises:
-        InputError: there is no calibration image.
-    """
-    readers = _readers(proto, names)
-    found: dict[str, NDArray[np.float32]] = {}
-    for tensors in _inputs(proto, batches, set(readers.values())):
-        for tensor in set(readers.values()):
-            largest = np.abs(tensors[tensor]).max(axis=(0, 2, 3))
-            found[tensor] = np.maximum(found.get(tensor, largest), largest)
-    return {name: found[tensor] for name, tensor in readers.items()}
-
-
 def input_minima(
     proto: ModelProto, batches: Iterable[NDArray[np.float32]], names: Iterable[str]
 ) -> dict[str, float]:

@@ -55,8 +55,8 @@ def score(emulator: Emulator, eval_set: EvalSet) -> float:
 
 @pytest.fixture(scope="module")
 def bench(shared_data: Path) -> Bench:
-    plain = GraphExporter(load_checkpoint(shared_data / "upstream" / "HASN.pth"))
-    exporter = plain.prepare_int8(load_calibration(), load_quant_recipe())
+    checkpoint = load_checkpoint(shared_data / "upstream" / "HASN.pth")
+    exporter = GraphExporter.for_int8(checkpoint, (), load_calibration(), load_quant_recipe())
     return Bench(
         exporter, exporter.measure_ranges(load_calibration(), load_quant_recipe()), shared_data / "eval"
     )
