@@ -1,10 +1,10 @@
-"""What INT8 costs: by recipe and form, by observer, and by kind of convolution; exact Q/DQ arithmetic.
+"""What INT8 costs: by recipe, form, preparation, observer and kind of convolution; exact Q/DQ arithmetic.
 
     python benchmarks/int8_sensitivity.py                                   # the bundled model and images
     python benchmarks/int8_sensitivity.py --model HASN.pth --data Set5=DIR --data Set14=DIR
 
-Recipes are measured on every set, observers and kinds on the first one. Prints tables and writes them to
-benchmarks/results/. Quality does not depend on how busy the machine is.
+Recipes and preparations are measured on every set, observers and kinds on the first one. Prints tables and
+writes them to benchmarks/results/. Quality does not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
+from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
 from hasn_edge.quantize.sensitivity import kind_of
 from hasn_edge.sidecar import Form
@@ -52,14 +53,20 @@ OBSERVERS = (
     {"observer": Observer.MSE, "error_power": 3.0},
 )
 
+FORMS: tuple[tuple[Form, tuple[str, ...], str], ...] = (
+    (Form.WEAKLY_TYPED, (), "weakly typed (opset 17, FP32 tensors)"),
+    (Form.STRONGLY_TYPED, (), "strongly typed (opset 20, FP16 tensors)"),
+    (Form.CPU, DEFAULT_RULES["onnxruntime"], "for the CPU (fused)"),
+)
+
 
 class Bench:
     """One network and its images; FP32 is measured once a set."""
 
     def __init__(self, model: str, sets: list[EvalSet], data: CalibrationData) -> None:
-        checkpoint = load_model_checkpoint(model)
-        self.plain = GraphExporter(checkpoint)
-        self.fused = GraphExporter(checkpoint, DEFAULT_RULES["onnxruntime"])
+        self.checkpoint = load_model_checkpoint(model)
+        self.plain = GraphExporter(self.checkpoint)
+        self._prepared: dict[object, tuple[GraphExporter, Ranges]] = {}
         self.sets, self.data = sets, data
         self.names = [conv.name for conv in convolutions(self.plain.fp32())]
         run = Emulator(self.plain.fp32(), exact=False).run
@@ -88,46 +95,60 @@ class Bench:
             },
         }
 
+    def int8(
+        self, form: Form, rules: tuple[str, ...], recipe: QuantRecipe, measured: QuantRecipe
+    ) -> ModelProto:
+        """Return the graph of a recipe, with the network and the ranges of another that selects more."""
+        key = (rules, measured)
+        if key not in self._prepared:
+            exporter = GraphExporter.for_int8(self.checkpoint, rules, self.data, measured)
+            self._prepared[key] = exporter, exporter.measure_ranges(self.data, measured)
+        exporter, ranges = self._prepared[key]
+        return exporter.export(form, Precision.INT8, ranges=ranges, recipe=recipe)
+
     def recipes(self) -> Iterator[Row]:
         """Measure FP16 and the recipes that ship, in every form, on every set."""
-        for form, exporter, label in self._forms():
+        for form, rules, label in FORMS:
             if form is not Form.WEAKLY_TYPED:
-                yield self.row(f"FP16, {label}", 0.0, exporter.export(form, Precision.FP16), self.sets)
-        for name in ("default", "conservative"):
+                graph = GraphExporter(self.checkpoint, rules).export(form, Precision.FP16)
+                yield self.row(f"FP16, {label}", 0.0, graph, self.sets)
+        for name in ("conservative", "default", "extensive"):
             recipe = load_quant_recipe(name)
-            ranges = {
-                id(exporter): exporter.measure_ranges(self.data, recipe)
-                for exporter in (self.plain, self.fused)
-            }
-            for form, exporter, label in self._forms():
-                graph = exporter.export(form, Precision.INT8, ranges=ranges[id(exporter)], recipe=recipe)
+            for form, rules, label in FORMS:
+                graph = self.int8(form, rules, recipe, recipe)
                 yield self.row(f"INT8 {name}, {label}", self.share(recipe), graph, self.sets)
+
+    def preparations(self) -> Iterator[Row]:
+        """Measure what equalizing and shifting bring, on every set."""
+        for name in ("default", "extensive"):
+            recipe = load_quant_recipe(name)
+            variants = {
+                "as it is": recipe,
+                "not equalized": replace(recipe, equalize=None),
+                "not shifted": replace(recipe, shift=()),
+                "neither": replace(recipe, equalize=None, shift=()),
+            }
+            for label, variant in variants.items():
+                if label == "as it is" or variant != recipe:
+                    graph = self.int8(Form.WEAKLY_TYPED, (), variant, variant)
+                    yield self.row(f"{name}, {label}", self.share(variant), graph, self.sets)
 
     def observers(self) -> Iterator[Row]:
         """Measure every observer on the convolutions of the default recipe."""
         for settings in OBSERVERS:
             recipe = replace(load_quant_recipe(), **settings)
             label = " ".join(str(getattr(value, "value", value)) for value in settings.values())
-            ranges = self.plain.measure_ranges(self.data, recipe)
-            graph = self.plain.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
+            graph = self.int8(Form.WEAKLY_TYPED, (), recipe, recipe)
             yield self.row(label, self.share(recipe), graph, self.sets[:1])
 
     def kinds(self) -> Iterator[Row]:
         """Measure each kind of convolution alone, then all of them."""
         everything = replace(load_quant_recipe(), quantize=("*",), keep_float=())
-        ranges = self.plain.measure_ranges(self.data, everything)
         for kind in (*dict.fromkeys(map(kind_of, self.names)), "*"):
             recipe = replace(everything, quantize=(kind,))
-            graph = self.plain.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
+            graph = self.int8(Form.WEAKLY_TYPED, (), recipe, everything)
             label = "everything" if kind == "*" else kind
             yield self.row(label, self.share(recipe), graph, self.sets[:1])
-
-    def _forms(self) -> tuple[tuple[Form, GraphExporter, str], ...]:
-        return (
-            (Form.WEAKLY_TYPED, self.plain, "weakly typed (opset 17, FP32 tensors)"),
-            (Form.STRONGLY_TYPED, self.plain, "strongly typed (opset 20, FP16 tensors)"),
-            (Form.CPU, self.fused, "for the CPU (fused)"),
-        )
 
 
 def headings(rows: list[Row]) -> list[str]:
@@ -200,6 +221,7 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
     first = sets[0].name
     tables = {
         "Recipes": collect(console, "Recipes", bench.recipes),
+        "Equalizing and shifting": collect(console, "Preparations", bench.preparations),
         f"Observers, on the convolutions of the default recipe, {first}": collect(
             console, "Observers", bench.observers
         ),

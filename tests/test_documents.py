@@ -156,7 +156,7 @@ def test_the_walks_are_those_of_the_code(walk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     save_checkpoint(Path("tiny.safetensors"), HASN(ModelSpec(features=8, blocks=1)))
-    Path("loose.toml").write_text("budget_db = 50.0\n")
+    Path("loose.toml").write_text("budget_db = 50.0\nequalize = 0.6\n")
     write_image("photo.png", np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8))
     functions, rooms = documented(walk)
     trace = Trace({code_of(name): name for name in functions})

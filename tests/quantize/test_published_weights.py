@@ -80,6 +80,18 @@ def test_the_default_recipe_on_set14(bench):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["Set5", "Set14"])
+def test_the_extensive_recipe(shared_data, name):
+    recipe = load_quant_recipe("extensive")
+    checkpoint = load_checkpoint(shared_data / "upstream" / "HASN.pth")
+    exporter = GraphExporter.for_int8(checkpoint, (), load_calibration(), recipe)
+    bench = Bench(exporter, exporter.measure_ranges(load_calibration(), recipe), shared_data / "eval")
+    names = [conv.name for conv in convolutions(exporter.fp32())]
+    assert mac_share(exporter.fp32(), recipe.select(names)) >= 0.94
+    assert bench.loss(name, Form.WEAKLY_TYPED, Precision.INT8, recipe) <= 0.05
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_conservative_recipe_on_set5(bench, form):
     recipe, default = load_quant_recipe("conservative"), load_quant_recipe()
