@@ -92,6 +92,51 @@ def test_events_take_the_time_of_what_is_between_them(backend):
         backend.destroy_stream(stream)
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("integrated", [False, True])
+def test_a_thread_sleeps_where_cpu_and_gpu_share_their_watts(lab, name, integrated):
+    lab.set_up(name, integrated=integrated)
+    backend = choose(name)
+    with backend.activate():
+        host, device, stream = backend.host_alloc(100), backend.malloc(100), backend.create_stream()
+        for value in (1, 2, 3):
+            host.array[:] = value
+            backend.to_device(device, host, 100, stream)
+            backend.synchronize(stream)
+            assert set(lab.gpu.find(device.address, 100, host=False)[1]) == {value}
+        assert lab.gpu.calls.count("sleep") == (3 if integrated else 0)
+        lab.gpu.fail["asynchronous"] = "cudaErrorIllegalAddress"
+        with pytest.raises(BuildError, match="failed to finish the queued work"):
+            backend.synchronize(stream)
+        backend.free(device)
+        backend.host_free(host)
+        backend.destroy_stream(stream)
+    backend.close()
+
+
+def test_memory_that_is_free(backend, lab):
+    with backend.activate():
+        before = backend.free_bytes()
+        assert before == lab.gpu.memory_bytes
+        device = backend.malloc(1 << 20)
+        assert before - backend.free_bytes() == 1 << 20
+        backend.free(device)
+
+
+def test_the_callers_gpu_is_current_again(lab):
+    """Of a program that computes on another one with the same package."""
+    lab.set_up("cuda-python")
+    lab.gpu.cards = 2
+    runtime = sys.modules["cuda.bindings.runtime"]
+    runtime.cudaSetDevice(1)
+    backend = choose("cuda-python")
+    assert runtime.cudaGetDevice()[1] == 1
+    with pytest.raises(ZeroDivisionError), backend.activate():
+        assert runtime.cudaGetDevice()[1] == 0
+        raise ZeroDivisionError
+    assert runtime.cudaGetDevice()[1] == 1
+
+
 def test_a_graph_does_again_what_was_recorded(backend):
     with backend.activate():
         host, device, stream = backend.host_alloc(100), backend.malloc(100), backend.create_stream()
@@ -310,7 +355,9 @@ def test_the_real_pytorch_takes_these_calls():
     inspect.signature(cuda.CUDAGraph.capture_begin).bind(None, capture_error_mode="thread_local")
     for name in ("capture_end", "replay", "reset"):
         inspect.signature(getattr(cuda.CUDAGraph, name)).bind(None)
-    inspect.signature(cuda.Event.__new__).bind(None, enable_timing=True)
+    inspect.signature(cuda.Event.__new__).bind(None, enable_timing=True, blocking=False)
+    inspect.signature(cuda.Event.synchronize).bind(None)
+    inspect.signature(cuda.mem_get_info).bind(0)
     inspect.signature(cuda.Event.record).bind(None, None)
     inspect.signature(cuda.Event.elapsed_time).bind(None, None)
     inspect.signature(cuda.Stream.__new__).bind(None, device=None)
@@ -328,7 +375,7 @@ def test_the_real_cuda_python_takes_these_calls():
     """Where cuda-python is installed: without a GPU every call fails with CUDA's error, no TypeError."""
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed: extra [cuda]")
     from hasn_edge.runtime.cuda.backend import CudaEvent, CudaGraph, CudaStream, DeviceBuffer, HostBuffer
-    from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend
+    from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend, _Refused
 
     try:
         choose("cuda-python")
@@ -337,7 +384,7 @@ def test_the_real_cuda_python_takes_these_calls():
     else:
         pytest.skip("there is a GPU: the tests marked gpu use it")
     backend = object.__new__(CudaPythonBackend)
-    backend._rt, backend.index = rt, 0
+    backend._rt, backend.index, backend.integrated = rt, 0, False
 
     def stream() -> CudaStream:
         return CudaStream(16, rt.cudaStream_t(16))
@@ -355,6 +402,7 @@ def test_the_real_cuda_python_takes_these_calls():
         lambda: backend.to_host(*buffers()[::-1], 8, stream()),
         lambda: backend.create_stream(),
         lambda: backend.synchronize(stream()),
+        lambda: backend.free_bytes(),
         lambda: backend.destroy_stream(stream()),
         lambda: backend.create_event(),
         lambda: backend.record(CudaEvent(rt.cudaEvent_t(16)), stream()),
@@ -366,6 +414,13 @@ def test_the_real_cuda_python_takes_these_calls():
         lambda: backend.destroy_graph(CudaGraph(rt.cudaGraphExec_t(16))),
     ):
         with pytest.raises(BuildError, match="through cuda-python"):
+            call()
+    for call in (
+        lambda: backend._create_event(sleeps=True),
+        lambda: backend._wait(rt.cudaEvent_t(16)),
+        lambda: backend._result(rt.cudaGetDevice()),
+    ):
+        with pytest.raises(_Refused):
             call()
     assert rt.cudaGraphInstantiateWithFlags(rt.cudaGraph_t(0), 0)[0] != rt.cudaError_t.cudaSuccess
     assert rt.cudaHostGetDevicePointer(4096, 0)[0] != rt.cudaError_t.cudaSuccess

@@ -8,6 +8,7 @@ sources.
 from __future__ import annotations
 
 import enum
+import threading
 import types
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -75,7 +76,8 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
             except CudaError as exc:
                 gpu.last_error = exc.code
                 return (cudaError_t[exc.code], None)
-            return (cudaError_t.cudaSuccess, *(() if result is None else (result,)))
+            results = () if result is None else result if isinstance(result, tuple) else (result,)
+            return (cudaError_t.cudaSuccess, *results)
 
         setattr(rt, function.__name__, called)
         return called
@@ -90,12 +92,25 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
 
     owned: dict[int, Any] = {}
 
+    current_device: dict[int, int] = {}
+
+    @api
+    def cudaGetDevice() -> int:
+        return current_device.get(threading.get_ident(), 0)
+
+    @api
+    def cudaMemGetInfo() -> tuple[int, int]:
+        return gpu.free_bytes(), gpu.memory_bytes
+
     @api
     def cudaSetDevice(device: int) -> None:
-        if whole(device) != 0:
+        if whole(device) >= gpu.cards:
             raise CudaError("cudaErrorInvalidDevice")
         if "set_device" in gpu.fail:
             raise CudaError(gpu.fail.pop("set_device"))
+        current_device[threading.get_ident()] = device
+        if device != 0:
+            return
         if not gpu._current.get(__import__("threading").get_ident()):
             gpu.enter()
 
@@ -153,8 +168,14 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
         gpu.destroy_stream(stream_of(stream))
 
     @api
-    def cudaEventCreate() -> Any:
-        return cudaEvent_t(gpu.create_event(), 7)
+    def cudaEventCreateWithFlags(flags: int) -> Any:
+        assert whole(flags) in (0, 3), "timed, or slept on: both at a time makes the latter slower"
+        return cudaEvent_t(gpu.create_event(sleeps=flags == 3), 7)
+
+    @api
+    def cudaEventSynchronize(event: Any) -> None:
+        assert type(event) is cudaEvent_t
+        gpu.wait(event.thing)
 
     @api
     def cudaEventRecord(event: Any, stream: Any) -> None:
@@ -216,6 +237,7 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
     rt.cudaGetLastError = last_error
     rt.cudaError_t = cudaError_t
     rt.cudaStream_t = cudaStream_t
+    rt.cudaEventDefault, rt.cudaEventBlockingSync, rt.cudaEventDisableTiming = 0, 1, 2
     rt.cudaHostAllocDefault, rt.cudaHostAllocMapped, rt.cudaStreamNonBlocking = 0, 2, 1
     rt.cudaMemcpyKind = enum.Enum("cudaMemcpyKind", "cudaMemcpyHostToDevice cudaMemcpyDeviceToHost")
     rt.cudaDeviceAttr = enum.Enum("cudaDeviceAttr", "cudaDevAttrIntegrated")
@@ -322,8 +344,14 @@ def pycuda(gpu: FakeGpu) -> dict[str, Any]:
 
     class Event:
         def __init__(self, flags: int = 0) -> None:
+            assert flags in (0, 3)
             with Guarded():
-                self.thing = gpu.create_event()
+                self.thing = gpu.create_event(sleeps=flags == 3)
+
+        def synchronize(self) -> Event:
+            with Guarded():
+                gpu.wait(self.thing)
+            return self
 
         def record(self, stream: Any) -> Event:
             assert type(stream) is Stream
@@ -369,6 +397,8 @@ def pycuda(gpu: FakeGpu) -> dict[str, Any]:
     drv.Error, drv.MemoryError, drv.LogicError = Error, PyCudaMemoryError, LogicError
     drv.Context, drv.Device, drv.Stream, drv.Event = Context, Device, Stream, Event
     drv.device_attribute = types.SimpleNamespace(INTEGRATED=18)
+    drv.event_flags = types.SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2)
+    drv.mem_get_info = lambda: (gpu.free_bytes(), gpu.memory_bytes)
     drv.host_alloc_flags = types.SimpleNamespace(PORTABLE=1, DEVICEMAP=2)
     drv.pagelocked_empty, drv.mem_alloc = pagelocked_empty, mem_alloc
     drv.memcpy_htod_async, drv.memcpy_dtoh_async = htod, dtoh
@@ -466,10 +496,14 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
                 gpu.streams.pop(self.cuda_stream)  # in truth PyTorch keeps it
 
     class Event:
-        def __init__(self, *, enable_timing: bool) -> None:
-            assert enable_timing
+        def __init__(self, *, enable_timing: bool, blocking: bool) -> None:
+            assert enable_timing is not blocking
             with guarded():
-                self.thing = gpu.create_event()
+                self.thing = gpu.create_event(sleeps=blocking)
+
+        def synchronize(self) -> None:
+            with guarded():
+                gpu.wait(self.thing)
 
         def record(self, stream: Stream) -> None:
             with guarded():
@@ -529,6 +563,7 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
         CUDAGraph,
     )
     cuda.device, cuda.stream = current, stream
+    cuda.mem_get_info = lambda index: (gpu.free_bytes(), gpu.memory_bytes)
     module.cuda, module.empty = cuda, empty
     module.device = lambda kind, index: (kind, index)
     return {"torch": module}

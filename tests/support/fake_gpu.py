@@ -55,7 +55,9 @@ class FakeStream:
 @dataclass(eq=False)
 class FakeEvent:
     happened: float | None = None
-    queued: bool = False
+    sleeps: bool = False
+    stream: int | None = None
+    """Where it was recorded last."""
 
 
 @dataclass(eq=False)
@@ -66,12 +68,13 @@ class FakeGraph:
 
 class FakeGpu:
     """One GPU. Knobs: ``integrated``, ``memory_bytes``, ``fail`` (calls to fail, by name, with CUDA's code or
-    an exception), ``hidden_from_torch``."""
+    an exception), ``hidden_from_torch``, ``cards`` (others beside it, which compute nothing)."""
 
     def __init__(self, *, integrated: bool = False, memory_bytes: int = 1 << 30) -> None:
         self.integrated = integrated
         self.memory_bytes = memory_bytes
         self.hidden_from_torch = False
+        self.cards = 1
         self.fail: dict[str, str | BaseException] = {}
         self.calls: list[str] = []
         self.violations: list[str] = []
@@ -218,14 +221,24 @@ class FakeGpu:
 
     # events
 
-    def create_event(self) -> FakeEvent:
+    def create_event(self, *, sleeps: bool = False) -> FakeEvent:
         self.call("create_event")
-        self.events.append(FakeEvent())
+        self.events.append(FakeEvent(sleeps=sleeps))
         return self.events[-1]
+
+    def wait(self, event: FakeEvent) -> None:
+        assert event.sleeps
+        assert event.stream is not None, "waited for before it was recorded"
+        self.calls.append("sleep")
+        self.synchronize(event.stream)
+
+    def free_bytes(self) -> int:
+        self.call("free_bytes")
+        return self.memory_bytes - sum(len(a.array) for a in self.allocations if not a.pinned)
 
     def record(self, event: FakeEvent, handle: int) -> None:
         self.call("record")
-        event.happened = None
+        event.happened, event.stream = None, handle
 
         def run() -> None:
             event.happened = self.clock
@@ -234,6 +247,7 @@ class FakeGpu:
 
     def elapsed_ms(self, start: FakeEvent, end: FakeEvent) -> float:
         self.require_current("elapsed")
+        assert {start.sleeps, end.sleeps} == {False}, "an event without a time"
         if start.happened is None or end.happened is None:
             raise CudaError("cudaErrorNotReady")
         return (end.happened - start.happened) * 1e3

@@ -44,6 +44,8 @@ class CudaStream:
     handle: int
     """The ``cudaStream_t`` as an integer, as TensorRT takes it."""
     owner: Any
+    waiter: Any = None
+    """An event that this thread sleeps on, where that was asked for."""
 
 
 @dataclass(eq=False)
@@ -99,6 +101,11 @@ class CudaBackend(ABC):
         with self._doing("free memory"):
             self._free(self._take(buffer))
 
+    def free_bytes(self) -> int:
+        """Return the GPU's memory that is free, whoever uses the rest."""
+        with self._doing("ask for free memory"):
+            return int(self._free_bytes())
+
     def host_alloc(self, nbytes: int, *, mapped: bool = False) -> HostBuffer:
         """Allocate page-locked memory; ``mapped`` also gives it an address on the GPU."""
         with self._doing(f"allocate {nbytes} bytes of page-locked memory"):
@@ -126,19 +133,32 @@ class CudaBackend(ABC):
             return self._create_stream()
 
     def synchronize(self, stream: CudaStream) -> None:
-        """Wait until all that was queued is done; an error of any of it is raised here."""
+        """Wait until all that was queued is done; an error of any of it is raised here.
+
+        On a GPU that shares the CPU's memory, and its watts, this thread sleeps meanwhile and wakes a little
+        late; on a card it asks again and again, as CUDA does by default.
+        """
         with self._doing("finish the queued work"):
-            self._synchronize(stream)
+            if not self.integrated:
+                self._synchronize(stream)
+                return
+            if stream.waiter is None:
+                stream.waiter = self._create_event(sleeps=True)
+            self._record(stream.waiter, stream)
+            self._wait(stream.waiter)
 
     def destroy_stream(self, stream: CudaStream) -> None:
         """Destroy a stream of :meth:`create_stream`."""
         with self._doing("destroy a stream"):
+            if stream.waiter is not None:
+                waiter, stream.waiter = stream.waiter, None
+                self._destroy_event(waiter)
             self._destroy_stream(self._take(stream))
 
     def create_event(self) -> CudaEvent:
         """Make an event that takes the time."""
         with self._doing("make an event"):
-            return CudaEvent(self._create_event())
+            return CudaEvent(self._create_event(sleeps=False))
 
     def record(self, event: CudaEvent, stream: CudaStream) -> None:
         """Queue the event: it happens when all before it in the stream is done."""
@@ -202,7 +222,14 @@ class CudaBackend(ABC):
     def _synchronize(self, stream: CudaStream) -> None: ...
 
     @abstractmethod
-    def _create_event(self) -> Any: ...
+    def _create_event(self, *, sleeps: bool) -> Any:
+        """Make an event that takes the time, or one that a thread sleeps on."""
+
+    @abstractmethod
+    def _wait(self, event: Any) -> None: ...
+
+    @abstractmethod
+    def _free_bytes(self) -> int: ...
 
     @abstractmethod
     def _record(self, event: Any, stream: CudaStream) -> None: ...

@@ -49,10 +49,15 @@ class CudaPythonBackend(CudaBackend):
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """Choose the GPU for this thread; the runtime then uses its primary context."""
+        """Choose the GPU for this thread, whose primary context the runtime then uses; and the one before."""
         with self._doing(f"use GPU {self.index}"):
+            before = self._result(self._rt.cudaGetDevice())
             self._result(self._rt.cudaSetDevice(self.index))
-        yield
+        try:
+            yield
+        finally:
+            if before != self.index:
+                self._rt.cudaSetDevice(before)
 
     def _malloc(self, nbytes: int) -> DeviceBuffer:
         address = int(self._result(self._rt.cudaMalloc(nbytes)))
@@ -95,8 +100,15 @@ class CudaPythonBackend(CudaBackend):
     def _destroy_stream(self, owner: Any) -> None:
         self._result(self._rt.cudaStreamDestroy(owner))
 
-    def _create_event(self) -> Any:
-        return self._result(self._rt.cudaEventCreate())
+    def _create_event(self, *, sleeps: bool) -> Any:
+        flags = self._rt.cudaEventBlockingSync | self._rt.cudaEventDisableTiming
+        return self._result(self._rt.cudaEventCreateWithFlags(flags if sleeps else self._rt.cudaEventDefault))
+
+    def _wait(self, event: Any) -> None:
+        self._result(self._rt.cudaEventSynchronize(event))
+
+    def _free_bytes(self) -> int:
+        return int(self._results(self._rt.cudaMemGetInfo())[0])
 
     def _record(self, event: Any, stream: CudaStream) -> None:
         self._result(self._rt.cudaEventRecord(event, stream.owner))
@@ -127,10 +139,13 @@ class CudaPythonBackend(CudaBackend):
 
     def _result(self, answer: tuple[Any, ...]) -> Any:
         """Return an answer's result, if it has one, or raise its error."""
+        return next(iter(self._results(answer)), None)
+
+    def _results(self, answer: tuple[Any, ...]) -> list[Any]:
         error, *results = answer
         codes = self._rt.cudaError_t
         if error == codes.cudaSuccess:
-            return results[0] if results else None
+            return results
         # The error stays until somebody asks; TensorRT would take it for that of its own next launch.
         self._rt.cudaGetLastError()
         text = self._rt.cudaGetErrorString(error)[1]

@@ -88,8 +88,15 @@ class PyCudaBackend(CudaBackend):
     def _synchronize(self, stream: CudaStream) -> None:
         stream.owner.synchronize()
 
-    def _create_event(self) -> Any:
-        return self._driver.Event()
+    def _create_event(self, *, sleeps: bool) -> Any:
+        kinds = self._driver.event_flags
+        return self._driver.Event(kinds.BLOCKING_SYNC | kinds.DISABLE_TIMING if sleeps else kinds.DEFAULT)
+
+    def _wait(self, event: Any) -> None:
+        event.synchronize()
+
+    def _free_bytes(self) -> int:
+        return int(self._driver.mem_get_info()[0])
 
     def _record(self, event: Any, stream: CudaStream) -> None:
         event.record(stream.owner)

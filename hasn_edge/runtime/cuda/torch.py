@@ -75,8 +75,14 @@ class TorchBackend(CudaBackend):
     def _synchronize(self, stream: CudaStream) -> None:
         stream.owner.synchronize()
 
-    def _create_event(self) -> Any:
-        return self._torch.cuda.Event(enable_timing=True)
+    def _create_event(self, *, sleeps: bool) -> Any:
+        return self._torch.cuda.Event(enable_timing=not sleeps, blocking=sleeps)
+
+    def _wait(self, event: Any) -> None:
+        event.synchronize()
+
+    def _free_bytes(self) -> int:
+        return int(self._torch.cuda.mem_get_info(self.index)[0])
 
     def _record(self, event: Any, stream: CudaStream) -> None:
         event.record(stream.owner)
