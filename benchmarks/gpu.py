@@ -107,7 +107,14 @@ def cases_of_files(bench: Bench, files: dict[str, Made], x: Output) -> Iterator[
             case.error = "; ".join(made.refused)
             yield case
         else:
-            yield run(case, lambda case, path=made.path: bench.session(case, path, x))
+            first = run(case, lambda case, path=made.path: bench.session(case, path, x))
+            yield first
+            if first.facts and "mapped" in first.facts:  # an engine: the other way to give it memory
+                other = not first.facts["mapped"]
+                yield run(
+                    Case(label=f"{name}, {'mapped' if other else 'copied'}", precision=precision),
+                    lambda case, path=made.path, other=other: bench.session(case, path, x, mapped=other),
+                )
 
 
 def run(case: Case, work: Callable[[Case], None]) -> Case:

@@ -103,10 +103,10 @@ class Bench:
         meter.count(len(case.host.seconds))
         self._energy(case, meter)
 
-    def session(self, case: Case, path: Path, x: Output) -> None:
-        """Time an artifact through its session."""
+    def session(self, case: Case, path: Path, x: Output, *, mapped: bool | None = None) -> None:
+        """Time an artifact through its session; ``mapped`` is for engines."""
         device = None if self.rehearsal else "cuda"
-        with open_session(path, device=device, frame=(x.shape[2], x.shape[3])) as session:
+        with open_session(path, device=device, frame=(x.shape[2], x.shape[3]), mapped=mapped) as session:
             time_session(session, x, at_least=WARMUP, seconds=0)
             case.output = session.run(x)
             meter = EnergyMeter(self.source)

@@ -168,9 +168,11 @@ def notes(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> list[s
         if case.energy and case.energy.not_read:
             gaps.append(f"power could be read only for a part of the time: {case.energy.not_read}")
         if "memory" in case.facts:
+            taken = case.facts.get("gpu_memory_bytes")
             gaps.append(
-                f"{case.facts.get('runtime', case.backend)}, memory {case.facts['memory']}, CUDA by "
-                f"{case.facts.get('cuda')}"
+                f"{case.facts.get('runtime', case.backend)}, memory {case.facts['memory']}, "
+                + (f"{taken / 1e6:.0f} MB of the GPU's, " if taken is not None else "")
+                + f"CUDA by {case.facts.get('cuda')}"
             )
         found += [f"{case.label}: {text}" for text in gaps if text]
     return [*found, *report.conventions]

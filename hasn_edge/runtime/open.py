@@ -26,6 +26,7 @@ def open_session(
     cuda: str | None = None,
     in_flight: int = 1,
     eager: bool = False,
+    mapped: bool | None = None,
 ) -> Session:
     """Open a built file with the backend of its kind.
 
@@ -46,6 +47,8 @@ def open_session(
         eager: For timing: an engine of TensorRT for RTX that takes a range of sizes compiles the kernels for
             a size before that first runs, instead of running general ones until they are there. Nothing else
             changes by it.
+        mapped: For an engine, let the GPU use the CPU's memory instead of copying; ``None`` where the two
+            share one (Jetson).
 
     Raises:
         ArtifactError: the file or its sidecar is missing, damaged or changed; or it is an engine that was
@@ -65,12 +68,15 @@ def open_session(
     if artifact.kind is Kind.ENGINE:
         from hasn_edge.runtime.tensorrt.open_engine import open_engine
 
-        return open_engine(artifact, device=device, cuda=cuda, in_flight=in_flight, eager=eager)
-    if cuda is not None or in_flight != 1:
+        return open_engine(
+            artifact, device=device, cuda=cuda, in_flight=in_flight, eager=eager, mapped=mapped
+        )
+    given = {"cuda": cuda is not None, "in_flight": in_flight != 1, "mapped": mapped is not None}
+    if any(given.values()):
         raise UnsupportedError(
-            f"{artifact.path}: a CUDA backend and several executions in flight are for engines, and this "
-            f"file is of kind {artifact.kind.value}",
-            omit("cuda" if cuda is not None else "in_flight"),
+            f"{artifact.path}: a CUDA backend, several executions in flight and mapped memory are for "
+            f"engines, and this file is of kind {artifact.kind.value}",
+            omit(*(name for name, asked in given.items() if asked)),
         )
     if artifact.kind is Kind.ONNX:
         from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession

@@ -99,10 +99,14 @@ def test_exact_is_for_onnx(files, expected):
 
 
 def test_options_of_engines_are_for_engines(files):
-    for name, options in (("any", {"cuda": "pycuda"}), ("script", {"in_flight": 2})):
+    for name, options in (
+        ("any", {"cuda": "pycuda"}),
+        ("script", {"in_flight": 2}),
+        ("any", {"mapped": True}),
+    ):
         with pytest.raises(
             UnsupportedError,
-            match=rf"{files[name].path.name}: .* are for engines, and .*; leave out (cuda|in_flight)",
+            match=rf"{files[name].path.name}: .* are for engines, and .*; leave out (cuda|in_flight|mapped)",
         ):
             open_session(files[name], **options)
 

@@ -88,6 +88,7 @@ class TensorRTSession(Session):
         self._timed = False
         try:
             with self._cuda.activate():
+                self._free_before = self._cuda.free_bytes()
                 self._plan = LoadedPlan(
                     plan,
                     trt,
@@ -130,9 +131,15 @@ class TensorRTSession(Session):
         return self._guard(x.shape, lambda: self._free[-1].timing(total_s))
 
     def facts(self) -> dict[str, Any]:
-        """Return how this session runs, as plain JSON values; graphs are known after two runs of a size."""
+        """Return how this session runs, as plain JSON values; graphs are known after two runs of a size.
+
+        ``gpu_memory_bytes`` is how much less is free on the GPU than before it was opened: this session's, as
+        far as nothing else changed meanwhile. It is the peak, for buffers grow and are kept.
+        """
         self._check_open()
         assert self._plan is not None
+        with self._cuda.activate():
+            taken = self._free_before - self._cuda.free_bytes()
         refused = next(
             (execution.graph_refused for execution in self._executions if execution.graph_refused), None
         )
@@ -146,6 +153,8 @@ class TensorRTSession(Session):
             "runtime": self._plan.title,
             "cuda": self._cuda.name,
             "gpu_index": self._cuda.index,
+            "gpu_memory_bytes": taken,
+            "mapped": self._mapped,
             "memory": "mapped, nothing copied" if self._mapped else "page-locked, copied",
             "activations": f"of the {'sizes in use' if self._is_lent_memory else 'largest size'}",
             "kernels": self._plan.kernels_of_a_size,

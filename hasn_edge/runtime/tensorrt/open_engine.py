@@ -27,6 +27,7 @@ def open_engine(
     cuda: str | None = None,
     in_flight: int = 1,
     eager: bool = False,
+    mapped: bool | None = None,
 ) -> TensorRTSession:
     """Open an engine whose sidecar was read and whose bytes are those that were published.
 
@@ -39,6 +40,7 @@ def open_engine(
         cuda: See :func:`~hasn_edge.runtime.open.open_session`.
         in_flight: See :func:`~hasn_edge.runtime.open.open_session`.
         eager: See :func:`~hasn_edge.runtime.open.open_session`.
+        mapped: See :func:`~hasn_edge.runtime.open.open_session`.
 
     Raises:
         HasnEdgeError: as :func:`~hasn_edge.runtime.open.open_session`.
@@ -59,7 +61,9 @@ def open_engine(
     require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
     # Nothing that the build looks at has changed: only one that compiles anyway would not return this file.
     cure = rebuild(artifact, gpu=gpu, again=True)
-    session = TensorRTSession(artifact, cuda=cuda, in_flight=in_flight, eager=eager, device_index=index)
+    session = TensorRTSession(
+        artifact, cuda=cuda, in_flight=in_flight, eager=eager, mapped=mapped, device_index=index
+    )
     try:
         check_golden(
             session,

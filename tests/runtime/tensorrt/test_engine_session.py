@@ -423,6 +423,14 @@ class TestActivations:
             assert self.used(lab) == 2 * 100 * 3 * 20 * 40
             assert session.facts()["activations"] == "of the sizes in use"
 
+    def test_what_a_session_takes_of_the_gpu_is_among_its_facts(self, lab):
+        lab.set_up()
+        with TensorRTSession(lab.engine(activation_bytes=100), cuda="cuda-python", in_flight=2) as session:
+            assert session.facts()["gpu_memory_bytes"] == 0
+            run_and_check(session, times=4)
+            ends = 4 * 3 * 16 * 20 * (1 + 16)
+            assert session.facts()["gpu_memory_bytes"] == 2 * (100 * 3 * 16 * 20 + ends)
+
     @pytest.mark.parametrize("version", ["8.5.2", "8.6.1", "10.0.1"])
     def test_older_versions_hold_those_of_the_largest(self, lab, version):
         lab.set_up(version=version, integrated=True)

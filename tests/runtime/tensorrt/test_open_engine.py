@@ -82,6 +82,15 @@ def test_pixels_too(engine):
         np.testing.assert_array_equal(session.run_pixels(x)[:, ::4, ::4], x)
 
 
+@pytest.mark.parametrize(("integrated", "usual"), [(False, False), (True, True)])
+def test_memory_is_mapped_where_it_is_shared_unless_one_chooses(engine, lab, integrated, usual):
+    artifact = engine()
+    lab.set_up(integrated=integrated)
+    for asked, mapped in ((None, usual), (True, True), (False, False)):
+        with open_session(artifact, mapped=asked) as session:
+            assert session.facts()["mapped"] is mapped
+
+
 class TestOrder:
     """Each engine here has this fault and all later ones; the earlier fault is the one that is told."""
 
