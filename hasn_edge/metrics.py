@@ -79,13 +79,8 @@ def psnr_y(sr: UInt8, hr: UInt8, *, border: int) -> float:
     return psnr(*_luma_pair(sr, hr, border), data_range=255.0)
 
 
-def ssim_y(sr: UInt8, hr: UInt8, *, border: int) -> float:
-    """SSIM of the BT.601 studio-range luma of two uint8 RGB images; arguments as for `psnr_y`."""
-    return ssim(*_luma_pair(sr, hr, border), data_range=255.0)
-
-
 def psnr_and_ssim_y(sr: UInt8, hr: UInt8, *, border: int) -> tuple[float, float]:
-    """`psnr_y` and `ssim_y` of one pair, converting to luma once."""
+    """`psnr_y` and SSIM of the same luma, in one step."""
     a, b = _luma_pair(sr, hr, border)
     return psnr(a, b, data_range=255.0), ssim(a, b, data_range=255.0)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +135,14 @@ def test_imports_point_one_way():
         if (other := target(name)) is not None and floor(other or "__init__") > floor(room(path))
     ]
     assert wrong == []
+
+
+def test_a_modules_name_is_its_own():
+    paths = [path for path in PACKAGE.rglob("*") if path.suffix == ".py" or (path / "__init__.py").exists()]
+    names = Counter(path.stem for path in paths if not place(path).startswith("cli") and path.stem[0] != "_")
+    twice = {name for name, count in names.items() if count > 1}
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## Names")[2]
+    assert twice == set(re.findall(r"`(\w+)`\s\(", text))
 
 
 @pytest.mark.slow

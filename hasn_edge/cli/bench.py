@@ -9,7 +9,15 @@ from typing import Any, Protocol
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, model_option, threads_option
+from hasn_edge.cli.common import (
+    SIZE,
+    chosen_model,
+    cuda_option,
+    data_option,
+    json_option,
+    model_option,
+    threads_option,
+)
 from hasn_edge.cli.cures import cure_text
 from hasn_edge.cli.tables import print_table
 from hasn_edge.cli.terminal import console, note, say, status
@@ -54,12 +62,7 @@ class WritesJson(Protocol):
     metavar="LIST",
     help="Comma-separated precisions to build and bench.  [default: fp32,fp16,int8]",
 )
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="[NAME=]DIR",
-    help="Set of images for the quality figures; repeatable.  [default: the images that ship]",
-)
+@data_option
 @click.option(
     "--size",
     type=SIZE,
@@ -90,13 +93,7 @@ class WritesJson(Protocol):
 @click.option(
     "--tile", type=click.IntRange(32, 4096), default=None, help="Also report the drift of tiles of N pixels."
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Write the report with every raw sample to FILE.",
-)
+@json_option
 @click.option(
     "--markdown",
     "markdown_path",

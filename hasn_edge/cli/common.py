@@ -36,6 +36,22 @@ threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), default=None, help="CPU threads.  [default: all cores]"
 )
 
+data_option = click.option(
+    "--data",
+    multiple=True,
+    metavar="[NAME=]DIR",
+    help="Set of images: DIR/HR with DIR/LRbicx4, or a plain folder of originals; repeatable.  "
+    "[default: the images that ship]",
+)
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write all figures to FILE.",
+)
+
 output_option = click.option(
     "-o",
     "--output",

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hasn_edge.cli.common import chosen_model, cuda_option, device_option, open_chosen, threads_option
+from hasn_edge.cli.common import (
+    chosen_model,
+    cuda_option,
+    data_option,
+    device_option,
+    json_option,
+    open_chosen,
+    threads_option,
+)
 from hasn_edge.cli.tables import print_table
 from hasn_edge.cli.terminal import console, progress, say
 from hasn_edge.errors import InputError
@@ -39,24 +47,12 @@ BICUBIC = "bicubic"
     multiple=True,
     help="A file that export or build made (.onnx, .ts, .engine); repeatable.",
 )
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="[NAME=]DIR",
-    help="Set of images: DIR/HR with DIR/LRbicx4, or a plain folder of originals; repeatable.  "
-    "[default: the images that ship]",
-)
+@data_option
 @click.option(
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."
 )
 @click.option("--per-image", is_flag=True, help="Print every image, not only the means.")
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Write all figures to FILE.",
-)
+@json_option
 @device_option()
 @cuda_option
 @threads_option

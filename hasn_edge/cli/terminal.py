@@ -50,19 +50,12 @@ def set_verbosity(verbose: int, quiet: bool) -> None:
 def add_verbosity(command: click.Command) -> click.Command:
     """Give a verb, and the verbs below it, the options ``-v`` and ``-q``."""
 
-    def apply(ctx: click.Context, _parameter: click.Parameter, _value: object) -> None:
-        verbose, quiet = ctx.meta.get(_VERBOSE, 0), ctx.meta.get(_QUIET, False)
+    def apply(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
+        ctx.meta[f"{__name__}.{parameter.name}"] = value
+        verbose, quiet = (ctx.meta.get(f"{__name__}.{name}", 0) for name in ("verbose", "quiet"))
         if verbose and quiet:
             raise click.UsageError("-v and -q exclude each other")
-        set_verbosity(verbose, quiet)
-
-    def note_verbose(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
-        ctx.meta[_VERBOSE] = value
-        apply(ctx, parameter, value)
-
-    def note_quiet(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-        ctx.meta[_QUIET] = value
-        apply(ctx, parameter, value)
+        set_verbosity(verbose, bool(quiet))
 
     if isinstance(command, click.Group):
         for each in command.commands.values():
@@ -73,21 +66,18 @@ def add_verbosity(command: click.Command) -> click.Command:
                 ["-v", "--verbose"],
                 count=True,
                 expose_value=False,
-                callback=note_verbose,
+                callback=apply,
                 help="Also print what the library logs; -vv for all of it.",
             ),
             click.Option(
                 ["-q", "--quiet"],
                 is_flag=True,
                 expose_value=False,
-                callback=note_quiet,
+                callback=apply,
                 help="Print results, warnings and errors only.",
             ),
         ]
     return command
-
-
-_VERBOSE, _QUIET = f"{__name__}.verbose", f"{__name__}.quiet"
 
 
 def console() -> Console:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from hasn_edge.errors import UnsupportedError, say
-from hasn_edge.fuse.modules import fused_block
+from hasn_edge.fuse.modules import FusedBlock
 from hasn_edge.model.blocks import HASB
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
@@ -50,7 +50,7 @@ class FusedHASN(HASN):
         """Rules that were applied."""
         for name, module in model.named_children():
             if rules and isinstance(module, HASB):
-                self.add_module(name, fused_block(module, rules))
+                self.add_module(name, FusedBlock(module, rules))
             else:
                 self.add_module(name, copy.deepcopy(module))
         self.training = model.training

@@ -31,8 +31,13 @@ class FusedBlock(HASB):
 
     ``f1``, ``f2``, ``f3`` may be one convolution ``f123`` (``f12`` without ESA); ``esa.conv1`` may read the
     norm's output directly, composed with ``f3``; the norm may have lost its weight and bias.
+
+    Args:
+        block: It stays as it was.
+        rules: What is folded.
     """
 
+    @torch.no_grad()
     def __init__(self, block: HASB, rules: Collection[str]) -> None:
         nn.Module.__init__(self)
         self.training = block.training
@@ -91,9 +96,3 @@ class FusedBlock(HASB):
         self.add_module(name, nn.Sequential(OrderedDict(conv=merge(convs))))
         for branch in names:
             delattr(self, branch)
-
-
-@torch.no_grad()
-def fused_block(block: HASB, rules: Collection[str]) -> FusedBlock:
-    """Return a new block equal to ``block`` with ``rules`` applied; ``block`` stays as it was."""
-    return FusedBlock(block, rules)

@@ -162,14 +162,13 @@ def check_static(
     with checked() as session:
         x = _noise(session.spec, *size, count=count)
         expected = session.run(x)
+    what = f"{size[1]}x{size[0]}" + ("" if count == 1 else f", {count} at a time")
     with fixed() as session:
-        difference = float(np.abs(session.run(x) - expected).max())
-        allowed = _rounding_error(session)
-    if not difference <= allowed:
-        what = f"{size[1]}x{size[0]}" + ("" if count == 1 else f", {count} at a time")
-        raise VerificationError(
-            f"the graph of one shape ({what}) is too far from the one of any: {difference:.3g}, at most "
-            f"{allowed:g} allowed; nothing was written"
+        _require_equal(
+            session,
+            session.run(x),
+            expected,
+            f"the graph of one shape ({what}) is too far from the one of any",
         )
 
 
@@ -185,17 +184,16 @@ def check_batch(session: Session) -> None:
     x = _noise(session.spec, *SIZES[1], count=3)
     together = session.run(x)
     alone = np.concatenate([session.run(x[i : i + 1]) for i in range(len(x))])
-    difference, allowed = float(np.abs(together - alone).max()), _rounding_error(session)
+    _require_equal(session, together, alone, "three images at a time come out other than each alone")
+
+
+def _require_equal(session: Session, a: Float32, b: Float32, otherwise: str) -> None:
+    """Refuse two results of a session's network that are apart by more than rounding."""
+    difference, allowed = float(np.abs(a - b).max()), 1e-5 if session.precision is Precision.FP32 else 1e-3
     if not difference <= allowed:
         raise VerificationError(
-            f"three images at a time come out other than each alone: {difference:.3g}, at most {allowed:g} "
-            "allowed; nothing was written"
+            f"{otherwise}: {difference:.3g}, at most {allowed:g} allowed; nothing was written"
         )
-
-
-def _rounding_error(session: Session) -> float:
-    """Return how far two ways to compute the same may be apart."""
-    return 1e-5 if session.precision is Precision.FP32 else 1e-3
 
 
 def _batches(spec: ModelSpec) -> Iterator[Float32]:
