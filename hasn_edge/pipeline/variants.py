@@ -158,7 +158,7 @@ class Variants:
     @cached_property
     def exporter(self) -> GraphExporter:
         """What makes graphs of floats."""
-        return self._noted(GraphExporter(self.context.checkpoint, self.context.rules))
+        return self._collect_notes(GraphExporter(self.context.checkpoint, self.context.rules))
 
     @cached_property
     def int8(self) -> tuple[GraphExporter, Ranges]:
@@ -168,9 +168,9 @@ class Variants:
         assert context.images is not None
         self.progress(Step(f"measuring ranges on {len(context.images)} images"))
         exporter = GraphExporter.for_int8(context.checkpoint, context.rules, context.images, context.recipe)
-        return self._noted(exporter), exporter.measure_ranges(context.images, context.recipe)
+        return self._collect_notes(exporter), exporter.measure_ranges(context.images, context.recipe)
 
-    def _noted(self, exporter: GraphExporter) -> GraphExporter:
+    def _collect_notes(self, exporter: GraphExporter) -> GraphExporter:
         self._fused += [note for note in exporter.fused if note not in self._fused]
         return exporter
 
@@ -231,7 +231,7 @@ class Variants:
             form=form,
             opset=graph.opset_import[0].version,
             builder_flags=FLAGS[precision] if form.weakly_typed else (),
-            fused=context.rules,
+            fused=exporter.rules,
         )
         notes: list[str] = []
         if ranges is not None:
