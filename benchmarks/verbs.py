@@ -2,12 +2,13 @@
 
     python benchmarks/verbs.py record DIR                   # of the installation that runs it; some minutes
     python benchmarks/verbs.py record DIR --only 'train*'   # these cases anew, the others stay
-    python benchmarks/verbs.py compare BEFORE AFTER
+    python benchmarks/verbs.py compare BEFORE AFTER --markdown benchmarks/results/verbs.md
 
 Every case runs by itself in a folder of its own, as child processes, on inputs that are always the same. Kept
 are exit codes, both streams and every file that was written. ``compare`` exits with 1 where exit codes, names
-of files or what is in them differ. Messages may be worded anew: those differences, in sentences inside JSON
-and Markdown as well, are listed apart and do not count. Figures that a clock decides are left out of both.
+of files or what is in them differ for no reason that verbs_changes.py states. Messages may be worded anew:
+those differences, in sentences inside JSON and Markdown as well, are listed apart and do not count. Figures
+that a clock decides are left out of both.
 """
 
 from __future__ import annotations
@@ -18,22 +19,28 @@ import difflib
 import fnmatch
 import io
 import json
+import os
+import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 from verbs_cases import Case, cases
-from verbs_record import contents, digest, fix_memory_format, make_inputs, run_case
+from verbs_changes import CHANGES, Change
+from verbs_record import contents, digest, fix_memory_format, make_inputs, package, run_case
 
 STARTS = 10
 """Processes whose start-up is timed."""
 
+IMAGES = (".png", ".jpg", ".webp", ".bmp", ".tif", ".tiff")
 ENGINE = ".engine"
 """Engines of two builds may differ in bytes: of them the graph, the sidecar and the name are compared."""
 UNSTABLE = r"events\.out\.tfevents\..*"
@@ -60,6 +67,7 @@ def record(folder: Path, only: str) -> None:
         make_inputs(inputs)
         hashes = {name: digest(inputs / name) for name in contents(inputs)}
         write_json(folder / "inputs.json", hashes)
+        write_json(folder / "machine.json", machine())
         fix_memory_format(inputs)
         for case in cases():
             if not fnmatch.fnmatchcase(case.name, only):
@@ -72,6 +80,21 @@ def record(folder: Path, only: str) -> None:
     if fnmatch.fnmatchcase("startup", only):
         commands = {"python -c pass": ["-c", "pass"], "hasn-edge --help": ["-m", "hasn_edge", "--help"]}
         write_json(folder / "startup.json", {name: start_up(args) for name, args in commands.items()})
+
+
+def machine() -> dict[str, str]:
+    """Return where and of what a recording is made."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        cpu = found[1] if found else cpu
+    git = ["git", "-C", str(package()), "log", "-1", "--format=%h"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "CPU": f"{cpu}, {os.cpu_count()} cores",
+        "Python": platform.python_version(),
+        "commit": commit or "unknown",
+    }
 
 
 def start_up(args: list[str]) -> list[float]:
@@ -122,8 +145,11 @@ class Side:
                 clocked = VARIES.fullmatch(key) or key in self.case.varies
                 yield from [(f"{path}.{key}", "#")] if clocked else self.flat(item, f"{path}.{key}")
         elif isinstance(value, list) and value:
-            for number, item in enumerate(value):
-                yield from self.flat(item, f"{path}[{number}]")
+            names = [item.get("name", item.get("what")) if isinstance(item, dict) else None for item in value]
+            if None in names or len({*names}) < len(names):
+                names = [*range(len(value))]
+            for name, item in zip(names, value, strict=True):
+                yield from self.flat(item, f"{path}[{self.plain(name) if isinstance(name, str) else name}]")
         else:
             yield path, self.plain(value) if isinstance(value, str) else value
 
@@ -155,10 +181,26 @@ def unified(old: list[str], new: list[str], name: str) -> list[str]:
     return list(difflib.unified_diff(old, new, f"before: {name}", f"after: {name}", lineterm="", n=0))
 
 
+def take_moved(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    """Take out values that stand under another key on the other side; return from where to where."""
+    moved = []
+    for tail in (True, False):  # the last part of a key stays, or changes too and only long values count
+        for path in [path for path in left if path not in right]:
+            for other in [other for other in right if other not in left]:
+                same = path.rpartition(".")[2] == other.rpartition(".")[2]
+                telling = isinstance(left[path], float) or (isinstance(left[path], str) and " " in left[path])
+                if (same if tail else telling) and left[path] == right[other]:
+                    moved.append(f"{path[1:]} -> {other[1:]}")
+                    del left[path], right[other]
+                    break
+    return moved
+
+
 def compare_json(old: Side, new: Side, texts: tuple[str, str], name: str) -> tuple[list[str], list[str]]:
     """Return how values and keys differ, and how sentences do."""
     left, right = dict(old.flat(as_json(texts[0]))), dict(new.flat(as_json(texts[1])))
-    differences: list[str] = []
+    moved = take_moved(left, right)
+    differences = [f"{name}: {len(moved)} values under other keys, as {moved[0]}"] if moved else []
     wording: list[str] = []
     for path in dict.fromkeys((*left, *right)):
         before, after = (repr(side[path]) if path in side else "nothing" for side in (left, right))
@@ -168,6 +210,18 @@ def compare_json(old: Side, new: Side, texts: tuple[str, str], name: str) -> tup
     return differences, wording
 
 
+def compare_images(before: Path, after: Path) -> str:
+    """Return how the pixels of two files differ."""
+    old, new = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (before, after))
+    if old is None or new is None or (old.shape, old.dtype) != (new.shape, new.dtype):
+        return "images of another kind"
+    apart = cv2.absdiff(old, new)
+    if not apart.any():
+        return "the same pixels, with other facts about them"
+    share = (apart.reshape(*apart.shape[:2], -1) > 0).any(axis=2).mean()
+    return f"{100 * share:.2f} % of the pixels differ, by at most {apart.max()} levels"
+
+
 def compare_file(old: Side, new: Side, name: str) -> tuple[list[str], list[str]]:
     """Return how a file that both wrote differs in what it holds, and in words."""
     names = old.files[name], new.files[name]
@@ -175,6 +229,8 @@ def compare_file(old: Side, new: Side, name: str) -> tuple[list[str], list[str]]
         return [], []
     if name.endswith(ENGINE) or old.unstable.search(names[0]):
         return [], []
+    if name.endswith(IMAGES):
+        return [f"{name}: {compare_images(old.kept / names[0], new.kept / names[1])}"], []
     before, after = old.lines(names[0]), new.lines(names[1])
     if before is None or after is None:
         sizes = (old.record["files"][names[0]]["bytes"], new.record["files"][names[1]]["bytes"])
@@ -220,9 +276,52 @@ def compare_case(old: Side, new: Side) -> tuple[list[str], list[str]]:
     return differences, wording
 
 
-def compare(before: Path, after: Path, only: str) -> bool:
-    """Print what differs between two recordings; return whether nothing but words does."""
-    found, words = {}, {}
+def count_equal(old: Side, new: Side) -> Counter[str]:
+    """Count what two runs of a case wrote and printed, and how much of it is equal byte for byte."""
+    count: Counter[str] = Counter()
+    for before, after in zip(old.record["steps"], new.record["steps"], strict=False):
+        count["commands"] += 1
+        count["equal codes"] += before["code"] == after["code"]
+        for stream in ("stdout", "stderr"):
+            count["texts"] += bool(before[stream] or after[stream])
+            count["equal texts"] += bool(before[stream]) and before[stream] == after[stream]
+    for name in old.files.keys() & new.files.keys():
+        facts = old.record["files"][old.files[name]], new.record["files"][new.files[name]]
+        count["files"] += 1
+        count["equal files"] += facts[0]["sha256"] == facts[1]["sha256"]
+    return count
+
+
+def explain(name: str, lines: list[str]) -> tuple[dict[Change, list[str]], list[str]]:
+    """Divide the differences of a case into those that were wanted and the others."""
+    wanted: dict[Change, list[str]] = defaultdict(list)
+    others = []
+    for line in lines:
+        for change in CHANGES:
+            if fnmatch.fnmatchcase(name, change.cases) and re.search(change.pattern, line):
+                wanted[change].append(line)
+                break
+        else:
+            others.append(line)
+    if all(line.startswith(("---", "+++", "@@")) for line in others):  # the headers of lines that were wanted
+        others = []
+    return wanted, others
+
+
+def listed(title: str, several: dict[str, list[str]]) -> str:
+    """Return the lines of each case that has some."""
+    parts = [f"{title}: {sum(map(bool, several.values()))} cases"]
+    for name, lines in several.items():
+        parts += [f"  {line}" for line in (f"[{name}]", *lines)] if lines else []
+    return "\n".join(parts)
+
+
+def compare(before: Path, after: Path, only: str, markdown: Path | None) -> bool:
+    """Print what differs between two recordings; return whether only words and what was wanted do."""
+    found: dict[str, list[str]] = {}
+    words: dict[str, list[str]] = {}
+    wanted: dict[Change, dict[str, list[str]]] = defaultdict(dict)
+    count: Counter[str] = Counter()
     if (before / "inputs.json").read_bytes() != (after / "inputs.json").read_bytes():
         found["inputs"] = ["they are not the same ones: nothing below can be trusted"]
     known = {case.name: case for case in cases()}
@@ -233,16 +332,54 @@ def compare(before: Path, after: Path, only: str) -> bool:
             found[name] = [f"recorded only {'before' if name in recorded[0] else 'after'}"]
             continue
         case = known.get(name, Case(name, ()))
-        found[name], words[name] = compare_case(Side(before, case), Side(after, case))
-    for title, several in (("Wording", words), ("Differences", found)):
-        print(f"{title}: {sum(map(bool, several.values()))} of {len(chosen)} cases")
-        for name, lines in several.items():
-            print("".join(f"  {line}\n" for line in (f"[{name}]", *lines)) if lines else "", end="")
+        sides = Side(before, case), Side(after, case)
+        differences, words[name] = compare_case(*sides)
+        reasons, found[name] = explain(name, differences)
+        for change, lines in reasons.items():
+            wanted[change][name] = lines
+        count += count_equal(*sides) + Counter(cases=1)
+        count["equal cases"] += not (differences or words[name])
+    print(listed("Wording", words))
+    for change in CHANGES:
+        if change in wanted:
+            print(listed(f"Wanted: {change.why}", wanted[change]))
+    print(listed("Differences", found))
+    summary = [*describe(before, after, count), *table(wanted)]
+    remaining = [name for name, lines in found.items() if lines]
+    summary.append(f"Other differences: {', '.join(remaining) or 'none'}.")
+    print("\n".join(summary))
+    if markdown is not None:
+        head = "# Every verb, before and after\n\n`python benchmarks/verbs.py compare` wrote this.\n\n"
+        markdown.write_text(head + "\n".join(summary) + "\n", encoding="utf-8")
+    return not remaining
+
+
+def describe(before: Path, after: Path, count: Counter[str]) -> Iterator[str]:
+    """Yield what was compared, and how much of it is equal."""
+    for side, folder in (("before", before), ("after", after)):
+        facts = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
+        yield f"- {side}: {', '.join(f'{name} {value}' for name, value in facts.items())}"
+    yield f"- {count['commands']} commands, {count['cases']} cases; equal exit codes: {count['equal codes']}"
+    yield f"- {count['files']} files that both wrote: {count['equal files']} equal byte for byte"
+    yield f"- {count['texts']} texts on standard output and error: {count['equal texts']} equal byte for byte"
+    yield f"- cases in which nothing but a clock or a folder differs: {count['equal cases']}"
     for side, path in (("before", before / "startup.json"), ("after", after / "startup.json")):
         taken = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        medians = (f"{name} {1e3 * statistics.median(times):.0f} ms" for name, times in taken.items())
-        print(f"Start-up {side}, median of {STARTS}: {'; '.join(medians) or 'not recorded'}")
-    return not any(found.values())
+        medians = (f"`{name}` {1e3 * statistics.median(times):.0f} ms" for name, times in taken.items())
+        yield f"- start-up {side}, median of {STARTS}: {'; '.join(medians) or 'not recorded'}"
+    yield ""
+
+
+def table(wanted: dict[Change, dict[str, list[str]]]) -> Iterator[str]:
+    """Yield the differences that were wanted, as a table in Markdown."""
+    yield from ("| differs on purpose | cases | for example |", "|---|---|---|")
+    for change in CHANGES:
+        if change in wanted:
+            name, lines = next(iter(wanted[change].items()))
+            example = next((line for line in lines if not line.startswith(("---", "+++", "@@"))), lines[0])
+            cells = change.why, str(len(wanted[change])), f"`{name}`: {example[:160]}"
+            yield f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    yield ""
 
 
 def main() -> None:
@@ -255,12 +392,14 @@ def main() -> None:
         command = verbs.add_parser(verb)
         for folder in folders:
             command.add_argument(folder, type=Path)
+        if verb == "compare":
+            command.add_argument("--markdown", type=Path, metavar="FILE", help="also write a summary")
         command.add_argument("--only", default="*", metavar="NAME", help="case, or a pattern: 'build*'")
     options = parser.parse_args()
     if options.verb == "record":
         record(options.folder, options.only)
     else:
-        sys.exit(0 if compare(options.before, options.after, options.only) else 1)
+        sys.exit(0 if compare(options.before, options.after, options.only, options.markdown) else 1)
 
 
 if __name__ == "__main__":

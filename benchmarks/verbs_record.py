@@ -267,11 +267,16 @@ def run_step(step: str, work: Path, environment: dict[str, str]) -> dict[str, An
     return {"command": step, "code": done.returncode, **said, "seconds": seconds}
 
 
-def run_case(case: Case, inputs: Path, kept: Path) -> dict[str, Any]:
-    """Run one case in a new folder, copy what it wrote to ``kept`` and return the record."""
+def package() -> Path:
+    """Return the folder that the package which is recorded lies in."""
     spec = importlib.util.find_spec("hasn_edge")
     if spec is None or spec.origin is None:
         raise SystemExit("hasn_edge is not installed for this Python")
+    return Path(spec.origin).parents[1]
+
+
+def run_case(case: Case, inputs: Path, kept: Path) -> dict[str, Any]:
+    """Run one case in a new folder, copy what it wrote to ``kept`` and return the record."""
     with tempfile.TemporaryDirectory(prefix="verbs-") as root:
         work, temporary = Path(root, "work"), Path(root, "temporary")
         shutil.copytree(inputs, work)
@@ -292,7 +297,7 @@ def run_case(case: Case, inputs: Path, kept: Path) -> dict[str, Any]:
         "places": {
             str(work): "<work>",
             str(temporary): "<temporary>",
-            str(Path(spec.origin).parents[1]): "<package>",
+            str(package()): "<package>",
             sys.prefix: "<python>",
         },
     }
