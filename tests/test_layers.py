@@ -60,6 +60,7 @@ DOORS = {
         "model/",
         "train/",
         "fuse/",
+        "quantize/equalize",
         "exporters/",
         "runtime/pytorch",
         "runtime/torchscript",
