@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board, find_board
@@ -15,11 +16,11 @@ from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.cases import CaseMaker, find_backends
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.options import DEFAULT_SIZE, RUNS, SECONDS, BenchOptions
-from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
+from hasn_edge.bench.report import BenchCase, BenchReport, Remark, SetQuality
 from hasn_edge.bench.schedule import BenchSchedule, CaseResult, free_bytes, why_apart
 from hasn_edge.bench.scores import bicubic_quality, eval_sets, has_larger, mosaic, quality_of
 from hasn_edge.engine.engine_file import read_plan_header
-from hasn_edge.errors import InputError, UnsupportedError, omit, say, use
+from hasn_edge.errors import HasnEdgeError, InputError, UnsupportedError, omit, say, use
 from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware.clocks import require_clocks
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
@@ -142,6 +143,9 @@ def run_benchmark(
         reference: Sequence[Scores] = []
         with closing(schedule.run(apart=bool(apart))) as results:
             for result in results:
+                if result.failure is not None:
+                    finished.append(_failed_case(result.case, result.facts, result.failure))
+                    continue
                 measured = result.measured if device != "cpu" else None
                 gaps = tuple(_gaps(measured, timer.no_power)) if measured else ()
                 quality = quality_of(reference, result.scores)
@@ -206,6 +210,22 @@ def _bench_case(result: CaseResult, quality: Mapping[str, SetQuality], gaps: tup
         peak_bytes=result.peak_bytes if case.timed else None,
         quality=quality,
         not_measured=(*case.not_measured, *gaps),
+    )
+
+
+def _failed_case(case: Case, facts: Mapping[str, Any], failure: HasnEdgeError) -> BenchCase:
+    return BenchCase(
+        label=case.label,
+        backend=str(facts["backend"]),
+        precision=str(facts["precision"]),
+        device=str(facts["device"]),
+        file=case.artifact.path.name if case.artifact else None,
+        sha256=case.artifact.sha256 if case.artifact else None,
+        file_bytes=None,
+        latency=None,
+        peak_bytes=None,
+        not_measured=case.not_measured,
+        failure=Remark(failure.message, failure.cures),
     )
 
 

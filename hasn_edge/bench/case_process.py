@@ -51,6 +51,10 @@ class Case:
     timed: bool = True
     not_measured: tuple[str, ...] = ()
     """What the report lacks of this case, and why."""
+    precision: str = "fp32"
+    """Of a case without a file."""
+    failure: HasnEdgeError | None = None
+    """Why there is nothing to run: its build failed, for one."""
 
     def open(self, frame: tuple[int, int] | None = None) -> Session:
         """Open the session; where ``frame`` is given, for frames of this (height, width) only. It is slow."""

@@ -17,7 +17,7 @@ from hasn_edge.files import distinct_names
 from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.optional import installed_version, require
 from hasn_edge.pipeline.api import export
-from hasn_edge.pipeline.autotune import CANDIDATES
+from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION
 from hasn_edge.pipeline.build import CACHE, Built, build_one
 from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
@@ -85,13 +85,18 @@ class CaseMaker:
     def cases(self, artifacts: Sequence[Artifact]) -> list[Case]:
         """Return the cases in the order of the report; build what has to be built.
 
+        A build that fails or misses its budget is a case that states so; the others go on.
+
         Raises:
-            HasnEdgeError: a build failed or missed its budget.
+            HasnEdgeError: nothing could be built, with the reason of the first.
         """
         found: list[Case] = []
         if self.options.model is not None:
             make = self._cpu_cases if self.board.kind == "cpu" else self._device_cases
             found += make(self.options.model)
+            failures = [case.failure for case in found if case.failure is not None]
+            if failures and len(failures) == len(found) - 1:  # the first is the network itself
+                raise failures[0]
         names = distinct_names([artifact.path for artifact in artifacts])
         for artifact, name in zip(artifacts, names, strict=True):
             found.append(self._artifact_case(artifact, label=name))
@@ -117,12 +122,12 @@ class CaseMaker:
         found = [self._reference(model, gpu=None)]
         for precision in self._precisions:
             built = self._build(model, precision, "cpu", None)
-            found += [self._artifact_case(artifact) for artifact in built]
+            found += self._cases_of(built)
             if precision is Precision.FP32:
                 # Not FP16: PyTorch computes half precision on a CPU some fifty times slower.
                 found.append(self._torchscript_case(model, precision))
             if precision is Precision.INT8:
-                found += [self._emulated_case(artifact) for artifact in built]
+                found += [self._emulated_case(one) for one in built if isinstance(one, Artifact)]
         return found
 
     def _device_cases(self, model: str) -> list[Case]:
@@ -131,15 +136,15 @@ class CaseMaker:
         found = [self._reference(model, gpu=gpu)]
         for precision in self._precisions:
             if self.backends.engines is not None:
-                for artifact in self._build(model, precision, self.backends.engines.value, self.size):
-                    if artifact.kind is Kind.ENGINE:
-                        found.append(self._artifact_case(artifact))
+                for one in self._build(model, precision, self.backends.engines.value, self.size):
+                    if isinstance(one, Case) or one.kind is Kind.ENGINE:
+                        found += self._cases_of([one])
                     elif precision is Precision.INT8:
-                        found.append(self._emulated_case(artifact))
+                        found.append(self._emulated_case(one))
             if gpu and precision is not Precision.INT8:
                 found.append(self._torchscript_case(model, precision))
             if self.backends.onnxruntime_gpu and precision is not Precision.INT8:
-                found += [self._artifact_case(each) for each in self._build(model, precision, "cpu", None)]
+                found += self._cases_of(self._build(model, precision, "cpu", None))
         return found
 
     @property
@@ -148,23 +153,32 @@ class CaseMaker:
 
     def _build(
         self, model: str, precision: Precision, target: str, size: tuple[int, int] | None
-    ) -> tuple[Artifact, ...]:
+    ) -> Sequence[Artifact | Case]:
+        """Build, and return the files, or a case with the reason why there are none."""
         self.progress(Step(f"building {precision.value}" + ("" if target == "cpu" else f" for {target}")))
         # Compiling takes minutes on a small board: engines are kept, and those of earlier builds are taken.
         engines = target != "cpu"
-        return self.build(
-            BuildOptions(
-                model=model,
-                precision=precision.value,
-                target=target,
-                recipe=self.options.recipe,
-                size=size,
-                output=self.engines / CANDIDATES if engines else self.folder,
-            ),
-            cache=self.engines / CACHE if engines else None,
-            known=(self.engines,) if engines else (),
-            progress=self.progress,
-        ).artifacts
+        try:
+            return self.build(
+                BuildOptions(
+                    model=model,
+                    precision=precision.value,
+                    target=target,
+                    recipe=self.options.recipe,
+                    size=size,
+                    output=self.engines / CANDIDATES if engines else self.folder,
+                ),
+                cache=self.engines / CACHE if engines else None,
+                known=(self.engines,) if engines else (),
+                progress=self.progress,
+            ).artifacts
+        except OF_ONE_PRECISION as exc:
+            label = f"{_NAMES[Kind.ENGINE if engines else Kind.ONNX]} {precision.value}"
+            device = None if self.board.kind == "cpu" else "cuda"
+            return [Case(label=label, precision=precision.value, device=device, failure=exc, timed=False)]
+
+    def _cases_of(self, built: Sequence[Artifact | Case]) -> list[Case]:
+        return [one if isinstance(one, Case) else self._artifact_case(one) for one in built]
 
     def _torchscript_case(self, model: str, precision: Precision) -> Case:
         script = self.export(

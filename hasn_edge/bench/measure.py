@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import TracebackType
@@ -14,6 +14,7 @@ from hasn_edge.bench.board import Board
 from hasn_edge.bench.case_process import Worker
 from hasn_edge.bench.energy import IDLE_SECONDS, Energy, EnergyMeter
 from hasn_edge.bench.options import TimingOptions
+from hasn_edge.errors import HasnEdgeError
 from hasn_edge.evaluation.latency import PARTS, Latency, Round, latency_of
 from hasn_edge.hardware.clocks import full_clocks
 from hasn_edge.hardware.host import busy_cpu_seconds
@@ -120,46 +121,57 @@ class Timer:
         """Give the clocks back."""
         self._stack.close()
 
-    def time(self, workers: Sequence[Worker]) -> list[Measured | None]:
+    def time(self, workers: Sequence[Worker]) -> list[Measured | HasnEdgeError | None]:
         """Time the cases that are to be timed, in rounds, and return what was measured of each.
 
         Args:
             workers: One process for each case, opened.
 
         Returns:
-            In the order of ``workers``; ``None`` for a case that is not timed.
-
-        Raises:
-            HasnEdgeError: a case failed.
+            In the order of ``workers``; the error of a case that failed, which is left out from then on;
+            ``None`` for a case that is not timed.
         """
         timed = [worker for worker in workers if worker.case.timed]
+        failed: dict[Worker, HasnEdgeError] = {}
+
+        @contextmanager
+        def attempt(worker: Worker) -> Iterator[None]:
+            try:
+                yield
+            except HasnEdgeError as exc:
+                failed[worker] = exc
+                timed.remove(worker)
+
         meters = {worker: EnergyMeter(self._source) for worker in timed}
         rounds: dict[Worker, list[Round]] = {worker: [] for worker in timed}
         for index in range(ROUNDS):
-            for worker in timed:
+            for worker in tuple(timed):
                 self._progress(Step(f"timing {worker.case.label}, round {index + 1} of {ROUNDS}"))
                 options = self._options if worker.case.device else self._cpu
-                rounds[worker].append(_time_round(worker, meters[worker], options, first=index == 0))
+                with attempt(worker):
+                    rounds[worker].append(_time_round(worker, meters[worker], options, first=index == 0))
         sustained = {}
         minutes = self._options.sustained_minutes
         if minutes is not None:
-            for worker in timed:
+            for worker in tuple(timed):
                 self._progress(Step(f"running {worker.case.label} for {minutes:g} minutes"))
-                sustained[worker] = _sustain(worker, EnergyMeter(self._source), minutes, self._idle)
+                with attempt(worker):
+                    sustained[worker] = _sustain(worker, EnergyMeter(self._source), minutes, self._idle)
         self.after = self._board.facts()
-        measured = {}
-        for worker in timed:
+        measured: dict[Worker, Measured | HasnEdgeError] = {}
+        for worker in tuple(timed):
             whole = latency_of(rounds[worker])
             assert whole is not None
             parts = {name: latency_of(rounds[worker], name) for name in PARTS}
-            measured[worker] = Measured(
-                latency=whole,
-                parts={name: part for name, part in parts.items() if part is not None},
-                energy=meters[worker].result(self._idle),
-                facts=worker.facts(),
-                sustained=sustained.get(worker),
-            )
-        return [measured.get(worker) for worker in workers]
+            with attempt(worker):
+                measured[worker] = Measured(
+                    latency=whole,
+                    parts={name: part for name, part in parts.items() if part is not None},
+                    energy=meters[worker].result(self._idle),
+                    facts=worker.facts(),
+                    sustained=sustained.get(worker),
+                )
+        return [failed.get(worker) or measured.get(worker) for worker in workers]
 
 
 def _time_round(worker: Worker, meter: EnergyMeter, options: TimingOptions, *, first: bool) -> Round:

@@ -97,6 +97,8 @@ class BenchCase:
     """How the session ran, as it reports it: CUDA graphs, memory, CUDA access."""
     quality: Mapping[str, SetQuality] = field(default_factory=dict)
     not_measured: tuple[str, ...] = ()
+    failure: Remark | None = None
+    """Why it did not run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +232,11 @@ class BenchReport:
     def remarks(self) -> tuple[Remark, ...]:
         """What a reader should not overlook."""
         found = [
+            Remark(f"{case.label} failed: {case.failure.text}", case.failure.cures)
+            for case in self.cases
+            if case.failure is not None
+        ]
+        found += [
             Remark(text) for case in self.cases for text in (*_throttling_texts(case), *_launch_texts(case))
         ]
         if self.own_reference:
@@ -364,4 +371,5 @@ def _case_dict(case: BenchCase, speedup: float | None, no_speedup: str) -> dict[
         "peak_bytes": case.peak_bytes,
         "quality": _quality_dict(case.quality),
         "not_measured": list(case.not_measured),
+        "failure": case.failure.text if case.failure else None,
     }

@@ -12,7 +12,9 @@ from typing import Any
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.measure import Measured, Timer
+from hasn_edge.bench.table import GAP
 from hasn_edge.data.pairs import EvalSet
+from hasn_edge.errors import HasnEdgeError
 from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts
@@ -33,7 +35,7 @@ CARD_BYTES = 500_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """A case that ran."""
+    """A case that ran, or did not."""
 
     case: Case
     facts: Mapping[str, Any]
@@ -41,6 +43,8 @@ class CaseResult:
     measured: Measured | None
     peak_bytes: int | None
     scores: Sequence[Scores]
+    failure: HasnEdgeError | None = None
+    """Why it did not run, or not to its end; of the first case never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,44 +67,67 @@ class BenchSchedule:
         Args:
             apart: One after the other; otherwise all are open at once.
 
+        A case that fails is a result that states so, and the others go on.
+
         Raises:
-            HasnEdgeError: a case failed.
+            HasnEdgeError: the first case failed, which all others are compared with.
         """
         return self._run_apart() if apart else self._run_together()
 
     def _run_together(self) -> Generator[CaseResult, None, None]:
         """Open all, time them in rounds, score them."""
         with ExitStack() as stack:
-            workers, facts = [], []
-            for case in self.cases:
-                workers.append(stack.enter_context(self.worker(case)))
-                facts.append(self._open(workers[-1]))
+            opened = [self._open(stack, case) for case in self.cases]
             with self.timer:
-                measured = self.timer.time(workers)
-            peaks = [worker.peak_bytes() for worker in workers]
-            for worker, fact, one, peak in zip(workers, facts, measured, peaks, strict=True):
-                yield self._result(worker, fact, one, peak)
+                measured = iter(self.timer.time([one[0] for one in opened if isinstance(one, tuple)]))
+            for one in opened:
+                yield self._result(*one, next(measured)) if isinstance(one, tuple) else one
 
     def _run_apart(self) -> Generator[CaseResult, None, None]:
         """Open each when the one before it is closed; its rounds follow each other."""
         with self.timer:
             for case in self.cases:
-                with self.worker(case) as worker:
-                    facts = self._open(worker)
-                    (measured,) = self.timer.time([worker])
-                    result = self._result(worker, facts, measured, worker.peak_bytes())
-                yield result
+                with ExitStack() as stack:
+                    one = self._open(stack, case)
+                    if isinstance(one, tuple):
+                        (measured,) = self.timer.time([one[0]])
+                        one = self._result(*one, measured)
+                yield one
 
-    def _open(self, worker: Worker) -> Mapping[str, Any]:
-        self.progress(Step(f"opening {worker.case.label}"))
-        return worker.open(self.size)
+    def _open(self, stack: ExitStack, case: Case) -> tuple[Worker, Mapping[str, Any]] | CaseResult:
+        if case.failure is not None:
+            return self._failed(case, case.failure)
+        self.progress(Step(f"opening {case.label}"))
+        with ExitStack() as own:  # what does not open is closed at once
+            worker = own.enter_context(self.worker(case))
+            try:
+                facts = worker.open(self.size)
+            except HasnEdgeError as exc:
+                return self._failed(case, exc)
+            stack.enter_context(own.pop_all())
+        return worker, facts
 
     def _result(
-        self, worker: Worker, facts: Mapping[str, Any], measured: Measured | None, peak: int | None
+        self, worker: Worker, facts: Mapping[str, Any], measured: Measured | HasnEdgeError | None
     ) -> CaseResult:
+        if isinstance(measured, HasnEdgeError):
+            return self._failed(worker.case, measured)
         self.progress(Step(f"scoring {worker.case.label}"))
-        scores = [worker.score(eval_set, framed=self.framed) for eval_set in self.sets]
+        try:
+            peak = worker.peak_bytes()
+            scores = [worker.score(eval_set, framed=self.framed) for eval_set in self.sets]
+        except HasnEdgeError as exc:
+            return self._failed(worker.case, exc)
         return CaseResult(case=worker.case, facts=facts, measured=measured, peak_bytes=peak, scores=scores)
+
+    def _failed(self, case: Case, failure: HasnEdgeError) -> CaseResult:
+        """Return the result of a case that failed; nothing is worth more without the first."""
+        if case is self.cases[0]:
+            raise failure
+        kind = case.artifact.kind if case.artifact else None
+        precision = case.artifact.precision.value if case.artifact else case.precision
+        facts = {"backend": kind.value if kind else GAP, "precision": precision, "device": case.device or GAP}
+        return CaseResult(case=case, facts=facts, measured=None, peak_bytes=None, scores=(), failure=failure)
 
 
 def why_apart(

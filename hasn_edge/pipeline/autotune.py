@@ -42,7 +42,7 @@ ROUNDS, CALLS, SECONDS = 5, 5, 0.3
 CANDIDATES = Path(CACHE, "candidates")
 """Where the candidates lie, below the output folder: the next ``auto`` finds engines that did not change."""
 
-_OF_ONE_PRECISION = (VerificationError, BuildError, ArtifactError, UnsupportedError)
+OF_ONE_PRECISION = (VerificationError, BuildError, ArtifactError, UnsupportedError)
 """What one precision may fail with while another one can be built: some TensorRTs fail to build INT8 at all,
 and an engine may compute something else than its graph."""
 
@@ -129,7 +129,7 @@ def autotune(
         one = replace(options, precision=precision.value, output=output / CANDIDATES)
         try:
             made.append(build(one, cache=output / CACHE, progress=progress))
-        except _OF_ONE_PRECISION as exc:
+        except OF_ONE_PRECISION as exc:
             unbuilt.append(Failure(precision=precision, error=exc))
     candidates, unopened = measure(made, target, open_one, progress, seconds=seconds)
     failures = (*unbuilt, *unopened)

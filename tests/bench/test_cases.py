@@ -10,7 +10,7 @@ from hasn_edge.bench.board import Board
 from hasn_edge.bench.cases import Backends, CaseMaker, find_backends
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import MissingDependencyError
+from hasn_edge.errors import BuildError, MissingDependencyError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
@@ -21,7 +21,7 @@ class Builds:
     """Stands for ``build_one`` and ``export``: publishes what they would, and remembers what was asked."""
 
     def __init__(self, folder):
-        self.folder, self.asked = folder, []
+        self.folder, self.asked, self.fails = folder, [], ()
 
     def artifact(self, name, kind, precision, size=None):
         return publish(
@@ -31,6 +31,8 @@ class Builds:
 
     def build(self, options, *, cache, known, progress):
         precision, target, size = options.precision, options.target, options.size
+        if precision in self.fails:
+            raise BuildError(f"{precision} fails")
         output = options.output
         self.asked.append((precision, target, size))
         kept = self.folder / "engines"
@@ -52,7 +54,8 @@ class Builds:
 def compare(tmp_path):
     builds = Builds(tmp_path)
 
-    def make(kind, **backends):
+    def make(kind, *, fails=(), **backends):
+        builds.fails = fails
         maker = CaseMaker(
             options=BenchOptions(model="m", threads=2, cuda="torch"),
             board=Board(kind=kind, title=kind),
@@ -66,6 +69,21 @@ def compare(tmp_path):
         return maker.cases([]), builds.asked
 
     return make
+
+
+def test_a_precision_that_cannot_be_built_is_a_case_that_states_so(compare):
+    """The INT8 of JetPack 6's TensorRT does not build some networks; FP16 is measured all the same."""
+    found, _ = compare("jetson", fails=("int8",), engines=EngineRuntime.TENSORRT)
+    assert [(case.label, case.failure and case.failure.message) for case in found] == [
+        ("PyTorch fp32, CPU", None),
+        ("TensorRT fp32", None),
+        ("TensorRT fp16", None),
+        ("TensorRT int8", "int8 fails"),
+    ]
+    found, _ = compare("cpu", fails=("int8",))
+    assert [case.label for case in found if case.failure] == ["ONNX Runtime int8"]
+    with pytest.raises(BuildError, match="fp32 fails"):
+        compare("jetson", fails=("fp32", "fp16", "int8"), engines=EngineRuntime.TENSORRT)
 
 
 def test_what_is_compared_on_a_jetson(compare):

@@ -12,10 +12,12 @@ from hasn_edge.bench import schedule
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.cases import CaseMaker
+from hasn_edge.bench.report import Remark
 from hasn_edge.bench.schedule import why_apart
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.bench.table import markdown, notes
+from hasn_edge.errors import BuildError, UnsupportedError, say
 from hasn_edge.spec import ModelSpec
-from tests.support.bench_rig import ORIN, Steady
+from tests.support.bench_rig import ORIN, SPEC, Steady, TimedSession
 
 
 @pytest.fixture
@@ -28,6 +30,7 @@ def three(engine, monkeypatch):
         Case(label="engine", artifact=artifact, device="cuda"),
     ]
     monkeypatch.setattr(CaseMaker, "cases", lambda maker, artifacts: found)
+    return found
 
 
 def test_a_small_board_holds_one_case_at_a_time(rig, three):
@@ -62,11 +65,12 @@ def test_where_memory_suffices_cases_are_timed_in_rounds(rig, three):
     assert report.to_dict()["one_after_the_other"] is None
 
 
-def test_a_case_that_fails_leaves_none_open(rig, three):
-    def broken():
-        raise UnsupportedError("no")
+def broken():
+    raise UnsupportedError("no", say("another"))
 
-    rig.sessions["engine"] = broken
+
+def test_a_first_case_that_fails_ends_the_run_and_leaves_none_open(rig, three):
+    rig.sessions["PyTorch"] = broken
     for free in (64 << 30, 1 << 30):
         rig.free = free
         source = Steady()
@@ -74,6 +78,49 @@ def test_a_case_that_fails_leaves_none_open(rig, three):
             rig.run((source, ""), runs=5)
         assert rig.open_now == []
         assert source.closed == (free == 1 << 30), "in rounds, all are open before power is read"
+
+
+class Fails(TimedSession):
+    """Runs some times."""
+
+    def __init__(self, runs: int) -> None:
+        super().__init__(SPEC, size=(48, 64))
+        self.left = runs
+
+    def times(self, x):
+        self.left -= 1
+        if self.left < 0:
+            raise BuildError("lost the GPU")
+        return super().times(x)
+
+
+@pytest.mark.parametrize("free", [64 << 30, 1 << 30], ids=["in rounds", "apart"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(broken, "no"), (lambda: Fails(0), "lost the GPU"), (lambda: Fails(9), "lost the GPU")],
+    ids=["opening", "warming up", "timing"],
+)
+def test_another_one_that_fails_is_a_row_with_its_reason(rig, three, free, make, message):
+    rig.sessions["engine"], rig.free = make, free
+    report = rig.run((Steady(), ""), runs=30)
+    assert rig.open_now == []
+    first, emulated, failed = report.cases
+    assert len(first.latency.seconds) == 30
+    assert first.quality.keys() == emulated.quality.keys() != set()
+    assert (failed.label, failed.precision, failed.latency, failed.quality) == ("engine", "fp16", None, {})
+    assert failed.failure.text == message
+    assert f"engine failed: {message}" in "\n".join(notes(report))
+    assert report.to_dict()["cases"][2]["failure"] == message
+    assert "| engine | " in markdown(report)
+
+
+def test_one_whose_build_failed_is_a_row_too(rig, three):
+    failure = BuildError("could not compile", say("another"))
+    three[2] = Case(label="TensorRT int8", precision="int8", failure=failure, timed=False)
+    report = rig.run((Steady(), ""), runs=5)
+    assert report.cases[2].precision == "int8"
+    assert report.remarks[0] == Remark("TensorRT int8 failed: could not compile", failure.cures)
+    assert rig.log[-1] == ("PyTorch", "emulated")
 
 
 def test_how_many_cases_fit(nano):
