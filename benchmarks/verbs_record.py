@@ -54,6 +54,16 @@ SHAPES = {
 }
 """The smallest network that has every part, by the published names."""
 
+SPEC = {
+    "features": 8,
+    "blocks": 1,
+    "expansion": 2,
+    "esa_channels": 4,
+    "cab_compression": 2,
+    "cab_reduction": 4,
+}
+"""The same as a checkpoint names it."""
+
 RECIPE = 'observer = "percentile"\npercentile = {}\nbudget_db = 0.0\n'
 TARGET = """runtime = "rtx"
 compute_capabilities = ["ampere"]
@@ -162,9 +172,10 @@ def _weights(folder: Path) -> None:
     for channel in range(3):
         weights["conv_1.weight"][channel, channel, 1, 1] += 1
         weights["upsampler.0.weight"][16 * channel : 16 * channel + 16, channel, 1, 1] += 1
-    save_file(weights, folder / "tiny.safetensors")
+    named = {"hasn_edge.spec": json.dumps(SPEC)}
+    save_file(weights, folder / "tiny.safetensors", metadata=named)
     tensors = {name: torch.from_numpy(values) for name, values in weights.items()}
-    torch.save({"params": tensors}, folder / "tiny.pth")
+    torch.save({"params": tensors, **named}, folder / "tiny.pth")
     torch.save({"params": {"body.0.weight": torch.zeros(3, 3)}}, folder / "other.pth")
 
 

@@ -21,8 +21,8 @@ FLOORS = (
     {"hardware"},
     {"images"},
     {"metrics"},
-    {"model"},
     {"data"},
+    {"model"},
     {"fuse"},
     {"engine"},
     {"exporters"},
@@ -65,7 +65,7 @@ DOORS = {
         "runtime/pytorch",
         "runtime/torchscript",
     ),
-    "safetensors": ("model/checkpoint", "train/"),
+    "safetensors": ("model/", "train/"),
     "onnx": ("exporters/", "quantize/"),
 }
 """Files that may import a heavy package at their top: nobody imports them before they are needed."""

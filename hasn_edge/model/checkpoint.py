@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, UnsupportedError, say
+from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, UnsupportedError, omit, say
 from hasn_edge.files import file_sha256, writing
 from hasn_edge.model.hasn import HASN
+from hasn_edge.model.probe import probe_spec
+from hasn_edge.model.weights_file import SPEC_KEY, read_weights
 from hasn_edge.spec import ModelSpec
 
 MAX_BYTES = 1 << 30
 """Largest weights file that is opened; the published network's is 4 MB."""
 
-_COPY = say("copy it again")
-
-SPEC_KEY = "hasn_edge.spec"
 PROVENANCE_KEY = "hasn_edge.provenance"
 
 
@@ -59,17 +52,18 @@ class Checkpoint:
 def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
     """Read a ``.safetensors`` or ``.pth`` file of the HASN family.
 
-    A ``.pth`` may hold the tensors directly or under ``params_ema`` (preferred), ``params-ema``,
-    ``params`` or ``state_dict``, with or without a ``module.`` prefix. Only tensors are unpickled.
+    Whatever wrapped the tensors is taken off: see :func:`hasn_edge.model.weights_file.read_weights`. Only
+    tensors are unpickled.
 
     Args:
         path: The file.
-        spec: The network, where the file does not name it; otherwise widths and counts are read off the
-            tensors' shapes and what shapes do not show (activation, gate) is the published network's.
+        spec: The network; what the file states where ``None``. Where it states nothing, widths and counts
+            are read off the tensors' shapes, and what shapes do not show (activation, gate, skip, residual)
+            off the images that the candidates give: see :func:`hasn_edge.model.probe.probe_spec`.
 
     Raises:
         CheckpointError: the file is missing, too large, truncated, holds anything but tensors, holds
-            values that are not finite, or belongs to another network.
+            values that are not finite, belongs to another network, or does not show to which.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,38 +71,40 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise CheckpointError(f"{path}: {size} bytes; weights of this family are a few MB, limit {MAX_BYTES}")
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        weights, metadata = _read_safetensors(path)
-    else:
-        weights, metadata = _read_pth(path)
+    read = read_weights(path)
+    weights = read.tensors
     try:
         _refuse_unusual(weights)
-        if spec is None:
-            spec = (
-                ModelSpec.from_dict(json.loads(metadata[SPEC_KEY]))
-                if SPEC_KEY in metadata
-                else infer_spec(weights)
-            )
-        provenance = json.loads(metadata.get(PROVENANCE_KEY, "{}"))
-        _refuse_misfits(spec, weights)
+        stated = read.metadata.get(SPEC_KEY)
+        if stated is not None:
+            own = ModelSpec.from_dict(json.loads(stated))
+            if spec not in (None, own):
+                raise CheckpointError("the file states another network than the one asked for", omit("spec"))
+            spec = own
+        provenance = json.loads(read.metadata.get(PROVENANCE_KEY, "{}"))
+        fitting = infer_spec(weights) if spec is None else spec
+        _refuse_misfits(fitting, weights)
+        _refuse_not_finite(weights)
+        spec = probe_spec(fitting, weights) if spec is None else spec
     except (CheckpointError, ConfigError, ValueError, TypeError, RecursionError) as exc:
         message, cures = (exc.message, exc.cures) if isinstance(exc, HasnEdgeError) else (str(exc), ())
         raise CheckpointError(f"{path}: {message}", *cures) from exc
-    checkpoint = Checkpoint(
+    return Checkpoint(
         spec=spec,
         weights={name: tensor.float().contiguous() for name, tensor in weights.items()},
         sha256=file_sha256(path),
         provenance=provenance,
     )
-    for name, tensor in checkpoint.weights.items():
-        if not bool(torch.isfinite(tensor).all()):
+
+
+def _refuse_not_finite(weights: Mapping[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor.float()).all()):
             raise CheckpointError(
-                f"{path}: {name} has values that are not finite numbers; the training run diverged or the "
-                "file is damaged",
+                f"{name} has values that are not finite numbers; the training run diverged or the file is "
+                "damaged",
                 say("use an earlier checkpoint"),
             )
-    return checkpoint
 
 
 def _refuse_unusual(weights: Mapping[str, Tensor]) -> None:
@@ -226,65 +222,3 @@ def _divisor(features: int, channels: int, published: int) -> int:
     if max(1, features // published) == channels:
         return published
     return max(1, features // max(1, channels))
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as exc:
-        raise CheckpointError(
-            f"{path}: not a complete safetensors file ({exc})", say("copy or train it again")
-        ) from exc
-
-
-def _refuse_flipped_bytes(path: Path) -> None:
-    """Compare the checksums that a ``.pth`` carries, which PyTorch writes and does not read."""
-    if not zipfile.is_zipfile(path):
-        return  # the format before PyTorch 1.6 has none
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as exc:
-        raise CheckpointError(f"{path}: damaged ({exc})", _COPY) from exc
-    if wrong is not None:
-        raise CheckpointError(f"{path}: damaged: the checksum of {wrong} in it is wrong", _COPY)
-
-
-def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_flipped_bytes(path)
-    except pickle.UnpicklingError as exc:
-        # PyTorch's own text ends in how to load the file all the same, executing what is in it.
-        found = re.search(r"GLOBAL ([\w.]+)", str(exc))
-        reason = f" (it refers to {found[1]})" if found else ""
-        raise CheckpointError(
-            f"{path}: refused: it holds more than tensors, or is no PyTorch file{reason}. Nothing in it "
-            "was executed",
-            say("save its weights alone: torch.save(model.state_dict(), ...), or as .safetensors"),
-        ) from exc
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as exc:
-        if not zipfile.is_zipfile(path) and path.suffix not in (".pth", ".pt", ".ckpt"):
-            raise CheckpointError(f"{path}: not a file of weights; expected .safetensors or .pth") from exc
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({reason})", _COPY) from exc
-    spec = content.get(SPEC_KEY) if isinstance(content, dict) else None
-    metadata = {SPEC_KEY: spec} if isinstance(spec, str) else {}
-    for key in ("params_ema", "params-ema", "params", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(
-            f"{path}: holds no dictionary of tensors; expected 'params_ema', 'params' or tensors by name"
-        )
-    tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
-    wrong = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise CheckpointError(
-            f"{path}: {wrong[0]!r} is {type(tensors[wrong[0]]).__name__}, expected a tensor"
-        )
-    return tensors, metadata

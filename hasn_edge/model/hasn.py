@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from torch import Tensor, nn
 
 from hasn_edge.model.blocks import HASB
+from hasn_edge.model.weights_file import SPEC_KEY
 from hasn_edge.spec import ModelSpec
 
 
@@ -40,3 +44,11 @@ class HASN(nn.Module):
             features = block(features)
         out: Tensor = self.upsampler(self.conv_2(features) + stem)
         return out
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        # Beside the tensors, where PyTorch keeps its modules' versions: torch.save writes it, every project
+        # reads the tensors as before, and what has no parameters (gate, activation, skips) is not lost.
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            spec = json.dumps(self.spec.to_dict(), sort_keys=True)
+            destination._metadata.setdefault(prefix[:-1], {})[SPEC_KEY] = spec

@@ -13,6 +13,7 @@ from hasn_edge.optional import require
 if TYPE_CHECKING:
     from hasn_edge.model.checkpoint import Checkpoint
     from hasn_edge.model.hasn import HASN
+    from hasn_edge.spec import ModelSpec
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -62,8 +63,12 @@ def bundled_by_hash(sha256: str) -> str | None:
     return next((name for name in bundled_models() if file_sha256(model_path(name)) == sha256), None)
 
 
-def load_model_checkpoint(name: str | Path) -> Checkpoint:
+def load_model_checkpoint(name: str | Path, *, spec: ModelSpec | None = None) -> Checkpoint:
     """Load the checkpoint of a bundled name or of a path.
+
+    Args:
+        name: Bundled name, or a file's path.
+        spec: The network of a file that does not name it.
 
     Raises:
         CheckpointError: see :func:`hasn_edge.model.checkpoint.load_checkpoint`.
@@ -74,12 +79,22 @@ def load_model_checkpoint(name: str | Path) -> Checkpoint:
     require("safetensors", extra="export", needed_for="Loading a checkpoint")
     from hasn_edge.model.checkpoint import load_checkpoint
 
-    return load_checkpoint(path)
+    return load_checkpoint(path, spec=spec)
 
 
-def load_model(name: str | Path = DEFAULT_MODEL) -> HASN:
-    """Return a model in evaluation mode from a bundled name, a ``.safetensors`` or a ``.pth``."""
-    return load_model_checkpoint(name).model()
+def load_model(name: str | Path = DEFAULT_MODEL, *, spec: ModelSpec | None = None) -> HASN:
+    """Return a model in evaluation mode from a bundled name, a ``.safetensors`` or a ``.pth``.
+
+    Args:
+        name: Bundled name, or a file's path.
+        spec: The network of a file that does not name it. ``torch.save(model.state_dict(), ...)`` of what is
+            returned writes a file that does.
+
+    Raises:
+        CheckpointError: see :func:`hasn_edge.model.checkpoint.load_checkpoint`.
+        MissingDependencyError: PyTorch is not installed.
+    """
+    return load_model_checkpoint(name, spec=spec).model()
 
 
 def bundled_provenance(name: str) -> dict[str, Any]:

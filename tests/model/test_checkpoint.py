@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
 import struct
+import tarfile
+import zipfile
 
 import pytest
 import torch
@@ -145,6 +148,144 @@ def test_text_is_no_checkpoint(tmp_path, name):
 def test_missing_file(tmp_path):
     with pytest.raises(CheckpointError, match="no such weights file"):
         load_checkpoint(tmp_path / "none.pth")
+
+
+ALL_WAYS = {
+    "plain": lambda w: w,
+    "DataParallel": lambda w: {f"module.{k}": v for k, v in w.items()},
+    "compiled": lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
+    "compiled and parallel": lambda w: {f"module._orig_mod.{k}": v for k, v in w.items()},
+    "compiled blocks": lambda w: {k.replace("block_1.", "block_1._orig_mod."): v for k, v in w.items()},
+    "model": lambda w: {"model": w, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}, "epoch": 3},
+    "model_state_dict": lambda w: {"epoch": 7, "model_state_dict": w, "loss": 0.02},
+    "net_g": lambda w: {"net_g": w, "net_d": {"conv0.weight": torch.zeros(3)}},
+    "ema wins": lambda w: {"state_dict": {k: v + 1 for k, v in w.items()}, "ema": w},
+    "ema deeper": lambda w: {"model": {k: v + 1 for k, v in w.items()}, "ema": {"module": w, "decay": 0.9}},
+    "state_dict_ema": lambda w: {"state_dict": {k: v + 1 for k, v in w.items()}, "state_dict_ema": w},
+    "Lightning": lambda w: {
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": {**{f"net.{k}": v for k, v in w.items()}, "loss.vgg.0.weight": torch.zeros(3)},
+        "hyper_parameters": {"lr": 1e-4},
+    },
+    "Lightning with an average": lambda w: {
+        "state_dict": {
+            **{f"model.{k}": v + 1 for k, v in w.items()},
+            **{f"model_ema.module.{k}": v for k, v in w.items()},
+            "model_ema.n_averaged": torch.tensor(5),
+        }
+    },
+    "AveragedModel": lambda w: {"n_averaged": torch.tensor(9), **{f"module.{k}": v for k, v in w.items()}},
+    "parameters": lambda w: {k: torch.nn.Parameter(v.clone()) for k, v in w.items()},
+    "twice the same": lambda w: {"model": w, "best": dict(w)},
+}
+
+
+@pytest.mark.parametrize("wrap", ALL_WAYS.values(), ids=list(ALL_WAYS))
+def test_whatever_wraps_the_tensors_is_taken_off(model, tmp_path, wrap):
+    # What saving loses is passed in here; test_probe.py has the files without it.
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wrapped = wrap(weights)
+    torch.save(wrapped, tmp_path / "m.ckpt")
+    loaded = load_checkpoint(tmp_path / "m.ckpt", spec=SPEC)
+    assert same(loaded.weights, weights)
+    assert not any(tensor.requires_grad for tensor in loaded.weights.values())
+    flat = all(isinstance(value, torch.Tensor) for value in wrapped.values())
+    if flat:
+        save_file({k: v.detach().contiguous() for k, v in wrapped.items()}, tmp_path / "m.safetensors")
+        assert same(load_checkpoint(tmp_path / "m.safetensors", spec=SPEC).weights, weights)
+
+
+@pytest.mark.parametrize("ending", ["pth", "bin", "safetensors"])
+def test_the_content_decides_how_a_file_is_read(model, tmp_path, ending):
+    save_checkpoint(tmp_path / "a.safetensors", model)
+    save_pth(tmp_path / "b.pth", model)
+    for made in ("a.safetensors", "b.pth"):
+        renamed = tmp_path / f"renamed.{ending}"
+        renamed.write_bytes((tmp_path / made).read_bytes())
+        assert same(load_checkpoint(renamed).weights, model.state_dict())
+
+
+def test_two_networks_in_one_file_are_named(model, tmp_path):
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.save({"stage1": weights, "stage2": {k: v + 1 for k, v in weights.items()}}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"m.pth: holds 2 networks \('stage1', 'stage2'\)"):
+        load_checkpoint(tmp_path / "m.pth", spec=SPEC)
+
+
+def test_what_pytorch_saves_of_a_network_names_it(tmp_path):
+    # nothing of this is in the tensors, and the file stays one that every project reads
+    spec = ModelSpec(features=8, blocks=2, residual=True, skip=False, gate="add", activation="leaky_relu")
+    network = HASN(spec)
+    parallel = torch.nn.DataParallel(network)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    torch.save({"params": parallel.state_dict(), "iteration": 3}, tmp_path / "b.pth")
+    for name in ("a.pth", "b.pth"):
+        assert load_checkpoint(tmp_path / name).spec == spec
+    assert all(
+        isinstance(v, torch.Tensor) for v in torch.load(tmp_path / "a.pth", weights_only=True).values()
+    )
+    fresh = HASN(spec)
+    fresh.load_state_dict(torch.load(tmp_path / "a.pth", weights_only=True))
+    assert same(fresh.state_dict(), network.state_dict())
+    with pytest.raises(
+        CheckpointError, match="a.pth: the file states another network than the one asked for"
+    ):
+        load_checkpoint(tmp_path / "a.pth", spec=ModelSpec(features=8, blocks=2))
+
+
+def zipped(path, names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+
+
+OTHERS = {
+    "page.pth": (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "an HTML page"),
+    "page.safetensors": (b"\n  <html lang='en'>", "an HTML page"),
+    "lfs.pth": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
+        "a Git LFS pointer",
+    ),
+    "lfs.safetensors": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "train.py.pth": (b"import torch\nprint(1)\n", "a script"),
+    "get.pth": (b"#!/bin/sh\ncurl\n", "a script"),
+    "index.pth": (b'{"metadata": {"total_size": 1}}', "JSON text"),
+    "empty.pth": (b"", "the file is empty"),
+    "a.pth": (gzip.compress(b"x"), "a gzip archive"),
+    "b.pth": (b"7z\xbc\xaf\x27\x1c1234", "a 7z archive"),
+    "c.pth": (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    "d.h5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_weights_file_is_named(tmp_path, name):
+    data, message = OTHERS[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / name)
+
+
+def test_archives_and_programs_are_named(tmp_path):
+    zipped(tmp_path / "release.pth", ["weights/a.pth", "README.md"])
+    zipped(
+        tmp_path / "program.pt", ["program/code/__torch__.py", "program/data.pkl", "program/constants.pkl"]
+    )
+    with tarfile.open(tmp_path / "release.tar", "w") as archive:
+        archive.add(tmp_path / "release.pth")
+    for name, message in (
+        ("release.pth", "a ZIP archive of weights/a.pth, README.md"),
+        ("program.pt", "a TorchScript program"),
+        ("release.tar", "a tar archive"),
+    ):
+        with pytest.raises(CheckpointError, match=f"{name}: not weights but {message}"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_a_dictionary_without_tensors_is_described(tmp_path):
+    torch.save({"lr": 1e-4, "epoch": 3}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match="no dictionary of tensors but a dictionary of 'lr', 'epoch'"):
+        load_checkpoint(tmp_path / "m.pth")
 
 
 def test_another_network(tmp_path):
