@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from hasn_edge.doctor.checks.packages import CPU_TORCH
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
@@ -20,7 +21,6 @@ PAPER_SET5_DB = 32.17
 
 RTX, RTX_MODULES = "TensorRT for RTX", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
-_EXPORT = "pip install 'hasn-edge[export]'"
 _GPU = "an NVIDIA GPU with its driver"
 
 
@@ -46,7 +46,8 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
     rtx = not here.isdisjoint(RTX_MODULES)
     trt = "tensorrt" in here and not environment.missing_libraries
     gpu = environment.gpu is not None
-    engines = _needs({_GPU: gpu, "TensorRT": trt, _EXPORT: export})
+    exporting = _export(environment)
+    engines = _needs({_GPU: gpu, "TensorRT": trt, exporting: export})
     run = _needs(
         {
             _GPU: gpu,
@@ -57,9 +58,9 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
     rtx_extras = "pip install 'hasn-edge[export,rtx]'"
     abilities = (
         ("run .onnx files and the bundled model on the CPU", "" if ort else "pip install onnxruntime"),
-        ("run checkpoints and .ts files with PyTorch", "" if torch and safetensors else _EXPORT),
-        ("export ONNX and TorchScript", "" if export else _EXPORT),
-        ("build FP16 and INT8 graphs for the CPU or another device", "" if export else _EXPORT),
+        ("run checkpoints and .ts files with PyTorch", "" if torch and safetensors else exporting),
+        ("export ONNX and TorchScript", "" if export else exporting),
+        ("build FP16 and INT8 graphs for the CPU or another device", "" if export else exporting),
         *(  # TensorRT for RTX is for desktop GPUs
             [("build TensorRT for RTX engines (no GPU needed)", "" if export and rtx else rtx_extras)]
             if environment.jetson is None
@@ -70,6 +71,12 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
         ("train", "" if torch and safetensors else "pip install 'hasn-edge[train]'"),
     )
     return tuple(Ability(what, not needs, needs) for what, needs in abilities)
+
+
+def _export(environment: Environment) -> str:
+    """Return the command that installs what writes graphs."""
+    fitting = f" '{CPU_TORCH}' 'numpy<2'" if environment.old_jetson else ""
+    return f"pip install 'hasn-edge[export]'{fitting}"
 
 
 def _needs(conditions: Mapping[str, bool]) -> str:
@@ -107,17 +114,18 @@ def _cpu(environment: Environment) -> Iterator[CheckResult]:
 
 def _packages(environment: Environment) -> Iterator[CheckResult]:
     opencv = next((name for name in environment.versions if name.startswith("opencv")), "opencv")
+    exporting = _export(environment)
     for name, module, purpose, cure in (
         ("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
         (opencv, "cv2", "reads and writes images", "pip install opencv-python-headless"),
         ("pillow", "PIL", "reads images", "pip install pillow"),
-        ("torch", "torch", "loads checkpoints, trains, exports", _EXPORT),
-        ("onnx", "onnx", "writes graphs", _EXPORT),
-        ("safetensors", "safetensors", "reads weights", _EXPORT),
+        ("torch", "torch", "loads checkpoints, trains, exports", exporting),
+        ("onnx", "onnx", "writes graphs", exporting),
+        ("safetensors", "safetensors", "reads weights", exporting),
     ):
         yield _package(environment, name, (module,), purpose, cure)
     if "onnxsim" in environment.modules or environment.python >= (3, 11):  # pip has it for these only
-        yield _package(environment, "onnxsim", ("onnxsim",), "simplifies graphs", _EXPORT)
+        yield _package(environment, "onnxsim", ("onnxsim",), "simplifies graphs", exporting)
     if environment.jetson is None:  # TensorRT for RTX is for desktop GPUs
         yield _package(
             environment, RTX, RTX_MODULES, "builds engines without a GPU", "pip install 'hasn-edge[rtx]'"

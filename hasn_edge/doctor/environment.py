@@ -16,9 +16,9 @@ from typing import Any
 from hasn_edge.engine.worker_process import child_environment
 from hasn_edge.errors import BuildError, HasnEdgeError, error_from_values
 from hasn_edge.hardware import host
-from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
+from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, driver_present, gpu_facts
 from hasn_edge.hardware.jetson import Jetson
-from hasn_edge.optional import installed_version
+from hasn_edge.optional import installed_version, version_tuple
 
 MODULES = (
     "cv2",
@@ -106,6 +106,11 @@ class Environment:
     def l4t(self) -> str | None:
         """Release of Jetson Linux."""
         return None if self.jetson is None else self.jetson.get("l4t")
+
+    @property
+    def old_jetson(self) -> bool:
+        """Whether it is a Jetson that does not run what is built for ARM servers: before JetPack 7.2."""
+        return self.l4t is not None and version_tuple(self.l4t)[0] < SERVER_RELEASE
 
     @property
     def tensorrt(self) -> str | None:

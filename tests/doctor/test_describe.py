@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from hasn_edge.doctor.describe import Ability, describe_environment, describe_training, list_abilities
 from hasn_edge.doctor.environment import Environment, MissingLibrary, collect_environment
 from hasn_edge.doctor.result import CheckResult, State
+from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model import zoo
 from tests.support.environments import ORIN, cures
 
+ROOT = Path(__file__).parents[2]
 ALL = ("torch", "onnx", "onnxruntime", "safetensors", "tensorrt")
 
 
@@ -56,6 +59,26 @@ def test_a_missing_package_is_named_with_its_extra():
     can = abilities(bare)
     assert can["export ONNX and TorchScript"][1:] == (False, "pip install 'hasn-edge[export]'")
     assert can["run .onnx files and the bundled model on the CPU"].can
+
+
+def test_on_jetpack_6_packages_are_those_that_fit(orin):
+    bare = replace(orin, modules={})
+    command = "pip install 'hasn-edge[export]' 'torch<2.11' 'numpy<2'"
+    assert cures(describe(bare)["torch"]) == abilities(bare)["export ONNX and TorchScript"].needs == command
+    listed = (ROOT / "constraints-jetpack6.txt").read_text().splitlines()
+    wanted = {line for line in listed if line and not line.startswith("#")}
+    cuda_python = cuda_python_install(ORIN).split("'")[1]
+    assert wanted == {*re.findall("'([a-z]+<[0-9.]+)'", command), cuda_python}
+
+
+def test_the_commands_for_jetpack_6_name_what_running_an_engine_needs():
+    """All but OpenCV, which is JetPack's own; pip's would hide it."""
+    needs = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)[1]
+    named = set(re.findall(r'^  "([a-z-]+)', needs, re.M)) - {"opencv-python-headless"}
+    command = re.search(
+        r"pip install \$C (.*?) && pip install --no-deps", (ROOT / "docs/jetson.md").read_text()
+    )
+    assert set(command[1].split()) == named
 
 
 def test_slow_int8_is_announced():

@@ -12,6 +12,9 @@ from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, cuda_python_install
 from hasn_edge.hardware.host import OPENCV_DISTRIBUTIONS
 from hasn_edge.optional import version_tuple
 
+CPU_TORCH = "torch<2.11"
+"""Of which pip has a build for ARM's CPU; newer ones bring CUDA 13 for servers there."""
+
 
 def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
     """Engines need one package for CUDA's memory and streams, and CUDA graphs need another than pycuda."""
@@ -53,7 +56,7 @@ def torch_newer_than_driver(environment: Environment) -> Iterator[CheckResult]:
         name=f"torch {environment.versions.get('torch', '')}".strip(),
         state=State.WARNING,
         detail=f"built for CUDA {built}; the driver runs CUDA {environment.gpu.cuda} at most",
-        cures=(_other_torch(environment),),
+        cures=_other_torch(environment),
     )
 
 
@@ -66,12 +69,13 @@ def _is_newer(cuda: str, gpu: GpuFacts) -> bool:
     return version_tuple(cuda)[:parts] > version_tuple(gpu.cuda)[:parts]
 
 
-def _other_torch(environment: Environment) -> Cure:
-    return say(
-        "install NVIDIA's PyTorch for this JetPack"
-        if environment.l4t
-        else "install a build of PyTorch for the driver's CUDA; pytorch.org gives the command"
-    )
+def _other_torch(environment: Environment) -> tuple[Cure, ...]:
+    if not environment.l4t:
+        return (say("install a build of PyTorch for the driver's CUDA; pytorch.org gives the command"),)
+    nvidias = say("install NVIDIA's PyTorch for this JetPack")
+    if not environment.old_jetson:
+        return (nvidias,)
+    return nvidias, say(f"pip install '{CPU_TORCH}', a build for the CPU: enough to export and to build")
 
 
 def torch_without_cuda(environment: Environment) -> Iterator[CheckResult]:
@@ -82,23 +86,25 @@ def torch_without_cuda(environment: Environment) -> Iterator[CheckResult]:
         name=f"torch {environment.versions.get('torch', '')}".strip(),
         state=State.INFO,
         detail="a build without CUDA: checkpoints and .ts files run on the CPU",
-        cures=(_other_torch(environment),),
+        cures=_other_torch(environment),
     )
 
 
 def opencv(environment: Environment) -> Iterator[CheckResult]:
     """OpenCV that cannot be imported, or that has no GStreamer, which a Jetson's cameras need."""
     if environment.opencv_error is not None:
+        again = (
+            "pip uninstall -y opencv-python opencv-contrib-python; "
+            "pip install --force-reinstall opencv-python-headless"
+        )
+        systems = environment.modules.get("cv2") in environment.system_packages("cv2").values()
+        if systems and version_tuple(environment.versions.get("numpy", "0")) >= (2,):
+            again = "pip install 'numpy<2': JetPack's OpenCV was built for NumPy 1"
         yield CheckResult(
             name="opencv",
             state=State.MISSING,
             detail=f"installed, but importing it fails: {environment.opencv_error}",
-            cures=(
-                say(
-                    "pip uninstall -y opencv-python opencv-contrib-python; "
-                    "pip install --force-reinstall opencv-python-headless"
-                ),
-            ),
+            cures=(say(again),),
         )
         return
     found = re.search(r"GStreamer:\s*(\w+)", environment.opencv_build or "")

@@ -13,7 +13,6 @@ from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.engine.known_issues import Severity, known_issues
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import Cure, HasnEdgeError, call, say
-from hasn_edge.hardware.gpu import SERVER_RELEASE
 from hasn_edge.optional import version_tuple
 
 LEAST_PYTHON = (3, 10)
@@ -73,7 +72,7 @@ def shadowed(environment: Environment) -> Iterator[CheckResult]:
         return
     if environment.system_packages("tensorrt"):
         why = "hides JetPack's"
-    elif version_tuple(environment.l4t)[0] < SERVER_RELEASE:
+    elif environment.old_jetson:
         why = f"is built for servers; Jetson Linux {environment.l4t} runs JetPack's only"
     else:
         return

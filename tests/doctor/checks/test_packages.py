@@ -58,7 +58,10 @@ def test_torch_of_a_newer_cuda_than_the_drivers(desktop, jetson):
     assert "built for CUDA 13.0; the driver runs CUDA 12.8 at most" in found.detail
     assert "pytorch.org" in cures(found)
     board = replace(jetson, modules={**jetson.modules, "torch": desktop.modules["torch"]})
-    assert cures(only(packages.torch_newer_than_driver, board)) == "install NVIDIA's PyTorch for this JetPack"
+    assert cures(only(packages.torch_newer_than_driver, board)) == (
+        "install NVIDIA's PyTorch for this JetPack, or pip install 'torch<2.11', a build for the CPU: enough "
+        "to export and to build"
+    )
     assert not list(packages.torch_newer_than_driver(without(old, "torch")))
 
 
@@ -112,6 +115,16 @@ class TestOpenCV:
         assert found.state is State.MISSING
         assert "libGL.so.1" in found.detail
         assert "opencv-python-headless" in cures(found)
+
+    def test_jetpacks_with_a_numpy_that_it_was_not_built_for(self, jetson):
+        """Another OpenCV would hide it, and the message would be the same after that was removed."""
+        error = "ImportError: numpy.core.multiarray failed to import"
+        broken = replace(jetson, opencv_build=None, opencv_error=error)
+        assert "opencv-python-headless" in cures(only(packages.opencv, broken)), "its NumPy is an old one"
+        newer = replace(broken, versions={**jetson.versions, "numpy": "2.2.6"})
+        assert cures(only(packages.opencv, newer)).startswith("pip install 'numpy<2'")
+        pips = without(newer, modules={"cv2": SITE / "cv2"})
+        assert "opencv-python-headless" in cures(only(packages.opencv, pips))
 
     def test_desktops_need_no_gstreamer(self, desktop):
         assert not list(packages.opencv(desktop))
