@@ -1,17 +1,52 @@
-"""Finding the HR images, and their LR counterparts if there are any, in the layouts people have on disk."""
+"""Finding the HR images, and their LR counterparts if there are any, in the layouts people have on disk.
+
+Names show what is LR (``LR``, ``lq``, ``LRbicx4``, ``X4``, ... of folders and files, in any case), and among folders
+whose names say nothing sizes do: an image that is exactly a whole fraction of another one called like it, and
+shows the same. No LR image is ever taken for an HR image.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hasn_edge.errors import InputError
-from hasn_edge.images.listing import SUFFIXES, find_images
+import numpy as np
 
-_HR = re.compile(r"(?P<prefix>.*)HR(?P<sub>_sub)?$")
-_HELD_OUT = re.compile(r"(?i)(^|_)(valid|test)(_|$)")
+from hasn_edge.data.resize import imresize
+from hasn_edge.errors import InputError
+from hasn_edge.images.arrays import UInt8, to_rgb, to_uint8
+from hasn_edge.images.codec import read_image, read_image_size
+from hasn_edge.images.listing import SUFFIXES, find_images
+from hasn_edge.metrics import psnr_rgb
+
+logger = logging.getLogger(__name__)
+
+HR, LR = "HR", "LR"
+
+_HR = re.compile(r"(hr|hq|gt)(mod\d+)?(x[2-8])?")
+_LR = re.compile(r"(lr|lq)(bicubic|bic|bi)?(x?(?P<scale>[2-8])x?)?")
+_SCALE = re.compile(r"x([2-8])|([2-8])x")
+_HOW = re.compile(r"bicubic|bic|bi|unknown|mild|difficult|wild|matlab")
+"""Ways in which LR was made."""
+_HELD_OUT = frozenset({"valid", "val", "validation", "test"})
+_SPELLED_OUT = (
+    (re.compile(r"(?i)high[\W_]?res(olution)?|hi[\W_]?res"), "_hr_"),
+    (re.compile(r"(?i)low[\W_]?res(olution)?|lo[\W_]?res"), "_lr_"),
+    (re.compile(r"(?i)ground[\W_]?truth"), "_gt_"),
+    (re.compile(r"(?i)srf[\W_]?([2-8])(?!\d)"), r"_x\1_"),
+    (re.compile(r"(?<=[a-z0-9])(HR|LR|GT|LQ|HQ)(?![a-z])"), r"_\1"),  # trainHR, but not Jahr
+    (re.compile(r"(?i)(?<=\d)x([2-8])$"), r"_x\1"),  # 0001x4
+)
+_WHOLE_RATIOS = (2, 3, 4, 6, 8)
+_COMPARED = 3  # images of two folders that are looked at before one is taken for the LR of the other
+
+_PROBE = 32  # LR pixels a side of the crop on which a given LR image is compared with its HR image
+_ALIKE = 20.0  # dB: far below any way of downscaling, far above two different images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,62 +59,306 @@ class TrainingPair:
     lr: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class NamedImages:
+    """What the name of a folder or file says of the images."""
+
+    path: Path
+    role: str = ""
+    """`HR`, `LR`, or nothing."""
+    scale: int | None = None
+    """How many times smaller LR is."""
+    bicubic: bool = False
+    words: tuple[str, ...] = ()
+    """The rest of the name in lower case, which HR and LR have in common."""
+
+
+def read_name(path: Path, parts: Iterable[str]) -> NamedImages:
+    """Return what ``parts``, a file's stem or the folders that lead to images, say of what is at ``path``.
+
+    The innermost folder that says ``HR`` or ``LR`` decides.
+    """
+    role, scale, bicubic, words = "", None, False, []
+    for part in parts:
+        for pattern, instead in _SPELLED_OUT:
+            part = pattern.sub(instead, part)
+        for word in filter(None, re.split(r"[\W_]+", part.lower())):
+            if _HR.fullmatch(word):
+                role = HR
+            elif match := _LR.fullmatch(word):
+                role = LR
+                scale = int(match["scale"]) if match["scale"] else scale
+                bicubic |= bool(match[2])
+            elif match := _SCALE.fullmatch(word):
+                scale = int(match[1] or match[2])
+            elif _HOW.fullmatch(word):
+                bicubic |= word.startswith("bi")
+            else:
+                words.append(word)
+    return NamedImages(path=path, role=role, scale=scale, bicubic=bicubic, words=tuple(words))
+
+
+def image_folders(root: Path) -> list[NamedImages]:
+    """List the folders that hold images directly: ``root`` itself and those inside it, in order of their paths.
+
+    Hidden folders are left out; links are followed, once each.
+    """
+    found, seen = [], set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if any(_is_image(name) for name in files):
+            path = Path(parent)
+            found.append(read_name(path, path.relative_to(root).parts))
+    return sorted(found, key=lambda each: each.path)
+
+
+def choose_lr(hr: NamedImages, folders: Sequence[NamedImages], scale: int) -> NamedImages | None:
+    """Return the LR folder of ``folders`` that belongs to ``hr`` at a scale; ``None`` where there is none.
+
+    Raises:
+        InputError: several do.
+    """
+    fitting = [
+        each
+        for each in folders
+        if each.role == LR
+        and each.scale in (scale, None)
+        and sorted(each.words) == sorted(hr.words)
+        and each.path != hr.path
+    ]
+    best = [each for each in fitting if each.scale == scale] or fitting
+    best = [each for each in best if each.bicubic] or best
+    if len(best) > 1:
+        names = " and ".join(str(each.path) for each in best)
+        raise InputError(f"{names} are both LR images of {hr.path} at x{scale}; move one of them away")
+    return best[0] if best else None
+
+
 def find_pairs(root: Path, scale: int) -> list[TrainingPair]:
     """List the training images under ``root``, in the order of their paths.
 
-    Layouts (``scale`` 4): ``DIV2K_train_HR`` with ``DIV2K_train_LR_bicubic/X4/0001x4.png`` beside it or
-    nothing, the same for ``Flickr2K_HR``; the cut forms ``DIV2K_train_HR_sub`` with
-    ``DIV2K_train_LR_bicubic_sub`` or ``DIV2K_train_LR_bicubic/X4_sub``; ``HR`` with ``LRbicx4`` or
-    ``LR_bicubic/X4``; any other folder is searched for images, folders inside it included. ``root`` may
-    be the HR folder itself or what holds it. Folders for validation and testing are left out.
+    Layouts (``scale`` 4): ``DIV2K_train_HR`` with ``DIV2K_train_LR_bicubic/X4/0001x4.png`` or nothing;
+    the cut forms ``DIV2K_train_HR_sub`` with ``DIV2K_train_LR_bicubic_sub`` or
+    ``DIV2K_train_LR_bicubic/X4_sub``; ``HR`` with ``LRbicx4``; ``hr`` with ``lr``, ``GT`` with ``LQ``,
+    ``high_res`` with ``low_res/x4``, ``train/HR`` with ``train/LR``, ``LR/train`` with ``HR/train``;
+    ``a_HR.png`` beside ``a_LR.png`` or ``a.png`` beside ``ax4.png``. Any other folder is searched for
+    images, folders inside it included; there, LR is what is exactly a fraction of another image of its name
+    and shows the same. ``root`` may be the HR folder itself or what holds it. Folders for validation and
+    testing are left out, and beside HR folders those whose names say nothing: the log names these.
 
     Args:
         root: What the user named.
-        scale: Upscaling factor whose LR counterparts are wanted.
+        scale: Upscaling factor whose LR counterparts are wanted. LR of other scales is not used.
 
     Raises:
-        InputError: no such folder, no images, or an HR image without its counterpart in an LR folder.
+        InputError: no such folder, no images, an HR image without its counterpart in an LR folder, or a
+            folder of LR images without their HR images.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder of images")
-    folders = [root] if _HR.fullmatch(root.resolve().name) else sorted(_hr_folders(root))
+    own = read_name(root, [root.resolve().name])
+    inside = image_folders(root)
+    if own.role and not any(each.role for each in inside):
+        if own.role == LR:
+            raise InputError(
+                f"{root}: by its name it holds LR images, which are not to be trained on as HR; name "
+                "the folder of HR images, or what holds both"
+            )
+        beside = [path for path in sorted(root.resolve().parent.iterdir()) if path.is_dir()]
+        lr_beside = [path for path in beside if read_name(path, [path.name]).role == LR]
+        folders = [
+            read_name(each.path, [path.name, *each.path.relative_to(path).parts])
+            for path in lr_beside
+            for each in image_folders(path)
+        ]
+        hr_folders = [read_name(each.path, [own.path.resolve().name]) for each in inside]
+        matched = {each.path: choose_lr(own, folders, scale) for each in hr_folders}
+    else:
+        hr_folders, matched = _match_folders(root, inside, scale)
     found: list[TrainingPair] = []
-    for folder in folders or [root]:
-        lr_folder = _lr_folder(folder, scale) if folders else None
-        lr = _by_stem(lr_folder) if lr_folder else {}
-        for path in find_images([folder], recursive=not folders):
-            counterpart = lr.get(path.stem) or lr.get(f"{path.stem}x{scale}")
-            if lr_folder is not None and counterpart is None:
+    for folder in hr_folders:
+        found += _pair_files(root, folder.path, matched.get(folder.path), scale)
+    if not found:
+        find_images([root], recursive=True)  # says what was looked for
+        raise InputError(f"{root}: no HR images to train on")
+    return _without_lr(found, scale)
+
+
+def _match_folders(
+    root: Path, folders: list[NamedImages], scale: int
+) -> tuple[list[NamedImages], dict[Path, NamedImages | None]]:
+    """Return the folders of HR images, and the LR folder of each."""
+    named = [each for each in folders if each.role]
+    used = [each for each in named if not _HELD_OUT & set(each.words)]
+    plain = [each for each in folders if not each.role]
+    hr = [each for each in used if each.role == HR]
+    # HR cut for another scale is the same images again.
+    hr = [
+        each
+        for each in hr
+        if each.scale in (scale, None)
+        or not any(o.words == each.words and o.scale in (scale, None) for o in hr)
+    ]
+    matched = {each.path: choose_lr(each, used, scale) for each in (*hr, *plain)}
+    partners = [each for each in plain if matched[each.path] is not None]
+    if hr:
+        left = [each for each in plain if each not in partners]
+        if left:
+            names = ", ".join(str(each.path) for each in left[:3]) + (", ..." if len(left) > 3 else "")
+            logger.warning("%s: images of %s are not used: they are beside folders called HR", root, names)
+        plain = partners
+    chosen = sorted((*hr, *plain), key=lambda each: each.path)
+    taken = {each.path for each in matched.values() if each is not None}
+    orphans = [e for e in used if e.role == LR and e.scale in (scale, None) and e.path not in taken]
+    orphans = [e for e in orphans if not any(sorted(e.words) == sorted(h.words) for h in chosen)]
+    alone = [each for each in chosen if matched[each.path] is None]
+    if len(orphans) == 1 and len(alone) == 1:
+        matched[alone[0].path] = orphans[0]
+    elif orphans:
+        raise InputError(
+            f"{orphans[0].path}: by its name it holds LR images, and no folder of HR images belongs to it; "
+            "expected for example HR beside LR, GT beside LQ, or train_HR beside train_LR_bicubic/X4. Rename "
+            "it, or move it away to have LR made"
+        )
+    return chosen, matched
+
+
+def _pair_files(
+    root: Path, folder: Path, lr_folder: NamedImages | None, scale: int
+) -> Iterator[TrainingPair]:
+    hr_files, given = split_files(find_images([folder]), scale)
+    lr = find_counterparts(find_images([lr_folder.path]), scale) if lr_folder is not None else {}
+    for path in hr_files:
+        counterpart = given.get(path)
+        if lr_folder is not None:
+            counterpart = next((lr[key] for key in keys_of(path, scale) if key in lr), None)
+            if counterpart is None:
                 raise InputError(
-                    f"{path} has no counterpart in {lr_folder}; expected {path.stem}.png or "
+                    f"{path} has no counterpart in {lr_folder.path}; expected {path.stem}.png or "
                     f"{path.stem}x{scale}.png there. Add it, or move that folder away to have LR made"
                 )
-            found.append(TrainingPair(name=path.relative_to(root).as_posix(), hr=path, lr=counterpart))
-    return found
+        yield TrainingPair(name=path.relative_to(root).as_posix(), hr=path, lr=counterpart)
 
 
-def _hr_folders(root: Path) -> Iterator[Path]:
-    for path in root.iterdir():
-        if path.is_dir() and _HR.fullmatch(path.name) and not _HELD_OUT.search(path.name):
-            yield path
+def keys_of(hr: Path, scale: int) -> tuple[str, ...]:
+    """Return the names of an HR image's counterpart, the surest first; see :func:`find_counterparts`."""
+    stem = hr.stem.casefold()
+    return (stem, f"{stem}x{scale}", "/".join(read_name(hr, [hr.stem]).words))
 
 
-def _lr_folder(hr: Path, scale: int) -> Path | None:
-    hr = hr.resolve()
-    match = _HR.fullmatch(hr.name)
-    if match is None:
-        return None
-    prefix, sub = match["prefix"], match["sub"] or ""
-    candidates = [f"{prefix}LR_bicubic/X{scale}{sub}", f"LRbicx{scale}{sub}"]
-    if sub:
-        candidates.append(f"{prefix}LR_bicubic{sub}")
-    return next((hr.parent / c for c in candidates if _holds_images(hr.parent / c)), None)
+def find_counterparts(files: Sequence[Path], scale: int) -> dict[str, Path]:
+    """Return LR files by their stems, and by what is left of these without ``LR``, ``x4`` and the like."""
+    by_rest: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        named = read_name(path, [path.stem])
+        if named.words and named.scale in (scale, None):
+            by_rest["/".join(named.words)].append(path)
+    found = {rest: paths[0] for rest, paths in by_rest.items() if len(paths) == 1}
+    return {**found, **{path.stem.casefold(): path for path in files}}
 
 
-def _holds_images(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+def split_files(files: Sequence[Path], scale: int) -> tuple[list[Path], dict[Path, Path]]:
+    """Part HR from LR in one folder: ``a_HR.png`` and ``a_LR.png``, ``a.png`` and ``ax4.png``.
+
+    Returns:
+        The HR images, and the LR image at ``scale`` of those that have one. LR of other scales is in neither.
+    """
+    groups: dict[tuple[str, ...], list[NamedImages]] = defaultdict(list)
+    for path in files:
+        named = read_name(path, [path.stem])
+        groups[named.words].append(named)
+    lr: dict[Path, Path] = {}
+    dropped = set()
+    for group in groups.values():
+        small = [each for each in group if each.role == LR or (not each.role and each.scale)]
+        large = [each for each in group if each not in small]
+        if len(large) != 1 or not small:
+            continue
+        for each in small:
+            try:  # an edit that is called _LR is no smaller
+                ratio = _ratio(read_image_size(each.path), read_image_size(large[0].path))
+            except InputError:
+                ratio = each.scale or scale
+            if ratio is not None:
+                dropped.add(each.path)
+                if ratio == scale:
+                    lr[large[0].path] = each.path
+    return [path for path in files if path not in dropped], lr
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in find_images([folder])}
+def _without_lr(pairs: list[TrainingPair], scale: int) -> list[TrainingPair]:
+    """Take out the HR images that are LR of others, by sizes and what they show; pair those at ``scale``."""
+    groups: dict[tuple[str, ...], list[TrainingPair]] = defaultdict(list)
+    for pair in pairs:
+        named = read_name(pair.hr, [pair.hr.stem])
+        groups[named.words or (pair.hr.stem.casefold(),)].append(pair)
+    suspects: dict[tuple[Path, Path, int], list[tuple[Path, Path]]] = defaultdict(list)
+    for group in groups.values():
+        for small, large, ratio in _fractions([pair.hr for pair in group]):
+            suspects[small.parent, large.parent, ratio].append((small, large))
+    lr: dict[Path, Path] = {}
+    dropped: set[Path] = set()
+    for (small_folder, large_folder, ratio), found in suspects.items():
+        if all(_alike(small, large, ratio) for small, large in found[:_COMPARED]):
+            logger.warning(
+                "%s: %d images are exactly 1/%d of those in %s and show the same: taken as LR, not as HR",
+                small_folder,
+                len(found),
+                ratio,
+                large_folder,
+            )
+            dropped |= {small for small, _ in found}
+            lr |= {large: small for small, large in found if ratio == scale}
+    return [
+        TrainingPair(name=pair.name, hr=pair.hr, lr=pair.lr or lr.get(pair.hr))
+        for pair in pairs
+        if pair.hr not in dropped
+    ]
+
+
+def _fractions(files: Sequence[Path]) -> Iterator[tuple[Path, Path, int]]:
+    """Yield files that are exactly a fraction of a larger one, with that one, and how many times."""
+    if len(files) < 2:
+        return
+    sizes: dict[Path, tuple[int, int]] = {}
+    for path in files:
+        try:
+            sizes[path] = read_image_size(path)
+        except InputError:
+            continue  # preparing it says why
+    by_size: Mapping[Path, tuple[int, int]] = dict(sorted(sizes.items(), key=lambda each: -each[1][0]))
+    for small, size in by_size.items():
+        for large, other in by_size.items():
+            if ratio := _ratio(size, other):
+                yield small, large, ratio
+                break
+
+
+def _ratio(small: tuple[int, int], large: tuple[int, int]) -> int | None:
+    return next((k for k in _WHOLE_RATIOS if small == (large[0] // k, large[1] // k)), None)
+
+
+def _alike(small: Path, large: Path, ratio: int) -> bool:
+    try:
+        return show_the_same(*(to_uint8(to_rgb(read_image(path))) for path in (small, large)), ratio)
+    except InputError:
+        return False
+
+
+def show_the_same(lr: UInt8, hr: UInt8, scale: int) -> bool:
+    """Return whether the middle of ``lr`` shows what the middle of ``hr``, ``scale`` times larger, does."""
+    top, left = (max(0, side - _PROBE) // 2 for side in lr.shape[:2])
+    small = lr[top : top + _PROBE, left : left + _PROBE]
+    height, width = (side * scale for side in small.shape[:2])
+    large = hr[top * scale : top * scale + height, left * scale : left * scale + width]
+    return psnr_rgb(np.ascontiguousarray(small), imresize(large, scale=1 / scale)) > _ALIKE
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES

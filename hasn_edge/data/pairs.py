@@ -10,6 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from hasn_edge.data.layouts import (
+    HR,
+    NamedImages,
+    choose_lr,
+    find_counterparts,
+    image_folders,
+    keys_of,
+    read_name,
+    split_files,
+)
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
 from hasn_edge.files import shipped_path
@@ -58,9 +68,10 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     """Find the pairs in a folder, and check from the headers that they belong together.
 
     Layouts: ``HR`` or ``GTmod12`` beside ``LRbicx4`` or ``LR_bicubic/X4``; ``DIV2K_valid_HR`` beside
-    ``DIV2K_valid_LR_bicubic/X4`` (any prefix); or images directly in the folder. LR files are called like
-    their HR file, or with ``x4`` added (``0801x4.png``). Without a folder of LR for this scale, LR is
-    made by `imresize`, which gives the same bytes.
+    ``DIV2K_valid_LR_bicubic/X4`` (any prefix); the other spellings that
+    :func:`hasn_edge.data.layouts.find_pairs` knows; or images directly in the folder. LR files are called
+    like their HR file, or with ``x4`` added (``0801x4.png``). Without LR for this scale, it is made by
+    `imresize`, which gives the same bytes.
 
     Args:
         source: ``"NAME=DIR"``, ``(name, folder)``, or a folder, whose name then is the set's.
@@ -73,13 +84,13 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     name, folder = _name_and_folder(source)
     if not folder.is_dir():
         raise InputError(f"set {name}: {folder}: no such folder{_suggest(folder)}")
-    hr_folder, prefix = _hr_folder(name, folder)
-    hr_files = _by_stem(name, hr_folder)
-    lr_folder = _lr_folder(folder, hr_folder, prefix, scale)
-    counterparts = _counterparts(name, hr_files, lr_folder, scale) if lr_folder else {}
+    hr_folder = _hr_folder(name, folder)
+    lr_folder = choose_lr(hr_folder, image_folders(folder), scale)
+    hr_files, beside = split_files(list(_by_stem(name, hr_folder.path).values()), scale)
+    counterparts = _counterparts(name, hr_files, lr_folder.path, scale) if lr_folder else beside
     pairs = [
-        Pair(name=stem, scale=scale, hr_path=path, lr_path=counterparts.get(stem))
-        for stem, path in sorted(hr_files.items())
+        Pair(name=path.stem, scale=scale, hr_path=path, lr_path=counterparts.get(path))
+        for path in sorted(hr_files, key=lambda path: path.stem)
     ]
     for pair in pairs:
         _check_sizes(name, pair)
@@ -140,26 +151,18 @@ def _suggest(folder: Path) -> str:
     )
 
 
-def _hr_folder(name: str, folder: Path) -> tuple[Path, str]:
-    """Return the folder of HR images and its name's prefix (``DIV2K_valid`` of ``DIV2K_valid_HR``)."""
-    for known in ("HR", "GTmod12"):
-        if (folder / known).is_dir():
-            return folder / known, ""
-    prefixed = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.endswith("_HR"))
-    valid = [path for path in prefixed if path.name.endswith("_valid_HR")]
-    chosen = valid or prefixed
+def _hr_folder(name: str, folder: Path) -> NamedImages:
+    """Return the folder of HR images: one inside ``folder`` that is called so, or ``folder`` itself."""
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    found = [named for path in inside if (named := read_name(path, [path.name])).role == HR]
+    chosen = [each for each in found if each.path.name in ("HR", "GTmod12")][:1]
+    chosen = chosen or [each for each in found if "valid" in each.words] or found
     if len(chosen) > 1:
-        names = ", ".join(path.name for path in chosen)
-        raise InputError(f"set {name}: {folder} has several sets ({names}); name one, e.g. NAME={chosen[0]}")
-    return (chosen[0], chosen[0].name.removesuffix("_HR")) if chosen else (folder, "")
-
-
-def _lr_folder(folder: Path, hr_folder: Path, prefix: str, scale: int) -> Path | None:
-    if hr_folder == folder:
-        return None
-    bicubic = f"{prefix}_LR_bicubic" if prefix else "LR_bicubic"
-    candidates = (folder / f"LRbicx{scale}", folder / bicubic / f"X{scale}")
-    return next((candidate for candidate in candidates if candidate.is_dir()), None)
+        names = ", ".join(each.path.name for each in chosen)
+        raise InputError(
+            f"set {name}: {folder} has several sets ({names}); name one, e.g. NAME={chosen[0].path}"
+        )
+    return chosen[0] if chosen else NamedImages(path=folder)
 
 
 def _by_stem(name: str, folder: Path) -> dict[str, Path]:
@@ -175,21 +178,21 @@ def _by_stem(name: str, folder: Path) -> dict[str, Path]:
     return by_stem
 
 
-def _counterparts(name: str, hr: dict[str, Path], lr_folder: Path, scale: int) -> dict[str, Path]:
-    lr = _by_stem(name, lr_folder)
+def _counterparts(name: str, hr: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path]:
+    files = list(_by_stem(name, lr_folder).values())
+    lr = find_counterparts(files, scale)
     found = {}
-    for stem, path in hr.items():
-        for candidate in (stem, f"{stem}x{scale}"):
-            if candidate in lr:
-                found[stem] = lr.pop(candidate)
-                break
-        else:
+    for path in hr:
+        counterpart = next((lr[key] for key in keys_of(path, scale) if key in lr), None)
+        if counterpart is None:
             raise InputError(
                 f"set {name}: {path} has no counterpart in {lr_folder}; expected {path.name} or "
-                f"{stem}x{scale}{path.suffix} there. Add it, or remove the folder to have LR made"
+                f"{path.stem}x{scale}{path.suffix} there. Add it, or remove the folder to have LR made"
             )
-    if lr:
-        raise InputError(f"set {name}: {next(iter(lr.values()))} has no counterpart among the HR images")
+        found[path] = counterpart
+    left = [path for path in files if path not in found.values()]
+    if left:
+        raise InputError(f"set {name}: {left[0]} has no counterpart among the HR images")
     return found
 
 

@@ -12,18 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hasn_edge.data.layouts import TrainingPair, find_pairs
+from hasn_edge.data.layouts import TrainingPair, find_pairs, show_the_same
 from hasn_edge.data.pairs import cut_to_multiple, read_rgb8
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.images.codec import read_image_size
-from hasn_edge.metrics import psnr_rgb
 from hasn_edge.progress import Progress, Step, ignore
-
-_PROBE = 32  # LR pixels a side of the crop on which a given LR image is compared with its HR image
-_ALIKE = 20.0  # dB: far below any way of downscaling, far above two different images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,18 +166,9 @@ def _load(pair: TrainingPair, scale: int, downscale: int) -> _Done | Problem:
         hr = imresize(hr, scale=1 / downscale)
     if lr is None:
         lr = imresize(hr, scale=1 / scale)
-    elif not _match(lr, hr, scale):
+    elif not show_the_same(lr, hr, scale):
         return Problem(name=pair.name, reason=f"its LR {pair.lr} does not show the same image")
     return _Done(lr=lr, hr=hr, digest=hashlib.sha256(np.ascontiguousarray(hr).data).digest())
-
-
-def _match(lr: UInt8, hr: UInt8, scale: int) -> bool:
-    """Whether the middle of ``lr`` shows what the middle of ``hr`` does."""
-    top, left = (max(0, side - _PROBE) // 2 for side in lr.shape[:2])
-    small = lr[top : top + _PROBE, left : left + _PROBE]
-    height, width = (side * scale for side in small.shape[:2])
-    large = hr[top * scale : top * scale + height, left * scale : left * scale + width]
-    return psnr_rgb(np.ascontiguousarray(small), imresize(large, scale=1 / scale)) > _ALIKE
 
 
 def _run_in_order(
