@@ -173,7 +173,7 @@ def _doubts(worker: WorkerProcess, precision: Precision, target: EngineTarget) -
             )
     if worker.unverified:
         doubts.append(
-            f"{len(worker.unverified)} layers shall compute in FP32, and TensorRT put them into kernels that "
+            f"at least {len(worker.unverified)} layers that shall compute in FP32 are in kernels that "
             "do not state what they compute in: only the engine's output tells"
         )
     return doubts

@@ -40,6 +40,7 @@ VARIABLES = {
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
     "runtime_cache": "IRuntimeCache",
+    "inspector": "EngineInspector",
 }
 """How the sources call TensorRT's objects; ``self._engine`` counts as ``engine``."""
 
