@@ -22,7 +22,7 @@ _OPAQUE = re.compile("myelin|foreign", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Tensor:
+class KernelTensor:
     """One end of a kernel."""
 
     kind: str
@@ -37,9 +37,9 @@ class Kernel:
 
     kind: str
     """What the compiler calls it: ``"correlation"`` and ``"CaskConvolution"`` are convolutions."""
-    reads: tuple[Tensor, ...]
-    constants: tuple[Tensor, ...] = ()
-    writes: tuple[Tensor, ...]
+    reads: tuple[KernelTensor, ...]
+    constants: tuple[KernelTensor, ...] = ()
+    writes: tuple[KernelTensor, ...]
     nodes: tuple[str, ...]
     """Nodes of the graph that it computes."""
 
@@ -116,9 +116,9 @@ def _kernel_of_line(line: str) -> Kernel:
     )
 
 
-def _tensors(text: str) -> tuple[Tensor, ...]:
+def _tensors(text: str) -> tuple[KernelTensor, ...]:
     return tuple(
-        Tensor(kind, tuple(int(side) for side in shape.split(",") if side))
+        KernelTensor(kind, tuple(int(side) for side in shape.split(",") if side))
         for shape, kind in _TENSOR.findall(text)
     )
 
@@ -135,9 +135,9 @@ def _kernel_of_layer(layer: dict[str, Any]) -> Kernel:
     )
 
 
-def _ends(tensors: Iterable[dict[str, Any]]) -> tuple[Tensor, ...]:
+def _ends(tensors: Iterable[dict[str, Any]]) -> tuple[KernelTensor, ...]:
     return tuple(
-        Tensor(
+        KernelTensor(
             _kind(str(tensor.get("Datatype") or tensor.get("Format/Datatype", ""))),
             tuple(int(side) for side in tensor.get("Dimensions", ())),
         )
