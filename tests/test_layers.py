@@ -46,6 +46,7 @@ HEAVY = (
     "onnx",
     "onnxruntime",
     "onnxsim",
+    "openvino",
     "tensorrt",
     "tensorrt_rtx",
     "cv2",

@@ -17,6 +17,7 @@ PACKAGES = (
     "hasn-edge",
     "numpy",
     "onnxruntime",
+    "openvino",
     "torch",
     "onnx",
     "onnxsim",
@@ -33,7 +34,10 @@ OPENCV_DISTRIBUTIONS = (
 )
 """OpenCV's packages on PyPI; all of them provide the same ``cv2``."""
 
-VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+VECTOR_FLAGS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16"),
+)
 """CPU features that decide how fast FP32 and INT8 run."""
 
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import UnsupportedError, call, omit, use
-from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx, load_model
+from hasn_edge.model.zoo import DEFAULT_MODEL, WEIGHTS, bundled_onnx, load_model
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import Kind
 
 ModelBackend = Literal["onnxruntime", "pytorch"]
 
+GraphBackend = Literal["onnxruntime", "openvino", "openvino-bf16"]
+"""What runs an ONNX graph; the last computes in BF16 what the graph has in FP32."""
+
+COMPILED = Path("cache", "openvino")
+"""Folder beside a graph in which OpenVINO keeps what it compiled."""
+
 
 def open_session(
     artifact: Artifact | str | os.PathLike[str],
     *,
+    backend: GraphBackend | None = None,
     device: str | None = None,
     exact: bool = False,
     threads: int | None = None,
@@ -30,20 +37,24 @@ def open_session(
 ) -> Session:
     """Open a built file with the backend of its kind.
 
-    ``.onnx`` runs in ONNX Runtime, ``.ts`` in PyTorch, ``.engine`` in the TensorRT that built it. An engine
-    is refused before TensorRT sees it where its header, its sidecar and this machine's GPU do not go
-    together; after it is loaded it must compute what its graph did when it was built.
+    ``.onnx`` runs in ONNX Runtime or OpenVINO, ``.ts`` in PyTorch, ``.engine`` in the TensorRT that built
+    it. An engine is refused before TensorRT sees it where its header, its sidecar and this machine's GPU do
+    not go together; after it is loaded it must compute what its graph did when it was built.
 
     Args:
         artifact: An artifact, or the path of its file, whose sidecar lies beside it.
-        device: ``"cpu"`` (the default), ``"cuda[:<index>]"``; for ONNX also ``"tensorrt[:<index>]"``. An
-            engine runs on ``"cuda[:<index>]"`` only, which is its default.
+        backend: For ONNX, ``"onnxruntime"`` (the default), ``"openvino"`` or ``"openvino-bf16"``.
+        device: ``"cpu"`` (the default), ``"cuda[:<index>]"``; for ONNX also ``"tensorrt[:<index>]"``, in
+            OpenVINO ``"cpu"``, ``"gpu[:<index>]"`` and ``"npu"``. An engine runs on ``"cuda[:<index>]"``
+            only, which is its default.
         exact: For ONNX, no graph optimizations: exact arithmetic of Q/DQ, slower.
         threads: CPU threads; ``None`` for the backend's choice.
-        frame: The one (height, width) in pixels that will come; ONNX Runtime is faster when it knows.
+        frame: The one (height, width) in pixels that will come; ONNX Runtime and OpenVINO are faster when
+            they know.
         cuda: For an engine, what gives it memory and streams: ``"torch"``, ``"cuda-python"`` or ``"pycuda"``;
             ``None`` for the first that works.
-        in_flight: For an engine, how many inputs are in flight at a time, see :meth:`Session.submit`.
+        in_flight: For an engine and in OpenVINO, how many inputs are in flight at a time, see
+            :meth:`Session.submit`.
         eager: For timing: an engine of TensorRT for RTX that takes a range of sizes compiles the kernels for
             a size before that first runs, instead of running general ones until they are there. Nothing else
             changes by it.
@@ -65,18 +76,40 @@ def open_session(
             f"{artifact.kind.value}",
             omit("exact"),
         )
+    if backend is not None and artifact.kind is not Kind.ONNX:
+        raise UnsupportedError(
+            f"{artifact.path}: a backend is chosen for ONNX graphs, and this file is of kind "
+            f"{artifact.kind.value}",
+            omit("backend"),
+        )
+    if backend not in (None, *get_args(GraphBackend)):
+        raise UnsupportedError(
+            f"unknown backend {backend!r}; choose one of: {', '.join(get_args(GraphBackend))}"
+        )
     if artifact.kind is Kind.ENGINE:
         from hasn_edge.runtime.tensorrt.open_engine import open_engine
 
         return open_engine(
             artifact, device=device, cuda=cuda, in_flight=in_flight, eager=eager, mapped=mapped
         )
-    given = {"cuda": cuda is not None, "in_flight": in_flight != 1, "mapped": mapped is not None}
+    in_openvino = backend in ("openvino", "openvino-bf16")
+    several = in_flight != 1 and not in_openvino
+    given = {"cuda": cuda is not None, "in_flight": several, "mapped": mapped is not None}
     if any(given.values()):
         raise UnsupportedError(
             f"{artifact.path}: a CUDA backend, several executions in flight and mapped memory are for "
             f"engines, and this file is of kind {artifact.kind.value}",
             omit(*(name for name, asked in given.items() if asked)),
+        )
+    if in_openvino:
+        return _open_in_openvino(
+            artifact,
+            bf16=backend == "openvino-bf16",
+            device=device,
+            exact=exact,
+            threads=threads,
+            frame=frame,
+            in_flight=in_flight,
         )
     if artifact.kind is Kind.ONNX:
         from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -101,6 +134,26 @@ def open_session(
         device=device or "cpu",
         size=artifact.size,
         threads=threads,
+    )
+
+
+def _open_in_openvino(artifact: Artifact, *, exact: bool, device: str | None, **options: Any) -> Session:
+    if exact:
+        raise UnsupportedError(
+            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime", omit("backend")
+        )
+    from hasn_edge.runtime.openvino import open_openvino
+
+    folder = artifact.path.parent
+    return open_openvino(
+        artifact.path,
+        artifact.spec,
+        precision=artifact.precision,
+        device=device or "cpu",
+        size=artifact.size,
+        # A bundled model lies among the package's own files.
+        cache=folder / COMPILED if folder != WEIGHTS and os.access(folder, os.W_OK) else None,
+        **options,
     )
 
 

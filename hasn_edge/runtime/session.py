@@ -92,7 +92,7 @@ class Session(ABC):
     """
 
     backend: str
-    """``"pytorch"``, ``"torchscript"``, ``"onnxruntime"``, ``"tensorrt"`` or ``"fake"``."""
+    """``"pytorch"``, ``"torchscript"``, ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or ``"fake"``."""
     spec: ModelSpec
     """The network: scale, channels, smallest size."""
     precision: Precision
@@ -131,6 +131,11 @@ class Session(ABC):
         self.largest = size
         self.batch = batch
         self._closed = False
+
+    @property
+    def number_format(self) -> str:
+        """What it computes in, in words: the precision's name, unless the backend has more to say."""
+        return self.precision.value
 
     @property
     def closed(self) -> bool:
@@ -313,7 +318,7 @@ class Session(ABC):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        return f"<{type(self).__name__} {self.backend} {self.precision.value} on {self.device}, {state}>"
+        return f"<{type(self).__name__} {self.backend} {self.number_format} on {self.device}, {state}>"
 
     @abstractmethod
     def _run(self, x_NCHW: Float32) -> Float32:

@@ -14,6 +14,7 @@ import torch
 from hasn_edge.errors import BuildError, InputError, ShapeError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
+from hasn_edge.hardware.host import has_integer_dot_product, vector_units
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.graph import convolutions
@@ -22,6 +23,7 @@ from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.runtime.openvino import open_openvino
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
@@ -358,6 +360,54 @@ class TestOnnxRuntimeInt8Exact(SessionContract):
 
     def open(self):
         return OnnxRuntimeSession(int8_onnx_bytes(), precision=self.precision, exact=True, threads=1)
+
+
+class TestOpenVino(SessionContract):
+    backend = "openvino"
+
+    def open(self):
+        return open_openvino(onnx_bytes(batch=None), threads=1)
+
+
+class TestOpenVinoThreeInFlight(SessionContract):
+    """The throughput hint: images are computed beside one another."""
+
+    backend = "openvino"
+
+    def open(self):
+        return open_openvino(onnx_bytes(), threads=1, in_flight=3)
+
+    def test_spec_came_from_the_metadata(self, session):
+        assert (session.spec, session.batch, session.in_flight) == (SPEC, 1, 3)
+
+
+class TestOpenVinoBf16(SessionContract):
+    backend = "openvino"
+    tolerance = 0.02
+    batch_tolerance = 0.01
+
+    @pytest.fixture(autouse=True)
+    def machine(self):
+        if not {"avx512_bf16", "amx_bf16", "bf16"} & set(vector_units()):
+            pytest.skip("this CPU does not compute in BF16")
+
+    def open(self):
+        return open_openvino(onnx_bytes(batch=None), threads=1, bf16=True)
+
+
+class TestOpenVinoInt8(SessionContract):
+    backend = "openvino"
+    precision = Precision.INT8
+    tolerance = 0.2
+    batch_tolerance = 0.05
+
+    @pytest.fixture(autouse=True)
+    def machine(self):
+        if not has_integer_dot_product():
+            pytest.skip("this CPU has no VNNI, and OpenVINO's INT8 is wrong without it")
+
+    def open(self):
+        return open_openvino(int8_onnx_bytes(), precision=self.precision, threads=1)
 
 
 class TensorRTContract(SessionContract):
