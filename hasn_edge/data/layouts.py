@@ -1,8 +1,8 @@
 """Finding the HR images, and their LR counterparts if there are any, in the layouts people have on disk.
 
-Names show what is LR (``LR``, ``lq``, ``LRbicx4``, ``X4``, ... of folders and files, in any case), and among folders
-whose names say nothing sizes do: an image that is exactly a whole fraction of another one called like it, and
-shows the same. No LR image is ever taken for an HR image.
+Names show what is LR (``LR``, ``lq``, ``LRbicx4``, ``X4``, ... of folders and files, in any case), and among
+folders whose names say nothing sizes do: an image that is exactly a whole fraction of another one called like
+it, and shows the same. No LR image is ever taken for an HR image.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def read_name(path: Path, parts: Iterable[str]) -> NamedImages:
 
 
 def image_folders(root: Path) -> list[NamedImages]:
-    """List the folders that hold images directly: ``root`` itself and those inside it, in order of their paths.
+    """List the folders that hold images directly: ``root`` and those inside it, in order of their paths.
 
     Hidden folders are left out; links are followed, once each.
     """

@@ -9,7 +9,7 @@ import pytest
 
 from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.kernels import (
-    Tensor,
+    KernelTensor,
     describe_kernels,
     find_unverified,
     kernels_of_inspector,
@@ -47,10 +47,10 @@ def test_what_tensorrt_for_rtx_lists() -> None:
     convolution, rest = kernels_of_log(LOG)
     assert convolution.convolution
     assert not rest.convolution
-    assert convolution.reads == (Tensor("Int8", (1, 32, 48, 64)),)
-    assert convolution.constants == (Tensor("Int8", (8, 4, 7, 7)),)
+    assert convolution.reads == (KernelTensor("Int8", (1, 32, 48, 64)),)
+    assert convolution.constants == (KernelTensor("Int8", (8, 4, 7, 7)),)
     assert convolution.nodes == ("block_1.dwconv.conv", "conv_1.q/Dequantize")
-    assert rest.writes == (Tensor("Half", (1, 48, 64, 1)), Tensor("Float", (1,)))
+    assert rest.writes == (KernelTensor("Half", (1, 48, 64, 1)), KernelTensor("Float", (1,)))
     moved = 32 * 48 * 64 + 8 * 4 * 49 + 2 * 4 * 8 * 48 * 64 + 2 * 48 * 64 + 4
     assert describe_kernels((convolution, rest)) == {
         "all": 2, "convolutions": {"Int8 -> Float": 1}, "moved_bytes": moved
