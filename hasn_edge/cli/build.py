@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
+from hasn_edge.cli.common import SIZE, chosen_model, force_option, model_option, name_option, output_option
 from hasn_edge.cli.terminal import note, say, status
 
 
@@ -72,6 +72,8 @@ from hasn_edge.cli.terminal import note, say, status
     help="Take and give 8-bit pixels (NHWC uint8): conversion inside, a quarter of the bytes to copy.",
 )
 @output_option
+@name_option
+@force_option
 def command(model: str | None, **options: Any) -> None:
     """Build an artifact or engine, and refuse to publish one that misses its quality budget.
 

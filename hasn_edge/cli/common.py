@@ -61,6 +61,16 @@ output_option = click.option(
     help="Folder for the files.",
 )
 
+name_option = click.option(
+    "--name",
+    default=None,
+    help="What files' names begin with.  [default: the model's; of a run's best.safetensors the run's]",
+)
+
+force_option = click.option(
+    "--force", is_flag=True, help="Replace files of that name that were made of other weights."
+)
+
 
 def device_option(default: str = "cpu; cuda for an engine") -> Callable[[F], F]:
     """Return ``--device``; ``default`` is what its help says of the verb's."""

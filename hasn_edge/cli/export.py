@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, model_option, output_option
+from hasn_edge.cli.common import SIZE, chosen_model, force_option, model_option, name_option, output_option
 from hasn_edge.cli.terminal import status
 
 
@@ -48,8 +48,9 @@ from hasn_edge.cli.terminal import status
     default=None,
     help="ONNX opset, 17 to 20.  [default: 17 for FP32, 20 for FP16]",
 )
-@click.option("--name", default=None, help="Triton: the model's name.  [default: the file's]")
 @output_option
+@name_option
+@force_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -61,6 +62,7 @@ def command(
     batch: int,
     opset: int | None,
     name: str | None,
+    force: bool,
     output: Path,
 ) -> None:
     """Write a model as ONNX or TorchScript, or for NVIDIA Triton Inference Server.
@@ -82,8 +84,8 @@ def command(
     from hasn_edge.artifact import load_artifact
     from hasn_edge.pipeline.api import export, export_triton
 
-    if kind != "triton" and (artifact is not None or name is not None):
-        raise click.UsageError("--artifact and --name go with --format triton")
+    if kind != "triton" and artifact is not None:
+        raise click.UsageError("--artifact goes with --format triton")
     clash = [
         option for option in ("model", "precision", "size", "batch", "opset") if _is_given(context, option)
     ]
@@ -98,7 +100,7 @@ def command(
             source = chosen_model(model) if artifact is None else load_artifact(artifact)
             made = export_triton(source, name=name, progress=update, **wanted)
         else:
-            made = export(chosen_model(model), format=kind, progress=update, **wanted)
+            made = export(chosen_model(model), format=kind, name=name, force=force, progress=update, **wanted)
     click.echo(str(made.path))
 
 

@@ -19,7 +19,14 @@ from hasn_edge.cli.common import (
     threads_option,
 )
 from hasn_edge.cli.terminal import interruption, is_quiet, note, progress, say
-from hasn_edge.cli.upscale_files import check_output, find_files, is_video, name_results, say_result
+from hasn_edge.cli.upscale_files import (
+    check_existing,
+    check_output,
+    find_files,
+    is_video,
+    name_results,
+    say_result,
+)
 from hasn_edge.errors import InputError
 from hasn_edge.progress import Step
 
@@ -89,6 +96,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Audio of videos: copied as it is, or left out.",
 )
+@click.option(
+    "--skip-existing",
+    is_flag=True,
+    help="Leave results alone that are there already, and go on with the rest.  [default: replace them]",
+)
 @model_option
 @artifact_option
 @device_option()
@@ -105,6 +117,7 @@ def command(
     codec: str | None,
     quality: float | None,
     audio: Any,
+    skip_existing: bool,
     model: str | None,
     artifact: Path | None,
     device: str | None,
@@ -121,7 +134,7 @@ def command(
     clip_x4.mp4, and clip.avi as well, or clip_x4.mkv where only that holds its audio. Frames
     that cannot be decoded are counted, the rest go on, and the exit code is 1. A video takes its
     name when it is whole: interrupted (exit code 130), nothing is left of it, and the next run
-    starts it afresh.
+    starts it afresh; --skip-existing goes on with those that are missing.
 
     \b
     Examples:
@@ -146,7 +159,9 @@ def command(
     ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
         several = len(files) > 1
-        work = name_results(files, output, session.spec.scale, suffix, audio)
+        work = check_existing(
+            name_results(files, output, session.spec.scale, suffix, audio), skip=skip_existing
+        )
         videos = [(file, target) for file, target in work if is_video(file)]
         images = [(file, target) for file, target in work if not is_video(file)]
         with progress("upscaling", show=len(images) > 1) as show:

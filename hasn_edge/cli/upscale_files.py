@@ -127,6 +127,25 @@ def name_results(
     return pairs
 
 
+def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[Path, Path]]:
+    """Say which results are there already, and leave them out where they shall stay.
+
+    Args:
+        work: Files and their results.
+        skip: Whether results that are there shall stay. They are whole: only whole files take their names.
+    """
+    there = [target for _, target in work if target.exists()]
+    if not there:
+        return work
+    what = "1 result is" if len(there) == 1 else f"{len(there)} of {len(work)} results are"
+    if skip:
+        note(f"{what} there already and stay as they are")
+        return [(file, target) for file, target in work if target not in there]
+    names = ", ".join(map(str, there[:_NAMED])) + (", ..." if len(there) > _NAMED else "")
+    note(f"{what} there already and will be replaced: {names}; --skip-existing leaves them")
+    return work
+
+
 def say_result(file: Path, target: Path, scale: int, *, several: bool) -> None:
     """Print a result's path, and on standard error whose it is where its name does not say that."""
     say(str(target))

@@ -346,7 +346,8 @@ def _ratio(small: tuple[int, int], large: tuple[int, int]) -> int | None:
 
 def _alike(small: Path, large: Path, ratio: int) -> bool:
     try:
-        return show_the_same(*(to_uint8(to_rgb(read_image(path))) for path in (small, large)), ratio)
+        lr, hr = (to_uint8(to_rgb(read_image(path))) for path in (small, large))
+        return show_the_same(lr, hr, ratio)
     except InputError:
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from hasn_edge.spec import ModelSpec
 
 WEIGHTS = Path(__file__).parent / "weights"
+
+RUN_FILE = "run.json"
+"""What the folder of a training run holds."""
+_NAMES_OF_RUNS = ("best", "last")
 
 DEFAULT_MODEL = "hasn-x4"
 """The bundled model that is used when none is named: the better one on Set5."""
@@ -45,8 +50,27 @@ def model_path(name: str | Path) -> Path:
 
 
 def model_name(name: str | Path) -> str:
-    """Return what files made from a model are called after: the bundled name, or the file's own."""
-    return str(name) if str(name) in bundled_models() else Path(name).stem
+    """Return what files made from a model are called after.
+
+    The bundled name; the run's, where training wrote the file (every run's weights are called ``best`` and
+    ``last``): its folder's name, or its recipe's where the file was copied away; otherwise the file's own.
+    """
+    if str(name) in bundled_models():
+        return str(name)
+    path = Path(name)
+    if path.stem not in _NAMES_OF_RUNS:
+        return path.stem
+    if (path.parent / RUN_FILE).is_file():
+        run = path.resolve().parent.name
+    else:
+        try:
+            run = str(read_provenance(path).get("recipe") or "")
+        except (OSError, ValueError, KeyError, AttributeError):
+            run = ""
+    run = re.sub(r"[^\w.+-]+", "-", run).strip("-.")
+    if not run:
+        return path.stem
+    return run if path.stem == _NAMES_OF_RUNS[0] else f"{run}-{path.stem}"
 
 
 def bundled_onnx(name: str | Path) -> Path | None:
@@ -105,14 +129,23 @@ def bundled_provenance(name: str) -> dict[str, Any]:
     """
     path = WEIGHTS / f"{name}.safetensors"
     try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > path.stat().st_size:
-                raise ValueError("header longer than the file")
-            header = json.loads(stream.read(length))
-        provenance: dict[str, Any] = json.loads(header["__metadata__"]["hasn_edge.provenance"])
+        return read_provenance(path)
     except (OSError, ValueError, KeyError) as exc:
         raise CheckpointError(
             f"{path}: damaged ({exc})", say("repair it with: pip install --force-reinstall hasn-edge")
         ) from exc
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Return what the header of a ``.safetensors`` file states of its training.
+
+    Raises:
+        OSError, ValueError, KeyError: no such file, no such header, or nothing of it there.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("header longer than the file")
+        header = json.loads(stream.read(length))
+    provenance: dict[str, Any] = json.loads(header["__metadata__"]["hasn_edge.provenance"])
     return provenance

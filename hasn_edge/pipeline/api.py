@@ -11,7 +11,14 @@ from hasn_edge.files import output_error, require_writable
 from hasn_edge.optional import require
 from hasn_edge.pipeline.autotune import autotune
 from hasn_edge.pipeline.build import Built, build_one
-from hasn_edge.pipeline.context import AUTO, BuildOptions, ImageSize, load_context, publish_file
+from hasn_edge.pipeline.context import (
+    AUTO,
+    BuildOptions,
+    ImageSize,
+    load_context,
+    publish_file,
+    refuse_other_sources,
+)
 from hasn_edge.pipeline.variants import STRONGLY_TYPED_OPSET, Variants
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.sidecar import Form
@@ -27,6 +34,8 @@ def export(
     size: ImageSize | None = None,
     batch: int = 1,
     output: str | Path = "engines",
+    name: str | None = None,
+    force: bool = False,
     progress: Progress = ignore,
 ) -> Artifact:
     """Write a model as ONNX or TorchScript after comparing it with PyTorch.
@@ -41,11 +50,15 @@ def export(
         batch: Images that the file takes at a time, at most. More than one make a graph that takes any
             number and any size; a server for it takes this number as its limit.
         output: Folder.
+        name: What the file's name begins with, or what Triton's clients call the model; the model's own
+            where ``None``.
+        force: Replace a file of that name that was made of other weights.
         progress: Receives what is under way.
 
     Raises:
         UnsupportedError: an unknown format, or a precision or opset that it does not have.
         VerificationError: the file's output is not the network's; nothing was written.
+        OutputError: a file of that name was made of other weights, and ``force`` is false.
         HasnEdgeError: the model cannot be loaded or the folder not written.
     """
     wanted = Precision.parse(precision)
@@ -63,7 +76,14 @@ def export(
             raise UnsupportedError("TorchScript files take any number of images", omit("batch"))
     elif format == "triton":
         return export_triton(
-            model, precision=precision, opset=opset, size=size, batch=batch, output=output, progress=progress
+            model,
+            precision=precision,
+            opset=opset,
+            size=size,
+            batch=batch,
+            name=name,
+            output=output,
+            progress=progress,
         )
     elif format != "onnx":
         raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript, triton")
@@ -73,7 +93,8 @@ def export(
             omit("opset"),
             use(precision="fp32"),
         )
-    variants = Variants(load_context(model, batch=(1, batch), progress=progress), progress)
+    refuse_other_sources(model, Path(output), called=name, force=force)
+    variants = Variants(load_context(model, batch=(1, batch), called=name, progress=progress), progress)
     if format == "torchscript":
         file = variants.make_torchscript(wanted)
     else:
@@ -146,6 +167,8 @@ def build(
     int8_method: str = "qdq",
     rebuild: bool = False,
     output: str | Path = "engines",
+    name: str | None = None,
+    force: bool = False,
     progress: Progress = ignore,
 ) -> Built:
     """Build what runs on a target, within a quality budget.
@@ -155,6 +178,7 @@ def build(
 
     Raises:
         VerificationError: the budget was missed; the message names the costliest layers.
+        OutputError: files of that name were made of other weights, and ``force`` is false.
         HasnEdgeError: see the message; nothing half-written stays.
     """
     options = BuildOptions(
@@ -170,6 +194,8 @@ def build(
         int8_method=int8_method,
         rebuild=rebuild,
         output=output,
+        name=name,
+        force=force,
     )
     return build_from(options, progress)
 
@@ -177,6 +203,7 @@ def build(
 def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
     """Build what ``options`` describe; see :func:`build`."""
     require_writable(Path(options.output, "engine"))
+    refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
     if options.precision == AUTO:
         return autotune(options, progress)
     if options.precision != Precision.INT8.value and (

@@ -118,6 +118,7 @@ def build_one(
         recipe=options.recipe if precision is Precision.INT8 else None,
         calibration=options.calibration,
         smallest=target.shapes.min[2:] if target.runtime.compiles else options.size,
+        called=options.name,
         progress=progress,
     )
     variants = Variants(context, progress)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,10 +14,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hasn_edge.artifact import Artifact, publish
+from hasn_edge.artifact import Artifact, publish, read_sidecar
 from hasn_edge.engine.target import EngineTarget, load_target
-from hasn_edge.errors import ShapeError, UnsupportedError, omit, say
-from hasn_edge.model.zoo import load_model_checkpoint, model_name
+from hasn_edge.errors import (
+    ArtifactError,
+    InputError,
+    OutputError,
+    ShapeError,
+    UnsupportedError,
+    omit,
+    say,
+    use,
+)
+from hasn_edge.files import file_sha256
+from hasn_edge.model.zoo import load_model_checkpoint, model_name, model_path
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import load_quant_recipe
@@ -84,6 +96,10 @@ class BuildOptions:
     """Compile even if ``output`` holds an engine that was built from the same things."""
     output: str | Path = "engines"
     """Folder of the published files."""
+    name: str | None = None
+    """What the files' names begin with; :func:`hasn_edge.model.zoo.model_name` where ``None``."""
+    force: bool = False
+    """Replace files of this name that were made of other weights."""
 
     def __post_init__(self) -> None:
         if self.precision != AUTO:
@@ -181,6 +197,7 @@ def load_context(
     recipe: str | Path | None = None,
     calibration: str | Path | None = None,
     smallest: ImageSize | None = None,
+    called: str | None = None,
     progress: Progress,
 ) -> BuildContext:
     """Load a model and, for INT8, its recipe and calibration images.
@@ -193,6 +210,7 @@ def load_context(
         recipe: Name or file; ``None`` where nothing becomes INT8.
         calibration: Images instead of the recipe's.
         smallest: The smallest (height, width) that files shall take, to be refused before images are read.
+        called: The start of every file's name; the model's own where ``None``.
         progress: Receives what is under way.
 
     Raises:
@@ -203,7 +221,7 @@ def load_context(
     from hasn_edge.data.pairs import shipped_eval_set
 
     progress(Step("loading the model"))
-    name, checkpoint = model_name(model), load_model_checkpoint(model)
+    name, checkpoint = called or model_name(model), load_model_checkpoint(model)
     if smallest is not None:
         require_size(name, checkpoint, smallest)
     loaded = None if recipe is None else load_quant_recipe(recipe)
@@ -218,6 +236,43 @@ def load_context(
         recipe=loaded,
         images=load_calibration(calibration or loaded.calibration) if loaded else None,
     )
+
+
+def refuse_other_sources(model: str | Path, folder: Path, *, called: str | None, force: bool) -> None:
+    """Refuse, before any work, a name that files of other weights have in ``folder``.
+
+    Args:
+        model: As :attr:`BuildOptions.model`.
+        folder: Where the files will be.
+        called: As :attr:`BuildOptions.name`.
+        force: Do not refuse.
+
+    Raises:
+        InputError: the name is no file's name.
+        OutputError: a built file of that name was made of other weights.
+        CheckpointError: no such model.
+    """
+    if called is not None and (not called or called.startswith(".") or re.search(r'[/\\\0:*?"<>|]', called)):
+        raise InputError(f"name is {called!r}; expected the start of a file's name, such as hasn-x4-mine")
+    path = model_path(model)
+    if force or not path.is_file() or not folder.is_dir():
+        return
+    name, source = called or model_name(model), file_sha256(path)
+    for file in sorted(folder.glob(f"{glob.escape(name)}-*")):
+        if not re.match(rf"{re.escape(name)}-(fp32|fp16|int8)\b", file.name):
+            continue
+        try:
+            other = read_sidecar(file)
+        except ArtifactError:
+            continue  # no built file, or one that nothing opens
+        if other.source != source:
+            raise OutputError(
+                f"{file} was made of other weights (SHA-256 {other.source[:12]}...) than {model} "
+                f"({source[:12]}...), and files of one name would not tell which they are",
+                use(name="NAME"),
+                use(force=True),
+                say("choose another folder"),
+            )
 
 
 def require_size(name: str, checkpoint: Checkpoint, size: ImageSize) -> None:

@@ -18,9 +18,9 @@ import torch
 from hasn_edge.config import config_from_mapping
 from hasn_edge.errors import CheckpointError, ConfigError
 from hasn_edge.files import writing
+from hasn_edge.model.zoo import RUN_FILE as FILE
 from hasn_edge.train.recipe import Recipe
 
-FILE = "run.json"
 _MAGIC = b"HASN-EDGE TRAINING STATE 1\n"
 _NAME = re.compile(r"state-(\d{9})\.pt")
 

@@ -63,8 +63,7 @@ def test_from_python(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--artifact", "x.onnx"], "--artifact and --name go with --format triton"),
-        (["--name", "x"], "--artifact and --name go with --format triton"),
+        (["--artifact", "x.onnx"], "--artifact goes with --format triton"),
         (["--format", "triton", "--artifact", "x.onnx", "--model", "m"], "leave out --model"),
         (["--format", "triton", "--artifact", "x.onnx", "--precision", "fp16"], "leave out --precision"),
         (["--format", "triton", "--artifact", "x.onnx", "--size", "32x32"], "leave out --size"),

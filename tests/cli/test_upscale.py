@@ -173,6 +173,23 @@ def test_results_of_the_same_name_are_told_apart(here, model):
     assert result.stdout == "out/odd_x4.png\nout/odd_x4_2.png\nout/photo_x4.png\n"
 
 
+def test_results_that_are_there_are_named_or_left_alone(here, model):
+    for name in ("a.png", "b.png", "c.png"):
+        image(name)
+    assert "there already" not in said(run("upscale", "a.png", "-o", "out", "--model", model))
+    before = Path("out/a_x4.png").stat().st_mtime_ns
+    again = said(run("upscale", "a.png", "b.png", "c.png", "-o", "out", "--model", model, "--skip-existing"))
+    assert "1 result is there already and stay" in again
+    assert Path("out/a_x4.png").stat().st_mtime_ns == before
+    assert Path("out/c_x4.png").exists()
+    replaced = said(run("upscale", "a.png", "b.png", "photo.png", "-o", "out", "--model", model))
+    assert "2 of 3 results are there already and will be replaced: out/a_x4.png, out/b_x4.png" in replaced
+    assert Path("out/a_x4.png").stat().st_mtime_ns > before
+    everything = run("upscale", "a.png", "b.png", "-o", "out", "--model", model, "--skip-existing")
+    assert "2 of 2 results are there already" in said(everything)
+    assert everything.stdout == ""
+
+
 def test_colour_profiles_are_kept_or_converted_and_that_is_said(here, model):
     source = Path(__file__).parents[1] / "images" / "cases" / "display-p3.jpg"
     with Image.open(source) as opened:

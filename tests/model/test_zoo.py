@@ -13,8 +13,9 @@ from hasn_edge.errors import CheckpointError
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.files import file_sha256
 from hasn_edge.model import zoo
-from hasn_edge.model.checkpoint import load_checkpoint
-from hasn_edge.spec import Precision
+from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.spec import ModelSpec, Precision
 from hasn_edge.train.recipe import load_recipe
 
 
@@ -100,3 +101,26 @@ def test_a_model_is_known_by_its_bytes():
     for name in zoo.bundled_models():
         assert zoo.bundled_by_hash(load_artifact(zoo.bundled_onnx(name)).source) == name
     assert zoo.bundled_by_hash("0" * 64) is None
+
+
+def test_weights_of_runs_are_called_like_the_run(tmp_path):
+    run = tmp_path / "photos at night"
+    for folder in (run, tmp_path / "copied"):
+        for name in ("best", "last", "mine"):
+            save_checkpoint(
+                folder / f"{name}.safetensors",
+                HASN(ModelSpec(features=8, blocks=1)),
+                provenance={"recipe": "hasn-x4/small"},
+            )
+    (run / zoo.RUN_FILE).write_text("{}")
+    (run / "last.pth").write_bytes(b"")
+    names = {
+        run / "best.safetensors": "photos-at-night",
+        run / "last.safetensors": "photos-at-night-last",
+        run / "last.pth": "photos-at-night-last",
+        run / "mine.safetensors": "mine",
+        tmp_path / "copied" / "best.safetensors": "hasn-x4-small",
+        tmp_path / "copied" / "last.safetensors": "hasn-x4-small-last",
+        tmp_path / "nowhere" / "best.pth": "best",
+    }
+    assert {path: zoo.model_name(path) for path in names} == names

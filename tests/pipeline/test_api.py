@@ -57,6 +57,8 @@ def test_export_equals_pytorch(tiny, tmp_path, x, format, precision, tolerance):
 def test_static_export_takes_one_size(tiny, tmp_path, x):
     artifact = hasn_edge.export(tiny, size=(40, 33), output=tmp_path)
     assert artifact.path.name == "tiny-fp32-33x40.onnx"
+    named = hasn_edge.export(tiny, size=(40, 33), output=tmp_path, name="mine")
+    assert named.path.name == "mine-fp32-33x40.onnx"
     assert artifact.size == (40, 33)
     with open_session(artifact.path) as session:
         assert session.run(x).shape == (1, 3, 160, 132)

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from hasn_edge.errors import UnsupportedError
-from hasn_edge.pipeline.context import BuildOptions, load_context
+from hasn_edge.artifact import publish
+from hasn_edge.errors import InputError, OutputError, UnsupportedError
+from hasn_edge.files import file_sha256
+from hasn_edge.pipeline.api import build, export
+from hasn_edge.pipeline.context import BuildOptions, load_context, refuse_other_sources
 from hasn_edge.progress import Step, ignore
-from hasn_edge.sidecar import Form
-from hasn_edge.spec import Precision
+from hasn_edge.sidecar import Form, GraphDetails
+from hasn_edge.spec import ModelSpec, Precision
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,38 @@ def test_whatever_decides_a_graph_changes_its_identity(tiny, change):
     if "checkpoint" in change:
         change = {"checkpoint": replace(context.checkpoint, sha256="0" * 64)}
     assert replace(context, **change).identity(Form.CPU, Precision.FP32, None) != same
+
+
+def test_files_of_other_weights_are_not_replaced_unasked(tiny, tmp_path):
+    def put(name, source):
+        publish(
+            b"graph",
+            tmp_path / "out" / name,
+            spec=ModelSpec(),
+            precision=Precision.FP32,
+            source=source,
+            details=GraphDetails(form=Form.CPU, opset=17),
+        )
+
+    def check(**given):
+        refuse_other_sources(tiny, tmp_path / "out", **{"called": None, "force": False, **given})
+
+    check()
+    put("tiny-fp32-cpu.onnx", file_sha256(tiny))
+    put("tiny-larger-int8-cpu.onnx", "0" * 64)
+    put("other-fp32-cpu.onnx", "0" * 64)
+    check()
+    put("tiny-int8-rtx.onnx", "0" * 64)
+    with pytest.raises(OutputError, match="tiny-int8-rtx.onnx was made of other weights") as caught:
+        check()
+    assert "name='NAME'" in str(caught.value)
+    assert "force=True" in str(caught.value)
+    check(force=True)
+    check(called="mine")
+    with pytest.raises(OutputError, match="other-fp32-cpu.onnx"):
+        check(called="other")
+    for verb in (build, export):
+        with pytest.raises(OutputError, match="tiny-int8-rtx.onnx was made of other weights"):
+            verb(tiny, precision="fp32", output=tmp_path / "out")
+    with pytest.raises(InputError, match="expected the start of a file's name"):
+        build(tiny, precision="fp32", output=tmp_path / "out", name="a/b")
