@@ -34,7 +34,7 @@ from typing import Any
 
 import cv2
 from verbs_cases import Case, cases
-from verbs_changes import CHANGES, Change
+from verbs_changes import CHANGES, RENAMED_FILES, RENAMED_KEYS, Change
 from verbs_record import contents, digest, fix_memory_format, make_inputs, package, run_case
 
 STARTS = 10
@@ -121,13 +121,19 @@ class Side:
         self.kept = folder / "files" / case.name
         self.record = json.loads((folder / "cases" / f"{case.name}.json").read_text(encoding="utf-8"))
         self.unstable = re.compile(f"{UNSTABLE}|{case.unstable}")
-        self.files = {self.unstable.sub("*", name): name for name in self.record["files"]}
+        self.files = {self.renamed(name): name for name in self.record["files"]}
         self.digests = {name: digest(self.kept / name) for name in self.record["files"]}
         replaced = dict(self.record["places"])
         for name, facts in self.record["files"].items():
             if facts["sha256"] != self.digests[name] or name.endswith(ENGINE):
                 replaced[facts["sha256"]] = f"<hash of {name}>"
         self.replaced = sorted(replaced.items(), key=lambda pair: -len(pair[0]))
+
+    def renamed(self, name: str) -> str:
+        """Return what a file is called now, without what a clock decides of its name."""
+        for old, new in RENAMED_FILES.items():
+            name = re.sub(old, new, name)
+        return self.unstable.sub("*", name)
 
     def plain(self, text: str) -> str:
         """Return a text without places, and without figures where they come from a clock."""
@@ -141,7 +147,8 @@ class Side:
     def flat(self, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         """Yield the path and value of everything in JSON that a clock does not decide."""
         if isinstance(value, dict) and value:
-            for key, item in value.items():
+            for old, item in value.items():
+                key = RENAMED_KEYS.get(old, old)
                 clocked = VARIES.fullmatch(key) or key in self.case.varies
                 yield from [(f"{path}.{key}", "#")] if clocked else self.flat(item, f"{path}.{key}")
         elif isinstance(value, list) and value:

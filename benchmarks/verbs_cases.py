@@ -177,6 +177,8 @@ def cases() -> Iterator[Case]:
     yield Case("build-pixels", (f"build --target cpu --precision int8 --pixels --calibration photos {TINY}",))
     yield Case("build-default", ("build", "upscale rgb.png --artifact engines/hasn-x4-fp16-cpu.onnx"))
     yield Case("build-recipe", (f"build --precision int8 --recipe conservative -o c {TINY}",))
+    plain = f"build --precision int8 --recipe plain.toml {TINY} --target"
+    yield Case("build-plain-recipe", (f"{plain} cpu", f"{plain} portable"))
     yield Case("build-div2k", (f"build --precision int8 --recipe div2k {TINY}",))
     yield Case("build-target-file", (f"build --target own.toml --precision fp32 {TINY}",))
     yield Case("build-over-budget", (f"build --precision int8 --recipe strict.toml {SMALL}",))
@@ -218,6 +220,6 @@ def cases() -> Iterator[Case]:
     shape = "--source clip.mp4 --view none --size 32x24 --threads 1"
     yield Case("demo-artifact", (f"build --target cpu --precision fp32 {TINY}",
                f"demo --artifact {onnx} --engine tiny-fp32-cpu.onnx {shape} --record seen.mkv --codec mpeg4"
-               f" --quality 5 --json d.json {TINY}"), True, RUN)  # fmt: skip
+               " --quality 5 --json d.json"), True, RUN)  # fmt: skip
     for name, step in ERRORS.items():
         yield Case(f"error-{name}", (step,))

@@ -17,12 +17,39 @@ class Change:
     """The change, as a sentence for the result."""
 
 
+RENAMED_FILES = {
+    r"-weak-10(?=[-.])": "-weakly-typed-trt10",
+    r"-weak(?=[-.])": "-weakly-typed",
+    r"-strong(?=[-.])": "-strongly-typed",
+}
+"""Regular expressions of names of files, and what stands there now."""
+RENAMED_KEYS = {
+    "minimum": "min",
+    "typical": "opt",
+    "maximum": "max",
+    "pictures": "images",
+    "processor": "CPU",
+}
+"""Keys of JSON, and what they are called now."""
+
+CLEAR = "Colours under full transparency stay away from the network."
+SIDECAR = "Sidecars have schema 2, with types: what is empty or said twice is left out."
+
 CHANGES: tuple[Change, ...] = (
     Change("*", "recorded only after", "A case that version 0.1 could not run."),
-    Change("doctor", "findings", "The doctor says CPU, and lists Pillow, which reads images now."),
-    Change(
-        "upscale-rgba.png", "pixels differ", "Colours under full transparency stay away from the network."
-    ),
-    Change("upscale-to-*", "pixels differ", "Colours under full transparency stay away from the network."),
+    Change("doctor", "findings|can", "The doctor says CPU, and lists Pillow, which reads images now."),
+    Change("upscale-rgba.png", "pixels differ", CLEAR),
+    Change("upscale-to-*", "pixels differ", CLEAR),
     Change("upscale-turned.jpg", "same pixels", "The resolution of an image is carried over."),
+    Change("*", r"\.json: schema: 1 -> 2", SIDECAR),
+    Change("*", r"\.json: .*(None|\[\]|\{\}|'') -> nothing", SIDECAR),
+    Change("*", r"\.json: details\.precision: .* -> nothing", SIDECAR),
+    Change("*", r"\.json: details\.flags\.require_user_allocation: True -> nothing", SIDECAR),
+    Change("*", r"\.json: details\.cache_key: ", SIDECAR),
+    Change("*", r"\.json: details\.flags\.\w+: nothing -> \[\]", SIDECAR),
+    Change(
+        "*", r"\.json: details\.kernels\.", "Sidecars state which kernels an engine has, and what they read."
+    ),
+    Change("eval*", r"eval\.json: ", "The JSON of eval has the scores of several models."),
+    Change("export-onnx", r"eval\.json: ", "The JSON of eval has the scores of several models."),
 )

@@ -65,6 +65,13 @@ SPEC = {
 """The same as a checkpoint names it."""
 
 RECIPE = 'observer = "percentile"\npercentile = {}\nbudget_db = 0.0\n'
+PLAIN_RECIPE = """observer = "mse"
+error_power = 2.4
+weight_range = "mse"
+quantize = ["block_*.f*.conv", "block_*.esa.conv*", "block_*.g.conv", "block_*.cab.cab.0", "conv_2"]
+budget_db = 0.06
+"""
+"""The default recipe of version 0.1: a graph of it does not change where the recipes that ship do."""
 TARGET = """runtime = "rtx"
 compute_capabilities = ["ampere"]
 [shapes]
@@ -132,6 +139,7 @@ def make_inputs(folder: Path) -> None:
         (folder / name).write_text(RECIPE.format(percentile))
     (folder / "train.toml").write_text(TRAIN_RECIPE)
     (folder / "own.toml").write_text(TARGET)
+    (folder / "plain.toml").write_text(PLAIN_RECIPE)
 
 
 def fix_memory_format(folder: Path) -> None:
