@@ -55,7 +55,9 @@ _TYPES = {
 }
 
 
-def load_config(path: str | os.PathLike[str], cls: type[T], overrides: Iterable[str] = ()) -> T:
+def load_config(
+    path: str | os.PathLike[str], cls: type[T], overrides: Iterable[str] = (), *, label: str = "override"
+) -> T:
     """Read a TOML file into ``cls``, a keyword-only dataclass whose fields may be dataclasses again.
 
     Field types may be ``bool``, ``int``, ``float``, ``str``, ``Path``, enums, literals, tuples, mappings
@@ -66,13 +68,15 @@ def load_config(path: str | os.PathLike[str], cls: type[T], overrides: Iterable[
         path: The TOML file.
         cls: The dataclass to build. What it leaves without a default must be in the file.
         overrides: ``"table.key=value"`` settings that win over the file. The value is read as TOML; text
-            fields take it unquoted too, and ``none`` clears an optional field.
+            fields take it unquoted too, ``none`` clears an optional field, and a number in the key is the
+            place in a list (``phases.0.patch``).
+        label: What messages call an override.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown or missing key, a wrong type or a value out of range.
             The message names the file (or the override) and the dotted key.
     """
-    return config_from_mapping(read_toml(path), cls, source=str(path), overrides=overrides)
+    return config_from_mapping(read_toml(path), cls, source=str(path), overrides=overrides, label=label)
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -94,7 +98,12 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def config_from_mapping(
-    values: Mapping[str, Any], cls: type[T], *, source: str, overrides: Iterable[str] = ()
+    values: Mapping[str, Any],
+    cls: type[T],
+    *,
+    source: str,
+    overrides: Iterable[str] = (),
+    label: str = "override",
 ) -> T:
     """Build ``cls`` from nested plain values, as :func:`load_config` does from a file's.
 
@@ -103,6 +112,7 @@ def config_from_mapping(
         cls: The dataclass to build.
         source: What error messages call the origin of ``values``.
         overrides: As for :func:`load_config`.
+        label: Likewise.
 
     Raises:
         ConfigError: as for :func:`load_config`.
@@ -111,10 +121,11 @@ def config_from_mapping(
     merged = cast(dict[str, Any], _copy(values))
     origins: dict[str, str] = {}
     for text in overrides:
-        key, changes = _override(text, cls)
-        origins[key] = f"override {text!r}"
-        _refuse_unknown(changes, cls, cls, origins[key])
-        _merge(merged, changes)
+        said = f"{label} {text!r}"
+        key, changes = _override(text, cls, said)
+        origins[re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", key)] = said
+        _refuse_unknown(changes, cls, cls, said)
+        _merge(merged, changes, said)
     for key, value in _leaves(merged):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{_origin(key, origins, source)}: {key} is {value}; expected a finite number")
@@ -123,7 +134,7 @@ def config_from_mapping(
     except msgspec.ValidationError as exc:
         raise ConfigError(_explain(str(exc), merged, cls, origins, source)) from exc
     except ConfigError as exc:  # a dataclass's own check in __post_init__
-        raise ConfigError(f"{source}: {exc}") from exc
+        raise ConfigError(f"{' with '.join([source, *origins.values()])}: {exc}") from exc
 
 
 def _path_hook(hint: type, value: object) -> object:
@@ -150,6 +161,8 @@ def _plain(hint: Any) -> tuple[Any, bool]:
 def _inner(hint: Any, key: str | int) -> Any:
     """Return the hint of what ``key`` selects inside a value of type ``hint``; ``None`` if it cannot tell."""
     hint, _ = _plain(hint)
+    if isinstance(key, str) and key.isdecimal() and get_origin(hint) is tuple:
+        key = int(key)
     if is_dataclass(hint):
         return get_type_hints(hint, include_extras=True).get(str(key))
     arguments = get_args(hint)
@@ -200,11 +213,11 @@ def _refuse_unknown(values: object, hint: Any, root: Any, source: str, prefix: s
 # -- overrides --------------------------------------------------------------------------------------------
 
 
-def _override(text: str, cls: Any) -> tuple[str, dict[str, Any]]:
-    """Read ``"a.b=value"``; return the dotted key and the tables that hold the value."""
+def _override(text: str, cls: Any, said: str) -> tuple[str, dict[str, Any]]:
+    """Read ``"a.b=value"``, which messages call ``said``; return the dotted key and its tables."""
     key, equals, raw = (part.strip() for part in text.partition("="))
     if not equals or not key:
-        raise ConfigError(f"override {text!r}: expected KEY=VALUE, for example train.batch_size=16")
+        raise ConfigError(f"{said}: expected KEY=VALUE, for example train.batch_size=16")
     hint: Any = cls
     for part in key.split("."):
         hint = _inner(hint, part)
@@ -218,16 +231,24 @@ def _override(text: str, cls: Any) -> tuple[str, dict[str, Any]]:
     for literal in (raw, json.dumps(raw))[(is_text and raw[:1] not in ("'", '"')) or "\n" in raw :]:
         with suppress(tomllib.TOMLDecodeError):
             return key, tomllib.loads(f"{key} = {literal}")
-    raise ConfigError(
-        f"override {text!r}: {key} is no dotted key; expected KEY=VALUE, for example train.ema=0.9"
-    )
+    raise ConfigError(f"{said}: {key} is no dotted key; expected KEY=VALUE, for example train.ema=0.9")
 
 
-def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Lay ``changes`` over ``values``, table by table."""
+def _merge(values: dict[str, Any], changes: Mapping[str, Any], said: str) -> None:
+    """Lay ``changes``, which messages call ``said``, over ``values``, table by table."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
+            _merge(values[key], value, said)
+        elif isinstance(value, dict) and value and all(place.isdecimal() for place in value):
+            items = values.setdefault(key, [{}])  # a list of one default, where the file leaves it out
+            for place, inner in value.items():
+                if not isinstance(items, list) or int(place) >= len(items):
+                    count = len(items) if isinstance(items, list) else 0
+                    raise ConfigError(f"{said}: {key} has {count} entries, the first is {key}.0")
+                if isinstance(inner, dict) and isinstance(items[int(place)], dict):
+                    _merge(items[int(place)], inner, said)
+                else:
+                    items[int(place)] = inner
         else:
             values[key] = value
 

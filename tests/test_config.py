@@ -245,3 +245,50 @@ def test_every_value_of_a_recipe_is_documented(cls: type) -> None:
 
 def test_attribute_docstrings_are_found_for_shipped_types() -> None:
     assert attribute_docs(ModelSpec)["scale"] == "Upscaling factor: 2, 3 or 4."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    size: int = 8
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    name: str = ""
+    parts: tuple[Part, ...] = (Part(),)
+    pair: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if any(part.size % 4 for part in self.parts):
+            raise ConfigError("parts.size is no multiple of 4")
+
+
+TWO = {"parts": [{"size": 4}, {"size": 16}]}
+
+
+def parts(values: Mapping[str, object], *overrides: str) -> Parts:
+    return config_from_mapping(values, Parts, source="here", overrides=overrides, label="--set")
+
+
+def test_an_override_reaches_into_lists() -> None:
+    changed = parts(TWO, "parts.0.rate=1.5", "parts.1.size=32")
+    assert changed.parts == (Part(size=4, rate=1.5), Part(size=32))
+    assert parts({}, "parts.0.size=4").parts == (Part(size=4),)
+    assert parts({"pair": [1, 2]}, "pair.1=3").pair == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("parts.2.size=4", "--set 'parts.2.size=4': parts has 2 entries, the first is parts.0"),
+        ("parts.0.size=wide", "--set 'parts.0.size=wide': parts[0].size is 'wide' (a string)"),
+        ("parts.0.sise=4", "--set 'parts.0.sise=4': unknown key parts.0.sise; did you mean parts.0.size?"),
+        ("parts.0.size=5", "here with --set 'parts.0.size=5': parts.size is no multiple of 4"),
+        ("name", "--set 'name': expected KEY=VALUE"),
+    ],
+)
+def test_what_is_wrong_with_an_override_names_the_option(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parts(TWO, override)
+    assert str(caught.value).startswith(message)

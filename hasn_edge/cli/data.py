@@ -83,6 +83,7 @@ def prepare_command(
         f"{output}: {report.images} images, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
         f"LR made for {report.made_lr}, read for {report.images - report.made_lr}; "
         f"{len(report.skipped)} left out"
+        + (f"; {report.reused} taken from what was prepared before" if report.reused else "")
     )
     click.echo(f"fingerprint {report.shards.fingerprint}")
 

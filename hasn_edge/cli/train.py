@@ -19,8 +19,10 @@ from hasn_edge.progress import Progress, Step, ignore
 
 if TYPE_CHECKING:
     from hasn_edge.train.distributed import DistributedContext
+    from hasn_edge.train.recipe import Recipe
     from hasn_edge.train.run_folder import RunFile
 
+SET = "--set"
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -59,16 +61,24 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     "--init",
     "start",
     default=None,
-    metavar="RUN@N|FILE",
-    help="Begin with the weights of a run's iteration N (100k), or of a .safetensors or .pth file.",
+    metavar="RUN@N|NAME|FILE",
+    help="Begin with the weights of a run's iteration N (100k), of a bundled model (hasn-x4), or of a "
+    ".safetensors or .pth file.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe; repeatable.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change the recipe (optimizer.lr=1e-3, phases.0.batch_size=4); repeatable.",
+)
 @click.option(
     "--iterations",
     type=click.IntRange(1),
     default=None,
-    help="End here instead of where the recipe says; with --resume, replan the rest; with --branch, end the "
-    "decay here (by default it takes the recipe's optimizer.decay of all iterations).",
+    help="End here instead of where the recipe says, warm-up and milestones in proportion; with --resume, "
+    "replan the rest; with --branch, end the decay here (by default it takes the recipe's optimizer.decay of "
+    "all iterations).",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where.")
 @click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
@@ -108,7 +118,7 @@ def command(
       torchrun --nproc-per-node 4 -m hasn_edge train --recipe hasn-x4-stage1 --data data/div2k
     """
     if show:
-        _show(recipe, overrides)
+        _show(recipe, overrides, iterations)
         return
     _check_usage(recipe, data, output, resume, branched, bool(sets or start or overrides))
     torch = require("torch", extra="train", needed_for="Training")
@@ -117,6 +127,7 @@ def command(
         torch.set_num_threads(threads)
     from hasn_edge.train.distributed import join_processes
     from hasn_edge.train.loop import Interrupted, train_run
+    from hasn_edge.train.recipe import load_recipe
     from hasn_edge.train.run_folder import read_run_file
     from hasn_edge.train.runs import branch_run, resume_run
 
@@ -132,13 +143,11 @@ def command(
                 run = branch_run(branched, output, iterations=iterations)
             else:
                 assert recipe is not None
-                extra = (*overrides, f"iterations={iterations}") if iterations else overrides
-                folder, run = _begin_run(recipe, extra, output, data, sets, start, here)
+                plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
+                folder, run = _begin_run(plan, output, data, sets, start, here)
             say(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
         here.barrier()
         if folder is None:  # only the main process made the plan; the others find its folder by the same rule
-            from hasn_edge.train.recipe import load_recipe
-
             folder = Path("runs") / load_recipe(recipe or "", overrides).name
         if not here.is_main:
             run = read_run_file(folder)
@@ -176,18 +185,17 @@ def _check_usage(
         raise click.UsageError("a new run needs --recipe and --data; an old one --resume RUN")
 
 
-def _show(recipe: str | None, overrides: tuple[str, ...]) -> None:
+def _show(recipe: str | None, overrides: tuple[str, ...], iterations: int | None) -> None:
     from hasn_edge.config import dump_config
     from hasn_edge.train.recipe import load_recipe
 
     if recipe is None:
         raise click.UsageError("--show prints a recipe: name it with --recipe")
-    click.echo(dump_config(load_recipe(recipe, overrides)), nl=False)
+    click.echo(dump_config(load_recipe(recipe, overrides, iterations=iterations, label=SET)), nl=False)
 
 
 def _begin_run(
-    recipe: str,
-    overrides: tuple[str, ...],
+    plan: Recipe,
     output: Path | None,
     data: tuple[Path, ...],
     sets: tuple[str, ...],
@@ -197,17 +205,18 @@ def _begin_run(
     """Begin a run, preparing first what was not prepared."""
     from hasn_edge.data.prepare import prepare
     from hasn_edge.data.shards import is_prepared
-    from hasn_edge.train.recipe import load_recipe
     from hasn_edge.train.runs import begin_run
 
-    plan = load_recipe(recipe, overrides)
     folder = output or Path("runs") / plan.name
     prepared = []
     for number, path in enumerate(data):
         if not is_prepared(path):
             note(f"{path}: not prepared yet; preparing it into {folder / 'data' / str(number)}")
             side = max(phase.patch for phase in plan.phases)
-            prepare([path], folder / "data" / str(number), scale=plan.model.scale, min_side=side)
+            others = sorted(folder.parent.glob("*/data/*"))
+            prepare(
+                [path], folder / "data" / str(number), scale=plan.model.scale, min_side=side, known=others
+            )
             path = folder / "data" / str(number)
         prepared.append(path)
     return folder, begin_run(plan, folder, data=prepared, sets=sets, start=start, device=here.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from hasn_edge.data.layouts import TrainingPair, find_pairs, show_the_same
 from hasn_edge.data.pairs import cut_to_multiple, read_rgb8
 from hasn_edge.data.resize import imresize
-from hasn_edge.data.shards import Shards, ShardWriter
+from hasn_edge.data.shards import Shards, ShardWriter, is_prepared
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.images.codec import read_image_size
@@ -43,6 +43,8 @@ class Report:
     made_lr: int
     """How many LR images were made; the others were read."""
     skipped: tuple[Problem, ...]
+    reused: int = 0
+    """How many HR images came from data that was prepared before, without decoding them again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class _Done:
     lr: UInt8
     hr: UInt8
     digest: bytes
+    reused: bool = False
 
 
 def prepare(
@@ -61,6 +64,7 @@ def prepare(
     min_side: int = 192,
     skip_bad: bool = False,
     workers: int | None = None,
+    known: Sequence[Path] = (),
     progress: Progress = ignore,
 ) -> Report:
     """Check the images under ``roots`` and write them to ``output`` as shards.
@@ -74,6 +78,8 @@ def prepare(
         min_side: Shortest accepted side of the HR image in pixels, after ``downscale``.
         skip_bad: Leave out images that cannot be used instead of refusing all.
         workers: Threads; all cores by default.
+        known: More folders of prepared data, besides ``output`` and its neighbours, in which the same files
+            may be: their pixels are taken from there, also those of another scale.
         progress: Receives each image's name once it is written or left out.
 
     Raises:
@@ -89,11 +95,23 @@ def prepare(
     skipped = [problem for _, problem in checked if problem is not None]
     _refuse(skipped, len(pairs), skip_bad)
     usable = [pair for pair, problem in checked if problem is None]
+    before = _Before(_prepared_folders(output, known), downscale)
+    if (same := before.whole(output, usable, scale)) is not None and not skipped:
+        megapixels = sum(each.height * each.width for each in same.entries) * scale**2 / 1e6
+        made = sum(pair.lr is None for pair in usable)
+        return Report(
+            shards=same,
+            images=len(same),
+            hr_megapixels=megapixels,
+            made_lr=made,
+            skipped=(),
+            reused=len(same),
+        )
     seen: dict[bytes, str] = {}
-    made = pixels = 0
+    made = pixels = reused = 0
     writer = ShardWriter(output, scale)
     with writer:
-        jobs = ((pair, lambda pair=pair: _load(pair, scale, downscale)) for pair in usable)
+        jobs = ((pair, lambda pair=pair: _load(pair, scale, downscale, before)) for pair in usable)
         for number, (pair, done) in enumerate(_run_in_order(jobs, workers or os.cpu_count() or 1), 1):
             if isinstance(done, Problem):
                 skipped.append(done)
@@ -102,7 +120,10 @@ def prepare(
                 skipped.append(Problem(name=pair.name, reason=f"the same image as {first}; remove one"))
             else:
                 seen[done.digest] = pair.name
-                writer.add(pair.name, done.lr, done.hr)
+                writer.add(
+                    pair.name, done.lr, done.hr, source=source_of(pair.hr), lr_source=source_of(pair.lr)
+                )
+                reused += done.reused
                 made += pair.lr is None
                 pixels += done.hr.shape[0] * done.hr.shape[1]
             progress(Step(pair.name, number, len(usable)))
@@ -111,8 +132,67 @@ def prepare(
             raise InputError(f"none of {len(pairs)} images is usable; first: {skipped[0]}")
     shards = writer.publish({"downscale": downscale, "roots": [str(root) for root in roots]})
     return Report(
-        shards=shards, images=len(shards), hr_megapixels=pixels / 1e6, made_lr=made, skipped=tuple(skipped)
+        shards=shards,
+        images=len(shards),
+        hr_megapixels=pixels / 1e6,
+        made_lr=made,
+        skipped=tuple(skipped),
+        reused=reused,
     )
+
+
+class _Before:
+    """What was prepared before: where the pixels of a file lie."""
+
+    def __init__(self, folders: Iterable[Path], downscale: int) -> None:
+        self._places: dict[str, list[tuple[Shards, int]]] = defaultdict(list)
+        self._folders: dict[Path, Shards] = {}
+        for folder in folders:
+            try:
+                shards = Shards(folder)
+            except InputError:
+                continue  # of another version, or damaged
+            if shards.details.get("downscale") == downscale:
+                self._folders[folder.resolve()] = shards
+                for index, entry in enumerate(shards.entries):
+                    if entry.source:
+                        self._places[entry.source].append((shards, index))
+        self._downscale = downscale
+
+    def hr(self, path: Path, scale: int) -> UInt8 | None:
+        """Return the HR pixels of a file, cut for a scale; ``None`` where they are not known."""
+        source = source_of(path)
+        height, width = (side // (scale * self._downscale) * scale for side in read_image_size(path))
+        for shards, index in self._places.get(source or "", ()):
+            if shards.hr(index).shape[:2] == (height, width):
+                return np.array(shards.hr(index))  # the file may be replaced while it is used
+        return None
+
+    def whole(self, folder: Path, pairs: Sequence[TrainingPair], scale: int) -> Shards | None:
+        """Return the data in a folder where it is of just these files."""
+        shards = self._folders.get(folder.resolve())
+        if shards is None or shards.scale != scale or len(shards) != len(pairs):
+            return None
+        for pair, entry in zip(pairs, shards.entries, strict=True):
+            key = (pair.name, source_of(pair.hr), source_of(pair.lr))
+            if key != (entry.name, entry.source, entry.lr_source) or entry.source is None:
+                return None
+        return shards
+
+
+def _prepared_folders(output: Path, known: Sequence[Path]) -> list[Path]:
+    parent = output.absolute().parent
+    beside = sorted(parent.iterdir()) if parent.is_dir() else []
+    return [path for path in dict.fromkeys([output.absolute(), *beside, *known]) if is_prepared(path)]
+
+
+def source_of(path: Path | None) -> str | None:
+    """Return what tells a file and its content from others without reading it; nothing of nothing."""
+    if path is None:
+        return None
+    facts = path.stat()
+    text = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
 def _refuse(problems: Sequence[Problem], total: int, skip_bad: bool) -> None:
@@ -154,21 +234,25 @@ def _check_headers(pair: TrainingPair, scale: int, downscale: int, min_side: int
     )
 
 
-def _load(pair: TrainingPair, scale: int, downscale: int) -> _Done | Problem:
+def _load(pair: TrainingPair, scale: int, downscale: int, before: _Before) -> _Done | Problem:
     try:
-        hr = read_rgb8(pair.hr)
+        known = before.hr(pair.hr, scale)
+        hr = read_rgb8(pair.hr) if known is None else known
         lr = read_rgb8(pair.lr) if pair.lr is not None else None
     except InputError as exc:
         return Problem(name=pair.name, reason=str(exc))
-    # Cutting to whole LR pixels of the final scale first keeps both reductions on one grid.
-    hr = cut_to_multiple(hr, scale * downscale)
-    if downscale > 1:
-        hr = imresize(hr, scale=1 / downscale)
+    if known is None:
+        # Cutting to whole LR pixels of the final scale first keeps both reductions on one grid.
+        hr = cut_to_multiple(hr, scale * downscale)
+        if downscale > 1:
+            hr = imresize(hr, scale=1 / downscale)
     if lr is None:
         lr = imresize(hr, scale=1 / scale)
     elif not show_the_same(lr, hr, scale):
         return Problem(name=pair.name, reason=f"its LR {pair.lr} does not show the same image")
-    return _Done(lr=lr, hr=hr, digest=hashlib.sha256(np.ascontiguousarray(hr).data).digest())
+    return _Done(
+        lr=lr, hr=hr, digest=hashlib.sha256(np.ascontiguousarray(hr).data).digest(), reused=known is not None
+    )
 
 
 def _run_in_order(

@@ -30,6 +30,10 @@ class Entry:
     width: int
     offset: int
     """First byte of the LR image; the HR image begins at ``offset * scale**2``."""
+    source: str | None = None
+    """What tells the HR file and its content from others; nothing in data of version 0.1."""
+    lr_source: str | None = None
+    """The same of the LR file, where there was one."""
 
 
 class Shards:
@@ -50,6 +54,8 @@ class Shards:
         self.scale: int = index["scale"]
         self.fingerprint: str = index["fingerprint"]
         """SHA-256 over the names, sizes and pixels: two runs on the same data have the same one."""
+        self.details: dict[str, Any] = index.get("details") or {}
+        """What :meth:`ShardWriter.publish` was given."""
         self.entries = tuple(Entry(**entry) for entry in index["images"])
         last = self.entries[-1]
         size = last.offset + last.height * last.width * 3
@@ -107,14 +113,33 @@ class ShardWriter:
         for context in self._contexts:
             context.__exit__(*error)
 
-    def add(self, name: str, lr: UInt8, hr: UInt8) -> None:
-        """Append one pair; ``hr`` is ``scale`` times as high and wide as ``lr``, both uint8 RGB."""
+    def add(
+        self, name: str, lr: UInt8, hr: UInt8, *, source: str | None = None, lr_source: str | None = None
+    ) -> None:
+        """Append one pair; ``hr`` is ``scale`` times as high and wide as ``lr``, both uint8 RGB.
+
+        Args:
+            name: As :attr:`Entry.name`.
+            lr: ``(H, W, 3)``.
+            hr: ``(scale H, scale W, 3)``.
+            source: As :attr:`Entry.source`.
+            lr_source: As :attr:`Entry.lr_source`.
+        """
         height, width = lr.shape[:2]
         if hr.shape != (height * self._scale, width * self._scale, 3) or lr.shape[2] != 3:
             raise InputError(
                 f"{name}: HR is {hr.shape}, LR {lr.shape}; expected HR {self._scale} times as large"
             )
-        self._entries.append(Entry(name=name, height=height, width=width, offset=self._offset))
+        self._entries.append(
+            Entry(
+                name=name,
+                height=height,
+                width=width,
+                offset=self._offset,
+                source=source,
+                lr_source=lr_source,
+            )
+        )
         self._digest.update(f"{name} {height} {width}\n".encode())
         for stream, pixels in zip(self._streams, (lr, hr), strict=True):
             data = np.ascontiguousarray(pixels).data

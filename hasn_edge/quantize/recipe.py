@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.config import load_config
+from hasn_edge.config import config_from_mapping, read_toml
 from hasn_edge.errors import ConfigError, say
 from hasn_edge.files import shipped_path
 from hasn_edge.quantize.observers import Observer
@@ -108,6 +108,9 @@ class QuantRecipe:
 def load_quant_recipe(name: str | Path = "default", *, overrides: Iterable[str] = ()) -> QuantRecipe:
     """Read a recipe that ships (``default``, ``conservative``, ``div2k``) or the TOML file at a path.
 
+    What a file leaves out is as in the ``default`` recipe; with ``inherit = false`` in it, as the attributes
+    of :class:`QuantRecipe` are by themselves.
+
     Args:
         name: A bare name, or a path that ends in ``.toml``.
         overrides: ``"key=value"`` settings that win over the file.
@@ -115,7 +118,14 @@ def load_quant_recipe(name: str | Path = "default", *, overrides: Iterable[str] 
     Raises:
         ConfigError: no such recipe (those that ship are listed), or a wrong key or value in it.
     """
-    return load_config(recipe_path(name), QuantRecipe, overrides)
+    path = recipe_path(name)
+    values = read_toml(path)
+    inherit = values.pop("inherit", True)
+    if type(inherit) is not bool:
+        raise ConfigError(f"{path}: inherit is {inherit!r}; expected true or false")
+    if inherit:
+        values = {**read_toml(recipe_path("default")), **values}
+    return config_from_mapping(values, QuantRecipe, source=str(path), overrides=overrides)
 
 
 def recipe_path(name: str | Path) -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -258,12 +259,16 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
 
-def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(
+    name: str, overrides: Iterable[str] = (), *, iterations: int | None = None, label: str = "override"
+) -> Recipe:
     """Load a recipe by name or from a TOML file.
 
     Args:
         name: Name of a recipe that ships, or a path that ends in ``.toml``.
-        overrides: ``"key=value"`` settings that win over the file.
+        overrides: ``"key=value"`` settings that win over the file. Another ``model.scale`` changes the name.
+        iterations: End here; warm-up and milestones move with it unless ``overrides`` set them.
+        label: What messages call an override.
 
     Raises:
         ConfigError: no such recipe, or see :func:`hasn_edge.config.load_config`.
@@ -273,4 +278,25 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
             f"no recipe called {name!r}; those that ship: {', '.join(recipe_names())}; or give a .toml file"
         )
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    return load_config(path, Recipe, overrides)
+    overrides = tuple(overrides)
+    recipe = load_config(path, Recipe, overrides, label=label)
+    given = {text.partition("=")[0].strip() for text in overrides}
+    if "model.scale" in given and "name" not in given:
+        recipe = replace(recipe, name=_name_of_scale(recipe.name, load_config(path, Recipe), recipe.model))
+    if iterations is None or iterations == recipe.iterations:
+        return recipe
+    part, optimizer = iterations / recipe.iterations, recipe.optimizer
+    if "optimizer.warmup" not in given:
+        optimizer = replace(optimizer, warmup=round(optimizer.warmup * part))
+    if "optimizer.milestones" not in given:
+        optimizer = replace(optimizer, milestones=tuple(round(m * part) for m in optimizer.milestones))
+    return replace(recipe, iterations=iterations, optimizer=optimizer)
+
+
+def _name_of_scale(name: str, before: Recipe, model: ModelSpec) -> str:
+    """Return a recipe's name with another scale in it, where ``before`` had another: files are called so."""
+    old, new = f"x{before.model.scale}", f"x{model.scale}"
+    if old == new:
+        return name
+    changed = re.sub(rf"(?<![0-9A-Za-z]){old}(?![0-9A-Za-z])", new, name)
+    return changed if changed != name else f"{name}-{new}"

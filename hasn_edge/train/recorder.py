@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hasn_edge.data.pairs import EvalSet
+from hasn_edge.data.pairs import EvalSet, bicubic_baseline
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.files import writing
 from hasn_edge.images.arrays import Float32
@@ -34,6 +34,7 @@ class Recorder:
         self._trainer, self._folder, self._sets, self._provenance = trainer, folder, sets, provenance
         self._log = CsvLog(folder / LOG, iteration=trainer.iteration)
         self._best = _best_score(folder, sets[0].name) if sets else -math.inf
+        self._bicubic: dict[str, float] = {}
         self._board = _open_tensorboard(folder, trainer.iteration)
 
     def __enter__(self) -> Recorder:
@@ -77,7 +78,10 @@ class Recorder:
             f"loss {loss:.5f}  lr {rate:.2e}  {per_second:.2f} it/s  ETA {hours}:{minutes:02d} h  patches/s: "
             f"network {per_second * recipe.phase(done - 1).batch_size:.0f}, loader {loader_per_second:.0f}"
         )
-        text += "".join(f"  {name} {psnr:.3f} dB {ssim:.4f}" for name, (psnr, ssim) in scores.items())
+        text += "".join(
+            f"  {name} {psnr:.3f} dB {ssim:.4f} (bicubic {self._bicubic[name]:.3f} dB)"
+            for name, (psnr, ssim) in scores.items()
+        )
         return Step(text, done, recipe.iterations, keep=bool(scores))
 
     def save(self) -> None:
@@ -89,6 +93,10 @@ class Recorder:
     def _validate(self) -> dict[str, tuple[float, float]]:
         trainer = self._trainer
         scores = validate(trainer.averaged, self._sets, trainer.world.device)
+        if not self._bicubic:  # what any network is compared with; it does not change over the run
+            baseline = bicubic_baseline(trainer.recipe.model.scale)
+            for each in self._sets:
+                self._bicubic[each.name] = score_images(baseline, each, keep_outputs=False).psnr_y
         for name, (psnr, ssim) in scores.items():
             self._log.add(iteration=trainer.iteration, set=name, psnr_y=f"{psnr:.4f}", ssim_y=f"{ssim:.5f}")
             self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})

@@ -18,7 +18,8 @@ from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards, combined_fingerprint
 from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say
 from hasn_edge.files import file_sha256
-from hasn_edge.model.checkpoint import Checkpoint, load_checkpoint
+from hasn_edge.model.checkpoint import Checkpoint
+from hasn_edge.model.zoo import bundled_models, load_model_checkpoint
 from hasn_edge.optional import installed_version
 from hasn_edge.train.recipe import MemoryFormat, Phase, Recipe, Schedule
 from hasn_edge.train.run_folder import (
@@ -101,7 +102,7 @@ def begin_run(
 
 
 def load_start(start: str, recipe: Recipe) -> Checkpoint:
-    """Return the weights called ``RUN@ITERATION`` (also ``RUN@100k``), or those of a weights file.
+    """Return the weights called ``RUN@ITERATION`` (also ``RUN@100k``), of a bundled model, or of a file.
 
     From a run's state, the plain (not averaged) weights are taken, as the published warm start does.
 
@@ -114,7 +115,7 @@ def load_start(start: str, recipe: Recipe) -> Checkpoint:
         state, run = load_state(path), read_run_file(named[0])
         found = Checkpoint(spec=run.recipe.model, weights=state["model"], sha256=file_sha256(path))
     else:
-        found = load_checkpoint(Path(start))
+        found = load_model_checkpoint(start)
     if found.spec != recipe.model:
         wanted, came = recipe.model.to_dict(), found.spec.to_dict()
         different = ", ".join(f"{k} {came[k]} instead of {wanted[k]}" for k in wanted if came[k] != wanted[k])
@@ -231,6 +232,8 @@ def _move_end(recipe: Recipe, iterations: int) -> Recipe:
 
 def _resolve_start(start: str) -> str:
     """Return what :func:`load_start` takes, independent of the current folder."""
+    if start in bundled_models():
+        return start
     head, _, tail = start.rpartition("@")
     return f"{Path(head).resolve()}@{tail}" if parse_state(start) else str(Path(start).resolve())
 

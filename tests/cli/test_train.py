@@ -58,6 +58,7 @@ def test_from_photographs_to_weights(photos, tmp_path):
     assert "4/4  loss" in done.output
     assert "ETA 0:00 h" in done.output
     assert " P " in done.output
+    assert "(bicubic " in done.output
     assert (tmp_path / "run/best.safetensors").is_file()
 
     more = run("train", "--resume", tmp_path / "run", "--iterations", 6, "--threads", 1, "--device", "cpu")
@@ -112,7 +113,7 @@ def test_the_loader_is_measured_beside_the_network(photos, tmp_path):
         (
             ("--recipe", "hasn-x4-small", "--data", ".", "--set", "optimizer.rate=1"),
             1,
-            "unknown key optimizer.rate",
+            "--set 'optimizer.rate=1': unknown key optimizer.rate",
         ),
         (("--resume", ".", "--recipe", "hasn-x4-small"), 2, "continues a run as it began"),
         (("--resume", "."), 1, "not a training run"),

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from hasn_edge.data import pairs
+from hasn_edge.data import prepare as preparation
 from hasn_edge.data.prepare import prepare
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
@@ -133,3 +135,37 @@ def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path):
         for n in (1, 4)
     }
     assert len(prints) == 1
+
+
+def test_what_is_there_is_not_prepared_twice(tmp_path, monkeypatch):
+    # 96 x 120 is whole LR pixels at both scales, 98 x 122 at 2 only
+    for number, size in enumerate([(96, 120), (98, 122)]):
+        write_image(tmp_path / f"in/{number}.png", image(*size, seed=number))
+    decoded = []
+
+    def read(path):
+        decoded.append(path.name)
+        return pairs.read_rgb8(path)
+
+    monkeypatch.setattr(preparation, "read_rgb8", read)
+    first = prepare([tmp_path / "in"], tmp_path / "x4", min_side=60, workers=1)
+    assert (sorted(decoded), first.reused) == (["0.png", "1.png"], 0)
+    decoded.clear()
+    before = (tmp_path / "x4/hr.u8").stat().st_mtime_ns
+    again = prepare([tmp_path / "in"], tmp_path / "x4", min_side=60, workers=1)
+    assert (decoded, again.reused, again.images) == ([], 2, 2)
+    assert (tmp_path / "x4/hr.u8").stat().st_mtime_ns == before
+    assert again.hr_megapixels == first.hr_megapixels
+    assert again.shards.fingerprint == first.shards.fingerprint
+    other = prepare([tmp_path / "in"], tmp_path / "x2", scale=2, min_side=60, workers=1)
+    assert (decoded, other.reused) == (["1.png"], 1)
+    alone = prepare([tmp_path / "in"], tmp_path / "elsewhere/x2", scale=2, min_side=60)
+    assert alone.reused == 0
+    assert alone.shards.fingerprint == other.shards.fingerprint, "the same pixels either way"
+    # a file that changed, another reduction, or one file more, is prepared
+    decoded.clear()
+    write_image(tmp_path / "in/0.png", image(96, 120, seed=7))
+    changed = prepare([tmp_path / "in"], tmp_path / "x4", min_side=60, workers=1)
+    assert decoded == ["0.png"]
+    assert np.array_equal(changed.shards.hr(0), image(96, 120, seed=7))
+    assert prepare([tmp_path / "in"], tmp_path / "x4", downscale=2, min_side=40, workers=1).reused == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hasn_edge.config import dump_config
@@ -43,7 +45,7 @@ def test_div2k_is_the_default_recipe_on_other_images():
 def test_a_recipe_survives_the_disk(tmp_path):
     recipe = QuantRecipe(observer=Observer.ENTROPY, keep_float=("conv_?",), budget_db=0.125)
     path = tmp_path / "mine.toml"
-    path.write_text(dump_config(recipe), encoding="utf-8")
+    path.write_text(f"inherit = false\n{dump_config(recipe)}", encoding="utf-8")
     assert load_quant_recipe(path) == recipe
     assert load_quant_recipe(str(path), overrides=["observer=minmax"]).observer is Observer.MINMAX
 
@@ -82,3 +84,16 @@ def test_an_unknown_recipe_lists_those_that_ship(tmp_path):
         load_quant_recipe("fast")
     with pytest.raises(ConfigError, match="no such file"):
         load_quant_recipe(tmp_path / "absent.toml")
+
+
+def test_a_file_with_one_key_is_the_default_recipe_but_for_it(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("budget_db = 0.5\n")
+    default = load_quant_recipe("default")
+    assert load_quant_recipe(path) == replace(default, budget_db=0.5)
+    assert default != QuantRecipe()
+    path.write_text("inherit = false\nbudget_db = 0.5\n")
+    assert load_quant_recipe(path) == QuantRecipe(budget_db=0.5)
+    path.write_text('inherit = "no"\n')
+    with pytest.raises(ConfigError, match="mine.toml: inherit is 'no'; expected true or false"):
+        load_quant_recipe(path)

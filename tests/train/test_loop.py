@@ -42,7 +42,7 @@ def test_a_run_leaves_log_states_weights_curve_and_events(finished):
     loss, rate, psnr = (rows[-1][c] or rows[-2][c] for c in ("loss", "lr", "psnr_y"))
     assert re.match(
         rf"loss {float(loss):.5f}  lr {float(rate):.2e}  [\d.]+ it/s  ETA 0:00 h  patches/s: network \d+, "
-        rf"loader [1-9]\d*  Two {float(psnr):.3f} dB 0\.\d+$",
+        rf"loader [1-9]\d*  Two {float(psnr):.3f} dB 0\.\d+ \(bicubic [1-9]\d\.\d+ dB\)$",
         steps[-1].text,
     )
 

@@ -163,3 +163,33 @@ def test_the_past_of_wsd_does_not_depend_on_its_end():
 def test_without_a_decay_wsd_is_constant():
     config = OptimizerConfig(lr=0.2, schedule=Schedule.WSD, decay=0.0)
     assert {config.learning_rate(i, 10) for i in range(10)} == {0.2}
+
+
+def test_another_end_moves_warm_up_and_milestones_with_it():
+    whole, short = load_recipe("hasn-x4-small"), load_recipe("hasn-x4-small", iterations=830)
+    assert (whole.optimizer.warmup, short.optimizer.warmup, short.iterations) == (200, 20, 830)
+    rates = [
+        recipe.optimizer.learning_rate(recipe.iterations // 2, recipe.iterations) for recipe in (whole, short)
+    ]
+    assert rates[0] == pytest.approx(rates[1], rel=1e-3)
+    stepped = load_recipe("hasn-x4-stage1", iterations=5000)
+    whole = load_recipe("hasn-x4-stage1")
+    assert [m * 100 for m in stepped.optimizer.milestones] == list(whole.optimizer.milestones) != []
+    kept = load_recipe("hasn-x4-small", ["optimizer.warmup=50"], iterations=830)
+    assert kept.optimizer.warmup == 50
+    longer = load_recipe("hasn-x4-small", iterations=83_000)
+    assert longer.optimizer.warmup == 2000
+
+
+def test_another_scale_is_another_name():
+    patches = ["phases.0.patch=96", "phases.1.patch=96"]
+    assert load_recipe("hasn-x4-small", ["model.scale=2"]).name == "hasn-x2-small"
+    assert load_recipe("hasn-x4-small", ["model.scale=3", *patches]).name == "hasn-x3-small"
+    assert load_recipe("hasn-x4-small", ["model.scale=4"]).name == "hasn-x4-small"
+    assert load_recipe("hasn-x4-small", ["model.scale=2", "name=mine"]).name == "mine"
+
+
+def test_a_recipe_whose_name_has_no_scale_gets_one(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('name = "photos-x40"\n[[phases]]\npatch = 96\n')
+    assert load_recipe(str(path), ["model.scale=2"]).name == "photos-x40-x2"
