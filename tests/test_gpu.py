@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.bench import run as bench_run
+from hasn_edge.bench import options
 from hasn_edge.bench.board import find_board
+from hasn_edge.bench.report import SCHEMA
 from hasn_edge.cli import cli
 from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
@@ -118,6 +119,42 @@ def test_engines(facts, x, expected, tmp_path, runtime, precision):
         assert psnr(session.run(other), expected) < 40, "a replayed graph must read the new input"
 
 
+@pytest.mark.parametrize("runtime", [EngineRuntime.TENSORRT, EngineRuntime.RTX])
+def test_a_range_of_sizes_takes_memory_for_those_in_use(facts, x, expected, tmp_path, runtime):
+    try:
+        find_module(runtime)
+    except MissingDependencyError as exc:
+        pytest.skip(str(exc))
+    target = runtime.value
+    if runtime is EngineRuntime.RTX:
+        target = tmp_path / "here.toml"
+        target.write_text(f'runtime = "rtx"\ncompute_capabilities = ["{facts.compute_capability}"]\n')
+    sizes = ((32, 32), SIZE, (1080, 1920))
+    try:
+        made = build(DEFAULT_MODEL, precision="fp16", target=target, dynamic=sizes, output=tmp_path)
+    except HasnEdgeError as exc:
+        if runtime is EngineRuntime.RTX:
+            pytest.skip(f"TensorRT for RTX does not build for {facts.title}: {exc}")
+        raise
+    engine = next(artifact for artifact in made.artifacts if artifact.kind is Kind.ENGINE)
+    kernels = engine.engine.kernels
+    assert kernels is not None
+    assert "Half -> Half" in kernels.convolutions
+    with open_session(engine, in_flight=2) as session:
+        assert psnr(session.run(x), expected) > FLOOR_DB["fp16"]
+        small = session.facts()
+        frame = np.random.default_rng(1).random((1, 3, 540, 960), dtype=np.float32)
+        for pending in [session.submit(frame) for _ in range(2)]:
+            assert pending.result().shape == (1, 3, 2160, 3840)
+        lent = small["activations"] == "of the sizes in use"  # TensorRT 10.3 and newer
+        assert session.facts()["gpu_memory_bytes"] > small["gpu_memory_bytes"] or not lent
+        assert psnr(session.run(x), expected) > FLOOR_DB["fp16"]
+    for mapped in (False, True):
+        with open_session(engine, mapped=mapped) as session:
+            for _ in range(3):
+                assert psnr(session.run(x), expected) > FLOOR_DB["fp16"]
+
+
 def test_a_card_tells_its_power(facts):
     board = find_board("cuda")
     source, why = board.power()
@@ -136,7 +173,7 @@ def test_a_card_tells_its_power(facts):
 def test_bench_on_the_gpu(cuda, tmp_path, monkeypatch):
     from hasn_edge.model.hasn import HASN
 
-    monkeypatch.setattr(bench_run, "DEVICE_SECONDS", 0.5)
+    monkeypatch.setattr(options, "DEVICE_SECONDS", 0.5)
     tiny = tmp_path / "tiny.safetensors"
     cuda.manual_seed(0)
     save_checkpoint(tiny, HASN(ModelSpec(features=16, blocks=1)))
@@ -144,7 +181,7 @@ def test_bench_on_the_gpu(cuda, tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, [*command, "--runs", "20", "--json", str(tmp_path / "r.json")])
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "r.json").read_text())
-    assert content["schema"] == 3
+    assert content["schema"] == SCHEMA
     assert content["device"]["before"]["gpu"]["name"] == gpu_facts().name
     assert {case["device"] for case in content["cases"] if case["latency"]} <= {"cuda", "cuda:0"}
     assert all(case["latency"]["samples"] >= 20 for case in content["cases"] if case["latency"])
