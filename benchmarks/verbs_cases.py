@@ -23,7 +23,7 @@ class Case:
 
 TINY, SMALL = "--model tiny.safetensors", "--model hasn-x4-small"
 TRAIN = "train --recipe train.toml --val P=photos --threads 1 --device cpu"
-FIGURES = ("fps", "speedup", "samples", "peak_bytes", "findings", "file_bytes", "sha256")
+FIGURES = ("fps", "frames", "speedup", "samples", "peak_bytes", "findings", "file_bytes", "sha256")
 """What the report of ``bench`` owes to time; and size and hash of TorchScript, which hold source lines."""
 RUN = ("now", "run", "limit")
 LIVE = (*RUN, "frames", "engines_used", "notices", "notice")

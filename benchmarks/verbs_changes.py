@@ -35,6 +35,15 @@ RENAMED_KEYS = {
 CLEAR = "Colours under full transparency stay away from the network."
 SIDECAR = "Sidecars have schema 2, with types: what is empty or said twice is left out."
 
+BENCH = "The JSON of bench has schema 5: names, bicubic, busy cores, and no speed-up where rounds disagree."
+EQUALIZED = (
+    "Recipes that ship equalize channels before INT8: other graphs, ranges and scores. With the recipe of "
+    "version 0.1 they are the same (`build-plain-recipe`)."
+)
+INT8 = (
+    r"int8.*(bytes that differ|sha256|parent|details\.(ranges|measured|recipe|golden))|rgb_x4.*pixels differ"
+)
+
 CHANGES: tuple[Change, ...] = (
     Change("*", "recorded only after", "A case that version 0.1 could not run."),
     Change("doctor", "findings|can", "The doctor says CPU, and lists Pillow, which reads images now."),
@@ -50,6 +59,15 @@ CHANGES: tuple[Change, ...] = (
     Change(
         "*", r"\.json: details\.kernels\.", "Sidecars state which kernels an engine has, and what they read."
     ),
+    Change("*", r"\.json: details\.form: '(weak|weak-10|strong)' -> '\1ly-typed", SIDECAR),
+    *(Change(f"build-{case}", INT8, EQUALIZED) for case in ("*-int8", "pixels", "recipe", "auto")),
+    Change("build-rtx-int8", r"details\.warnings", "A build warns of kernels that read INT8 and write FP32."),
+    Change("build-rtx-fp16", r"engine\.json: sha256", "Two builds of an engine differ in bytes."),
+    Change("bench", r"cases\[[34]\]\.quality", EQUALIZED),
+    Change(
+        "bench", r"cases\[5\]\.(quality|not_measured)", "No drift of tiles is stated where no image has two."
+    ),
+    Change("bench*", r"schema|under other keys|(turns|rounds)_seconds|no_speedup|bicubic|busy_cores", BENCH),
     Change("eval*", r"eval\.json: ", "The JSON of eval has the scores of several models."),
     Change("export-onnx", r"eval\.json: ", "The JSON of eval has the scores of several models."),
 )
