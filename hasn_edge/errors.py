@@ -3,7 +3,8 @@
 ```
 HasnEdgeError                  the user's situation; the command line prints it and exits with 1
 ├── InputError                 an image, folder or value that cannot be used
-│   └── ShapeError             an array or tensor of the wrong rank, size or dtype
+│   ├── ShapeError             an array or tensor of the wrong rank, size or dtype
+│   └── OutOfMemoryError       an input for which memory does not suffice; smaller ones may do
 ├── ConfigError                a recipe or target file: unknown key, wrong type, value out of range
 ├── CheckpointError            a weights file that is broken, unsafe or of another network
 ├── ArtifactError              a built file that is missing, changed, stale or made for another device
@@ -116,6 +117,10 @@ class InputError(HasnEdgeError):
 
 class ShapeError(InputError):
     """An array or tensor of the wrong rank, size or dtype."""
+
+
+class OutOfMemoryError(InputError):
+    """An input for which memory does not suffice; smaller ones may do."""
 
 
 class ConfigError(HasnEdgeError):

@@ -27,7 +27,7 @@ from hasn_edge.cli.upscale_files import (
     name_results,
     say_result,
 )
-from hasn_edge.errors import InputError
+from hasn_edge.errors import HasnEdgeError, InputError
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -169,9 +169,9 @@ def command(
                 try:
                     _upscale(upscaler, path, target, several=several, srgb=srgb)
                     padded += [path] if _is_padded(upscaler) else []
-                except InputError as exc:
-                    failures.append(str(exc))
-                    say(f"Skipped: {exc}{_of_video(path)}", err=True)
+                except (HasnEdgeError, MemoryError) as exc:
+                    failures.append(str(path))
+                    say(f"Skipped: {_named(path, exc)}{_of_video(path)}", err=True)
                 show(Step(path.name, number, len(images)))
         for video, target in videos:
             try:
@@ -184,9 +184,9 @@ def command(
                 padded += [video] if _is_padded(upscaler) else []
                 interrupted.sentence = "Interrupted"
                 failures += [] if whole else [str(video)]
-            except InputError as exc:
-                failures.append(str(exc))
-                say(f"Skipped: {exc}", err=True)
+            except (HasnEdgeError, MemoryError) as exc:
+                failures.append(str(video))
+                say(f"Skipped: {_named(video, exc)}", err=True)
     if padded:
         _say_padded(padded, upscaler)
     if failures:
@@ -197,14 +197,17 @@ def command(
 
 
 def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool, srgb: bool) -> None:
-    from hasn_edge.images.codec import read_image, write_image
+    from hasn_edge.files import require_writable
+    from hasn_edge.images.codec import check_size, read_image, write_image
     from hasn_edge.images.metadata import keep_colours, read_metadata
 
+    require_writable(target)  # computing what cannot be written takes minutes
     image, metadata, colours = keep_colours(read_image(path), read_metadata(path), target, srgb=srgb)
+    scale, (height, width) = upscaler.session.spec.scale, image.shape[:2]
+    check_size(target, height * scale, width * scale)
     try:
         result = upscaler.upscale(image)
     except MemoryError as exc:
-        height, width = image.shape[:2]
         raise InputError(f"{path}: {width}x{height} pixels: not enough memory; cut the image") from exc
     write_image(target, result, convert=True, metadata=metadata)
     say_result(path, target, upscaler.session.spec.scale, several=several)
@@ -222,6 +225,17 @@ def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool, srg
             f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the "
             f"whole frame: {upscaler.tile_drift(image)}"
         )
+
+
+def _named(path: Path, exc: BaseException) -> str:
+    """Return what went wrong with a file, with its name: what fails deep inside does not know it."""
+    from hasn_edge.cli.cures import message_of
+
+    if isinstance(exc, HasnEdgeError):
+        text = message_of(exc, click.get_current_context().command)
+    else:
+        text = "not enough memory"
+    return text if str(path) in text else f"{path}: {text}"
 
 
 def _is_padded(upscaler: Upscaler) -> bool:

@@ -10,6 +10,7 @@ import click
 
 from hasn_edge.cli.terminal import note, say
 from hasn_edge.errors import OutputError
+from hasn_edge.files import require_writable
 
 _NAMED = 3  # subfolders that are named before the rest are counted
 
@@ -67,6 +68,7 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
 
     Raises:
         InputError: a video of a format that cannot be written.
+        OutputError: nothing can be written there.
     """
     from hasn_edge.images.listing import OTHER_SUFFIXES, SUFFIXES, usual_suffix
 
@@ -76,7 +78,9 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
             f"{', '.join(SUFFIXES)}"
         )
     if not _is_file_name(output):
+        require_writable(output / "image")
         return
+    require_writable(output)
     kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")
     if len(files) != 1 or is_video(files[0]) != is_video(output):
         raise click.UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -112,20 +112,56 @@ def memory_bytes() -> int | None:
     return _meminfo("MemTotal")
 
 
-def available_memory_bytes(root: Path = _ROOT) -> int | None:
+def available_memory_bytes(root: Path = _ROOT, *, address_space: int | None = None) -> int | None:
     """Return the memory that can be taken without swapping, or ``None`` where the system does not say.
 
-    In a container with a limit (control groups, version 2) it is what that leaves, where that is less.
+    Where a control group (version 1 or 2: containers, systemd) or a limit of the address space (``ulimit
+    -v``) leaves less, it is that.
 
     Args:
         root: Where the file system starts.
+        address_space: Bytes that this process may map; its own limit where ``None``.
     """
-    group = root / "sys/fs/cgroup"
     known = [_meminfo("MemAvailable", root)]
-    with suppress(OSError, ValueError):
-        limit = int((group / "memory.max").read_text())  # "max" is none
-        known.append(max(0, limit - int((group / "memory.current").read_text())))
+    for group, most, used, cached in _memory_groups(root):
+        with suppress(OSError, ValueError):
+            limit = int((group / most).read_text())  # "max" is none
+            taken = int((group / used).read_text())
+            # Files that the system keeps in memory count as used, and give way.
+            with suppress(OSError, ValueError, IndexError):
+                lines = (group / "memory.stat").read_text().splitlines()
+                taken -= next(int(line.split()[1]) for line in lines if line.startswith(f"{cached} "))
+            known.append(max(0, limit - max(0, taken)))
+    limit = _address_space() if address_space is None else address_space
+    mapped = _field(root / "proc/self/status", "VmSize")
+    if limit is not None and mapped is not None:
+        known.append(max(0, limit - mapped))
     return min((value for value in known if value is not None), default=None)
+
+
+def _address_space() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """Yield the control groups of this process, with the names of their files: limit, use, file cache."""
+    base = root / "sys/fs/cgroup"
+    own = {"": "/", "memory": "/"}
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own.update(dict.fromkeys(set(controllers.split(",")) & {"", "memory"}, path))
+    version_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    version_2 = ("memory.max", "memory.current", "inactive_file")
+    for controller, top, names in (("", base, version_2), ("memory", base / "memory", version_1)):
+        inside = top / own[controller].strip("/")
+        for group in (inside, *(each for each in inside.parents if each.is_relative_to(top))):
+            yield (group, *names)
 
 
 def peak_memory_bytes() -> int | None:

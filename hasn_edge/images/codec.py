@@ -137,14 +137,24 @@ def write_image(
         raise InputError(
             f"cannot write {path}: {kind.name} has no transparency, the image has; use .png, .webp or .tiff"
         )
-    if max(pixels.shape[:2]) > kind.largest_side:
-        raise InputError(
-            f"cannot write {path}: {kind.name} holds at most {kind.largest_side} pixels a side, the image "
-            f"is {pixels.shape[1]} x {pixels.shape[0]}; use .png or .tiff"
-        )
+    check_size(path, pixels.shape[0], pixels.shape[1])
     with writing(path) as temporary:
         content = encode(pixels, suffix, quality)
         temporary.write_bytes(content if metadata is None else embed(content, suffix, pixels, metadata))
+
+
+def check_size(path: str | os.PathLike[str], height: int, width: int) -> None:
+    """Refuse sizes in pixels that the format of a file's name cannot hold, before the pixels are computed.
+
+    Raises:
+        InputError: WebP above 16383 pixels a side, JPEG above 65500; names what can.
+    """
+    kind = FORMATS.get(usual_suffix(Path(path)))
+    if kind is not None and max(height, width) > kind.largest_side:
+        raise InputError(
+            f"cannot write {path}: {kind.name} holds at most {kind.largest_side} pixels a side, the image "
+            f"is {width} x {height}; use .png or .tiff"
+        )
 
 
 def decode(data: bytes, header: check.ImageHeader) -> Pixels:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import ArtifactError, InputError, ShapeError, call, say, use
+from hasn_edge.errors import ArtifactError, InputError, OutOfMemoryError, ShapeError, call, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -377,10 +377,10 @@ class Session(ABC):
             )
 
 
-def out_of_memory(backend: str, shape: tuple[int, ...], exc: BaseException) -> InputError:
+def out_of_memory(backend: str, shape: tuple[int, ...], exc: BaseException) -> OutOfMemoryError:
     """Return the error for a frame that does not fit: the same words for every backend."""
     first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-    return InputError(
+    return OutOfMemoryError(
         f"{backend}: not enough memory for an input of {shape[-2]} x {shape[-1]} pixels and batch {shape[0]} "
         f"({first})",
         use(tile=256),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError, UnsupportedError, say
+from hasn_edge.errors import InputError, OutOfMemoryError, UnsupportedError, say
 from hasn_edge.images.arrays import (
     Float32,
     Pixels,
@@ -26,6 +27,8 @@ from hasn_edge.metrics import psnr
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.tiling import Size, TileGrid, even_side, tile_for, weights
+
+logger = logging.getLogger(__name__)
 
 Self = TypeVar("Self", bound="Upscaler")
 
@@ -125,6 +128,7 @@ class Upscaler:
         self.overlap = overlap
         self.memory_limit_bytes = memory_limit_bytes
         self.self_ensemble = self_ensemble
+        self._most_pixels: int | None = None  # of a tile, after memory did not suffice
         self.last_report: UpscaleReport | None = None
         """How the last image was upscaled."""
         self._check_options()
@@ -244,23 +248,40 @@ class Upscaler:
         self.close()
 
     def _bands(self, x_NCHW: Float32, result_bytes: int) -> Iterator[tuple[int, Float32]]:
-        """Yield the result in bands of whole rows, each with its first row; report how it was done."""
+        """Yield the result in bands of whole rows, each with its first row; report how it was done.
+
+        Where memory does not suffice, it begins again from the first row with smaller tiles.
+        """
         count, _, height, width = x_NCHW.shape
         scale, smallest = self.session.spec.scale, self._limits()[0]
         padding = max(0, smallest[0] - height), max(0, smallest[1] - width)
         if any(padding):
             x_NCHW = np.pad(x_NCHW, ((0, 0), (0, 0), (0, padding[0]), (0, padding[1])), mode="edge")
+        self._most_pixels = None
         plan, reason = self._plan(Size(*x_NCHW.shape[2:]), result_bytes + x_NCHW.nbytes, count)
-        self.last_report = UpscaleReport(
-            size=Size(height, width),
-            padded=padding,
-            tiles=plan.tiles,
-            tile=plan.tile,
-            overlap=plan.overlap,
-            reason=reason,
-        )
-        for top, band_NCHW in self._tiles(x_NCHW, plan):
-            yield top, band_NCHW[:, :, : max(0, height * scale - top), : width * scale]
+        while True:
+            self.last_report = UpscaleReport(
+                size=Size(height, width),
+                padded=padding,
+                tiles=plan.tiles,
+                tile=plan.tile,
+                overlap=plan.overlap,
+                reason=reason,
+            )
+            try:
+                for top, band_NCHW in self._tiles(x_NCHW, plan):
+                    yield top, band_NCHW[:, :, : max(0, height * scale - top), : width * scale]
+                return
+            except (OutOfMemoryError, MemoryError):
+                # What was estimated is not what is there: another program may have taken it meanwhile.
+                self._most_pixels = plan.tile.height * plan.tile.width // 4
+                smaller, reason = self._plan(plan.frame, result_bytes + x_NCHW.nbytes, count)
+                if smaller.tile == plan.tile:
+                    raise
+                logger.warning(
+                    "memory did not suffice for %s pixels; trying again with %s", plan.tile, smaller.tile
+                )
+                plan = smaller
 
     def _tiles(self, x_NCHW: Float32, plan: TileGrid) -> Iterator[tuple[int, Float32]]:
         """Compute the tiles; yield each band of output rows as soon as no later tile adds to it.
@@ -316,6 +337,7 @@ class Upscaler:
         spec = self.session.spec
         for _ in range(2):
             pixels = largest_frame(self.session, max(0, limit - taken_bytes)) // count
+            pixels = pixels if self._most_pixels is None else min(pixels, self._most_pixels)
             tile = tile_for(frame, pixels, overlap=self.overlap, minimum=max(self._limits()[0]))
             if tile == frame:
                 break

@@ -72,7 +72,7 @@ def test_a_build_without_pytorch_says_what_to_install(tmp_path, target):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["upscale", "{image}", "--model", "{text}"], "not a file of weights; expected .safetensors or"),
+        (["upscale", "{image}", "--model", "{text}"], "not weights but text that begins with 'these are"),
         (["bench", "--artifact", "{text}"], "not a built file, which ends in one of .ts, .onnx, .engine"),
         (["build", "--recipe", "conservative"], "use --precision int8, or leave out --recipe, --calibration"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,17 @@ from PIL import Image
 
 from hasn_edge.cli import cli
 from hasn_edge.cli.upscale_files import is_video
+from hasn_edge.errors import BuildError, InputError
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.images.listing import USUAL_VIDEOS, folders_inside
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video.formats import VIDEO_SUFFIXES
+
+USUAL = re.compile(r"--skip-existing leaves them$")
+"""Lines that have tests of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +53,10 @@ def run(*args: object) -> Result:
 
 
 def said(result: Result, code: int = 0) -> str:
-    """Standard error in one line, after checking how the verb ended."""
+    """Standard error in one line, after checking how the verb ended; without what every run says."""
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
-    return " ".join(result.stderr.split())
+    return " ".join(" ".join(line for line in result.stderr.splitlines() if not USUAL.search(line)).split())
 
 
 def test_a_video_is_known_by_its_name():
@@ -182,12 +188,51 @@ def test_results_that_are_there_are_named_or_left_alone(here, model):
     assert "1 result is there already and stay" in again
     assert Path("out/a_x4.png").stat().st_mtime_ns == before
     assert Path("out/c_x4.png").exists()
-    replaced = said(run("upscale", "a.png", "b.png", "photo.png", "-o", "out", "--model", model))
-    assert "2 of 3 results are there already and will be replaced: out/a_x4.png, out/b_x4.png" in replaced
+    replaced = run("upscale", "a.png", "b.png", "photo.png", "-o", "out", "--model", model)
+    assert (
+        "2 of 3 results are there already and will be replaced: out/a_x4.png, out/b_x4.png" in replaced.stderr
+    )
     assert Path("out/a_x4.png").stat().st_mtime_ns > before
     everything = run("upscale", "a.png", "b.png", "-o", "out", "--model", model, "--skip-existing")
     assert "2 of 2 results are there already" in said(everything)
     assert everything.stdout == ""
+
+
+def test_one_file_that_cannot_be_written_ends_nothing(here, model):
+    for name in ("a.png", "b.png", "c.png"):
+        image(name)
+    Path("out/b_x4.png").mkdir(parents=True)
+    result = run("upscale", "a.png", "b.png", "c.png", "-o", "out", "--model", model)
+    text = said(result, 1)
+    assert "Skipped: b.png: cannot write out/b_x4.png: Is a directory" in text
+    assert "1 of 3 images could not be upscaled" in text
+    assert result.stdout.split() == ["out/a_x4.png", "out/c_x4.png"]
+
+
+def test_a_size_that_a_format_cannot_hold_is_refused_before_computing(here, model, monkeypatch):
+    image("wide.png", height=16, width=4096)  # 16,384 pixels, one more than WebP has
+    monkeypatch.setattr(Upscaler, "upscale", lambda *_: pytest.fail("computed for nothing"))
+    text = said(run("upscale", "wide.png", "-o", "wide.webp", "--model", model), 1)
+    assert "Skipped: wide.png: cannot write wide.webp: WebP holds at most 16383 pixels a side" in text
+
+
+@pytest.mark.parametrize(
+    "error", [BuildError("onnxruntime: failed"), MemoryError(), InputError("not finite")]
+)
+def test_a_skipped_image_is_named_whatever_failed(here, model, monkeypatch, error):
+    image("a.png")
+
+    def fail(self, pixels):
+        if not done:
+            done.append(pixels)
+            raise error
+        return np.repeat(np.repeat(pixels, 4, 0), 4, 1)
+
+    done: list[np.ndarray] = []
+    monkeypatch.setattr(Upscaler, "upscale", fail)
+    result = run("upscale", "a.png", "photo.png", "-o", "out", "--model", model)
+    assert "Skipped: a.png: " in said(result, 1)
+    assert result.stdout.split() == ["out/photo_x4.png"]
 
 
 def test_colour_profiles_are_kept_or_converted_and_that_is_said(here, model):

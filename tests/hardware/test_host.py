@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,57 @@ def test_cores_are_counted_once_and_quotas_hold(tmp_path: Path) -> None:
     for text, expected in (("max 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("?", 2)):
         (tmp_path / "sys/fs/cgroup/cpu.max").write_text(text + "\n")
         assert cores() == expected
+
+
+def groups(root: Path, own: str, **files: str) -> None:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemAvailable:   4096 kB\n")
+    (root / "proc/self/cgroup").write_text(own)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_control_groups_of_version_1_count(tmp_path: Path) -> None:
+    files = {
+        "memory__memory_dot_limit_in_bytes": "3000000",
+        "memory__memory_dot_usage_in_bytes": "1000000",
+        "memory__job__memory_dot_limit_in_bytes": "9223372036854771712",  # none
+        "memory__job__memory_dot_usage_in_bytes": "1000000",
+    }
+    groups(tmp_path, "5:cpu,cpuacct:/x\n4:memory:/job\n", **files)
+    assert host.available_memory_bytes(tmp_path) == 2_000_000
+    (tmp_path / "sys/fs/cgroup/memory/job/memory.limit_in_bytes").write_text("1500000")
+    assert host.available_memory_bytes(tmp_path) == 500_000
+    # 200,000 bytes are files that the system keeps in memory
+    (tmp_path / "sys/fs/cgroup/memory/job/memory.stat").write_text(
+        "cache 300000\ntotal_inactive_file 200000\n"
+    )
+    assert host.available_memory_bytes(tmp_path) == 700_000
+
+
+def test_the_group_that_systemd_puts_a_service_in_counts(tmp_path: Path) -> None:
+    files = {
+        "system_dot_slice__a_dot_service__memory_dot_max": "3000000",
+        "system_dot_slice__a_dot_service__memory_dot_current": "1000000",
+        "system_dot_slice__memory_dot_max": "1600000",
+        "system_dot_slice__memory_dot_current": "1200000",
+    }
+    groups(tmp_path, "0::/system.slice/a.service\n", **files)
+    assert host.available_memory_bytes(tmp_path) == 400_000
+
+
+def test_a_limit_of_the_address_space_counts(tmp_path: Path) -> None:
+    groups(tmp_path, "0::/\n")
+    assert host.available_memory_bytes(tmp_path, address_space=10_000_000) == 4 << 20
+    (tmp_path / "proc/self/status").write_text("VmPeak:  9 kB\nVmSize:    1000 kB\n")
+    assert host.available_memory_bytes(tmp_path, address_space=2_000_000) == 2_000_000 - 1_024_000
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 31, -1)); "
+        "from hasn_edge.hardware import host; print(host.available_memory_bytes())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert 0 < int(done.stdout) < 1 << 31

@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError, ShapeError, UnsupportedError
+from hasn_edge.errors import InputError, OutOfMemoryError, ShapeError, UnsupportedError
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.tiling import Size
@@ -371,3 +371,38 @@ def test_engines_need_memory_for_what_goes_in_and_out_only():
     from hasn_edge.runtime.memory import bytes_per_pixel
 
     assert bytes_per_pixel(ModelSpec(), "tensorrt") == 2 * 4 * (3 + 3 * 16)
+
+
+class ShortOfMemory(FakeSession):
+    """Has memory for inputs of so many pixels only, whatever is estimated."""
+
+    def __init__(self, pixels: int, error: type[Exception], **more) -> None:
+        super().__init__(**more)
+        self.pixels_that_fit, self.error = pixels, error
+
+    def _run(self, x_NCHW):
+        if x_NCHW.shape[2] * x_NCHW.shape[3] > self.pixels_that_fit:
+            raise self.error("no room")
+        return super()._run(x_NCHW)
+
+
+@pytest.mark.parametrize("error", [MemoryError, OutOfMemoryError])
+def test_smaller_tiles_are_tried_where_memory_does_not_suffice(error, caplog):
+    pixels = image(200, 300, 3)
+    upscaler = Upscaler(ShortOfMemory(5000, error))
+    np.testing.assert_array_equal(upscaler(pixels), repeated(pixels))
+    report = upscaler.last_report
+    assert report.tile.height * report.tile.width <= 5000
+    assert report.reason == "memory"
+    assert "memory did not suffice for 300x200 pixels" in caplog.text
+    x = np.random.default_rng(0).random((1, 3, 200, 300), np.float32)
+    assert np.abs(upscaler.run(x) - x.repeat(4, 2).repeat(4, 3)).max() < 1e-6
+    # the next image is tried whole again: only whole frames are exact
+    assert upscaler(image(40, 50, 3)).shape == (160, 200, 3)
+    assert upscaler.last_report.tiles == 1
+
+
+@pytest.mark.parametrize("given", [{"tile": 64}, {}])
+def test_there_is_an_end_to_smaller_tiles(given):
+    with pytest.raises(OutOfMemoryError, match="no room"):
+        Upscaler(ShortOfMemory(10, OutOfMemoryError), **given)(image(200, 300, 3))

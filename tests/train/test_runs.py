@@ -191,7 +191,7 @@ def test_a_warm_start_takes_the_plain_weights_of_an_iteration(recipe, shards, fi
     assert torch.equal(final(tmp_path / "two")["model"]["conv_1.weight"], begun["model"]["conv_1.weight"])
     with pytest.raises(CheckpointError, match=r"keeps no state of iteration 4; it keeps \[8, 12\]"):
         begin_run(recipe, tmp_path / "x", data=[shards.folder], sets=[], start=f"{source}@4")
-    with pytest.raises(CheckpointError, match="hasn-x4-small: another network than the recipe's: features 32"):
+    with pytest.raises(CheckpointError, match="hasn-x4-small: another network than .* features 32"):
         begin_run(recipe, tmp_path / "x", data=[shards.folder], sets=[], start="hasn-x4-small")
     with pytest.raises(CheckpointError, match="features 8 instead of 16"):
         wide = replace(recipe, model=replace(recipe.model, features=16))
