@@ -94,7 +94,7 @@ class GraphExporter:
             return cls(checkpoint, rules)
         from hasn_edge.quantize.equalize import equalize
 
-        model = equalize(checkpoint.model(), data, recipe.select, alpha=recipe.equalize)
+        model = equalize(checkpoint.model(), data, alpha=recipe.equalize)
         return cls(checkpoint, tuple(rule for rule in rules if rule != "norm_affine"), model)
 
     def measure_ranges(self, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
