@@ -156,6 +156,12 @@ class MissingDependencyError(HasnEdgeError):
         self.extra = extra
         self.needed_for = needed_for
 
+    def within(self, place: str) -> HasnEdgeError:
+        """Return the same error with ``place: `` before its message."""
+        return MissingDependencyError(
+            self.module, extra=self.extra, needed_for=f"{place}: {self.needed_for}", install=self.install
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         arguments: dict[str, Any] = {
             "extra": self.extra,

@@ -113,6 +113,12 @@ class AutotuneRecord(_Record, frozen=True, kw_only=True):
     candidates: tuple[str, ...]
     left_out: tuple[str, ...]
     why: str
+    backend: str | None = None
+    """What runs the file fastest; ``None`` where only one backend runs it."""
+    machine: str = ""
+    """Where it was measured, see :func:`hasn_edge.runtime.choice.describe_machine`."""
+    when: str = ""
+    """UTC, ISO 8601."""
 
 
 class TensorInfo(_Record, frozen=True, kw_only=True):

@@ -18,8 +18,9 @@ from hasn_edge.cli.terminal import note, say, status
     type=click.Choice(["fp32", "fp16", "int8", "auto"]),
     default="fp16",
     show_default=True,
-    help="Number format of the result; auto builds FP16 and INT8, on a CPU FP32 too, times them and "
-    "keeps the fastest; a coarser one must be worth what it loses.",
+    help="Number format of the result; auto builds FP16 and INT8, on a CPU FP32 and INT8, times them (there "
+    "in ONNX Runtime and OpenVINO) and keeps the fastest; a coarser one must be worth what it loses; "
+    "upscale, eval and demo use it.",
 )
 @click.option(
     "--target",

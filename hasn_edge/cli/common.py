@@ -32,6 +32,21 @@ cuda_option = click.option(
     "that is installed and works: cuda-python, pycuda, torch]",
 )
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "openvino", "openvino-bf16"]),
+    default=None,
+    help="What runs an .onnx --artifact; the last computes in BF16 what is FP32.  [default: onnxruntime]",
+)
+
+engines_option = click.option(
+    "--engines/--no-engines",
+    default=True,
+    show_default=True,
+    help="Run the model as the file and backend of ./engines that build --precision auto measured to be best "
+    "on this machine, where there is one.",
+)
+
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), default=None, help="CPU threads.  [default: all cores]"
 )
@@ -122,8 +137,13 @@ def open_chosen(
     device: str | None = None,
     cuda: str | None = None,
     in_flight: int = 1,
+    backend: Any = None,
+    engines: bool = False,
 ) -> Session:
-    """Open the session that ``--model`` or ``--artifact`` names; an engine with ``in_flight`` executions."""
+    """Open the session that ``--model`` or ``--artifact`` names; an engine with ``in_flight`` executions.
+
+    With ``engines``, a model runs as what was measured to be best for it on this machine, which is noted.
+    """
     from hasn_edge.artifact import load_artifact
     from hasn_edge.runtime.open import open_model, open_session
     from hasn_edge.sidecar import Kind
@@ -133,7 +153,42 @@ def open_chosen(
             raise click.UsageError("--model and --artifact exclude each other: an artifact holds its model")
         built = load_artifact(artifact)
         several = in_flight if built.kind is Kind.ENGINE else 1
-        return open_session(built, threads=threads, exact=exact, device=device, cuda=cuda, in_flight=several)
+        return open_session(
+            built,
+            backend=backend,
+            threads=threads,
+            exact=exact,
+            device=device,
+            cuda=cuda,
+            in_flight=several,
+        )
     if cuda is not None:
         raise click.UsageError("--cuda is for engines: name one with --artifact FILE.engine")
+    if backend is not None:
+        raise click.UsageError("--backend is for graphs: name one with --artifact FILE.onnx")
+    if engines and device in (None, "cpu"):
+        session = _open_measured(chosen_model(model), threads)
+        if session is not None:
+            return session
     return open_model(chosen_model(model), threads=threads, device=device)
+
+
+def _open_measured(model: str, threads: int | None) -> Session | None:
+    """Open what a measurement on this machine chose for a model; note it, or why it does not open."""
+    from hasn_edge.cli.cures import message_of
+    from hasn_edge.cli.terminal import note
+    from hasn_edge.errors import HasnEdgeError
+    from hasn_edge.runtime.choice import find_choice
+    from hasn_edge.runtime.open import open_session
+
+    choice = find_choice(model)
+    if choice is None:
+        return None
+    path = choice.artifact.path
+    try:
+        session = open_session(choice.artifact, backend=choice.backend, threads=threads)
+    except HasnEdgeError as exc:
+        note(f"{path} is left out: {message_of(exc)}")
+        return None
+    note(f"Using {path} ({choice.why}); --no-engines runs {model} itself")
+    return session

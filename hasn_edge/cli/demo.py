@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hasn_edge import interrupt
-from hasn_edge.cli.common import SIZE, chosen_model, cuda_option, device_option, model_option, threads_option
+from hasn_edge.cli.common import (
+    SIZE,
+    chosen_model,
+    cuda_option,
+    device_option,
+    engines_option,
+    model_option,
+    threads_option,
+)
 from hasn_edge.cli.cures import cure_text, message_of
 from hasn_edge.cli.terminal import console, is_quiet, messages, say
 from hasn_edge.errors import Cure, HasnEdgeError, with_cures
@@ -95,6 +103,7 @@ class _InputSize(click.ParamType[Any]):
     help="Begin with this file of ./engines, or of --artifact, such as hasn-x4-int8-cpu.onnx; 'hasn-x4 fp32' "
     "is the model itself.  [default: best for this machine]",
 )
+@engines_option
 @device_option("best for this machine")
 @cuda_option
 @threads_option
@@ -126,7 +135,8 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     which a second Ctrl-C drops, and prints what was measured.
 
     Without --engine and --device it begins with the best for this machine, and says what that
-    is: an engine of ./engines, else a GPU by ONNX Runtime or PyTorch, else the CPU.
+    is: an engine of ./engines, else a GPU by ONNX Runtime or PyTorch, else on the CPU what
+    build --precision auto measured to be best, else the model itself.
 
     \b
     Examples:

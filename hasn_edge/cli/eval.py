@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from hasn_edge.cli.common import (
+    backend_option,
     chosen_model,
     cuda_option,
     data_option,
     device_option,
+    engines_option,
     json_option,
     open_chosen,
     threads_option,
@@ -53,6 +55,8 @@ BICUBIC = "bicubic"
 )
 @click.option("--per-image", is_flag=True, help="Print every image, not only the means.")
 @json_option
+@engines_option
+@backend_option
 @device_option()
 @cuda_option
 @threads_option
@@ -63,6 +67,8 @@ def command(
     self_ensemble: bool,
     per_image: bool,
     json_path: Path | None,
+    engines: bool,
+    backend: str | None,
     device: str | None,
     cuda: str | None,
     threads: int | None,
@@ -94,15 +100,24 @@ def command(
     tiled: dict[str, str] = {}
     sets: list[EvalSet] = []
     numbers = itertools.count(1)
+    kinds = {path.suffix for path in artifacts}
     with progress("evaluating") as show:
 
         def advance(step: Step) -> None:
             show(Step(step.text, next(numbers), (len(wanted) + 1) * sum(map(len, sets))))
 
         for name, (model, artifact) in zip(named, wanted, strict=True):
-            # Where there are engines, it is for them; alone, the others refuse it.
-            for_it = cuda if _is_engine(artifact) or not any(map(_is_engine, artifacts)) else None
-            with open_chosen(model, artifact, threads=threads, device=device, cuda=for_it) as session:
+            # Where there are files that it is for, it is for them; alone, the others refuse it.
+            kind = None if artifact is None else artifact.suffix
+            with open_chosen(
+                model,
+                artifact,
+                threads=threads,
+                device=device,
+                cuda=cuda if kind == ".engine" or ".engine" not in kinds else None,
+                backend=backend if kind == ".onnx" or ".onnx" not in kinds else None,
+                engines=engines,
+            ) as session:
                 scale = session.spec.scale
                 if not sets:
                     sets += eval_sets(data, scale)
@@ -113,7 +128,7 @@ def command(
                 elif scale != sets[0].scale:
                     raise InputError(f"{name} is for x{scale}, and {named[0]} for x{sets[0].scale}")
                 upscaler = Upscaler(session)
-                scores[f"{name} ({session.backend} {session.precision.value})"] = [
+                scores[f"{name} ({session.backend} {session.number_format})"] = [
                     score_images(
                         upscaler.run,
                         each,
@@ -154,10 +169,6 @@ def note_tiled(upscaler: Upscaler, tiled: dict[str, str], report: Progress) -> P
         report(measured)
 
     return step
-
-
-def _is_engine(path: Path | None) -> bool:
-    return path is not None and path.suffix == ".engine"
 
 
 def _print(scores: dict[str, list[Scores]], *, per_image: bool, scale: int, self_ensemble: bool) -> None:

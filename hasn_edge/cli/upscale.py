@@ -12,8 +12,10 @@ import click
 
 from hasn_edge.cli.common import (
     artifact_option,
+    backend_option,
     cuda_option,
     device_option,
+    engines_option,
     model_option,
     open_chosen,
     threads_option,
@@ -103,6 +105,8 @@ if TYPE_CHECKING:
 )
 @model_option
 @artifact_option
+@engines_option
+@backend_option
 @device_option()
 @cuda_option
 @threads_option
@@ -120,6 +124,8 @@ def command(
     skip_existing: bool,
     model: str | None,
     artifact: Path | None,
+    engines: bool,
+    backend: str | None,
     device: str | None,
     cuda: str | None,
     threads: int | None,
@@ -154,7 +160,14 @@ def command(
     with (
         interruption() as interrupted,
         open_chosen(
-            model, artifact, threads=threads, device=device, cuda=cuda, in_flight=in_flight
+            model,
+            artifact,
+            threads=threads,
+            device=device,
+            cuda=cuda,
+            in_flight=in_flight,
+            backend=backend,
+            engines=engines,
         ) as session,
     ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)

@@ -7,16 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import ArtifactError, HasnEdgeError, InputError, call, omit, use
-from hasn_edge.files import file_sha256
 from hasn_edge.hardware.gpu import gpu_facts
-from hasn_edge.hardware.host import has_integer_dot_product
 from hasn_edge.live.notices import Tell
-from hasn_edge.model.zoo import bundled_onnx, model_name, model_path
-from hasn_edge.runtime.open import open_model, open_session
+from hasn_edge.model.zoo import bundled_onnx, model_name
+from hasn_edge.runtime.choice import ENGINES, find_choice, source_of
+from hasn_edge.runtime.open import GraphBackend, open_model, open_session
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
@@ -46,7 +45,7 @@ def list_engines(
     model: str,
     artifacts: Iterable[Path] = (),
     *,
-    folder: Path = Path("engines"),
+    folder: Path | None = ENGINES,
     size: tuple[int, int] | None = None,
     threads: int | None = None,
     device: str | None = None,
@@ -57,10 +56,11 @@ def list_engines(
     Args:
         model: Bundled name or weights file.
         artifacts: Built files; where there are any, only these, in this order.
-        folder: Where built files are looked for otherwise. Best first: TensorRT engines, FP16 before INT8; on
-            a GPU that ONNX Runtime or PyTorch can use, FP16, the model itself in FP32, INT8; INT8 graphs on
-            a CPU that gains by them; the model itself on the CPU; the others, those for another size, and
-            last those of other models, to compare with.
+        folder: Where built files are looked for otherwise; ``None`` for nowhere. Best first: TensorRT
+            engines, FP16 before INT8; on a GPU that ONNX Runtime or PyTorch can use, FP16, the model itself
+            in FP32, INT8; on the CPU the file that was measured to be best here, with its backend; the model
+            itself on the CPU; the others, those for another size, and last those of other models, to
+            compare with.
         size: (height, width) that was asked for; ``None`` for any.
         threads: CPU threads; ``None`` for the backend's choice.
         device: Where all of them run, see :func:`~hasn_edge.runtime.open.open_session`. ``None`` for a GPU
@@ -79,10 +79,12 @@ def list_engines(
     found = [load_artifact(path) for path in artifacts]
     own = not found
     choices: list[tuple[int, str, EngineChoice]] = []
+    measured = None
     if own:
-        shipped = bundled_onnx(model)
-        source = file_sha256(model_path(model)) if shipped is None else load_artifact(shipped).source
-        found = [a for a in _in(folder) if _runs_on(a.kind, device)]
+        shipped, source = bundled_onnx(model), source_of(model)
+        found = [] if folder is None else [a for a in _in(folder) if _runs_on(a.kind, device)]
+        if folder is not None and device in (None, "cpu"):
+            measured = find_choice(model, folder, size=size)
         for target, engine in _own(model, shipped, threads, device):
             rank = _MODEL_ON_GPU if _is_gpu(target) else _MODEL
             choices.append((rank, _called(f"{model_name(model)} fp32", target, device), engine))
@@ -97,7 +99,10 @@ def list_engines(
         for target in _targets(artifact.kind, device):
             other = own and artifact.source != source
             rank = place if not own else _OTHER if other else _rank(artifact, size, target)
-            engine = replace(_built(artifact, threads, target, cuda), other=other)
+            backend = None
+            if measured is not None and measured.artifact.path == artifact.path and not _is_gpu(target):
+                rank, backend = min(rank, _MEASURED), measured.backend
+            engine = replace(_built(artifact, threads, target, cuda, backend), other=other)
             choices.append((rank, _called(artifact.path.name, target, device), engine))
     return {name: engine for _, name, engine in sorted(choices, key=lambda choice: choice[0])}
 
@@ -130,7 +135,9 @@ def open_first(
                 raise
             tell(f"{name} is left out: {exc.message}", *exc.cures)
         else:
-            tell(f"{name}: computed by {session.backend} on {session.device}")
+            plain = session.number_format == session.precision.value
+            inside = "" if plain else f" in {session.number_format}"
+            tell(f"{name}: computed by {session.backend}{inside} on {session.device}")
             return name, session
     raise AssertionError("no engine to open")
 
@@ -185,13 +192,20 @@ def _own(
         yield target, EngineChoice(open=opens(target, None), scale=scale)
 
 
-def _built(artifact: Artifact, threads: int | None, device: str | None, cuda: str | None) -> EngineChoice:
+def _built(
+    artifact: Artifact,
+    threads: int | None,
+    device: str | None,
+    cuda: str | None,
+    backend: GraphBackend | None,
+) -> EngineChoice:
     def opened(size: tuple[int, int] | None) -> Session:
         if artifact.kind is Kind.ENGINE:
             return open_session(artifact, device=device, cuda=cuda, in_flight=IN_FLIGHT)
         anything = artifact.kind is Kind.ONNX and artifact.size is None
         known = _whole(size, artifact.spec) if anything else None
-        return open_session(artifact, device=device, threads=threads, frame=known)
+        chosen: dict[str, Any] = {} if backend is None else {"backend": backend}
+        return open_session(artifact, device=device, threads=threads, frame=known, **chosen)
 
     return EngineChoice(open=opened, size=artifact.size, scale=artifact.spec.scale)
 
@@ -249,8 +263,9 @@ def _in(folder: Path) -> list[Artifact]:
     return artifacts
 
 
-_MODEL_ON_GPU, _MODEL, _OTHER = 5, 10, 40
-"""Where the model itself, in FP32, and files of other models stand among the ranks."""
+_MODEL_ON_GPU, _MEASURED, _MODEL, _OTHER = 5, 9, 10, 40
+"""Where the model itself, in FP32, what was measured to be best on the CPU, and files of other models stand
+among the ranks."""
 
 
 def _rank(artifact: Artifact, size: tuple[int, int] | None, target: str | None) -> int:
@@ -262,6 +277,4 @@ def _rank(artifact: Artifact, size: tuple[int, int] | None, target: str | None) 
     if _is_gpu(target):
         # Q/DQ in front of every convolution costs ONNX Runtime's CUDA kernels time.
         return {Precision.FP16: 3, Precision.INT8: 8}.get(precision, 6) + (not onnx)
-    if onnx and precision is Precision.INT8 and has_integer_dot_product():
-        return 9
     return 20 if onnx else 21

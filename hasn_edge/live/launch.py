@@ -21,6 +21,7 @@ from hasn_edge.live.sources.frame_source import DEFAULT_SIZE, FrameSource, Paced
 from hasn_edge.live.sources.opening import first_camera, open_source, takes_size
 from hasn_edge.live.views.live_view import View
 from hasn_edge.live.views.window_check import IN_THE_BROWSER, has_display
+from hasn_edge.runtime.choice import ENGINES
 from hasn_edge.runtime.session import Session
 
 
@@ -31,6 +32,7 @@ class DemoOptions:
     model: str
     artifacts: tuple[Path, ...] = ()
     engine: str | None = None
+    engines: bool = True
     threads: int | None = None
     device: str | None = None
     cuda: str | None = None
@@ -77,6 +79,7 @@ def open_live(
     engines = list_engines(
         options.model,
         options.artifacts,
+        folder=ENGINES if options.engines else None,
         size=asked,
         threads=options.threads,
         device=options.device,

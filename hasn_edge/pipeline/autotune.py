@@ -1,40 +1,53 @@
-"""Build several precisions for one target, time them in rounds, and keep the fastest whose quality passes."""
+"""Build several precisions for one target, time them in rounds, and keep the fastest whose quality passes.
+
+On a CPU each of them is run by each backend, and held to its budget as that backend computes it.
+"""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 
 from hasn_edge.artifact import Artifact
+from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import (
     ArtifactError,
     BuildError,
     HasnEdgeError,
+    MissingDependencyError,
     UnsupportedError,
     VerificationError,
     say,
     use,
 )
+from hasn_edge.evaluation.evaluate import Drift, Scores, drift, score_session
 from hasn_edge.evaluation.latency import Latency, latency_of, time_session
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
+from hasn_edge.hardware.host import has_bf16
+from hasn_edge.pipeline.acceptance import FP16_BUDGET_DB
 from hasn_edge.pipeline.build import CACHE, Built, build_one, default_target
 from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime import cuda
-from hasn_edge.runtime.open import open_session
+from hasn_edge.runtime.choice import describe_machine
+from hasn_edge.runtime.open import GraphBackend, open_session
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import AutotuneRecord
 from hasn_edge.spec import Precision
 
 WORTH = 1.03
 """How many times as fast a coarser number format must be to be worth what it loses."""
+
+BACKEND_WORTH = 0.02
+"""What is added to that for another backend than ONNX Runtime, which is always there."""
 
 ROUNDS, CALLS, SECONDS = 5, 5, 0.3
 """Rounds in which each candidate is timed, and what a candidate gets of a round at least."""
@@ -49,10 +62,16 @@ and an engine may compute something else than its graph."""
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One precision, built and timed."""
+    """One precision, built and timed; on a CPU by one backend."""
 
     built: Built
     latency: Latency
+    backend: GraphBackend | None = None
+    """``None`` where only one runs it."""
+    name: str = ""
+    """What it is called: the precision where no backend was chosen."""
+    change: Drift | None = None
+    """What it loses as this backend computes it; ``None`` for what its file states."""
 
     @property
     def artifact(self) -> Artifact:
@@ -63,8 +82,15 @@ class Candidate:
         """Return what was measured of it, as words."""
         measured = self.artifact.details.measured
         held_out = measured.held_out if measured else None
-        quality = f", {held_out.dpsnr_db:+.4f} dB" if held_out else ", the reference"
-        return f"{self.artifact.precision.value} {self.latency.median_ms:.2f} ms{quality}"
+        lost = held_out.dpsnr_db if held_out else None
+        lost = lost if self.change is None else self.change.dpsnr
+        quality = ", the reference" if lost is None else f", {lost:+.4f} dB"
+        return f"{self.called} {self.latency.median_ms:.2f} ms{quality}"
+
+    @property
+    def called(self) -> str:
+        """What it is called in sentences."""
+        return self.name or self.artifact.precision.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +99,16 @@ class Failure:
 
     precision: Precision
     error: HasnEdgeError
+    backend: GraphBackend | None = None
+    """What did not run it."""
 
     def as_error(self) -> HasnEdgeError:
         """Return the error with the precision in its message."""
-        return self.error.within(f"{self.precision.value} is left out")
+        place = f"{self.precision.value}{f' by {self.backend}' if self.backend else ''} is left out"
+        if self.backend is None or isinstance(self.error, MissingDependencyError):
+            return self.error.within(place)
+        # Another backend, which is the usual cure, was tried beside it.
+        return BuildError(f"{place}: {self.error.message}")
 
 
 def autotune(
@@ -90,9 +122,12 @@ def autotune(
 ) -> Built:
     """Build what :func:`hasn_edge.pipeline.build.build_one` builds, in the precision that is fastest here.
 
-    FP16 and INT8, on a CPU FP32 too. A precision that misses its budget, that the compiler cannot
-    build, or whose engine does not compute what its graph does, is left out as long as another one remains. A
-    coarser one is kept only where it is at least :data:`WORTH` times as fast as the finer one.
+    FP16 and INT8; on a CPU FP32 and INT8, each by ONNX Runtime, by OpenVINO and by OpenVINO in BF16. A
+    precision that misses its budget, that the compiler cannot build, or whose engine does not compute what
+    its graph does, is left out as long as another one remains. A coarser one is kept only where it is at
+    least :data:`WORTH` times as fast as the finer one, and with :data:`BACKEND_WORTH` more where it needs
+    another backend than ONNX Runtime. The sidecar records the choice for this machine, see
+    :func:`hasn_edge.runtime.choice.find_choice`.
 
     Args:
         options: What is built; every precision takes the rest of them.
@@ -120,12 +155,10 @@ def autotune(
     if options.calibrator:
         raise UnsupportedError("auto takes INT8's ranges from the graph", use(precision="int8"))
     _require_runnable(target, gpu)
-    precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
-    if target.runtime is EngineRuntime.CPU:
-        precisions = (Precision.FP32, *precisions)
+    finest = Precision.FP32 if target.runtime is EngineRuntime.CPU else Precision.FP16
     made: list[Built] = []
     unbuilt: list[Failure] = []
-    for precision in precisions:
+    for precision in (finest, Precision.INT8):
         one = replace(options, precision=precision.value, output=output / CANDIDATES)
         try:
             made.append(build(one, cache=output / CACHE, progress=progress))
@@ -140,6 +173,9 @@ def autotune(
         candidates=tuple(candidate.describe() for candidate in candidates),
         left_out=tuple(str(failure.as_error()) for failure in failures),
         why=why,
+        backend=chosen.backend,
+        machine=describe_machine(),
+        when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     kept = tuple(_publish(artifact, output, record) for artifact in chosen.built.artifacts)
     return Built(
@@ -156,8 +192,12 @@ def measure(
     progress: Progress = ignore,
     *,
     seconds: float = SECONDS,
+    backends: Sequence[GraphBackend | None] | None = None,
 ) -> tuple[tuple[Candidate, ...], tuple[Failure, ...]]:
     """Time what was built on frames of the target's optimal size, in rounds.
+
+    On a CPU each file is first run by each backend on the images that ship, and must keep its budget there:
+    integer kernels of a CPU are not the exact arithmetic that a build looks at.
 
     Args:
         made: What was built.
@@ -165,35 +205,92 @@ def measure(
         open_one: Opens a file.
         progress: Receives what is under way.
         seconds: How long a candidate runs in each round, at least.
+        backends: What runs each file on a CPU; ``None`` for those that compute in its number formats.
 
     Returns:
-        What was timed, and the files that do not open.
+        What was timed, and what does not open or misses its budget.
     """
     batch, channels, height, width = target.shapes.opt
-    frame = (height, width) if target.runtime is EngineRuntime.CPU else None
+    on_cpu = target.runtime is EngineRuntime.CPU
+    frame = (height, width) if on_cpu else None
+    if not on_cpu:
+        backends = (None,)
+    elif backends is None:
+        known: tuple[GraphBackend, ...] = get_args(GraphBackend)
+        backends = tuple(backend for backend in known if backend != "openvino-bf16" or has_bf16())
     failures: list[Failure] = []
+    quality = _Quality(open_one)
     with ExitStack() as stack:
-        opened: list[tuple[Built, Session, Any]] = []
-        for built in made:
+        opened: list[tuple[Candidate, Session, Any]] = []
+        for built, backend in ((built, backend) for built in made for backend in backends):
             artifact = built.artifacts[-1]
+            chosen: dict[str, Any] = {} if backend is None else {"backend": backend}
+            progress(Step(f"running {artifact.path.name}" + (f" by {backend}" if backend else "")))
             try:
-                session = stack.enter_context(open_one(artifact, frame=frame, eager=True))
-            except ArtifactError as exc:
-                failures.append(Failure(precision=artifact.precision, error=exc))
+                change = None if backend is None else quality.check(artifact, backend)
+                session = stack.enter_context(open_one(artifact, frame=frame, eager=True, **chosen))
+            except MissingDependencyError as exc:
+                if all(failure.backend != backend for failure in failures):  # once is enough
+                    failures.append(Failure(precision=artifact.precision, error=exc, backend=backend))
                 continue
-            opened.append((built, session, _noise_frame(session, (batch, channels, height, width))))
+            except (ArtifactError, UnsupportedError, VerificationError) as exc:
+                failures.append(Failure(precision=artifact.precision, error=exc, backend=backend))
+                continue
+            candidate = Candidate(
+                built=built,
+                latency=Latency(rounds=()),
+                backend=backend,
+                name=f"{session.backend} {session.number_format}" if backend else "",
+                change=change,
+            )
+            opened.append((candidate, session, _noise_frame(session, (batch, channels, height, width))))
         samples: list[list[Any]] = [[] for _ in opened]
         for number in range(ROUNDS):
-            for (built, session, x), timed in zip(opened, samples, strict=True):
-                progress(Step(f"timing {built.artifacts[-1].path.name}, round", number + 1, ROUNDS))
+            for (candidate, session, x), timed in zip(opened, samples, strict=True):
+                progress(Step(f"timing {candidate.called}, round", number + 1, ROUNDS))
                 session.run_pixels(x) if session.pixels else session.run(x)
                 timed.append(time_session(session, x, at_least=CALLS, seconds=seconds))
     candidates = tuple(
-        Candidate(built=built, latency=latency)
-        for (built, _, _), timed in zip(opened, samples, strict=True)
+        replace(candidate, latency=latency)
+        for (candidate, _, _), timed in zip(opened, samples, strict=True)
         if (latency := latency_of(timed)) is not None
     )
     return candidates, tuple(failures)
+
+
+class _Quality:
+    """What files lose on the images that ship, as a backend computes them, against FP32 by ONNX Runtime.
+
+    Args:
+        open_one: Opens a file.
+    """
+
+    def __init__(self, open_one: Callable[..., Session]) -> None:
+        self._open = open_one
+        self._reference: Scores | None = None
+
+    def check(self, artifact: Artifact, backend: GraphBackend) -> Drift | None:
+        """Return what is lost; ``None`` for the reference, which is the first that is asked for.
+
+        Raises:
+            VerificationError: more than the budget.
+            HasnEdgeError: the file does not open.
+        """
+        with self._open(artifact, backend=backend) as session:
+            scores = score_session(session, shipped_eval_set(artifact.spec.scale))
+            what = f"{session.backend} {session.number_format}"
+        if self._reference is None:
+            self._reference = scores
+            return None
+        change = drift(self._reference, scores)
+        held_out = artifact.details.measured.held_out if artifact.details.measured else None
+        budget = held_out.budget_db if held_out else FP16_BUDGET_DB
+        if change.dpsnr < -budget:
+            raise VerificationError(
+                f"{what} loses {-change.dpsnr:.4f} dB of PSNR-Y on this machine, over the budget of "
+                f"{budget:g} dB"
+            )
+        return change
 
 
 def _join_failures(failures: Sequence[Failure]) -> HasnEdgeError:
@@ -211,18 +308,20 @@ def choose_fastest(candidates: Sequence[Candidate], worth: float = WORTH) -> tup
     """Return the candidate to keep, and why; ``candidates`` go from the finest number format on."""
     best = candidates[0]
     for other in candidates[1:]:
-        if best.latency.times(other.latency) >= worth:
+        leaves = best.backend == "onnxruntime" != other.backend
+        if best.latency.times(other.latency) >= worth + BACKEND_WORTH * leaves:
             best = other
-    name = best.artifact.precision.value
     others = [
-        f"{c.artifact.precision.value} took {c.latency.times(best.latency):.2f} times as long"
+        f"{c.called} took {c.latency.times(best.latency):.2f} times as long"
         for c in candidates
         if c is not best
     ]
     if not others:
-        return best, f"{name} is kept: it is the only one whose quality passes"
+        return best, f"{best.called} is kept: it is the only one whose quality passes"
     rule = f"a coarser format must be {worth:g} times as fast"
-    return best, f"{name} is kept: {', '.join(others)} ({rule})"
+    if best.backend is not None:
+        rule += f", one by another backend than ONNX Runtime {worth + BACKEND_WORTH:g} times"
+    return best, f"{best.called} is kept: {', '.join(others)} ({rule})"
 
 
 def _noise_frame(session: Session, shape: tuple[int, int, int, int]) -> Any:

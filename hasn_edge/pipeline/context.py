@@ -70,8 +70,8 @@ class BuildOptions:
     model: str | Path
     """Bundled name, ``.safetensors`` or ``.pth``."""
     precision: str = "fp16"
-    """``"fp32"``, ``"fp16"``, ``"int8"``, or ``"auto"``: those that make sense are built and timed here, and
-    the fastest that keeps its budget is published."""
+    """``"fp32"``, ``"fp16"``, ``"int8"``, or ``"auto"``: those that make sense are built and timed here, on a
+    CPU by each backend, and the fastest that keeps its budget is published."""
     target: str | Path | None = None
     """``"cpu"`` for the graph that ONNX Runtime runs here, ``"portable"`` for the weakly and the strongly
     typed graph that TensorRT 8.5 to 11 read, or an engine target by name or file;

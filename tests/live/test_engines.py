@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from hasn_edge.artifact import Artifact, load_artifact, publish
@@ -15,7 +16,8 @@ from hasn_edge.live.engines import EngineChoice, list_engines, open_first
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.frame_source import PatternSource
 from hasn_edge.model.zoo import DEFAULT_MODEL, bundled_onnx
-from hasn_edge.sidecar import Kind
+from hasn_edge.runtime.choice import describe_machine
+from hasn_edge.sidecar import AutotuneRecord, Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 from tests.support.live_rig import Told, Watcher
@@ -26,7 +28,6 @@ OWN = f"{DEFAULT_MODEL} fp32"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(engines, "has_integer_dot_product", lambda: True)
     monkeypatch.setattr(engines, "gpu_facts", lambda: None)
     return tmp_path
 
@@ -63,7 +64,7 @@ def calls(monkeypatch) -> list[tuple[str, dict]]:
     return calls
 
 
-def built(folder: Path, name: str, kind: Kind, precision: Precision, *, source: str | None = None, size=None):
+def built(folder: Path, name: str, kind: Kind, precision: Precision, *, source: str | None = None, **facts):
     shipped = bundled_onnx(DEFAULT_MODEL)
     assert shipped is not None
     return publish(
@@ -72,7 +73,7 @@ def built(folder: Path, name: str, kind: Kind, precision: Precision, *, source: 
         spec=ModelSpec(),
         precision=precision,
         source=load_artifact(shipped).source if source is None else source,
-        details=details_of(kind, size=size),
+        details=details_of(kind, **facts),
     )
 
 
@@ -93,16 +94,29 @@ def test_best_first(folder):
     built(folder, "f-other-size", Kind.ENGINE, Precision.FP16, size=[90, 160])
     found = list_engines(DEFAULT_MODEL, folder=folder, size=(180, 320))
     assert list(found) == [
-        *("e-trt16.engine", "d-trt8.engine", "c-onnx8.onnx", OWN),
-        *("b-onnx16.onnx", "a-ts.ts", "f-other-size.engine"),
+        *("e-trt16.engine", "d-trt8.engine", OWN, "b-onnx16.onnx", "c-onnx8.onnx"),
+        *("a-ts.ts", "f-other-size.engine"),
     ]
     assert found["f-other-size.engine"].size == (90, 160)
 
 
-def test_int8_on_a_processor_that_does_not_gain_stands_behind(folder, monkeypatch):
-    monkeypatch.setattr(engines, "has_integer_dot_product", lambda: False)
-    built(folder, "int8", Kind.ONNX, Precision.INT8)
-    assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN, "int8.onnx"]
+def test_on_a_cpu_only_what_was_measured_to_be_faster_here_stands_before_the_model(folder, calls):
+    built(folder, "a-int8", Kind.ONNX, Precision.INT8)
+    assert list(list_engines(DEFAULT_MODEL, folder=folder)) == [OWN, "a-int8.onnx"]
+    record = AutotuneRecord(
+        candidates=(), left_out=(), why="faster", backend="openvino", machine=describe_machine(), when="2026"
+    )
+    artifact = built(folder, "b-int8", Kind.ONNX, Precision.INT8, autotune=record)
+    found = list_engines(DEFAULT_MODEL, folder=folder)
+    assert list(found) == ["b-int8.onnx", OWN, "a-int8.onnx"]
+    open_first(found, None, (180, 320), Told())
+    open_first(found, "a-int8", (180, 320), Told())
+    assert [(name, how.get("backend")) for name, how in calls] == [("b-int8", "openvino"), ("a-int8", None)]
+    assert list(list_engines(DEFAULT_MODEL, folder=None)) == [OWN]
+    elsewhere = msgspec.structs.replace(record, machine="another CPU")
+    built(folder, "b-int8", Kind.ONNX, Precision.INT8, autotune=elsewhere)
+    assert next(iter(list_engines(DEFAULT_MODEL, folder=folder))) == OWN
+    assert artifact.details.autotune == record
 
 
 def test_files_of_other_models_stand_last_and_are_the_first_only_by_name(folder, calls):
@@ -186,7 +200,7 @@ def test_without_an_engine_a_gpu_of_onnx_runtime_comes_first(folder, gpu, calls)
         built(folder, name, kind, precision)
     found = list_engines(DEFAULT_MODEL, folder=folder)
     gpus = ["onnx16.onnx", OWN, "onnx8.onnx"]
-    assert list(found) == [*gpus, "onnx8.onnx cpu", f"{OWN} cpu", "onnx16.onnx cpu", "ts16.ts"]
+    assert list(found) == [*gpus, f"{OWN} cpu", "onnx16.onnx cpu", "onnx8.onnx cpu", "ts16.ts"]
     for engine in found.values():
         engine.open((180, 320))
     assert [settings["device"] for _, settings in calls] == ["cuda"] * 3 + ["cpu"] * 3 + [None]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -12,12 +13,22 @@ import pytest
 import hasn_edge
 from hasn_edge.artifact import Artifact, load_artifact, publish
 from hasn_edge.engine.target import load_target
-from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError, VerificationError, say
+from hasn_edge.errors import (
+    ArtifactError,
+    BuildError,
+    MissingDependencyError,
+    UnsupportedError,
+    VerificationError,
+    say,
+)
 from hasn_edge.evaluation.latency import Latency
+from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline import autotune as module
 from hasn_edge.pipeline.autotune import Candidate, autotune, choose_fastest, measure
 from hasn_edge.pipeline.build import Built
 from hasn_edge.pipeline.context import BuildOptions
+from hasn_edge.runtime.choice import describe_machine
+from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
@@ -81,18 +92,85 @@ def test_candidates_are_timed_in_rounds():
     opened = []
 
     def open_one(artifact, *, frame, eager):
-        assert frame == (180, 320)
+        assert frame is None  # an engine knows its sizes
         assert eager  # TensorRT for RTX would be timed while it still compiles
         opened.append(Slow(precision=artifact.precision))
         return opened[-1]
 
     Slow.order.clear()
-    found, failures = measure(made, load_target("cpu").with_size(180, 320), open_one, seconds=0.0)
+    found, failures = measure(made, load_target("rtx").with_size(32, 40), open_one, seconds=0.0)
     calls = 1 + module.CALLS  # a warm-up before each round
     assert Slow.order == (["fp16"] * calls + ["int8"] * calls) * module.ROUNDS
     assert [len(c.latency.seconds) for c in found] == [module.CALLS * module.ROUNDS] * 2
     assert all(session.closed for session in opened)
     assert failures == ()
+
+
+class Backend(FakeSession):
+    """Repeats pixels; what it loses makes them darker."""
+
+    def __init__(self, backend: str, precision: Precision, lost: float) -> None:
+        super().__init__(precision=precision)
+        self.backend, self.lost = backend, lost
+
+    def _run(self, x_NCHW):
+        return super()._run(x_NCHW) * np.float32(1 - self.lost)
+
+
+def test_each_backend_of_a_cpu_is_timed_and_held_to_the_budget_as_it_computes():
+    made = [candidate("fp32", [1.0]).built, candidate("int8", [1.0], -0.0123).built]
+    asked = []
+
+    def open_one(artifact, *, backend, **how):
+        asked.append((artifact.precision.value, backend, how))
+        if backend == "openvino-bf16":
+            raise UnsupportedError("this CPU does not compute in BF16")
+        wrong = (backend, artifact.precision) == ("openvino", Precision.INT8)
+        return Backend(backend, artifact.precision, 0.2 if wrong else 0.0)
+
+    target, backends = load_target("cpu").with_size(32, 40), get_args(GraphBackend)
+    found, failures = measure(made, target, open_one, seconds=0.0, backends=backends)
+    assert [(c.called, c.backend) for c in found] == [
+        ("onnxruntime fp32", "onnxruntime"),
+        ("openvino fp32", "openvino"),
+        ("onnxruntime int8", "onnxruntime"),
+    ]
+    assert [text.split(", ")[1] for text in map(Candidate.describe, found)] == ["+0.0000 dB"] * 3
+    told = [str(failure.as_error()) for failure in failures]
+    assert told[0] == "fp32 by openvino-bf16 is left out: this CPU does not compute in BF16"
+    assert told[1].startswith("int8 by openvino is left out: openvino int8 loses ")
+    assert told[1].endswith(" dB of PSNR-Y on this machine, over the budget of 0 dB")
+    assert len(told) == 3
+    assert asked[:2] == [
+        ("fp32", "onnxruntime", {}),  # images of any size, for quality
+        ("fp32", "onnxruntime", {"frame": (32, 40), "eager": True}),
+    ]
+
+
+def test_a_backend_that_is_not_installed_is_named_once():
+    made = [candidate("fp32", [1.0]).built, candidate("int8", [1.0], -0.0123).built]
+
+    def open_one(artifact, *, backend, **how):
+        if backend == "openvino":
+            raise MissingDependencyError("openvino", extra="openvino", needed_for="Running it in OpenVINO")
+        return Backend(backend, artifact.precision, 0.0)
+
+    target, backends = load_target("cpu").with_size(32, 40), ("onnxruntime", "openvino")
+    found, failures = measure(made, target, open_one, seconds=0.0, backends=backends)
+    assert [c.called for c in found] == ["onnxruntime fp32", "onnxruntime int8"]
+    assert [str(failure.as_error()) for failure in failures] == [
+        "fp32 by openvino is left out: Running it in OpenVINO needs the Python package 'openvino', which is "
+        "not installed; install it with: pip install 'hasn-edge[openvino]'"
+    ]
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1.04, "onnxruntime"), (1.06, "openvino")])
+def test_another_backend_must_be_worth_leaving_onnx_runtime(times, kept):
+    ort = replace(candidate("fp32", [10.0]), backend="onnxruntime", name="onnxruntime fp32")
+    other = replace(candidate("fp32", [10.0 / times]), backend="openvino", name="openvino fp32")
+    best, why = choose_fastest([ort, other])
+    assert best.backend == kept
+    assert why.endswith("must be 1.03 times as fast, one by another backend than ONNX Runtime 1.05 times)")
 
 
 @pytest.mark.slow
@@ -105,8 +183,11 @@ def test_the_fastest_on_this_cpu_is_published_with_the_reason(tiny, tmp_path):
     assert sorted(published) == [artifact.path.name, artifact.path.name + ".json"]
     assert load_artifact(artifact.path) == artifact
     facts = json.loads((tmp_path / "out" / f"{artifact.path.name}.json").read_text())["details"]["autotune"]
-    assert [text.split()[0] for text in facts["candidates"]] == ["fp32", "fp16", "int8"]
-    assert facts["why"].startswith(f"{artifact.precision.value} is kept: ")
+    names = [" ".join(text.split()[:2]) for text in facts["candidates"]]
+    assert names[:2] == ["onnxruntime fp32", "openvino fp32"]
+    assert "onnxruntime int8" in names  # OpenVINO's is wrong on some CPUs
+    assert facts["why"].startswith(f"{facts['backend']} {artifact.precision.value} is kept: ")
+    assert facts["machine"] == describe_machine()
     assert built.summary[-1] == facts["why"]
 
 
@@ -116,8 +197,8 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path):
     recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
     options = auto(tiny, size=(32, 40), recipe=recipe, output=tmp_path / "out")
     built = autotune(options, seconds=0.0, worth=0.0)  # the last one would win
-    assert built.artifacts[-1].precision is Precision.FP16
-    assert [error.message.split(": ")[0] for error in built.left_out] == ["int8 is left out"]
+    assert built.artifacts[-1].precision is Precision.FP32
+    assert built.left_out[0].message.startswith("int8 is left out: ")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +227,7 @@ def test_a_candidate_that_fails_leaves_the_others(tmp_path, where, error):
         )
         return Built(artifacts=(artifact,), summary=())
 
-    def opens(artifact, **options):
+    def opens(artifact, *, backend, **options):
         if artifact.precision is Precision.INT8 and where == "opened":
             raise error
         return FakeSession(precision=artifact.precision)
@@ -154,10 +235,12 @@ def test_a_candidate_that_fails_leaves_the_others(tmp_path, where, error):
     built = autotune(
         auto("net", size=(16, 20), output=tmp_path), build=builds, open_one=opens, seconds=0.0, worth=0.0
     )  # the last one would win
-    artifact = load_artifact(tmp_path / "fp16.onnx")
+    artifact = load_artifact(tmp_path / "fp32.onnx")
     assert built.artifacts == (artifact,)
-    assert artifact.details.autotune.left_out == (f"int8 is left out: {error}",)
-    assert [str(each) for each in built.left_out] == [f"int8 is left out: {error}"]
+    by = ["", " by onnxruntime", " by openvino", *([" by openvino-bf16"] if has_bf16() else [])]
+    by = by[:1] if where == "built" else by[1:]
+    assert artifact.details.autotune.left_out == tuple(f"int8{each} is left out: {error}" for each in by)
+    assert [str(each) for each in built.left_out] == list(artifact.details.autotune.left_out)
 
 
 def test_what_is_wrong_with_every_precision_keeps_its_own_words(tmp_path):
@@ -170,14 +253,14 @@ def test_what_is_wrong_with_every_precision_keeps_its_own_words(tmp_path):
 
 def test_auto_compares_ranges_of_one_kind(tmp_path):
     with pytest.raises(UnsupportedError, match="takes INT8's ranges from the graph; use precision='int8'"):
-        hasn_edge.build("net", precision="auto", target="cpu", int8_method="calibrator", output=tmp_path)
+        autotune(auto("net", int8_method="calibrator", output=tmp_path))
 
 
 def test_when_none_can_be_built_the_compilers_words_are_kept(tmp_path):
     def fails(options, **rest):
         raise BuildError(f"{options.precision} crashed.")
 
-    with pytest.raises(BuildError, match=r"fp16 is left out: fp16 crashed\. int8 is left out: int8 crashed"):
+    with pytest.raises(BuildError, match=r"fp32 is left out: fp32 crashed\. int8 is left out: int8 crashed"):
         autotune(auto("net", output=tmp_path / "out"), build=fails)
 
 
@@ -185,9 +268,9 @@ def test_when_none_passes_nothing_is_written(tmp_path):
     def fails(options, **rest):
         raise VerificationError(f"{options.precision} is bad", say(f"keep {options.precision}"), say("wait"))
 
-    with pytest.raises(VerificationError, match=r"fp32 is left out: fp32 is bad\. fp16 is left out") as info:
+    with pytest.raises(VerificationError, match=r"fp32 is left out: fp32 is bad\. int8 is left out") as info:
         autotune(auto("net", output=tmp_path / "out"), build=fails)
-    assert [str(cure) for cure in info.value.cures] == ["keep fp32", "wait", "keep fp16", "keep int8"]
+    assert [str(cure) for cure in info.value.cures] == ["keep fp32", "wait", "keep int8"]
     assert not (tmp_path / "out").exists()
 
 

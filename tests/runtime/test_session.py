@@ -14,7 +14,7 @@ import torch
 from hasn_edge.errors import BuildError, InputError, ShapeError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
-from hasn_edge.hardware.host import has_integer_dot_product, vector_units
+from hasn_edge.hardware.host import has_bf16, has_integer_dot_product
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.graph import convolutions
@@ -388,7 +388,7 @@ class TestOpenVinoBf16(SessionContract):
 
     @pytest.fixture(autouse=True)
     def machine(self):
-        if not {"avx512_bf16", "amx_bf16", "bf16"} & set(vector_units()):
+        if not has_bf16():
             pytest.skip("this CPU does not compute in BF16")
 
     def open(self):

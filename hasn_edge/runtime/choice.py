@@ -1,0 +1,110 @@
+"""What a measurement on this machine chose for a model: found again by the record in its sidecar."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hasn_edge.artifact import Artifact, load_artifact, read_sidecar
+from hasn_edge.errors import ArtifactError
+from hasn_edge.files import file_sha256
+from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.hardware.host import compute_cores, cpu_name, vector_units
+from hasn_edge.model.zoo import bundled_onnx, model_path
+from hasn_edge.optional import installed_version
+from hasn_edge.runtime.open import GraphBackend
+from hasn_edge.sidecar import AutotuneRecord, Kind
+from hasn_edge.spec import Precision
+
+ENGINES = Path("engines")
+"""Folder in which built files are looked for: where a build puts them unless another folder is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredChoice:
+    """A built file, and the backend that was fastest for it here within the budget."""
+
+    artifact: Artifact
+    backend: GraphBackend | None
+    """``None`` for what only one backend runs."""
+    why: str
+    """What the measurement found, as a sentence."""
+
+
+def describe_machine() -> str:
+    """Return what decides which file and backend is fastest here; a record holds where it is the same."""
+    gpu = gpu_facts()
+    versions = (f"{name} {installed_version(name)}" for name in ("onnxruntime", "openvino"))
+    units = " ".join(vector_units())
+    facts = (cpu_name(), units, f"{compute_cores()} cores", *versions, "no GPU" if gpu is None else gpu.name)
+    return ", ".join(filter(None, facts))
+
+
+def source_of(model: str | Path) -> str:
+    """Return the SHA-256 of a model's weights, by which sidecars name it.
+
+    Raises:
+        CheckpointError: no such model.
+        ArtifactError: the ONNX file that ships with it is damaged.
+    """
+    shipped = bundled_onnx(model)
+    return file_sha256(model_path(model)) if shipped is None else read_sidecar(shipped).source
+
+
+def find_choice(
+    model: str | Path,
+    folder: Path = ENGINES,
+    *,
+    size: tuple[int, int] | None = None,
+    machine: str | None = None,
+) -> MeasuredChoice | None:
+    """Return the newest choice for a model that was measured on this machine.
+
+    Args:
+        model: Bundled name or weights file.
+        folder: Where built files lie.
+        size: The one (height, width) that will come; ``None`` for any, which files of one size and engines do
+            not take.
+        machine: As :func:`describe_machine`, which is asked where ``None``.
+
+    Returns:
+        ``None`` where nothing was measured, or where the choice is what the model runs as anyway.
+    """
+    machine = machine or describe_machine()
+    found: list[tuple[str, Artifact]] = []
+    paths = [path for kind in Kind for path in folder.glob(f"*{kind.suffix}")]
+    source = source_of(model) if paths else None
+    for path in paths:
+        with suppress(ArtifactError):
+            artifact = read_sidecar(path)
+            record = artifact.details.autotune
+            takes = artifact.size == size or (artifact.size is None and artifact.kind is Kind.ONNX)
+            if artifact.source == source and record is not None and record.machine == machine and takes:
+                found.append((record.when, artifact))
+    if not found:
+        return None
+    newest = max(found, key=lambda each: each[0])[1]
+    choice = MeasuredChoice(artifact=newest, backend=_backend(newest), why=_record(newest).why)
+    as_shipped = newest.precision is Precision.FP32 and choice.backend == "onnxruntime"
+    if as_shipped and bundled_onnx(model) is not None:
+        return None
+    try:
+        load_artifact(newest.path)
+    except ArtifactError:  # its bytes changed since
+        return None
+    return choice
+
+
+def _record(artifact: Artifact) -> AutotuneRecord:
+    assert artifact.details.autotune is not None
+    return artifact.details.autotune
+
+
+def _backend(artifact: Artifact) -> GraphBackend | None:
+    known: dict[str | None, GraphBackend] = {
+        "onnxruntime": "onnxruntime",
+        "openvino": "openvino",
+        "openvino-bf16": "openvino-bf16",
+    }
+    return known.get(_record(artifact).backend)

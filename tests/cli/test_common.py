@@ -1,0 +1,65 @@
+"""What a model runs as where ``./engines`` holds a measured choice for it."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from hasn_edge.artifact import load_artifact, publish
+from hasn_edge.cli.common import open_chosen
+from hasn_edge.model.zoo import bundled_onnx
+from hasn_edge.runtime.choice import describe_machine
+from hasn_edge.sidecar import AutotuneRecord, Kind
+from hasn_edge.spec import Precision
+from tests.support.samples import details_of
+
+MODEL = "hasn-x4-small"
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """``./engines`` with a graph that was measured to be best here, by OpenVINO."""
+    monkeypatch.chdir(tmp_path)
+    shipped = load_artifact(bundled_onnx(MODEL))
+    record = AutotuneRecord(
+        candidates=(),
+        left_out=(),
+        why="it is faster",
+        backend="openvino",
+        machine=describe_machine(),
+        when="2026",
+    )
+    return publish(
+        shipped.path.read_bytes(),
+        tmp_path / "engines" / "small.onnx",
+        spec=shipped.spec,
+        precision=Precision.FP32,
+        source=shipped.source,
+        details=details_of(Kind.ONNX, autotune=record),
+    )
+
+
+def test_a_model_runs_as_what_was_measured_and_one_line_states_it(measured, capsys):
+    x = np.random.default_rng(0).random((1, 3, 20, 24), dtype=np.float32)
+    with open_chosen(MODEL, None, threads=1, engines=True) as session:
+        assert session.backend == "openvino"
+        found = session.run(x)
+    line = f"Using engines/small.onnx (it is faster); --no-engines runs {MODEL} itself\n"
+    assert capsys.readouterr().err == line
+    for options in ({"engines": False}, {"engines": True, "model": "hasn-x4"}):
+        with open_chosen(**{"model": MODEL, "artifact": None, "threads": 1, **options}) as session:
+            assert session.backend == "onnxruntime"
+            if not options["engines"]:
+                np.testing.assert_allclose(found, session.run(x), rtol=0, atol=1e-5)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_does_not_open_is_said_and_the_model_runs_itself(measured, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with open_chosen(MODEL, None, threads=1, engines=True) as session:
+        assert session.backend == "onnxruntime"
+    told = capsys.readouterr().err
+    assert told.startswith("engines/small.onnx is left out: ")
+    assert "pip install 'hasn-edge[openvino]'" in told
