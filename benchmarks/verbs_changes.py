@@ -35,6 +35,8 @@ RENAMED_KEYS = {
 CLEAR = "Colours under full transparency stay away from the network."
 SIDECAR = "Sidecars have schema 2, with types: what is empty or said twice is left out."
 
+TRAIN = "Recipes have more settings, which run.json and weights name; the tensors are the same."
+DEMO = "The JSON of demo speaks of the CPU, and has the state of the run."
 BENCH = "The JSON of bench has schema 5: names, bicubic, busy cores, and no speed-up where rounds disagree."
 EQUALIZED = (
     "Recipes that ship equalize channels before INT8: other graphs, ranges and scores. With the recipe of "
@@ -68,6 +70,8 @@ CHANGES: tuple[Change, ...] = (
         "bench", r"cases\[5\]\.(quality|not_measured)", "No drift of tiles is stated where no image has two."
     ),
     Change("bench*", r"schema|under other keys|(turns|rounds)_seconds|no_speedup|bicubic|busy_cores", BENCH),
+    Change("train*", r"run\.json: (recipe\.|branched_at: )|(best|last).*the same tensors", TRAIN),
+    Change("demo-*", r"environment\.CPU -> environment\.cpu|latency_begins|state: |opening: ", DEMO),
     Change("eval*", r"eval\.json: ", "The JSON of eval has the scores of several models."),
     Change("export-onnx", r"eval\.json: ", "The JSON of eval has the scores of several models."),
 )
