@@ -28,9 +28,8 @@ SAYS = {
     "artifact": "built files, checked",
     "config": "TOML to typed objects",
     "files": "whole or not at all",
-    "metrics": "PSNR, SSIM",
     "hardware": "what this machine has",
-    "images": "files to arrays and back",
+    "images": "files to arrays, PSNR, SSIM",
     "model": "the network, weights, counts",
     "data": "photographs, patches, sets",
     "fuse": "exact rewrites",
@@ -124,7 +123,7 @@ def write_result(path: Path) -> None:
 
     from hasn_edge.data.pairs import bicubic_baseline, shipped_eval_set
     from hasn_edge.images.arrays import from_tensor, to_tensor
-    from hasn_edge.metrics import psnr_and_ssim_y
+    from hasn_edge.images.metrics import psnr_and_ssim_y
     from hasn_edge.model.zoo import DEFAULT_MODEL
     from hasn_edge.runtime.open import open_model
     from hasn_edge.runtime.upscaler import Upscaler

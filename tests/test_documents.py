@@ -69,6 +69,9 @@ def test_the_floors_are_drawn_as_the_code_has_them():
     drawn = (ROOT / "docs" / "images" / "floors.svg").read_text(encoding="utf-8")
     assert drawn == module.floors_svg(), "the rooms changed; run: python docs/make_images.py"
     assert max(module.floors().values()) <= 12
+    assert len(module.SAYS) <= 30
+    loose = {path.stem for path in (ROOT / "hasn_edge").glob("*.py")} - {"__init__", "__main__"}
+    assert len(loose) <= 9
     rooms = {path.name.removesuffix(".py") for path in module.PACKAGE.iterdir() if path.suffix in ("", ".py")}
     assert rooms - set(module.SAYS) == {"__init__", "__main__", "__pycache__"} & rooms | {
         "__init__",

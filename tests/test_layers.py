@@ -20,7 +20,6 @@ FLOORS = (
     {"artifact"},
     {"hardware"},
     {"images"},
-    {"metrics"},
     {"data"},
     {"model"},
     {"fuse"},
@@ -227,7 +226,7 @@ assert not loaded, loaded
 @pytest.mark.slow
 def test_base_modules_need_no_heavy_package():
     code = """
-import hasn_edge, hasn_edge.artifact, hasn_edge.config, hasn_edge.images.arrays, hasn_edge.metrics
+import hasn_edge, hasn_edge.artifact, hasn_edge.config, hasn_edge.images.arrays, hasn_edge.images.metrics
 import hasn_edge.evaluation.evaluate, hasn_edge.evaluation.compare
 import hasn_edge.runtime.open, hasn_edge.runtime.upscaler
 import hasn_edge.pipeline.api, hasn_edge.bench.benchmark, hasn_edge.doctor.describe, hasn_edge.model.zoo

@@ -15,7 +15,7 @@ from hasn_edge.errors import Cure, say, use, with_cures
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.files import writing
 from hasn_edge.hardware.power import INTERVAL_SECONDS
-from hasn_edge.metrics import finite_or_none
+from hasn_edge.images.metrics import finite_or_none
 from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, complexity
 from hasn_edge.spec import ModelSpec
 

@@ -22,7 +22,7 @@ from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import UInt8, to_rgb, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.images.listing import SUFFIXES, find_images
-from hasn_edge.metrics import psnr_rgb
+from hasn_edge.images.metrics import psnr_rgb
 
 logger = logging.getLogger(__name__)
 

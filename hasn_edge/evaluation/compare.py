@@ -11,7 +11,7 @@ import numpy as np
 
 from hasn_edge.errors import InputError, VerificationError, say
 from hasn_edge.images.arrays import Float32
-from hasn_edge.metrics import finite_or_none
+from hasn_edge.images.metrics import finite_or_none
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import Precision
 

@@ -11,7 +11,7 @@ from typing import Any
 from hasn_edge.data.pairs import EvalSet, Pair, load_eval_set, shipped_eval_set
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
-from hasn_edge.metrics import finite_or_none, mean_db, psnr_and_ssim_y, psnr_rgb
+from hasn_edge.images.metrics import finite_or_none, mean_db, psnr_and_ssim_y, psnr_rgb
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.runtime.session import Session

@@ -8,10 +8,10 @@ from dataclasses import replace
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import UInt8
+from hasn_edge.images.metrics import psnr_y
 from hasn_edge.live.fit import fit
 from hasn_edge.live.frame import Frame, FrameQuality
 from hasn_edge.live.snapshot import QualityFigures
-from hasn_edge.metrics import psnr_y
 
 LEAST_SIDE = 3
 """Pixels that a self-test gives the network at least: PSNR cuts as much as one of them off at each edge."""
@@ -80,7 +80,7 @@ def measure_quality(frame: Frame, upscaled: UInt8, scale: int) -> FrameQuality:
 
 
 class Mean:
-    """Mean of decibels without the infinite ones, as :func:`hasn_edge.metrics.mean_db` takes it."""
+    """Mean of decibels without the infinite ones, as :func:`hasn_edge.images.metrics.mean_db` takes it."""
 
     def __init__(self) -> None:
         self.count = self._finite = 0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hasn_edge.errors import CheckpointError, say
-from hasn_edge.metrics import mean_db, psnr_rgb
+from hasn_edge.images.metrics import mean_db, psnr_rgb
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import Activation, Gate, ModelSpec
 

@@ -23,7 +23,7 @@ from hasn_edge.images.arrays import (
     to_tensor,
     visible_window,
 )
-from hasn_edge.metrics import psnr
+from hasn_edge.images.metrics import psnr
 from hasn_edge.runtime.memory import default_limit_bytes, largest_frame
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.tiling import Size, TileGrid, even_side, tile_for, weights

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hasn_edge import metrics
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, ShapeError
+from hasn_edge.images import metrics
 
 
 def _images(shared_data, name):

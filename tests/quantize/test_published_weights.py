@@ -13,7 +13,7 @@ from hasn_edge.data.pairs import EvalSet, load_eval_set
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.exporters.uint8_io import with_pixels
 from hasn_edge.images.arrays import from_tensor, to_tensor
-from hasn_edge.metrics import psnr_y
+from hasn_edge.images.metrics import psnr_y
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from hasn_edge import metrics
 from hasn_edge.errors import ShapeError
+from hasn_edge.images import metrics
 
 
 def _image(shape, *, seed=0):
