@@ -137,10 +137,10 @@ def available_memory_bytes(root: Path = _ROOT, *, address_space: int | None = No
                 lines = (group / "memory.stat").read_text().splitlines()
                 taken -= next(int(line.split()[1]) for line in lines if line.startswith(f"{cached} "))
             known.append(max(0, limit - max(0, taken)))
-    limit = _address_space() if address_space is None else address_space
+    most_mapped = _address_space() if address_space is None else address_space
     mapped = _field(root / "proc/self/status", "VmSize")
-    if limit is not None and mapped is not None:
-        known.append(max(0, limit - mapped))
+    if most_mapped is not None and mapped is not None:
+        known.append(max(0, most_mapped - mapped))
     return min((value for value in known if value is not None), default=None)
 
 
