@@ -6,6 +6,7 @@ Importing this package loads nothing heavy; each public name is imported when it
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from hasn_edge.bench.benchmark import benchmark
     from hasn_edge.errors import HasnEdgeError
     from hasn_edge.evaluation.evaluate import evaluate
+    from hasn_edge.images.codec import read_image, write_image
     from hasn_edge.model.zoo import load_model
     from hasn_edge.pipeline.api import build, export
     from hasn_edge.runtime.open import open_model, open_session
@@ -33,6 +35,8 @@ _HOMES = {
     "load_model": "model.zoo",
     "open_model": "runtime.open",
     "open_session": "runtime.open",
+    "read_image": "images.codec",
+    "write_image": "images.codec",
 }
 
 __all__ = [
@@ -49,14 +53,24 @@ __all__ = [
     "load_model",
     "open_model",
     "open_session",
+    "read_image",
+    "write_image",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(f"hasn_edge.{_HOMES[name]}"), name)
+        if inspect.isfunction(value):
+            from hasn_edge.arguments import checked
+
+            value = checked(value)
         globals()[name] = value
         return value
+    if name == "__version__":
+        from hasn_edge.optional import installed_version
+
+        return installed_version("hasn-edge") or "unknown"
     raise AttributeError(f"module 'hasn_edge' has no attribute {name!r}")
 
 

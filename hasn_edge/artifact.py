@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 from collections.abc import Mapping
@@ -70,6 +71,17 @@ class Artifact:
         """What an engine states; only for one."""
         assert isinstance(self.details, EngineDetails)
         return self.details
+
+    def __str__(self) -> str:
+        takes = "any size" if self.size is None else f"{self.size[1]}x{self.size[0]} pixels"
+        lines = [f"{self.path}: {self.precision.value} {self.kind.value}, x{self.spec.scale}, takes {takes}"]
+        held_out = self.details.measured.held_out if self.details.measured else None
+        if held_out is not None:
+            lines.append(f"PSNR-Y on held-out images: {held_out.dpsnr_db:+.4f} dB against FP32")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def publish_copy(self, data: bytes, path: Path, details: Details | None = None) -> Artifact:
         """Publish the file's bytes under another name, with other details where they are given."""

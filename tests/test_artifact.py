@@ -10,6 +10,7 @@ import pytest
 
 from hasn_edge.artifact import Artifact, load_artifact, publish, sidecar_path
 from hasn_edge.errors import ArtifactError
+from hasn_edge.pipeline.build import Built
 from hasn_edge.sidecar import Form, GraphDetails, InputProfile, Kind, TensorInfo
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -152,3 +153,12 @@ def test_what_version_0_1_wrote_is_published_again_in_the_words_of_today(tmp_pat
     old = load_0_1(name, tmp_path)
     again = Artifact.from_dict(old.path, json.loads(json.dumps(old.to_dict())))
     assert again == old
+
+
+def test_an_artifact_prints_a_few_lines(published):
+    text = str(published)
+    assert text == f"{published.path}: int8 onnx, x2, takes 320x180 pixels"
+    assert published._repr_html_() == f"<pre>{text}</pre>"
+    built = Built(artifacts=(published,), summary=("18 convolutions < 20",))
+    assert str(built) == f"18 convolutions < 20\n{published.path}"
+    assert "18 convolutions &lt; 20" in built._repr_html_()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from hasn_edge import interrupt
 from hasn_edge.artifact import Artifact
-from hasn_edge.errors import BuildError, HasnEdgeError, say
+from hasn_edge.errors import BuildError, HasnEdgeError, UnsupportedError, say
 from hasn_edge.evaluation.latency import Round, time_session
 from hasn_edge.hardware.host import peak_memory_bytes
 
@@ -74,11 +75,20 @@ class Case:
         return open_model(self.model, backend="pytorch", device=self.device, threads=self.threads)
 
 
+_GUARD = say('in a script of your own, call it under: if __name__ == "__main__":')
+
+
 class Worker:
     """The parent's handle on one case. Use as a context manager; the child ends with it."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UnsupportedError(
+                "a benchmark starts processes, which import the script that called it, and this one began a "
+                "benchmark again",
+                _GUARD,
+            )
         context = multiprocessing.get_context("spawn")
         self._connection, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child, case), daemon=True)
@@ -148,7 +158,9 @@ class Worker:
             if code == -signal.SIGKILL:
                 killed = f"{stopped}: the system killed it, most likely because memory was short"
                 raise BuildError(killed, say("bench a smaller size")) from exc
-            raise BuildError(f"{stopped}: its process ended with code {code}") from exc
+            script = getattr(sys.modules["__main__"], "__spec__", None) is None
+            cures = (_GUARD,) if code == 1 and script else ()
+            raise BuildError(f"{stopped}: its process ended with code {code}", *cures) from exc
         if not ok:
             raise value
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Mapping
@@ -130,6 +131,14 @@ class BenchReport:
     framed: bool = False
     """Quality is of one frame with the set's images side by side, for engines of one size."""
     command: str = ""
+
+    def __str__(self) -> str:
+        from hasn_edge.bench.table import brief  # which prints this class
+
+        return brief(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     @property
     def busy(self) -> str:

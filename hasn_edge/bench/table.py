@@ -148,6 +148,12 @@ def markdown(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> str
     return "\n".join(lines) + "\n"
 
 
+def brief(report: BenchReport) -> str:
+    """Return what the report is of and its most important figures, as lines."""
+    rows = [[one.heading, *one.cells] for one in choose(columns(report))]
+    return "\n".join([*caption(report), *markdown_table(["", *labels(report)], rows)])
+
+
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table."""
     return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]

@@ -199,7 +199,7 @@ def check_pixels(pixels: Pixels) -> None:
     if not isinstance(pixels, np.ndarray):
         raise ShapeError(
             f"expected an image as a NumPy array (H, W, C) of uint8 or uint16, got {type(pixels).__name__}; "
-            "read_image of hasn_edge.images.arrays reads files"
+            "hasn_edge.read_image reads files"
         )
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.size == 0:
         raise ShapeError(f"expected an image (H, W, C) with 1 to 4 channels, got shape {pixels.shape}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -64,6 +65,13 @@ class Built:
     """What the build measured, a sentence each."""
     left_out: tuple[HasnEdgeError, ...] = ()
     """Why a precision was left out, where several were tried."""
+
+    def __str__(self) -> str:
+        left_out = (str(error) for error in self.left_out)
+        return "\n".join([*self.summary, *left_out, *(str(artifact.path) for artifact in self.artifacts)])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError, OutOfMemoryError, UnsupportedError, say
+from hasn_edge.errors import InputError, OutOfMemoryError, ShapeError, UnsupportedError, say
 from hasn_edge.images.arrays import (
     Float32,
     Pixels,
@@ -123,6 +123,14 @@ class Upscaler:
         memory_limit_bytes: int | None = None,
         self_ensemble: bool = False,
     ) -> None:
+        if not isinstance(session, Session):
+            raise InputError(
+                f"Upscaler takes a session, got {type(session).__name__}",
+                say("open one: hasn_edge.open_model(NAME) or hasn_edge.open_session(FILE)"),
+            )
+        for name, value in (("tile", tile), ("overlap", overlap)):
+            if type(value) is not int and not (value is None and name == "tile"):
+                raise InputError(f"{name} is {value!r}; expected an integer")
         self.session = session
         self.tile = tile
         self.overlap = overlap
@@ -147,10 +155,11 @@ class Upscaler:
 
         Args:
             pixels: ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB
-                and alpha. From 1 x 1 pixel.
+                and alpha. Or float32 in [0, 1], without alpha. From 1 x 1 pixel.
 
         Returns:
-            ``(H * scale, W * scale)`` or ``(H * scale, W * scale, C)`` of the same dtype.
+            ``(H * scale, W * scale)`` or ``(H * scale, W * scale, C)`` of the same dtype; float32 is clipped
+            to [0, 1] and not rounded.
 
         Raises:
             ShapeError: not such an array.
@@ -159,6 +168,9 @@ class Upscaler:
         if isinstance(pixels, np.ndarray) and pixels.ndim == 2:
             flat: Pixels = self.upscale(pixels[:, :, None])[:, :, 0]
             return flat
+        if isinstance(pixels, np.ndarray) and np.issubdtype(pixels.dtype, np.floating):
+            unrounded: Pixels = self._upscale_floats(pixels)
+            return unrounded
         check_pixels(pixels)
         colour, alpha = split_alpha(pixels)
         scale = self.session.spec.scale
@@ -177,6 +189,19 @@ class Upscaler:
             y_NCHW = band_NCHW.mean(axis=1, keepdims=True) if channels == 1 else band_NCHW
             inside[top : top + y_NCHW.shape[2]] = from_tensor(y_NCHW, pixels.dtype)
         return out
+
+    def _upscale_floats(self, pixels: Float32) -> Any:
+        if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
+            raise ShapeError(
+                f"expected a float32 image (H, W, C) with 1 or 3 channels, got shape {pixels.shape}",
+                say("give transparent images as uint8 or uint16"),
+            )
+        planes = pixels.astype(np.float32, copy=False).transpose(2, 0, 1)[None]
+        y_NCHW = self.run(np.ascontiguousarray(planes if pixels.shape[2] == 3 else planes.repeat(3, axis=1)))
+        if not np.isfinite(y_NCHW).all():
+            raise InputError("the network's output has values that are not numbers (NaN or infinity)")
+        y_NCHW = y_NCHW if pixels.shape[2] == 3 else y_NCHW.mean(axis=1, keepdims=True)
+        return np.ascontiguousarray(np.clip(y_NCHW, 0, 1)[0].transpose(1, 2, 0))
 
     def run(self, x_NCHW: Float32) -> Float32:
         """Upscale a tensor of any size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 import pytest
@@ -134,3 +135,10 @@ def test_rounds_that_disagree_give_no_speed_up_but_the_reason(report):
     assert latency["speedup"] is None
     assert latency["no_speedup"].startswith(reason)
     assert report.to_dict()["cases"][0]["latency"]["no_speedup"] is None
+
+
+def test_a_report_prints_its_most_important_figures(report):
+    text = str(report)
+    assert "median, ms | 300.0 | 300.0 | 650.0" in text
+    assert len(text.splitlines()) < 16
+    assert report._repr_html_() == f"<pre>{html.escape(text)}</pre>"

@@ -69,7 +69,7 @@ def test_small_images_are_padded_with_their_edges_and_cropped():
 )
 def test_what_is_no_array_is_refused(given, name):
     upscaler = Upscaler(FakeSession(SPEC))
-    message = rf"expected an image as a NumPy array \(H, W, C\) of uint8 or uint16, got {name}; read_image"
+    message = rf"expected an image as a NumPy array \(H, W, C\) of uint8 or uint16, got {name}; hasn_edge"
     for upscale in (upscaler, upscaler.upscale, upscaler.tile_drift):
         with pytest.raises(ShapeError, match=message):
             upscale(given)
@@ -141,7 +141,7 @@ def test_an_image_of_which_nothing_is_visible_is_not_computed():
     [
         (np.zeros((4, 4, 5), np.uint8), "1 to 4 channels"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
-        (np.zeros((4, 4, 3), np.float32), "uint8 or uint16, got float32"),
+        (np.zeros((4, 4, 3), np.int32), "uint8 or uint16, got int32"),
         (np.zeros((1, 4, 4, 3), np.uint8), "expected an image"),
     ],
 )
@@ -406,3 +406,35 @@ def test_smaller_tiles_are_tried_where_memory_does_not_suffice(error, caplog):
 def test_there_is_an_end_to_smaller_tiles(given):
     with pytest.raises(OutOfMemoryError, match="no room"):
         Upscaler(ShortOfMemory(10, OutOfMemoryError), **given)(image(200, 300, 3))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_float32_images_are_upscaled_in_float(channels):
+    pixels = np.random.default_rng(0).random((17, 23, channels), np.float32)
+    upscaler = Upscaler(session())
+    y = upscaler(pixels)
+    assert (y.shape, y.dtype) == ((68, 92, channels), np.float32)
+    planes = np.broadcast_to(pixels.transpose(2, 0, 1)[None], (1, 3, 17, 23))
+    expected = np.clip(upscaler.run(np.ascontiguousarray(planes)), 0, 1)[0].transpose(1, 2, 0)
+    # as uint8 of the same values it is the same image, rounded
+    if channels == 3:
+        np.testing.assert_array_equal(y, expected)
+        rough = np.rint(pixels * 255).astype(np.uint8)
+        finer = upscaler(rough.astype(np.float32) / 255)
+        assert np.abs(np.rint(finer * 255) - upscaler(rough)).max() <= 1
+    else:
+        assert upscaler(pixels[:, :, 0]).shape == (68, 92)
+    assert upscaler(pixels.astype(np.float64)).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((9, 9, 4), np.float32), "expected a float32 image"),
+        (np.full((9, 9, 3), 255.0, np.float32), "divide by 255"),
+        (np.full((9, 9, 3), np.nan, np.float32), "not"),
+    ],
+)
+def test_float_images_that_are_refused(pixels, message):
+    with pytest.raises(InputError, match=message):
+        Upscaler(FakeSession())(pixels)

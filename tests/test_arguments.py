@@ -1,0 +1,138 @@
+"""The package's door: a wrong type is one of our errors, and what is right passes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hasn_edge
+from hasn_edge.arguments import checked
+from hasn_edge.errors import HasnEdgeError, InputError
+
+WRONG = {
+    "a model's name": lambda: hasn_edge.load_model(3),
+    "no model": lambda: hasn_edge.build(None),
+    "a file": lambda: hasn_edge.open_session(3),
+    "an artifact": lambda: hasn_edge.load_artifact(3),
+    "a size": lambda: hasn_edge.export("hasn-x4-small", size=5),
+    "a size in words": lambda: hasn_edge.export("hasn-x4-small", size="5x5"),
+    "three sides": lambda: hasn_edge.export("hasn-x4-small", size=(5, 5, 5)),
+    "a precision": lambda: hasn_edge.build("hasn-x4-small", precision=3),
+    "a batch": lambda: hasn_edge.build("hasn-x4-small", precision="fp32", batch="2"),
+    "a target": lambda: hasn_edge.build("hasn-x4-small", precision="fp32", target=3),
+    "a recipe": lambda: hasn_edge.build("hasn-x4-small", precision="int8", recipe=3),
+    "a flag": lambda: hasn_edge.build("hasn-x4-small", precision="fp32", rebuild="no"),
+    "a folder": lambda: hasn_edge.export("hasn-x4-small", output=3),
+    "threads": lambda: hasn_edge.open_model("hasn-x4-small", threads="2"),
+    "a device": lambda: hasn_edge.open_model("hasn-x4-small", device=0),
+    "a benchmark": lambda: hasn_edge.benchmark(3),
+    "one precision for several": lambda: hasn_edge.benchmark(precisions="int8"),
+    "no session": lambda: hasn_edge.Upscaler("hasn-x4"),
+    "an image's path": lambda: hasn_edge.read_image(3),
+    "pixels": lambda: hasn_edge.write_image("a.png", 3),
+    "a set": lambda: hasn_edge.evaluate("hasn-x4-small", data=3),
+}
+
+
+@pytest.mark.parametrize("call", WRONG.values(), ids=list(WRONG))
+def test_a_wrong_type_is_our_error(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HasnEdgeError):
+        call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiles_that_are_no_numbers():
+    with hasn_edge.open_model("hasn-x4-small") as session:
+        for given in ({"tile": "64"}, {"overlap": 1.5}, {"tile": True}):
+            with pytest.raises(InputError, match="expected an integer"):
+                hasn_edge.Upscaler(session, **given)
+
+
+@checked
+def example(
+    name: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    names: Sequence[str] = (),
+    rate: float = 1.0,
+    anything: Any = None,
+    later: Unknown = None,  # noqa: F821
+) -> str:
+    """What it is for."""
+    return f"{name} {size}"
+
+
+def test_messages_name_argument_value_and_what_was_expected():
+    with pytest.raises(
+        InputError, match=r"^example: size is '5x5' \(str\); expected a tuple of an integer, an"
+    ):
+        example("a", size="5x5")
+    with pytest.raises(InputError, match=r"name is 3 \(int\); expected a string or a path$"):
+        example(3)
+    with pytest.raises(InputError, match=r"names is 'ab' \(str\); expected a list$"):
+        example("a", names="ab")
+
+
+def test_what_is_right_passes():
+    assert example(Path("a"), size=[1, 2], names=["x"], rate=np.float32(2), anything=3, later=4) == "a [1, 2]"
+    assert example("a", size=(np.int64(1), 2), rate=1) == "a (np.int64(1), 2)" or np.__version__ < "2"
+    assert (example.__name__, example.__doc__) == ("example", "What it is for.")
+    with pytest.raises(TypeError, match="nothing"):
+        example("a", nothing=3)
+
+
+def test_images_are_read_and_written_at_the_top(tmp_path):
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    hasn_edge.write_image(tmp_path / "a.png", pixels)
+    np.testing.assert_array_equal(hasn_edge.read_image(tmp_path / "a.png"), pixels)
+
+
+def test_the_version_is_the_installed_one():
+    done = subprocess.run(
+        [sys.executable, "-m", "hasn_edge", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert hasn_edge.__version__ in done.stdout
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_named(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import hasn_edge\n"
+        "hasn_edge.benchmark('hasn-x4-small', precisions=('fp32',), size=(16, 16), runs=2, threads=1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr.count('if __name__ == "__main__":') >= 2
+    )  # in the process that began again, and in ours
+    assert "bootstrapping" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_readme_runs(tmp_path):
+    root = Path(hasn_edge.__file__).parents[1]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    snippet = text.split("```python\n")[1].split("```")[0]
+    lines = [line for line in snippet.splitlines() if "hasn_edge.benchmark(" not in line]
+    assert len(lines) == len(snippet.splitlines()) - 1, "minutes; the test above runs one"
+    code = "\n".join(lines).replace('"hasn-x4"', '"hasn-x4-small"')
+    code = code.replace("calibration/heldout", str(root / "calibration/heldout"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("(240, 240, 3) 28.97"), done.stdout
