@@ -62,7 +62,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(f"hasn_edge.{_HOMES[name]}"), name)
         if inspect.isfunction(value):
-            from hasn_edge.arguments import checked
+            from hasn_edge.pipeline.arguments import checked
 
             value = checked(value)
         globals()[name] = value

@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
-    {"arguments", "errors", "interrupt", "optional", "progress", "spec"},
+    {"errors", "interrupt", "optional", "progress", "spec"},
     {"config", "files", "sidecar"},
     {"artifact"},
     {"hardware"},

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import hasn_edge
-from hasn_edge.arguments import checked
 from hasn_edge.errors import HasnEdgeError, InputError
+from hasn_edge.pipeline.arguments import checked
 
 WRONG = {
     "a model's name": lambda: hasn_edge.load_model(3),
