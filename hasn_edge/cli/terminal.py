@@ -106,15 +106,16 @@ def progress(description: str, *, show: bool = True) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    out = messages()
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[current]}"),
-        console=messages(),
+        console=out,
         transient=True,
-        disable=_quiet or not show,
+        disable=_quiet or not show or not out.is_interactive,  # else an empty line in a pipe
     )
     with bar:
         task = bar.add_task(description, total=None, current="")

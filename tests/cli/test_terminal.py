@@ -36,6 +36,13 @@ def test_a_pipe_gets_the_plain_line_though_the_bar_replaced_the_stream(monkeypat
     assert getattr(capfd.readouterr(), name[3:]) == "out/a_x4.png\n"
 
 
+@pytest.mark.parametrize("context", [terminal.progress, terminal.status])
+def test_a_pipe_gets_no_empty_line_of_a_bar(capfd, context):
+    with context("working") as update:
+        update(Step("more", 1, 2))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.fixture
 def logger():
     """The package's logger, put back as it was."""
