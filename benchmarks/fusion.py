@@ -2,6 +2,7 @@
 
     python benchmarks/fusion.py                    # the published network, 320x180, a few minutes
     python benchmarks/fusion.py --rounds 3 --backend onnxruntime
+    python benchmarks/fusion.py --backend onnxruntime --backend openvino --only-fixed --name openvino
     python benchmarks/fusion.py --rounds 30 --rules unfused --rules compose_esa --name few
 
 Times do not depend on the weights, so without --model the published network is timed as PyTorch initialises
@@ -31,16 +32,20 @@ from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import torchscript_bytes, torchscript_from_model
 from hasn_edge.files import writing
 from hasn_edge.fuse.apply import RULES, fuse
-from hasn_edge.hardware.host import compute_cores, describe_host
+from hasn_edge.hardware.host import compute_cores, describe_host, has_bf16
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.runtime.openvino import OpenVinoSession
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.session import Session
 from hasn_edge.runtime.torchscript import TorchScriptSession
 
 TOLERANCE = 2e-5
 """Largest accepted difference of a case's output from the unfused network's; a case beyond it is a bug."""
+
+BF16_TOLERANCE = 0.05
+"""The same in BF16, which has 8 bits."""
 
 TWO, ALL = ("norm_affine", "compose_esa"), tuple(RULES)
 
@@ -79,7 +84,10 @@ class Case:
         graph = onnx_from_model(
             network, size=size if self.static else None, decompose_norm=self.decompose_norm
         )
-        return OnnxRuntimeSession(graph.SerializeToString(), threads=threads)
+        data = graph.SerializeToString()
+        if self.backend == "onnxruntime":
+            return OnnxRuntimeSession(data, threads=threads)
+        return OpenVinoSession(data, model.spec, threads=threads, bf16=self.backend == "openvino-bf16")
 
 
 def cases() -> list[Case]:
@@ -92,6 +100,13 @@ def cases() -> list[Case]:
     made.append(Case(backend="onnxruntime", rules=TWO, decompose_norm=True))
     made += [Case(backend="onnxruntime", rules=rules, static=True) for rules in ((), TWO, ALL)]
     made.append(Case(backend="onnxruntime", rules=TWO, static=True, decompose_norm=True))
+    for backend in ("openvino", *(["openvino-bf16"] if has_bf16() else [])):
+        made += [
+            Case(backend=backend, rules=rules, static=True) for rules in ((), ("compose_esa",), TWO, ALL)
+        ]
+        for rules in ((), ("compose_esa",), TWO):
+            made.append(Case(backend=backend, rules=rules, static=True, decompose_norm=True))
+        made.append(Case(backend=backend, rules=TWO))
     return made
 
 
@@ -110,7 +125,7 @@ def measure(
             # TorchScript specialises itself during its second call.
             for _ in range(2 if case.backend == "torchscript" else 1):
                 difference = float(np.abs(session.run(x) - expected).max())
-            if not difference <= TOLERANCE:
+            if not difference <= (BF16_TOLERANCE if case.backend == "openvino-bf16" else TOLERANCE):
                 raise click.ClickException(
                     f"{case.backend}, {case.label}: output differs by {difference:.2g}"
                 )
@@ -141,9 +156,9 @@ def spread(of: list[float], to: list[float]) -> str:
 
 
 def rows(chosen: list[Case]) -> list[tuple[str, ...]]:
-    """Return one row a case: backend, case, milliseconds, and four ratios."""
+    """Return one row a case: backend, case, milliseconds, and four ratios, the last two to the first case."""
     first = {case.backend: case for case in reversed(chosen)}
-    reference = next((case for case in chosen if case.backend == "pytorch"), None)
+    reference = chosen[0]
     return [
         (
             case.backend,
@@ -152,8 +167,8 @@ def rows(chosen: list[Case]) -> list[tuple[str, ...]]:
             f"{min(case.seconds) * 1e3:.0f}",
             f"{ratio(first[case.backend].seconds, case.seconds):.2f}",
             spread(first[case.backend].cpu_seconds, case.cpu_seconds),
-            f"{ratio(reference.seconds, case.seconds):.2f}" if reference else "-",
-            spread(reference.cpu_seconds, case.cpu_seconds) if reference else "-",
+            f"{ratio(reference.seconds, case.seconds):.2f}",
+            spread(reference.cpu_seconds, case.cpu_seconds),
         )
         for case in chosen
     ]
@@ -166,7 +181,7 @@ HEADINGS = (
     "fastest, ms",
     "speed-up in this backend",
     "in CPU time",
-    "speed-up over PyTorch eager, unfused",
+    "speed-up over the first row",
     "in CPU time",
 )
 
@@ -189,7 +204,8 @@ def conventions(
         "CPU time is summed over threads; in brackets the quartiles over rounds. With one thread it is what "
         "other work disturbs least; with several, PyTorch's threads wait actively for one another and lose "
         "more than others on a busy machine, so believe such a run only where the machine was idle.",
-        f"Every output was within {TOLERANCE:.0e} of the unfused network's in PyTorch.",
+        f"Every output was within {TOLERANCE:.0e} of the unfused network's in PyTorch, in BF16 within "
+        f"{BF16_TOLERANCE:g}.",
         f"Model: {model or 'the published network as PyTorch initialises it'}.",
         "Not measured: TensorRT and TensorRT for RTX (no GPU).",
         "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
@@ -208,6 +224,7 @@ def conventions(
 @click.option(
     "--rules", "labels", multiple=True, help="Only these cases, as the table names them; repeatable."
 )
+@click.option("--only-fixed", is_flag=True, help="Only cases of a fixed size, as for a video.")
 @click.option("--name", default="fusion_cpu", show_default=True, help="Start of the result files' names.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
 def main(
@@ -217,6 +234,7 @@ def main(
     threads: int,
     backends: tuple[str, ...],
     labels: tuple[str, ...],
+    only_fixed: bool,
     name: str,
     output: Path,
 ) -> None:
@@ -228,7 +246,9 @@ def main(
     chosen = [
         case
         for case in cases()
-        if (not backends or case.backend in backends) and (not labels or case.label in labels)
+        if (not backends or case.backend in backends)
+        and (not labels or case.label in labels)
+        and (case.static or not only_fixed)
     ]
     machine = describe_host()
     measure(chosen, network, (height, width), threads, rounds, console)

@@ -29,6 +29,7 @@ from hasn_edge.hardware.host import peak_memory_bytes
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
     from hasn_edge.evaluation.evaluate import Scores
+    from hasn_edge.runtime.open import GraphBackend
     from hasn_edge.runtime.session import Session
 
 
@@ -40,6 +41,8 @@ class Case:
     model: str | None = None
     """Bundled name or weights file, run eagerly and unfused by PyTorch."""
     artifact: Artifact | None = None
+    backend: GraphBackend | None = None
+    """What runs an ONNX graph; ONNX Runtime where ``None``."""
     exact: bool = False
     """ONNX Runtime without graph optimizations: exact Q/DQ arithmetic, not a speed."""
     threads: int | None = None
@@ -64,6 +67,7 @@ class Case:
         if self.artifact is not None:
             return open_session(
                 self.artifact,
+                backend=self.backend,
                 device=self.device,
                 exact=self.exact,
                 threads=self.threads,
@@ -211,7 +215,7 @@ class CaseHost:
         self.sessions, self.frame = [session], size
         return {
             "backend": session.backend,
-            "precision": session.precision.value,
+            "precision": session.number_format,
             "device": session.device,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from hasn_edge.artifact import Artifact, load_artifact
@@ -21,9 +22,15 @@ from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION
 from hasn_edge.pipeline.build import CACHE, Built, build_one
 from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 
+_BACKENDS: dict[GraphBackend, str] = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO BF16",
+}
 _NAMES = {Kind.ONNX: "ONNX Runtime", Kind.TORCHSCRIPT: "TorchScript", Kind.ENGINE: "TensorRT"}
 
 
@@ -99,7 +106,7 @@ class CaseMaker:
                 raise failures[0]
         names = distinct_names([artifact.path for artifact in artifacts])
         for artifact, name in zip(artifacts, names, strict=True):
-            found.append(self._artifact_case(artifact, label=name))
+            found += self._artifact_cases(artifact, label=name)
             if artifact.kind is Kind.ONNX and artifact.precision is Precision.INT8:
                 found.append(self._emulated_case(artifact, label=f"{name}, emulated exactly"))
         tile = self.options.tile
@@ -178,7 +185,8 @@ class CaseMaker:
             return [Case(label=label, precision=precision.value, device=device, failure=exc, timed=False)]
 
     def _cases_of(self, built: Sequence[Artifact | Case]) -> list[Case]:
-        return [one if isinstance(one, Case) else self._artifact_case(one) for one in built]
+        cases = ([one] if isinstance(one, Case) else self._artifact_cases(one) for one in built)
+        return list(chain.from_iterable(cases))
 
     def _torchscript_case(self, model: str, precision: Precision) -> Case:
         script = self.export(
@@ -190,10 +198,29 @@ class CaseMaker:
         )
         return self._artifact_case(script)
 
-    def _artifact_case(self, artifact: Artifact, label: str = "") -> Case:
+    def _artifact_cases(self, artifact: Artifact, label: str = "") -> list[Case]:
+        """Return a case of a file; of a graph on a CPU one for each backend that was asked for."""
+        wanted = self.options.graph_backends
+        if artifact.kind is not Kind.ONNX or self.board.kind != "cpu" or tuple(wanted) == ("onnxruntime",):
+            return [self._artifact_case(artifact, label)]
+        return [
+            self._artifact_case(
+                artifact,
+                f"{label}, {_BACKENDS[backend]}"
+                if label
+                else f"{_BACKENDS[backend]} {artifact.precision.value}",
+                backend,
+            )
+            for backend in wanted
+        ]
+
+    def _artifact_case(
+        self, artifact: Artifact, label: str = "", backend: GraphBackend | None = None
+    ) -> Case:
         return Case(
             label=label or f"{_NAMES[artifact.kind]} {artifact.precision.value}",
             artifact=artifact,
+            backend=backend,
             threads=self.options.threads,
             device=None if self.board.kind == "cpu" else "cuda",
             cuda=self.options.cuda if artifact.kind is Kind.ENGINE else None,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hasn_edge.runtime.open import GraphBackend
+
 DEFAULT_SIZE = (180, 320)
 """Input (height, width) of the latency figures where neither the user nor a file names another."""
 
@@ -33,6 +35,8 @@ class BenchOptions:
     among ``artifacts``, else the CPU."""
     precisions: Sequence[str] = ("fp32", "fp16", "int8")
     """Precisions to build for the device and measure."""
+    graph_backends: Sequence[GraphBackend] = ("onnxruntime",)
+    """What runs each ONNX graph on a CPU, a case each."""
     data: Sequence[str] = ()
     """Evaluation sets, ``"NAME=DIR"``; the images that ship where empty."""
     size: tuple[int, int] | None = None

@@ -49,6 +49,15 @@ class WritesJson(Protocol):
 )
 @cuda_option
 @click.option(
+    "--backend",
+    "graph_backends",
+    type=click.Choice(["onnxruntime", "openvino", "openvino-bf16"]),
+    multiple=True,
+    default=["onnxruntime"],
+    show_default=True,
+    help="What runs each .onnx graph on a CPU; repeatable, a row each.",
+)
+@click.option(
     "--estimate",
     "board",
     metavar="BOARD",

@@ -54,10 +54,10 @@ class Builds:
 def compare(tmp_path):
     builds = Builds(tmp_path)
 
-    def make(kind, *, fails=(), **backends):
+    def make(kind, *, fails=(), graphs=("onnxruntime",), **backends):
         builds.fails = fails
         maker = CaseMaker(
-            options=BenchOptions(model="m", threads=2, cuda="torch"),
+            options=BenchOptions(model="m", threads=2, cuda="torch", graph_backends=graphs),
             board=Board(kind=kind, title=kind),
             backends=Backends(**backends),
             size=(48, 64),
@@ -98,6 +98,18 @@ def test_what_is_compared_on_a_jetson(compare):
         ("TensorRT int8", "cuda", "torch", True),
     ]
     assert asked == [(p, "tensorrt", (48, 64)) for p in ("fp32", "fp16", "int8")]
+
+
+def test_each_graph_is_a_case_of_each_backend_on_a_cpu(compare):
+    backends = ("onnxruntime", "openvino", "openvino-bf16")
+    found, _ = compare("cpu", graphs=backends)
+    assert [(case.label, case.backend) for case in found if case.backend is not None] == [
+        (f"{name} {precision}", backend)
+        for precision in ("fp32", "fp16", "int8")
+        for name, backend in zip(("ONNX Runtime", "OpenVINO", "OpenVINO BF16"), backends, strict=True)
+    ]
+    found, _ = compare("cuda", graphs=backends, onnxruntime_gpu=True)
+    assert {case.backend for case in found} == {None}
 
 
 def test_what_is_compared_where_little_is_installed(compare):
