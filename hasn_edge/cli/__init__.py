@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -57,7 +58,9 @@ class _Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
-            raise click.UsageError(f"{exc.message} Verbs: {', '.join(VERBS)}.", ctx) from None
+            near = difflib.get_close_matches(args[0].lower(), VERBS, n=1) if args else []
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"{exc.message}{hint} Verbs: {', '.join(VERBS)}.", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, force_option, model_option, name_option, output_option
+from hasn_edge.cli.common import (
+    SIZE,
+    NamesOption,
+    chosen_model,
+    force_option,
+    model_option,
+    name_option,
+    output_option,
+    quant_recipe_names,
+    target_names,
+)
 from hasn_edge.cli.terminal import note, say, status
 
 
@@ -24,10 +34,12 @@ from hasn_edge.cli.terminal import note, say, status
 )
 @click.option(
     "--target",
+    cls=NamesOption,
+    names=target_names,
     default=None,
     metavar="NAME|FILE",
-    help="What to build for: cpu, portable (the graphs that TensorRT 8.5 to 11 read), rtx, tensorrt, a board "
-    "such as orin-nano, or a target file.  [default: tensorrt where it and its GPU are, else cpu]",
+    help="What to build for: portable is the graphs that TensorRT 8.5 to 11 read; {names}; or a target "
+    "file.  [default: tensorrt where it and its GPU are, else cpu]",
 )
 @click.option(
     "--calibration",
@@ -38,10 +50,12 @@ from hasn_edge.cli.terminal import note, say, status
 )
 @click.option(
     "--recipe",
+    cls=NamesOption,
+    names=quant_recipe_names,
     default="default",
     show_default=True,
     metavar="NAME|FILE",
-    help="INT8 recipe: default, conservative, div2k, or a TOML file.",
+    help="INT8 recipe: {names}, or a TOML file of what differs from default.",
 )
 @click.option("--size", type=SIZE, default=None, help="Fix the input size.  [default: the target's]")
 @click.option(

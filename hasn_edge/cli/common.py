@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from hasn_edge.runtime.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MODEL_HELP = "Bundled name, or a .safetensors or .pth file.  [default: the bundled model]"
 
-model_option = click.option("--model", metavar="NAME|FILE", default=None, help=MODEL_HELP)
+class NamesOption(click.Option):
+    """An option that takes a name of those that ship, or a file: listed in its help and completed by shells.
+
+    ``{names}`` in its help becomes the names. They are looked up when they are shown.
+    """
+
+    def __init__(self, *args: Any, names: Callable[[], Iterable[str]], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.names = names
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option and its help, the names filled in."""
+        record = super().get_help_record(ctx)
+        return record and (record[0], record[1].replace("{names}", ", ".join(self.names())))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin so, and let the shell add files."""
+        items = [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
+        return [*items, CompletionItem(incomplete, type="file")]
+
+
+def model_names() -> Iterable[str]:
+    """Return the bundled models' names."""
+    from hasn_edge.model.zoo import bundled_models
+
+    return bundled_models()
+
+
+def quant_recipe_names() -> Iterable[str]:
+    """Return the names of the INT8 recipes that ship."""
+    from hasn_edge.quantize.recipe import shipped_recipes
+
+    return shipped_recipes()
+
+
+def train_recipe_names() -> Iterable[str]:
+    """Return the names of the training recipes that ship."""
+    from hasn_edge.train.recipe import recipe_names
+
+    return recipe_names()
+
+
+def target_names() -> Iterable[str]:
+    """Return the names of the targets that ship, boards among them."""
+    from hasn_edge.engine.target import shipped_targets
+
+    return shipped_targets()
+
+
+model_option = click.option(
+    "--model",
+    cls=NamesOption,
+    names=model_names,
+    metavar="NAME|FILE",
+    default=None,
+    help="Bundled name ({names}), or a .safetensors or .pth file.  [default: the bundled model]",
+)
 
 artifact_option = click.option(
     "--artifact",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hasn_edge import interrupt
-from hasn_edge.cli.common import threads_option
+from hasn_edge.cli.common import NamesOption, threads_option, train_recipe_names
 from hasn_edge.cli.terminal import is_quiet, messages, note, progress, say
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
@@ -27,7 +27,14 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command("train")
-@click.option("--recipe", default=None, metavar="NAME|FILE", help="Recipe that ships, or a .toml file.")
+@click.option(
+    "--recipe",
+    cls=NamesOption,
+    names=train_recipe_names,
+    default=None,
+    metavar="NAME|FILE",
+    help="Recipe that ships ({names}), or a .toml file.",
+)
 @click.option(
     "--data",
     type=FOLDER,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hasn_edge.cli.common import (
+    SIZE,
     artifact_option,
     backend_option,
+    chosen_model,
     cuda_option,
     device_option,
     engines_option,
@@ -22,6 +24,7 @@ from hasn_edge.cli.common import (
 )
 from hasn_edge.cli.terminal import interruption, is_quiet, note, progress, say
 from hasn_edge.cli.upscale_files import (
+    ResultSize,
     check_existing,
     check_output,
     find_files,
@@ -67,6 +70,22 @@ if TYPE_CHECKING:
     default=16,
     show_default=True,
     help="Pixels that neighbouring tiles share.",
+)
+@click.option(
+    "-r", "--recursive", is_flag=True, help="Enter folders inside folders; -o gets the same folders."
+)
+@click.option(
+    "--outscale",
+    type=click.FloatRange(0.1, 16),
+    default=None,
+    metavar="N",
+    help="Images N times as large as they were: the network's result, resampled (MATLAB bicubic).",
+)
+@click.option(
+    "--size",
+    type=SIZE,
+    default=None,
+    help="Images as large as fits into WxH, resampled likewise; they keep their aspect ratio.",
 )
 @click.option(
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."
@@ -116,6 +135,9 @@ def command(
     suffix: str | None,
     tile: int | None,
     overlap: int,
+    recursive: bool,
+    outscale: float | None,
+    size: tuple[int, int] | None,
     self_ensemble: bool,
     srgb: bool,
     codec: str | None,
@@ -134,7 +156,8 @@ def command(
 
     PNG, JPEG, WebP, BMP, TIFF and still GIF; 8 and 16 bit; gray and colour; transparency, colour profile,
     resolution, dates and copyright are kept; EXIF orientation is applied. A file that cannot be
-    read is named, the rest go on, and the exit code is 1. Folders inside folders are not entered.
+    read is named, the rest go on, and the exit code is 1. Folders inside folders are entered with
+    --recursive.
 
     Videos keep every frame at its time, audio, subtitles and colour tags; clip.mp4 becomes
     clip_x4.mp4, and clip.avi as well, or clip_x4.mkv where only that holds its audio. Frames
@@ -152,7 +175,12 @@ def command(
     """
     from hasn_edge.runtime.upscaler import Upscaler
 
-    files = find_files(inputs, output)
+    if outscale is not None and size is not None:
+        raise click.UsageError("--outscale and --size exclude each other")
+    wanted = ResultSize(outscale=outscale, size=size)
+    files, folders = find_files(inputs, output, recursive=recursive)
+    if wanted.any and any(map(is_video, files)):
+        raise click.UsageError("--outscale and --size are for images; a video has the network's scale")
     check_output(files, output, suffix)
     failures: list[str] = []
     padded: list[Path] = []
@@ -172,15 +200,18 @@ def command(
     ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
         several = len(files) > 1
-        work = check_existing(
-            name_results(files, output, session.spec.scale, suffix, audio), skip=skip_existing
-        )
+        label = wanted.label(session.spec.scale)
+        what = chosen_model(model) if artifact is None else artifact.name
+        then = f", then resampled to {label} (MATLAB bicubic)" if wanted.any else ""
+        runs = f"{session.number_format} by {session.backend} on {session.device}"
+        note(f"{what}, {runs}: x{session.spec.scale}{then}")
+        work = check_existing(name_results(files, output, label, suffix, audio, folders), skip=skip_existing)
         videos = [(file, target) for file, target in work if is_video(file)]
         images = [(file, target) for file, target in work if not is_video(file)]
         with progress("upscaling", show=len(images) > 1) as show:
             for number, (path, target) in enumerate(images, 1):
                 try:
-                    _upscale(upscaler, path, target, several=several, srgb=srgb)
+                    _upscale(upscaler, path, target, wanted, several=several, srgb=srgb)
                     padded += [path] if _is_padded(upscaler) else []
                 except (HasnEdgeError, MemoryError) as exc:
                     failures.append(str(path))
@@ -209,21 +240,28 @@ def command(
         sys.exit(1)
 
 
-def _upscale(upscaler: Upscaler, path: Path, target: Path, *, several: bool, srgb: bool) -> None:
+def _upscale(
+    upscaler: Upscaler, path: Path, target: Path, wanted: ResultSize, *, several: bool, srgb: bool
+) -> None:
     from hasn_edge.files import require_writable
     from hasn_edge.images.codec import check_size, read_image, write_image
     from hasn_edge.images.metadata import keep_colours, read_metadata
 
     require_writable(target)  # computing what cannot be written takes minutes
     image, metadata, colours = keep_colours(read_image(path), read_metadata(path), target, srgb=srgb)
-    scale, (height, width) = upscaler.session.spec.scale, image.shape[:2]
-    check_size(target, height * scale, width * scale)
+    height, width = image.shape[:2]
+    final = wanted.final(height, width, upscaler.session.spec.scale)
+    check_size(target, *final)
     try:
         result = upscaler.upscale(image)
     except MemoryError as exc:
         raise InputError(f"{path}: {width}x{height} pixels: not enough memory; cut the image") from exc
+    if result.shape[:2] != final:
+        from hasn_edge.data.resize import imresize
+
+        result = imresize(result, size=final)
     write_image(target, result, convert=True, metadata=metadata)
-    say_result(path, target, upscaler.session.spec.scale, several=several)
+    say_result(path, target, wanted.label(upscaler.session.spec.scale), several=several)
     if colours:
         note(f"  {colours}")
     if metadata.further:
@@ -306,7 +344,7 @@ def _upscale_video(
         report = upscale_video(
             video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=count
         )
-    say_result(video, target, upscaler.session.spec.scale, several=several)
+    say_result(video, target, f"x{upscaler.session.spec.scale}", several=several)
     height, width = report.size
     note(
         f"  {report.images} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "

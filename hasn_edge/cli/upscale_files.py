@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,40 @@ def is_video(path: Path) -> bool:
     return suffix in VIDEO_SUFFIXES and not (suffix == ".gif" and is_still(path))
 
 
-def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class ResultSize:
+    """How large results shall be; without anything, what the network gives."""
+
+    outscale: float | None = None
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels that results fit into."""
+
+    @property
+    def any(self) -> bool:
+        """Whether results are resampled."""
+        return self.outscale is not None or self.size is not None
+
+    def label(self, scale: int) -> str:
+        """Return what results' names end in, for a network of this scale: ``x4``, ``x1.5``, ``1920x1080``."""
+        if self.size is not None:
+            return f"{self.size[1]}x{self.size[0]}"
+        return f"x{scale if self.outscale is None else self.outscale:g}"
+
+    def final(self, height: int, width: int, scale: int) -> tuple[int, int]:
+        """Return the (height, width) of the result of an image."""
+        factor: float = scale if self.outscale is None else self.outscale
+        if self.size is not None:
+            factor = min(self.size[0] / height, self.size[1] / width)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def find_files(
+    inputs: tuple[str, ...], output: Path, *, recursive: bool = False
+) -> tuple[list[Path], dict[Path, Path]]:
     """List the images and videos that were given, and say which subfolders are not looked into.
+
+    Returns:
+        The files; and of those in folders inside folders the folders that lead to them, below the given one.
 
     Raises:
         InputError: a folder without any of them, or one that may not be read.
@@ -37,7 +71,10 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
         _refuse_address(text)
     # Results of an earlier run are not what the user forgot to name.
     deeper = folders_inside(inputs, also=VIDEO_SUFFIXES, without=output)
-    if deeper:
+    given = inputs
+    if recursive:
+        inputs = (*inputs, *map(str, deeper))
+    elif deeper:
         one = len(deeper) == 1
         count, them, were = (
             ("1 subfolder", "it", "was") if one else (f"{len(deeper)} subfolders", "them", "were")
@@ -46,7 +83,7 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
         more = f" and {len(deeper) - _NAMED} more" if len(deeper) > _NAMED else ""
         note(
             f"{count} with images or videos in {them} {were} not entered: {names}{more}; "
-            f"to include {them}, name {them} as well"
+            f"to include {them}, name {them} as well, or use --recursive"
         )
     if unknown := files_left_out(inputs, also=VIDEO_SUFFIXES):
         names = ", ".join(map(str, unknown[:_NAMED]))
@@ -55,7 +92,14 @@ def find_files(inputs: tuple[str, ...], output: Path) -> list[Path]:
             ("1 file", "its ending") if len(unknown) == 1 else (f"{len(unknown)} files", "their endings")
         )
         note(f"{what} left out, {them} not of an image or video that is known here: {names}{more}")
-    return find_images(inputs, also=VIDEO_SUFFIXES)
+    # A folder that holds nothing but folders has no images directly.
+    folders = [text for text in inputs if not recursive or _holds_files(Path(text))] or list(inputs)
+    files = find_images(folders, also=VIDEO_SUFFIXES)
+    if not recursive:
+        return files, {}
+    roots = [Path(text) for text in given if Path(text).is_dir()]
+    inside = {file: root for file in files for root in roots if file.is_relative_to(root)}
+    return files, {file: file.parent.relative_to(root) for file, root in inside.items()}
 
 
 def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
@@ -97,7 +141,12 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
 
 
 def name_results(
-    files: list[Path], output: Path, scale: int, suffix: str | None, audio: Any
+    files: list[Path],
+    output: Path,
+    label: str,
+    suffix: str | None,
+    audio: Any,
+    folders: Mapping[Path, Path] | None = None,
 ) -> list[tuple[Path, Path]]:
     """Pair every file with its result; files of the same name in different folders get a number.
 
@@ -115,13 +164,14 @@ def name_results(
             from hasn_edge.video.tracks import output_suffix
 
             ending = output_suffix(file, audio)
-        name = f"{file.stem}_x{scale}{ending}"
+        folder = output / (folders or {}).get(file, "")
+        name = f"{file.stem}_{label}{ending}"
         count = 2
-        while name.lower() in taken:
-            name = f"{file.stem}_x{scale}_{count}{ending}"
+        while str(folder / name).lower() in taken:
+            name = f"{file.stem}_{label}_{count}{ending}"
             count += 1
-        taken.add(name.lower())
-        target = output if named else output / name
+        taken.add(str(folder / name).lower())
+        target = output if named else folder / name
         if target.resolve() in sources:
             raise OutputError(
                 f"{target} is one of the {'videos' if is_video(file) else 'images'} to upscale and would "
@@ -150,11 +200,19 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
     return work
 
 
-def say_result(file: Path, target: Path, scale: int, *, several: bool) -> None:
+def say_result(file: Path, target: Path, label: str, *, several: bool) -> None:
     """Print a result's path, and on standard error whose it is where its name does not say that."""
     say(str(target))
-    if several and target.stem != f"{file.stem}_x{scale}":
+    if several and target.stem != f"{file.stem}_{label}":
         note(f"  {file} -> {target}")
+
+
+def _holds_files(path: Path) -> bool:
+    from hasn_edge.images.listing import SUFFIXES
+    from hasn_edge.video.formats import VIDEO_SUFFIXES
+
+    known = (*SUFFIXES, *VIDEO_SUFFIXES)
+    return not path.is_dir() or any(each.suffix.lower() in known for each in path.iterdir())
 
 
 def _refuse_address(text: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hasn_edge.cli import cli
 from hasn_edge.cli.upscale_files import is_video
+from hasn_edge.data.resize import imresize
 from hasn_edge.errors import BuildError, InputError
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.images.listing import USUAL_VIDEOS, folders_inside
@@ -23,7 +24,7 @@ from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video.formats import VIDEO_SUFFIXES
 
-USUAL = re.compile(r"--skip-existing leaves them$")
+USUAL = re.compile(r"--skip-existing leaves them$|^\S+, [\w ]+ by \w+ on \S+: x\d")
 """Lines that have tests of their own."""
 
 
@@ -131,7 +132,7 @@ def test_subfolders_that_are_not_entered_are_named(here, model):
     result = run("upscale", "trip", "-o", "trip/out", "--model", model)
     assert said(result) == (
         "2 subfolders with images or videos in them were not entered: trip/day1/raw, trip/day2; to include "
-        "them, name them as well"
+        "them, name them as well, or use --recursive"
     )
     assert result.stdout == "trip/out/a_x4.png\n"
     # What came of it is not what was forgotten, nor is what was named.
@@ -141,7 +142,8 @@ def test_subfolders_that_are_not_entered_are_named(here, model):
     assert said(result) == ""
     # Said also where there is nothing to upscale but what is in them.
     message = said(run("upscale", "trip/day1", "--model", model), 1)
-    assert "not entered: trip/day1/raw; to include it, name it as well Error: trip/day1: no image" in message
+    assert "not entered: trip/day1/raw; to include it, name it as well, or use --rec" in message
+    assert "Error: trip/day1: no image" in message
 
 
 def test_many_subfolders_are_counted(here, model):
@@ -233,6 +235,45 @@ def test_a_skipped_image_is_named_whatever_failed(here, model, monkeypatch, erro
     result = run("upscale", "a.png", "photo.png", "-o", "out", "--model", model)
     assert "Skipped: a.png: " in said(result, 1)
     assert result.stdout.split() == ["out/photo_x4.png"]
+
+
+def test_folders_inside_folders_keep_their_places(here, model):
+    for name in ("trip/a.png", "trip/day1/raw/a.png", "trip/day2/c.jpg", "trip/.cache/d.png", "photo.png"):
+        image(name)
+    for _ in range(2):  # results inside the folder are not upscaled once more
+        result = run("upscale", "trip", "photo.png", "-r", "-o", "trip/out", "--model", model)
+        assert said(result) == ""
+        assert sorted(result.stdout.split()) == [
+            "trip/out/a_x4.png",
+            "trip/out/day1/raw/a_x4.png",
+            "trip/out/day2/c_x4.png",
+            "trip/out/photo_x4.png",
+        ]
+    assert said(run("upscale", "trip/day1", "-r", "-o", "o", "--model", model)) == ""
+    assert Path("o/raw/a_x4.png").exists()
+
+
+def test_results_of_another_size_are_resampled_and_that_is_said(here, model):
+    assert said(run("upscale", "photo.png", "-o", "out", "--model", model)) == ""
+    whole = read_image("out/photo_x4.png")
+    result = run("upscale", "photo.png", "-o", "out", "--outscale", "2", "--model", model)
+    assert result.stdout == "out/photo_x2.png\n"
+    np.testing.assert_array_equal(read_image("out/photo_x2.png"), imresize(whole, size=(48, 40)))
+    assert result.stderr.splitlines()[0] == (
+        f"{model}, fp32 by pytorch on cpu: x4, then resampled to x2 (MATLAB bicubic)"
+    )
+    result = run("upscale", "photo.png", "-o", "out", "--size", "60x60", "--model", model)  # from 20 x 24
+    assert result.stdout == "out/photo_60x60.png\n"
+    assert read_image("out/photo_60x60.png").shape == (60, 50, 3)
+    assert "exclude each other" in said(run("upscale", "photo.png", "--outscale", "2", "--size", "9x9"), 2)
+    Path("clip.mp4").write_bytes(b"")
+    assert "are for images" in said(run("upscale", "clip.mp4", "--outscale", "2"), 2)
+
+
+def test_one_line_names_model_precision_and_device(here, model):
+    result = run("upscale", "photo.png", "-o", "out", "--model", model)
+    assert result.stderr == f"{model}, fp32 by pytorch on cpu: x4\n"
+    assert run("upscale", "photo.png", "-o", "new", "--model", model, "-q").stderr == ""
 
 
 def test_colour_profiles_are_kept_or_converted_and_that_is_said(here, model):
