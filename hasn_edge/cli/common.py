@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from hasn_edge.files import shipped_path
+
 if TYPE_CHECKING:
     from hasn_edge.runtime.session import Session
 
@@ -45,23 +47,22 @@ def model_names() -> Iterable[str]:
 
 def quant_recipe_names() -> Iterable[str]:
     """Return the names of the INT8 recipes that ship."""
-    from hasn_edge.quantize.recipe import shipped_recipes
-
-    return shipped_recipes()
+    return _toml_names(shipped_path("calibration", "recipes"))
 
 
 def train_recipe_names() -> Iterable[str]:
     """Return the names of the training recipes that ship."""
-    from hasn_edge.train.recipe import recipe_names
-
-    return recipe_names()
+    return _toml_names(Path(__file__).parents[1] / "train" / "recipes")
 
 
 def target_names() -> Iterable[str]:
     """Return the names of the targets that ship, boards among them."""
-    from hasn_edge.engine.target import shipped_targets
+    return _toml_names(shipped_path("engines", "targets"))
 
-    return shipped_targets()
+
+def _toml_names(folder: Path) -> Iterable[str]:
+    # The rooms list them too, but importing these takes longer than help may.
+    return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 model_option = click.option(
