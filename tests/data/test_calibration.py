@@ -205,8 +205,8 @@ def div2k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     short = tmp_path / "three.txt"
     lines = shipped_path("calibration", "manifests", "div2k-x4.txt").read_text(encoding="utf-8").splitlines()
     short.write_text("\n".join([line for line in lines if not line.startswith("#")][:3]), encoding="utf-8")
-    real = calibration.shipped
-    monkeypatch.setattr(calibration, "shipped", lambda *p: short if p[-1] == "div2k-x4.txt" else real(*p))
+    real = calibration.shipped_path
+    monkeypatch.setattr(calibration, "shipped_path", lambda *p: short if p[-1] == "div2k-x4.txt" else real(*p))
     return tmp_path / "DIV2K"
 
 
