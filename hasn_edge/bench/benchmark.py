@@ -28,6 +28,7 @@ from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, load_model_checkpoint
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.runtime.tensorrt.open_engine import no_gpu
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
@@ -39,6 +40,7 @@ def benchmark(
     artifacts: Sequence[Path] = (),
     device: str | None = None,
     precisions: Sequence[str] = ("fp32", "fp16", "int8"),
+    graph_backends: Sequence[GraphBackend] = ("onnxruntime",),
     data: Sequence[str] = (),
     size: tuple[int, int] | None = None,
     runs: int | None = None,
@@ -68,6 +70,7 @@ def benchmark(
         artifacts=artifacts,
         device=device,
         precisions=precisions,
+        graph_backends=graph_backends,
         data=data,
         size=size,
         runs=runs,
