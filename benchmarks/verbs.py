@@ -35,7 +35,7 @@ from typing import Any
 import cv2
 from verbs_cases import Case, cases
 from verbs_changes import CHANGES, RENAMED_FILES, RENAMED_KEYS
-from verbs_record import contents, digest, fix_memory_format, make_inputs, package, run_case
+from verbs_record import contents, digest, fix_new_keys, make_inputs, package, run_case
 
 STARTS = 10
 """Processes whose start-up is timed."""
@@ -68,7 +68,7 @@ def record(folder: Path, only: str) -> None:
         hashes = {name: digest(inputs / name) for name in contents(inputs)}
         write_json(folder / "inputs.json", hashes)
         write_json(folder / "machine.json", machine())
-        fix_memory_format(inputs)
+        fix_new_keys(inputs)
         for case in cases():
             if not fnmatch.fnmatchcase(case.name, only):
                 continue

@@ -29,7 +29,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 from verbs_cases import Case
 
-from hasn_edge.train.recipe import Recipe
+from hasn_edge.quantize.recipe import QuantRecipe
+from hasn_edge.train.recipe import Recipe as TrainRecipe
 
 LIMIT_S = 600
 """How long one step may take."""
@@ -89,6 +90,8 @@ phases = [{patch = 60, batch_size = 2}]
 """
 MEMORY_FORMAT = 'memory_format = "channels_last"\n'
 """The format of version 0.1, which has no such key. Left to be measured, two recordings could differ."""
+INHERIT = "inherit = false\n"
+"""What a recipe leaves out is as in the class, and not as in the recipe that ships."""
 
 
 def make_inputs(folder: Path) -> None:
@@ -142,11 +145,14 @@ def make_inputs(folder: Path) -> None:
     (folder / "plain.toml").write_text(PLAIN_RECIPE)
 
 
-def fix_memory_format(folder: Path) -> None:
-    """State the memory format in the training recipe of :func:`make_inputs` where this version can."""
-    if hasattr(Recipe, "memory_format"):
-        with (folder / "train.toml").open("a") as recipe:
-            recipe.write(MEMORY_FORMAT)
+def fix_new_keys(folder: Path) -> None:
+    """State in the recipes of :func:`make_inputs` what version 0.1 did and has no key for."""
+    added = {"train.toml": MEMORY_FORMAT} if hasattr(TrainRecipe, "memory_format") else {}
+    if hasattr(QuantRecipe, "equalize"):
+        added |= dict.fromkeys(("plain.toml", "strict.toml", "far.toml"), INHERIT)
+    for name, line in added.items():
+        with (folder / name).open("a", encoding="utf-8") as recipe:
+            recipe.write(line)
 
 
 def _clip(path: Path, image: np.ndarray) -> None:
