@@ -206,7 +206,11 @@ def div2k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = shipped_path("calibration", "manifests", "div2k-x4.txt").read_text(encoding="utf-8").splitlines()
     short.write_text("\n".join([line for line in lines if not line.startswith("#")][:3]), encoding="utf-8")
     real = calibration.shipped_path
-    monkeypatch.setattr(calibration, "shipped_path", lambda *p: short if p[-1] == "div2k-x4.txt" else real(*p))
+
+    def path_of(*parts):
+        return short if parts[-1] == "div2k-x4.txt" else real(*parts)
+
+    monkeypatch.setattr(calibration, "shipped_path", path_of)
     return tmp_path / "DIV2K"
 
 
