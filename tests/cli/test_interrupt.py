@@ -35,7 +35,7 @@ main()
 VERBS = {
     "help": ["--help"],
     "doctor": ["doctor"],
-    "upscale": ["upscale", "photo.png"],
+    "upscale": ["upscale", "-q", "photo.png"],  # what it notes of its work is not looked at here
     "demo": ["demo", "--source", "pattern", "--view", "none", "--size", "32x32", "--seconds", "0.2"],
 }
 MOMENTS = 6
