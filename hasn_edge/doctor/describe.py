@@ -219,13 +219,14 @@ def _models() -> Iterator[CheckResult]:
 
 def describe_training(provenance: dict[str, Any]) -> str:
     """State in one sentence what a bundled model was trained on and what it reaches next to the paper."""
-    scores = provenance.get("scores", {})
+    every = provenance.get("scores", {})
+    scores = {name: every[name] for name in ("Set5", "Set14") if name in every} or every
     reached = ", ".join(f"{name} {values['psnr_y']:.2f} dB" for name, values in scores.items())
     data = provenance.get("data", {})
     images = data.get("images", data.get("pictures", "unknown"))  # "pictures": as version 0.1 wrote it
     iterations = provenance.get("iterations", "unknown")
     return (
-        f"trained by us on {images} photographs for {iterations} iterations; reaches "
+        f"trained by us on {images} images for {iterations} iterations; reaches "
         f"{reached or 'unmeasured quality'} (PSNR-Y), the paper's x4 network {PAPER_SET5_DB} dB on Set5"
     )
 
