@@ -32,15 +32,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 from verbs_cases import Case, cases
 from verbs_changes import CHANGES, RENAMED_FILES, RENAMED_KEYS
+from verbs_files import compare_contents
 from verbs_record import contents, digest, fix_new_keys, make_inputs, package, run_case
 
 STARTS = 10
 """Processes whose start-up is timed."""
 
-IMAGES = (".png", ".jpg", ".webp", ".bmp", ".tif", ".tiff")
 ENGINE = ".engine"
 """Engines of two builds may differ in bytes: of them the graph, the sidecar and the name are compared."""
 UNSTABLE = r"events\.out\.tfevents\..*"
@@ -217,18 +216,6 @@ def compare_json(old: Side, new: Side, texts: tuple[str, str], name: str) -> tup
     return differences, wording
 
 
-def compare_images(before: Path, after: Path) -> str:
-    """Return how the pixels of two files differ."""
-    old, new = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (before, after))
-    if old is None or new is None or (old.shape, old.dtype) != (new.shape, new.dtype):
-        return "images of another kind"
-    apart = cv2.absdiff(old, new)
-    if not apart.any():
-        return "the same pixels, with other facts about them"
-    share = (apart.reshape(*apart.shape[:2], -1) > 0).any(axis=2).mean()
-    return f"{100 * share:.2f} % of the pixels differ, by at most {apart.max()} levels"
-
-
 def compare_file(old: Side, new: Side, name: str) -> tuple[list[str], list[str]]:
     """Return how a file that both wrote differs in what it holds, and in words."""
     names = old.files[name], new.files[name]
@@ -236,18 +223,14 @@ def compare_file(old: Side, new: Side, name: str) -> tuple[list[str], list[str]]
         return [], []
     if name.endswith(ENGINE) or old.unstable.search(names[0]):
         return [], []
-    if name.endswith(".safetensors"):
-        content = [(side.kept / each).read_bytes() for side, each in zip((old, new), names, strict=True)]
-        data = [each[8 + int.from_bytes(each[:8], "little") :] for each in content]
-        return [f"{name}: {'the same' if data[0] == data[1] else 'other'} tensors, with other facts"], []
-    if name.endswith(IMAGES):
-        return [f"{name}: {compare_images(old.kept / names[0], new.kept / names[1])}"], []
+    paths = old.kept / names[0], new.kept / names[1]
+    if contents_differ := compare_contents(*paths):
+        return [f"{name}: {contents_differ}"], []
     before, after = old.lines(names[0]), new.lines(names[1])
     if before is None or after is None:
-        sizes = (old.record["files"][names[0]]["bytes"], new.record["files"][names[1]]["bytes"])
-        return [f"{name}: {sizes[0]} and {sizes[1]} bytes that differ"], []
+        return [f"{name}: bytes that differ"], []
     if name.endswith(".json"):
-        texts = [(side.kept / side.files[name]).read_text(encoding="utf-8") for side in (old, new)]
+        texts = [path.read_text(encoding="utf-8") for path in paths]
         return compare_json(old, new, (texts[0], texts[1]), name)
     lines = unified(before, after, name)
     return ([], lines) if name.endswith(".md") else (lines, [])
@@ -299,7 +282,10 @@ def count_equal(old: Side, new: Side) -> Counter[str]:
     for name in old.files.keys() & new.files.keys():
         facts = old.record["files"][old.files[name]], new.record["files"][new.files[name]]
         count["files"] += 1
-        count["equal files"] += facts[0]["sha256"] == facts[1]["sha256"]
+        equal = facts[0]["sha256"] == facts[1]["sha256"]
+        count["equal files"] += equal
+        count[f"files{Path(name).suffix}"] += 1
+        count[f"equal files{Path(name).suffix}"] += equal
     return count
 
 
@@ -370,7 +356,9 @@ def describe(before: Path, after: Path, count: Counter[str]) -> Iterator[str]:
         facts = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
         yield f"- {side}: {', '.join(f'{name} {value}' for name, value in facts.items())}"
     yield f"- {count['commands']} commands, {count['cases']} cases; equal exit codes: {count['equal codes']}"
-    yield f"- {count['files']} files that both wrote: {count['equal files']} equal byte for byte"
+    kinds = sorted(key.removeprefix("files") for key in count if key.startswith("files."))
+    each = "; ".join(f"{kind} {count[f'equal files{kind}']} of {count[f'files{kind}']}" for kind in kinds)
+    yield f"- {count['files']} files that both wrote: {count['equal files']} equal byte for byte ({each})"
     yield f"- {count['texts']} texts on standard output and error: {count['equal texts']} equal byte for byte"
     yield f"- cases in which nothing but a clock or a folder differs: {count['equal cases']}"
     for side, path in (("before", before / "startup.json"), ("after", after / "startup.json")):

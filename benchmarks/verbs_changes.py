@@ -35,12 +35,16 @@ RENAMED_KEYS = {
 CLEAR = "Colours under full transparency stay away from the network."
 SIDECAR = "Sidecars have schema 2, with types: what is empty or said twice is left out."
 
+TRAINED = "`hasn-x4` was trained on; the network that did not change, and those of the inputs, give the same."
+ORDER = "Nodes of an INT8 graph stand in another order; they, their values and all figures are the same."
+SHIFT = "Recipes may equalize channels and shift inputs; sidecars state whether they did."
+SHARDS = "Prepared data states what each image was made from, so that no image is decoded twice."
 TRAIN = "Recipes have more settings, which run.json and weights name; the tensors are the same."
 DEMO = "The JSON of demo speaks of the CPU, and has the state of the run."
 BENCH = "The JSON of bench has schema 5: names, bicubic, busy cores, and no speed-up where rounds disagree."
 EQUALIZED = (
     "Recipes that ship equalize channels before INT8: other graphs, ranges and scores. With the recipe of "
-    "version 0.1 they are the same (`build-plain-recipe`)."
+    "version 0.1 these are the same (`build-plain-recipe`)."
 )
 INT8 = (
     r"int8.*(bytes that differ|sha256|parent|details\.(ranges|measured|recipe|golden))|rgb_x4.*pixels differ"
@@ -79,6 +83,16 @@ CHANGES: tuple[Change, ...] = (
     ),
     Change("build-auto", r"cache/candidates", "On a CPU `auto` times OpenVINO too, and no FP16."),
     Change("*", r"environment\.openvino", "Machines are described with the version of OpenVINO."),
+    *(
+        Change(
+            f"{verb}-default*", r"hasn-x4-fp(16|32).*(bytes|sha256|source|measured)|rgb_x4.*pixels", TRAINED
+        )
+        for verb in ("upscale", "export", "build")
+    ),
+    Change("build-plain-recipe", "the same nodes in another order|sha256", ORDER),
+    Change("build-*", r"details\.(recipe\.(shift|equalize)|ranges\.lows): nothing", SHIFT),
+    Change("*", r"shards\.json: images\[.*\]\.(lr_)?source: nothing", SHARDS),
+    Change("train*", "the same values, packed otherwise", TRAIN),
     Change("train*", r"run\.json: (recipe\.|branched_at: )|(best|last).*the same tensors", TRAIN),
     Change("demo-*", r"environment\.CPU -> environment\.cpu|latency_begins|state: |opening: ", DEMO),
     Change("eval*", r"eval\.json: ", "The JSON of eval has the scores of several models."),

@@ -26,15 +26,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 _FUNCTIONS = {"build": "build", "export": "export", "eval": "evaluate", "bench": "benchmark"}
 """The public functions of the verbs that have one."""
 
 
-@dataclass(frozen=True)
-class Cure:
+class Cure(NamedTuple):  # and no dataclass, which would cost every start 3 ms
     """One thing that the user can do about an error. Made by the functions below, never by hand.
 
     ``str()`` is a sentence for somebody who calls hasn-edge from Python; ``cli/cures.py`` writes the same
@@ -45,7 +43,7 @@ class Cure:
     """``"use"`` or ``"omit"`` arguments of what was called; ``"call"`` a verb; ``"say"`` plain words."""
     text: str = ""
     """The verb to call, or the plain words."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = {}
     """Values by the name that they have in Python."""
 
     def __str__(self) -> str:
@@ -219,7 +217,7 @@ class VerificationError(HasnEdgeError):
 def error_to_values(error: HasnEdgeError) -> dict[str, Any]:
     """Return an error as plain JSON values, for another process; :func:`error_from_values` makes it again."""
     more = {name: value for name, value in vars(error).items() if name not in ("message", "cures")}
-    cures = [asdict(cure) for cure in error.cures]
+    cures = [cure._asdict() for cure in error.cures]
     return {"kind": type(error).__name__, "message": error.message, "cures": cures, "more": more}
 
 

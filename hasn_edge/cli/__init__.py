@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -58,6 +57,8 @@ class _Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
+            import difflib  # 3 ms, which every call would pay
+
             near = difflib.get_close_matches(args[0].lower(), VERBS, n=1) if args else []
             hint = f" Did you mean {near[0]}?" if near else ""
             raise click.UsageError(f"{exc.message}{hint} Verbs: {', '.join(VERBS)}.", ctx) from None
