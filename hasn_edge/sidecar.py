@@ -147,14 +147,56 @@ class LayerCounts(_Record, frozen=True, kw_only=True):
     quantize: int
 
 
+class KernelLine(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One kernel of an engine."""
+
+    name: str
+    """The compiler's own."""
+    convolution: bool
+    reads: str
+    """Type of its first input, of a convolution that of its weights: ``"Half"``, ``"Int8"``, ``"Float"``."""
+    writes: str
+    """Type of its first output."""
+    read_bytes: int | None
+    """Of inputs and constants, whole tensors; ``None`` where the size is open."""
+    written_bytes: int | None
+    nodes: str
+    """Nodes of the graph that it computes, with spaces between."""
+
+
 class KernelRecord(_Record, frozen=True, kw_only=True):
     """The kernels of an engine, as its compiler lists them."""
 
     all: int
     convolutions: dict[str, int]
     """How many read and write which types: ``"Half -> Half"``, ``"Int8 -> Float"``."""
-    moved_bytes: int | None
-    """Read and written for one input; ``None`` where its size is open."""
+    read_bytes: int | None = None
+    """For one input; ``None`` where its size is open."""
+    written_bytes: int | None = None
+    rounding: int = 0
+    """Kernels that quantize or dequantize alone: Q/DQ that was not fused into a convolution."""
+    activation_bytes: int | None = None
+    """Scratch memory of one execution at ``size``, as the compiler states it; ``None`` where it does not."""
+    size: tuple[int, int] | None = None
+    """(height, width) that all sizes here hold for: of an engine that takes several, its optimal one."""
+    lines: tuple[KernelLine, ...] = ()
+    """All of them, in the order that they run in."""
+
+    @property
+    def moved_bytes(self) -> int | None:
+        """Read and written for one input."""
+        open_size = self.read_bytes is None or self.written_bytes is None
+        return None if open_size else self.read_bytes + self.written_bytes  # type: ignore[operator]
+
+    @property
+    def integer(self) -> int:
+        """Convolutions that compute in INT8."""
+        return sum(n for types, n in self.convolutions.items() if types.startswith("Int8"))
+
+    @property
+    def wide(self) -> int:
+        """Those of them that write FP32: what follows is not fused into them."""
+        return self.convolutions.get("Int8 -> Float", 0)
 
 
 class EngineFlags(_Record, frozen=True, kw_only=True):

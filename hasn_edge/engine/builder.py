@@ -14,7 +14,13 @@ from hasn_edge.engine import network as networks
 from hasn_edge.engine.caches import read_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
 from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities
-from hasn_edge.engine.kernels import LIST_START, Kernel, kernels_of_inspector, kernels_of_log
+from hasn_edge.engine.kernels import (
+    ACTIVATIONS,
+    LIST_START,
+    Kernel,
+    kernels_of_inspector,
+    kernels_of_log,
+)
 from hasn_edge.engine.messages import OnMessage, listening
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget
@@ -67,6 +73,8 @@ class Compiled:
     """For the next build; nothing where none were collected."""
     kernels: tuple[Kernel, ...] = ()
     """As TensorRT for RTX lists them while it compiles; :func:`inspect_plan` gives those of TensorRT."""
+    activation_bytes: int | None = None
+    """Scratch memory of one execution of the largest shape; ``None`` where the compiler does not state it."""
 
 
 def compile_plan(
@@ -90,26 +98,43 @@ def compile_plan(
         require_calibrator(capabilities)
 
     listed: list[str] = []
+    scratch: list[int] = []
 
     def on_any(severity: str, text: str) -> None:
         if severity == "VERBOSE" and text.startswith(LIST_START):
             listed.append(text)
+        if text.startswith(ACTIVATIONS):
+            scratch.append(int(text.removeprefix(ACTIVATIONS).split()[0]))
         if options.verbose or severity != "VERBOSE":
             on_message(severity, text)
 
     with listening(trt, on_any) as logger:
         compiled = _compile(trt, capabilities, logger, onnx, target, options, on_step)
-    return replace(compiled, kernels=kernels_of_log(listed[-1])) if listed else compiled
+    return replace(
+        compiled,
+        kernels=kernels_of_log(listed[-1]) if listed else (),
+        activation_bytes=scratch[-1] if scratch else None,
+    )
 
 
-def inspect_plan(trt: Any, plan: bytes) -> tuple[Kernel, ...]:
-    """Load a plan for the GPU here and list its kernels; nothing where TensorRT does not load it."""
+def inspect_plan(trt: Any, plan: bytes, shape: Shape | None = None) -> tuple[Kernel, ...]:
+    """Load a plan for the GPU here and list its kernels; nothing where TensorRT does not load it.
+
+    Args:
+        trt: The loaded module.
+        plan: Of this TensorRT, for this GPU.
+        shape: Of the input that sizes shall be of, where the plan takes several.
+    """
     with listening(trt, lambda severity, text: None) as logger:
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             return ()
         inspector = engine.create_engine_inspector()
+        if shape is not None:
+            context = engine.create_execution_context()
+            if context is not None and context.set_input_shape(engine.get_tensor_name(0), shape):
+                inspector.execution_context = context
         return kernels_of_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from hasn_edge.engine import worker_process
 from hasn_edge.engine.capabilities import NAMES, find_module
 from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header
-from hasn_edge.engine.target import EngineTarget
+from hasn_edge.engine.target import EngineTarget, ShapeRange
 from hasn_edge.engine.worker_process import (
     BuildRequest,
     CalibrationFiles,
@@ -28,7 +28,7 @@ from hasn_edge.engine.worker_process import (
 from hasn_edge.errors import BuildError, UnsupportedError, say, use
 from hasn_edge.files import writing
 from hasn_edge.progress import Progress, ignore
-from hasn_edge.sidecar import EngineDetails
+from hasn_edge.sidecar import EngineDetails, KernelRecord
 from hasn_edge.spec import Precision
 
 
@@ -49,6 +49,8 @@ class BuiltEngine:
     """What the compiler warned of, each text once."""
     seconds: float
     """Wall-clock time of the build, the child's start included."""
+    kernels: KernelRecord | None = field(repr=False)
+    """``None`` where the compiler did not list them."""
     facts: Mapping[str, Any] = field(repr=False)
     """Inputs, outputs, layer counts, profile, flags, GPU and driver, as plain JSON values."""
 
@@ -64,7 +66,7 @@ class BuiltEngine:
             "build_seconds": round(self.seconds, 2),
             "warnings": self.warnings,
         }
-        return msgspec.convert(facts, EngineDetails)
+        return msgspec.structs.replace(msgspec.convert(facts, EngineDetails), kernels=self.kernels)
 
 
 def engine_from_onnx(
@@ -143,8 +145,36 @@ def engine_from_onnx(
         made_by={NAMES[target.runtime]: version},
         warnings=(*doubts, *worker.texts("WARNING")),
         seconds=time.monotonic() - started,
-        facts={**result["facts"], "kernels": worker.kernels},
+        kernels=worker.kernels,
+        facts=result["facts"],
     )
+
+
+def kernels_from_onnx(
+    onnx: bytes, target: EngineTarget, *, precision: Precision | None = None, progress: Progress = ignore
+) -> KernelRecord:
+    """Compile an ONNX graph and return what its kernels read and write: what the graph costs on ``target``.
+
+    The engine is of the target's optimal size alone, and is thrown away. TensorRT for RTX needs no GPU for
+    that, and some two seconds; the bytes it counts (:attr:`~hasn_edge.sidecar.KernelRecord.moved_bytes`)
+    tell how fast a memory-bound network will be, and are the same in each run.
+
+    Args:
+        onnx: As for :func:`engine_from_onnx`.
+        target: Where it has several compute capabilities, the compiler lists the kernels for one of them.
+        precision: As for :func:`engine_from_onnx`.
+        progress: As for :func:`engine_from_onnx`.
+
+    Raises:
+        HasnEdgeError: as for :func:`engine_from_onnx`.
+        UnsupportedError: the compiler does not list its kernels here.
+    """
+    opt = target.shapes.opt
+    fixed = replace(target, shapes=ShapeRange(min=opt, opt=opt, max=opt))
+    kernels = engine_from_onnx(onnx, fixed, precision=precision, progress=progress).kernels
+    if kernels is None:
+        raise UnsupportedError(f"{NAMES[target.runtime]} does not list the kernels that it compiled")
+    return kernels
 
 
 def _doubts(worker: WorkerProcess, precision: Precision, target: EngineTarget) -> list[str]:
@@ -154,10 +184,9 @@ def _doubts(worker: WorkerProcess, precision: Precision, target: EngineTarget) -
         BuildError: an INT8 engine for one generation, and none of its convolutions computes in INT8.
     """
     doubts = []
-    convolutions: dict[str, int] = (worker.kernels or {}).get("convolutions", {})
-    if precision is Precision.INT8 and convolutions:
-        integer = sum(n for types, n in convolutions.items() if types.startswith("Int8"))
-        wide = convolutions.get("Int8 -> Float", 0)
+    kernels = worker.kernels
+    if precision is Precision.INT8 and kernels is not None and kernels.convolutions:
+        integer, wide, convolutions = kernels.integer, kernels.wide, kernels.convolutions
         if not integer and len(target.compute_capabilities) == 1:
             raise BuildError(
                 f"none of the {sum(convolutions.values())} convolutions computes in INT8 on GPUs of compute "

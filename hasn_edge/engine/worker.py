@@ -14,19 +14,21 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hasn_edge.engine.builder import Calibration, Options, compile_plan, inspect_plan
+import msgspec
+
+from hasn_edge.engine.builder import Calibration, Compiled, Options, compile_plan, inspect_plan
 from hasn_edge.engine.caches import timing_cache_name
 from hasn_edge.engine.calibrator import calibration_cache_name, make_calibrator
 from hasn_edge.engine.capabilities import Capabilities, load_tensorrt
 from hasn_edge.engine.device_memory import DeviceMemory
 from hasn_edge.engine.kernels import describe_kernels, find_unverified
 from hasn_edge.engine.known_issues import warnings_before_build
-from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
 from hasn_edge.engine.worker_process import CALIBRATION, GRAPH, PLAN, TIMING, BuildRequest, no_room
 from hasn_edge.errors import HasnEdgeError, UnsupportedError, error_to_values, say, use
 from hasn_edge.hardware import host
@@ -143,10 +145,36 @@ def build(folder: Path, channel: Channel) -> None:
         }
     result = {"facts": {**facts, **_device(gpu)}, "keep": kept, "version": capabilities.version}
     channel.send("done", result=result)
-    kernels = compiled.kernels if gpu is None else inspect_plan(trt, compiled.plan)
+    dynamic = facts["profile"]["min"] != facts["profile"]["max"]
+    if gpu is not None:
+        kernels = inspect_plan(trt, compiled.plan, tuple(facts["profile"]["opt"]) if dynamic else None)
+    else:
+        # Where sizes are open, an engine of the optimal one tells what is read and written.
+        compiled = _compile_twin(trt, capabilities, onnx, request) if dynamic else compiled
+        kernels = compiled.kernels
     if kernels:
         unverified = find_unverified(kernels, facts["flags"].get("fp32_layers", ()))
-        channel.send("kernels", kernels=describe_kernels(kernels), unverified=unverified)
+        record = describe_kernels(
+            kernels,
+            size=target.shapes.opt[2:],
+            activation_bytes=None if gpu is not None and dynamic else compiled.activation_bytes,
+        )
+        channel.send("kernels", kernels=msgspec.to_builtins(record), unverified=unverified)
+
+
+def _compile_twin(trt: Any, capabilities: Capabilities, onnx: bytes, request: BuildRequest) -> Compiled:
+    """Compile for the optimal shape alone, on a machine without a GPU: it takes seconds there."""
+    opt = request.target.shapes.opt
+    target = replace(request.target, shapes=ShapeRange(min=opt, opt=opt, max=opt))
+    return compile_plan(
+        trt,
+        capabilities,
+        onnx,
+        target,
+        Options(precision=request.precision, workspace_bytes=target.workspace_bytes),
+        on_message=lambda severity, text: None,
+        on_step=lambda phase, done, steps: True,
+    )
 
 
 def choose_workspace(

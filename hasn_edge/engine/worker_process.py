@@ -32,6 +32,7 @@ from hasn_edge.errors import (
 )
 from hasn_edge.images.arrays import Float32
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.sidecar import KernelRecord
 from hasn_edge.spec import Precision
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class WorkerProcess:
     """(severity, text) and how often, in order of first appearance."""
     failed: HasnEdgeError | None = None
     result: dict[str, Any] | None = None
-    kernels: dict[str, Any] | None = None
+    kernels: KernelRecord | None = None
     """What :func:`hasn_edge.engine.kernels.describe_kernels` returned in the child."""
     unverified: tuple[str, ...] = ()
     """Layers that shall compute in FP32, and may not."""
@@ -164,7 +165,8 @@ class WorkerProcess:
         elif event == "done":
             self.result = values["result"]
         elif event == "kernels":
-            self.kernels, self.unverified = values["kernels"], tuple(values["unverified"])
+            self.kernels = msgspec.convert(values["kernels"], KernelRecord)
+            self.unverified = tuple(values["unverified"])
 
     def texts(self, *severities: str) -> list[str]:
         """Return the messages of these severities, each once, the last ones."""

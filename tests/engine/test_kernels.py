@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from hasn_edge.engine.compile import engine_from_onnx
+from hasn_edge.engine.compile import engine_from_onnx, kernels_from_onnx
 from hasn_edge.engine.kernels import (
+    Kernel,
     KernelTensor,
     describe_kernels,
     find_unverified,
@@ -17,6 +18,7 @@ from hasn_edge.engine.kernels import (
 )
 from hasn_edge.engine.target import EngineTarget, ShapeRange, load_target
 from hasn_edge.errors import BuildError
+from hasn_edge.sidecar import KernelLine
 from hasn_edge.spec import Precision
 from tests.support.compiling import MakeOnnx
 from tests.support.samples import as_json
@@ -51,15 +53,39 @@ def test_what_tensorrt_for_rtx_lists() -> None:
     assert convolution.constants == (KernelTensor("Int8", (8, 4, 7, 7)),)
     assert convolution.nodes == ("block_1.dwconv.conv", "conv_1.q/Dequantize")
     assert rest.writes == (KernelTensor("Half", (1, 48, 64, 1)), KernelTensor("Float", (1,)))
-    moved = 32 * 48 * 64 + 8 * 4 * 49 + 2 * 4 * 8 * 48 * 64 + 2 * 48 * 64 + 4
-    assert describe_kernels((convolution, rest)) == {
-        "all": 2, "convolutions": {"Int8 -> Float": 1}, "moved_bytes": moved
-    }  # fmt: skip
+    between = 4 * 8 * 48 * 64
+    read, written = 32 * 48 * 64 + 8 * 4 * 49, 2 * 48 * 64 + 4
+    found = describe_kernels((convolution, rest), size=(48, 64), activation_bytes=7)
+    assert (found.all, found.convolutions, found.integer, found.wide) == (2, {"Int8 -> Float": 1}, 1, 1)
+    assert (found.read_bytes, found.written_bytes) == (read + between, written + between)
+    assert found.moved_bytes == read + written + 2 * between
+    assert found.lines == (
+        KernelLine(name="block_1.dwconv.conv_U46_myl0_3", convolution=True, reads="Int8", writes="Float",
+                   read_bytes=read, written_bytes=between, nodes="block_1.dwconv.conv conv_1.q/Dequantize"),
+        KernelLine(name="__myl_MulCast_myl0_4", convolution=False, reads="Float", writes="Half",
+                   read_bytes=between, written_bytes=written, nodes="ln"),
+    )  # fmt: skip
+
+
+def test_fused_convolutions_and_rounding_alone_are_known_by_their_names() -> None:
+    """Names that TensorRT for RTX 1.7.1 gave to kernels of hasn-x4."""
+    half = (KernelTensor("Half", (1,)),)
+
+    def kernel(name: str, kind: str = "kgen", constants: tuple[KernelTensor, ...] = half) -> Kernel:
+        return Kernel(name=name, kind=kind, reads=half, constants=constants, writes=half, nodes=())
+
+    fused = kernel("__myl_CorrMulAdd_myl0_13", "runtime_fusion", (KernelTensor("Int8", (156, 52, 1, 1)),))
+    alone = kernel("__myl_MulCastAddMulMinMaxRounCast_myl0_6")
+    others = [kernel("__myl_CastConc_myl0_0"), kernel("__myl_Resi_myl0_9", "runtime_function")]
+    assert [one.convolution for one in (fused, alone, *others)] == [True, False, False, False]
+    assert [one.rounding for one in (fused, alone, *others)] == [False, True, False, False]
+    assert describe_kernels([fused, alone]).convolutions == {"Int8 -> Half": 1}
+    assert describe_kernels([fused, alone]).rounding == 1
 
 
 def test_bytes_of_open_sizes_are_not_known() -> None:
     kernels = kernels_of_log(LOG.replace("[1,8,48,64]", "[1,8,-1,-1]"))
-    assert describe_kernels(kernels)["moved_bytes"] is None
+    assert describe_kernels(kernels).moved_bytes is None
 
 
 def layer(name: str, kind: str, into: str, out: str, **more: Any) -> dict[str, Any]:
@@ -86,7 +112,7 @@ def test_what_tensorrts_inspector_lists() -> None:
     assert [kernel.convolution for kernel in kernels] == [True, False, False, False]
     assert kernels[0].nodes == ("conv_1", "relu")
     assert kernels[1].writes[0].kind == "Int8"
-    assert describe_kernels(kernels)["convolutions"] == {"Float -> Half": 1}
+    assert describe_kernels(kernels).convolutions == {"Float -> Half": 1}
     assert find_unverified(kernels, ["ln.Mean", "ln.Div", "pool"]) == ["ln.Mean", "ln.Div"]
     assert find_unverified(kernels, []) == []
     assert kernels_of_inspector('{"Layers": ["conv_1", "pool"]}') == (), "names only, at a lower verbosity"
@@ -101,8 +127,22 @@ class TestRealEngines:
         kernels = as_json(built.details())["kernels"]
         assert set(kernels["convolutions"]) == {"Half -> Half"}
         assert kernels["all"] > kernels["convolutions"]["Half -> Half"] > 10
-        assert kernels["moved_bytes"] > 4 * 3 * 40 * 56 * (1 + 16)  # at least the images
+        assert kernels["read_bytes"] > 4 * 3 * 40 * 56  # at least the images
+        assert kernels["written_bytes"] > 4 * 3 * 40 * 56 * 16
+        assert kernels["activation_bytes"] > 2 * 52 * 40 * 56  # at least the tensor that is carried along
+        assert len(kernels["lines"]) == kernels["all"]
         assert built.warnings == ()
+
+    def test_sizes_of_an_engine_for_several_are_those_of_the_optimal_one(self, hasn_onnx: MakeOnnx) -> None:
+        several = ShapeRange(min=(1, 3, 32, 32), opt=(1, 3, 40, 56), max=(1, 3, 64, 64))
+        target = EngineTarget(name="test", shapes=several, compute_capabilities=("8.6",))
+        graph = hasn_onnx("fp16")
+        kernels = engine_from_onnx(graph, target, precision=Precision.FP16).kernels
+        assert kernels is not None
+        assert kernels.size == (40, 56)
+        fixed = kernels_from_onnx(hasn_onnx("fp16", size=(40, 56)), self.TARGET)
+        assert kernels.moved_bytes == fixed.moved_bytes
+        assert kernels_from_onnx(graph, target) == kernels
 
     def test_int8_that_writes_fp32_is_told_to_be_slow(self, hasn_onnx: MakeOnnx) -> None:
         built = engine_from_onnx(hasn_onnx("int8", size=(40, 56)), self.TARGET, precision=Precision.INT8)

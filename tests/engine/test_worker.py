@@ -115,8 +115,8 @@ LAYERS = [
     {
         "Name": "{ForeignNode[block_1.ln.Sqrt...block_1.ln.Div]}",
         "LayerType": "Myelin",
-        "Inputs": [{"Name": "a", "Dimensions": [1, 8, 32, 32], "Format/Datatype": "Row major linear FP16"}],
-        "Outputs": [{"Name": "b", "Dimensions": [1, 8, 32, 32], "Format/Datatype": "Row major linear FP16"}],
+        "Inputs": [{"Name": "a", "Dimensions": [1, 8, -1, -1], "Format/Datatype": "Row major linear FP16"}],
+        "Outputs": [{"Name": "b", "Dimensions": [1, 8, -1, -1], "Format/Datatype": "Row major linear FP16"}],
     },
 ]
 
@@ -128,6 +128,8 @@ def test_pinned_layers_that_may_not_be_fp32_are_told(install: Install, hasn_onnx
     assert built.warnings[0].startswith("at least 2 layers that shall compute in FP32 are in kernels that")
     assert built.details().kernels is not None
     assert built.details().kernels.all == 1
+    assert built.details().kernels.size == (32, 32)
+    assert built.details().kernels.moved_bytes == 2 * 2 * 8 * 32 * 32, "open sizes are of the optimal shape"
 
 
 @pytest.mark.parametrize("settings", [{}, {"crashes_when_it_loads": True}])

@@ -193,11 +193,33 @@ class Engine(Strict):
     def _do_create_engine_inspector(self) -> Any:
         return self._trt.EngineInspector()
 
+    def _do_get_tensor_name(self, index: int) -> str:
+        return ("input", "output")[index]
+
+    def _do_create_execution_context(self) -> Any:
+        return self._trt.IExecutionContext()
+
+
+class Context(Strict):
+    _shape: tuple[int, ...] | None = None
+
+    def _do_set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "input"
+        self._shape = tuple(shape)
+        return True
+
 
 class Inspector(Strict):
+    """Sizes that an engine leaves open are -1, but with a context whose input has its shape."""
+
+    execution_context: Any = None
+
     def _do_get_engine_information(self, format: Any) -> str:
         assert format is self._trt.LayerInformationFormat.JSON
-        return json.dumps({"Layers": self._trt.layers, "Bindings": ["input", "output"]})
+        text = json.dumps({"Layers": self._trt.layers, "Bindings": ["input", "output"]})
+        if self.execution_context is not None:
+            text = text.replace("-1, -1", "{}, {}".format(*self.execution_context._shape[2:]))
+        return text
 
 
 def _run(monitor: Any) -> bool:
@@ -224,5 +246,6 @@ MODELLED = {
     "IBuilderConfig": Config,
     "Runtime": Runtime,
     "ICudaEngine": Engine,
+    "IExecutionContext": Context,
     "EngineInspector": Inspector,
 }
