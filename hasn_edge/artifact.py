@@ -162,8 +162,9 @@ def read_sidecar(path: str | os.PathLike[str]) -> Artifact:
     """
     path = Path(path)
     if not path.is_file():
+        what = "is a folder, expected a built file" if path.is_dir() else "no such file"
         raise ArtifactError(
-            f"{path}: no such file", say("give one of the paths that 'hasn-edge build' prints"), *AGAIN
+            f"{path}: {what}", say("give one of the paths that 'hasn-edge build' prints"), *AGAIN
         )
     if path.suffix not in {kind.suffix for kind in Kind}:
         endings = ", ".join(kind.suffix for kind in Kind)

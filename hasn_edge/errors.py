@@ -137,7 +137,7 @@ class MissingDependencyError(HasnEdgeError):
     """An optional package is not installed.
 
     Args:
-        module: Its import name.
+        module: Its import name; that of a module in it where the package is there, of a version without it.
         extra: The extra of hasn-edge that installs it.
         needed_for: What the user was doing, as the start of a sentence.
         install: The command that installs it, where the machine needs another than the extra's.
@@ -145,10 +145,10 @@ class MissingDependencyError(HasnEdgeError):
 
     def __init__(self, module: str, *, extra: str, needed_for: str, install: str | None = None) -> None:
         command = install or f"pip install 'hasn-edge[{extra}]'"
-        super().__init__(
-            f"{needed_for} needs the Python package '{module}', which is not installed; "
-            f"install it with: {command}"
-        )
+        package, inside, _ = module.partition(".")
+        lack = f"{module}, which the installed version of the Python package '{package}' does not have"
+        missing = lack if inside else f"the Python package '{package}', which is not installed"
+        super().__init__(f"{needed_for} needs {missing}; install it with: {command}")
         self.install = install
         self.module = module
         self.extra = extra

@@ -102,20 +102,25 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, *, folder: bool = False) -> None:
     """Refuse a file that could not be written, before the work that it is to hold; leaves nothing behind.
 
+    Args:
+        path: The file's name.
+        folder: It is that of a folder, which files are to be written into.
+
     Raises:
-        OutputError: its folder, or the nearest one that exists, cannot be written, or it is a folder itself.
+        OutputError: its folder, or the nearest one that exists, cannot be written, or it is a folder itself
+            (a file, where it is to be one).
     """
     path = Path(path)
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    nearest = path.absolute() if folder else path.absolute().parent
+    while not nearest.exists():
+        nearest = nearest.parent
     try:
-        if path.is_dir():
+        if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as exc:
         raise output_error(path, exc) from exc

@@ -33,7 +33,7 @@ _waiting: float | None = None  # since when an interrupt waits, by the monotonic
 
 
 def leave_at_once() -> None:
-    """Let Ctrl-C end the process without a word from now on, but in :func:`working`. For the main thread.
+    """Let Ctrl-C end the process at once from now on, but in :func:`working`. For the main thread.
 
     Only where Python would raise ``KeyboardInterrupt``: a job in a shell's background ignores Ctrl-C.
     """
@@ -207,15 +207,30 @@ def leave(code: int, last_words: Callable[[], None] = lambda: None) -> NoReturn:
         files.abandon()
     last_words()
     if sys.__stderr__ is not None and sys.__stderr__.isatty():
-        os.write(sys.__stderr__.fileno(), b"\x1b[?25h")  # a spinner or a progress bar has hidden the cursor
+        _write(b"\x1b[?25h")  # a spinner or a progress bar has hidden the cursor
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, RuntimeError, AttributeError):  # closed, or this interrupted it
             stream.flush()
     os._exit(code)
 
 
-def _leave(number: int, frame: FrameType | None, leave: Callable[[int], None] = os._exit) -> None:
-    leave(130)  # by no name of this module: they are gone when the interpreter ends
+def _leave(
+    number: int,
+    frame: FrameType | None,
+    write: Callable[[int, bytes], int] = os.write,
+    leave: Callable[[int], None] = os._exit,
+) -> None:
+    # By no name of this module: they are gone when the interpreter ends.
+    try:
+        write(2, b"Interrupted\n")
+    finally:
+        leave(130)
+
+
+def _write(words: bytes) -> None:
+    """Write on standard error past Python's streams, whose locks this may have interrupted."""
+    with suppress(OSError):  # closed
+        os.write(2, words)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -228,7 +243,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         # Not by threading, whose locks this may have interrupted.
         _thread.start_new_thread(_interrupt_again, (_waiting, _thread.get_ident()))
     elif time.monotonic() - _waiting > _PATIENCE_S:
-        leave(EXIT_CODE)  # in the middle of a large package; such are loaded before anything is begun
+        # In the middle of a large package; such are loaded before anything is begun.
+        leave(EXIT_CODE, lambda: _write(b"Interrupted\n"))
 
 
 def _interrupt_again(mine: float, main: int) -> None:

@@ -27,7 +27,8 @@ def require(module: str, *, extra: str, needed_for: str) -> ModuleType:
     except ModuleNotFoundError as exc:
         if exc.name is not None and exc.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingDependencyError(module, extra=extra, needed_for=needed_for) from exc
+        missing = module if exc.name is not None and "." in exc.name else module.partition(".")[0]
+        raise MissingDependencyError(missing, extra=extra, needed_for=needed_for) from exc
 
 
 def installed_version(distribution: str) -> str | None:

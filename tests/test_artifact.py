@@ -82,6 +82,8 @@ def test_sidecar_that_is_no_object(published, text):
 
 
 def test_missing_file(tmp_path):
+    with pytest.raises(ArtifactError, match="is a folder, expected a built file"):
+        load_artifact(tmp_path)
     with pytest.raises(ArtifactError, match="no such file"):
         load_artifact(tmp_path / "none.onnx")
 

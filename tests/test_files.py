@@ -142,3 +142,13 @@ def test_names_as_long_as_a_folder_takes_them(tmp_path, name):
     with files.writing(tmp_path / name) as temporary:
         temporary.write_text("whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_folder_that_files_cannot_be_written_into_is_named_and_no_file_in_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    files.require_writable(tmp_path / "new" / "deeper", folder=True)
+    files.require_writable(tmp_path, folder=True)
+    for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(OutputError, match=rf"cannot write {path}: Not a directory"):
+            files.require_writable(path, folder=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

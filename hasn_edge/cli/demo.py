@@ -130,7 +130,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     """Upscale a camera, stream or file live, and show what it takes.
 
     The newest frame of a camera is upscaled whenever the network is free; a file loses no frame,
-    and begins when somebody opens the page where it is shown in the browser.
+    and begins, with --view web, when somebody opens the page.
     Ends with the source, after --seconds or by Ctrl-C (exit code 130); finishes the recording,
     which a second Ctrl-C drops, and prints what was measured.
 
@@ -244,8 +244,10 @@ def _report(stats: Stats, json_path: Path | None) -> None:
     click.echo(str(json_path))
 
 
-def _tell(text: str, *cures: Cure) -> None:
-    """Print a sentence, and what helps, on standard error."""
+def _tell(text: str, *cures: Cure, note: bool = False) -> None:
+    """Print a sentence, and what helps, on standard error; a note not with ``-q``."""
+    if note and is_quiet():
+        return
     click.echo(with_cures(text, map(_cure_text, cures)), err=True)
 
 

@@ -20,8 +20,8 @@ def print_table(
 ) -> None:
     """Print a caption and a table.
 
-    Names in the first column are folded where it is narrow. Figures that do not fit beside each other at all
-    go into further tables below, with the names again.
+    Names in the first column and words of headings are folded where it is narrow. Figures that do not fit
+    beside each other at all go into further tables below, with the names again.
 
     Args:
         out: Where to.
@@ -47,7 +47,12 @@ def print_table(
         last = max(last, first + 1)
         taken = sum(width + _GAP for width in widths[first:last])
         name = max(min(longest, out.width - taken), 1)
-        _print_part(out, texts, rows, [name, *widths[first:last]], [0, *range(first, last)])
+        left, wide = out.width - taken - name, []
+        for text, width in zip(texts[first:last], widths[first:last], strict=True):
+            more = max(0, min(max(map(len, text.split()), default=0) - width, left))
+            left -= more
+            wide.append(width + more)
+        _print_part(out, texts, rows, [name, *wide], [0, *range(first, last)])
         first = last
 
 

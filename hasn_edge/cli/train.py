@@ -13,7 +13,7 @@ import click
 
 from hasn_edge import interrupt
 from hasn_edge.cli.common import NamesOption, threads_option, train_recipe_names
-from hasn_edge.cli.terminal import is_quiet, messages, note, progress, say
+from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
 
@@ -136,22 +136,25 @@ def command(
     from hasn_edge.train.loop import Interrupted, train_run
     from hasn_edge.train.recipe import load_recipe
     from hasn_edge.train.run_folder import read_run_file
-    from hasn_edge.train.runs import branch_run, resume_run
 
     asked: list[int] = []
-    stopping = interrupt.catching(asked.append, once=True)  # the second one ends it as it usually does
-    with join_processes(device) as here, stopping, _display(here) as report:
+
+    def stop(number: int) -> None:
+        asked.append(number)
+        if here.is_main:
+            note("Stopping at the end of this step, to save everything; Ctrl-C again leaves at once")
+
+    with join_processes(device) as here, _display(here) as report:
         folder = resume or output
         if here.is_main:
-            if resume is not None:
-                run = resume_run(resume, iterations=iterations)
-            elif branched is not None:
-                assert output is not None
-                run = branch_run(branched, output, iterations=iterations)
-            else:
-                assert recipe is not None
-                plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
-                folder, run = _begin_run(plan, output, data, sets, start, here)
+            with interruption() as last:  # until there is something to save
+                last.sentence = "Interrupted before the first step; nothing half-written was kept"
+                if folder is not None and (resume is not None or branched is not None):
+                    run = _go_on(folder, branched, iterations)
+                else:
+                    assert recipe is not None
+                    plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
+                    folder, run = _begin_run(plan, output, data, sets, start, here)
             say(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
         here.barrier()
         if folder is None:  # only the main process made the plan; the others find its folder by the same rule
@@ -159,7 +162,8 @@ def command(
         if not here.is_main:
             run = read_run_file(folder)
         try:
-            train_run(folder, run, here, compiled=compiled, progress=report, stop=lambda: bool(asked))
+            with interrupt.catching(stop, once=True):  # the second one ends it as it usually does
+                train_run(folder, run, here, compiled=compiled, progress=report, stop=lambda: bool(asked))
         except Interrupted as exc:
             if here.is_main:
                 say(f"{exc}; continue with: hasn-edge train --resume {shlex.quote(str(folder))}", err=True)
@@ -199,6 +203,15 @@ def _show(recipe: str | None, overrides: tuple[str, ...], iterations: int | None
     if recipe is None:
         raise click.UsageError("--show prints a recipe: name it with --recipe")
     click.echo(dump_config(load_recipe(recipe, overrides, iterations=iterations, label=SET)), nl=False)
+
+
+def _go_on(folder: Path, branched: str | None, iterations: int | None) -> RunFile:
+    """Return the run in a folder, which is a new one where it is branched from another."""
+    from hasn_edge.train.runs import branch_run, resume_run
+
+    if branched is not None:
+        return branch_run(branched, folder, iterations=iterations)
+    return resume_run(folder, iterations=iterations)
 
 
 def _begin_run(

@@ -115,14 +115,17 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
         OutputError: nothing can be written there.
     """
     from hasn_edge.images.listing import OTHER_SUFFIXES, SUFFIXES, usual_suffix
+    from hasn_edge.video.formats import CONTAINERS
 
-    if output.suffix.lower() in OTHER_SUFFIXES and not output.is_dir():
+    images = not all(map(is_video, files))
+    read_only = (*OTHER_SUFFIXES, ".gif") if images else OTHER_SUFFIXES
+    if output.suffix.lower() in read_only and not output.is_dir():
         raise click.UsageError(
             f"-o {output}: {output.suffix} cannot be written; name a folder, or a file in "
-            f"{', '.join(SUFFIXES)}"
+            f"{', '.join(SUFFIXES if images else CONTAINERS)}"
         )
     if not _is_file_name(output):
-        require_writable(output / "image")
+        require_writable(output, folder=True)
         return
     require_writable(output)
     kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")

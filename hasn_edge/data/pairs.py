@@ -83,7 +83,7 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     """
     name, folder = _name_and_folder(source)
     if not folder.is_dir():
-        raise InputError(f"set {name}: {folder}: no such folder{_suggest(folder)}")
+        raise InputError(f"{folder}: no such folder for the set {name}{_suggest(folder)}")
     hr_folder = _hr_folder(name, folder)
     lr_folder = choose_lr(hr_folder, image_folders(folder), scale)
     hr_files, beside = split_files(list(_by_stem(name, hr_folder.path).values()), scale)

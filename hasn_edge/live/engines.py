@@ -137,7 +137,7 @@ def open_first(
         else:
             plain = session.number_format == session.precision.value
             inside = "" if plain else f" in {session.number_format}"
-            tell(f"{name}: computed by {session.backend}{inside} on {session.device}")
+            tell(f"{name}: computed by {session.backend}{inside} on {session.device}", note=True)
             return name, session
     raise AssertionError("no engine to open")
 

@@ -105,9 +105,13 @@ def open_live(
         stack.callback(source.close)
     if options.view != "none" and not source.live:
         source = Paced(source)
-    waits = not source.live and any(view.watched is not None for view in shown)
+    # Only where the browser was asked for: a run that was left to itself may have no viewer ever.
+    in_browser = not source.live and any(view.watched is not None for view in shown)
+    waits = in_browser and options.view == "web"
     if waits:
-        tell(f"{source.name} begins when somebody opens the page")
+        tell(f"{source.name} begins when somebody opens the page", note=True)
+    elif in_browser:
+        tell(f"{source.name} begins at once; to have it wait for the page", use(view="web"), note=True)
     live = Live(
         source,
         session,

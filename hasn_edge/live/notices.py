@@ -13,8 +13,8 @@ from hasn_edge.errors import Cure, HasnEdgeError
 class Tell(Protocol):
     """Receives a sentence for the user, and what helps."""
 
-    def __call__(self, text: str, *cures: Cure) -> None:
-        """Print both, in the words of whoever started the run."""
+    def __call__(self, text: str, *cures: Cure, note: bool = False) -> None:
+        """Print both, in the words of whoever started the run; a note explains, and nothing is amiss."""
 
 
 class RunState(str, Enum):
@@ -26,9 +26,11 @@ class RunState(str, Enum):
     """Another engine is being opened, and frames go on with the old one."""
     TROUBLE = "trouble"
     """The source is lost or damaged, or an engine could not be opened."""
+    ENDED = "ended"
+    """It is over."""
 
 
-_WORST_FIRST = (RunState.TROUBLE, RunState.OPENING, RunState.RUNNING)
+_WORST_FIRST = (RunState.TROUBLE, RunState.OPENING, RunState.RUNNING, RunState.ENDED)
 
 
 @dataclass(frozen=True, kw_only=True)

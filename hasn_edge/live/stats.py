@@ -240,7 +240,7 @@ class Stats:
                 "pixel_aspect": self.aspect,
                 "seconds": now - self._start,
                 "ended": self._ended,
-                "state": RunState.RUNNING if self.notice is None else self.notice.state,
+                "state": self._state(),
                 "opening": None if self.notice is None else self.notice.opening,
                 "notice": None if self.notice is None else self.notice.text,
                 "notices": list(self.notices),
@@ -259,6 +259,11 @@ class Stats:
                 "quality": summarize_quality(*self._quality),
                 "limit": self._limit(busy) if began else None,
             }
+
+    def _state(self) -> RunState:
+        if self._end is not None:
+            return RunState.ENDED
+        return RunState.RUNNING if self.notice is None else self.notice.state
 
     def _limit(self, busy: Mapping[str, float]) -> Limit:
         """Return what limits the run, and what helps.

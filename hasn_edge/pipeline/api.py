@@ -62,7 +62,7 @@ def export(
         HasnEdgeError: the model cannot be loaded or the folder not written.
     """
     wanted = Precision.parse(precision)
-    require_writable(Path(output, "graph"))
+    require_writable(Path(output), folder=True)
     if wanted is Precision.INT8:
         raise UnsupportedError(
             "export writes fp32 and fp16; INT8 needs calibration", call("build", precision="int8")
@@ -202,7 +202,7 @@ def build(
 
 def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
     """Build what ``options`` describe; see :func:`build`."""
-    require_writable(Path(options.output, "engine"))
+    require_writable(Path(options.output), folder=True)
     refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
     if options.precision == AUTO:
         return autotune(options, progress)

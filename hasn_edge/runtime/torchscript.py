@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import ModelSpec, Precision
+
+_log = logging.getLogger(__name__)
 
 
 class TorchScriptSession(Session):
@@ -72,6 +75,8 @@ class TorchScriptSession(Session):
 
 def _load(model: Path | bytes, device: torch.device) -> torch.jit.ScriptModule:
     name = "TorchScript" if isinstance(model, bytes) else str(model)
+    if isinstance(model, Path) and not model.is_file():
+        raise ArtifactError(f"{name}: no such file", call("export", format="torchscript"))
     source = io.BytesIO(model) if isinstance(model, bytes) else str(model)
     try:
         with warnings.catch_warnings():
@@ -79,9 +84,11 @@ def _load(model: Path | bytes, device: torch.device) -> torch.jit.ScriptModule:
             warnings.simplefilter("ignore")
             module: torch.jit.ScriptModule = torch.jit.load(source, map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        # PyTorch's own words are five sentences on an archive's inside; the log has them.
+        _log.debug("%s: %s", name, exc)
         raise ArtifactError(
-            f"{name}: not a complete TorchScript file ({reason})", call("export", format="torchscript")
+            f"{name}: not a complete TorchScript file; it is damaged or cut off",
+            call("export", format="torchscript"),
         ) from exc
     module.eval()
     return module

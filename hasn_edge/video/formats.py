@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.errors import InputError, UnsupportedError, use
 from hasn_edge.optional import require
 
 VIDEO_SUFFIXES = (
@@ -108,7 +109,8 @@ def find_encoder(codec: str | None, path: Path) -> str:
     here = [name for name in QUALITY_SCALES if name in av.codecs_available]
     raise UnsupportedError(
         f"this FFmpeg ({av.ffmpeg_version_info}) has no video encoder {' or '.join(candidates)!r}; of the "
-        f"usual ones it has {', '.join(here)}: choose one of them as the codec"
+        f"usual ones it has {', '.join(here)}",
+        *(use(codec=name) for name in difflib.get_close_matches(codec or "", here, 1) or here[:1]),
     )
 
 

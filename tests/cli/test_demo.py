@@ -8,12 +8,14 @@ import socket
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
 from hasn_edge.cli import cli
+from hasn_edge.errors import UnsupportedError
 from hasn_edge.live import launch
 from hasn_edge.live.engines import EngineChoice
 from hasn_edge.live.notices import trouble
@@ -258,7 +260,7 @@ def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
         ),
         (["--source", "ftp://x/y"], 1, "ftp://x/y: no such kind of source"),
         (["--record", "out.gif"], 1, "unknown ending '.gif'"),
-        (["--record", "out.mp4", "--codec", "nonsense"], 1, "no video encoder nonsense"),
+        (["--record", "out.mp4", "--codec", "nonsense"], 1, "libx265, libsvtav1"),
         (["--record", "out.mp4", "--quality", "99"], 1, "takes 0 (best) to 51"),
     ],
 )
@@ -284,6 +286,20 @@ def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_non
     assert lengths["none"] < lengths["web"]
 
 
+def test_a_file_that_nobody_asked_to_see_in_the_browser_waits_for_nobody(run, clip, monkeypatch):
+    view = Watcher()
+    view.watched = threading.Event()
+    monkeypatch.setattr(launch, "has_display", lambda: False)
+    refused = UnsupportedError("no display")
+    monkeypatch.setattr(launch, "_OPEN", {"window": Mock(side_effect=refused), "web": lambda *_: view})
+    result = run("--source", clip, "--size", "32x16", "--json", "figures.json")
+    assert "begins at once; to have it wait for the page; use --view web" in " ".join(result.stderr.split())
+    assert "40 captured, 40 shown" in result.stdout
+    figures = json.loads(Path("figures.json").read_text())
+    assert (figures["state"], figures["ended"]) == ("ended", "end of source")
+    assert run("--source", clip, "--size", "32x16", "-q").stderr == ""
+
+
 def test_a_file_in_the_browser_begins_when_the_page_is_opened(run, clip, monkeypatch):
     view = Watcher()
     view.watched = threading.Event()
@@ -295,4 +311,5 @@ def test_a_file_in_the_browser_begins_when_the_page_is_opened(run, clip, monkeyp
     assert "begins when somebody opens the page" in result.stderr
     assert "40 captured, 40 shown" in result.stdout
     assert view.shown[0].stamps.captured > begin + 0.5
+    view.watched.clear()
     assert "begins when" not in run("--source", "pattern", "--view", "web", "--seconds", 0.1).stderr

@@ -130,7 +130,7 @@ def test_what_comes_while_a_module_is_loaded_waits_for_it(tmp_path):
 
 def test_it_does_not_wait_for_ever(tmp_path):
     done = loading(tmp_path, 10_000)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
 def test_a_job_in_the_background_goes_on(tmp_path):
@@ -186,7 +186,7 @@ def test_results_that_were_printed_are_not_lost_after_the_work():
         "for _ in range(100): pass"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "result\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "result\n", "Interrupted\n")
 
 
 def test_in_another_program_it_is_130_too_and_its_handler_stays(monkeypatch):

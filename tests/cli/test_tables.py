@@ -59,6 +59,13 @@ def test_seven_usual_figures_stand_side_by_side(width):
     )
 
 
+def test_words_of_headings_are_whole_where_there_is_room():
+    headings = ["", *(f"hasn-x4-small (onnxruntime fp{n}): SSIM-Y" for n in (16, 32))]
+    rows = [["coffee-0", "0.8512", "0.8513"]]
+    assert any("hasn-x4-small  hasn-x4-small" in line for line in printed(80, headings, rows))
+    assert "coffee-0" in printed(30, headings, rows)[-2]
+
+
 def test_a_long_heading_folds_and_its_figures_do_not():
     lines = printed(
         40, ["", "hasn-x4-int8-cpu.onnx (onnxruntime int8): PSNR-Y, dB"], [["coffee-0", "29.215"]]

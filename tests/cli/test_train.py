@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hasn_edge.cli import cli, train
 from hasn_edge.images.codec import write_image
 from hasn_edge.progress import Step
+from hasn_edge.train import runs
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import load_recipe
 
@@ -92,6 +93,23 @@ def test_photographs_that_were_not_prepared_are_prepared_first(photos, tmp_path)
     assert done.exit_code == 0, done.output
     assert "not prepared yet; preparing it into" in done.output
     assert (tmp_path / "run/data/0/shards.json").is_file()
+
+
+def test_an_interrupt_before_the_first_step_ends_at_once(photos, tmp_path, monkeypatch):
+    """Which memory format is faster takes minutes to find out on a busy machine."""
+
+    def measure(*_arguments):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(runs, "faster_memory_format", measure)
+    done = run(
+        "train", "--recipe", "hasn-x4-small", "--data", photos, "-o", tmp_path / "run", *settings(),
+        "--set", "memory_format=auto", "--threads", 1, "--device", "cpu",
+    )  # fmt: skip
+    assert done.exit_code == 128 + signal.SIGTERM, done.output
+    assert done.stderr.splitlines()[-1] == "Interrupted before the first step; nothing half-written was kept"
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_the_loader_is_measured_beside_the_network(photos, tmp_path):

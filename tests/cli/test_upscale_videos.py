@@ -119,8 +119,14 @@ def test_usage(clip, tmp_path):
     write_image(image, np.zeros((16, 16, 3), np.uint8))
     assert "which one video can become; name a folder" in said(run(clip, image, "-o", tmp_path / "o.mp4"), 2)
     assert "which one video can become" in said(run(image, "-o", tmp_path / "o.mp4"), 2)
+    message = said(run(image, "-o", tmp_path / "o.gif"), 2)
+    assert ".gif cannot be written; name a folder, or a file in .png" in message
+    assert "video" not in message
     assert "unknown ending '.avi'" in said(run(clip, "-o", tmp_path / "o.avi"), 1)
-    assert "no video encoder 'x264'" in said(run(clip, "-o", tmp_path / "o.mp4", "--codec", "x264"), 1)
+    assert "no video encoder 'x264'" in (
+        message := said(run(clip, "-o", tmp_path / "o.mp4", "--codec", "x264"), 1)
+    )
+    assert message.endswith("; use --codec libx264")
     assert "one of the videos to upscale and would be overwritten" in said(run(clip, "-o", clip), 1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "clip.mp4"]
 
@@ -141,8 +147,7 @@ def start(source: Path, folder: Path) -> subprocess.Popen[str]:
         # A test run in the background of a shell ignores SIGINT, and its children would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
+    while process.poll() is None:
         if folder.is_dir() and any(p.stat().st_size > 0 for p in folder.iterdir()):
             return process
         time.sleep(0.05)
@@ -163,7 +168,7 @@ def test_an_interrupted_run_leaves_no_broken_file(tmp_path, number, code, words)
     source = make(tmp_path / "clip.mp4", 300, width=160, height=96, time_base=Fraction(1, 30))
     process = start(source, tmp_path / "out")
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate()
     assert process.returncode == code
     assert "Traceback" not in errors
     assert words in errors
@@ -202,7 +207,7 @@ def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, s
         assert hear(process, "Stopping")
         if stage == "twice":
             process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     finally:
         process.kill()
         process.communicate()

@@ -151,9 +151,9 @@ def test_a_wrong_folder_is_refused_before_anything_is_computed(tmp_path, make, m
 
 def test_a_misspelt_folder_is_named_with_its_neighbour(tmp_path):
     _make(tmp_path / "Set14")
-    with pytest.raises(InputError, match=r"set S: .*Set41: no such folder; did you mean .*Set14\?"):
+    with pytest.raises(InputError, match=r"Set41: no such folder for the set S; did you mean .*Set14\?"):
         load_eval_set(f"S={tmp_path}/Set41", 4)
-    with pytest.raises(InputError, match=r"no such folder; check the spelling.*nowhere is missing too"):
+    with pytest.raises(InputError, match=r"no such folder for .*check the spelling.*nowhere is missing too"):
         load_eval_set(tmp_path / "nowhere" / "Set5", 4)
     with pytest.raises(InputError, match=r"'=x': expected NAME=DIR"):
         load_eval_set("=x", 4)

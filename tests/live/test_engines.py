@@ -238,8 +238,8 @@ def test_a_gpu_that_does_not_start_is_said_and_the_processor_taken(folder, gpu, 
         return FakeSession()
 
     monkeypatch.setattr(engines, "open_session", open_session)
-    told = []
-    name, _ = open_first(list_engines(DEFAULT_MODEL, folder=folder), None, None, told.append)
+    told = Told()
+    name, _ = open_first(list_engines(DEFAULT_MODEL, folder=folder), None, None, told)
     assert name == f"{OWN} cpu"
     assert told == [
         f"{OWN} is left out: CUDAExecutionProvider did not start",
@@ -334,10 +334,10 @@ def test_the_one_that_was_named_must_work():
     opened = []
     choice = {"trt": EngineChoice(open=broken), "own": working("own", opened)}
     with pytest.raises(BuildError, match="another GPU"):
-        open_first(choice, "trt", None, print)
-    assert open_first(choice, "own", None, print)[0] == "own"
+        open_first(choice, "trt", None, Told())
+    assert open_first(choice, "own", None, Told())[0] == "own"
     with pytest.raises(InputError, match="no engine called 'x'; choose one of: trt, own"):
-        open_first(choice, "x", None, print)
+        open_first(choice, "x", None, Told())
 
 
 def test_the_ending_of_a_file_may_be_left_out_where_one_file_can_be_meant():
@@ -353,12 +353,12 @@ def test_the_ending_of_a_file_may_be_left_out_where_one_file_can_be_meant():
     }.items():
         assert open_first(choice, wanted, None, Told())[0] == meant
     with pytest.raises(InputError, match=r"'two' may be any of two.onnx, two.engine; name one"):
-        open_first(choice, "two", None, print)
+        open_first(choice, "two", None, Told())
     for wanted in ("two cpu", "one.onnx", ".ts", ""):
         with pytest.raises(InputError, match="no engine called"):
-            open_first(choice, wanted, None, print)
+            open_first(choice, wanted, None, Told())
 
 
 def test_the_last_one_must_work():
     with pytest.raises(BuildError, match="another GPU"):
-        open_first({"trt": EngineChoice(open=broken)}, None, None, print)
+        open_first({"trt": EngineChoice(open=broken)}, None, None, Told())

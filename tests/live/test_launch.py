@@ -51,4 +51,4 @@ def test_a_view_that_was_asked_for_must_work(monkeypatch):
         launch, "_OPEN", {"web": lambda request, tell: (_ for _ in ()).throw(UnsupportedError("no"))}
     )
     with pytest.raises(UnsupportedError):
-        launch._views(DemoOptions(model="m", view="web"), print)
+        launch._views(DemoOptions(model="m", view="web"), Told())

@@ -52,11 +52,11 @@ def test_files_that_are_no_scripts(tmp_path: Path, script, content):
     path = tmp_path / "broken.ts"
     path.write_bytes(script[: len(script) // 2] if content is None else content)
     with pytest.raises(
-        ArtifactError, match=r"broken\.ts: not a complete TorchScript file \(.*\); call hasn_edge.export"
+        ArtifactError, match=r"^\S*broken\.ts: not a complete TorchScript file; [^.;]*; call hasn_edge.export"
     ):
         TorchScriptSession(path, SPEC)
 
 
 def test_a_missing_script(tmp_path: Path):
-    with pytest.raises(ArtifactError, match=r"gone\.ts: .*call hasn_edge.export"):
+    with pytest.raises(ArtifactError, match=r"gone\.ts: no such file; call hasn_edge.export"):
         TorchScriptSession(tmp_path / "gone.ts", SPEC)

@@ -216,7 +216,7 @@ class Writer:
 class Told(list[str]):
     """Keeps the sentences that the user receives, each with what helps."""
 
-    def __call__(self, text: str, *cures: Cure) -> None:
+    def __call__(self, text: str, *cures: Cure, note: bool = False) -> None:
         self.append(with_cures(text, map(str, cures)))
 
 
