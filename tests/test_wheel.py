@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,6 @@ def run(installed: Path, cwd: Path, *args: str) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.slow
 def test_only_one_package_is_installed(installed):
     assert {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")} == {"hasn_edge"}
 

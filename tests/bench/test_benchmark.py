@@ -76,6 +76,7 @@ def test_cases(content):
         assert (case["latency"] is None) == bool(case["not_measured"])
 
 
+@pytest.mark.slow
 def test_samples_are_kept_and_memory_is_each_cases_own(content):
     timed = [case for case in content["cases"] if case["latency"]]
     assert len(timed) == 4
@@ -87,6 +88,7 @@ def test_samples_are_kept_and_memory_is_each_cases_own(content):
     assert peaks["ONNX Runtime fp32"] < peaks["PyTorch fp32"], "a process without PyTorch is smaller"
 
 
+@pytest.mark.slow
 def test_drift_is_of_the_same_images(content):
     by_label = {case["label"]: case["quality"]["shipped"] for case in content["cases"]}
     reference = by_label["PyTorch fp32"]
@@ -169,6 +171,7 @@ def test_an_engine_on_a_jetson(rig, tmp_path):
     assert content["timing"]["runs"] == 200
 
 
+@pytest.mark.slow
 def test_a_case_on_the_cpu_is_not_run_as_often(rig, monkeypatch):
     """A frame there may take seconds: 200 of them would take ten minutes."""
     found = [
@@ -293,6 +296,7 @@ def test_an_engine_without_a_gpu_says_what_to_bench_instead(engine, monkeypatch)
     assert "run the graph that it was made from on any CPU" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_file_alone_is_compared_with_the_network_that_it_came_from(rig, tmp_path):
     spec = load_artifact(bundled_onnx("hasn-x4-small")).spec
     weights = file_sha256(model_path("hasn-x4-small"))
@@ -325,6 +329,7 @@ def test_a_file_of_an_unknown_network_is_not_silently_compared_with_itself(rig):
     )
 
 
+@pytest.mark.slow
 def test_tiles_that_no_image_fills_are_reported(rig):
     label = f"{rig.engine.name}, tiles of 64"
     rig.sessions[label] = lambda: FakeSession(SPEC)

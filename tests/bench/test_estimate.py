@@ -27,6 +27,7 @@ def test_every_board_has_an_estimate():
     assert times["rtx-5090"] < times["rtx-4090"] < times["thor"] < times["agx-orin"] < times["orin-nano"]
 
 
+@pytest.mark.slow
 def test_a_bundled_model_is_estimated_with_the_base_packages_alone():
     code = f"""
 import sys
@@ -73,6 +74,7 @@ def test_the_word_stands_wherever_a_figure_does(tmp_path):
     assert "unconfirmed" in result.output
 
 
+@pytest.mark.slow
 def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(
         UnsupportedError,

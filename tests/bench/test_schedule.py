@@ -33,6 +33,7 @@ def three(engine, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_a_small_board_holds_one_case_at_a_time(rig, three):
     rig.free = 5_900_000_000
     source = Steady()
@@ -94,6 +95,7 @@ class Fails(TimedSession):
         return super().times(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free", [64 << 30, 1 << 30], ids=["in rounds", "apart"])
 @pytest.mark.parametrize(
     ("make", "message"),

@@ -81,6 +81,7 @@ def test_what_fails_says_why(gpu, bench, model, x):
     assert broken.to_dict(None)["gpu"] is None
 
 
+@pytest.mark.slow
 def test_an_artifact_is_timed_through_its_session(gpu, bench, model, x, tmp_path):
     from hasn_edge.artifact import publish
     from hasn_edge.spec import Precision

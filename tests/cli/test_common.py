@@ -41,6 +41,7 @@ def measured(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_model_runs_as_what_was_measured_and_one_line_states_it(measured, capsys):
     x = np.random.default_rng(0).random((1, 3, 20, 24), dtype=np.float32)
     with open_chosen(MODEL, None, threads=1, engines=True) as session:

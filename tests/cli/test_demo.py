@@ -300,6 +300,7 @@ def test_a_file_that_nobody_asked_to_see_in_the_browser_waits_for_nobody(run, cl
     assert run("--source", clip, "--size", "32x16", "-q").stderr == ""
 
 
+@pytest.mark.slow
 def test_a_file_in_the_browser_begins_when_the_page_is_opened(run, clip, monkeypatch):
     view = Watcher()
     view.watched = threading.Event()

@@ -138,6 +138,7 @@ def test_a_second_interrupt_drops_the_recording_and_leaves_nothing(children):
     assert child.files() == []
 
 
+@pytest.mark.slow
 def test_a_recording_that_was_finished_in_the_meantime_is_named(children):
     child = children["meanwhile"]
     child.signal(signal.SIGINT)
@@ -148,6 +149,7 @@ def test_a_recording_that_was_finished_in_the_meantime_is_named(children):
     assert child.numbers() == list(range(12))
 
 
+@pytest.mark.slow
 def test_interrupt_while_the_source_is_opened(children):
     child = children["opening"]
     child.signal(signal.SIGINT)
@@ -156,6 +158,7 @@ def test_interrupt_while_the_source_is_opened(children):
     assert not child.report.exists()
 
 
+@pytest.mark.slow
 def test_interrupt_while_the_source_is_lost(children):
     child = children["lost"]
     child.signal(signal.SIGINT)
@@ -166,6 +169,7 @@ def test_interrupt_while_the_source_is_lost(children):
     assert "Nothing to record: no frame was shown" in child.errors
 
 
+@pytest.mark.slow
 def test_terminate_is_an_orderly_end_too(children):
     child = children["running"]
     child.signal(signal.SIGTERM)
@@ -185,6 +189,7 @@ def test_disk_is_full(children):
     assert child.files() == []
 
 
+@pytest.mark.slow
 def test_the_end_of_the_source_is_success(children):
     child = children["end"]
     child.finish(0)

@@ -27,6 +27,7 @@ def tables(machine: Environment, *, width: int = 100) -> str:
     return out.file.getvalue()
 
 
+@pytest.mark.slow
 def test_tables_and_json_say_the_same():
     shown = CliRunner().invoke(cli, ["doctor"])
     content = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)

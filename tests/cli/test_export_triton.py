@@ -53,6 +53,7 @@ def test_from_a_file_under_a_name(tiny, tmp_path):
     assert "dims: [ 1, 3, 24, 32 ]" in (tmp_path / "repo/sr/config.pbtxt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_from_python(tiny, tmp_path):
     made = export(tiny, format="triton", output=tmp_path / "repo")
     assert made.path == tmp_path / "repo" / "tiny-fp32" / "1" / "model.onnx"
@@ -75,6 +76,7 @@ def test_options_that_do_not_go_together(args, said):
     assert said in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_refusals(tiny, tmp_path):
     made = export(tiny, format="torchscript", output=tmp_path / "files")
     result = run("--artifact", made.path, "--format", "triton", "-o", tmp_path / "repo")

@@ -128,6 +128,7 @@ def test_what_comes_while_a_module_is_loaded_waits_for_it(tmp_path):
     assert done.stderr.endswith("KeyboardInterrupt\n"), "raised in the work, as this is no command"
 
 
+@pytest.mark.slow
 def test_it_does_not_wait_for_ever(tmp_path):
     done = loading(tmp_path, 10_000)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")

@@ -112,6 +112,7 @@ def test_an_interrupt_before_the_first_step_ends_at_once(photos, tmp_path, monke
     assert not (tmp_path / "run/run.json").exists()
 
 
+@pytest.mark.slow
 def test_the_loader_is_measured_beside_the_network(photos, tmp_path):
     run("data", "prepare", photos, "-o", tmp_path / "data", "--min-side", 64, "--threads", 1)
     recipe = tmp_path / "tiny.toml"

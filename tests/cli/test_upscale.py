@@ -276,6 +276,7 @@ def test_one_line_names_model_precision_and_device(here, model):
     assert run("upscale", "photo.png", "-o", "new", "--model", model, "-q").stderr == ""
 
 
+@pytest.mark.slow
 def test_colour_profiles_are_kept_or_converted_and_that_is_said(here, model):
     source = Path(__file__).parents[1] / "images" / "cases" / "display-p3.jpg"
     with Image.open(source) as opened:

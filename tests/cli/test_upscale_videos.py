@@ -37,6 +37,7 @@ def clip(tmp_path) -> Path:
     return make(tmp_path / "clip.mp4", 4, audio="aac")
 
 
+@pytest.mark.slow
 def test_into_a_file(clip, tmp_path):
     result = run(clip, "-o", tmp_path / "new" / "clip_x4.mp4", "--quality", 10)
     output = tmp_path / "new" / "clip_x4.mp4"
@@ -65,6 +66,7 @@ def test_into_a_folder_with_images(clip, tmp_path):
         assert container.streams.video[0].codec_context.name == "hevc"
 
 
+@pytest.mark.slow
 def test_audio_is_lost_only_where_a_name_was_asked_for_and_never_silently(tmp_path):
     source = make(tmp_path / "clip.avi", 2, codec="mpeg4", time_base=Fraction(1, 30), audio="pcm_u8")
     result = run(source, "-o", tmp_path / "out")
@@ -75,6 +77,7 @@ def test_audio_is_lost_only_where_a_name_was_asked_for_and_never_silently(tmp_pa
     assert ".mkv can" in message
 
 
+@pytest.mark.slow
 def test_bad_videos_are_named_and_the_rest_goes_on(clip, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     result = run(tmp_path / "text.mp4", clip, tmp_path / "none.mkv", "-o", tmp_path / "out")
@@ -100,6 +103,7 @@ def test_a_damaged_video_is_written_and_exits_with_1(tmp_path):
     assert len(frames(tmp_path / "out.mp4")) == 9
 
 
+@pytest.mark.slow
 def test_videos_are_told_by_their_endings(clip, tmp_path):
     (tmp_path / "media").mkdir()
     message = said(run(tmp_path / "media", "-o", tmp_path / "out"), 1)

@@ -43,6 +43,7 @@ def test_the_eight_orientations_are_all_different_and_all_used(coordinates):
     assert len(steps) == 8
 
 
+@pytest.mark.slow
 def test_every_position_is_equally_likely(coordinates):
     source = PatchSource([coordinates], seed=1)
     corners = np.concatenate([source.batch(n, 512, 15).lr[:, :, :, :].min(axis=(2, 3)) for n in range(40)])

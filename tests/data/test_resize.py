@@ -19,6 +19,7 @@ def _images(shared_data, name):
         yield path.stem, hr[: hr.shape[0] // 4 * 4, : hr.shape[1] // 4 * 4], lr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "psnr", "ssim"), [("Set5", 5, 28.43, 0.811), ("Set14", 14, 26.09, 0.705)]
 )

@@ -15,6 +15,7 @@ def fonts():
     return find_fonts([f"{matplotlib.get_data_path()}/fonts/ttf"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_a_function_of_seed_and_number_and_is_anti_aliased(kind, fonts):
     first = draw(kind, 3, seed=5, side=128, fonts=fonts)
@@ -26,6 +27,7 @@ def test_each_kind_is_a_function_of_seed_and_number_and_is_anti_aliased(kind, fo
     assert len(np.unique(first.reshape(-1, 3), axis=0)) > 4
 
 
+@pytest.mark.slow
 def test_drawn_images_hold_more_fine_detail_than_a_photograph(fonts):
     """Judged by Pillow: what a reduction to a quarter and back loses, against scikit-image's photograph."""
     skimage = pytest.importorskip("skimage.data")

@@ -120,6 +120,7 @@ def test_pixels_are_converted_in_fp32_and_laid_out_as_pixels(hasn_onnx: MakeOnnx
     ]
 
 
+@pytest.mark.slow
 def test_without_a_wish_the_graph_decides(hasn_onnx: MakeOnnx) -> None:
     for version, form, precision in (
         ("8.6.1", "weakly-typed", "fp32"),
@@ -161,6 +162,7 @@ def test_rtx_gets_the_gpus_one_by_one_and_no_timings(hasn_onnx: MakeOnnx) -> Non
         compile_with(trt, b"", target_of(version, compute_capabilities=("hopper",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["8.5.2", "10.3.0", "11.4.0.106"])
 def test_timings_are_taken_up_and_handed_on(hasn_onnx: MakeOnnx, tmp_path: Path, version: str) -> None:
     graph, path = hasn_onnx("fp32", form=form_of(version)), tmp_path / "timing.cache"

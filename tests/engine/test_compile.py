@@ -80,6 +80,7 @@ class TestRealBuilds:
         assert details["compute_capabilities"] == ["8.9", "12.0"]
         assert details["layers"]["quantize"] > details["layers"]["convolution"] / 2
 
+    @pytest.mark.slow
     def test_one_size_of_a_dynamic_graph_for_turing(self, hasn_onnx: MakeOnnx) -> None:
         engine = engine_from_onnx(hasn_onnx("fp16"), load_target("rtx-turing").with_size(32, 32))
         assert gpus_of(engine.plan) == {"7.5"}
@@ -97,6 +98,7 @@ class TestRealBuilds:
         assert details["profile"]["max"] == [1, *(size or (96, 96)), 3]
         assert engine.precision is Precision.INT8
 
+    @pytest.mark.slow
     def test_a_weakly_typed_graph_would_become_an_fp32_engine(self, hasn_onnx: MakeOnnx) -> None:
         weak = hasn_onnx("fp32", form="weakly-typed")
         assert engine_from_onnx(weak, RTX).precision is Precision.FP32
@@ -105,6 +107,7 @@ class TestRealBuilds:
         ):
             engine_from_onnx(weak, RTX, precision=Precision.FP16)
 
+    @pytest.mark.slow
     def test_a_cache_gets_no_timings_of_a_compiler_that_has_none(
         self, hasn_onnx: MakeOnnx, tmp_path: Path
     ) -> None:
@@ -121,6 +124,7 @@ class TestRealBuilds:
         assert engine.facts["outputs"][0]["shape"] == [1, 3, 720, 1280]
         assert len(engine.plan) > len(graph)
 
+    @pytest.mark.slow
     def test_what_the_parser_refuses_is_told_with_node_and_reason(self, hasn_onnx: MakeOnnx) -> None:
         import onnx
 
@@ -134,6 +138,7 @@ class TestRealBuilds:
         assert f"'{gelu.name}' (Frobnicate): " in str(info.value)
         assert "Plugin not found" in str(info.value)
 
+    @pytest.mark.slow
     def test_mixed_types_are_told_without_the_missing_driver(self, hasn_onnx: MakeOnnx) -> None:
         import onnx
         from onnx import numpy_helper
@@ -148,6 +153,7 @@ class TestRealBuilds:
         assert "messages of" not in str(info.value)
         assert "CUDA driver version" not in str(info.value)
 
+    @pytest.mark.slow
     def test_no_plan_is_explained_by_the_compiler(self, hasn_onnx: MakeOnnx) -> None:
         with pytest.raises(
             BuildError, match=r"(?s)could not compile the graph; messages of .*:\n  .*within workspace limit"

@@ -69,6 +69,7 @@ def test_the_fake_keeps_its_rules(hasn_onnx: MakeOnnx) -> None:
         trt.Builder(Log())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_rtx")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_nvidias_parser_keeps_the_names_that_pins_are_found_by(hasn_onnx: MakeOnnx) -> None:

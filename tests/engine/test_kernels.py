@@ -122,6 +122,7 @@ def test_what_tensorrts_inspector_lists() -> None:
 class TestRealEngines:
     TARGET = EngineTarget(name="test", shapes=ShapeRange.static(40, 56), compute_capabilities=("8.6",))
 
+    @pytest.mark.slow
     def test_fp16(self, hasn_onnx: MakeOnnx) -> None:
         built = engine_from_onnx(hasn_onnx("fp16", size=(40, 56)), self.TARGET, precision=Precision.FP16)
         kernels = as_json(built.details())["kernels"]
@@ -144,6 +145,7 @@ class TestRealEngines:
         assert kernels.moved_bytes == fixed.moved_bytes
         assert kernels_from_onnx(graph, target) == kernels
 
+    @pytest.mark.slow
     def test_int8_that_writes_fp32_is_told_to_be_slow(self, hasn_onnx: MakeOnnx) -> None:
         built = engine_from_onnx(hasn_onnx("int8", size=(40, 56)), self.TARGET, precision=Precision.INT8)
         kernels = as_json(built.details())["kernels"]
@@ -152,6 +154,7 @@ class TestRealEngines:
         assert "slower than an FP16 one" in built.warnings[0]
         assert built.details().warnings == built.warnings
 
+    @pytest.mark.slow
     def test_int8_that_is_none_is_refused(self, hasn_onnx: MakeOnnx) -> None:
         """TensorRT for RTX computes no convolution in INT8 on Turing."""
         turing = load_target("rtx-turing").with_size(40, 56)

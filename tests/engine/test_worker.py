@@ -121,6 +121,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.slow
 def test_pinned_layers_that_may_not_be_fp32_are_told(install: Install, hasn_onnx: MakeOnnx) -> None:
     """TensorRT 8.6 puts a normalization into one kernel whose inside it does not state."""
     install("8.6.1", layers=LAYERS)
@@ -132,6 +133,7 @@ def test_pinned_layers_that_may_not_be_fp32_are_told(install: Install, hasn_onnx
     assert built.details().kernels.moved_bytes == 2 * 2 * 8 * 32 * 32, "open sizes are of the optimal shape"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"crashes_when_it_loads": True}])
 def test_an_engine_that_cannot_be_loaded_where_it_was_made_is_kept(
     install: Install, hasn_onnx: MakeOnnx, settings: dict[str, bool]
@@ -143,6 +145,7 @@ def test_an_engine_that_cannot_be_loaded_where_it_was_made_is_kept(
     assert built.details().kernels is None
 
 
+@pytest.mark.slow
 def test_a_plan_of_8_5_is_known_by_its_sidecar(install: Install, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
     install("8.5.2")
     built = engine_from_onnx(hasn_onnx("fp32", form="weakly-typed"), TARGET)
@@ -160,6 +163,7 @@ def test_a_plan_of_8_5_is_known_by_its_sidecar(install: Install, hasn_onnx: Make
         require_compatible(engine, gpu=NANO, runtime_version="8.6.1")
 
 
+@pytest.mark.slow
 def test_the_next_build_starts_from_kept_timings(
     install: Install, hasn_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
@@ -233,6 +237,7 @@ def test_images_that_cannot_calibrate(install: Install, hasn_onnx: MakeOnnx) -> 
     assert "a calibrator makes INT8 engines" in refused([], UnsupportedError, precision=Precision.FP16)
 
 
+@pytest.mark.slow
 def test_known_bad_versions(install: Install, hasn_onnx: MakeOnnx) -> None:
     install("10.3.0", before="import tests.support.fake_builder")
     Path(next(p for p in sys.path if p.endswith("site")), "tensorrt.py").write_text(
@@ -250,6 +255,7 @@ def test_known_bad_versions(install: Install, hasn_onnx: MakeOnnx) -> None:
     assert "github.com/NVIDIA/TensorRT/issues/4832" in said
 
 
+@pytest.mark.slow
 def test_a_gpu_is_asked_for_before_tensorrt_is_imported(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +266,7 @@ def test_a_gpu_is_asked_for_before_tensorrt_is_imported(
             ask()
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_while_it_is_asked(install: Install) -> None:
     install("10.3.0", before="import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(BuildError, match=r"TensorRT crashed \(SIGSEGV\)"):
@@ -269,6 +276,7 @@ def test_a_child_that_dies_while_it_is_asked(install: Install) -> None:
         ask_capabilities(EngineRuntime.TENSORRT)
 
 
+@pytest.mark.slow
 def test_a_cache_folder_that_cannot_be_written(install: Install, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
     install("8.6.1")
     (tmp_path / "cache").write_text("a file")

@@ -57,6 +57,7 @@ class TestTheChild:
             )
         assert info.value.message.endswith("its last messages:\n  getting large (3 times)")
 
+    @pytest.mark.slow
     @pytest.mark.skipif(driver_present(), reason="this machine has an NVIDIA driver")
     def test_tensorrt_on_a_machine_without_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("10.3.0"))

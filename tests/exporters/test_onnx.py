@@ -112,6 +112,7 @@ def test_names_and_types_of_input_and_output():
     assert given.type.tensor_type.elem_type == returned.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
+@pytest.mark.slow
 def test_both_opsets_hold_the_same_convolutions():
     model = network()
     weakly_typed, strongly_typed = onnx_from_model(model, opset=17), onnx_from_model(model, opset=20)
@@ -175,6 +176,7 @@ def test_equal_parameters_stay_each_convolutions_own(simplify):
             assert list(node.input[1:]) == [f"{node.name}.weight", f"{node.name}.bias"]
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes():
     model = network()
     first, second = (onnx_from_model(model, source="a" * 64).SerializeToString() for _ in range(2))

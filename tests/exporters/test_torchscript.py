@@ -71,6 +71,7 @@ def test_fp16_on_published_weights_and_a_photograph(shared_data):
         assert psnr(y, torch.from_numpy(golden[name.replace("lr_", "sr_")])) > 60
 
 
+@pytest.mark.slow
 def test_fp16_holds_half_the_bytes_but_norms_in_float32(tmp_path):
     model = network(features=32)
     sizes = {}

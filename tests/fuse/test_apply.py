@@ -80,6 +80,7 @@ def test_the_norm_keeps_its_epsilon():
     assert float((fuse(model, ("norm_affine",))[0](x) - model(x)).abs().max()) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_published_weights_in_float32(shared_data):
     model = load_checkpoint(shared_data / "upstream/HASN.pth").model()
     x = torch.rand(1, 3, 40, 31)
@@ -88,6 +89,7 @@ def test_the_published_weights_in_float32(shared_data):
     assert float((fused(x) - expected).abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_parameters_say_what_was_done():
     spec = ModelSpec()
     model = HASN(spec)

@@ -39,6 +39,7 @@ def profile(name: str) -> DeviceProfile:
     return device
 
 
+@pytest.mark.slow
 def test_the_boards_that_ship():
     assert {"xavier-nx", *SAID_BY_THE_MAKER} == BOARDS
     for name in BOARDS:

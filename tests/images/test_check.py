@@ -62,6 +62,7 @@ def _cut(data):
     return sorted({*range(1, 64), *range(64, len(data) - 4, max(1, len(data) // 40)), len(data) - 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_file_cut_off_anywhere_is_refused_and_the_terminal_stays_clean(tmp_path, capfd, name):
     data = WHOLE[name]

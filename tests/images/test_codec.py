@@ -305,6 +305,7 @@ def test_every_png_comes_out_as_it_was_drawn(tmp_path):
         _compare(name, data, expected, _read(tmp_path, data, f"{name}.png"))
 
 
+@pytest.mark.slow
 def test_every_tiff_comes_out_as_it_was_drawn_or_is_refused(tmp_path):
     read, refused = [], []
     for name, data, expected in image_files.tiffs():
@@ -365,6 +366,7 @@ def _bitmaps():
                 yield f"rle-{header}-{bits}-{width}", bmp_files.indexed(header, bits, rle=True, width=width)
 
 
+@pytest.mark.slow
 def test_every_kind_of_bmp_comes_out_as_it_was_drawn_or_is_refused(tmp_path):
     refused = {}
     for name, bitmap in _bitmaps():
@@ -383,6 +385,7 @@ def test_every_kind_of_bmp_comes_out_as_it_was_drawn_or_is_refused(tmp_path):
     assert [name for name in refused if "-2-" not in name and not name.startswith(tuple(rare))] == []
 
 
+@pytest.mark.slow
 def test_a_cut_bmp_of_every_kind_is_refused(tmp_path):
     for name, bitmap in _bitmaps():
         (tmp_path / "a.bmp").write_bytes(bitmap.data[:-20])

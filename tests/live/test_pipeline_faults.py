@@ -106,6 +106,7 @@ def test_a_view_fails(where):
         assert error.stage == "capture"
 
 
+@pytest.mark.slow
 def test_two_failures_report_the_first():
     class Late(Writer):
         def write(self, pixels, time_s):
@@ -195,6 +196,7 @@ def test_a_call_that_never_returns_is_named_and_not_waited_for():
     assert lingering_threads(2) == ()
 
 
+@pytest.mark.slow
 def test_a_camera_that_vanishes_for_a_while_is_reported_and_resumed():
     view, writer = Watcher(), Writer()
     source = Remote(sequence(Script(3, lost()), lost(), Script(3, 60.0)), "script", backoff_s=(0.02,))

@@ -43,6 +43,7 @@ def test_safetensors_round_trip(model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["params", "params_ema", "params-ema", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_pth_dialects(model, tmp_path, key, prefix):
@@ -78,6 +79,7 @@ def parameters_of(spec):
         return {k: tuple(v.shape) for k, v in HASN(spec).state_dict().items()}
 
 
+@pytest.mark.slow
 def test_official_checkpoint(shared_data):
     loaded = load_checkpoint(shared_data / "upstream" / "HASN.pth")
     assert loaded.spec == ModelSpec()
@@ -180,6 +182,7 @@ ALL_WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", ALL_WAYS.values(), ids=list(ALL_WAYS))
 def test_whatever_wraps_the_tensors_is_taken_off(model, tmp_path, wrap):
     # What saving loses is passed in here; test_probe.py has the files without it.
@@ -320,6 +323,7 @@ def test_a_large_number_that_float32_cannot_hold_is_not_finite(model, tmp_path):
         load_checkpoint(tmp_path / "m.pth")
 
 
+@pytest.mark.slow
 def test_a_spec_of_a_gigantic_network_allocates_nothing(model, tmp_path, monkeypatch):
     spec = {**SPEC.to_dict(), "features": 1024, "blocks": 64, "expansion": 16}
     save_file(dict(model.state_dict()), tmp_path / "m.safetensors", metadata={SPEC_KEY: json.dumps(spec)})

@@ -45,6 +45,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", VARIANTS)
 @pytest.mark.parametrize("size", [(15, 15), (31, 64)])
 def test_equal_to_fvcore(fields, size):
@@ -58,6 +59,7 @@ def test_equal_to_fvcore(fields, size):
     assert complexity(spec, *size).total == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", VARIANTS)
 def test_convolutions_equal_to_torch(fields):
     spec = ModelSpec(blocks=2, **fields)
@@ -83,6 +85,7 @@ def test_layers_are_the_modules(fields):
     assert {layer.op for layer in counted.layers} <= set(Op)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

@@ -19,6 +19,7 @@ def tensors_alone(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_the_bundled_network_is_recognized_without_its_spec(tmp_path, caplog, ending):
     model = load_model("hasn-x4-small")

@@ -54,6 +54,7 @@ def test_export_equals_pytorch(tiny, tmp_path, x, format, precision, tolerance):
         np.testing.assert_allclose(session.run(x), reference.run(x), rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_static_export_takes_one_size(tiny, tmp_path, x):
     artifact = hasn_edge.export(tiny, size=(40, 33), output=tmp_path)
     assert artifact.path.name == "tiny-fp32-33x40.onnx"
@@ -64,6 +65,7 @@ def test_static_export_takes_one_size(tiny, tmp_path, x):
         assert session.run(x).shape == (1, 3, 160, 132)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
     monkeypatch.setattr(acceptance, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
@@ -72,6 +74,7 @@ def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_new_file_replaces_the_old_only_if_it_passed(tiny, tmp_path, monkeypatch):
     first = hasn_edge.export(tiny, output=tmp_path)
     monkeypatch.setattr(acceptance, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
@@ -205,6 +208,7 @@ def test_a_range_of_sizes_is_the_engines(tiny, tmp_path):
     assert engine.engine.profile == InputProfile(min=(1, 3, 32, 32), opt=(1, 3, 48, 64), max=(1, 3, 96, 128))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -223,6 +227,7 @@ def test_builds_that_cannot_be(tiny, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_shape_of_a_scale_2_network(tmp_path):
     path = tmp_path / "x2.safetensors"
     save_checkpoint(path, HASN(ModelSpec(features=8, blocks=1, scale=2)))
@@ -255,12 +260,14 @@ def test_what_is_for_int8_is_refused_without_it(tiny, tmp_path, options):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_there_is_no_weakly_typed_fp16_graph(tiny, tmp_path):
     built = hasn_edge.build(tiny, precision="fp16", target="portable", output=tmp_path)
     assert files(tmp_path) == ["tiny-fp16-strongly-typed.onnx", "tiny-fp16-strongly-typed.onnx.json"]
     assert [a.path.name for a in built.artifacts] == ["tiny-fp16-strongly-typed.onnx"]
 
 
+@pytest.mark.slow
 def test_nothing_is_published_when_a_later_form_fails(tiny, tmp_path, monkeypatch):
     real = Variants.make_graph
 
@@ -275,6 +282,7 @@ def test_nothing_is_published_when_a_later_form_fails(tiny, tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, (40, 33)])
 def test_a_file_of_pixels_states_it_and_runs(tiny, tmp_path, size):
     built = hasn_edge.build(tiny, precision="fp32", size=size, pixels=True, output=tmp_path)
@@ -331,6 +339,7 @@ def test_an_exported_graph_takes_any_number_and_computes_each_alone(tiny, tmp_pa
     np.testing.assert_allclose(together, alone, atol=1e-5 if precision == "fp32" else 1e-3)
 
 
+@pytest.mark.slow
 def test_a_server_takes_the_batch_as_its_limit(tiny, tmp_path):
     made = hasn_edge.pipeline.api.export_triton(tiny, batch=4, output=tmp_path)
     config = (made.path.parents[1] / "config.pbtxt").read_text()

@@ -117,6 +117,7 @@ class Backend(FakeSession):
         return super()._run(x_NCHW) * np.float32(1 - self.lost)
 
 
+@pytest.mark.slow
 def test_each_backend_of_a_cpu_is_timed_and_held_to_the_budget_as_it_computes():
     made = [candidate("fp32", [1.0]).built, candidate("int8", [1.0], -0.0123).built]
     asked = []
@@ -201,6 +202,7 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path):
     assert built.left_out[0].message.startswith("int8 is left out: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "error"),
     [

@@ -124,6 +124,7 @@ def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeyp
     assert graphs == {f"tiny-{plain}-weakly-typed-40x32.onnx", f"tiny-{plain}-weakly-typed-trt10-40x32.onnx"}
 
 
+@pytest.mark.slow
 def test_the_portable_graph_is_one_that_8_5_reads(tiny, told, tmp_path):
     built = hasn_edge.build(tiny, precision="fp32", target="portable", size=(32, 40), output=tmp_path)
     weakly_typed = onnx.load(built.artifacts[0].path)

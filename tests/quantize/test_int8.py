@@ -183,6 +183,7 @@ def test_an_fp16_graph_never_quantizes_its_float32_input(tiny):
     assert makers[quantizer.input[0]].op_type == "Cast"
 
 
+@pytest.mark.slow
 @given(
     mantissa=st.floats(1, 2, exclude_max=True),
     exponent=st.integers(-1074, 1023),
@@ -245,6 +246,7 @@ def test_no_weight_or_range_gives_a_zero_scale_nan_or_infinity(
             assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_dead_and_extreme_channels_of_a_network_stay_finite(make_model, run_graph, images):
     model = make_model()
     attention = model.block_1.cab.cab[3].attention
@@ -351,6 +353,7 @@ def test_the_codes_of_a_shifted_image_are_its_levels(tiny, images, run_graph):
     assert run_graph(graph, x) == pytest.approx(model(torch.from_numpy(x)).numpy(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_shifted_inputs_in_every_form(tiny, images, run_graph):
     recipe = QuantRecipe(shift=("conv_1", "*.cab.cab.2", "block_1.f?.conv"))
     ranges = ranges_from_onnx(tiny.weakly_typed, images(), recipe)

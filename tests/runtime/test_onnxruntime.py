@@ -52,6 +52,7 @@ def test_a_static_graph_knows_its_size():
             session.run(noise(1, 3, 20, 16))
 
 
+@pytest.mark.slow
 def test_a_file_of_two_images_at_a_time():
     with opened(proto(size=(16, 20), batch=2).SerializeToString()) as session:
         assert session.batch == 2
@@ -60,6 +61,7 @@ def test_a_file_of_two_images_at_a_time():
             session.run(noise(1, 3, 16, 20))
 
 
+@pytest.mark.slow
 def test_a_session_for_one_frame_size_is_static_and_computes_the_same():
     x = noise(1, 3, 20, 24)
     with opened(frame=(20, 24)) as one, opened() as any_size:
@@ -228,6 +230,7 @@ assert not {"torch", "onnx", "cv2"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_nothing_is_printed_and_a_real_shortage_of_memory_is_one_message(tmp_path: Path):
     path = tmp_path / "tiny.onnx"

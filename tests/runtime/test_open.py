@@ -170,6 +170,7 @@ def test_backends_that_cannot(bundle):
         open_model("wit-onnx")
 
 
+@pytest.mark.slow
 def test_a_bundled_model_needs_no_pytorch(bundle):
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = sys.modules['safetensors'] = None\n"

@@ -49,6 +49,7 @@ class CoreWithWrongKernels:
         return self.core.compile_model(graph, device, properties)
 
 
+@pytest.mark.slow
 def test_int8_that_comes_out_wrong_is_refused_with_the_reason():
     options = {"precision": Precision.INT8, "threads": 1}
     with (
@@ -64,6 +65,7 @@ def test_int8_that_comes_out_wrong_is_refused_with_the_reason():
         open_openvino(int8_onnx_bytes(), core=CoreWithWrongKernels(), **options)
 
 
+@pytest.mark.slow
 def test_the_same_kernels_do_not_harm_floats():
     with open_openvino(onnx_bytes(), core=CoreWithWrongKernels(), threads=1) as session:
         assert session.precision is Precision.FP32
@@ -80,6 +82,7 @@ def test_a_device_that_openvino_does_not_name_is_refused_with_those_that_it_does
         open_openvino(onnx_bytes(), device=device, core=CoreWithWrongKernels())
 
 
+@pytest.mark.slow
 def test_a_session_for_one_frame_computes_what_one_for_any_does():
     x = noise(2, 3, 20, 24)
     with open_openvino(onnx_bytes(batch=None), threads=1) as anything:
@@ -89,6 +92,7 @@ def test_a_session_for_one_frame_computes_what_one_for_any_does():
         np.testing.assert_allclose(session.run(x), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_of_one_size_and_one_of_pixels():
     with open_openvino(onnx_bytes(size=(16, 20)), threads=1) as fixed:
         assert fixed.size == (16, 20)
@@ -117,6 +121,7 @@ def artifact(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept_beside_the_file_and_may_be_damaged(artifact):
     outputs = []
     for _ in range(2):
@@ -131,6 +136,7 @@ def test_what_was_compiled_is_kept_beside_the_file_and_may_be_damaged(artifact):
         np.testing.assert_array_equal(output, outputs[0])
 
 
+@pytest.mark.slow
 def test_nothing_is_written_among_the_packages_own_files():
     onnx_file = bundled_onnx("hasn-x4-small")
     before = sorted(onnx_file.parent.iterdir())

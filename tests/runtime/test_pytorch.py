@@ -58,6 +58,7 @@ def test_a_cuda_device_that_is_not_here():
         PyTorchSession(HASN(SPEC), device="cuda:63")
 
 
+@pytest.mark.slow
 def test_threads_are_set_at_each_call():
     before = torch.get_num_threads()
     one, two = (PyTorchSession(HASN(SPEC), threads=count) for count in (1, 2))

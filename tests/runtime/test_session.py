@@ -369,6 +369,7 @@ class TestOpenVino(SessionContract):
         return open_openvino(onnx_bytes(batch=None), threads=1)
 
 
+@pytest.mark.slow
 class TestOpenVinoThreeInFlight(SessionContract):
     """The throughput hint: images are computed beside one another."""
 

@@ -174,6 +174,7 @@ def test_run_takes_any_size_and_batch():
         np.testing.assert_allclose(y, expected, atol=2e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 5, 16, 31])
 @pytest.mark.parametrize("size", [(70, 100), (32, 33), (20, 90), (7, 64)])
 def test_tiles_join_without_a_trace_where_the_network_is_local(size, overlap):

@@ -155,6 +155,7 @@ def test_the_stem_keeps_the_size_that_the_other_starts_give_it():
     assert float(body.abs().mean()) < 0.1 * float(plain.std())
 
 
+@pytest.mark.slow
 def test_a_run_begins_better_than_bicubic(shards):
     from hasn_edge.data.pairs import bicubic_baseline
 

@@ -47,6 +47,7 @@ def test_a_run_leaves_log_states_weights_curve_and_events(finished):
     )
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_average_and_say_what_made_them(finished, shards, eval_folder):
     folder, _ = finished
     state = final(folder)
@@ -65,6 +66,7 @@ def test_the_weights_are_the_average_and_say_what_made_them(finished, shards, ev
     assert last.provenance["scores"]["Two"]["psnr_y"] == pytest.approx(score.psnr_y, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_pth_is_what_basicsr_writes(finished):
     folder, _ = finished
     content = torch.load(folder / "last.pth", weights_only=True)
@@ -109,6 +111,7 @@ def test_a_stopped_run_resumed_ends_as_if_never_stopped(recipe, shards, finished
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_names_everything(recipe, shards, tmp_path):
     run = begin_run(recipe, tmp_path / "run", data=[shards.folder], sets=[], start=None)
     train_run(tmp_path / "run", run, ALONE)

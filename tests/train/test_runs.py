@@ -120,6 +120,7 @@ def test_what_cannot_be_branched(trunk, endless, recipe, shards, tmp_path):
     assert not any((tmp_path / name).exists() for name in "abcd")
 
 
+@pytest.mark.slow
 def test_a_run_that_decayed_goes_on_from_before_its_decay(trunk, tmp_path):
     ended = tmp_path / "ended"
     train_run(ended, branch_run(f"{trunk}@12", ended), ALONE)
@@ -143,6 +144,7 @@ def test_a_constant_rate_may_be_planned_further_but_not_into_a_decay_that_is_lat
     assert resume_run(folder, iterations=18).recipe.optimizer.decay_begin(18) == 14
 
 
+@pytest.mark.slow
 def test_the_state_before_the_decay_is_never_deleted(endless, shards, tmp_path):
     short = replace(endless, iterations=20, keep=1, checkpoint_every=3, phases=endless.phases[1:])
     run = begin_run(short, tmp_path / "run", data=[shards.folder], sets=[], start=None)
@@ -172,6 +174,7 @@ def test_beginning_checks_first(recipe, shards, finished, tmp_path):
         read_run_file(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_warm_start_takes_the_plain_weights_of_an_iteration(recipe, shards, finished, tmp_path):
     source = finished[0]
     run = begin_run(recipe, tmp_path / "two", data=[shards.folder], sets=[], start=f"{source}@8")

@@ -23,6 +23,7 @@ def seconds_of(trainer, costs):
     return costs[MemoryFormat.CHANNELS_LAST if last else MemoryFormat.CONTIGUOUS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("last", "contiguous", "expected"),
     [(2.0, 1.0, "contiguous"), (1.0, 2.0, "channels_last"), (1.0, 0.99, "channels_last")],
@@ -64,6 +65,7 @@ def test_a_format_that_is_given_is_not_measured(recipe, shards, monkeypatch, tmp
     assert begin_run(recipe, tmp_path / "run", data=[shards.folder], sets=[], start=None).recipe == recipe
 
 
+@pytest.mark.slow
 def test_both_formats_train_alike(recipe, shards):
     source = PatchSource([shards], seed=0)
     losses = []

@@ -34,6 +34,7 @@ def weights(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
+@pytest.mark.slow
 def test_accumulated_parts_are_the_whole_batch(recipe, shards):
     # Two equal parts of a mean loss: the same gradient up to the order of float32 sums.
     whole = steps(recipe, shards)

@@ -88,6 +88,7 @@ def test_titles_in_any_encoding(tmp_path):
     assert upscale(source, tmp_path / "out.mp4").whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "rate"),
     [

@@ -127,6 +127,7 @@ def test_a_stream_that_begins_between_key_frames(tmp_path):
     assert not report.whole
 
 
+@pytest.mark.slow
 def test_a_file_that_was_cut_off(tmp_path):
     whole = make(tmp_path / "whole.mp4", 120, container={"movflags": "faststart"})
     data = whole.read_bytes()

@@ -114,6 +114,7 @@ def test_lost_audio_is_said_with_a_cure_that_is_one(tmp_path, codec, target, cur
     assert upscale(source, tmp_path / target, audio="none").losses == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target", "codec"),
     [
@@ -170,6 +171,7 @@ def test_packets_that_are_refused_count_as_lost(tmp_path, monkeypatch):
     assert report.losses == (f"{count} packets of audio or subtitles could not be copied",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["aac", "libmp3lame"])
 def test_audio_is_copied_byte_by_byte(tmp_path, codec):
     source = make(tmp_path / "clip.mp4", 20, audio=codec)

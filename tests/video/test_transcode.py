@@ -66,6 +66,7 @@ def test_pixels_are_those_of_the_upscaled_frames(tmp_path):
             assert abs(float((b - large).mean())) < 0.45
 
 
+@pytest.mark.slow
 def test_reading_ahead_is_bounded_and_the_session_stays_in_one_thread(tmp_path):
     seen = []
 

@@ -65,6 +65,7 @@ def require_encoder(suffix: str) -> None:
         pytest.skip(f"this FFmpeg has no {codec}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
@@ -106,6 +107,7 @@ def test_an_mp4_with_its_index_first(tmp_path, options):
         assert not read(tmp_path / "cut.mp4").whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", AUDIO)
 def test_audio_that_is_cut_off_is_missed_though_all_images_are_there(tmp_path, suffix):
     source = clip(tmp_path / f"whole{suffix}", audio=AUDIO[suffix], container={"movflags": "faststart"})

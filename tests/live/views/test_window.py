@@ -352,6 +352,7 @@ print("DONE", snapshot["latency_ends"], not view.keys, live.stuck)
 """
 
 
+@pytest.mark.slow
 def test_a_real_window_on_a_virtual_display(display, tmp_path):
     code = REAL.format(tests=str(Path(__file__).parents[3]), folder=str(tmp_path))
     done = subprocess.run(

@@ -185,6 +185,7 @@ def test_frames_arrive_under_a_path(chromium):
     assert live.engine == "second int8"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_frames_arrive_from_an_allowed_origin_whose_proxy_hides_its_name(chromium):
     with socket.create_server(("127.0.0.1", 0)) as free:

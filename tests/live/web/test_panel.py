@@ -191,6 +191,7 @@ def test_rewording_every_sentence_changes_nothing_that_the_page_does(chromium, m
         waits(tab, "engine.value === 'slow.onnx'")
 
 
+@pytest.mark.slow
 def test_the_page_compares_no_words_and_knows_every_state_and_code(chromium):
     scripts = re.findall(r"<script>(.*?)</script>", document.page()[0].decode(), re.DOTALL)
     code = re.sub(r"//[^\n]*", "", "\n".join(scripts))
@@ -203,6 +204,7 @@ def test_the_page_compares_no_words_and_knows_every_state_and_code(chromium):
         assert set(tab.evaluate("Object.keys(STATES)")) >= {state.value for state in RunState}
 
 
+@pytest.mark.slow
 def test_a_number_and_its_unit_stay_on_one_line(chromium):
     with running() as (view, _, _), page(chromium, view.addresses[0]) as tab:
         waits(tab, "/p50 [0-9.]+\u00a0m?s, p95 [0-9.]+\u00a0m?s/.test(byId('details').textContent)")
@@ -223,6 +225,7 @@ def test_what_goes_wrong_is_said_over_the_image(chromium):
         waits(tab, "byId('banner').textContent.startsWith('The run has ended')")
 
 
+@pytest.mark.slow
 def test_a_long_reason_can_be_read_to_its_end_on_a_phone(chromium):
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     with running() as (view, _, _), page(chromium, view.addresses[0], **phone) as tab:
@@ -235,6 +238,7 @@ def test_a_long_reason_can_be_read_to_its_end_on_a_phone(chromium):
         assert tab.evaluate("byId('banner').scrollTop > 0")
 
 
+@pytest.mark.slow
 def test_after_the_end_it_keeps_saying_so_until_the_next_run(chromium):
     """The server is gone then, so that trying again fails as it does where a connection is lost."""
     said = "byId('banner').textContent.startsWith('The run has ended')"

@@ -57,6 +57,7 @@ def test_there_is_a_limit_to_viewers():
         )
 
 
+@pytest.mark.slow
 def test_a_viewer_that_stops_reading_holds_nobody_up():
     """Its socket is full of images that it claims to have drawn; everybody else gets every newest frame."""
     with serving() as (view, _), Client(view) as good:

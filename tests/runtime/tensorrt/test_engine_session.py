@@ -480,6 +480,7 @@ class TestActivations:
             assert self.used(lab) == 10 * 4 * 3 * 64 * 80
 
 
+@pytest.mark.slow
 def test_engines_opened_one_after_the_other_have_one_logger(lab):
     """The library keeps a plain pointer to the first, also when the engine is gone that brought it."""
     lab.set_up()
