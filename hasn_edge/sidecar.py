@@ -288,6 +288,10 @@ class GraphDetails(Details, frozen=True, kw_only=True, omit_defaults=True):
     """What TensorRT must be given besides a weakly typed graph."""
     fused: tuple[str, ...] = ()
     """Fusion rules that were applied."""
+    least_side: int | None = None
+    """Least height and width in pixels that the network takes; ``None`` in files of version 0.1."""
+    padded: bool = False
+    """Whether the graph pads smaller images to :attr:`least_side` itself, and crops its output."""
     recipe: dict[str, Any] | None = None
     """The INT8 recipe, key by key."""
     ranges: RangesRecord | None = None

@@ -119,6 +119,7 @@ def onnx_from_model(
             "hasn_edge.spec": json.dumps(spec.to_dict(), sort_keys=True),
             "hasn_edge.source": source,
             "hasn_edge.color": "RGB, [0, 1], NCHW",
+            "hasn_edge.least_side": str(spec.size.minimum),
             "hasn_edge.version": version,
             "hasn_edge.fused": ",".join(getattr(model, "fused", ())),
             "hasn_edge.simplified": simplified,

@@ -191,13 +191,17 @@ def _build_engine(
     for folder in () if options.rebuild else folders.known:
         if (found := lookup(folder, key)) is not None:
             return _reuse_engine(found)
+    import onnx
+
+    from hasn_edge.exporters.least_side import without_padding
+
     graph = variants.make_graph(form, precision, size=size)
     files = [graph]
     if by_flag:  # what a flag makes of FP32 is predicted by the graph whose tensors have that type
         files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
     progress(Step(f"compiling for {target.name}"))
     built = engine_from_onnx(
-        graph.data,
+        without_padding(onnx.load_from_string(graph.data)).SerializeToString(),
         target,
         precision=wanted,
         progress=lambda step: progress(

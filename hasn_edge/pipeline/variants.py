@@ -114,7 +114,7 @@ class GraphExporter:
         ranges: Ranges | None = None,
         recipe: QuantRecipe | None = None,
     ) -> ModelProto:
-        """Return the graph of one form and precision.
+        """Return the graph of one form and precision; one of any size pads images that are too small itself.
 
         Args:
             form: Who reads it.
@@ -125,6 +125,7 @@ class GraphExporter:
             ranges: From :meth:`measure_ranges`.
             recipe: What is quantized.
         """
+        from hasn_edge.exporters.least_side import with_padding
         from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
         from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 
@@ -138,7 +139,8 @@ class GraphExporter:
             assert ranges is not None
             assert recipe is not None
             graph = int8_onnx_from_onnx(graph, ranges, recipe)
-        return graph
+        spec = self.checkpoint.spec
+        return graph if size is not None else with_padding(graph, spec.size.minimum, spec.scale)
 
 
 class Variants:
@@ -232,6 +234,8 @@ class Variants:
             opset=graph.opset_import[0].version,
             builder_flags=FLAGS[precision] if form.weakly_typed else (),
             fused=exporter.rules,
+            least_side=context.checkpoint.spec.size.minimum,
+            padded=size is None and context.checkpoint.spec.size.minimum > 1,
         )
         notes: list[str] = []
         if ranges is not None:

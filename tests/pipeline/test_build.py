@@ -146,6 +146,9 @@ def test_the_calibrator_has_a_graph_that_takes_its_images(tiny, told, tmp_path):
     # Of any size: the images that ship are not the engine's size, which is the profile's.
     assert all(have in (0, want) for have, want in zip(input_dims(told.graph), shape, strict=True))
     assert told.target.shapes.size == (32, 40)
+    # The published graph pads small images itself; an engine's profile refuses them.
+    published = onnx.load(built.artifacts[0].path)
+    assert "Pad" in operators(published) - operators(told.graph)
     engine = built.artifacts[-1]
     assert engine.size == (32, 40)
     tolerance = engine.engine.golden.tolerance

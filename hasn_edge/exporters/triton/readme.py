@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hasn_edge.artifact import Artifact
 from hasn_edge.exporters.triton.pbtxt import ANY, DATA_TYPES, TENSORRT, TensorSettings, TritonConfig
+from hasn_edge.sidecar import GraphDetails
 
 
 def readme(config: TritonConfig, artifact: Artifact) -> str:
@@ -28,6 +29,7 @@ def readme(config: TritonConfig, artifact: Artifact) -> str:
         _release(config, artifact),
         "## Ask\n",
         _tensors(config),
+        _small_images(artifact),
         _client(config) if artifact.spec.channels == 3 else "",
         "## Versions\n",
         "Each numbered folder is one version, with a sidecar that states what it was made from. "
@@ -62,6 +64,22 @@ def _tensors(config: TritonConfig) -> str:
             shape = ", ".join(dims).replace(str(ANY), "any")
             lines.append(f"| {what}: `{tensor.name}` | {_type(tensor)} | {shape} | {_meaning(tensor)} |")
     return "\n".join(lines) + "\n"
+
+
+def _small_images(artifact: Artifact) -> str:
+    """Say what becomes of images that are smaller than the network's least side."""
+    least, details = artifact.spec.size.minimum, artifact.details
+    if not isinstance(details, GraphDetails) or details.size is not None or least == 1:
+        return ""
+    if details.padded:
+        return (
+            f"Images of any size: a side below {least} pixels is padded to that inside the graph, its last "
+            "row or column repeated, and the result is cropped.\n"
+        )
+    return (
+        f"**No side below {least} pixels**: version 0.1 made this graph, which does not pad smaller images, "
+        "and ONNX Runtime ends the server's process on one. Export the model again.\n"
+    )
 
 
 def _type(tensor: TensorSettings) -> str:

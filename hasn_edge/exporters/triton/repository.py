@@ -166,6 +166,7 @@ def _parameters(artifact: Artifact, version: int) -> Mapping[str, str]:
         start + "sha256": artifact.sha256,
         start + "source": artifact.source,
         start + "precision": artifact.precision.value,
+        start + "least_side": str(artifact.spec.size.minimum),
         start + "spec": json.dumps(artifact.spec.to_dict(), separators=(",", ":")),
     }
 

@@ -120,6 +120,16 @@ def test_parameters_are_of_the_version(tmp_path, artifact):
     assert config.parameters["hasn_edge.1.source"].string_value == SOURCE
     one, two = (config.parameters[f"hasn_edge.{n}.sha256"].string_value for n in (1, 2))
     assert one != two
+    assert config.parameters["hasn_edge.2.least_side"].string_value == "15"
+
+
+def test_the_readme_states_what_becomes_of_small_images(tmp_path, artifact):
+    def page(name: str, **details) -> str:
+        version = triton_repository(artifact("any", name=name, **details), tmp_path / "repo")
+        return (version.parent / "README.md").read_text(encoding="utf-8")
+
+    assert "a side below 15 pixels is padded" in page("new", padded=True, least_side=15)
+    assert "**No side below 15 pixels**" in page("old")
 
 
 def test_a_fixed_size(tmp_path, artifact):
