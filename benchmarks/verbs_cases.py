@@ -31,7 +31,7 @@ IMAGES = (
     *("gray.png", "rgb.png", "rgba.png", "gray16.png", "rgb16.png", "pixel.png", "odd.png", "line.png"),
     *("turned.jpg", "photo.tif", "deep.tif", "photo.bmp", "photo.webp"),
 )
-HELP = ("", "doctor", "upscale", "demo", "eval", "export", "build", "bench", "train")
+HELP = ("", "doctor", "upscale", "demo", "eval", "export", "build", "inspect", "bench", "train")
 ERRORS = {
     "verb": "upscal rgb.png",
     "option": "upscale rgb.png --tiles 64",
@@ -82,6 +82,8 @@ ERRORS = {
     "demo-token": f"demo --source pattern --view web --host 0.0.0.0 --token x! {TINY}",
     "demo-device": f"demo --source pattern --view none --device cuda {TINY}",
     "calibrator": f"build --target rtx --precision int8 --int8-method calibrator {TINY}",
+    "inspect-nothing": "inspect none.engine",
+    "inspect-image": "inspect rgb.png",
     "recipe-key": f"build --precision int8 --recipe train.toml {TINY}",
     "target-file": f"build --target text.txt {TINY}",
     "artifact-and-target": f"upscale rgb.png --device gpu {TINY}",
@@ -128,6 +130,7 @@ def cases() -> Iterator[Case]:
         (
             f"export {TINY}",
             f"upscale rgb.png folder --artifact {onnx}",
+            f"inspect {onnx} --size 32x24 --layers --json inspect.json",
             f"eval --artifact {onnx} --data S=set --json eval.json",
             f"export --format triton --artifact {onnx} --name sr",
             f"cut {onnx}",

@@ -189,6 +189,11 @@ class KernelRecord(_Record, frozen=True, kw_only=True):
         return None if open_size else self.read_bytes + self.written_bytes  # type: ignore[operator]
 
     @property
+    def convolutions_all(self) -> int:
+        """Kernels that are convolutions."""
+        return sum(self.convolutions.values())
+
+    @property
     def integer(self) -> int:
         """Convolutions that compute in INT8."""
         return sum(n for types, n in self.convolutions.items() if types.startswith("Int8"))

@@ -19,6 +19,7 @@ VERBS = {
     "eval": "Measure PSNR-Y and SSIM on a set of images, as the literature does.",
     "export": "Write a model as ONNX, TorchScript or for Triton, checked against PyTorch.",
     "build": "Build an FP32, FP16 or INT8 artifact or engine within a quality budget.",
+    "inspect": "Show what a built engine or graph does, layer by layer; compare two.",
     "bench": "Measure latency, memory, quality and drift; print one table.",
     "data": "Prepare training images.",
     "train": "Train a network; resume a run.",

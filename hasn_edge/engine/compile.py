@@ -103,6 +103,27 @@ def engine_from_onnx(
         ShapeError: calibration images of several shapes, or none.
         OutputError: no room for the temporary files, or in ``cache``.
     """
+    built = _compile(onnx, target, precision, progress, cache, calibrator)
+    kernels = built.kernels
+    one_generation = len(target.compute_capabilities) == 1  # of several, the kernels are those of one
+    if built.precision is Precision.INT8 and kernels and one_generation and not kernels.integer:
+        raise BuildError(
+            f"none of the {kernels.convolutions_all} convolutions computes in INT8 on GPUs of compute "
+            f"capability {target.compute_capabilities[0]}: this engine would be less exact than an FP16 "
+            "one, and slower",
+            use(precision="fp16"),
+        )
+    return built
+
+
+def _compile(
+    onnx: bytes,
+    target: EngineTarget,
+    precision: Precision | None,
+    progress: Progress,
+    cache: Path | None,
+    calibrator: CalibratorInput | None,
+) -> BuiltEngine:
     if target.runtime not in NAMES:
         raise UnsupportedError(
             f"the target {target.name!r} has no engine: its runtime, {target.runtime.value!r}, takes the "
@@ -129,7 +150,6 @@ def engine_from_onnx(
             worker = run_worker(folder, worker_command(str(folder)), progress=progress)
             result = worker.outcome(NAMES[target.runtime])
             plan = (folder / worker_process.PLAN).read_bytes()
-            doubts = _doubts(worker, Precision(result["facts"]["precision"]), target)
             if cache is not None:
                 _keep(folder, cache, result["keep"])
     except OSError as exc:
@@ -143,7 +163,7 @@ def engine_from_onnx(
         header=header,
         version=version,
         made_by={NAMES[target.runtime]: version},
-        warnings=(*doubts, *worker.texts("WARNING")),
+        warnings=(*_doubts(worker), *worker.texts("WARNING")),
         seconds=time.monotonic() - started,
         kernels=worker.kernels,
         facts=result["facts"],
@@ -166,46 +186,25 @@ def kernels_from_onnx(
         progress: As for :func:`engine_from_onnx`.
 
     Raises:
-        HasnEdgeError: as for :func:`engine_from_onnx`.
+        HasnEdgeError: as for :func:`engine_from_onnx`, but for INT8 without INT8.
         UnsupportedError: the compiler does not list its kernels here.
     """
     opt = target.shapes.opt
     fixed = replace(target, shapes=ShapeRange(min=opt, opt=opt, max=opt))
-    kernels = engine_from_onnx(onnx, fixed, precision=precision, progress=progress).kernels
+    kernels = _compile(onnx, fixed, precision, progress, None, None).kernels
     if kernels is None:
         raise UnsupportedError(f"{NAMES[target.runtime]} does not list the kernels that it compiled")
     return kernels
 
 
-def _doubts(worker: WorkerProcess, precision: Precision, target: EngineTarget) -> list[str]:
-    """Return what an engine's kernels tell against it.
-
-    Raises:
-        BuildError: an INT8 engine for one generation, and none of its convolutions computes in INT8.
-    """
-    doubts = []
-    kernels = worker.kernels
-    if precision is Precision.INT8 and kernels is not None and kernels.convolutions:
-        integer, wide, convolutions = kernels.integer, kernels.wide, kernels.convolutions
-        if not integer and len(target.compute_capabilities) == 1:
-            raise BuildError(
-                f"none of the {sum(convolutions.values())} convolutions computes in INT8 on GPUs of compute "
-                f"capability {target.compute_capabilities[0]}: this engine would be less exact than an FP16 "
-                "one, and slower",
-                use(precision="fp16"),
-            )
-        if wide > integer / 2:
-            doubts.append(
-                f"{wide} of {sum(convolutions.values())} convolutions read INT8 and write FP32, which moves "
-                "more memory than FP16 does: this engine is expected to be slower than an FP16 one; measure "
-                "both"
-            )
-    if worker.unverified:
-        doubts.append(
-            f"at least {len(worker.unverified)} layers that shall compute in FP32 are in kernels that "
-            "do not state what they compute in: only the engine's output tells"
-        )
-    return doubts
+def _doubts(worker: WorkerProcess) -> list[str]:
+    """Return what an engine's kernels tell against it."""
+    if not worker.unverified:
+        return []
+    return [
+        f"at least {len(worker.unverified)} layers that shall compute in FP32 are in kernels that "
+        "do not state what they compute in: only the engine's output tells"
+    ]
 
 
 def _keep(folder: Path, cache: Path, names: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
-"""The child process that compiles: ``python -m hasn_edge.engine.worker FOLDER``, or ``--ask RUNTIME``.
+"""The child process that compiles: ``python -m hasn_edge.engine.worker FOLDER``.
 
+``--ask RUNTIME`` states what a TensorRT can do, ``--list RUNTIME PLAN N C H W`` the kernels of a plan.
 The compiler runs apart from the program that asks, because it can crash or be killed for memory. FOLDER holds
 the request and the graph; the plan is left there. Standard output carries one JSON object per line: messages,
 progress, and at last either ``done`` or ``failed``.
@@ -73,6 +74,9 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[0] == "--ask":
             channel.send("done", result=asdict(_load(EngineRuntime(arguments[1]), channel)[1]))
+        elif arguments[0] == "--list":
+            shape = tuple(map(int, arguments[3:]))
+            list_kernels(EngineRuntime(arguments[1]), Path(arguments[2]), shape, channel)
         else:
             build(Path(arguments[0]), channel)
     except HasnEdgeError as exc:
@@ -160,6 +164,15 @@ def build(folder: Path, channel: Channel) -> None:
             activation_bytes=None if gpu is not None and dynamic else compiled.activation_bytes,
         )
         channel.send("kernels", kernels=msgspec.to_builtins(record), unverified=unverified)
+
+
+def list_kernels(runtime: EngineRuntime, plan: Path, shape: tuple[int, ...], channel: Channel) -> None:
+    """Report the kernels of a plan for the GPU here, with an input of ``shape``, which it must take."""
+    trt = _load(runtime, channel)[0]
+    kernels = inspect_plan(trt, plan.read_bytes(), shape)  # type: ignore[arg-type]
+    if kernels:
+        channel.send("kernels", kernels=msgspec.to_builtins(describe_kernels(kernels)), unverified=())
+    channel.send("done", result={})
 
 
 def _compile_twin(trt: Any, capabilities: Capabilities, onnx: bytes, request: BuildRequest) -> Compiled:

@@ -7,7 +7,7 @@ import html
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.engine.caches import engine_key, graph_of, lookup
 from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
-from hasn_edge.engine.compile import engine_from_onnx
+from hasn_edge.engine.compile import BuiltEngine, engine_from_onnx, kernels_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.engine.worker_process import CalibratorInput
 from hasn_edge.errors import (
@@ -35,9 +35,11 @@ from hasn_edge.pipeline.context import (
     BuildContext,
     BuildOptions,
     FinishedFile,
+    ImageSize,
     load_context,
     publish_file,
 )
+from hasn_edge.pipeline.inspection import engine_lines, megabytes
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
@@ -210,6 +212,9 @@ def _build_engine(
         cache=folders.cache,
         calibrator=calibrator,
     )
+    if wanted is Precision.INT8 and target.runtime is EngineRuntime.RTX:
+        progress(Step("comparing with FP16"))
+        built = _compare_with_fp16(built, variants, form, target, size)
     progress(Step("computing the golden image"))
     engine = FinishedFile(
         data=built.plan,
@@ -223,7 +228,8 @@ def _build_engine(
         ),
         notes=(
             f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}",
-            *(f"warning of the compiler: {text}" for text in built.warnings[:3]),
+            *(engine_lines(built.kernels, wanted, target.name) if built.kernels else ()),
+            *(f"warning: {text}" for text in built.warnings[:3]),
         ),
         parent=hashlib.sha256(graph.data).hexdigest(),
         made_by=built.made_by,
@@ -231,6 +237,25 @@ def _build_engine(
     tested = smoke_test(context, engine, target, gpu, progress)
     notes = (*variants.notes, *(note for file in (*files, engine) for note in file.notes), tested)
     return _publish(context, (graph, engine), notes, folders.output, progress)
+
+
+def _compare_with_fp16(
+    int8: BuiltEngine, variants: Variants, form: Form, target: EngineTarget, size: ImageSize | None
+) -> BuiltEngine:
+    """Return an INT8 engine of TensorRT for RTX that warns where FP16 would move fewer bytes.
+
+    The network is bound by memory, and without a GPU the bytes are all that is known of its speed.
+    """
+    graph = variants.exporter.export(form, Precision.FP16, size=size, batch=variants.context.count)
+    fp16 = kernels_from_onnx(graph.SerializeToString(), target, precision=Precision.FP16).moved_bytes
+    moved = int8.kernels.moved_bytes if int8.kernels else None
+    if fp16 is None or moved is None or moved < fp16:
+        return int8
+    text = (
+        f"INT8 moves {megabytes(moved)} where FP16 moves {megabytes(fp16)}, {moved / fp16:.2f} times as "
+        "much: expect it to be slower; FP16 is advised, or measure both on the GPU"
+    )
+    return replace(int8, warnings=(text, *int8.warnings))
 
 
 def _facts(options: BuildOptions, context: BuildContext, nearest: FinishedFile) -> dict[str, Any]:

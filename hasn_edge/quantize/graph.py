@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
@@ -69,11 +69,34 @@ def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
     return tuple(found.values())
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvCost:
+    """What one convolution computes and writes for one image."""
+
+    name: str
+    macs: int
+    """Multiply-accumulates: ``out * in / groups * kernel * output pixels``; the bias is not counted."""
+    activations: int
+    """Values that it writes."""
+    weights: tuple[int, int, int, int]
+    """Shape of its weights: out, in / groups, height, width."""
+    kind: str
+    """What it computes in: ``"FP32"``, ``"FP16"``, or ``"INT8"`` where input and weights are dequantized."""
+
+
 def conv_macs(proto: ModelProto, size: tuple[int, int] = (256, 256)) -> dict[str, int]:
     """Return the multiply-accumulates of each convolution at an input of ``size`` (height, width), batch 1.
 
-    A convolution costs ``out * in / groups * kernel * output pixels``; the bias is not counted. The
-    sizes come from ONNX's shape inference.
+    Raises:
+        UnsupportedError: shape inference does not reach a convolution's output.
+    """
+    return {cost.name: cost.macs for cost in conv_costs(proto, size)}
+
+
+def conv_costs(proto: ModelProto, size: tuple[int, int]) -> tuple[ConvCost, ...]:
+    """Return what each convolution costs at an input of ``size`` (height, width), batch 1, in graph order.
+
+    The sizes come from ONNX's shape inference. ``proto`` is left as it was.
 
     Raises:
         UnsupportedError: shape inference does not reach a convolution's output.
@@ -81,8 +104,11 @@ def conv_macs(proto: ModelProto, size: tuple[int, int] = (256, 256)) -> dict[str
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     del fixed.graph.value_info[:]
-    shape = fixed.graph.input[0].type.tensor_type.shape
-    for dim, value in zip(shape.dim, (1, shape.dim[1].dim_value, *size), strict=True):
+    entry = fixed.graph.input[0].type.tensor_type
+    pixels = entry.elem_type == TensorProto.UINT8
+    channels = entry.shape.dim[3 if pixels else 1].dim_value
+    sides = (1, *size, channels) if pixels else (1, channels, *size)
+    for dim, value in zip(entry.shape.dim, sides, strict=True):
         dim.Clear()
         dim.dim_value = value
     for output in fixed.graph.output:
@@ -92,7 +118,9 @@ def conv_macs(proto: ModelProto, size: tuple[int, int] = (256, 256)) -> dict[str
         info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
         for info in (*inferred.graph.value_info, *inferred.graph.output)
     }
-    costs = {}
+    dequantized = {node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    half = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    costs = []
     for node in (node for node in inferred.graph.node if node.op_type == "Conv"):
         output = shapes.get(node.output[0], [])
         weight = shapes.get(node.input[1]) or _dims(inferred, node.input[1])
@@ -100,8 +128,18 @@ def conv_macs(proto: ModelProto, size: tuple[int, int] = (256, 256)) -> dict[str
             raise UnsupportedError(
                 f"the output size of convolution {node.name} cannot be inferred from an input of {size}"
             )
-        costs[node.name] = int(np.prod(output[1:]) * np.prod(weight[1:]))
-    return costs
+        kind = "FP16" if node.input[1] in half else "FP32"
+        integer = dequantized.issuperset(node.input[:2])
+        costs.append(
+            ConvCost(
+                name=node.name,
+                macs=prod(output[1:]) * prod(weight[1:]),
+                activations=prod(output[1:]),
+                weights=(weight[0], weight[1], weight[2], weight[3]),
+                kind="INT8" if integer else kind,
+            )
+        )
+    return tuple(costs)
 
 
 def mac_share(proto: ModelProto, names: Iterable[str], size: tuple[int, int] = (256, 256)) -> float:

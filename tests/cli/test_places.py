@@ -14,6 +14,7 @@ from hasn_edge.errors import OutputError
 from hasn_edge.files import require_writable
 
 EVERY_VERB = [
+    ["inspect", "a.onnx", "--json", "{}"],
     ["bench", "--json", "{}"],
     ["bench", "--markdown", "{}"],
     ["bench", "--estimate", "orin-nano", "--markdown", "{}"],

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from hasn_edge.cli import VERBS, cli, terminal
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.images.codec import write_image
 from hasn_edge.live import launch
 from hasn_edge.model.checkpoint import save_checkpoint
@@ -28,6 +29,7 @@ COMMANDS = {
     "eval": (f"eval --data photos {NETWORK}", ""),
     "export": (f"export {NETWORK}", ""),
     "build": (f"build --target cpu {NETWORK}", "held-out images"),
+    "inspect": ("inspect graph.onnx --size 40x32", "--layers prints all"),
     "bench": (f"bench --estimate orin-nano {NETWORK}", ""),
     "demo": ("demo --source pattern --view none --seconds 0.2 --size 32x16", ""),
     "data prepare": ("data prepare photos -o data --min-side 64", ""),
@@ -54,6 +56,9 @@ def files(tmp_path_factory) -> Path:
     (folder / "train.toml").write_text(
         'name = "train"\nvalidate_every = 1\ncheckpoint_every = 1\noptimizer = {warmup = 0}\n'
         "model = {features = 8, blocks = 1}\nphases = [{patch = 60, batch_size = 2}]\n"
+    )
+    (folder / "graph.onnx").write_bytes(
+        onnx_from_model(HASN(ModelSpec(features=8, blocks=1)), simplify=False).SerializeToString()
     )
     random = np.random.default_rng(0)
     for name in ("photos/0.png", "photos/1.png", "photos/deeper/0.png"):

@@ -146,13 +146,14 @@ class TestRealEngines:
         assert kernels_from_onnx(graph, target) == kernels
 
     @pytest.mark.slow
-    def test_int8_that_writes_fp32_is_told_to_be_slow(self, hasn_onnx: MakeOnnx) -> None:
-        built = engine_from_onnx(hasn_onnx("int8", size=(40, 56)), self.TARGET, precision=Precision.INT8)
-        kernels = as_json(built.details())["kernels"]
-        assert kernels["convolutions"]["Int8 -> Float"] > 10
-        assert "convolutions read INT8 and write FP32" in built.warnings[0]
-        assert "slower than an FP16 one" in built.warnings[0]
-        assert built.details().warnings == built.warnings
+    def test_int8_writes_fp32_and_moves_more_than_fp16(self, hasn_onnx: MakeOnnx) -> None:
+        int8 = kernels_from_onnx(hasn_onnx("int8", size=(40, 56)), self.TARGET)
+        fp16 = kernels_from_onnx(hasn_onnx("fp16", size=(40, 56)), self.TARGET)
+        assert int8.wide == int8.integer == int8.convolutions["Int8 -> Float"] > 10
+        assert int8.rounding > fp16.rounding == 0
+        assert int8.moved_bytes is not None
+        assert fp16.moved_bytes is not None
+        assert int8.moved_bytes > fp16.moved_bytes
 
     @pytest.mark.slow
     def test_int8_that_is_none_is_refused(self, hasn_onnx: MakeOnnx) -> None:
@@ -162,3 +163,4 @@ class TestRealEngines:
             BuildError, match=r"none of the \d+ convolutions computes in INT8 .* 7\.5: .*use precision='fp16'"
         ):
             engine_from_onnx(hasn_onnx("int8", size=(40, 56)), turing, precision=Precision.INT8)
+        assert kernels_from_onnx(hasn_onnx("int8", size=(40, 56)), turing).integer == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +156,16 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     assert engine.engine.model == tiny.name
     assert engine.engine.asked == RangesAskedFor(recipe="loose.toml", calibration=None)
     assert engine.engine.calibration.fingerprint == graph.graph.ranges.fingerprint
+    kernels = engine.engine.kernels
+    assert kernels.size == (48, 64)
+    moved, types = (next(line for line in built.summary if word in line) for word in ("kernels", "read INT8"))
+    assert moved.startswith(f"rtx: {kernels.all} kernels read and write {kernels.moved_bytes / 1e6:.1f} MB")
+    assert types == (
+        f"INT8: {kernels.integer} of {kernels.convolutions_all} convolutions read INT8, {kernels.wide} write "
+        "FP32 (unfused)"
+    )
+    warning = r"INT8 moves [\d.]+ MB where FP16 moves [\d.]+ MB, 1\.\d\d times as much: .*FP16 is advised"
+    assert re.match(warning, engine.engine.warnings[0])
     for path in (graph.path, engine.path):  # it goes to other people: no folder of this machine is in it
         assert str(tmp_path.parent) not in sidecar_path(path).read_text()
     # What this engine must compute is known before a GPU is: the exact arithmetic of its graph.

@@ -180,6 +180,8 @@ class Config(Strict):
 
 class Runtime(Strict):
     def __init__(self, logger: Any) -> None:
+        if self._trt.first_logger is None:
+            self._trt.first_logger = weakref.ref(logger)
         assert logger is self._trt.first_logger()
 
     def _do_deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:

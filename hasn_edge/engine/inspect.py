@@ -1,0 +1,86 @@
+"""The kernels of a built engine: from its sidecar, from its graph compiled again, or from the GPU here.
+
+It stands alone because building never needs it: a build states the kernels in the sidecar itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from hasn_edge.artifact import Artifact
+from hasn_edge.engine.caches import graph_of
+from hasn_edge.engine.capabilities import NAMES, find_module
+from hasn_edge.engine.compile import kernels_from_onnx
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
+from hasn_edge.engine.worker_process import run_worker, worker_command
+from hasn_edge.errors import UnsupportedError, call, say
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
+from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.sidecar import KernelRecord
+
+
+def kernels_of_engine(
+    engine: Artifact,
+    *,
+    progress: Progress = ignore,
+    find_gpu: Callable[[], GpuFacts | None] = gpu_facts,
+) -> KernelRecord:
+    """Return the kernels of a built engine.
+
+    Its sidecar has them. Those of an engine that was built before sidecars did come from its graph, where
+    that lies beside it and TensorRT for RTX is here to compile it again, or from TensorRT's engine inspector,
+    which needs the engine's GPU.
+
+    Args:
+        engine: The file is read in the last case only.
+        progress: Receives what is under way.
+        find_gpu: Returns the GPU that an engine can be loaded on.
+
+    Raises:
+        UnsupportedError: none of these is possible.
+        MissingDependencyError: TensorRT is not installed.
+        BuildError: the compiler, or the process that loads the engine, failed.
+    """
+    details = engine.engine
+    if details.kernels is not None and details.kernels.lines:
+        return details.kernels
+    runtime = EngineRuntime(details.runtime)
+    if runtime is EngineRuntime.RTX and (graph := graph_of(engine)) is not None:
+        progress(Step(f"compiling {graph.name} again"))
+        return kernels_from_onnx(graph.read_bytes(), _target_of(engine), precision=engine.precision)
+    if find_gpu() is None:
+        raise UnsupportedError(
+            f"{engine.path}: its sidecar does not list its kernels, and there is no GPU here to load it on",
+            say("look at it on its device"),
+            call("build"),
+        )
+    find_module(runtime, needed_for="Listing an engine's kernels")
+    progress(Step(f"loading {engine.path.name}"))
+    with tempfile.TemporaryDirectory(prefix="hasn-edge-list-") as folder:
+        shape = map(str, details.profile.opt)
+        arguments = ("--list", runtime.value, str(engine.path.resolve()), *shape)
+        worker = run_worker(Path(folder), worker_command(*arguments))
+        worker.outcome(NAMES[runtime])
+    if worker.kernels is None:
+        raise UnsupportedError(
+            f"{engine.path}: {NAMES[runtime]} does not load it on the GPU here, or does not list its kernels",
+            call("build"),
+        )
+    return msgspec.structs.replace(worker.kernels, size=_target_of(engine).shapes.opt[2:])
+
+
+def _target_of(engine: Artifact) -> EngineTarget:
+    """Return what an engine was built for, at its optimal size alone."""
+    details = engine.engine
+    n, *sides = details.profile.opt
+    c, h, w = (sides[2], *sides[:2]) if engine.pixels else sides
+    return EngineTarget(
+        name=details.target,
+        runtime=EngineRuntime(details.runtime),
+        shapes=ShapeRange.static(h, w, batch=n, channels=c),
+        compute_capabilities=details.compute_capabilities,
+    )
