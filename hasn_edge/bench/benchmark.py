@@ -14,6 +14,7 @@ from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board, find_board
 from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.cases import CaseMaker, find_backends
+from hasn_edge.bench.evidence import CaseEvidence, collect_evidence
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.options import DEFAULT_SIZE, RUNS, SECONDS, BenchOptions
 from hasn_edge.bench.report import BenchCase, BenchReport, Remark, SetQuality
@@ -50,6 +51,7 @@ def benchmark(
     cuda: str | None = None,
     sustained_minutes: float | None = None,
     set_clocks: bool = False,
+    evidence: bool = False,
     command: str = "",
     progress: Progress = ignore,
 ) -> BenchReport:
@@ -80,6 +82,7 @@ def benchmark(
         cuda=cuda,
         sustained_minutes=sustained_minutes,
         set_clocks=set_clocks,
+        evidence=evidence,
         command=command,
     )
     return run_benchmark(options, progress=progress)
@@ -144,6 +147,7 @@ def run_benchmark(
         apart = why_apart(cases, found_board, spec, size, free_bytes)
         finished = []
         reference: Sequence[Scores] = []
+        evidence: dict[str, CaseEvidence] = {}
         with closing(schedule.run(apart=bool(apart))) as results:
             for result in results:
                 if result.failure is not None:
@@ -158,6 +162,11 @@ def run_benchmark(
                     )
                     quality = {name: one for name, one in quality.items() if name not in whole}
                 finished.append(_bench_case(result, quality, gaps))
+                if options.evidence:
+                    progress(Step(f"looking at where {result.case.label} differs"))
+                    evidence[result.case.label] = collect_evidence(
+                        result.case, sets, reference, result.scores, progress
+                    )
                 reference = reference or result.scores  # only the first case's images are kept
         progress(Step("scoring bicubic"))
         bicubic = bicubic_quality(sets, reference)
@@ -179,6 +188,7 @@ def run_benchmark(
         busy_cores=timer.busy_cores,
         own_reference=options.model is None,
         framed=framed,
+        evidence=evidence,
         command=options.command,
     )
 

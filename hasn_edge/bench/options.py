@@ -57,6 +57,9 @@ class BenchOptions:
     """After the rounds, run each case for so long without a pause."""
     set_clocks: bool = False
     """Set a Jetson's clocks to the power mode's maximum meanwhile, and back afterwards."""
+    evidence: bool = False
+    """Also keep the worst crops of each case and compare the layers of INT8 graphs, for
+    :meth:`~hasn_edge.bench.report.BenchReport.write_html`; it takes some more seconds."""
     command: str = ""
     """The command that the report names as its origin."""
 

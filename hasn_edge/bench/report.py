@@ -22,6 +22,7 @@ from hasn_edge.spec import ModelSpec
 
 if TYPE_CHECKING:
     from hasn_edge.bench.energy import Energy
+    from hasn_edge.bench.evidence import CaseEvidence
     from hasn_edge.bench.measure import Sustained
     from hasn_edge.bench.options import TimingOptions
 
@@ -130,6 +131,8 @@ class BenchReport:
     """The first case is one of the given files, whose FP32 network is none of the bundled models."""
     framed: bool = False
     """Quality is of one frame with the set's images side by side, for engines of one size."""
+    evidence: Mapping[str, CaseEvidence] = field(default_factory=dict, repr=False)
+    """By label, what shows where quality is lost; empty where it was not asked for."""
     command: str = ""
 
     def __str__(self) -> str:
@@ -290,7 +293,9 @@ class BenchReport:
                 "256x256": complexity(self.spec, *PAPER_SIZE).total,
                 f"{self.size[1]}x{self.size[0]}": counted.total,
             },
-            "cases": [_case_dict(case, *self.speedup(case)) for case in self.cases],
+            "cases": [
+                _case_dict(case, *self.speedup(case), self.evidence.get(case.label)) for case in self.cases
+            ],
             "bicubic": _quality_dict(self.bicubic),
             "busy_cores": self.busy_cores,
             "one_after_the_other": self.apart or None,
@@ -308,6 +313,17 @@ class BenchReport:
         with writing(Path(path)) as temporary:
             text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
+
+    def write_html(self, path: Path) -> None:
+        """Write one page that needs no other file, whole or not at all; it holds :meth:`to_dict` as JSON.
+
+        It has crops and layers where the benchmark was asked for ``evidence``.
+        """
+        from hasn_edge.bench.html_page import html_page
+
+        text = html_page(self)
+        with writing(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _throttling_texts(case: BenchCase) -> list[str]:
@@ -359,7 +375,9 @@ def _quality_dict(quality: Mapping[str, SetQuality]) -> dict[str, Any]:
     }
 
 
-def _case_dict(case: BenchCase, speedup: float | None, no_speedup: str) -> dict[str, Any]:
+def _case_dict(
+    case: BenchCase, speedup: float | None, no_speedup: str, evidence: CaseEvidence | None
+) -> dict[str, Any]:
     latency = None
     if case.latency is not None:
         latency = {**_latency_dict(case.latency), "fps": case.latency.fps, "speedup": speedup}
@@ -381,4 +399,5 @@ def _case_dict(case: BenchCase, speedup: float | None, no_speedup: str) -> dict[
         "quality": _quality_dict(case.quality),
         "not_measured": list(case.not_measured),
         "failure": case.failure.text if case.failure else None,
+        "layers": [dict(vars(layer)) for layer in evidence.layers] if evidence else None,
     }

@@ -184,8 +184,8 @@ def notes(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> list[s
     return [*found, *report.conventions]
 
 
-def machine_line(report: BenchReport) -> str:
-    """Return the machine and the device's state in one line."""
+def machine_facts(report: BenchReport) -> dict[str, str]:
+    """Return the machine and the device's state, by name."""
     facts = dict(report.environment)
     before = report.before
     if report.device != "cpu" and before:
@@ -193,7 +193,12 @@ def machine_line(report: BenchReport) -> str:
         for name, value in (before.get("jetson") or before.get("card") or {}).items():
             if name in ("l4t", "jetpack", "power_mode", "driver", "power_limit_watts", "clocks_locked"):
                 facts[name.replace("_", " ")] = "unknown" if value is None else str(value)
-    return "; ".join(f"{name} {value}" for name, value in facts.items())
+    return facts
+
+
+def machine_line(report: BenchReport) -> str:
+    """Return :func:`machine_facts` in one line."""
+    return "; ".join(f"{name} {value}" for name, value in machine_facts(report).items())
 
 
 def _part(case: BenchCase, name: str) -> str:

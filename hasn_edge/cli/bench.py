@@ -111,6 +111,14 @@ class WritesJson(Protocol):
     help="Write the table as Markdown to FILE.",
 )
 @click.option(
+    "--html",
+    "html_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write a page for browsers to FILE, which needs no other file: plots, the worst crops of each case, "
+    "the drift of INT8's layers.",
+)
+@click.option(
     "--columns",
     metavar="LIST",
     default="",
@@ -126,6 +134,7 @@ def command(
     columns: str,
     json_path: Path | None,
     markdown_path: Path | None,
+    html_path: Path | None,
     **options: Any,
 ) -> None:
     """Measure latency, memory, quality and drift, and print one table.
@@ -140,7 +149,7 @@ def command(
     Examples:
       hasn-edge bench
       hasn-edge bench --precision fp32,int8 --data Set5=datasets/Set5 --markdown bench.md
-      hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --size 640x360
+      hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --size 640x360 --html bench.html
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
@@ -153,10 +162,12 @@ def command(
     for key in wanted:
         if key not in table.KEYS:
             raise click.UsageError(f"--columns has no figure {key!r}; choose from: {', '.join(table.KEYS)}")
-    for path in filter(None, (json_path, markdown_path)):
+    for path in filter(None, (json_path, markdown_path, html_path)):
         require_writable(path)
     typed = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
+        if html_path is not None:
+            raise click.UsageError("--html is for what was measured; of an --estimate write --markdown")
         if artifacts:
             raise click.UsageError("--estimate takes a model and no file: give --model instead")
         size, recipe = options["size"], options["recipe"]
@@ -168,6 +179,7 @@ def command(
         model=chosen_model(model) if model or precisions or not artifacts else None,
         artifacts=artifacts,
         precisions=[p for p in precisions.split(",") if p],
+        evidence=html_path is not None,
         command=typed,
         **options,
     )
@@ -186,6 +198,9 @@ def command(
     if hidden:
         note(f"More figures, by --columns: {', '.join(hidden)}, or all")
     _write(report, table.markdown(report, words), json_path, markdown_path)
+    if html_path is not None:
+        report.write_html(html_path)
+        say(str(html_path))
 
 
 def _estimate(

@@ -94,6 +94,11 @@ class Complexity:
         """Multiply-accumulates of the convolutions alone."""
         return sum(layer.count for layer in self.layers if layer.is_convolution)
 
+    @property
+    def activations(self) -> int:
+        """Values that the convolutions write: the "#Activations" of efficiency challenges."""
+        return sum(self.elements[layer.writes] for layer in self.layers if layer.is_convolution)
+
     def readers(self, tensor: str) -> tuple[tuple[Layer, bool], ...]:
         """Return the layers that read a tensor, each with whether it is the layer's own input."""
         return tuple((layer, layer.reads[0] == tensor) for layer in self.layers if tensor in layer.reads)

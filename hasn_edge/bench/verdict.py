@@ -1,0 +1,85 @@
+"""Which precision to ship, and why, in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hasn_edge.bench.report import APART, BenchCase, BenchReport
+
+LOSS_DB = 0.06
+"""Loss of mean PSNR-Y on each set that is accepted: the budget of the default INT8 recipe."""
+
+FASTER = 1.05
+"""How many times as fast as the fastest FP32 case another has to be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a benchmark says to ship."""
+
+    case: BenchCase | None
+    """``None`` where nothing was both timed and scored."""
+    sentence: str
+
+
+def verdict(report: BenchReport) -> Verdict:
+    """Return the fastest case that loses at most :data:`LOSS_DB` on every set, FP32 where none is faster.
+
+    Cases are compared by the median over rounds of the ratio within a round.
+    """
+    timed = [case for case in report.cases if case.latency is not None and case.failure is None]
+    if not timed:
+        return Verdict(case=None, sentence="Nothing was timed, so that nothing can be said of what to ship.")
+    float32 = [case for case in timed if case.precision == "fp32"] or timed[:1]
+    base = min(float32, key=lambda case: _seconds(report, case))
+    others = [case for case in timed if case.precision != "fp32"]
+    kept = [case for case in others if _loss(case) <= LOSS_DB]
+    best = min(kept, key=lambda case: _seconds(report, case), default=base)
+    times = _seconds(report, base) / _seconds(report, best)
+    if best is not base and times >= FASTER and not _disagree(base, best):
+        faster = f"{times:.2f}x as fast as {base.label}, the fastest in FP32"
+        costs = ", ".join(
+            f"{one.dpsnr_db:+.3f} dB on {name} (worst image {one.worst_dpsnr_db:+.3f})"
+            for name, one in best.quality.items()
+            if one.dpsnr_db is not None and one.worst_dpsnr_db is not None
+        )
+        return Verdict(case=best, sentence=f"{_ship(best)}, {faster}{costs and f', for {costs}'}.")
+    if best is not base and times >= FASTER:
+        why = (
+            f"{best.label} is {times:.2f}x as fast, but the rounds disagree by more than {APART:.0%}: measure "
+            "again on a quiet machine"
+        )
+    elif best is not base:
+        why = f"{best.label} is {'only ' if times > 1 else ''}{times:.2f}x as fast"
+    elif others:
+        quick = min(others, key=lambda case: _seconds(report, case))
+        why = f"{quick.label} loses {_loss(quick):.3f} dB, more than {LOSS_DB:g}"
+    else:
+        why = "No other precision was measured"
+    return Verdict(case=base, sentence=f"{_ship(base)}. {why}.")
+
+
+def _seconds(report: BenchReport, case: BenchCase) -> float:
+    reference = report.cases[0].latency
+    assert case.latency is not None
+    return case.latency.median_ms if reference is None else case.latency.times(reference)
+
+
+def _loss(case: BenchCase) -> float:
+    return max((-one.dpsnr_db for one in case.quality.values() if one.dpsnr_db is not None), default=0.0)
+
+
+def _ship(case: BenchCase) -> str:
+    assert case.latency is not None
+    file = f" ({case.file})" if case.file and case.file not in case.label else ""
+    quality = "".join(f", {one.psnr_y_db:.3f} dB on {name}" for name, one in case.quality.items())
+    return f"Ship {case.label}{file}: {case.latency.median_ms:.4g} ms a frame{quality}"
+
+
+def _disagree(base: BenchCase, best: BenchCase) -> bool:
+    assert base.latency is not None
+    assert best.latency is not None
+    ratios = best.latency.ratios(base.latency)
+    return max(ratios) - min(ratios) > APART * float(np.median(ratios))

@@ -1,0 +1,70 @@
+"""Which precision a benchmark says to ship."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hasn_edge.bench.report import SetQuality
+from hasn_edge.bench.verdict import verdict
+from hasn_edge.evaluation.latency import Latency
+from tests.support.bench_rig import REFERENCE, make_row
+
+FAST = Latency(rounds=((0.05, 0.15, 0.1), (0.2, 0.25)))
+"""Half of what the reference takes, in each round."""
+
+
+def quality(dpsnr: float, worst: float | None = None) -> dict[str, SetQuality]:
+    worst = dpsnr if worst is None else worst
+    return {
+        "Set5": SetQuality(
+            images=5,
+            psnr_y_db=32 + dpsnr,
+            ssim_y=0.9,
+            dpsnr_db=dpsnr,
+            worst_image="baby",
+            worst_dpsnr_db=worst,
+        )
+    }
+
+
+@pytest.fixture
+def with_cases(report):
+    first = replace(report.cases[0], label="FP32")
+    return lambda *cases: replace(report, cases=(first, *cases))
+
+
+def test_the_fastest_that_keeps_the_budget_is_shipped(with_cases):
+    int8 = make_row("INT8", precision="int8", latency=FAST, quality=quality(-0.05, -0.2))
+    found = verdict(with_cases(make_row("FP16", precision="fp16", quality=quality(0.0)), int8))
+    assert found.case == int8
+    assert found.sentence == (
+        "Ship INT8 (INT8.onnx): 150 ms a frame, 31.950 dB on Set5, 2.00x as fast as FP32, the fastest in "
+        "FP32, for -0.050 dB on Set5 (worst image -0.200)."
+    )
+
+
+def test_what_loses_too_much_is_not(with_cases):
+    found = verdict(with_cases(make_row("INT8", precision="int8", latency=FAST, quality=quality(-0.061))))
+    assert found.case.label == "FP32"
+    assert found.sentence.endswith("INT8 loses 0.061 dB, more than 0.06.")
+
+
+def test_what_is_hardly_faster_is_not(with_cases):
+    slow = Latency(rounds=tuple(tuple(0.97 * one for one in each) for each in REFERENCE.rounds))
+    found = verdict(with_cases(make_row("INT8", precision="int8", latency=slow, quality=quality(0.0))))
+    assert found.case.label == "FP32"
+    assert found.sentence.endswith("INT8 is only 1.03x as fast.")
+
+
+def test_doubt_is_stated(with_cases):
+    torn = Latency(rounds=((0.02, 0.02), (0.3, 0.3)))
+    found = verdict(with_cases(make_row("INT8", precision="int8", latency=torn, quality=quality(0.0))))
+    assert found.case.label == "FP32"
+    assert found.sentence.endswith("rounds disagree by more than 20%: measure again on a quiet machine.")
+
+
+def test_nothing_timed_is_nothing_to_ship(report):
+    untimed = replace(report, cases=tuple(replace(case, latency=None) for case in report.cases))
+    assert verdict(untimed).case is None
