@@ -48,8 +48,8 @@ def verdict(report: BenchReport) -> Verdict:
         return Verdict(case=best, sentence=f"{_ship(best)}, {faster}{costs and f', for {costs}'}.")
     if best is not base and times >= FASTER:
         why = (
-            f"{best.label} is {times:.2f}x as fast, but the rounds disagree by more than {APART:.0%}: measure "
-            "again on a quiet machine"
+            f"{best.label} is {times:.2f}x as fast, but the rounds disagree by more than {APART:.0%}: "
+            "measure again on a quiet machine"
         )
     elif best is not base:
         why = f"{best.label} is {'only ' if times > 1 else ''}{times:.2f}x as fast"
