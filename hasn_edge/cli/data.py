@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hasn_edge.cli.common import threads_option
+from hasn_edge.cli.common import NamesOption, threads_option, train_recipe_names
 from hasn_edge.cli.terminal import progress, say, status
 
 
@@ -141,6 +141,42 @@ def synthesize_command(
     click.echo(f"{output}: {len(files)} images of {side} x {side} pixels, seed {seed}")
 
 
+@command.command("degrade")
+@click.argument("source", metavar="SET")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
+)
+@click.option(
+    "--recipe",
+    cls=NamesOption,
+    names=train_recipe_names,
+    default="hasn-x4-camera",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Training recipe ({names}, or a .toml file) whose [degradation] and scale are used.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides what is done.")
+def degrade_command(source: str, output: Path, recipe: str, seed: int) -> None:
+    """Write a set whose low resolution has blur, noise and JPEG, to measure networks for cameras on.
+
+    SET is a folder of HR images, with or without LR, or NAME=DIR.
+
+    \b
+    Example:
+      hasn-edge data degrade datasets/Set5 -o datasets/Set5-camera
+      hasn-edge eval --data datasets/Set5-camera --model hasn-x4-camera --model hasn-x4
+    """
+    from hasn_edge.data.degrade import degrade_set
+    from hasn_edge.train.recipe import load_recipe
+
+    plan = load_recipe(recipe)
+    with status("degrading") as show:
+        names = degrade_set(
+            source, output, plan.degradation, scale=plan.model.scale, seed=seed, progress=show
+        )
+    click.echo(f"{output}: {len(names)} images, degraded as {plan.name} has it, seed {seed}")
+
+
 @command.command("bench")
 @click.argument("folder", type=FOLDER)
 @click.option(
@@ -180,7 +216,7 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     if threads is not None:
         torch.set_num_threads(threads)
     plan = load_recipe(recipe)
-    source = PatchSource([Shards(folder)], seed=plan.seed)
+    source = PatchSource([Shards(folder)], seed=plan.seed, degradation=plan.degradation)
     phase = plan.phase(0)
     delivered = loader_rate(plan, source, seconds=seconds)
     with join_processes(device) as here:

@@ -70,7 +70,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     default=None,
     metavar="RUN@N|NAME|FILE",
     help="Begin with the weights of a run's iteration N (100k), of a bundled model (hasn-x4), or of a "
-    ".safetensors or .pth file.",
+    ".safetensors or .pth file. Weights of another scale give the body; the upsampler is fitted to it.",
 )
 @click.option(
     "--set",

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from hasn_edge.data.degrade import Degradation, degrade_patch
 from hasn_edge.data.shards import Shards
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import UInt8
@@ -37,8 +38,15 @@ class PatchSource:
     each of several processes takes its slice of the same global batch.
     """
 
-    def __init__(self, shards: Sequence[Shards], *, seed: int) -> None:
+    def __init__(
+        self, shards: Sequence[Shards], *, seed: int, degradation: Degradation | None = None
+    ) -> None:
         """Join the images of ``shards``.
+
+        Args:
+            shards: Prepared folders.
+            seed: Decides which patches are drawn, and what is done to them.
+            degradation: What is done to LR patches; nothing by default.
 
         Raises:
             InputError: no shards, or folders of different scales.
@@ -50,6 +58,7 @@ class PatchSource:
             raise InputError(f"the prepared folders have different scales {sorted(scales)}; use one scale")
         self.scale = scales.pop()
         self.seed = seed
+        self._degradation = degradation if degradation is not None and degradation.share > 0 else None
         self._images = [(each, index) for each in shards for index in range(len(each))]
         sizes = [(each.entries[i].height, each.entries[i].width) for each, i in self._images]
         self._heights, self._widths = np.array(sizes, np.int64).T
@@ -82,16 +91,22 @@ class PatchSource:
         tops = random.integers(self._heights[chosen] - patch + 1)
         lefts = random.integers(self._widths[chosen] - patch + 1)
         orientations = random.integers(8, size=size)
-        picks = np.stack([chosen, tops, lefts, orientations], axis=1)[part].tolist()
+        numbers = np.arange(1, size + 1)
+        picks = np.stack([numbers, chosen, tops, lefts, orientations], axis=1)[part].tolist()
         side = patch * self.scale
         lr = np.empty((len(picks), 3, patch, patch), np.uint8)
         hr = np.empty((len(picks), 3, side, side), np.uint8)
-        for n, (index, top, left, orientation) in enumerate(picks):
+        for n, (each, index, top, left, orientation) in enumerate(picks):
             shards, inside = self._images[index]
-            lr[n] = orient(shards.lr(inside)[top : top + patch, left : left + patch], orientation)
+            if self._degradation is None:
+                cut = shards.lr(inside)[top : top + patch, left : left + patch]
+            else:
+                random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, each, number]))
+                cut = degrade_patch(shards.lr(inside), top, left, patch, self._degradation, random)
+            lr[n] = orient(cut, orientation)
             top, left = top * self.scale, left * self.scale
             hr[n] = orient(shards.hr(inside)[top : top + side, left : left + side], orientation)
-        names = tuple(self._images[i][0].entries[self._images[i][1]].name for i, *_ in picks)
+        names = tuple(self._images[i][0].entries[self._images[i][1]].name for _, i, *_ in picks)
         return Batch(lr=lr, hr=hr, names=names)
 
 

@@ -149,6 +149,40 @@ def fit_linear(lr_NCHW: Tensor, hr_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     return solution[:-1].T.reshape(-1, channels, 5, 5), solution[-1]
 
 
+def fit_upsampler(model: HASN, lr_NCHW: Tensor, hr_NCHW: Tensor) -> None:
+    """Set the upsampler to the one with the smallest squared error for the features that ``model`` has.
+
+    So a network begins whose body comes from another scale: the last convolution is linear in what it reads,
+    hence its best weights on training patches are known without a step of training.
+
+    Args:
+        model: Its stem and body stay as they are.
+        lr_NCHW: LR patches in [0, 1], ``(N, C, P, P)``.
+        hr_NCHW: Their HR patches in [0, 1], ``(N, C, scale P, scale P)``.
+    """
+    last = model.upsampler[0]
+    assert isinstance(last, nn.Conv2d)
+    taps, outputs = last.weight[0].numel(), last.out_channels
+    moments = torch.zeros(taps + 1, taps + 1, dtype=torch.float64)
+    products = torch.zeros(taps + 1, outputs, dtype=torch.float64)
+    seen: list[Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for first in range(0, len(lr_NCHW), _CHUNK):
+            chunk = slice(first, first + _CHUNK)
+            model(lr_NCHW[chunk])
+            wanted = F.pixel_unshuffle(hr_NCHW[chunk].double(), model.spec.scale).flatten(2)
+            rows = F.pad(F.unfold(seen.pop().double(), 3, padding=1), (0, 0, 0, 1), value=1.0)
+            rows, wanted = (t.transpose(0, 1).flatten(1) for t in (rows, wanted))  # last row: the bias
+            moments += rows @ rows.T
+            products += rows @ wanted.T
+        handle.remove()
+        moments.diagonal()[:-1] += _RIDGE * moments.diagonal()[:-1].mean()
+        solution = torch.linalg.solve(moments, products)
+        last.weight.copy_(solution[:-1].T.reshape(last.weight.shape))
+        _bias(last).copy_(solution[-1])
+
+
 def begin_linear(model: HASN, weight: Tensor, bias: Tensor, random: torch.Generator) -> None:
     """Set stem and upsampler of ``model`` so that together they are a 5x5 convolution and pixel shuffle.
 

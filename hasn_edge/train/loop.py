@@ -71,7 +71,7 @@ def train_run(
             f"{folder}: the prepared data changed since the run began ({', '.join(run.data)}); prepare it "
             "again from the same images, or begin a new run"
         )
-    source = PatchSource(shards, seed=recipe.seed)
+    source = PatchSource(shards, seed=recipe.seed, degradation=recipe.degradation)
     trainer = _open_trainer(folder, run, source, world, compiled)
     sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]
     provenance = {

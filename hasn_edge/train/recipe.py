@@ -13,16 +13,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from hasn_edge.config import load_config
+from hasn_edge.config import Count, Fraction, NotNegative, Positive, load_config
+from hasn_edge.data.degrade import Degradation
 from hasn_edge.errors import ConfigError
 from hasn_edge.spec import ModelSpec
 
 RECIPES = Path(__file__).parent / "recipes"
-
-Count = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Schedule(str, Enum):
@@ -193,6 +189,8 @@ class Recipe:
     """Adam and its learning rate."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the terms that are added up; zero leaves a term out."""
+    degradation: Degradation = field(default_factory=Degradation)
+    """What is done to LR before the network sees it: nothing, unless ``share`` says otherwise."""
     init: InitConfig = field(default_factory=InitConfig)
     """Weights at iteration 0, where none are given."""
     ema: Fraction = 0.999

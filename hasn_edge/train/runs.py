@@ -67,7 +67,7 @@ def begin_run(
     shards = [Shards(path) for path in data]
     if len({each.fingerprint for each in shards}) < len(shards):
         raise InputError(f"the same prepared data is named twice: {', '.join(str(path) for path in data)}")
-    source = PatchSource(shards, seed=recipe.seed)
+    source = PatchSource(shards, seed=recipe.seed, degradation=recipe.degradation)
     if source.scale != recipe.model.scale:
         raise InputError(
             f"the data was prepared for x{source.scale}, the recipe trains x{recipe.model.scale}; prepare it "
@@ -104,7 +104,8 @@ def begin_run(
 def load_start(start: str, recipe: Recipe) -> Checkpoint:
     """Return the weights called ``RUN@ITERATION`` (also ``RUN@100k``), of a bundled model, or of a file.
 
-    From a run's state, the plain (not averaged) weights are taken, as the published warm start does.
+    From a run's state, the plain (not averaged) weights are taken, as the published warm start does. Weights
+    of another scale are accepted: their body begins the new network.
 
     Raises:
         CheckpointError: no such state or file, or another network than the recipe's.
@@ -116,7 +117,7 @@ def load_start(start: str, recipe: Recipe) -> Checkpoint:
         found = Checkpoint(spec=run.recipe.model, weights=state["model"], sha256=file_sha256(path))
     else:
         found = load_model_checkpoint(start)
-    if found.spec != recipe.model:
+    if replace(found.spec, scale=recipe.model.scale) != recipe.model:
         wanted, came = recipe.model.to_dict(), found.spec.to_dict()
         different = ", ".join(f"{k} {came[k]} instead of {wanted[k]}" for k in wanted if came[k] != wanted[k])
         raise CheckpointError(f"{start}: another network than the recipe's: {different}")

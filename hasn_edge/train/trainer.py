@@ -17,7 +17,7 @@ from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.train.distributed import DistributedContext
-from hasn_edge.train.init import fit_linear, initialize
+from hasn_edge.train.init import fit_linear, fit_upsampler, initialize
 from hasn_edge.train.recipe import Autocast, LossConfig, MemoryFormat, Recipe
 
 _INIT_PATCHES = 16
@@ -57,17 +57,18 @@ class Trainer:
             recipe: The run.
             source: Where patches come from; a few of them set the scales of the initialization.
             world: This process among those of the run.
-            start: Weights to begin with instead of the recipe's initialization.
+            start: Weights to begin with instead of the recipe's initialization. Those of another scale give
+                stem and body, and the upsampler is fitted to them.
             compiled: Run the network through ``torch.compile``.
         """
         self.recipe, self.world = recipe, world
         self.iteration = 0
         torch.manual_seed(recipe.seed)
         self.model = HASN(recipe.model)
-        if start is not None:
-            self.model.load_state_dict(dict(start.weights))
-        else:
+        if start is None:
             _initialize(self.model, recipe, source)
+        else:
+            _load_start(self.model, start, recipe, source)
         contiguous = recipe.memory_format is MemoryFormat.CONTIGUOUS  # "auto" is not, if nothing was measured
         self._memory_format = torch.contiguous_format if contiguous else torch.channels_last
         self.model.to(world.device, memory_format=self._memory_format)  # type: ignore[call-overload]
@@ -167,12 +168,24 @@ class Trainer:
 
 
 def _initialize(model: HASN, recipe: Recipe, source: PatchSource) -> None:
-    side, cpu, linear = recipe.phase(0).patch // recipe.model.scale, torch.device("cpu"), None
-    first = source.batch(0, _INIT_PATCHES, side)
-    if recipe.init.least_squares:
-        many = source.batch(0, _FIT_PATCHES, side)
-        linear = fit_linear(_tensor(many.lr, cpu), _tensor(many.hr, cpu))
-    initialize(model, recipe.init, _tensor(first.lr, cpu), seed=recipe.seed, linear=linear)
+    lr, _ = _patches(recipe, source, _INIT_PATCHES)
+    linear = fit_linear(*_patches(recipe, source, _FIT_PATCHES)) if recipe.init.least_squares else None
+    initialize(model, recipe.init, lr, seed=recipe.seed, linear=linear)
+
+
+def _load_start(model: HASN, start: Checkpoint, recipe: Recipe, source: PatchSource) -> None:
+    if start.spec == recipe.model:
+        model.load_state_dict(dict(start.weights))
+        return
+    body = {name: t for name, t in start.weights.items() if not name.startswith("upsampler.")}
+    model.load_state_dict(body, strict=False)
+    fit_upsampler(model, *_patches(recipe, source, _FIT_PATCHES))
+
+
+def _patches(recipe: Recipe, source: PatchSource, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first patches of the run, LR and HR, in [0, 1]."""
+    batch, cpu = source.batch(0, count, recipe.phase(0).patch // recipe.model.scale), torch.device("cpu")
+    return _tensor(batch.lr, cpu), _tensor(batch.hr, cpu)
 
 
 def _keep_float32(model: nn.Module, device: torch.device) -> None:

@@ -34,6 +34,7 @@ COMMANDS = {
     "demo": ("demo --source pattern --view none --seconds 0.2 --size 32x16", ""),
     "data prepare": ("data prepare photos -o data --min-side 64", ""),
     "data synthesize": ("data synthesize -o drawn --images 1 --side 64 --kind pattern", ""),
+    "data degrade": ("data degrade photos/deeper -o degraded", ""),
     "data bench": ("data bench ready --recipe train.toml --seconds 0.1 --device cpu", ""),
     "train": (f"train --data photos -o run --iterations 1{TRAINING}", "not prepared yet"),
 }

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hasn_edge.data.degrade import Degradation
 from hasn_edge.data.patches import PatchSource, Prefetcher, orient
 from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import InputError
@@ -115,3 +116,17 @@ def test_prefetching_keeps_the_order_passes_errors_on_and_stops():
     next(iter(prefetcher))
     prefetcher.close()
     assert not prefetcher._thread.is_alive()
+
+
+def test_degraded_patches_are_decided_by_seed_and_number_and_hr_stays(coordinates):
+    settings = Degradation(share=1.0)
+    plain, source = (PatchSource([coordinates], seed=0, degradation=d) for d in (None, settings))
+    whole = source.batch(4, 10, 9)
+    assert np.array_equal(whole.hr, plain.batch(4, 10, 9).hr)
+    assert not np.array_equal(whole.lr, plain.batch(4, 10, 9).lr)
+    source.batch(5, 10, 9)
+    assert np.array_equal(source.batch(4, 10, 9).lr, whole.lr)
+    parts = [source.batch(4, 10, 9, part=slice(a, a + 5)) for a in (0, 5)]
+    assert np.array_equal(np.concatenate([p.lr for p in parts]), whole.lr)
+    unchanged = PatchSource([coordinates], seed=0, degradation=Degradation(share=0.0))
+    assert np.array_equal(unchanged.batch(4, 10, 9).lr, plain.batch(4, 10, 9).lr)

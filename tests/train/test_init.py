@@ -1,5 +1,7 @@
 """Starting weights: measured signals, and the linear start against filters applied in other ways."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hasn_edge.data.patches import PatchSource
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
 from hasn_edge.train.distributed import DistributedContext
-from hasn_edge.train.init import begin_linear, fit_linear, initialize
+from hasn_edge.train.init import begin_linear, fit_linear, fit_upsampler, initialize
 from hasn_edge.train.recipe import InitConfig, InitKind, OptimizerConfig, Phase, Recipe
 from hasn_edge.train.trainer import Trainer
 
@@ -175,3 +177,29 @@ def test_a_run_begins_better_than_bicubic(shards):
         ours = error(model(lr))
     bicubic = [torch.from_numpy(bicubic_baseline(4)(x[None].numpy())) for x in lr]
     assert ours < error(torch.cat(bicubic))
+
+
+def test_an_upsampler_fitted_to_features_is_numpys_least_squares():
+    torch.manual_seed(0)
+    model = HASN(replace(SPEC, scale=2))
+    lr = patches()
+    hr = torch.rand(8, 3, 40, 40, generator=torch.Generator().manual_seed(2))
+    seen = []
+    handle = model.upsampler[0].register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(lr)
+    handle.remove()
+    padded = np.pad(seen[0].double().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    rows = np.stack(
+        [padded[:, :, y : y + 20, x : x + 20] for y in range(3) for x in range(3)], axis=2
+    ).transpose(0, 3, 4, 1, 2)
+    rows = np.concatenate([rows.reshape(3200, -1), np.ones((3200, 1))], axis=1)
+    wanted = hr.double().numpy().reshape(8, 3, 20, 2, 20, 2).transpose(0, 2, 4, 1, 3, 5).reshape(3200, 12)
+    best = np.square(rows @ np.linalg.lstsq(rows, wanted, rcond=None)[0] - wanted).mean()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    fit_upsampler(model, lr, hr)
+    with torch.no_grad():
+        reached = float((model(lr).double() - hr).square().mean())
+    assert best < reached < best * 1.005  # the ridge settles what the patches leave open
+    changed = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
+    assert changed == {"upsampler.0.weight", "upsampler.0.bias"}

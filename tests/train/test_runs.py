@@ -3,11 +3,17 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from hasn_edge.data.resize import imresize
+from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import CheckpointError, ConfigError, InputError
+from hasn_edge.images.arrays import from_tensor
+from hasn_edge.images.metrics import psnr_rgb
 from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.model.hasn import HASN
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.loop import Interrupted, train_run
 from hasn_edge.train.recipe import Phase, Schedule
@@ -209,3 +215,26 @@ def test_a_run_can_be_replanned(finished, tmp_path):
     assert saved_iterations(folder)[0] == 16
     with pytest.raises(ConfigError, match="has done 16 iterations already; it cannot end at 10"):
         resume_run(folder, iterations=10)
+
+
+@pytest.mark.slow
+def test_weights_of_another_scale_give_the_body_and_a_fitted_upsampler(recipe, finished, tmp_path):
+    writer = ShardWriter(tmp_path / "x2", 2)
+    with writer:
+        hr = imresize(np.random.default_rng(7).integers(0, 256, (12, 16, 3), dtype=np.uint8), scale=8.0)
+        writer.add("0.png", imresize(hr, scale=0.5), hr)
+    shards = writer.publish({})
+    double = replace(recipe, model=replace(recipe.model, scale=2), phases=(Phase(patch=30, batch_size=2),))
+    run = begin_run(double, tmp_path / "run", data=[shards.folder], sets=[], start=f"{finished[0]}@12")
+    stop = iter([True])
+    with pytest.raises(Interrupted):
+        train_run(tmp_path / "run", run, ALONE, stop=lambda: next(stop))
+    begun, taken = final(tmp_path / "run")["model"], load_state(state_path(finished[0], 12))["model"]
+    assert begun["upsampler.0.weight"].shape[0] == 12
+    assert all(torch.equal(begun[n], t) for n, t in taken.items() if not n.startswith("upsampler."))
+    model = HASN(double.model)
+    model.load_state_dict(begun)
+    x = torch.from_numpy(imresize(hr, scale=0.5)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        y = from_tensor(model(x).numpy())
+    assert psnr_rgb(y, hr) > 30  # a fresh upsampler: below 10
