@@ -30,7 +30,16 @@ class WritesJson(Protocol):
         """Write the whole report."""
 
 
-@click.command("bench")
+markdown_option = click.option(
+    "--markdown",
+    "markdown_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write the table as Markdown to FILE.",
+)
+
+
+@click.group("bench", invoke_without_command=True, subcommand_metavar="[diff OLD NEW]")
 @model_option
 @click.option(
     "--artifact",
@@ -103,13 +112,7 @@ class WritesJson(Protocol):
     "--tile", type=click.IntRange(32, 4096), default=None, help="Also report the drift of tiles of N pixels."
 )
 @json_option
-@click.option(
-    "--markdown",
-    "markdown_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Write the table as Markdown to FILE.",
-)
+@markdown_option
 @click.option(
     "--html",
     "html_path",
@@ -126,7 +129,9 @@ class WritesJson(Protocol):
     "most important]",
 )
 @threads_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str | None,
     artifacts: tuple[Path, ...],
     board: str | None,
@@ -153,6 +158,8 @@ def command(
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
+    if ctx.invoked_subcommand is not None:
+        return
     from hasn_edge.bench import table
     from hasn_edge.bench.benchmark import run_benchmark
     from hasn_edge.bench.options import BenchOptions
@@ -185,7 +192,7 @@ def command(
     )
     with status("preparing") as update:
         report = run_benchmark(asked, progress=update)
-    words = functools.partial(cure_text, command=click.get_current_context().command)
+    words = functools.partial(cure_text, command=ctx.command)
     found = table.columns(report)
     chosen = table.choose(found, wanted)
     names = ["", *(one.heading for one in chosen)]
@@ -201,6 +208,51 @@ def command(
     if html_path is not None:
         report.write_html(html_path)
         say(str(html_path))
+
+
+REPORT = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@command.command("diff")
+@click.argument("old", type=REPORT)
+@click.argument("new", type=REPORT)
+@click.option(
+    "--fail-on",
+    default=None,
+    metavar="LIMITS",
+    help='Exit with 3 where a case changed by more, for example "psnr<-0.02,latency>5%". Figures: psnr, '
+    "ssim, worst (drift of the worst image), latency, memory, file, energy. Noise breaks no limit; a case "
+    "that failed or is gone breaks all.",
+)
+@markdown_option
+def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path | None) -> None:
+    """Print what changed between two files that bench --json wrote.
+
+    Medians of times are compared by a bootstrap of rounds and samples, so that noise is no change.
+
+    \b
+    Example:
+      hasn-edge bench diff main.json branch.json --fail-on "psnr<-0.02,latency>5%" --markdown summary.md
+    """
+    from hasn_edge.bench.diff import HEADINGS, Limit, diff_reports
+    from hasn_edge.errors import VerificationError
+    from hasn_edge.files import require_writable, writing
+
+    limits = Limit.parse(fail_on) if fail_on is not None else ()
+    if markdown_path is not None:
+        require_writable(markdown_path)
+    found = diff_reports(old, new)
+    broken = found.broken(limits)
+    if found.rows():
+        print_table(console(), [f"{old.name} -> {new.name}"], HEADINGS, found.rows())
+    for text in found.sentences():
+        say(f"- {text}")
+    if markdown_path is not None:
+        with writing(markdown_path) as temporary:
+            temporary.write_text(found.markdown(broken, limits), encoding="utf-8")
+        say(str(markdown_path))
+    if broken:
+        raise VerificationError("; ".join(broken))
 
 
 def _estimate(

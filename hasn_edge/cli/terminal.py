@@ -60,7 +60,8 @@ def add_verbosity(command: click.Command) -> click.Command:
     if isinstance(command, click.Group):
         for each in command.commands.values():
             add_verbosity(each)
-    elif not any(parameter.name == "verbose" for parameter in command.params):
+    bare = isinstance(command, click.Group) and not command.invoke_without_command
+    if not bare and not any(parameter.name == "verbose" for parameter in command.params):
         command.params += [
             click.Option(
                 ["-v", "--verbose"],

@@ -1,0 +1,316 @@
+"""Two benchmarks of the same cases: what changed beyond the noise of the samples."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasn_edge.bench.report import SCHEMA
+from hasn_edge.bench.table import markdown_table
+from hasn_edge.errors import InputError, say
+
+RESAMPLES = 2000
+LEVEL = 0.95
+"""Of the interval that has to leave out 1 before a time counts as changed."""
+
+TEST = (
+    f"time: hierarchical bootstrap of the ratio of the medians, rounds drawn first and samples within them, "
+    f"{RESAMPLES} resamples, {LEVEL:.0%} percentile interval; changed where it leaves out 1"
+)
+
+LEAST_DB, LEAST_SSIM = 0.0005, 0.00005
+"""Changes below these are rounding."""
+
+PLACES = {
+    "psnr": (3, "dB"),
+    "ssim": (4, ""),
+    "worst": (3, "dB"),
+    "latency": (3, "ms"),
+    "memory": (0, "MB"),
+    "file": (2, "MB"),
+    "energy": (1, "mJ"),
+}
+"""Figures that limits can be set on, with decimals and unit; ``worst`` is the drift of the worst image."""
+
+HEADINGS = ("", "figure", "old", "new", "change", "95% interval")
+
+_LIMIT = re.compile(r"\s*([a-z]+)\s*([<>])\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*(%?)\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What a change must not be: below, or above, a value."""
+
+    figure: str
+    above: bool
+    value: float
+    percent: bool
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[Limit, ...]:
+        """Return the limits in ``"psnr<-0.02,latency>5%"``.
+
+        Raises:
+            InputError: a part is no limit, or of an unknown figure.
+        """
+        found = []
+        for part in text.split(","):
+            match = _LIMIT.fullmatch(part)
+            if match is None or match[1] not in PLACES:
+                names = ", ".join(PLACES)
+                raise InputError(
+                    f"{part.strip()!r} is no limit; expected a figure ({names}), < or >, and a number, with "
+                    "% for a relative change: psnr<-0.02, latency>5%"
+                )
+            found.append(
+                cls(figure=match[1], above=match[2] == ">", value=float(match[3]), percent=match[4] == "%")
+            )
+        return tuple(found)
+
+    def __str__(self) -> str:
+        unit = "%" if self.percent else f" {PLACES[self.figure][1]}".rstrip()
+        return f"{self.figure}{'>' if self.above else '<'}{self.value:g}{unit}"
+
+    def broken_by(self, change: Change) -> bool:
+        """Say whether a change is of this figure, beyond the noise, and beyond the limit."""
+        if change.figure != self.figure or not change.changed:
+            return False
+        moved = change.new - change.old
+        if self.percent:
+            moved = 100 * moved / abs(change.old) if change.old else float("inf") * np.sign(moved)
+        return moved > self.value if self.above else moved < self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure of one case, before and after."""
+
+    case: str
+    figure: str
+    """A key of :data:`PLACES`."""
+    of: str
+    """The set of images, of quality; empty for the others."""
+    old: float
+    new: float
+    interval: tuple[float, float] | None = None
+    """Of the ratio new over old, of times."""
+    changed: bool
+    """Beyond the noise, or beyond rounding where there is none."""
+
+    @property
+    def cells(self) -> list[str]:
+        """Name, old and new value, the change, and the interval that it lies in."""
+        digits, unit = PLACES[self.figure]
+        name = f"{self.figure} on {self.of}" if self.of else self.figure
+        moved = f"{self.new - self.old:+.{digits}f}"
+        noise = ""
+        if self.interval is not None:
+            moved = f"{100 * (self.new / self.old - 1):+.1f}%"
+            noise = " to ".join(f"{100 * (one - 1):+.1f}%" for one in self.interval)
+        return [
+            f"{name}, {unit}" if unit else name,
+            f"{self.old:.{digits}f}",
+            f"{self.new:.{digits}f}",
+            moved,
+            noise,
+        ]
+
+    def __str__(self) -> str:
+        name, old, new, moved, noise = self.cells
+        return f"{name} {old} -> {new} ({moved}{f', {noise}' if noise else ''})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchDiff:
+    """What changed from one benchmark to another."""
+
+    old: str
+    new: str
+    changes: tuple[Change, ...]
+    gone: tuple[str, ...]
+    """Cases that only the old one has, or that failed in the new one alone."""
+    added: tuple[str, ...]
+    files: tuple[str, ...]
+    """What is different about the files and how they ran, a sentence each."""
+    machine: tuple[str, ...]
+    """What is different about the machines, a sentence each."""
+
+    def broken(self, limits: Sequence[Limit]) -> list[str]:
+        """Return what breaks a limit, a sentence each; a case that is gone breaks all."""
+        found = [
+            f"{change.case}: {change} breaks {limit}"
+            for change in self.changes
+            for limit in limits
+            if limit.broken_by(change)
+        ]
+        return found + [f"{case} has no figures any more" for case in self.gone if limits]
+
+    def rows(self) -> list[list[str]]:
+        """Return a row for each figure that changed, under :data:`HEADINGS`."""
+        return [[change.case, *change.cells] for change in self.changes if change.changed]
+
+    def sentences(self) -> list[str]:
+        """Return what stands below the table."""
+        still = sum(not change.changed for change in self.changes)
+        lines = [f"{still} of {len(self.changes)} figures are within the noise, or equal"]
+        lines += [f"gone or failed: {case}" for case in self.gone]
+        lines += [f"new: {case}" for case in self.added]
+        return [*lines, *self.files, *self.machine, TEST]
+
+    def markdown(self, broken: Sequence[str] = (), limits: Sequence[Limit] = ()) -> str:
+        """Return a summary for a pull request; with ``limits``, whether they hold stands first."""
+        lines = [f"### Benchmark: {self.old} -> {self.new}", ""]
+        if limits:
+            state = f"**{len(broken)} limits broken**" if broken else "**Within all limits**"
+            lines += [f"{state}: {', '.join(map(str, limits))}", "", *(f"- {text}" for text in broken)]
+            lines += [""] if broken else []
+        if self.rows():
+            lines += [*markdown_table(HEADINGS, self.rows()), ""]
+        return "\n".join([*lines, *(f"- {text}" for text in self.sentences())]) + "\n"
+
+
+def diff_reports(old: Path, new: Path) -> BenchDiff:
+    """Compare two JSON reports of ``bench``, case by case.
+
+    Raises:
+        InputError: a file is no such report, or they were measured at other sizes or on other images.
+    """
+    before, after = _load(old), _load(new)
+    if before["size"] != after["size"]:
+        sizes = [f"{one['size']['width']}x{one['size']['height']}" for one in (before, after)]
+        raise InputError(
+            f"{old} was measured at {sizes[0]} and {new} at {sizes[1]}: times of other sizes do not compare",
+            say("bench both at one size"),
+        )
+    cases = [{case["label"]: case for case in one["cases"]} for one in (before, after)]
+    both = [label for label in cases[0] if label in cases[1]]
+    failed = [label for label in both if cases[1][label]["failure"] and not cases[0][label]["failure"]]
+    changes: list[Change] = []
+    files: list[str] = []
+    for label in both:
+        if cases[0][label]["failure"] or cases[1][label]["failure"]:
+            continue
+        changes += _changes(label, cases[0][label], cases[1][label])
+        files += _file_changes(label, cases[0][label], cases[1][label])
+    machine = [*_different("", before["environment"], after["environment"], but=("load average",))]
+    machine += [
+        f"{path.name}: the machine was busy, other programs used {one['busy_cores']:.1f} cores"
+        for path, one in ((old, before), (new, after))
+        if (one["busy_cores"] or 0) >= 0.2
+    ]
+    return BenchDiff(
+        old=old.name,
+        new=new.name,
+        changes=tuple(changes),
+        gone=(*(label for label in cases[0] if label not in cases[1]), *failed),
+        added=tuple(label for label in cases[1] if label not in cases[0]),
+        files=tuple(files),
+        machine=tuple(machine),
+    )
+
+
+def median_ratio_interval(
+    old: Sequence[Sequence[float]], new: Sequence[Sequence[float]], *, seed: int = 0
+) -> tuple[float, float]:
+    """Return the bootstrap interval of the ratio of two medians, new over old; see :data:`TEST`.
+
+    Args:
+        old: Samples by round, any unit.
+        new: Likewise.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    draws = [_draw_medians([np.asarray(one) for one in rounds], rng) for rounds in (old, new)]
+    ratios = draws[1] / draws[0]
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _draw_medians(rounds: Sequence[Any], rng: np.random.Generator) -> Any:
+    medians = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
+        chosen = rng.integers(len(rounds), size=len(rounds))
+        medians[index] = np.median(
+            np.concatenate([rng.choice(rounds[one], size=len(rounds[one])) for one in chosen])
+        )
+    return medians
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema = content["schema"]
+        if schema == SCHEMA and "cases" in content:
+            return dict(content)
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise InputError(f"{path}: no JSON report of bench ({exc})") from exc
+    raise InputError(
+        f"{path}: its schema is {schema!r}, and reports of schema {SCHEMA} are compared",
+        say("bench again with this version"),
+    )
+
+
+def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    for name in old["quality"]:
+        if name not in new["quality"]:
+            continue
+        one, two = old["quality"][name], new["quality"][name]
+        for figure, key, least in (
+            ("psnr", "psnr_y_db", LEAST_DB),
+            ("ssim", "ssim_y", LEAST_SSIM),
+            ("worst", "worst_dpsnr_db", LEAST_DB),
+        ):
+            if one[key] is None or two[key] is None:
+                continue
+            changed = abs(two[key] - one[key]) >= least
+            yield Change(case=label, figure=figure, of=name, old=one[key], new=two[key], changed=changed)
+    if old["latency"] and new["latency"]:
+        low, high = median_ratio_interval(old["latency"]["rounds_seconds"], new["latency"]["rounds_seconds"])
+        yield Change(
+            case=label,
+            figure="latency",
+            of="",
+            old=old["latency"]["median_ms"],
+            new=new["latency"]["median_ms"],
+            interval=(low, high),
+            changed=not low <= 1 <= high,
+        )
+    energies = [(one["energy"] or {}).get("joules_per_frame") for one in (old, new)]
+    plain = (
+        ("memory", old["peak_bytes"], new["peak_bytes"], 1e-6, 0.02),
+        ("file", old["file_bytes"], new["file_bytes"], 1e-6, 0.0),
+        ("energy", *energies, 1e3, 0.02),
+    )
+    for figure, one, two, factor, least in plain:
+        if one is not None and two is not None:
+            changed = abs(two - one) > least * one
+            yield Change(
+                case=label, figure=figure, of="", old=one * factor, new=two * factor, changed=changed
+            )
+
+
+def _file_changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    if old["sha256"] != new["sha256"]:
+        yield f"{label}: other bytes, SHA-256 {_short(old['sha256'])} -> {_short(new['sha256'])}"
+    keys = ("backend", "precision", "device", "file")
+    yield from _different(f"{label}: ", {key: old[key] for key in keys}, {key: new[key] for key in keys})
+    but = ("gpu_memory_bytes",)
+    yield from _different(f"{label}: ", old["session"], new["session"], but=but)
+
+
+def _different(
+    start: str, old: Mapping[str, Any], new: Mapping[str, Any], *, but: Sequence[str] = ()
+) -> Iterator[str]:
+    for key in dict.fromkeys([*old, *new]):
+        if key not in but and old.get(key) != new.get(key):
+            yield f"{start}{key} {old.get(key, 'none')} -> {new.get(key, 'none')}"
+
+
+def _short(sha256: str | None) -> str:
+    return sha256[:12] if sha256 else "none"

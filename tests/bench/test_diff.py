@@ -1,0 +1,146 @@
+"""Two reports of bench: what is a change, what is noise, and what breaks a limit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+from click.testing import CliRunner
+
+from hasn_edge.bench.diff import Limit, diff_reports, median_ratio_interval
+from hasn_edge.cli import cli
+from hasn_edge.errors import InputError
+from hasn_edge.evaluation.latency import Latency
+
+
+def test_the_interval_is_scipys_where_there_is_one_round():
+    rng = np.random.default_rng(1)
+    old, new = rng.gamma(9, 0.01, 60), rng.gamma(9, 0.012, 80)
+    ratio = scipy.stats.bootstrap(
+        (old, new),
+        lambda a, b, axis=-1: np.median(b, axis=axis) / np.median(a, axis=axis),
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(2),
+    )
+    found = median_ratio_interval([old.tolist()], [new.tolist()])
+    assert found == pytest.approx((ratio.confidence_interval.low, ratio.confidence_interval.high), abs=0.03)
+
+
+def test_rounds_that_differ_widen_the_interval():
+    rng = np.random.default_rng(3)
+    level = [[float(x) for x in rng.normal(1.0, 0.01, 20)] for _ in range(5)]
+    waves = [
+        [one * factor for one in each] for each, factor in zip(level, (0.7, 1, 1.3, 0.8, 1.2), strict=True)
+    ]
+    narrow, wide = median_ratio_interval(level, level), median_ratio_interval(level, waves)
+    assert narrow[1] - narrow[0] < 0.02
+    assert wide[1] - wide[0] > 0.2
+
+
+def timed(factor: float, seed: int) -> Latency:
+    rng = np.random.default_rng(seed)
+    return Latency(rounds=tuple(tuple(factor * rng.normal(0.1, 0.002, 8)) for _ in range(5)))
+
+
+@pytest.fixture
+def written(report, tmp_path):
+    """Writes a report whose INT8 case has another time, PSNR and hash."""
+
+    def write(
+        name: str, factor: float = 1.0, psnr: float = 32.131, sha256: str = "0" * 64, seed: int = 0, **more
+    ):
+        cases = [replace(case, latency=case.latency and timed(1.0, 99)) for case in report.cases]
+        quality = replace(cases[2].quality["Set5"], psnr_y_db=psnr)
+        cases[2] = replace(
+            cases[2],
+            latency=timed(factor, seed),
+            quality={"Set5": quality},
+            sha256=sha256,
+            facts={"graphs": False},
+        )
+        path = tmp_path / name
+        replace(report, cases=tuple(cases), **more).write_json(path)
+        return path
+
+    return write
+
+
+def test_noise_is_no_change(written):
+    found = diff_reports(written("a.json", seed=1), written("b.json", seed=2))
+    assert found.rows() == []
+    assert (found.files, found.machine, found.gone) == ((), (), ())
+    assert found.broken(Limit.parse("latency>0%,latency<0%,psnr<0")) == []
+
+
+def test_changes_and_limits(written):
+    old = written("a.json", seed=1)
+    new = written("b.json", factor=1.1, psnr=32.101, sha256="f" * 64, seed=2, environment={"CPU": "Q"})
+    found = diff_reports(old, new)
+    by = {change.figure: change for change in found.changes if change.changed}
+    assert set(by) == {"psnr", "latency"}
+    assert by["psnr"].new - by["psnr"].old == pytest.approx(-0.03)
+    low, high = by["latency"].interval
+    assert 1.08 < low < 1.1 < high < 1.12
+    assert found.files == ("int8: other bytes, SHA-256 000000000000 -> ffffffffffff",)
+    assert found.machine == ("CPU P -> Q",)
+    assert len(found.broken(Limit.parse("psnr<-0.02,latency>5%"))) == 2
+    assert found.broken(Limit.parse("psnr<-0.04, latency>15%, latency>11")) == []
+    assert len(found.broken(Limit.parse("latency>9, psnr>0"))) == 1
+
+
+def test_a_case_that_is_gone_breaks_every_limit(written, report):
+    old = written("a.json")
+    content = json.loads(old.read_text())
+    del content["cases"][1]
+    content["cases"][1]["failure"] = "it did not open"
+    new = old.with_name("b.json")
+    new.write_text(json.dumps(content))
+    found = diff_reports(old, new)
+    assert found.gone == ("same", "int8")
+    assert found.broken(()) == []
+    assert len(found.broken(Limit.parse("psnr<-1"))) == 2
+    assert diff_reports(new, old).added == ("same",)
+
+
+@pytest.mark.parametrize("text", ["psnr", "psnr<", "fps>3", "psnr<-0.02;latency>5%", "", "latency>5%%"])
+def test_what_is_no_limit_is_refused(text):
+    with pytest.raises(InputError, match="is no limit; expected a figure"):
+        Limit.parse(text)
+
+
+def test_what_is_no_report_is_refused(written, tmp_path):
+    good = written("a.json")
+    (tmp_path / "text.json").write_text("[1]")
+    with pytest.raises(InputError, match="no JSON report of bench"):
+        diff_reports(good, tmp_path / "text.json")
+    content = json.loads(good.read_text())
+    for key, value, message in (
+        ("schema", 4, "its schema is 4"),
+        ("size", {"height": 9, "width": 9}, "at 9x9"),
+    ):
+        (tmp_path / "other.json").write_text(json.dumps({**content, key: value}))
+        with pytest.raises(InputError, match=message):
+            diff_reports(good, tmp_path / "other.json")
+
+
+def test_the_verb_exits_with_3_and_writes_a_summary(written, tmp_path):
+    old, new = written("a.json", seed=1), written("b.json", factor=1.2, seed=2)
+    summary = tmp_path / "summary.md"
+    arguments = ["bench", "diff", str(old), str(new), "--markdown", str(summary)]
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    assert "limits" not in summary.read_text()
+    result = CliRunner().invoke(cli, [*arguments, "--fail-on", "psnr<-0.02,latency>5%"])
+    assert result.exit_code == 3, result.output
+    assert "int8: latency, ms 100.149 -> 120.380" in result.output
+    assert "breaks latency>5%" in result.output
+    text = summary.read_text()
+    assert "**1 limits broken**: psnr<-0.02 dB, latency>5%" in text
+    assert "| int8 | latency, ms |" in text
+    assert "hierarchical bootstrap" in text
+    result = CliRunner().invoke(cli, [*arguments, "--fail-on", "latency>50%"])
+    assert result.exit_code == 0
+    assert "**Within all limits**" in summary.read_text()
