@@ -44,7 +44,7 @@ _LIMIT = re.compile(r"\s*([a-z]+)\s*([<>])\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*(%?)\s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limit:
+class FigureLimit:
     """What a change must not be: below, or above, a value."""
 
     figure: str
@@ -53,7 +53,7 @@ class Limit:
     percent: bool
 
     @classmethod
-    def parse(cls, text: str) -> tuple[Limit, ...]:
+    def parse(cls, text: str) -> tuple[FigureLimit, ...]:
         """Return the limits in ``"psnr<-0.02,latency>5%"``.
 
         Raises:
@@ -77,7 +77,7 @@ class Limit:
         unit = "%" if self.percent else f" {PLACES[self.figure][1]}".rstrip()
         return f"{self.figure}{'>' if self.above else '<'}{self.value:g}{unit}"
 
-    def broken_by(self, change: Change) -> bool:
+    def broken_by(self, change: FigureChange) -> bool:
         """Say whether a change is of this figure, beyond the noise, and beyond the limit."""
         if change.figure != self.figure or not change.changed:
             return False
@@ -88,7 +88,7 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class FigureChange:
     """One figure of one case, before and after."""
 
     case: str
@@ -132,7 +132,7 @@ class BenchDiff:
 
     old: str
     new: str
-    changes: tuple[Change, ...]
+    changes: tuple[FigureChange, ...]
     gone: tuple[str, ...]
     """Cases that only the old one has, or that failed in the new one alone."""
     added: tuple[str, ...]
@@ -141,7 +141,7 @@ class BenchDiff:
     machine: tuple[str, ...]
     """What is different about the machines, a sentence each."""
 
-    def broken(self, limits: Sequence[Limit]) -> list[str]:
+    def broken(self, limits: Sequence[FigureLimit]) -> list[str]:
         """Return what breaks a limit, a sentence each; a case that is gone breaks all."""
         found = [
             f"{change.case}: {change} breaks {limit}"
@@ -163,7 +163,7 @@ class BenchDiff:
         lines += [f"new: {case}" for case in self.added]
         return [*lines, *self.files, *self.machine, TEST]
 
-    def markdown(self, broken: Sequence[str] = (), limits: Sequence[Limit] = ()) -> str:
+    def markdown(self, broken: Sequence[str] = (), limits: Sequence[FigureLimit] = ()) -> str:
         """Return a summary for a pull request; with ``limits``, whether they hold stands first."""
         lines = [f"### Benchmark: {self.old} -> {self.new}", ""]
         if limits:
@@ -191,7 +191,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
     cases = [{case["label"]: case for case in one["cases"]} for one in (before, after)]
     both = [label for label in cases[0] if label in cases[1]]
     failed = [label for label in both if cases[1][label]["failure"] and not cases[0][label]["failure"]]
-    changes: list[Change] = []
+    changes: list[FigureChange] = []
     files: list[str] = []
     for label in both:
         if cases[0][label]["failure"] or cases[1][label]["failure"]:
@@ -256,7 +256,7 @@ def _load(path: Path) -> dict[str, Any]:
     )
 
 
-def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[FigureChange]:
     for name in old["quality"]:
         if name not in new["quality"]:
             continue
@@ -269,10 +269,12 @@ def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
             if one[key] is None or two[key] is None:
                 continue
             changed = abs(two[key] - one[key]) >= least
-            yield Change(case=label, figure=figure, of=name, old=one[key], new=two[key], changed=changed)
+            yield FigureChange(
+                case=label, figure=figure, of=name, old=one[key], new=two[key], changed=changed
+            )
     if old["latency"] and new["latency"]:
         low, high = median_ratio_interval(old["latency"]["rounds_seconds"], new["latency"]["rounds_seconds"])
-        yield Change(
+        yield FigureChange(
             case=label,
             figure="latency",
             of="",
@@ -282,15 +284,15 @@ def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
             changed=not low <= 1 <= high,
         )
     energies = [(one["energy"] or {}).get("joules_per_frame") for one in (old, new)]
-    plain = (
+    plain: tuple[tuple[str, float | None, float | None, float, float], ...] = (
         ("memory", old["peak_bytes"], new["peak_bytes"], 1e-6, 0.02),
         ("file", old["file_bytes"], new["file_bytes"], 1e-6, 0.0),
-        ("energy", *energies, 1e3, 0.02),
+        ("energy", energies[0], energies[1], 1e3, 0.02),
     )
     for figure, one, two, factor, least in plain:
         if one is not None and two is not None:
             changed = abs(two - one) > least * one
-            yield Change(
+            yield FigureChange(
                 case=label, figure=figure, of="", old=one * factor, new=two * factor, changed=changed
             )
 

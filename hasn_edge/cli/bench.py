@@ -132,6 +132,7 @@ markdown_option = click.option(
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     model: str | None,
     artifacts: tuple[Path, ...],
     board: str | None,
@@ -234,11 +235,11 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
     Example:
       hasn-edge bench diff main.json branch.json --fail-on "psnr<-0.02,latency>5%" --markdown summary.md
     """
-    from hasn_edge.bench.diff import HEADINGS, Limit, diff_reports
+    from hasn_edge.bench.diff import HEADINGS, FigureLimit, diff_reports
     from hasn_edge.errors import VerificationError
     from hasn_edge.files import require_writable, writing
 
-    limits = Limit.parse(fail_on) if fail_on is not None else ()
+    limits = FigureLimit.parse(fail_on) if fail_on is not None else ()
     if markdown_path is not None:
         require_writable(markdown_path)
     found = diff_reports(old, new)

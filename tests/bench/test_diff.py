@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from click.testing import CliRunner
 
-from hasn_edge.bench.diff import Limit, diff_reports, median_ratio_interval
+from hasn_edge.bench.diff import FigureLimit, diff_reports, median_ratio_interval
 from hasn_edge.cli import cli
 from hasn_edge.errors import InputError
 from hasn_edge.evaluation.latency import Latency
@@ -73,7 +73,7 @@ def test_noise_is_no_change(written):
     found = diff_reports(written("a.json", seed=1), written("b.json", seed=2))
     assert found.rows() == []
     assert (found.files, found.machine, found.gone) == ((), (), ())
-    assert found.broken(Limit.parse("latency>0%,latency<0%,psnr<0")) == []
+    assert found.broken(FigureLimit.parse("latency>0%,latency<0%,psnr<0")) == []
 
 
 def test_changes_and_limits(written):
@@ -87,9 +87,9 @@ def test_changes_and_limits(written):
     assert 1.08 < low < 1.1 < high < 1.12
     assert found.files == ("int8: other bytes, SHA-256 000000000000 -> ffffffffffff",)
     assert found.machine == ("CPU P -> Q",)
-    assert len(found.broken(Limit.parse("psnr<-0.02,latency>5%"))) == 2
-    assert found.broken(Limit.parse("psnr<-0.04, latency>15%, latency>11")) == []
-    assert len(found.broken(Limit.parse("latency>9, psnr>0"))) == 1
+    assert len(found.broken(FigureLimit.parse("psnr<-0.02,latency>5%"))) == 2
+    assert found.broken(FigureLimit.parse("psnr<-0.04, latency>15%, latency>11")) == []
+    assert len(found.broken(FigureLimit.parse("latency>9, psnr>0"))) == 1
 
 
 def test_a_case_that_is_gone_breaks_every_limit(written, report):
@@ -102,14 +102,14 @@ def test_a_case_that_is_gone_breaks_every_limit(written, report):
     found = diff_reports(old, new)
     assert found.gone == ("same", "int8")
     assert found.broken(()) == []
-    assert len(found.broken(Limit.parse("psnr<-1"))) == 2
+    assert len(found.broken(FigureLimit.parse("psnr<-1"))) == 2
     assert diff_reports(new, old).added == ("same",)
 
 
 @pytest.mark.parametrize("text", ["psnr", "psnr<", "fps>3", "psnr<-0.02;latency>5%", "", "latency>5%%"])
 def test_what_is_no_limit_is_refused(text):
     with pytest.raises(InputError, match="is no limit; expected a figure"):
-        Limit.parse(text)
+        FigureLimit.parse(text)
 
 
 def test_what_is_no_report_is_refused(written, tmp_path):
