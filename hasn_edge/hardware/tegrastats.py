@@ -48,7 +48,7 @@ class Tegrastats:
     """Runs tegrastats in the background and gives its last line.
 
     Raises:
-        OSError: it cannot be started, or prints nothing within two seconds.
+        OSError: it cannot be started, or prints nothing within ``wait_s`` seconds.
         LookupError: its lines name no power rail.
     """
 
@@ -57,6 +57,7 @@ class Tegrastats:
         *,
         argv: Sequence[str] = (str(PROGRAM), "--interval", str(INTERVAL_MILLISECONDS)),
         start: Callable[..., subprocess.Popen[str]] = subprocess.Popen,
+        wait_s: float = 2.0,
     ) -> None:
         self._process = start(
             list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -65,7 +66,7 @@ class Tegrastats:
         self._first = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="tegrastats", daemon=True)
         self._thread.start()
-        if not self._first.wait(2.0) or not self._line:
+        if not self._first.wait(wait_s) or not self._line:
             self.close()
             raise OSError("tegrastats printed nothing; it may need to run as root")
         self.rails = tuple(parse_tegrastats(self._line).watts)

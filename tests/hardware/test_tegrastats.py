@@ -54,7 +54,7 @@ def printing(*lines: str, then: str = "import time; time.sleep(30)") -> list[str
 
 def test_tegrastats_in_the_background():
     first = LINES["Orin Nano, JetPack 6, user"][0]
-    source = Tegrastats(argv=printing(first))
+    source = Tegrastats(argv=printing(first), wait_s=60)
     try:
         assert source.total == ("VDD_IN",)
         assert source.read().watts["VDD_SOC"] == 1.454
@@ -66,9 +66,9 @@ def test_tegrastats_in_the_background():
 
 def test_tegrastats_that_says_nothing():
     with pytest.raises(OSError, match="printed nothing"):
-        Tegrastats(argv=printing(then=""))
+        Tegrastats(argv=printing(then=""), wait_s=60)
     with pytest.raises(LookupError, match="names no power rail"):
-        Tegrastats(argv=printing("RAM 1/2MB (lfb 1x4MB) CPU [1%@1] GR3D_FREQ 0%"))
+        Tegrastats(argv=printing("RAM 1/2MB (lfb 1x4MB) CPU [1%@1] GR3D_FREQ 0%"), wait_s=60)
     with pytest.raises(FileNotFoundError):
         Tegrastats(argv=["/nonexistent/tegrastats"])
 
@@ -80,6 +80,6 @@ def test_tegrastats_is_never_started_through_a_shell():
         seen.update(options, argv=argv)
         return subprocess.Popen(printing(LINES["Xavier NX, JetPack 4"][0]), **options)
 
-    Tegrastats(start=start).close()
+    Tegrastats(start=start, wait_s=60).close()
     assert seen["argv"] == ["/usr/bin/tegrastats", "--interval", "100"]
     assert not seen.get("shell")

@@ -316,10 +316,19 @@ def test_a_tiff_whose_tags_point_behind_its_end_is_cut_off(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+class _NoPillow:
+    """Fails as an import does where Pillow is not installed."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.partition(".")[0] == "PIL":
+            raise ModuleNotFoundError("No module named 'PIL'", name="PIL")
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_a_missing_pillow_is_named_and_not_taken_for_a_damaged_file(tmp_path, monkeypatch, name):
     for module in [module for module in sys.modules if module.startswith("PIL")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    finders = [_NoPillow(), *sys.meta_path]
+    monkeypatch.setattr(sys, "meta_path", finders)
     with pytest.raises(MissingDependencyError, match="Reading images needs the Python package 'PIL"):
         _read(tmp_path, WHOLE[name], name)
