@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from hasn_edge.errors import UnsupportedError, say
+from hasn_edge.exporters.least_side import without_padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +97,13 @@ def conv_macs(proto: ModelProto, size: tuple[int, int] = (256, 256)) -> dict[str
 def conv_costs(proto: ModelProto, size: tuple[int, int]) -> tuple[ConvCost, ...]:
     """Return what each convolution costs at an input of ``size`` (height, width), batch 1, in graph order.
 
-    The sizes come from ONNX's shape inference. ``proto`` is left as it was.
+    The sizes come from ONNX's shape inference, which does not see through the padding that a graph of any
+    size does itself; it has no convolution. ``proto`` is left as it was.
 
     Raises:
         UnsupportedError: shape inference does not reach a convolution's output.
     """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(proto)
+    fixed = without_padding(proto)
     del fixed.graph.value_info[:]
     entry = fixed.graph.input[0].type.tensor_type
     pixels = entry.elem_type == TensorProto.UINT8

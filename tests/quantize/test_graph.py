@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.exporters.least_side import with_padding
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.fuse.apply import fuse
@@ -24,6 +25,10 @@ def published() -> onnx.ModelProto:
 def test_macs_are_the_published_ones(published):
     assert sum(conv_macs(published, (180, 320)).values()) == pytest.approx(23.280e9, rel=5e-5)
     assert len(conv_macs(published)) == len(convolutions(published)) == 93
+
+
+def test_macs_are_those_of_the_network_inside_a_graph_that_pads_itself(published):
+    assert conv_macs(with_padding(published, 15, 4), (180, 320)) == conv_macs(published, (180, 320))
 
 
 @pytest.mark.parametrize(
