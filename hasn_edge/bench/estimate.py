@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from hasn_edge.bench.roofline import CONVENTIONS, MEMORY, Estimate, LayerEstimat
 from hasn_edge.bench.table import markdown_table
 from hasn_edge.engine.target import load_target, shipped_targets
 from hasn_edge.errors import InputError, UnsupportedError, say, use
-from hasn_edge.files import writing
 from hasn_edge.hardware.profiles import DeviceProfile
 from hasn_edge.model.complexity import complexity
 from hasn_edge.model.zoo import bundled_onnx, load_model_checkpoint, model_name
@@ -83,13 +81,6 @@ class EstimateReport:
             "date": self.date,
             "command": self.command,
         }
-
-    def write_json(self, path: Path) -> None:
-        """Write :meth:`to_dict`, whole or not at all."""
-        with writing(Path(path)) as temporary:
-            temporary.write_text(
-                json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-            )
 
 
 def estimate_model(

@@ -47,9 +47,9 @@ class _Verbs(click.Group):
         if name not in VERBS:
             return None
         module = importlib.import_module(f"hasn_edge.cli.{name}")
-        from hasn_edge.cli.terminal import add_verbosity
+        from hasn_edge.cli.terminal import add_common_options
 
-        self._chosen = add_verbosity(module.command)
+        self._chosen = add_common_options(module.command)
         return self._chosen
 
     def resolve_command(

@@ -11,23 +11,25 @@ import click
 
 from hasn_edge.cli.common import (
     SIZE,
+    NamesOption,
+    board_names,
     chosen_model,
     cuda_option,
     data_option,
-    json_option,
     model_option,
+    quant_recipe_names,
     threads_option,
 )
 from hasn_edge.cli.cures import cure_text
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, note, say, status
+from hasn_edge.cli.terminal import console, note, say, status, write_json
 
 
 class WritesJson(Protocol):
     """What ``--json`` writes."""
 
-    def write_json(self, path: Path) -> None:
-        """Write the whole report."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole report as JSON values."""
 
 
 markdown_option = click.option(
@@ -69,9 +71,11 @@ markdown_option = click.option(
 @click.option(
     "--estimate",
     "board",
+    cls=NamesOption,
+    names=board_names,
     metavar="BOARD",
     default=None,
-    help="Measure nothing: estimate what a board that is not here could do (orin-nano, rtx-4090, ...).",
+    help="Measure nothing: estimate what a board that is not here could do: {names}, or a target file.",
 )
 @click.option(
     "--precision",
@@ -107,11 +111,18 @@ markdown_option = click.option(
     help="Jetson, as root: clocks at the power mode's maximum while measuring, then as they were. Nothing is "
     "changed without it.",
 )
-@click.option("--recipe", default="default", show_default=True, metavar="NAME|FILE", help="INT8 recipe.")
+@click.option(
+    "--recipe",
+    cls=NamesOption,
+    names=quant_recipe_names,
+    default="default",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="INT8 recipe: {names}, or a TOML file.",
+)
 @click.option(
     "--tile", type=click.IntRange(32, 4096), default=None, help="Also report the drift of tiles of N pixels."
 )
-@json_option
 @markdown_option
 @click.option(
     "--html",
@@ -138,7 +149,6 @@ def command(
     board: str | None,
     precisions: str | None,
     columns: str,
-    json_path: Path | None,
     markdown_path: Path | None,
     html_path: Path | None,
     **options: Any,
@@ -170,7 +180,7 @@ def command(
     for key in wanted:
         if key not in table.KEYS:
             raise click.UsageError(f"--columns has no figure {key!r}; choose from: {', '.join(table.KEYS)}")
-    for path in filter(None, (json_path, markdown_path, html_path)):
+    for path in filter(None, (markdown_path, html_path)):
         require_writable(path)
     typed = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
@@ -179,7 +189,7 @@ def command(
         if artifacts:
             raise click.UsageError("--estimate takes a model and no file: give --model instead")
         size, recipe = options["size"], options["recipe"]
-        _estimate(model, board, precisions, size, recipe, json_path, markdown_path, typed)
+        _estimate(model, board, precisions, size, recipe, markdown_path, typed)
         return
     if precisions is None:
         precisions = "" if artifacts else "fp32,fp16,int8"
@@ -205,7 +215,7 @@ def command(
     hidden = dict.fromkeys(one.key for one in found if one not in chosen)
     if hidden:
         note(f"More figures, by --columns: {', '.join(hidden)}, or all")
-    _write(report, table.markdown(report, words), json_path, markdown_path)
+    _write(report, table.markdown(report, words), markdown_path)
     if html_path is not None:
         report.write_html(html_path)
         say(str(html_path))
@@ -252,6 +262,9 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
         with writing(markdown_path) as temporary:
             temporary.write_text(found.markdown(broken, limits), encoding="utf-8")
         say(str(markdown_path))
+    keys = ("case", *HEADINGS[1:])
+    changes = [dict(zip(keys, row, strict=True)) for row in found.rows()]
+    write_json(lambda: {"changes": changes, "notes": found.sentences(), "broken": list(broken)})
     if broken:
         raise VerificationError("; ".join(broken))
 
@@ -262,7 +275,6 @@ def _estimate(
     precisions: str | None,
     size: tuple[int, int] | None,
     recipe: str,
-    json_path: Path | None,
     markdown_path: Path | None,
     typed: str,
 ) -> None:
@@ -280,15 +292,13 @@ def _estimate(
         print_table(console(), [title], names, rows)
     for text in report.notes:
         say(f"- {text}")
-    _write(report, markdown(report), json_path, markdown_path)
+    _write(report, markdown(report), markdown_path)
 
 
-def _write(report: WritesJson, text: str, json_path: Path | None, markdown_path: Path | None) -> None:
+def _write(report: WritesJson, text: str, markdown_path: Path | None) -> None:
     from hasn_edge.files import writing
 
-    if json_path is not None:
-        report.write_json(json_path)
-        say(str(json_path))
+    write_json(report.to_dict)
     if markdown_path is not None:
         with writing(markdown_path) as temporary:
             temporary.write_text(text, encoding="utf-8")

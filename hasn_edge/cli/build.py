@@ -11,6 +11,7 @@ from hasn_edge.cli.common import (
     SIZE,
     NamesOption,
     chosen_model,
+    describe_artifact,
     force_option,
     model_option,
     name_option,
@@ -18,7 +19,7 @@ from hasn_edge.cli.common import (
     quant_recipe_names,
     target_names,
 )
-from hasn_edge.cli.terminal import note, say, status
+from hasn_edge.cli.terminal import note, say, status, write_json
 
 
 @click.command("build")
@@ -109,9 +110,17 @@ def command(model: str | None, **options: Any) -> None:
 
     with status("building") as update:
         built = build_from(BuildOptions(model=chosen_model(model), **options), update)
-    for error in built.left_out:
-        say(message_of(error, click.get_current_context().command), err=True)
+    left_out = [message_of(error, click.get_current_context().command) for error in built.left_out]
+    for text in left_out:
+        say(text, err=True)
     for line in built.summary:
         note(line)
     for artifact in built.artifacts:
         say(str(artifact.path))
+    write_json(
+        lambda: {
+            "artifacts": [describe_artifact(artifact) for artifact in built.artifacts],
+            "summary": list(built.summary),
+            "left_out": left_out,
+        }
+    )

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from hasn_edge.files import shipped_path
 
 if TYPE_CHECKING:
+    from hasn_edge.artifact import Artifact
     from hasn_edge.runtime.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,9 +61,14 @@ def target_names() -> Iterable[str]:
     return _toml_names(shipped_path("engines", "targets"))
 
 
-def _toml_names(folder: Path) -> Iterable[str]:
+def board_names() -> Iterable[str]:
+    """Return the names of the targets that ship with a device's profile, which can be estimated."""
+    return _toml_names(shipped_path("engines", "targets"), having="[device]")
+
+
+def _toml_names(folder: Path, *, having: str = "") -> Iterable[str]:
     # The rooms list them too, but importing these takes longer than help may.
-    return sorted(path.stem for path in folder.glob("*.toml"))
+    return sorted(path.stem for path in folder.glob("*.toml") if having in path.read_text(encoding="utf-8"))
 
 
 model_option = click.option(
@@ -114,14 +120,6 @@ data_option = click.option(
     metavar="[NAME=]DIR",
     help="Set of images: DIR/HR with DIR/LRbicx4, or a plain folder of originals; repeatable.  "
     "[default: the images that ship]",
-)
-
-json_option = click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Write all figures to FILE.",
 )
 
 output_option = click.option(
@@ -176,6 +174,11 @@ class SizeParam(click.ParamType[Any]):
 
 
 SIZE = SizeParam()
+
+
+def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+    """Return an artifact as JSON values: its path, and what its sidecar states."""
+    return {"path": str(artifact.path), **artifact.to_dict()}
 
 
 def chosen_model(model: str | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hasn_edge.cli.common import NamesOption, threads_option, train_recipe_names
-from hasn_edge.cli.terminal import progress, say, status
+from hasn_edge.cli.terminal import progress, say, status, write_json
 
 
 @click.group("data")
@@ -79,13 +79,25 @@ def prepare_command(
         )
     for problem in report.skipped:
         say(f"left out: {problem}", err=True)
-    click.echo(
+    say(
         f"{output}: {report.images} images, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
         f"LR made for {report.made_lr}, read for {report.images - report.made_lr}; "
         f"{len(report.skipped)} left out"
         + (f"; {report.reused} taken from what was prepared before" if report.reused else "")
     )
-    click.echo(f"fingerprint {report.shards.fingerprint}")
+    say(f"fingerprint {report.shards.fingerprint}")
+    write_json(
+        lambda: {
+            "folder": str(output),
+            "scale": scale,
+            "images": report.images,
+            "hr_megapixels": report.hr_megapixels,
+            "made_lr": report.made_lr,
+            "reused": report.reused,
+            "left_out": list(map(str, report.skipped)),
+            "fingerprint": report.shards.fingerprint,
+        }
+    )
 
 
 @command.command("synthesize")
@@ -138,7 +150,8 @@ def synthesize_command(
             fonts=fonts,
             progress=show,
         )
-    click.echo(f"{output}: {len(files)} images of {side} x {side} pixels, seed {seed}")
+    say(f"{output}: {len(files)} images of {side} x {side} pixels, seed {seed}")
+    write_json(lambda: {"folder": str(output), "files": list(map(str, files)), "side": side, "seed": seed})
 
 
 @command.command("degrade")
@@ -174,17 +187,20 @@ def degrade_command(source: str, output: Path, recipe: str, seed: int) -> None:
         names = degrade_set(
             source, output, plan.degradation, scale=plan.model.scale, seed=seed, progress=show
         )
-    click.echo(f"{output}: {len(names)} images, degraded as {plan.name} has it, seed {seed}")
+    say(f"{output}: {len(names)} images, degraded as {plan.name} has it, seed {seed}")
+    write_json(lambda: {"folder": str(output), "images": list(names), "recipe": plan.name, "seed": seed})
 
 
 @command.command("bench")
 @click.argument("folder", type=FOLDER)
 @click.option(
     "--recipe",
+    cls=NamesOption,
+    names=train_recipe_names,
     default="hasn-x4-small",
     show_default=True,
     metavar="NAME|FILE",
-    help="Recipe whose batches and network are used.",
+    help="Recipe whose batches and network are used: {names}, or a .toml file.",
 )
 @click.option(
     "--seconds",
@@ -221,10 +237,21 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     delivered = loader_rate(plan, source, seconds=seconds)
     with join_processes(device) as here:
         consumed = training_rate(plan, source, here, seconds=seconds)
-    click.echo(
+    say(
         f"HR patches of {phase.patch}, batch {phase.batch_size}, {plan.name} on {here.device} with "
         f"{torch.get_num_threads()} threads:\n"
         f"loader  {delivered:10.1f} patches/s (one thread)\n"
         f"network {consumed:10.1f} patches/s (forward, backward, step)\n"
         f"ratio   {delivered / consumed:10.1f}"
+    )
+    write_json(
+        lambda: {
+            "recipe": plan.name,
+            "device": str(here.device),
+            "threads": torch.get_num_threads(),
+            "patch": phase.patch,
+            "batch_size": phase.batch_size,
+            "loader_patches_per_s": delivered,
+            "network_patches_per_s": consumed,
+        }
     )

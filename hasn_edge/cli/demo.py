@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from contextlib import ExitStack, suppress
@@ -23,7 +22,7 @@ from hasn_edge.cli.common import (
     threads_option,
 )
 from hasn_edge.cli.cures import cure_text, message_of
-from hasn_edge.cli.terminal import console, is_quiet, messages, say
+from hasn_edge.cli.terminal import console, is_quiet, messages, say, write_json
 from hasn_edge.errors import Cure, HasnEdgeError, with_cures
 
 if TYPE_CHECKING:
@@ -81,13 +80,6 @@ class _InputSize(click.ParamType[Any]):
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=None, help="Stop after so long."
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    default=None,
-    help="Write the figures to FILE; - for standard output.",
-)
 @model_option
 @click.option(
     "--artifact",
@@ -126,7 +118,7 @@ class _InputSize(click.ParamType[Any]):
     "repeatable.",
 )
 @click.option("--token", default=None, help="What viewers must know.  [default: made up where it is needed]")
-def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ...], **options: Any) -> None:
+def command(model: str | None, artifacts: tuple[Path, ...], **options: Any) -> None:
     """Upscale a camera, stream or file live, and show what it takes.
 
     The newest frame of a camera is upscaled whenever the network is free; a file loses no frame,
@@ -155,7 +147,7 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
 
     chosen = DemoOptions(model=chosen_model(model), artifacts=artifacts, **options)
     try:
-        code = _run(chosen, json_path)
+        code = _run(chosen)
     except HasnEdgeError as exc:
         if not _lingering():
             raise
@@ -166,14 +158,11 @@ def command(model: str | None, json_path: Path | None, artifacts: tuple[Path, ..
     sys.exit(code)
 
 
-def _run(options: DemoOptions, json_path: Path | None) -> int:
+def _run(options: DemoOptions) -> int:
     """Run and report; return the exit code: 128 and the signal's number where one ended it."""
-    from hasn_edge.files import require_writable
     from hasn_edge.live.launch import open_live
     from hasn_edge.live.views.terminal_view import TerminalView
 
-    if json_path is not None and str(json_path) != "-":
-        require_writable(json_path)
     received: list[int] = []
     try:
         with ExitStack() as stack:
@@ -185,9 +174,9 @@ def _run(options: DemoOptions, json_path: Path | None) -> int:
                     live.run()
                     whole = True
                 finally:
-                    _report(live.stats, json_path)
+                    _report(live.stats)
                     if options.record is not None:
-                        _say_recording(live, options.record, whole=whole, piped=str(json_path) == "-")
+                        _say_recording(live, options.record, whole=whole)
     except KeyboardInterrupt:  # before the run began, or a second one after it ended
         received.append(signal.SIGINT)
     return 128 + received[0] if received else 0
@@ -203,7 +192,7 @@ def _stop(live: Live, record: Path | None, received: list[int], number: int) -> 
             say(texts[len(received) - 1], err=True)
 
 
-def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
+def _say_recording(live: Live, path: Path, *, whole: bool) -> None:
     """Print what became of the recording; one that was given up leaves nothing on disk."""
     from hasn_edge.files import abandon
 
@@ -212,7 +201,7 @@ def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
         abandon()
         _lingering()  # what was finished just before is known after this
     if live.recorded:
-        click.echo(str(path), err=piped)
+        say(str(path))
     elif not live.stats.snapshot()["frames"]["shown"]:
         if whole:
             say(f"Nothing to record: no frame was shown, and {path} was not written", err=True)
@@ -220,28 +209,18 @@ def _say_recording(live: Live, path: Path, *, whole: bool, piped: bool) -> None:
         say(f"The recording was dropped: nothing of {path} was kept", err=True)
 
 
-def _report(stats: Stats, json_path: Path | None) -> None:
+def _report(stats: Stats) -> None:
     """Print the table, or why there is none; write the figures where they were asked for."""
-    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.summary import explain_no_frames, summary_table
 
     snapshot = stats.snapshot()
-    piped = str(json_path) == "-"
     if snapshot["frames"]["shown"]:
-        (messages() if piped else console()).print(summary_table(snapshot))
+        console().print(summary_table(snapshot))
     else:
         reason, cures = explain_no_frames(snapshot)
         _tell(reason, *cures)
-    if json_path is None:
-        return
-    text = json.dumps({**snapshot, "environment": describe_host()}, indent=1, allow_nan=False) + "\n"
-    if piped:
-        click.echo(text, nl=False)
-        return
-    with writing(json_path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    click.echo(str(json_path))
+    write_json(lambda: {**snapshot, "environment": describe_host()})
 
 
 def _tell(text: str, *cures: Cure, note: bool = False) -> None:

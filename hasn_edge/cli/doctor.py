@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from hasn_edge.cli.terminal import console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option(
     "--engines",
     type=click.Path(path_type=Path, file_okay=False),
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder whose engines are checked against this GPU.",
 )
-def command(as_json: bool, engines: Path) -> None:
+def command(engines: Path) -> None:
     """Show what this machine can build and run, which known problems it has, and what helps.
 
     Nothing is changed, and no heavy library is loaded.
@@ -40,12 +40,8 @@ def command(as_json: bool, engines: Path) -> None:
     from hasn_edge.doctor.environment import collect_environment
 
     here = collect_environment(engines=engines)
-    if as_json:
-        click.echo(json.dumps(json_content(here), indent=1))
-        return
-    from hasn_edge.cli.terminal import console
-
     print_tables(here, console())
+    write_json(lambda: json_content(here))
 
 
 def json_content(environment: Environment) -> dict[str, Any]:

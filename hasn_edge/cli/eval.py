@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hasn_edge.cli.common import (
+    NamesOption,
     backend_option,
     chosen_model,
     cuda_option,
     data_option,
     device_option,
     engines_option,
-    json_option,
+    model_names,
     open_chosen,
     threads_option,
 )
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, progress, say
+from hasn_edge.cli.terminal import console, progress, say, write_json
 from hasn_edge.errors import InputError
 from hasn_edge.progress import Step
 
@@ -38,9 +38,11 @@ BICUBIC = "bicubic"
 @click.option(
     "--model",
     "models",
+    cls=NamesOption,
+    names=model_names,
     metavar="NAME|FILE",
     multiple=True,
-    help="Bundled name, or a .safetensors or .pth file; repeatable.  [default: the bundled model]",
+    help="Bundled name ({names}), or a .safetensors or .pth file; repeatable.  [default: the bundled model]",
 )
 @click.option(
     "--artifact",
@@ -54,7 +56,6 @@ BICUBIC = "bicubic"
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."
 )
 @click.option("--per-image", is_flag=True, help="Print every image, not only the means.")
-@json_option
 @engines_option
 @backend_option
 @device_option()
@@ -66,7 +67,6 @@ def command(
     data: tuple[str, ...],
     self_ensemble: bool,
     per_image: bool,
-    json_path: Path | None,
     engines: bool,
     backend: str | None,
     device: str | None,
@@ -88,11 +88,9 @@ def command(
     from hasn_edge.bench.scores import eval_sets
     from hasn_edge.data.pairs import bicubic_baseline
     from hasn_edge.evaluation.evaluate import score_images
-    from hasn_edge.files import distinct_names, require_writable, writing
+    from hasn_edge.files import distinct_names
     from hasn_edge.runtime.upscaler import Upscaler
 
-    if json_path is not None:
-        require_writable(json_path)
     asked = list(models or (() if artifacts else (chosen_model(None),)))
     named = distinct_names([*map(Path, asked), *artifacts])
     wanted = [*((model, None) for model in asked), *((None, path) for path in artifacts)]
@@ -143,13 +141,9 @@ def command(
         names = [image for image, reason in tiled.items() if reason == why]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         say(f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True)
-    if json_path is not None:
-        by_set = {name: {one.name: one.to_dict() for one in found} for name, found in scores.items()}
-        bicubic = by_set.pop(BICUBIC)
-        content = {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic}
-        with writing(json_path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        say(str(json_path))
+    by_set = {name: {one.name: one.to_dict() for one in found} for name, found in scores.items()}
+    bicubic = by_set.pop(BICUBIC)
+    write_json(lambda: {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic})
 
 
 WHY_TILES = {

@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.common import SIZE, chosen_model, force_option, model_option, name_option, output_option
-from hasn_edge.cli.terminal import status
+from hasn_edge.cli.common import (
+    SIZE,
+    chosen_model,
+    describe_artifact,
+    force_option,
+    model_option,
+    name_option,
+    output_option,
+)
+from hasn_edge.cli.terminal import say, status, write_json
 
 
 @click.command("export")
@@ -101,7 +109,8 @@ def command(
             made = export_triton(source, name=name, progress=update, **wanted)
         else:
             made = export(chosen_model(model), format=kind, name=name, force=force, progress=update, **wanted)
-    click.echo(str(made.path))
+    say(str(made.path))
+    write_json(lambda: {"artifacts": [describe_artifact(made)]})
 
 
 def _is_given(context: click.Context, option: str) -> bool:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hasn_edge.cli.common import SIZE, NamesOption, json_option, target_names
+from hasn_edge.cli.common import SIZE, NamesOption, target_names
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, note, say, status
+from hasn_edge.cli.terminal import console, note, say, status, write_json
 
 if TYPE_CHECKING:
     from hasn_edge.pipeline.inspection import Change, Figure, Inspection
@@ -37,14 +37,12 @@ SHOWN = 8
     metavar="NAME|FILE",
     help="Compile a graph for this target and look at its kernels; rtx needs no GPU.",
 )
-@json_option
 def command(
     file: Path,
     other: Path | None,
     layers: bool,
     size: tuple[int, int] | None,
     target: str | None,
-    json_path: Path | None,
 ) -> None:
     """Show what a built engine or graph does, layer by layer; of two files, the difference.
 
@@ -60,11 +58,8 @@ def command(
       hasn-edge inspect engines/hasn-x4-int8-cpu.onnx --size 640x360 --json graph.json
       hasn-edge inspect engines/hasn-x4-fp16-strongly-typed.onnx --target rtx
     """
-    from hasn_edge.files import require_writable
     from hasn_edge.pipeline.inspection import compare_files, inspect_file
 
-    if json_path is not None:
-        require_writable(json_path)
     with status("reading") as update:
         found = [
             inspect_file(path, size=size, target=target, progress=update)
@@ -80,8 +75,7 @@ def command(
             "files": [one.to_dict() for one in found],
             "difference": {change.name: change.difference for change in changes},
         }
-    if json_path is not None:
-        _write_json(json_path, content)
+    write_json(lambda: content)
 
 
 def _print_one(found: Inspection, *, everything: bool) -> None:
@@ -141,13 +135,3 @@ def _number(value: float | None, unit: str, *, sign: str = "") -> str:
         unit, (1, "", 0)
     )
     return f"{value / scale:{sign},.{digits}f}{word}"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    import json
-
-    from hasn_edge.files import writing
-
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    say(str(path))

@@ -1,13 +1,15 @@
-"""What the command line prints, where, and how much of it: ``-v`` and ``-q`` of every verb."""
+"""What the command line prints, where, and how much of it: ``-v``, ``-q`` and ``--json`` of every verb."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 """What of the library's log is shown: with ``-q``, by default, with ``-v`` and with ``-vv``."""
 
+STDOUT = "-"
+"""What stands for standard output, or input, where a file is named."""
+
 _quiet = False
+_json: str | None = None
 
 
 class _Lines(logging.Handler):
@@ -47,8 +53,51 @@ def set_verbosity(verbose: int, quiet: bool) -> None:
     logger.propagate = False
 
 
-def add_verbosity(command: click.Command) -> click.Command:
-    """Give a verb, and the verbs below it, the options ``-v`` and ``-q``."""
+def json_on_stdout() -> bool:
+    """Whether standard output is to hold JSON and nothing else."""
+    return _json == STDOUT
+
+
+def write_json(content: Callable[[], Mapping[str, Any]]) -> None:
+    """Write a verb's figures where ``--json`` asks for them, and print the file's name; nothing without it.
+
+    Args:
+        content: Returns them, as JSON values.
+    """
+    if _json is None:
+        return
+    text = json.dumps(content(), indent=1, allow_nan=False) + "\n"
+    if _json == STDOUT:
+        click.echo(text, nl=False)
+        return
+    from hasn_edge.files import writing
+
+    with writing(Path(_json)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    say(_json)
+
+
+def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Note where JSON goes, and refuse at once where it cannot."""
+    global _json
+    _json = value
+    if value is None or value == STDOUT:
+        return
+    command = ctx.command
+    beside_files = isinstance(command, click.Group) or any(
+        isinstance(p, click.Argument) for p in command.params
+    )
+    if beside_files and not value.lower().endswith(".json"):
+        raise click.UsageError(
+            f"--json {value}: expected a file's name that ends in .json, or -; --json alone stands at the end"
+        )
+    from hasn_edge.files import require_writable
+
+    require_writable(Path(value))
+
+
+def add_common_options(command: click.Command) -> click.Command:
+    """Give a verb, and the verbs below it, the options ``--json``, ``-v`` and ``-q``."""
 
     def apply(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
         ctx.meta[f"{__name__}.{parameter.name}"] = value
@@ -59,10 +108,20 @@ def add_verbosity(command: click.Command) -> click.Command:
 
     if isinstance(command, click.Group):
         for each in command.commands.values():
-            add_verbosity(each)
+            add_common_options(each)
     bare = isinstance(command, click.Group) and not command.invoke_without_command
     if not bare and not any(parameter.name == "verbose" for parameter in command.params):
         command.params += [
+            click.Option(
+                ["--json"],
+                is_flag=False,
+                flag_value=STDOUT,
+                metavar="[FILE]",
+                default=None,
+                expose_value=False,
+                callback=_set_json,
+                help="Write all figures to FILE, or as the only thing to standard output.",
+            ),
             click.Option(
                 ["-v", "--verbose"],
                 count=True,
@@ -82,11 +141,14 @@ def add_verbosity(command: click.Command) -> click.Command:
 
 
 def console() -> Console:
-    """Return the console for results: standard output, as wide as it is; at least 100 when piped."""
+    """Return the console for results: standard output, as wide as it is; at least 120 when piped.
+
+    Where that holds JSON it is standard error.
+    """
     from rich.console import Console
 
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=max(plain.width, 120))
+    plain = Console(stderr=json_on_stdout())
+    return plain if plain.is_terminal else Console(width=max(plain.width, 120), stderr=json_on_stdout())
 
 
 def messages() -> Console:
@@ -140,9 +202,12 @@ def status(text: str) -> Iterator[Progress]:
 def say(text: str, *, err: bool = False) -> None:
     """Print a result, or a warning or error on standard error, above a progress bar on the terminal.
 
+    Where standard output holds JSON, results go to standard error too.
+
     click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
     line.
     """
+    err = err or json_on_stdout()
     stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
     if own is not None and own.isatty() and stream is not own:
         stream.write(f"{text}\n")

@@ -13,7 +13,7 @@ import click
 
 from hasn_edge import interrupt
 from hasn_edge.cli.common import NamesOption, threads_option, train_recipe_names
-from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say
+from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say, write_json
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
 
@@ -169,7 +169,16 @@ def command(
                 say(f"{exc}; continue with: hasn-edge train --resume {shlex.quote(str(folder))}", err=True)
             sys.exit(128 + asked[0] if asked else 1)
         if here.is_main:
-            say(f"finished; weights: {folder / 'best.safetensors'}, log: {folder / 'log.csv'}")
+            weights, log = folder / "best.safetensors", folder / "log.csv"
+            say(f"finished; weights: {weights}, log: {log}")
+            done = {"folder": folder, "weights": weights, "log": log}
+            write_json(
+                lambda: {
+                    **{name: str(path) for name, path in done.items()},
+                    "recipe": run.recipe.name,
+                    "iterations": run.recipe.iterations,
+                }
+            )
 
 
 def _check_usage(

@@ -30,7 +30,7 @@ def tables(machine: Environment, *, width: int = 100) -> str:
 @pytest.mark.slow
 def test_tables_and_json_say_the_same():
     shown = CliRunner().invoke(cli, ["doctor"])
-    content = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
+    content = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).stdout)
     assert shown.exit_code == 0
     here = collect_environment()
     assert [item["name"] for item in content["findings"]] == [r.name for r in describe_environment(here)]

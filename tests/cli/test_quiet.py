@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -120,6 +121,32 @@ def test_q_leaves_results_only(run, verb):
     assert quiet.stderr == ""
     assert quiet.stdout == RESULTS.get(verb, quiet.stdout)
     assert quiet.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_json_is_all_of_standard_output_or_a_file(run, verb):
+    command, _ = COMMANDS[verb]
+    if verb == "upscale":
+        pytest.skip("tests/cli/test_upscale.py looks at what it holds")
+    piped = run(f"{command} --json")
+    assert piped.exit_code == 0, piped.output
+    content = json.loads(piped.stdout)
+    assert isinstance(content, dict)
+    assert content
+    assert piped.stderr, "what people read is there"
+    filed = run(f"{command} --json figures.json")
+    assert filed.exit_code == 0, filed.output
+    assert filed.stdout.splitlines()[-1] == "figures.json"
+    assert set(json.loads(Path("figures.json").read_text())) == set(content)
+
+
+def test_json_alone_takes_no_photograph_for_its_file(run):
+    for command in ("upscale --json photos/0.png", "data prepare -o new --json photos"):
+        refused = run(command)
+        assert refused.exit_code == 2
+        assert "expected a file's name that ends in .json" in " ".join(refused.output.split())
+    assert Path("photos/0.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

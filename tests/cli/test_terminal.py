@@ -84,7 +84,7 @@ def test_v_and_q_choose_what_is_printed_beside_results(logger, options, shown):
             update(Step("more", 1, 2))
         click.echo("a result")
 
-    done = CliRunner().invoke(terminal.add_verbosity(verb), options)
+    done = CliRunner().invoke(terminal.add_common_options(verb), options)
     assert (done.exit_code, done.stdout) == (0, "a result\n")
     lines = [line.removeprefix("warning: hasn_edge.engine.builder: ") for line in done.stderr.splitlines()]
     lines = [line.split("builder: ")[-1] for line in lines if "working" not in line and "more" not in line]
@@ -93,7 +93,7 @@ def test_v_and_q_choose_what_is_printed_beside_results(logger, options, shown):
 
 def test_v_and_q_exclude_each_other(logger):
     done = CliRunner().invoke(
-        terminal.add_verbosity(click.Command("verb", callback=lambda: None)), ["-q", "-v"]
+        terminal.add_common_options(click.Command("verb", callback=lambda: None)), ["-q", "-v"]
     )
     assert done.exit_code == 2
     assert "-v and -q exclude each other" in done.stderr
