@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -174,6 +175,25 @@ class SizeParam(click.ParamType[Any]):
 
 
 SIZE = SizeParam()
+
+
+class TimeParam(click.ParamType[float]):
+    """A time in seconds, or ``[H:]MM:SS``, with decimals."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse ``90``, ``1:30`` or ``0:01:30.5``."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d+)?)", str(value))
+        if found is None or (found[2] is not None and float(found[3]) >= 60):
+            self.fail(f"{value!r} is no time; expected seconds or H:MM:SS, such as 90 or 1:30", param, ctx)
+        hours, minutes, seconds = (float(text or 0) for text in found.groups())
+        return 3600 * hours + 60 * minutes + seconds
+
+
+TIME = TimeParam()
 
 
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:

@@ -27,6 +27,7 @@ STDOUT = "-"
 
 _quiet = False
 _json: str | None = None
+_taken = False  # standard output, by what is neither JSON nor for people
 
 
 class _Lines(logging.Handler):
@@ -58,6 +59,16 @@ def json_on_stdout() -> bool:
     return _json == STDOUT
 
 
+def take_stdout() -> None:
+    """Keep standard output for what a verb writes there itself: what people read goes to standard error."""
+    global _taken
+    _taken = True
+
+
+def _is_taken() -> bool:
+    return _taken or json_on_stdout()
+
+
 def write_json(content: Callable[[], Mapping[str, Any]]) -> None:
     """Write a verb's figures where ``--json`` asks for them, and print the file's name; nothing without it.
 
@@ -79,8 +90,8 @@ def write_json(content: Callable[[], Mapping[str, Any]]) -> None:
 
 def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     """Note where JSON goes, and refuse at once where it cannot."""
-    global _json
-    _json = value
+    global _json, _taken
+    _json, _taken = value, False
     if value is None or value == STDOUT:
         return
     command = ctx.command
@@ -147,8 +158,8 @@ def console() -> Console:
     """
     from rich.console import Console
 
-    plain = Console(stderr=json_on_stdout())
-    return plain if plain.is_terminal else Console(width=max(plain.width, 120), stderr=json_on_stdout())
+    plain = Console(stderr=_is_taken())
+    return plain if plain.is_terminal else Console(width=max(plain.width, 120), stderr=_is_taken())
 
 
 def messages() -> Console:
@@ -207,7 +218,7 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
     line.
     """
-    err = err or json_on_stdout()
+    err = err or _is_taken()
     stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
     if own is not None and own.isatty() and stream is not own:
         stream.write(f"{text}\n")

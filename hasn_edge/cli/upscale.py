@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hasn_edge.cli.common import (
     SIZE,
+    TIME,
     artifact_option,
     backend_option,
     chosen_model,
@@ -22,21 +21,19 @@ from hasn_edge.cli.common import (
     open_chosen,
     threads_option,
 )
-from hasn_edge.cli.terminal import interruption, is_quiet, note, progress, say
+from hasn_edge.cli.terminal import interruption, note, progress, say, write_json
 from hasn_edge.cli.upscale_files import (
     ResultSize,
     check_existing,
     check_output,
+    check_pipes,
     find_files,
     is_video,
     name_results,
-    say_result,
 )
-from hasn_edge.errors import HasnEdgeError, InputError
+from hasn_edge.cli.upscale_one import ResultOptions, describe_failure, is_padded, say_padded, upscale_file
+from hasn_edge.errors import HasnEdgeError
 from hasn_edge.progress import Step
-
-if TYPE_CHECKING:
-    from hasn_edge.runtime.upscaler import Upscaler
 
 
 @click.command("upscale")
@@ -79,13 +76,13 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.1, 16),
     default=None,
     metavar="N",
-    help="Images N times as large as they were: the network's result, resampled (MATLAB bicubic).",
+    help="Results N times as large as what they were made of: the network's, resampled (MATLAB bicubic).",
 )
 @click.option(
     "--size",
     type=SIZE,
     default=None,
-    help="Images as large as fits into WxH, resampled likewise; they keep their aspect ratio.",
+    help="Results as large as fits into WxH, resampled likewise; they keep their aspect ratio.",
 )
 @click.option(
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."
@@ -118,6 +115,14 @@ if TYPE_CHECKING:
     help="Audio of videos: copied as it is, or left out.",
 )
 @click.option(
+    "--start",
+    "start_s",
+    type=TIME,
+    default=None,
+    help="Begin videos here: seconds, or H:MM:SS, from the beginning.  [default: the beginning]",
+)
+@click.option("--end", "end_s", type=TIME, default=None, help="End videos before this.  [default: the end]")
+@click.option(
     "--skip-existing",
     is_flag=True,
     help="Leave results alone that are there already, and go on with the rest.  [default: replace them]",
@@ -143,6 +148,8 @@ def command(
     codec: str | None,
     quality: float | None,
     audio: Any,
+    start_s: float | None,
+    end_s: float | None,
     skip_existing: bool,
     model: str | None,
     artifact: Path | None,
@@ -165,12 +172,16 @@ def command(
     name when it is whole: interrupted (exit code 130), nothing is left of it, and the next run
     starts it afresh; --skip-existing goes on with those that are missing.
 
+    - as the only input, and for -o, is a pipe of raw frames: YUV4MPEG2, written as 4:4:4.
+
     \b
     Examples:
       hasn-edge upscale photo.jpg -o out/
       hasn-edge upscale photo.jpg -o large.webp
       hasn-edge upscale holiday/ scan.tif -o out/ --tile 256
       hasn-edge upscale clip.mp4 -o clip_x4.mp4 --codec libx265 --quality 20
+      hasn-edge upscale clip.mp4 --start 1:30 --end 1:40 --size 1920x1080
+      ffmpeg -i clip.avi -f yuv4mpegpipe - | hasn-edge upscale - -o - | ffmpeg -i - -pix_fmt yuv420p out.mp4
       hasn-edge upscale photo.jpg --artifact engines/hasn-x4-fp16-rtx.engine
     """
     from hasn_edge.runtime.upscaler import Upscaler
@@ -178,11 +189,13 @@ def command(
     if outscale is not None and size is not None:
         raise click.UsageError("--outscale and --size exclude each other")
     wanted = ResultSize(outscale=outscale, size=size)
+    check_pipes(inputs, output)
     files, folders = find_files(inputs, output, recursive=recursive)
-    if wanted.any and any(map(is_video, files)):
-        raise click.UsageError("--outscale and --size are for images; a video has the network's scale")
+    if (start_s, end_s) != (None, None) and not any(map(is_video, files)):
+        raise click.UsageError("--start and --end are for videos")
     check_output(files, output, suffix)
-    failures: list[str] = []
+    failures: list[dict[str, str]] = []
+    results: list[dict[str, Any]] = []
     padded: list[Path] = []
     in_flight = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
     with (
@@ -199,7 +212,16 @@ def command(
         ) as session,
     ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)
-        several = len(files) > 1
+        options = ResultOptions(
+            size=wanted,
+            several=len(files) > 1,
+            srgb=srgb,
+            codec=codec,
+            quality=quality,
+            audio=audio,
+            start_s=start_s or 0.0,
+            end_s=end_s,
+        )
         label = wanted.label(session.spec.scale)
         what = chosen_model(model) if artifact is None else artifact.name
         then = f", then resampled to {label} (MATLAB bicubic)" if wanted.any else ""
@@ -208,152 +230,37 @@ def command(
         work = check_existing(name_results(files, output, label, suffix, audio, folders), skip=skip_existing)
         videos = [(file, target) for file, target in work if is_video(file)]
         images = [(file, target) for file, target in work if not is_video(file)]
+
+        def take(path: Path, target: Path) -> None:
+            try:
+                results.append(upscale_file(upscaler, path, target, options))
+                padded.extend([path] if is_padded(upscaler) else [])
+            except (HasnEdgeError, MemoryError) as exc:
+                text = describe_failure(path, exc)
+                failures.append({"source": str(path), "error": text})
+                say(f"Skipped: {text}", err=True)
+
         with progress("upscaling", show=len(images) > 1) as show:
             for number, (path, target) in enumerate(images, 1):
-                try:
-                    _upscale(upscaler, path, target, wanted, several=several, srgb=srgb)
-                    padded += [path] if _is_padded(upscaler) else []
-                except (HasnEdgeError, MemoryError) as exc:
-                    failures.append(str(path))
-                    say(f"Skipped: {_named(path, exc)}{_of_video(path)}", err=True)
+                take(path, target)
                 show(Step(path.name, number, len(images)))
         for video, target in videos:
-            try:
-                interrupted.sentence = (
-                    f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
-                )
-                whole = _upscale_video(
-                    upscaler, video, target, codec=codec, quality=quality, audio=audio, several=several
-                )
-                padded += [video] if _is_padded(upscaler) else []
-                interrupted.sentence = "Interrupted"
-                failures += [] if whole else [str(video)]
-            except (HasnEdgeError, MemoryError) as exc:
-                failures.append(str(video))
-                say(f"Skipped: {_named(video, exc)}", err=True)
+            interrupted.sentence = f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
+            take(video, target)
+            interrupted.sentence = "Interrupted"
+        ran = {
+            "model": what,
+            "precision": session.number_format,
+            "backend": session.backend,
+            "device": session.device,
+            "scale": session.spec.scale,
+        }
     if padded:
-        _say_padded(padded, upscaler)
-    if failures:
-        if several:
-            what = "files could not be upscaled whole" if videos else "images could not be upscaled"
-            say(f"{len(failures)} of {len(files)} {what}", err=True)
+        say_padded(padded, upscaler)
+    bad = len(failures) + sum(not result.get("whole", True) for result in results)
+    if bad and options.several:
+        kind = "files could not be upscaled whole" if videos else "images could not be upscaled"
+        say(f"{bad} of {len(files)} {kind}", err=True)
+    write_json(lambda: {**ran, "results": results, "failures": failures})
+    if bad:
         sys.exit(1)
-
-
-def _upscale(
-    upscaler: Upscaler, path: Path, target: Path, wanted: ResultSize, *, several: bool, srgb: bool
-) -> None:
-    from hasn_edge.files import require_writable
-    from hasn_edge.images.codec import check_size, read_image, write_image
-    from hasn_edge.images.metadata import keep_colours, read_metadata
-
-    require_writable(target)  # computing what cannot be written takes minutes
-    image, metadata, colours = keep_colours(read_image(path), read_metadata(path), target, srgb=srgb)
-    height, width = image.shape[:2]
-    final = wanted.final(height, width, upscaler.session.spec.scale)
-    check_size(target, *final)
-    try:
-        result = upscaler.upscale(image)
-    except MemoryError as exc:
-        raise InputError(f"{path}: {width}x{height} pixels: not enough memory; cut the image") from exc
-    if result.shape[:2] != final:
-        from hasn_edge.data.resize import imresize
-
-        result = imresize(result, size=final)
-    write_image(target, result, convert=True, metadata=metadata)
-    say_result(path, target, wanted.label(upscaler.session.spec.scale), several=several)
-    if colours:
-        note(f"  {colours}")
-    if metadata.further:
-        what = "page" if path.suffix.lower() in (".tif", ".tiff") else "frame"
-        many = f"{metadata.further} further {what}s are" if metadata.further > 1 else f"1 further {what} is"
-        say(f"Warning: {path}: {many} left out: the result is the first one", err=True)
-    report = upscaler.last_report
-    if report is not None and report.tiles > 1 and not is_quiet():  # the drift takes a second computation
-        why = {"memory": " because of memory", "static size": " because the file has one size"}
-        why["engine size"] = " because the engine takes no larger ones"
-        note(
-            f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the "
-            f"whole frame: {upscaler.tile_drift(image)}"
-        )
-
-
-def _named(path: Path, exc: BaseException) -> str:
-    """Return what went wrong with a file, with its name: what fails deep inside does not know it."""
-    from hasn_edge.cli.cures import message_of
-
-    if isinstance(exc, HasnEdgeError):
-        text = message_of(exc, click.get_current_context().command)
-    else:
-        text = "not enough memory"
-    return text if str(path) in text else f"{path}: {text}"
-
-
-def _is_padded(upscaler: Upscaler) -> bool:
-    """Say whether the last image was padded to what the file takes, beyond what its network needs."""
-    report = upscaler.last_report
-    return report is not None and report.padded != upscaler.session.spec.size.padding(*report.size)
-
-
-def _say_padded(padded: list[Path], upscaler: Upscaler) -> None:
-    """Say once for all of them that the file's size made the results others than those of any size."""
-    names = f"{padded[0]} and {len(padded) - 1} more were" if len(padded) > 1 else f"{padded[0]} was"
-    session = upscaler.session
-    one = session.size is not None
-    size, build = ("size", "without --size") if one else ("smallest size", "with a smaller --dynamic")
-    sees = "channel attention" if session.spec.cab else "what is near the border"
-    height, width = session.smallest
-    say(
-        f"{names} padded to {width}x{height}, the {size} this --artifact takes; {sees} sees the padding, "
-        "which changes the result; a file of any size gives that of the whole frame: leave out --artifact, "
-        f"or build {build}",
-        err=True,
-    )
-
-
-def _of_video(image: Path) -> str:
-    """Return what else to say of a file that is no image, where it may be a video by another name."""
-    from hasn_edge.images.listing import SUFFIXES, USUAL_VIDEOS
-
-    if image.suffix.lower() in SUFFIXES or not image.is_file():
-        return ""
-    return f"; a video is known by its ending: {USUAL_VIDEOS}"
-
-
-def _upscale_video(
-    upscaler: Upscaler,
-    video: Path,
-    target: Path,
-    *,
-    codec: str | None,
-    quality: float | None,
-    audio: Any,
-    several: bool,
-) -> bool:
-    """Upscale one video, say how it went, and return whether all of it could be read."""
-    from hasn_edge.video.transcode import upscale_video
-
-    upscaler.last_report = None  # frames that the session takes as they are leave none
-    with progress(video.name) as show:
-        begin_s = time.perf_counter()
-
-        def count(step: Step) -> None:
-            rate = (step.done or 0) / (time.perf_counter() - begin_s)
-            show(replace(step, text=f"{rate:.1f} fps"))
-
-        report = upscale_video(
-            video, target, upscaler, codec=codec, quality=quality, audio=audio, progress=count
-        )
-    say_result(video, target, f"x{upscaler.session.spec.scale}", several=several)
-    height, width = report.size
-    note(
-        f"  {report.images} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
-        f"({report.fps:.1f} fps)"
-    )
-    for text in report.notes:
-        note(f"  {text}")
-    for loss in report.losses:
-        say(f"Warning: {video}: {loss}", err=True)
-    if not report.whole:
-        say(f"Damaged: {video}: what could be read of it is in {target}", err=True)
-    return report.whole

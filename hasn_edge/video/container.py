@@ -9,11 +9,12 @@ from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Any, BinaryIO
 
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, say
 from hasn_edge.images.arrays import MAX_PIXELS
 from hasn_edge.optional import require
+from hasn_edge.video.formats import MUXERS, PIPE, Y4M
 
 Packet = Any
 Stream = Any
@@ -29,6 +30,39 @@ _FASTEST = 1000  # images a second; above that it is a clock
 _ANYWHERE = 0x200  # AVFMT_TS_DISCONT: transport and program streams, Ogg
 _NEAR_S = Fraction(1, 10)  # audio often begins a little before the images: not worth a word
 _LATE_S = 60  # a file of another kind may say that nothing is shown in the first seconds, and mean it
+
+
+class PipeReader:
+    """Standard input, which cannot be sought in, with a count of the bytes that were read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.count = 0
+        """Bytes read so far."""
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, fewer than asked for at the end only."""
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+
+def open_pipe(reader: PipeReader) -> Any:
+    """Open raw frames, as YUV4MPEG2, that come through a pipe.
+
+    Raises:
+        InputError: something else came, or nothing.
+        MissingDependencyError: PyAV is not installed.
+    """
+    av: Any = require("av", extra="video", needed_for="Reading video")
+    try:
+        return av.open(reader, format=MUXERS[Y4M])
+    except (OSError, ValueError, av.error.FFmpegError) as exc:
+        came = "nothing came" if not reader.count else "what came is something else"
+        raise InputError(
+            f"standard input: expected raw frames as YUV4MPEG2, {came}",
+            say("send it what 'ffmpeg -i IN -f yuv4mpegpipe -strict -1 -' writes"),
+        ) from exc
 
 
 def open_container(path: Path) -> Any:
@@ -89,6 +123,8 @@ def find_rate(path: Path, stream: Stream) -> Fraction:
         path: The file, whose first packets are read anew.
         stream: The video in it, open.
     """
+    if path == PIPE:
+        return to_fraction(stream.average_rate) or Fraction(25)
     av: Any = require("av", extra="video", needed_for="Reading video files")
     times, durations = set(), []
     with suppress(av.error.FFmpegError, OSError, InputError), open_container(path) as container:
@@ -131,12 +167,21 @@ def check_size(path: Path, height: int, width: int) -> None:
         )
 
 
-def find_start(container: Any, streams: Iterable[Stream]) -> Fraction:
-    """Return what to subtract from all times of an open file, in seconds; 0 where they begin near zero.
+def find_start(
+    container: Any, streams: Iterable[Stream], skipped_s: Fraction = Fraction(0)
+) -> tuple[Fraction, Fraction]:
+    """Return when an open file begins, 0 where that is near zero, and what to subtract from all its times.
 
-    Otherwise a player of the new file would show nothing for that long. It is a whole number of units of
-    every stream's time base, so that each time stays exact beside the others.
+    Otherwise a player of the new file would show nothing for that long. What is subtracted is a whole number
+    of units of every stream's time base, so that each time stays exact beside the others; of the first one's
+    only, where a part of the file is left out: together they can be coarser than images are apart.
+
+    Args:
+        container: PyAV's, open.
+        streams: All that are taken over, the images first.
+        skipped_s: How much of the file is left out at its beginning, in seconds.
     """
+    streams = list(streams)
     bases = [base for stream in streams if (base := to_fraction(stream.time_base)) is not None]
     starts = [
         stream.start_time * to_fraction(stream.time_base)
@@ -145,29 +190,39 @@ def find_start(container: Any, streams: Iterable[Stream]) -> Fraction:
     ]
     first = min(starts, default=Fraction(0))
     if first < _NEAR_S or (first < _LATE_S and not int(container.format.flags) & _ANYWHERE):
-        return Fraction(0)
+        first = Fraction(0)
+    if not first + skipped_s:
+        return first, first
+    bases = bases[:1] if skipped_s else bases
     unit = Fraction(
         math.lcm(*(base.numerator for base in bases)), math.gcd(*(base.denominator for base in bases))
     )
-    return first // unit * unit
+    return first, (first + skipped_s) // unit * unit
 
 
 def move_packet(packet: Packet, start: Fraction) -> Packet:
     """Return the packet with its times counted from ``start``."""
     base = to_fraction(packet.time_base)
     if start and base:
-        shift = int(start / base)
-        packet.pts = None if packet.pts is None else packet.pts - shift
-        packet.dts = None if packet.dts is None else packet.dts - shift
+        units = start / base
+        finer, shift = units.denominator, units.numerator
+        packet.pts = None if packet.pts is None else packet.pts * finer - shift
+        packet.dts = None if packet.dts is None else packet.dts * finer - shift
+        if finer > 1:
+            packet.duration, packet.time_base = packet.duration * finer, base / finer
     return packet
 
 
-def move_chapters(chapters: list[Any], start: Fraction) -> list[Any]:
-    """Return chapters, as PyAV gives and takes them, with their times counted from ``start``."""
-    if not start:
-        return chapters
-    shifts = [round(start / (to_fraction(chapter["time_base"]) or Fraction(1))) for chapter in chapters]
-    return [
-        {**chapter, "start": chapter["start"] - shift, "end": chapter["end"] - shift}
-        for chapter, shift in zip(chapters, shifts, strict=True)
-    ]
+def move_chapters(chapters: list[Any], start: Fraction, end: Fraction | None = None) -> list[Any]:
+    """Return chapters, as PyAV gives and takes them, with their times counted from ``start``.
+
+    What is before ``start`` and, where it is given, after ``end`` is cut off.
+    """
+    moved = []
+    for chapter in chapters:
+        base = to_fraction(chapter["time_base"]) or Fraction(1)
+        first, last = (chapter[key] - round(start / base) for key in ("start", "end"))
+        last = last if end is None else min(last, round((end - start) / base))
+        if last > max(first, 0):
+            moved.append({**chapter, "start": max(first, 0), "end": last})
+    return moved

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, RgbFromFrame, Rotation
 from hasn_edge.video.container import (
     Packet,
+    PipeReader,
     Stream,
     VideoFrame,
     check_size,
@@ -24,11 +27,17 @@ from hasn_edge.video.container import (
     move_chapters,
     move_packet,
     open_container,
+    open_pipe,
     to_fraction,
 )
+from hasn_edge.video.formats import PIPE
 from hasn_edge.video.wholeness import declared_length, find_cut
 
 Self = TypeVar("Self", bound="Decoder")
+
+_INDEXED = ("mov", "matroska")  # where one can begin in the middle without decoding what is before
+_ROUNDED_S = Fraction(1, 1000)  # times of Matroska are in milliseconds
+_BEHIND = 1000  # packets at most that stand behind the images of the same time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,27 +88,38 @@ class Decoder:
     """Reads one file. :attr:`first` is decoded on opening, because only then its colours are known.
 
     Args:
-        path: A video file, told by its content.
+        path: A video file, told by its content, or `hasn_edge.video.formats.PIPE`.
+        start_s: The first time that is read, in seconds from the file's beginning, which becomes time 0 of
+            what is given out.
+        end_s: The time before which reading ends; ``None`` for the file's end.
 
     Raises:
-        InputError: missing, no video, no image that can be decoded, or images larger than
-            `hasn_edge.images.arrays.MAX_PIXELS`.
+        InputError: missing, no video, no image that can be decoded or between these times, or images larger
+            than `hasn_edge.images.arrays.MAX_PIXELS`.
         MissingDependencyError: PyAV is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, start_s: float = 0.0, end_s: float | None = None) -> None:
+        if start_s < 0 or (end_s is not None and end_s <= start_s):
+            raise InputError(f"{path}: nothing is between {start_s:g} and {end_s:g} s of it")
         self.path = path
         self.tally = Tally()
         self.notes: list[str] = []
         """What a user should know of how this file was read."""
         self._av: Any = require("av", extra="video", needed_for="Reading video files")
-        self._container = open_container(path)
+        self._pipe = PipeReader(sys.stdin.buffer) if path == PIPE else None
+        self._container = open_container(path) if self._pipe is None else open_pipe(self._pipe)
         try:
             self.stream = main_video(self._container, path)
             self.others: list[Stream] = [s for s in self._container.streams if s is not self.stream]
-            self._start = find_start(self._container, [self.stream, *self.others])
-            if self._start:
-                self.notes.append(f"its times begin at {float(self._start):.3f} s; those of the result at 0")
+            skipped = Fraction(start_s).limit_denominator(1_000_000)
+            origin, self._start = find_start(self._container, [self.stream, *self.others], skipped)
+            if origin:
+                self.notes.append(f"its times begin at {float(origin):.3f} s; those of the result at 0")
+            self._from = origin + skipped if skipped else None
+            self._until = None if end_s is None else origin + Fraction(end_s).limit_denominator(1_000_000)
+            self._partly = self._from is not None or self._until is not None
+            self._cut = False  # at the end that was asked for
             self.rate = find_rate(path, self.stream)
             """Images per second on average."""
             self.expected = self._count_expected()
@@ -109,11 +129,15 @@ class Decoder:
             self._step_s = float(1 / self.rate)  # the longest between two images so far
             self._last_byte = 0
             self._suspects: set[int | None] = set()
-            self._frames = self._decode()
+            if self._from is not None and self._container.format.name.startswith(_INDEXED):
+                self._container.seek(int(self._from * 1_000_000))
+            self._incoming = self._demux()
+            self._frames = self._select() if self._partly else self._decode()
             self._packets: list[Packet] = []
             self._head = next(self._frames, None)
             if self._head is None:
-                raise InputError(f"{path}: no image of it could be decoded{self._explain_none()}")
+                what = "the part that was asked for" if self._partly else "it"
+                raise InputError(f"{path}: no image of {what} could be decoded{self._explain_none()}")
             self._describe(self._head)
         except BaseException:
             self.close()
@@ -151,7 +175,7 @@ class Decoder:
     def chapters(self) -> list[Any]:
         """Its chapters, as PyAV gives and takes them."""
         chapters = list(self._container.chapters()) if hasattr(self._container, "chapters") else []
-        return move_chapters(chapters, self._start)
+        return move_chapters(chapters, self._start, self._until)
 
     def steps(self) -> Iterator[DecodedStep]:
         """Yield every image in the order it is shown, then a step with the packets after the last one.
@@ -173,13 +197,16 @@ class Decoder:
             packets, self._packets = self._packets, []
             image, pts, following = self.rotation(convert(frame)), self._time(frame), next(self._frames, None)
             duration = frame.duration or 0
-            if following is None:
+            if following is None and self._cut and self._until is not None:
+                duration = round((self._until - self._start) / self.time_base) - pts
+            elif following is None:
                 duration = max(duration, self._last_duration(pts))
             yield DecodedStep(image=image, pts=pts, duration=duration, packets=packets)
             frame = following
-        if self.tally.ending is None:
+        if self.tally.ending is None and not self._cut:
+            size = None if self._pipe is None else self._pipe.count
             self.tally.ending = find_cut(
-                self.path, self._container, self._end_s, self._step_s, self._last_byte
+                self.path, self._container, self._end_s, self._step_s, self._last_byte, size=size
             )
         yield DecodedStep(image=None, packets=self._packets)
 
@@ -219,10 +246,10 @@ class Decoder:
     def _decode(self) -> Iterator[VideoFrame]:
         """Yield decoded frames; collect the packets of other streams; count what cannot be decoded."""
         begun = False
-        for packet in self._demux():
+        for packet in self._incoming:
             self._note_packet(packet)
             if packet.stream is not self.stream:
-                self._packets += [move_packet(packet, self._start)] if packet.size else []
+                self._keep(packet)
                 continue
             if not packet.size and packet.dts is not None:
                 continue  # the image before is shown for longer; without bytes it would end the decoder
@@ -242,6 +269,50 @@ class Decoder:
                     yield frame
                 else:
                     self.tally.lost += 1
+
+    def _keep(self, packet: Packet) -> None:
+        """Keep a packet of another stream, if it is of the time that was asked for."""
+        at = self._time_of(packet)
+        if packet.size and (at is None or self._place(at) == 0):
+            self._packets.append(move_packet(packet, self._start))
+
+    def _select(self) -> Iterator[VideoFrame]:
+        """Yield the frames of the time that was asked for; those without a time stand at their place."""
+        begun = False
+        for number, frame in enumerate(self._decode()):
+            at = self._time_of(frame)
+            place = self._place(number / self.rate if at is None else at)
+            if place > 0:
+                self._cut = True
+                self._read_on()
+                return
+            if place == 0:
+                if not begun:
+                    self.tally.lost, begun = 0, True  # what was lost before is not missed
+                yield frame
+
+    def _read_on(self) -> None:
+        """Keep what other streams have of the same time, which may stand behind the images in the file."""
+        waiting = {stream.index for stream in self.others if stream.type == "audio"}
+        for packet in islice(self._incoming, _BEHIND):
+            if packet.stream is self.stream:
+                continue
+            self._keep(packet)
+            at = self._time_of(packet)
+            if at is not None and self._place(at) > 0:
+                waiting.discard(packet.stream.index)
+            if not waiting:
+                return
+
+    def _time_of(self, timed: Packet | VideoFrame) -> Fraction | None:
+        base, pts = to_fraction(timed.time_base), timed.pts if timed.pts is not None else timed.dts
+        return None if base is None or pts is None else pts * base
+
+    def _place(self, at: Fraction) -> int:
+        """Return -1, 0 or 1 for a time before, in and after what was asked for; containers round times."""
+        if self._from is not None and at < self._from - _ROUNDED_S:
+            return -1
+        return int(self._until is not None and at >= self._until - _ROUNDED_S)
 
     def _demux(self) -> Iterator[Packet]:
         try:
@@ -276,6 +347,14 @@ class Decoder:
         return pts - shift
 
     def _count_expected(self) -> int | None:
+        whole = self._count_all()
+        if not self._partly:
+            return whole
+        begin_s = Fraction(0) if self._from is None else self._from
+        last = whole if self._until is None else round(self._until * self.rate)
+        return None if last is None else max(1, last - round(begin_s * self.rate))
+
+    def _count_all(self) -> int | None:
         if self.stream.frames and self._container.format.name.startswith("mov"):
             return int(self.stream.frames)  # elsewhere it counts what shows nothing new, or a clock
         if self._container.format.name == "avi" and len(self.stream.index_entries) > 1:

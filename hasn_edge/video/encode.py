@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,9 +24,12 @@ from hasn_edge.video.container import Packet, Stream
 from hasn_edge.video.formats import (
     EIGHT_BITS,
     MUXERS,
+    PIPE,
+    Y4M,
     check_container,
     check_output_size,
     find_encoder,
+    kind_of,
     pixel_format,
     quality_options,
 )
@@ -67,7 +71,7 @@ def open_encoder(path: Path, wanted: Format) -> Iterator[Encoder]:
     It is written under a temporary name beside it, which is removed on failure.
 
     Args:
-        path: Ends in one of `hasn_edge.video.formats.CONTAINERS`.
+        path: Ends in one of `hasn_edge.video.formats.CONTAINERS`, or is `hasn_edge.video.formats.PIPE`.
         wanted: What the file shall be.
 
     Raises:
@@ -81,7 +85,10 @@ def open_encoder(path: Path, wanted: Format) -> Iterator[Encoder]:
     try_encoder(path, wanted)
     encoder_name = find_encoder(wanted.codec, path)
     options = quality_options(encoder_name, wanted.quality)
-    with writing(path) as temporary:
+    place: AbstractContextManager[Path | BinaryIO] = writing(path)
+    if path == PIPE:
+        place = nullcontext(sys.stdout.buffer)
+    with place as temporary:
         encoder = Encoder(temporary, path, wanted, encoder_name, options)
         try:
             yield encoder
@@ -148,9 +155,11 @@ class Encoder:
         self._tracks: dict[int, Track] = {}
         self.refused = 0
         """Packets of other streams that the container did not take."""
-        base, suffix = wanted.time_base, path.suffix.lower()
-        self._by_decoding = suffix not in (".mkv", ".webm")  # how its durations are counted
-        if not self._by_decoding:
+        base, suffix = wanted.time_base, kind_of(path)
+        self._by_decoding = suffix not in (".mkv", ".webm", Y4M)  # how its durations are counted
+        if suffix == Y4M:
+            timescale = {"strict": "-1"}  # more than 8 bits are no part of the oldest definition
+        elif not self._by_decoding:
             timescale = {}
             if 1000 * base % 1:
                 self.notes.append(
@@ -177,6 +186,11 @@ class Encoder:
         if suffix in (".mp4", ".mov") and self._stream.codec_context.codec.canonical_name == "hevc":
             self._stream.codec_context.codec_tag = "hvc1"  # Apple's players know no other
         self._open(options)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image."""
+        return self._wanted.size
 
     def copy_stream(self, source: Stream, sample: bytes | None = None) -> bool:
         """Have a stream of another file copied; ``False`` where this container cannot hold it.

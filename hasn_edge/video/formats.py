@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import InputError, UnsupportedError, use
+from hasn_edge.errors import InputError, UnsupportedError, omit, use
 from hasn_edge.optional import require
 
 VIDEO_SUFFIXES = (
@@ -29,8 +29,14 @@ CONTAINERS = {
 """File name endings that can be written, all of which keep a time for every image, with the encoders that
 are tried for each unless told otherwise."""
 
-MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""FFmpeg's names of them."""
+PIPE = Path("-")
+"""Stands for standard input or output in the place of a file: raw frames as YUV4MPEG2."""
+
+Y4M = ".y4m"
+"""What `kind_of` gives for it."""
+
+MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", Y4M: "yuv4mpegpipe"}
+"""FFmpeg's names of them, and of what goes through a pipe."""
 
 EIGHT_BITS = ("yuv420p", "nv12", "yuv422p", "yuv444p")
 """Pixel formats of 8 bits, those first that every player knows."""
@@ -72,13 +78,18 @@ QUALITY_SCALES = {
 """Encoders whose quality can be set. Others, lossless ones among them, take their own default."""
 
 
+def kind_of(path: Path) -> str:
+    """Return what a file to be written is by its name: a key of `MUXERS`, or another ending."""
+    return Y4M if path == PIPE else path.suffix.lower()
+
+
 def check_container(path: Path) -> None:
-    """Refuse a file whose ending is none of `CONTAINERS`.
+    """Refuse a file whose ending is none of `CONTAINERS`; `PIPE` is none.
 
     Raises:
         InputError: another ending; names those that can be written.
     """
-    if path.suffix.lower() not in CONTAINERS:
+    if path != PIPE and path.suffix.lower() not in CONTAINERS:
         raise InputError(
             f"cannot write {path}: unknown ending {path.suffix!r} for a video; use one of "
             f"{', '.join(CONTAINERS)}, which keep the time of every image"
@@ -94,11 +105,14 @@ def find_encoder(codec: str | None, path: Path) -> str:
         path: The file to be written.
 
     Raises:
-        UnsupportedError: this FFmpeg has no such encoder; names those it has.
+        UnsupportedError: this FFmpeg has no such encoder, with those it has; or a codec for raw frames.
         MissingDependencyError: PyAV is not installed.
     """
     av: Any = require("av", extra="video", needed_for="Writing video files")
-    candidates = CONTAINERS[path.suffix.lower()] if codec is None else (codec,)
+    if path == PIPE and codec is not None:
+        raise UnsupportedError("raw frames are not encoded", omit("codec"))
+    usual = ("wrapped_avframe",) if path == PIPE else CONTAINERS[path.suffix.lower()]
+    candidates = usual if codec is None else (codec,)
     for name in candidates:
         try:
             found = av.Codec(name, "w")
@@ -143,7 +157,7 @@ def quality_options(encoder: str, quality: float | None) -> dict[str, str]:
 
 
 def pixel_format(path: Path, encoder: str, size: tuple[int, int], *, deep: bool) -> str:
-    """Return 4:2:0 of the video's depth, or what an encoder has that comes nearest.
+    """Return 4:2:0 of the video's depth, or what an encoder has that comes nearest; 4:4:4 for a pipe.
 
     Args:
         path: The file to be written.
@@ -157,7 +171,7 @@ def pixel_format(path: Path, encoder: str, size: tuple[int, int], *, deep: bool)
     av: Any = require("av", extra="video", needed_for="Writing video files")
     known = [f.name for f in av.Codec(encoder, "w").video_formats or []]
     formats: tuple[str, ...] = _TEN_BITS + EIGHT_BITS if deep else EIGHT_BITS + _TEN_BITS
-    if any(side % 2 for side in size):
+    if path == PIPE or any(side % 2 for side in size):
         formats = tuple(name for name in formats if "444" in name)
     chosen = next((name for name in formats if name in known or not known), None)
     if chosen is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, OutputError
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.progress import Progress, Step, ignore
@@ -19,7 +20,7 @@ from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.decode import DecodedStep, Decoder
 from hasn_edge.video.encode import Encoder, Format, open_encoder
-from hasn_edge.video.formats import MUXERS, check_container
+from hasn_edge.video.formats import MUXERS, PIPE, check_container
 from hasn_edge.video.queues import BoundedQueue, Closed
 from hasn_edge.video.runner import Runner
 from hasn_edge.video.tracks import TRAVELLING, Audio, first_packets, holds
@@ -70,6 +71,9 @@ def upscale_video(
     codec: str | None = None,
     quality: float | None = None,
     audio: Audio = "copy",
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    final: Callable[[int, int], tuple[int, int]] | None = None,
     progress: Progress = ignore,
 ) -> VideoReport:
     """Upscale a video file: every image, at its own time.
@@ -85,6 +89,9 @@ def upscale_video(
     new file takes its name when it is whole: after an interruption nothing is left, and the next run starts
     afresh. What cannot be decoded is counted and left out, and decoding goes on.
 
+    In the place of either file `hasn_edge.video.formats.PIPE` may stand: raw frames as YUV4MPEG2, which has
+    one rate, no audio and no tags. They are written as 4:4:4.
+
     Args:
         path: The video.
         output: The new file; ends in .mp4, .mov, .mkv or .webm. Missing folders are made.
@@ -92,10 +99,16 @@ def upscale_video(
         codec: FFmpeg's name of an encoder or of a codec; ``None`` for H.264 (VP9 in .webm).
         quality: On the encoder's own scale (CRF, CQ, quantizer), less is better; ``None`` for a good one.
         audio: ``"none"`` leaves audio out.
+        start_s: The first time that is upscaled, in seconds from the beginning; time 0 of the new file. Audio
+            is cut between two packets of it; subtitles that begin earlier are left out.
+        end_s: The time before which it ends; ``None`` for the video's end.
+        final: Returns the (height, width) of results from that of the video's images; they are resampled by
+            `hasn_edge.data.resize.imresize`, to even sides. ``None`` for what the network gives.
         progress: Called after every image, with how many are done and how many the file says there are.
 
     Raises:
-        InputError: no video, nothing in it that can be decoded, a size that changes, or images too large.
+        InputError: no video, nothing in it that can be decoded or between the times, a size that changes, or
+            images too large.
         UnsupportedError: this FFmpeg has no such encoder, or the container cannot hold what it makes.
         OutputError: ``output`` is the video itself, the encoder does not start, or a failure to write.
         MissingDependencyError: PyAV is not installed.
@@ -105,9 +118,12 @@ def upscale_video(
     if output.exists() and path.exists() and output.samefile(path):
         raise OutputError(f"{output} is the video to upscale and would be overwritten; choose another name")
     scale = upscaler.session.spec.scale
-    with Decoder(path) as decoder:
+    with Decoder(path, start_s=start_s, end_s=end_s) as decoder:
         size = decoder.size[0] * scale, decoder.size[1] * scale
         runner = Runner(upscaler, deep=decoder.colour.deep, large=size[0] * size[1] > _LARGE)
+        if final is not None and final(*decoder.size) != size:
+            height, width = final(*decoder.size)
+            size = max(2, 2 * round(height / 2)), max(2, 2 * round(width / 2))
         begin_s = time.perf_counter()
         wanted = Format(
             size=size,
@@ -123,6 +139,7 @@ def upscale_video(
             notes, losses = _copy_streams(decoder, encoder, audio)
             how = transcode(decoder, runner, encoder, progress)
         seconds = time.perf_counter() - begin_s
+    raw = [f"raw frames have one rate, here {float(decoder.rate):g} a second"] if output == PIPE else []
     if encoder.refused:
         losses.append(f"{encoder.refused} packets of audio or subtitles could not be copied")
     tally = decoder.tally
@@ -134,7 +151,7 @@ def upscale_video(
         seconds=seconds,
         damaged=tally.damaged,
         lost=tally.lost,
-        notes=(*decoder.notes, *encoder.notes, *notes, *how, *tally.sentences()),
+        notes=(*decoder.notes, *encoder.notes, *notes, *how, *raw, *tally.sentences()),
         losses=tuple(losses),
         whole=tally.whole,
     )
@@ -185,7 +202,10 @@ def transcode(decoder: Decoder, runner: Runner, encoder: Encoder, progress: Prog
                 for packet in step.packets:
                     encoder.copy(packet)
                 if step.image is not None:
-                    encoder.write(runner.finish(y), step.pts, step.duration)
+                    result = runner.finish(y)
+                    if result.shape[:2] != encoder.size:
+                        result = imresize(result, size=encoder.size)
+                    encoder.write(result, step.pts, step.duration)
         finally:
             computed.close()
 

@@ -37,7 +37,9 @@ def declared_length(container: Any) -> float | None:
     return max(0.0, float((duration - start) / 1e6))
 
 
-def find_cut(path: Path, container: Any, end_s: float, step_s: float, last_byte: int) -> str | None:
+def find_cut(
+    path: Path, container: Any, end_s: float, step_s: float, last_byte: int, *, size: int | None = None
+) -> str | None:
     """Return why a file that was read to its end is not whole; ``None`` where it is, or does not state it.
 
     Args:
@@ -46,8 +48,9 @@ def find_cut(path: Path, container: Any, end_s: float, step_s: float, last_byte:
         end_s: The time at which the last packet ends, of any stream, in seconds.
         step_s: The longest time between two images: the last one may be shown for as long.
         last_byte: Where the last packet of the images ends in the file, in bytes; 0 where that is not known.
+        size: How many bytes came through a pipe; ``None`` for a file.
     """
-    whole = _examine(path, container, last_byte)
+    whole = _examine(path, container, last_byte, path.stat().st_size if size is None else size)
     if whole:
         return None
     if container.duration and container.duration > 0:
@@ -60,10 +63,9 @@ def find_cut(path: Path, container: Any, end_s: float, step_s: float, last_byte:
     return None if whole is None else "what its structure announces goes on after the end of the file"
 
 
-def _examine(path: Path, container: Any, last_byte: int) -> bool | None:
+def _examine(path: Path, container: Any, last_byte: int, size: int) -> bool | None:
     """Say whether the structure of a file ends where the file does; ``None`` where it does not tell."""
     name = str(container.format.name).split(",")[0]
-    size = path.stat().st_size
     if name in ("yuv4mpegpipe", "rawvideo") and last_byte:
         return size == last_byte
     if name == "mov" and _last_indexed_byte(container) > size:

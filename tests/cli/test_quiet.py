@@ -127,8 +127,6 @@ def test_q_leaves_results_only(run, verb):
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_json_is_all_of_standard_output_or_a_file(run, verb):
     command, _ = COMMANDS[verb]
-    if verb == "upscale":
-        pytest.skip("tests/cli/test_upscale.py looks at what it holds")
     piped = run(f"{command} --json")
     assert piped.exit_code == 0, piped.output
     content = json.loads(piped.stdout)

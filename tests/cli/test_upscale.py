@@ -266,8 +266,6 @@ def test_results_of_another_size_are_resampled_and_that_is_said(here, model):
     assert result.stdout == "out/photo_60x60.png\n"
     assert read_image("out/photo_60x60.png").shape == (60, 50, 3)
     assert "exclude each other" in said(run("upscale", "photo.png", "--outscale", "2", "--size", "9x9"), 2)
-    Path("clip.mp4").write_bytes(b"")
-    assert "are for images" in said(run("upscale", "clip.mp4", "--outscale", "2"), 2)
 
 
 def test_one_line_names_model_precision_and_device(here, model):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,3 +250,81 @@ cli({args!r}, prog_name="hasn-edge")
     assert "cannot write" in message
     assert "clip_x4.mp4: File too large" in message
     assert not list((tmp_path / "out").iterdir())
+
+
+def raw(source: Path, *options: str) -> bytes:
+    """Frames of a video as FFmpeg's own program writes them into a pipe."""
+    command = ["ffmpeg", "-v", "error", "-i", source, *options, "-strict", "-1", "-f", "yuv4mpegpipe", "-"]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def piped(data: bytes, *args: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "hasn_edge", "upscale", *map(str, args), "--model", "hasn-x4-small"]
+    return subprocess.run(command, input=data, capture_output=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_raw_frames_go_through_pipes(clip, tmp_path, pix_fmt):
+    data = raw(clip, "-pix_fmt", pix_fmt)
+    done = piped(data, "-", "-o", "-", "--outscale", 2)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "big.y4m").write_bytes(done.stdout)
+    assert done.stdout.startswith(b"YUV4MPEG2 W128 H96 F30:1 ")
+    assert b"raw frames have one rate, here 30 a second" in done.stderr
+    said(run(clip, "-o", tmp_path / "big.mkv", "--outscale", 2, "--model", "hasn-x4-small", "--quality", 1))
+    through, direct = frames(tmp_path / "big.y4m"), frames(tmp_path / "big.mkv")
+    assert (len(through), through[0].format.name) == (4, "yuv444p10le" if "10" in pix_fmt else "yuv444p")
+    for a, b in zip(through, direct, strict=True):
+        a, b = (frame.to_ndarray(format="gray").astype(int) for frame in (a, b))
+        assert np.abs(a - b).mean() < 2
+
+    into_file = piped(data, "-", "-o", tmp_path / "folder")
+    assert into_file.stdout.decode().strip() == str(tmp_path / "folder" / "stdin_x4.mp4")
+    cut = piped(data[:-1000], "-", "-o", tmp_path / "cut.mp4")
+    assert cut.returncode == 1
+    assert b"it ends too early" in cut.stderr
+    assert len(frames(tmp_path / "cut.mp4")) == 3
+
+
+def test_what_comes_through_a_pipe_has_to_be_raw_frames():
+    for data, message in ((b"", b"nothing came"), (b"no video" * 99, b"what came is something else")):
+        done = piped(data, "-", "-o", "-")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert message in done.stderr
+        assert b"send it what 'ffmpeg -i IN -f yuv4mpegpipe -strict -1 -' writes" in done.stderr
+
+
+def test_pipes_that_cannot_be_meant(clip, tmp_path):
+    assert "- stands for raw frames from a pipe, alone" in said(run("-", clip, "-o", tmp_path), 2)
+    assert "--json then needs a FILE" in said(run(clip, "-o", "-", "--json"), 2)
+    assert "which one video can become" in said(run(tmp_path / "a.png", "-o", "-"), 2)
+    assert "raw frames are not encoded; leave out --codec" in said(
+        run(clip, "-o", "-", "--codec", "mpeg4"), 1
+    )
+
+
+def test_a_part_of_another_size_with_figures(clip, tmp_path):
+    options = ("--start", "0.03", "--end", "0:00.1", "--size", "100x100", "--json", tmp_path / "f.json")
+    result = run(clip, "-o", tmp_path / "out", *options)
+    assert "2 frames of 100x76 by libx264" in said(result), "64x48 fits into it as 100x75"
+    content = json.loads((tmp_path / "f.json").read_text())
+    (video,) = content["results"]
+    assert (content["scale"], content["failures"]) == (4, [])
+    assert (video["result"], video["size"], video["frames"]) == (
+        str(tmp_path / "out" / "clip_100x100.mp4"), [76, 100], 2,
+    )  # fmt: skip
+    for text in ("1:60", "x", "-1", "1:2:3:4", "90:00:00.5x"):
+        assert "is no time; expected seconds or H:MM:SS" in said(run(clip, f"--start={text}"), 2)
+    assert "--start and --end are for videos" in said(run(tmp_path / "a.png", "--end", "3"), 2)
+
+
+def test_figures_name_what_failed(clip, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    result = run(tmp_path / "text.mp4", clip, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    assert [each["source"] for each in content["failures"]] == [str(tmp_path / "text.mp4")]
+    assert "not a video" in content["failures"][0]["error"]
+    assert [each["whole"] for each in content["results"]] == [True]

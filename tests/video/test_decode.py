@@ -10,6 +10,7 @@ import pytest
 
 av = pytest.importorskip("av")
 from hasn_edge.errors import InputError
+from hasn_edge.video import container as container_module
 from tests.support import clips
 from tests.support.clips import TB, VFR, frames, make, packets, times, upscale
 
@@ -154,3 +155,57 @@ def test_interlaced_video_is_said(tmp_path):
     report = upscale(source, tmp_path / "out.mp4")
     assert "it is interlaced" in " ".join(report.notes)
     assert not frames(report.path)[0].interlaced_frame
+
+
+def seconds(path) -> list[float]:
+    base, shown = times(path)
+    return [float(pts * base) for pts in shown]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts", "clip.avi"])
+def test_a_part_has_the_frames_and_the_audio_of_its_time(tmp_path, name):
+    """At 10 frames a second a frame's number is its time; the images in it say which it is."""
+    codec = {"codec": "mpeg4", "time_base": Fraction(1, 10)} if name.endswith(".avi") else {}
+    options = {"g": "7", "bf": "0" if codec else "2"}
+    source = make(tmp_path / name, 40, rate=10, audio="mp2", options=options, **codec)
+    report = upscale(source, tmp_path / "part.mkv", start_s=1.45, end_s=2.5)
+    assert (report.images, report.whole) == (10, True)
+    shown, wanted = frames(report.path), frames(source)[15:25]
+    first = 0.1 if codec else 0.05  # an AVI has no times between its frames
+    np.testing.assert_allclose(seconds(report.path), [k / 10 + first for k in range(10)], atol=0.012)
+    for got, original in zip(shown, wanted, strict=True):
+        small = got.to_ndarray(format="gray")[::2, ::2].astype(int)
+        assert np.abs(small - original.to_ndarray(format="gray")).mean() < 3
+    heard = [p[0] * p[-1] for p in packets(report.path, "audio")]
+    assert 0 <= heard[0] - first + 0.05 < 0.03
+    assert 1 - 0.03 < heard[-1] - first < 1
+    assert [p[4] for p in packets(report.path, "audio")][3] in {p[4] for p in packets(source, "audio")}
+
+
+def test_a_part_of_frames_without_times_is_counted(tmp_path):
+    source = make(tmp_path / "raw.h264", 10, options={"bf": "0"})
+    report = upscale(source, tmp_path / "out.mp4", start_s=0.12, end_s=0.28)
+    assert report.images == 4, "of 25 a second, those at 0.12, 0.16, 0.20 and 0.24"
+
+
+def test_a_long_image_is_cut_at_the_end(tmp_path):
+    source = make(tmp_path / "slides.mp4", 2, pts=[0, 900_000], last=900_000)
+    part = upscale(source, tmp_path / "part.mp4", end_s=4).path
+    with av.open(str(part)) as container:
+        assert container.duration == 4_000_000
+
+
+def test_a_part_that_is_none(tmp_path):
+    source = make(tmp_path / "clip.mp4", 5)
+    with pytest.raises(InputError, match=r"nothing is between 2 and 1\.5 s of it"):
+        upscale(source, tmp_path / "part.mp4", start_s=2, end_s=1.5)
+    with pytest.raises(InputError, match="no image of the part that was asked for could be decoded"):
+        upscale(source, tmp_path / "part.mp4", start_s=60)
+
+
+def test_chapters_of_a_part(tmp_path):
+    chapter = {"id": 0, "time_base": Fraction(1, 10), "metadata": {}}
+    chapters = [{**chapter, "start": a, "end": b} for a, b in ((0, 9), (9, 30), (30, 50), (50, 60))]
+    moved = container_module.move_chapters(chapters, Fraction(2), Fraction(4))
+    assert [(each["start"], each["end"]) for each in moved] == [(0, 10), (10, 20)]
+    assert container_module.move_chapters(chapters, Fraction(0)) == chapters

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
+from hasn_edge.data.resize import imresize
 from hasn_edge.errors import OutputError
 from hasn_edge.progress import Step
 from hasn_edge.runtime.upscaler import Upscaler
@@ -171,3 +172,15 @@ def test_real_clips(shared_data, tmp_path, name, seconds):
     large = [np.repeat(np.repeat(p, 2, axis=0), 2, axis=1) for p in planes_in(frames(source)[5])]
     small = planes_in(frames(report.path)[5])
     assert all(psnr(a, b) > 33 for a, b in zip(large, small, strict=True))
+
+
+def test_results_of_another_size_are_resampled_to_even_sides(tmp_path):
+    source = make(tmp_path / "clip.mp4", 3)
+    report = upscale(source, tmp_path / "out.mp4", final=lambda height, width: (height * 2 - 7, width + 3))
+    assert report.size == (88, 68)
+    doubled = frames(upscale(source, tmp_path / "whole.mp4").path)[1].to_ndarray(format="rgb24")
+    shown = frames(report.path)[1]
+    assert (shown.height, shown.width, shown.format.name) == (88, 68, "yuv420p")
+    expected = imresize(doubled, size=(88, 68)).astype(int)
+    assert np.abs(shown.to_ndarray(format="rgb24").astype(int) - expected).mean() < 4
+    assert upscale(source, tmp_path / "same.mp4", final=lambda h, w: (2 * h, 2 * w)).size == (96, 128)
