@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from hasn_edge.bench.report import SCHEMA
 from hasn_edge.cli import VERBS, cli, terminal
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.images.codec import write_image
@@ -32,6 +33,7 @@ COMMANDS = {
     "build": (f"build --target cpu {NETWORK}", "held-out images"),
     "inspect": ("inspect graph.onnx --size 40x32", "--layers prints all"),
     "bench": (f"bench --estimate orin-nano {NETWORK}", ""),
+    "bench diff": ("bench diff old.json new.json", ""),
     "demo": ("demo --source pattern --view none --seconds 0.2 --size 32x16", ""),
     "data prepare": ("data prepare photos -o data --min-side 64", ""),
     "data synthesize": ("data synthesize -o drawn --images 1 --side 64 --kind pattern", ""),
@@ -62,6 +64,10 @@ def files(tmp_path_factory) -> Path:
     (folder / "graph.onnx").write_bytes(
         onnx_from_model(HASN(ModelSpec(features=8, blocks=1)), simplify=False).SerializeToString()
     )
+    size = {"height": 16, "width": 16}
+    report = {"schema": SCHEMA, "size": size, "cases": [], "environment": {}, "busy_cores": None}
+    for name in ("old.json", "new.json"):
+        (folder / name).write_text(json.dumps(report))
     random = np.random.default_rng(0)
     for name in ("photos/0.png", "photos/1.png", "photos/deeper/0.png"):
         write_image(folder / name, random.integers(256, size=(88, 96, 3), dtype=np.uint8))
@@ -99,7 +105,7 @@ def leaves() -> dict[str, click.Command]:
         command = cli.get_command(click.Context(cli), verb)
         if isinstance(command, click.Group):
             found |= {f"{verb} {name}": below for name, below in command.commands.items()}
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             found[verb] = command
     return found
 
