@@ -95,10 +95,9 @@ def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None)
     if value is None or value == STDOUT:
         return
     command = ctx.command
-    beside_files = isinstance(command, click.Group) or any(
-        isinstance(p, click.Argument) for p in command.params
-    )
-    if beside_files and not value.lower().endswith(".json"):
+    takes_it = isinstance(command, click.Group) and value in command.commands
+    takes_it |= any(isinstance(each, click.Argument) for each in command.params)
+    if takes_it and not value.lower().endswith(".json"):
         raise click.UsageError(
             f"--json {value}: expected a file's name that ends in .json, or -; --json alone stands at the end"
         )

@@ -27,7 +27,7 @@ EVERY_VERB = [
 @pytest.mark.parametrize("arguments", EVERY_VERB, ids=" ".join)
 def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, arguments):
     (tmp_path / "file").write_text("no folder")
-    where = tmp_path / "file" / "report"
+    where = tmp_path / "file" / "report.json"
 
     def never(*args, **options):
         raise AssertionError("the work began")

@@ -146,7 +146,7 @@ def test_json_is_all_of_standard_output_or_a_file(run, verb):
 
 
 def test_json_alone_takes_no_photograph_for_its_file(run):
-    for command in ("upscale --json photos/0.png", "data prepare -o new --json photos"):
+    for command in ("upscale --json photos/0.png", "data prepare -o new --json photos", "bench --json diff"):
         refused = run(command)
         assert refused.exit_code == 2
         assert "expected a file's name that ends in .json" in " ".join(refused.output.split())
