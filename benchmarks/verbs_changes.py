@@ -81,6 +81,11 @@ CHANGES: tuple[Change, ...] = (
     Change(
         "build-*", r"details\.fused", "Equalizing needs the weights of LayerNorm, which are not folded then."
     ),
+    Change(
+        "build-*",
+        r"(weakly-typed|strongly-typed|rtx).*(bytes|sha256|parent|nodes|measured|golden|layers|fp32_layers)",
+        "Graphs for TensorRT are fused by rules that make engines lighter.",
+    ),
     Change("build-auto", r"cache/candidates", "On a CPU `auto` times OpenVINO too, and no FP16."),
     Change("*", r"environment\.openvino", "Machines are described with the version of OpenVINO."),
     *(

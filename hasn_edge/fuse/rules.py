@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from hasn_edge.errors import UnsupportedError, say
 
 APART = say("leave them apart")
+
+LARGEST_CONDITION = 1000.0
+"""Of a matrix that is inverted: rounding grows by this factor, so 1e-13 of float64 is still kept."""
 
 
 def fold_affine(scale: Tensor, shift: Tensor, conv: nn.Conv2d) -> nn.Conv2d:
@@ -42,7 +46,7 @@ def compose(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
             what ``first``'s bias shifted: outside the image ``first(0)`` is its bias, the padding is zero,
             and the border would come out wrong.
     """
-    if first.kernel_size != (1, 1) or first.stride != (1, 1) or first.padding != (0, 0) or first.groups != 1:
+    if not _is_plain(first):
         raise UnsupportedError(
             f"cannot compose {_describe(first)} with the convolution after it: only a plain 1x1 convolution "
             "without stride, padding or groups composes exactly",
@@ -63,12 +67,88 @@ def compose(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
         )
     w1, w2 = first.weight.detach().double()[:, :, 0, 0], second.weight.detach().double()
     weight = torch.einsum("omuv,mi->oiuv", w2, w1)
-    bias = torch.zeros(second.out_channels, dtype=torch.float64, device=weight.device)
-    if second.bias is not None:
-        bias = bias + second.bias.detach().double()
+    bias = _bias(second)
     if biased:
         bias = bias + torch.einsum("omuv,m->o", w2, first.bias.detach().double())  # type: ignore[union-attr]
     return _conv_like(second, weight, bias)
+
+
+def compose_behind(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """Return the one convolution that equals ``second(first(x))`` for a 1x1 ``second``, whatever is first.
+
+    ``W[o, i, u, v] = sum_m W2[o, m] W1[m, i, u, v]`` and ``b = b2 + sum_m W2[o, m] b1[m]``, summed in
+    float64. A 1x1 reads what ``first`` wrote and nothing beside it, so the border is exact.
+
+    Raises:
+        UnsupportedError: ``second`` is not a plain 1x1 convolution, or ``first`` is grouped.
+    """
+    if not _is_plain(second) or first.groups != 1 or second.in_channels != first.out_channels:
+        raise UnsupportedError(
+            f"cannot compose {_describe(second)} with {_describe(first)} before it: only a plain 1x1 "
+            "convolution that reads all channels of one without groups composes exactly",
+            APART,
+        )
+    w1, w2 = first.weight.detach().double(), second.weight.detach().double()[:, :, 0, 0]
+    bias = w2 @ _bias(first) + _bias(second)
+    return _conv_like(first, torch.einsum("om,miuv->oiuv", w2, w1), bias)
+
+
+def pad_between(first: nn.Conv2d, second: nn.Conv2d, multiple: int) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """Return both with zero channels between them, so that their number is a multiple of ``multiple``.
+
+    What stands between them must work on each channel alone and make zero of zero, as activations do.
+
+    Raises:
+        UnsupportedError: one of them is grouped.
+    """
+    if first.groups != 1 or second.groups != 1 or second.in_channels != first.out_channels:
+        raise UnsupportedError(
+            f"cannot pad the channels between {_describe(first)} and {_describe(second)}: the second must "
+            "read all of the first's without groups",
+            APART,
+        )
+    extra = -first.out_channels % multiple
+    w1, w2 = first.weight.detach().double(), second.weight.detach().double()
+    w1 = torch.cat([w1, w1.new_zeros(extra, *w1.shape[1:])])
+    w2 = torch.cat([w2, w2.new_zeros(w2.shape[0], extra, *w2.shape[2:])], 1)
+    bias = torch.cat([_bias(first), w1.new_zeros(extra)])
+    return _conv_like(first, w1, bias), _conv_like(second, w2, _bias(second))
+
+
+def centre(conv: nn.Conv2d) -> nn.Conv2d:
+    """Return the 1x1 convolution that does to ``x`` what ``conv`` does to ``x`` less its mean over channels.
+
+    Raises:
+        UnsupportedError: ``conv`` is not a plain 1x1 convolution.
+    """
+    if not _is_plain(conv):
+        raise UnsupportedError(f"cannot take the mean over channels into {_describe(conv)}", APART)
+    weight = conv.weight.detach().double()
+    return _conv_like(conv, weight - weight.mean(1, keepdim=True), _bias(conv))
+
+
+def condition(conv: nn.Conv2d) -> float:
+    """Return the condition number of a 1x1 convolution's weights; infinite where they are not square."""
+    weight = conv.weight.detach().double()[:, :, 0, 0]
+    square = _is_plain(conv) and weight.shape[0] == weight.shape[1]
+    return float(torch.linalg.cond(weight)) if square else math.inf
+
+
+def invert(conv: nn.Conv2d) -> nn.Conv2d:
+    """Return the 1x1 convolution, without a bias, that undoes the weights of ``conv``.
+
+    Raises:
+        UnsupportedError: they have no inverse that float64 holds to 1e-12.
+    """
+    found = condition(conv)
+    if not found <= LARGEST_CONDITION:
+        raise UnsupportedError(
+            f"cannot invert {_describe(conv)}: its condition number is {found:.3g}, expected at most "
+            f"{LARGEST_CONDITION:g}",
+            APART,
+        )
+    weight = torch.linalg.inv(conv.weight.detach().double()[:, :, 0, 0])[:, :, None, None]
+    return _conv_like(conv, weight, weight.new_zeros(len(weight)))
 
 
 def merge(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
@@ -86,13 +166,18 @@ def merge(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
                 APART,
             )
     weight = torch.cat([conv.weight.detach() for conv in convs]).double()
-    biases = [
-        torch.zeros(conv.out_channels, dtype=torch.float64, device=weight.device)
-        if conv.bias is None
-        else conv.bias.detach().double()
-        for conv in convs
-    ]
-    return _conv_like(first, weight, torch.cat(biases))
+    return _conv_like(first, weight, torch.cat([_bias(conv) for conv in convs]))
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    """Whether it is 1x1 without stride, padding or groups."""
+    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    if conv.bias is None:
+        return conv.weight.new_zeros(conv.out_channels, dtype=torch.float64)
+    return conv.bias.detach().double()
 
 
 def _geometry(conv: nn.Conv2d) -> tuple[object, ...]:

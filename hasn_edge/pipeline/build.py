@@ -57,6 +57,15 @@ CACHE = "cache"
 """Folder below the output's in which timings of earlier builds are kept."""
 
 
+_BACKENDS = {
+    EngineRuntime.CPU: "onnxruntime",
+    EngineRuntime.RTX: "rtx",
+    EngineRuntime.TENSORRT: "tensorrt",
+    EngineRuntime.PORTABLE: "tensorrt",
+}
+"""What the fusion rules of a runtime are called."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Built:
     """What a build published."""
@@ -122,7 +131,7 @@ def build_one(
     low, high = target.shapes.min[0], target.shapes.max[0]
     context = load_context(
         options.model,
-        rules=DEFAULT_RULES["onnxruntime" if target.runtime is EngineRuntime.CPU else "tensorrt"],
+        rules=DEFAULT_RULES[_BACKENDS[target.runtime]],
         pixels=options.pixels,
         batch=(low, high) if target.runtime.compiles else (1, options.batch or 1),
         recipe=options.recipe if precision is Precision.INT8 else None,

@@ -88,8 +88,10 @@ class GraphExporter:
     ) -> GraphExporter:
         """Return the exporter of INT8 graphs: of the equalized network where the recipe equalizes.
 
-        LayerNorm's weight is what makes its channels alike, so it is not fused into what follows then.
+        LayerNorm's weight is what makes its channels alike, so it is not fused into what follows then. With
+        LayerNorm as a factor behind the convolutions, they would read and quantize what is not normalized.
         """
+        rules = tuple(rule for rule in rules if rule != "norm_factor")
         if recipe.equalize is None:
             return cls(checkpoint, rules)
         from hasn_edge.quantize.equalize import equalize

@@ -17,6 +17,8 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import Activation, Gate, ModelSpec
 
 SUBSETS = [rules for count in range(len(RULES) + 1) for rules in itertools.combinations(RULES, count)]
+SOME = [*SUBSETS[: 1 + len(RULES)], *dict.fromkeys(DEFAULT_RULES.values()), tuple(RULES)]
+"""Each rule alone, those of each backend, and all."""
 
 
 def network(spec: ModelSpec, seed: int = 0, *, dtype: torch.dtype = torch.float64) -> HASN:
@@ -68,7 +70,7 @@ def test_every_rule_on_the_published_weights(shared_data):
     model = load_checkpoint(shared_data / "upstream/HASN.pth").model().double()
     x = torch.rand(1, 3, 17, 29, dtype=torch.float64)
     expected = model(x)
-    for rules in SUBSETS:
+    for rules in SOME:
         assert float((fuse(model, rules)[0](x) - expected).abs().max()) < 1e-12
 
 
@@ -93,15 +95,22 @@ def test_the_published_weights_in_float32(shared_data):
 def test_parameters_say_what_was_done():
     spec = ModelSpec()
     model = HASN(spec)
-    names = {rules: set(fuse(model, rules)[0].state_dict()) for rules in SUBSETS}
+    names = {rules: set(fuse(model, rules)[0].state_dict()) for rules in SOME}
     assert names[()] == set(model.state_dict())
     assert {"block_1.ln.weight"} == names[()] & {"block_1.ln.weight"} - names[("norm_affine",)]
     merged = names[("merge_branches",)]
     assert "block_6.f123.conv.weight" in merged
     assert not {f"block_1.f{i}.conv.weight" for i in (1, 2, 3)} & merged
-    shape = {rules: fuse(model, rules)[0].state_dict() for rules in SUBSETS}
+    shape = {rules: fuse(model, rules)[0].state_dict() for rules in SOME}
     assert shape[("merge_branches",)]["block_1.f123.conv.weight"].shape == (468, 52, 1, 1)
     assert shape[("compose_esa",)]["block_1.esa.conv1.weight"].shape == (16, 52, 1, 1)
+    padded = shape[("pad_cab",)]
+    assert padded["block_1.cab.cab.0.weight"].shape == (18, 52, 3, 3)
+    assert padded["block_1.cab.cab.2.weight"].shape == (52, 18, 3, 3)
+    assert shape[("squeeze_first",)]["block_1.cab.cab.3.attention.1.weight"].shape == (1, 17, 3, 3)
+    assert not any("conv_f" in name for name in names[("fold_esa",)])
+    assert not any(".ln." in name for name in names[("norm_factor",)])
+    assert "block_1.f1.bias" in names[("norm_factor",)]
 
 
 def test_the_model_stays_as_it_was():
@@ -127,12 +136,27 @@ def test_what_was_done_is_returned_and_recorded():
 
 @pytest.mark.parametrize(
     ("fields", "rule", "reason"),
-    [({"norm": False}, "norm_affine", "no LayerNorm"), ({"esa": False}, "compose_esa", "no ESA")],
+    [
+        ({"norm": False}, "norm_affine", "no LayerNorm"),
+        ({"norm": False}, "norm_factor", "no LayerNorm"),
+        ({"esa": False}, "compose_esa", "no ESA"),
+        ({"esa": False}, "fold_esa", "no ESA"),
+        ({"cab": False}, "pad_cab", "no CAB"),
+        ({"cab": False}, "squeeze_first", "no CAB"),
+    ],
 )
 def test_a_rule_with_nothing_to_fuse_is_skipped_with_the_reason(fields, rule, reason):
     fused, done = fuse(network(tiny(**fields)), (rule,))
     assert done == [f"{rule}: skipped, this network has {reason}"]
     assert fused.fused == ()
+
+
+def test_weights_without_an_inverse_are_left_as_they_are():
+    model = network(tiny())
+    model.blocks[1].esa.conv_f.weight[0] = model.blocks[1].esa.conv_f.weight[1]
+    fused, done = fuse(model, ("fold_esa", "pad_cab"))
+    assert "fold_esa: skipped, ESA's conv_f has no inverse to compute with (condition number" in done[0]
+    assert fused.fused == ("pad_cab",)
 
 
 def test_unknown_rules_are_refused():
@@ -155,5 +179,5 @@ def test_a_fused_network_is_not_stored(tmp_path):
 
 
 def test_default_rules_exist_for_every_backend():
-    assert set(DEFAULT_RULES) == {"pytorch", "torchscript", "onnxruntime", "tensorrt"}
+    assert set(DEFAULT_RULES) == {"pytorch", "torchscript", "onnxruntime", "tensorrt", "rtx"}
     assert all(set(rules) <= set(RULES) for rules in DEFAULT_RULES.values())

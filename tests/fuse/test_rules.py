@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hasn_edge.errors import UnsupportedError
-from hasn_edge.fuse.rules import compose, fold_affine, merge
+from hasn_edge.fuse.rules import (
+    centre,
+    compose,
+    compose_behind,
+    condition,
+    fold_affine,
+    invert,
+    merge,
+    pad_between,
+)
 
 
 def conv(*args, **kwargs) -> nn.Conv2d:
@@ -56,6 +66,61 @@ def test_compose_by_hand():
     both = compose(first, second)
     assert both.weight.flatten().tolist() == [14.0, -21.0]
     assert both.bias.tolist() == [46.0]
+
+
+@pytest.mark.parametrize("geometry", [{}, {"padding": 1}, {"padding": 1, "stride": 2}, {"dilation": 2}])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_1x1_behind_composes_exactly_at_the_border_too(geometry, bias):
+    first, second = conv(4, 6, 3, bias=bias, **geometry), conv(6, 3, 1, bias=bias)
+    x = image(4)
+    assert apart(compose_behind(first, second)(x), second(first(x))) < 1e-12
+
+
+def test_the_mean_of_a_composed_convolution_is_the_composed_mean():
+    """What lets channel attention average before the 3x3 that it attends: for any size, by linearity."""
+    first, squeeze = conv(4, 6, 3, padding=1), conv(6, 2, 1)
+    x = image(4)
+    expected = squeeze(first(x).mean((2, 3), keepdim=True))
+    assert apart(compose_behind(first, squeeze)(x).mean((2, 3), keepdim=True), expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [({}, {"kernel_size": 3}), ({"groups": 2}, {"kernel_size": 1}), ({}, {"stride": 2})]
+)
+def test_what_does_not_compose_behind_is_refused(first, second):
+    second = {"kernel_size": 1, **second}
+    with pytest.raises(UnsupportedError, match="only a plain 1x1 convolution that reads all channels"):
+        compose_behind(conv(4, 6, 3, **first), conv(6, 6, **second))
+
+
+@pytest.mark.parametrize(("hidden", "multiple", "width"), [(17, 2, 18), (17, 8, 24), (16, 8, 16), (1, 1, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_zero_channels_between_change_nothing(hidden, multiple, width, bias):
+    first, second = conv(4, hidden, 3, padding=1, bias=bias), conv(hidden, 3, 3, padding=1, bias=bias)
+    x, gelu = image(4), nn.GELU()
+    wide, narrow = pad_between(first, second, multiple)
+    assert wide.out_channels == narrow.in_channels == width
+    assert apart(narrow(gelu(wide(x))), second(gelu(first(x)))) < 1e-12
+    with pytest.raises(UnsupportedError, match="without groups"):
+        pad_between(conv(4, 4, 3), conv(4, 4, 3, groups=2), 2)
+
+
+def test_a_centred_convolution_does_not_see_the_mean():
+    x, one = image(4), conv(4, 6, 1)
+    assert apart(centre(one)(x), one(x - x.mean(1, keepdim=True))) < 1e-12
+    assert apart(centre(one)(x + 100), centre(one)(x)) < 1e-12
+    with pytest.raises(UnsupportedError, match="the mean over channels into the 3x3"):
+        centre(conv(4, 6, 3))
+
+
+def test_an_inverse_undoes_the_weights():
+    one, x = conv(5, 5, 1, bias=False), image(5)
+    assert condition(one) == pytest.approx(float(np.linalg.cond(one.weight[:, :, 0, 0].numpy())))
+    assert apart(invert(one)(one(x)), x) < 1e-12
+    one.weight.data[4] = one.weight.data[3] + 1e-6 * one.weight.data[4]
+    for other in (one, conv(4, 5, 1), conv(5, 5, 3)):
+        with pytest.raises(UnsupportedError, match="cannot invert .* condition number"):
+            invert(other)
 
 
 def test_a_bias_before_zero_padding_is_refused_because_the_border_would_change():
