@@ -34,7 +34,7 @@ SAYS = {
     "data": "photographs, patches, sets",
     "fuse": "exact rewrites",
     "engine": "ONNX to a TensorRT engine",
-    "exporters": "ONNX, TorchScript, Triton",
+    "exporters": "ONNX, PyTorch, Triton",
     "quantize": "ranges, Q/DQ, FP16",
     "runtime": "sessions, any image size",
     "evaluation": "scores, drift, latency",

@@ -15,7 +15,15 @@ import msgspec
 
 from hasn_edge.errors import ArtifactError, ConfigError, call, say
 from hasn_edge.files import file_sha256, writing
-from hasn_edge.sidecar import Details, EngineDetails, Form, GraphDetails, Kind, TorchScriptDetails
+from hasn_edge.sidecar import (
+    Details,
+    EngineDetails,
+    Form,
+    GraphDetails,
+    Kind,
+    ProgramDetails,
+    TorchScriptDetails,
+)
 from hasn_edge.spec import ModelSpec, Precision
 
 SCHEMA = 2
@@ -24,7 +32,7 @@ SCHEMA = 2
 AGAIN = (call("build"), call("export"))
 """How a file that cannot be used is made again."""
 
-_DETAILS = {cls.kind: cls for cls in (TorchScriptDetails, GraphDetails, EngineDetails)}
+_DETAILS = {cls.kind: cls for cls in (TorchScriptDetails, ProgramDetails, GraphDetails, EngineDetails)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,12 @@ class Artifact:
     def graph(self) -> GraphDetails:
         """What an ONNX graph states; only for one."""
         assert isinstance(self.details, GraphDetails)
+        return self.details
+
+    @property
+    def program(self) -> ProgramDetails:
+        """What a ``.pt2`` file states; only for one."""
+        assert isinstance(self.details, ProgramDetails)
         return self.details
 
     @property

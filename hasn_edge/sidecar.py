@@ -15,13 +15,15 @@ class Kind(str, Enum):
     """What sort of file an artifact is."""
 
     TORCHSCRIPT = "torchscript"
+    PT2 = "pt2"
+    """A program of ``torch.export``, or a package that AOTInductor compiled of one."""
     ONNX = "onnx"
     ENGINE = "engine"
 
     @property
     def suffix(self) -> str:
         """File name ending, with the dot."""
-        return {"torchscript": ".ts", "onnx": ".onnx", "engine": ".engine"}[self.value]
+        return {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "engine": ".engine"}[self.value]
 
 
 class Form(str, Enum):
@@ -280,6 +282,19 @@ class TorchScriptDetails(Details, frozen=True, kw_only=True, omit_defaults=True)
     """What only a TorchScript file's sidecar states: nothing yet."""
 
     kind = Kind.TORCHSCRIPT
+
+
+class ProgramDetails(Details, frozen=True, kw_only=True, omit_defaults=True):
+    """What only a ``.pt2`` file's sidecar states."""
+
+    kind = Kind.PT2
+
+    least_side: int
+    """Least height and width in pixels that it takes."""
+    compiled_for: str | None = None
+    """PyTorch and machine of a package of AOTInductor; ``None`` for a program of ``torch.export``."""
+    device: str | None = None
+    """``"cpu"`` or ``"cuda"``: what a package was compiled for."""
 
 
 class GraphDetails(Details, frozen=True, kw_only=True, omit_defaults=True):

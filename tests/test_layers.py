@@ -62,6 +62,7 @@ DOORS = {
         "fuse/",
         "quantize/equalize",
         "exporters/",
+        "runtime/pt2",
         "runtime/pytorch",
         "runtime/torchscript",
     ),

@@ -31,7 +31,12 @@ _BACKENDS: dict[GraphBackend, str] = {
     "openvino": "OpenVINO",
     "openvino-bf16": "OpenVINO BF16",
 }
-_NAMES = {Kind.ONNX: "ONNX Runtime", Kind.TORCHSCRIPT: "TorchScript", Kind.ENGINE: "TensorRT"}
+_NAMES = {
+    Kind.ONNX: "ONNX Runtime",
+    Kind.TORCHSCRIPT: "TorchScript",
+    Kind.PT2: "PyTorch program",
+    Kind.ENGINE: "TensorRT",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ VERBS = {
     "upscale": "Upscale images, videos and folders of them.",
     "demo": "Upscale a camera, stream or file live: window, browser or recording, honestly measured.",
     "eval": "Measure PSNR-Y and SSIM on a set of images, as the literature does.",
-    "export": "Write a model as ONNX, TorchScript or for Triton, checked against PyTorch.",
+    "export": "Write a model as ONNX, for PyTorch or for Triton, checked against PyTorch.",
     "build": "Build an FP32, FP16 or INT8 artifact or engine within a quality budget.",
     "inspect": "Show what a built engine or graph does, layer by layer; compare two.",
     "bench": "Measure latency, memory, quality and drift; print one table.",

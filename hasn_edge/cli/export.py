@@ -30,7 +30,7 @@ from hasn_edge.cli.terminal import say, status, write_json
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["onnx", "torchscript", "triton"]),
+    type=click.Choice(["onnx", "pt2", "aoti", "torchscript", "triton"]),
     default="onnx",
     show_default=True,
     help="What to write.",
@@ -73,10 +73,13 @@ def command(
     force: bool,
     output: Path,
 ) -> None:
-    """Write a model as ONNX or TorchScript, or for NVIDIA Triton Inference Server.
+    """Write a model as ONNX, for PyTorch, or for NVIDIA Triton Inference Server.
 
     The file is run and compared with PyTorch before it appears under its name; its sidecar
     (FILE.json) states what it was made from. The path is printed.
+
+    For PyTorch there are pt2 (torch.export: runs wherever PyTorch does), aoti (compiled by AOTInductor
+    for this machine; needs g++ and minutes) and torchscript, which PyTorch is giving up.
 
     With --format triton, -o is the model repository (default: triton), to which the model is added, or
     a further version of it. --artifact takes an INT8 graph or a TensorRT engine that 'build' made.
@@ -84,7 +87,7 @@ def command(
     \b
     Examples:
       hasn-edge export --format onnx
-      hasn-edge export --format torchscript --precision fp16 -o out/
+      hasn-edge export --format pt2 --precision fp16 -o out/
       hasn-edge export --model net.pth --size 320x180
       hasn-edge export --format triton --precision fp16 --batch 8
       hasn-edge export --format triton --artifact engines/net-int8.engine --name net

@@ -59,7 +59,7 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
     abilities = (
         ("run .onnx files and the bundled model on the CPU", "" if ort else "pip install onnxruntime"),
         ("run checkpoints and .ts files with PyTorch", "" if torch and safetensors else exporting),
-        ("export ONNX and TorchScript", "" if export else exporting),
+        ("export ONNX and files of PyTorch", "" if export else exporting),
         ("build FP16 and INT8 graphs for the CPU or another device", "" if export else exporting),
         *(  # TensorRT for RTX is for desktop GPUs
             [("build TensorRT for RTX engines (no GPU needed)", "" if export and rtx else rtx_extras)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hasn_edge.errors import BuildError, ShapeError, UnsupportedError, say, use
 from hasn_edge.exporters import onnx_graph as graphs
+from hasn_edge.exporters.torchscript import quiet_jit
 from hasn_edge.optional import installed_version, require
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ OPSETS = (17, 18, 19, 20)
 
 SIMPLIFY_TOLERANCE = 1e-6
 """Largest accepted change of the output by simplification, relative to the output's range."""
+
+_OLDER_TORCH = say("use torch 2.6 to 2.14")
+"""Graphs are traced by the exporter that goes through TorchScript: its nodes bear the convolutions' paths."""
 
 _WEIGHT_CHANGING = (
     # These would move GELU's factor 1/2 into the next convolution's weights (and double that convolution's
@@ -101,7 +105,7 @@ def onnx_from_model(
         raise BuildError(
             f"this version of PyTorch ({torch.__version__}) names the graph's nodes in an unknown way, so "
             "convolutions cannot be called by their path",
-            say("use torch 2.6 to 2.13"),
+            _OLDER_TORCH,
         )
     simplified = "no"
     if simplify:
@@ -166,7 +170,7 @@ def _trace(
         for names in axes.values():
             names[0] = "batch"
     stream = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), quiet_jit(_OLDER_TORCH), warnings.catch_warnings():
         # PyTorch >= 2.9 announces that this exporter will go; its successor writes other node names.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export.*")

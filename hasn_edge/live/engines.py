@@ -219,7 +219,7 @@ def _runs_on(kind: Kind, device: str | None) -> bool:
     """Whether files of a kind can run on a device that was asked for."""
     if device is None or kind is Kind.ONNX:
         return True
-    return device.startswith("cuda") or (device == "cpu" and kind is Kind.TORCHSCRIPT)
+    return device.startswith("cuda") or (device == "cpu" and kind in (Kind.TORCHSCRIPT, Kind.PT2))
 
 
 def _targets(kind: Kind, device: str | None) -> tuple[str | None, ...]:

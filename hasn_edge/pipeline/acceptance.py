@@ -80,7 +80,9 @@ class Acceptance:
         Raises:
             VerificationError: it does not agree, or loses more than the budget.
         """
-        agreement = compare(self.reference, candidate, _batches(self.checkpoint.spec))
+        agreement = compare(
+            self.reference, candidate, _batches(self.checkpoint.spec, least=candidate.smallest[0])
+        )
         agreement.require(BUDGETS[candidate.precision], what=what)
         measured = QualityRecord(against="PyTorch FP32, unfused", **agreement.to_dict())
         if candidate.precision is Precision.FP32:
@@ -196,9 +198,9 @@ def _require_equal(session: Session, a: Float32, b: Float32, otherwise: str) -> 
         )
 
 
-def _batches(spec: ModelSpec) -> Iterator[Float32]:
+def _batches(spec: ModelSpec, *, least: int) -> Iterator[Float32]:
     for height, width in SIZES:
-        yield _noise(spec, height, width)
+        yield _noise(spec, max(height, least), max(width, least))
 
 
 def _noise(spec: ModelSpec, height: int, width: int, *, count: int = 1) -> Float32:

@@ -24,6 +24,11 @@ from hasn_edge.progress import Progress, ignore
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
 
+FORMATS = ("onnx", "pt2", "aoti", "torchscript", "triton")
+"""What :func:`export` writes."""
+
+_PYTORCH = {"pt2": "pt2 files", "aoti": "aoti files", "torchscript": "TorchScript files"}
+
 
 def export(
     model: str | Path,
@@ -38,12 +43,14 @@ def export(
     force: bool = False,
     progress: Progress = ignore,
 ) -> Artifact:
-    """Write a model as ONNX or TorchScript after comparing it with PyTorch.
+    """Write a model as ONNX or as a file of PyTorch after comparing it with PyTorch.
 
     Args:
         model: Bundled name, ``.safetensors`` or ``.pth``.
-        format: ``"onnx"``, ``"torchscript"``, or ``"triton"`` for an ONNX graph in a model repository of
-            NVIDIA Triton Inference Server, which ``output`` then is.
+        format: ``"onnx"``; ``"pt2"`` for a program of ``torch.export``, which any machine with PyTorch runs;
+            ``"aoti"`` for what AOTInductor compiles of it for this machine, its GPU where PyTorch sees one;
+            ``"torchscript"``, which PyTorch is giving up; or ``"triton"`` for an ONNX graph in a model
+            repository of NVIDIA Triton Inference Server, which ``output`` then is.
         precision: ``"fp32"`` or ``"fp16"``; input and output are float32 either way.
         opset: ONNX opset from 17 to 20; 17 for FP32 and 20 for FP16 where ``None``.
         size: The one (height, width) in pixels that the file takes; any size where ``None``.
@@ -67,13 +74,14 @@ def export(
         raise UnsupportedError(
             "export writes fp32 and fp16; INT8 needs calibration", call("build", precision="int8")
         )
-    if format == "torchscript":
+    if format in _PYTORCH:
+        words = _PYTORCH[format]
         if opset is not None:
-            raise UnsupportedError("TorchScript has no opset", omit("opset"), use(format="onnx"))
+            raise UnsupportedError(f"{words} have no opset", omit("opset"), use(format="onnx"))
         if size is not None:
-            raise UnsupportedError("TorchScript files take any size", omit("size"), use(format="onnx"))
+            raise UnsupportedError(f"{words} take any size", omit("size"), use(format="onnx"))
         if batch != 1:
-            raise UnsupportedError("TorchScript files take any number of images", omit("batch"))
+            raise UnsupportedError(f"{words} take any number of images", omit("batch"))
     elif format == "triton":
         return export_triton(
             model,
@@ -86,7 +94,8 @@ def export(
             progress=progress,
         )
     elif format != "onnx":
-        raise UnsupportedError(f"unknown format {format!r}; choose one of: onnx, torchscript, triton")
+        names = ", ".join(FORMATS)
+        raise UnsupportedError(f"unknown format {format!r}; choose one of: {names}")
     elif wanted is Precision.FP16 and opset not in (None, STRONGLY_TYPED_OPSET):
         raise UnsupportedError(
             f"FP16 tensors need opset {STRONGLY_TYPED_OPSET}; opset {opset} was asked for",
@@ -97,6 +106,8 @@ def export(
     variants = Variants(load_context(model, batch=(1, batch), called=name, progress=progress), progress)
     if format == "torchscript":
         file = variants.make_torchscript(wanted)
+    elif format in _PYTORCH:
+        file = variants.make_program(wanted, compiled=format == "aoti")
     else:
         file = variants.make_graph(Form.CPU, wanted, size=size, opset=opset, suffix="")
     return publish_file(variants.context, file, Path(output), progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +20,7 @@ from hasn_edge.pipeline.acceptance import (
 )
 from hasn_edge.pipeline.context import BuildContext, FinishedFile, ImageSize, require_size
 from hasn_edge.progress import Progress, Step
-from hasn_edge.sidecar import Form, GraphDetails, PixelLevels, TorchScriptDetails
+from hasn_edge.sidecar import Form, GraphDetails, PixelLevels, ProgramDetails, TorchScriptDetails
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -292,6 +292,50 @@ class Variants:
             suffix="",
             details=TorchScriptDetails(measured=measured),
             notes=(note,),
+        )
+
+    def make_program(self, precision: Precision, *, compiled: bool) -> FinishedFile:
+        """Make and check one ``.pt2`` file.
+
+        Args:
+            precision: FP32 or FP16.
+            compiled: Compile it by AOTInductor for this machine's GPU, or its CPU where PyTorch sees none.
+
+        Raises:
+            BuildError: PyTorch does not export the network, or there is no compiler.
+            VerificationError: it is not this network.
+        """
+        import torch
+
+        from hasn_edge.exporters.pt2 import compiled_bytes, least_side, program_bytes, program_from_model
+        from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, describe_host
+
+        checkpoint = self.context.checkpoint
+        device = "cuda" if compiled and torch.cuda.is_available() else "cpu"
+        self.progress(Step(f"exporting {precision.value} with torch.export"))
+        program = program_from_model(checkpoint.model(), precision=precision, device=device)
+        details = ProgramDetails(least_side=least_side(checkpoint.spec))
+        options: dict[str, Any] = {"precision": precision, "least_side": details.least_side}
+        if compiled:
+            self.progress(Step(f"compiling for {device}, which takes minutes"))
+            data, host = compiled_bytes(program), describe_host(device)
+            details = msgspec.structs.replace(details, compiled_for=host, device=device)
+            session: ProgramSession = CompiledSession(
+                data, checkpoint.spec, compiled_for=host, device=device, **options
+            )
+        else:
+            data = program_bytes(program)
+            session = ProgramSession(data, checkpoint.spec, **options)
+        self.progress(Step("comparing with PyTorch"))
+        what = f"the {precision.value} {'package' if compiled else 'program'}"
+        with session:
+            measured, note = self._acceptance.check(session, what=what)
+        return FinishedFile(
+            data=data,
+            precision=precision,
+            suffix=f"-aoti-{device}" if compiled else "",
+            details=msgspec.structs.replace(details, measured=measured),
+            notes=(note, f"{what} takes sides from {details.least_side} pixels; smaller images are padded"),
         )
 
     def _open(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:

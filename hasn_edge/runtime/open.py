@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact
-from hasn_edge.errors import UnsupportedError, call, omit, use
+from hasn_edge.errors import UnsupportedError, call, omit, say, use
 from hasn_edge.model.zoo import DEFAULT_MODEL, WEIGHTS, bundled_onnx, load_model
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session
@@ -124,7 +124,9 @@ def open_session(
             size=artifact.size,
             frame=frame,
         )
-    require("torch", extra="export", needed_for="Running a TorchScript file")
+    require("torch", extra="export", needed_for="Running a file of PyTorch")
+    if artifact.kind is Kind.PT2:
+        return _open_pt2(artifact, device=device, threads=threads)
     from hasn_edge.runtime.torchscript import TorchScriptSession
 
     return TorchScriptSession(
@@ -134,6 +136,32 @@ def open_session(
         device=device or "cpu",
         size=artifact.size,
         threads=threads,
+    )
+
+
+def _open_pt2(artifact: Artifact, *, device: str | None, threads: int | None) -> Session:
+    from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession
+
+    details = artifact.program
+    options: dict[str, Any] = {
+        "precision": artifact.precision,
+        "least_side": details.least_side,
+        "threads": threads,
+    }
+    if details.compiled_for is None or details.device is None:
+        return ProgramSession(artifact.path, artifact.spec, device=device or "cpu", **options)
+    if device is not None and device.partition(":")[0] != details.device:
+        raise UnsupportedError(
+            f"{artifact.path}: compiled for {details.device}, and {device} was asked for",
+            omit("device"),
+            say("use a file of format pt2, which runs on any device"),
+        )
+    return CompiledSession(
+        artifact.path,
+        artifact.spec,
+        compiled_for=details.compiled_for,
+        device=device or details.device,
+        **options,
     )
 
 

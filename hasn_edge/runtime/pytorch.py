@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -80,7 +81,7 @@ class PyTorchSession(Session):
 
 
 def infer(
-    model: nn.Module,
+    model: Callable[[torch.Tensor], torch.Tensor],
     x_NCHW: Float32,
     device: torch.device,
     dtype: torch.dtype,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
 from pathlib import Path
 
 import torch
 
 from hasn_edge.errors import ArtifactError, call
+from hasn_edge.exporters.torchscript import quiet_jit
 from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
 from hasn_edge.runtime.session import Session
@@ -79,9 +79,7 @@ def _load(model: Path | bytes, device: torch.device) -> torch.jit.ScriptModule:
         raise ArtifactError(f"{name}: no such file", call("export", format="torchscript"))
     source = io.BytesIO(model) if isinstance(model, bytes) else str(model)
     try:
-        with warnings.catch_warnings():
-            # It is deprecated for torch.export, which has no file that C++ programs load.
-            warnings.simplefilter("ignore")
+        with quiet_jit():
             module: torch.jit.ScriptModule = torch.jit.load(source, map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as exc:
         # PyTorch's own words are five sentences on an archive's inside; the log has them.

@@ -57,7 +57,7 @@ def test_from_a_file_under_a_name(tiny, tmp_path):
 def test_from_python(tiny, tmp_path):
     made = export(tiny, format="triton", output=tmp_path / "repo")
     assert made.path == tmp_path / "repo" / "tiny-fp32" / "1" / "model.onnx"
-    with pytest.raises(UnsupportedError, match="onnx, torchscript, triton"):
+    with pytest.raises(UnsupportedError, match="onnx, pt2, aoti, torchscript, triton"):
         export(tiny, format="openvino", output=tmp_path)
 
 

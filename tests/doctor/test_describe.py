@@ -57,14 +57,15 @@ def test_a_missing_package_is_named_with_its_extra():
     assert cures(found["torch"]) == "pip install 'hasn-edge[export]'"
     assert cures(found["TensorRT for RTX"]) == "pip install 'hasn-edge[rtx]'"
     can = abilities(bare)
-    assert can["export ONNX and TorchScript"][1:] == (False, "pip install 'hasn-edge[export]'")
+    assert can["export ONNX and files of PyTorch"][1:] == (False, "pip install 'hasn-edge[export]'")
     assert can["run .onnx files and the bundled model on the CPU"].can
 
 
 def test_on_jetpack_6_packages_are_those_that_fit(orin):
     bare = replace(orin, modules={})
     command = "pip install 'hasn-edge[export]' 'torch<2.11' 'numpy<2'"
-    assert cures(describe(bare)["torch"]) == abilities(bare)["export ONNX and TorchScript"].needs == command
+    needed = abilities(bare)["export ONNX and files of PyTorch"].needs
+    assert cures(describe(bare)["torch"]) == needed == command
     listed = (ROOT / "constraints-jetpack6.txt").read_text().splitlines()
     wanted = {line for line in listed if line and not line.startswith("#")}
     cuda_python = cuda_python_install(ORIN).split("'")[1]

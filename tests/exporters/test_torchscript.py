@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from hasn_edge.errors import UnsupportedError
-from hasn_edge.exporters.torchscript import Float32Norm, quiet_jit, torchscript_bytes, torchscript_from_model
+from hasn_edge.errors import UnsupportedError, say
+from hasn_edge.exporters.deployable import Float32Norm
+from hasn_edge.exporters.torchscript import quiet_jit, torchscript_bytes, torchscript_from_model
 from hasn_edge.fuse.apply import RULES, fuse
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.model.checkpoint import load_checkpoint
@@ -82,6 +83,32 @@ def test_fp16_holds_half_the_bytes_but_norms_in_float32(tmp_path):
     parameters = sum(p.numel() for p in model.parameters())
     assert sizes[Precision.FP32] - sizes[Precision.FP16] > 1.8 * parameters
     assert model.conv_1.weight.dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        RuntimeError("`torch.jit.trace` is deprecated and no longer available, use torch.export"),
+        NotImplementedError("TorchScript was removed from PyTorch"),
+        AttributeError("module 'torch' has no attribute 'jit'"),
+    ],
+)
+def test_a_torch_without_torchscript_is_one_message_that_names_pt2(refusal):
+    with (
+        pytest.raises(UnsupportedError, match=r"has no TorchScript any more: .*; use format='pt2'"),
+        quiet_jit(),
+    ):
+        raise refusal
+    with (
+        pytest.raises(UnsupportedError, match=r"any more: .*; use torch 2\.6"),
+        quiet_jit(say("use torch 2.6")),
+    ):
+        raise refusal
+
+
+def test_other_errors_pass_the_door():
+    with pytest.raises(RuntimeError, match="shapes"), quiet_jit():
+        raise RuntimeError("shapes do not match in TorchScript")
 
 
 def test_norms_inside_an_fp16_file_are_computed_in_float32():

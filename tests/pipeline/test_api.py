@@ -44,7 +44,7 @@ def files(folder) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
 def test_export_equals_pytorch(tiny, tmp_path, x, format, precision, tolerance):
     artifact = hasn_edge.export(tiny, format=format, precision=precision, output=tmp_path)
@@ -67,7 +67,7 @@ def test_static_export_takes_one_size(tiny, tmp_path, x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
 def test_failed_comparison_leaves_nothing(tiny, tmp_path, monkeypatch, format):
     monkeypatch.setattr(acceptance, "BUDGETS", {p: Budget(max_abs=-1.0) for p in Precision})
     with pytest.raises(VerificationError, match="is too far from its reference"):
@@ -255,7 +255,7 @@ def test_shape_of_a_scale_2_network(tmp_path):
         ({"format": "tflite"}, "unknown format 'tflite'"),
         ({"precision": "fp16", "opset": 17}, "FP16 tensors need opset 20"),
         ({"format": "torchscript", "size": (32, 32)}, "TorchScript files take any size"),
-        ({"format": "torchscript", "opset": 17}, "TorchScript has no opset"),
+        ({"format": "torchscript", "opset": 17}, "TorchScript files have no opset"),
     ],
 )
 def test_export_refuses(tiny, tmp_path, options, message):

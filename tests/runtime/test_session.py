@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from functools import cache
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch
 
 from hasn_edge.errors import BuildError, InputError, ShapeError
 from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.exporters.pt2 import compiled_bytes, program_bytes, program_from_model
 from hasn_edge.exporters.torchscript import quiet_jit, torchscript_from_model
 from hasn_edge.hardware.host import has_bf16, has_integer_dot_product
 from hasn_edge.model.hasn import HASN
@@ -24,6 +26,7 @@ from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.openvino import open_openvino
+from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, describe_host
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
@@ -60,6 +63,8 @@ class SessionContract:
 
     tolerance = 1e-5
     backend = ""
+    least = 15
+    """Least side that the file takes."""
     precision = Precision.FP32
     device = "cpu"
 
@@ -85,6 +90,7 @@ class SessionContract:
 
     @pytest.mark.parametrize("size", [(15, 15), (17, 29), (31, 16)])
     def test_output_is_the_networks(self, session, expected, size):
+        size = tuple(side + self.least - 15 for side in size)
         x = noise(1, 3, *size)
         y = session.run(x)
         assert y.dtype == np.float32
@@ -94,7 +100,7 @@ class SessionContract:
             np.testing.assert_allclose(y, expected(x), rtol=0, atol=self.tolerance)
 
     def test_every_session_reports_its_times_and_how_it_runs(self, session):
-        for x in (noise(1, 3, 16, 18), np.zeros((1, 16, 18, 3), np.uint8)):
+        for x in (noise(1, 3, 22, 24), np.zeros((1, 22, 24, 3), np.uint8)):
             times = session.times(x)
             assert times.total_s > 0
             for part in (times.gpu_s, times.enqueue_s, times.to_device_s, times.to_host_s):
@@ -103,11 +109,11 @@ class SessionContract:
         assert json.loads(json.dumps(session.facts())) == session.facts()
 
     def test_two_runs_are_equal_bit_for_bit(self, session):
-        x = noise(1, 3, 19, 23)
+        x = noise(1, 3, 21, 23)
         np.testing.assert_array_equal(session.run(x), session.run(x))
 
     def test_output_belongs_to_the_caller_and_input_is_left_alone(self, session):
-        x = noise(1, 3, 16, 16)
+        x = noise(1, 3, 22, 22)
         before = x.copy()
         first = session.run(x)
         kept = first.copy()
@@ -118,14 +124,14 @@ class SessionContract:
         np.testing.assert_array_equal(session.run(x), kept)
 
     def test_batch_equals_its_images_one_by_one(self, session):
-        x = noise(3, 3, 16, 18)
+        x = noise(3, 3, 22, 24)
         singles = np.concatenate([session.run(one[None]) for one in x])
         np.testing.assert_allclose(session.run(x), singles, rtol=0, atol=self.batch_tolerance)
 
     batch_tolerance = 1e-6
 
     def test_submitted_inputs_answer_in_any_order_and_may_be_overwritten(self, session):
-        inputs = [noise(1, 3, 16, 18), noise(1, 3, 17, 15), noise(1, 3, 16, 18)[..., ::-1].copy()]
+        inputs = [noise(1, 3, 22, 24), noise(1, 3, 23, 21), noise(1, 3, 22, 24)[..., ::-1].copy()]
         wanted = [session.run(x) for x in inputs]
         pending = []
         for x in inputs:
@@ -137,7 +143,7 @@ class SessionContract:
             assert pending[i].result() is pending[i].result()
 
     def test_pixels_are_the_tensors_rounded(self, session):
-        levels = np.rint(255 * noise(2, 16, 18, 3)).astype(np.uint8)
+        levels = np.rint(255 * noise(2, 22, 24, 3)).astype(np.uint8)
         y = session.run(np.ascontiguousarray(levels.transpose(0, 3, 1, 2)) / np.float32(255))
         got = session.run_pixels(levels)
         assert got.dtype == np.uint8
@@ -146,7 +152,7 @@ class SessionContract:
         np.testing.assert_array_equal(session.submit_pixels(levels).result(), got)
 
     def test_strides_and_read_only_input_do_not_matter(self, session):
-        x = noise(1, 3, 16, 20)
+        x = noise(1, 3, 22, 26)
         expected = session.run(x)
         channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         flipped = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
@@ -162,10 +168,13 @@ class SessionContract:
             (noise(3, 16, 16), r"expected float32 \(N, 3, H, W\), got 3 dimensions \(3, 16, 16\)"),
             (noise(1, 1, 16, 16), r"got 1 channels \(1, 1, 16, 16\)"),
             (noise(1, 16, 16, 3), r"transpose it, it looks like \(N, H, W, C\)"),
-            (noise(1, 3, 16, 16).astype(np.float64), r"got float64; .* \.astype\(numpy\.float32\)"),
+            (noise(1, 3, 22, 22).astype(np.float64), r"got float64; .* \.astype\(numpy\.float32\)"),
             (np.zeros((1, 3, 16, 16), np.uint8), r"got uint8; .* hasn_edge\.images\.arrays\.to_tensor"),
             (noise(0, 3, 16, 16), r"at least one pixel, got \(0, 3, 16, 16\)"),
-            (noise(1, 3, 14, 16), r"at least 15 x 15 pixels, got 14 x 16 .*use Upscaler, which pads"),
+            (
+                noise(1, 3, 14, 16),
+                r"at least (15 x 15|21 x 21) pixels, got 14 x 16 .*use Upscaler, which pads",
+            ),
             (noise(1, 3, 16, 0), r"at least one pixel, got \(1, 3, 16, 0\)"),
         ],
     )
@@ -178,7 +187,7 @@ class SessionContract:
         [(np.nan, "not finite"), (-np.inf, "not finite"), (255, r"got .* to 255; divide by 255")],
     )
     def test_wrong_values_are_named(self, session, value, message):
-        x = noise(1, 3, 16, 16)
+        x = noise(1, 3, 22, 22)
         x[0, 1, 5, 7] = value
         with pytest.raises(InputError, match=f"^{self.backend}: .*{message}"):
             session.run(x)
@@ -189,16 +198,16 @@ class SessionContract:
         session.close()
         assert session.closed
         with pytest.raises(InputError, match=f"{self.backend}: this session is closed; open it again"):
-            session.run(noise(1, 3, 16, 16))
+            session.run(noise(1, 3, 22, 22))
 
     def test_context_manager_closes_also_on_errors(self):
         with pytest.raises(ZeroDivisionError), self.open() as session:
-            assert session.run(noise(1, 3, 15, 15)).shape == (1, 3, 60, 60)
+            assert session.run(noise(1, 3, 21, 21)).shape == (1, 3, 84, 84)
             raise ZeroDivisionError
         assert session.closed
 
     def test_a_refused_input_does_not_harm(self, session):
-        x = noise(1, 3, 16, 16)
+        x = noise(1, 3, 22, 22)
         before = session.run(x)
         with pytest.raises(ShapeError):
             session.run(x[:, :2])
@@ -273,6 +282,16 @@ def torchscript_bytes(precision: Precision) -> bytes:
 
 
 @cache
+def program(precision: Precision) -> bytes:
+    return program_bytes(program_from_model(network(), precision=precision))
+
+
+@cache
+def compiled() -> bytes:
+    return compiled_bytes(program_from_model(network()))
+
+
+@cache
 def onnx_bytes(**options) -> bytes:
     return onnx_from_model(network(), simplify=False, **options).SerializeToString()
 
@@ -293,6 +312,38 @@ class TestTorchScriptFp16(SessionContract):
     def open(self):
         data = torchscript_bytes(self.precision)
         return TorchScriptSession(data, SPEC, precision=self.precision, threads=1)
+
+
+class TestProgram(SessionContract):
+    backend = "pt2"
+    least = 21
+
+    def open(self):
+        return ProgramSession(program(Precision.FP32), SPEC, least_side=21, threads=1)
+
+
+@pytest.mark.slow
+class TestProgramFp16(SessionContract):
+    backend = "pt2"
+    precision = Precision.FP16
+    least = 21
+    tolerance = 2e-3
+    batch_tolerance = 1e-3
+
+    def open(self):
+        data = program(self.precision)
+        return ProgramSession(data, SPEC, precision=self.precision, least_side=21, threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles with g++")
+class TestCompiled(SessionContract):
+    backend = "aoti"
+    least = 21
+
+    def open(self):
+        host = describe_host("cpu")
+        return CompiledSession(compiled(), SPEC, compiled_for=host, device="cpu", least_side=21, threads=1)
 
 
 class TestOnnxRuntime(SessionContract):

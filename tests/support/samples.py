@@ -15,6 +15,7 @@ from hasn_edge.sidecar import (
     EngineDetails,
     GraphDetails,
     Kind,
+    ProgramDetails,
     TorchScriptDetails,
 )
 from hasn_edge.spec import ModelSpec, Precision
@@ -42,6 +43,7 @@ def plan(magic: bytes, version: tuple[int, ...], size: int = 4096) -> bytes:
 
 USUAL: dict[Kind, tuple[type[Details], dict[str, Any]]] = {
     Kind.TORCHSCRIPT: (TorchScriptDetails, {}),
+    Kind.PT2: (ProgramDetails, {"least_side": 21}),
     Kind.ONNX: (GraphDetails, {"form": "cpu", "opset": 17}),
     Kind.ENGINE: (
         EngineDetails,
