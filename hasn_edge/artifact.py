@@ -135,6 +135,8 @@ class Artifact:
         details = dict(values["details"])
         if values["schema"] == 1:
             details = _details_of_schema_1(details)
+        if "max_abs" in (measured := details.get("measured") or {}):
+            details["measured"] = _with_noise_apart(measured)
         return cls(
             path=path,
             spec=ModelSpec.from_dict(values["spec"]),
@@ -145,6 +147,12 @@ class Artifact:
             made_by=dict(values["made_by"]),
             details=msgspec.convert(details, _DETAILS[Kind(values["kind"])]),
         )
+
+
+def _with_noise_apart(measured: dict[str, Any]) -> dict[str, Any]:
+    """Return what was measured as it is written today: once the figures on noise stood beside the others."""
+    apart = {key: value for key, value in measured.items() if key in ("against", "held_out", "pixels")}
+    return {**apart, "noise": {key: value for key, value in measured.items() if key not in apart}}
 
 
 def _details_of_schema_1(details: dict[str, Any]) -> dict[str, Any]:

@@ -81,20 +81,30 @@ class PixelLevels(_Record, frozen=True, kw_only=True):
     """Largest difference."""
 
 
-class QualityRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
-    """How far a file's output is from its reference, on noise; see :mod:`hasn_edge.evaluation.compare`."""
+class NoiseRecord(_Record, frozen=True, kw_only=True):
+    """How far a file's output is from its reference on noise; see :mod:`hasn_edge.evaluation.compare`.
 
-    against: str
+    It shows a wrong file and not the quality of a right one: noise exceeds every range that photographs set,
+    so that INT8 saturates on it.
+    """
+
     max_abs: float | None
     psnr_db: float | None
     worst_psnr_db: float | None
     worst: int
     images: int
     not_finite: int
+
+
+class QualityRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a file's output is from its reference: on images first."""
+
+    against: str
     held_out: HeldOut | None = None
     """``None`` for FP32, which must agree value by value."""
     pixels: PixelLevels | None = None
     """``None`` for a file of floats."""
+    noise: NoiseRecord
 
 
 class RangesRecord(_Record, frozen=True, kw_only=True):

@@ -109,6 +109,9 @@ def test_a_graph_of_version_0_1(tmp_path):
     assert details.measured is not None
     assert details.measured.held_out is not None
     assert details.measured.held_out.dpsnr_db == pytest.approx(-0.0068, abs=1e-4)
+    old = json.loads((OLD / "graph.json").read_text())["details"]["measured"]
+    assert (details.measured.noise.psnr_db, details.measured.noise.images) == (old["psnr_db"], old["images"])
+    assert list(artifact.to_dict()["details"]["measured"]) == ["against", "held_out", "noise"]
 
 
 def test_an_engine_of_version_0_1(tmp_path):

@@ -14,7 +14,7 @@ from hasn_edge.errors import Cure, VerificationError
 from hasn_edge.evaluation.compare import BUDGETS, compare
 from hasn_edge.evaluation.evaluate import Scores, drift, score_session
 from hasn_edge.images.arrays import Float32, from_tensor, to_tensor
-from hasn_edge.sidecar import HeldOut, PixelLevels, QualityRecord
+from hasn_edge.sidecar import HeldOut, NoiseRecord, PixelLevels, QualityRecord
 from hasn_edge.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Acceptance:
             self.reference, candidate, _batches(self.checkpoint.spec, least=candidate.smallest[0])
         )
         agreement.require(BUDGETS[candidate.precision], what=what)
-        measured = QualityRecord(against="PyTorch FP32, unfused", **agreement.to_dict())
+        noise = NoiseRecord(**agreement.to_dict())
+        measured = QualityRecord(against="PyTorch FP32, unfused", noise=noise)
         if candidate.precision is Precision.FP32:
             return measured, f"{what}: largest difference from PyTorch {agreement.max_abs:.1e}"
         scores = score_session(candidate, self.held_out)

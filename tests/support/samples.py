@@ -63,9 +63,9 @@ USUAL: dict[Kind, tuple[type[Details], dict[str, Any]]] = {
 
 def measured(dpsnr_db: float) -> dict[str, Any]:
     """Return what a sidecar states of a file that lost so much quality."""
+    figures = dict.fromkeys(("max_abs", "psnr_db", "worst_psnr_db"), 1.0)
     return {
-        **dict.fromkeys(("max_abs", "psnr_db", "worst_psnr_db"), 1.0),
-        **dict.fromkeys(("worst", "images", "not_finite"), 0),
+        "noise": {**figures, **dict.fromkeys(("worst", "images", "not_finite"), 0)},
         "against": "PyTorch",
         "held_out": {
             **dict.fromkeys(("psnr_y_db", "dssim", "fidelity_db", "worst_dpsnr_db", "budget_db"), 0.0),
