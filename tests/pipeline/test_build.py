@@ -68,6 +68,7 @@ def told(monkeypatch) -> SimpleNamespace:
             warnings=(),
             seconds=1.0,
             facts=USUAL[Kind.ENGINE][1],
+            kernels=None,
         )
 
     for module in (builder, fastest):
