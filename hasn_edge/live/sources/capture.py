@@ -26,7 +26,8 @@ RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 """FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of an
 image to a full socket, and frames are given out as they come."""
 
-_WHOLE, _MISSING_S = 0.95, 0.5  # of its length; what is nearer to it is whole, as containers only estimate it
+_WHOLE = 0.95  # of its length; what is nearer to it is whole, as containers only estimate it,
+_MISSING_S, _MOST_MISSING_S = 0.5, 10.0  # by seconds at least, and at most
 _DAMAGED = 20  # reads that fail one after the other: fewer are damaged frames, not the end
 _DAMAGED_S = 0.3  # reads that fail later waited for a server
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
@@ -68,6 +69,8 @@ class CaptureSource(FrameSource):
         self._closed = False
         self._length_s = length_s
         self._reached_s = 0.0
+        self._late_s: float | None = None  # when its first image is shown, where its length counts from zero
+        self._step_s = 0.0  # the longest between two images so far: the last one may be shown for as long
         self._local = local
         height = int(capture.get(self._cv2.CAP_PROP_FRAME_HEIGHT))
         width = int(capture.get(self._cv2.CAP_PROP_FRAME_WIDTH))
@@ -106,14 +109,26 @@ class CaptureSource(FrameSource):
         self.dropped += damaged
         self._index += damaged + 1
         time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
-        self._reached_s = max(self._reached_s, time_s or 0.0)
+        self._reach(time_s or 0.0)
         pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
         return Frame(index=self._index - 1, pixels=pixels, time_s=time_s, captured=captured)
 
     def _early(self) -> bool:
         """Whether a recording is to last a good while longer."""
-        missing_s = 0.0 if self._length_s is None else self._length_s - self._reached_s
-        return missing_s > max(_MISSING_S, (1 - _WHOLE) * (self._length_s or 0.0))
+        length_s = self._length_s or 0.0
+        missing_s = length_s - self._reached_s - (self._late_s or 0.0)
+        about_s = min((1 - _WHOLE) * length_s, _MOST_MISSING_S)
+        return missing_s > max(_MISSING_S, about_s, 1.01 * self._step_s)
+
+    def _reach(self, time_s: float) -> None:
+        """Note how far it was read: positions count from the first image, wherever the length begins."""
+        if self._late_s is None:
+            # OpenCV has no word for the start. From 4.10 on it states an image's time in units of its rate.
+            known = getattr(self._cv2, "CAP_PROP_PTS", None) if self._length_s else None
+            late_s = self._capture.get(known) / self.fps - time_s if known is not None and self.fps else 0.0
+            self._late_s = late_s if 0 < late_s < (self._length_s or 0.0) else 0.0
+        self._step_s = max(self._step_s, time_s - self._reached_s)
+        self._reached_s = max(self._reached_s, time_s)
 
     def _expected(self) -> bool:
         """Whether FFmpeg may have more after a frame that it could not decode."""
@@ -123,7 +138,7 @@ class CaptureSource(FrameSource):
         if self.live or (self._early() and not self._local):
             raise SourceError(f"{self.name}: {self._lost}")
         if self._early():
-            end = f"it ends at {self._reached_s:.1f} of {self._length_s:.1f} s"
+            end = f"it ends at {self._reached_s + (self._late_s or 0.0):.1f} of {self._length_s:.1f} s"
             self.report(trouble(f"{self.name}: damaged or cut off: {end}"))
 
     def close(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+av = pytest.importorskip("av")
 from hasn_edge.errors import SourceError, StageError
 from hasn_edge.live.pipeline import Live, lingering_threads
 from hasn_edge.live.sources.opening import open_source
+from tests.support.clips import make
 from tests.support.ffmpeg_server import FFMPEG, FfmpegServer
 from tests.support.live_rig import Session, Watcher, number_of
 from tests.support.rtsp_servers import RtspH264Server, RtspServer
@@ -168,3 +172,48 @@ def test_a_file_that_breaks_off_on_its_way_is_an_error(serve, clip):
     view = Watcher()
     with pytest.raises((StageError, SourceError), match=r"lost at frame|no video came"):
         Live(open_source(server.url), Session(), [view]).run()
+
+
+CASES = Path(__file__).parents[2] / "video" / "cases"
+
+
+def whole_files(folder: Path) -> dict[Path, int]:
+    """Files whose length, start and times fit together in different ways, and their numbers of images."""
+    seconds = Fraction(1, 1000)
+    slides = {"pts": [0, 10_000, 20_000], "time_base": seconds, "last": 10_000}
+    return {
+        CASES / "starts-late.mkv": 20,
+        make(folder / "slides.mkv", 3, **slides): 3,
+        make(folder / "slides.mp4", 3, **slides): 3,
+        make(folder / "late.mp4", 20, pts=[270_000 + 3000 * n for n in range(20)]): 20,
+        make(folder / "broadcast.ts", 60, container={"output_ts_offset": "60000"}): 60,
+    }
+
+
+def read(source) -> tuple[int, list[str]]:
+    """Read to the end; return how many images came and what was reported."""
+    told: list[str] = []
+    source.report = lambda notice: told.append(notice and notice.text)
+    with source:
+        count = 0
+        while source.read() is not None:
+            count += 1
+    return count, told
+
+
+def test_whole_files_end_without_a_word_from_a_disk_and_from_a_server(serve, tmp_path):
+    for path, count in whole_files(tmp_path).items():
+        assert read(open_source(str(path))) == (count, []), path.name
+        assert read(open_source(serve(FileServer, path).url)) == (count, []), path.name
+
+
+def test_half_of_a_file_that_begins_late_is_not_whole(serve, tmp_path):
+    times = {"pts": [3000 + 100 * n for n in range(60)], "time_base": Fraction(1, 1000)}
+    data = make(tmp_path / "late.mkv", 60, rate=10, options={"g": "5", "bf": "0"}, **times).read_bytes()
+    half = tmp_path / "half.mkv"
+    half.write_bytes(data[: len(data) // 2])
+    count, told = read(open_source(str(half)))
+    assert 20 < count < 40
+    assert told == [f"half.mkv: damaged or cut off: it ends at {2.9 + count / 10:.1f} of 9.0 s"]
+    with pytest.raises(SourceError, match="no image came"):
+        read(open_source(serve(FileServer, half).url))
