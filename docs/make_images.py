@@ -1,22 +1,26 @@
 """Make the images of the documentation: ``python docs/make_images.py``.
 
 ``images/floors.svg`` shows the rooms of ``hasn_edge`` and what stands on what, from the imports in the code;
-``images/result.png`` a crop of one held-out image by bicubic, by the bundled model, and as it was.
+``images/result.png`` a crop of one held-out image by bicubic, by the bundled model, and as it was;
+``images/camera.png`` the same of three images whose low resolution was degraded as a camera does it.
 """
 
 from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
 PACKAGE = DOCS.parent / "hasn_edge"
-SAMPLE, TOP, LEFT, SIDE = "coffee-0", 100, 20, 120
-"""Which held-out image, and the corner and side of the crop in HR pixels."""
+SIDE = 120
+"""Of a crop, in HR pixels."""
+SAMPLE = ("coffee-0", 100, 20)
+"""Which held-out image, and the top left corner of the crop in HR pixels."""
+CAMERA_SAMPLES = (SAMPLE, ("astronaut-0", 20, 20), ("rocket-0", 60, 60))
 
 SAYS = {
     "errors": "errors and their cures",
@@ -117,31 +121,46 @@ def floors_svg() -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def write_result(path: Path) -> None:
-    """Write the three crops beside each other, with the PSNR-Y of the whole image under each."""
-    import matplotlib.pyplot as plt
+def write_crops(
+    path: Path, crops: Sequence[tuple[str, int, int]], models: Sequence[str], *, degraded: bool
+) -> None:
+    """Write crops of held-out images, one a row: by bicubic, by the models, and as they were.
 
+    Args:
+        path: The image to write.
+        crops: Names of images with the top and left corner of the crop in HR pixels.
+        models: Bundled models of scale 4.
+        degraded: Whether LR is degraded first, as the recipe ``hasn-x4-camera`` does it.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from hasn_edge.data.degrade import degrade
     from hasn_edge.data.pairs import bicubic_baseline, shipped_eval_set
     from hasn_edge.images.arrays import from_tensor, to_tensor
     from hasn_edge.images.metrics import psnr_and_ssim_y
-    from hasn_edge.model.zoo import DEFAULT_MODEL
     from hasn_edge.runtime.open import open_model
     from hasn_edge.runtime.upscaler import Upscaler
+    from hasn_edge.train.recipe import load_recipe
 
-    pair = next(pair for pair in shipped_eval_set(4) if pair.name == SAMPLE)
-    hr, lr = pair.hr(), pair.lr()
-    with Upscaler(open_model(DEFAULT_MODEL)) as upscaler:
-        results = {
-            "bicubic": from_tensor(bicubic_baseline(4)(to_tensor(lr))),
-            DEFAULT_MODEL: upscaler(lr),
-            "original": hr,
-        }
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), dpi=110)
-    for axis, (name, pixels) in zip(axes, results.items(), strict=True):
-        score = "" if name == "original" else f"  {psnr_and_ssim_y(pixels, hr, border=4)[0]:.2f} dB"
-        axis.imshow(pixels[TOP : TOP + SIDE, LEFT : LEFT + SIDE], interpolation="nearest")
-        axis.set_title(name + score, fontsize=10)
-        axis.axis("off")
+    pairs = {pair.name: pair for pair in shipped_eval_set(4)}
+    columns = len(models) + 2
+    figure, axes = plt.subplots(
+        len(crops), columns, figsize=(3 * columns, 3.3 * len(crops)), dpi=110, squeeze=False
+    )
+    for number, (row, (name, top, left)) in enumerate(zip(axes, crops, strict=True)):
+        hr, lr = pairs[name].hr(), pairs[name].lr()
+        if degraded:
+            lr = degrade(lr, load_recipe("hasn-x4-camera").degradation, np.random.default_rng(number))
+        results = {"bicubic": from_tensor(bicubic_baseline(4)(to_tensor(lr)))}
+        for model in models:
+            with Upscaler(open_model(model)) as upscaler:
+                results[model] = upscaler(lr)
+        for axis, (title, pixels) in zip(row, {**results, "original": hr}.items(), strict=True):
+            score = "" if title == "original" else f"  {psnr_and_ssim_y(pixels, hr, border=4)[0]:.2f} dB"
+            axis.imshow(pixels[top : top + SIDE, left : left + SIDE], interpolation="nearest")
+            axis.set_title(title + score, fontsize=10)
+            axis.axis("off")
     figure.tight_layout(pad=0.4)
     figure.savefig(path)
     plt.close(figure)
@@ -150,4 +169,5 @@ def write_result(path: Path) -> None:
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / "floors.svg").write_text(floors_svg(), encoding="utf-8")
-    write_result(IMAGES / "result.png")
+    write_crops(IMAGES / "result.png", [SAMPLE], ["hasn-x4"], degraded=False)
+    write_crops(IMAGES / "camera.png", CAMERA_SAMPLES, ["hasn-x4", "hasn-x4-camera"], degraded=True)
