@@ -20,7 +20,7 @@ from hasn_edge.progress import Progress, ignore
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import Recipe
 from hasn_edge.train.recorder import Recorder
-from hasn_edge.train.run_folder import RunFile, load_newest, saved_iterations, state_path
+from hasn_edge.train.run_folder import RunFile, load_newest, saved_iterations, state_path, trained_here
 from hasn_edge.train.runs import load_start
 from hasn_edge.train.speed import keep_freed_memory
 from hasn_edge.train.trainer import Trainer
@@ -57,13 +57,25 @@ def train_run(
         stop: Asked before each step; when true, the state is saved and :class:`Interrupted` raised.
 
     Raises:
-        ConfigError: the data is not what the run began with.
+        ConfigError: the data is not what the run began with, or another process trains the run.
         CheckpointError: the weights to begin with are not, or the state is of another network.
         Interrupted: ``stop`` returned true.
         HasnEdgeError: the loss is not a finite number: names the iteration, the images of its batch and
             the last good state.
     """
     keep_freed_memory()
+    with trained_here(folder) if world.is_main else nullcontext():
+        _train(folder, run, world, compiled, progress, stop)
+
+
+def _train(
+    folder: Path,
+    run: RunFile,
+    world: DistributedContext,
+    compiled: bool,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> None:
     recipe = run.recipe
     shards = [Shards(Path(path)) for path in run.data]
     if combined_fingerprint(shards) != run.fingerprint:

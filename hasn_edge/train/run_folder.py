@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,36 @@ class RunFile:
     branched_at: int | None = None
     """The iteration of another run whose full state this one began with; ``None`` where it began at 0."""
     versions: Mapping[str, str]
+
+
+@contextmanager
+def trained_here(folder: Path) -> Iterator[None]:
+    """Keep a run to this process: two that train it would replace each other's states.
+
+    The system ends the claim with the process, however it ends. Where it cannot lock folders (Windows, some
+    network drives) nothing is claimed.
+
+    Raises:
+        ConfigError: another process trains the run.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another process is training this run; stop it first, or train in another folder"
+            ) from None
+        except OSError as exc:
+            log.info("%s: not claimed: %s", folder, exc)
+        yield
+    finally:
+        os.close(held)
 
 
 def write_run_file(folder: Path, run: RunFile) -> None:

@@ -31,6 +31,7 @@ from hasn_edge.train.run_folder import (
     save_state,
     saved_iterations,
     state_path,
+    trained_here,
     write_run_file,
 )
 from hasn_edge.train.speed import faster_memory_format
@@ -178,7 +179,8 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
     is done is then what the new plan would have done too.
 
     Raises:
-        ConfigError: no run there, the new end has passed already, or a decay is in the way.
+        ConfigError: no run there, the new end has passed already, a decay is in the way, or another process
+            trains the run.
     """
     run = read_run_file(folder)
     if iterations is None or iterations == run.recipe.iterations:
@@ -199,7 +201,8 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
                 call("train", branch=str(folder), output="DIR"),
             )
     run = replace(run, recipe=plan)
-    write_run_file(folder, run)
+    with trained_here(folder):
+        write_run_file(folder, run)
     return run
 
 

@@ -1,6 +1,8 @@
 """Beginning, branching and replanning: what is checked, and that branches leave their run as it was."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -238,3 +240,23 @@ def test_weights_of_another_scale_give_the_body_and_a_fitted_upsampler(recipe, f
     with torch.no_grad():
         y = from_tensor(model(x).numpy())
     assert psnr_rgb(y, hr) > 30  # a fresh upsampler: below 10
+
+
+def test_a_run_that_another_process_trains_is_left_alone(trunk, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trunk, folder)
+    run = read_run_file(folder)
+    code = "import sys, time\nfrom pathlib import Path\nfrom hasn_edge.train.run_folder import trained_here\n"
+    code += "with trained_here(Path(sys.argv[1])):\n    print('claimed', flush=True)\n    time.sleep(600)\n"
+    with subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "claimed\n"
+        with pytest.raises(ConfigError, match="another process is training this run; stop it first"):
+            train_run(folder, run, ALONE)
+        with pytest.raises(ConfigError, match="another process"):
+            resume_run(folder, iterations=2000)
+        assert read_run_file(folder) == run
+        other.kill()
+        other.wait()
+    stop = iter([True])
+    with pytest.raises(Interrupted, match="after iteration 13"):
+        train_run(folder, resume_run(folder), ALONE, stop=lambda: next(stop))
