@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -23,6 +24,21 @@ RTX, RTX_MODULES = "TensorRT for RTX", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
 _GPU = "an NVIDIA GPU with its driver"
 
+VIDEO, DEMO = "pip install 'hasn-edge[video]'", "pip install 'hasn-edge[demo]'"
+
+USUAL_ENCODERS = (
+    *("libx264", "libx265", "libsvtav1", "libvpx-vp9", "libopenh264", "mpeg4"),
+    *("h264_nvenc", "hevc_nvenc", "av1_nvenc"),
+)
+"""Encoders of videos whose quality can be set, those first that are taken first."""
+
+_CAPTURES = {
+    "FFmpeg": r"FFMPEG:\s*YES",
+    "V4L2": r"v4l/v4l2:\s*YES",
+    "GStreamer": r"GStreamer:\s*YES",
+}
+"""Libraries through which OpenCV captures, and how its build report has them."""
+
 
 class Ability(NamedTuple):
     """Whether something that the verbs do can be done here."""
@@ -34,8 +50,9 @@ class Ability(NamedTuple):
 
 
 def describe_environment(environment: Environment) -> tuple[CheckResult, ...]:
-    """Return what is here: CPU, packages, GPU and bundled models. It need not be right or wrong."""
-    return (*_cpu(environment), *_packages(environment), *_gpu(environment), *_models())
+    """Return what is here: CPU, packages, video, GPU and bundled models. It need not be right or wrong."""
+    found = (_cpu(environment), _packages(environment), _video(environment), _gpu(environment), _models())
+    return tuple(result for results in found for result in results)
 
 
 def list_abilities(environment: Environment) -> tuple[Ability, ...]:
@@ -68,9 +85,47 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
         ),
         ("build TensorRT engines for the GPU here", engines),
         ("run engines", run),
+        ("upscale videos", "" if "av" in here else VIDEO),
+        *_showing(environment),
         ("train", "" if torch and safetensors else "pip install 'hasn-edge[train]'"),
     )
     return tuple(Ability(what, not needs, needs) for what, needs in abilities)
+
+
+def _showing(environment: Environment) -> Iterator[tuple[str, str]]:
+    """Yield what the demo can do: where it is shown, and what it shows."""
+    build = environment.opencv_build
+    has = {name: bool(re.search(line, build or "")) for name, line in _CAPTURES.items()}
+    opencv = {"pip install opencv-python-headless": "cv2" in environment.modules}
+    page = {DEMO: "websockets" in environment.modules}
+    windows = {
+        "an OpenCV that has windows": build is None or not re.search(r"GUI:\s*NONE", build),
+        "a display": environment.display,
+    }
+    jetson = environment.jetson is not None
+    cameras = {"a camera in /dev/video*": bool(environment.cameras) or jetson}
+    streams = {} if build is None else {"an OpenCV that has FFmpeg": has["FFmpeg"]}
+    yield "show video live in the browser", _needs({**opencv, **page})
+    yield "show video live in a window", _needs({**opencv, **windows})
+    yield "show cameras", _needs({**opencv, **cameras})
+    yield "show network streams and video files", _needs({**opencv, **streams})
+
+
+def _video(environment: Environment) -> Iterator[CheckResult]:
+    """Yield what reads, writes and shows video: packages, encoders, libraries that capture, cameras."""
+    yield _package(environment, "av", ("av",), "reads and writes videos", VIDEO)
+    here = [name for name in USUAL_ENCODERS if name in environment.encoders]
+    if here:
+        nvenc = "; those of NVENC start where the GPU has it" if any("nvenc" in name for name in here) else ""
+        yield CheckResult(name="video encoders", state=State.INFO, detail=", ".join(here) + nvenc)
+    yield _package(environment, "websockets", ("websockets",), "serves the demo's page", DEMO)
+    if environment.opencv_build is not None:
+        ways = [name for name, line in _CAPTURES.items() if re.search(line, environment.opencv_build)]
+        detail = f"OpenCV captures through {', '.join(ways) or 'nothing that is known here'}"
+        yield CheckResult(name="capture", state=State.INFO, detail=detail)
+    csi = ", and csi:0 if one is connected" if environment.jetson is not None else ""
+    detail = (", ".join(environment.cameras) or "no /dev/video*") + csi
+    yield CheckResult(name="cameras", state=State.INFO, detail=detail)
 
 
 def _export(environment: Environment) -> str:

@@ -21,6 +21,7 @@ from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.optional import installed_version, version_tuple
 
 MODULES = (
+    "av",
     "cv2",
     "PIL",
     "onnx",
@@ -35,10 +36,12 @@ MODULES = (
     "tensorrt_rtx",
     "tensorrt_rtx_bindings",
     "torch",
+    "websockets",
 )
 """Modules whose place is looked up."""
 
 DISTRIBUTIONS = (
+    "av",
     "cuda-bindings",
     "cuda-python",
     "numpy",
@@ -54,6 +57,7 @@ DISTRIBUTIONS = (
     "tensorrt-rtx-cu12-bindings",
     "tensorrt-rtx-cu13-bindings",
     "torch",
+    "websockets",
 )
 """Distributions whose versions are looked up, besides OpenCV's."""
 
@@ -89,6 +93,12 @@ class Environment:
     """OpenCV's report of its build; ``None`` where it is not installed or cannot be imported."""
     opencv_error: str | None = None
     """Why OpenCV, which is installed, cannot be imported."""
+    encoders: tuple[str, ...] = ()
+    """Names of FFmpeg's video encoders that PyAV has."""
+    cameras: tuple[str, ...] = ()
+    """Capture devices; some may be no cameras."""
+    display: bool = False
+    """There may be a screen that shows windows."""
     driver: bool = False
     """NVIDIA's driver library can be loaded."""
     gpu: GpuFacts | None = None
@@ -166,6 +176,12 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         missing_libraries=_tensorrt_lacks(modules),
         opencv_build=build,
         opencv_error=error,
+        encoders=video_encoders() if "av" in modules else (),
+        cameras=tuple(
+            sorted(map(str, (root / "dev").glob("video[0-9]*")), key=lambda name: (len(name), name))
+        ),
+        display=not sys.platform.startswith("linux")
+        or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")),
         driver=driver_present(),
         gpu=gpu,
         cuda=cuda,
@@ -267,6 +283,25 @@ def opencv_build(python: str = sys.executable) -> tuple[str | None, str | None]:
     if done.returncode != 0:
         return None, (done.stderr.strip().splitlines() or ["it crashed"])[-1]
     return done.stdout, None
+
+
+def video_encoders(python: str = sys.executable) -> tuple[str, ...]:
+    """Ask PyAV for FFmpeg's video encoders, in a process of its own; nothing where it cannot be imported."""
+    code = (
+        "import av\n"
+        "for name in sorted(av.codecs_available):\n"
+        "    try:\n"
+        "        print(name if av.Codec(name, 'w').type == 'video' else '')\n"
+        "    except ValueError:\n"
+        "        pass"
+    )
+    try:
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(filter(None, done.stdout.split()))
 
 
 def start_cuda(python: str = sys.executable) -> tuple[str | None, HasnEdgeError | None]:

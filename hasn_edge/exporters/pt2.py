@@ -57,7 +57,9 @@ def program_from_model(
     dim = torch.export.Dim
     dims = {0: dim("batch", min=1), 2: dim("height", min=least), 3: dim("width", min=least)}
     # FP16's memory layout is checked in a way that no range of sizes can promise before the sizes are known.
-    deferred: dict[str, Any] = {"prefer_deferred_runtime_asserts_over_guards": True} if precision is Precision.FP16 else {}
+    deferred: dict[str, Any] = (
+        {"prefer_deferred_runtime_asserts_over_guards": True} if precision is Precision.FP16 else {}
+    )
     with _errors("export"), torch.no_grad():
         return torch.export.export(
             module,

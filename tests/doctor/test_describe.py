@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 
-from hasn_edge.doctor.describe import Ability, describe_environment, describe_training, list_abilities
+from hasn_edge.doctor.describe import (
+    USUAL_ENCODERS,
+    Ability,
+    describe_environment,
+    describe_training,
+    list_abilities,
+)
 from hasn_edge.doctor.environment import Environment, MissingLibrary, collect_environment
 from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model import zoo
+from hasn_edge.video.formats import QUALITY_SCALES
 from tests.support.environments import ORIN, cures
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +155,40 @@ def test_bundled_models_say_their_describe_training():
     assert found.detail == describe_training(zoo.bundled_provenance(zoo.DEFAULT_MODEL))
     assert "92 images for 6301 iterations; reaches Set5 30.85 dB, Set14 27.78 dB (" in found.detail
     assert "the paper's x4 network 32.17 dB on Set5" in found.detail
+
+
+BUILD = "GUI:    {gui}\nVideo I/O:\n  FFMPEG:   {ffmpeg}\n  GStreamer:   NO\n  v4l/v4l2:   YES (linux)\n"
+
+
+def test_what_video_and_the_demo_need():
+    bare = with_modules("onnxruntime", "cv2", opencv_build=BUILD.format(gui="NONE", ffmpeg="NO"))
+    found, can = describe(bare), abilities(bare)
+    assert (found["av"].state, cures(found["av"])) == (State.MISSING, "pip install 'hasn-edge[video]'")
+    assert cures(found["websockets"]) == "pip install 'hasn-edge[demo]'"
+    assert found["capture"].detail == "OpenCV captures through V4L2"
+    assert found["cameras"].detail == "no /dev/video*"
+    assert "video encoders" not in found
+    assert can["upscale videos"][1:] == (False, "pip install 'hasn-edge[video]'")
+    assert can["show video live in the browser"][1:] == (False, "pip install 'hasn-edge[demo]'")
+    assert can["show video live in a window"].needs == "an OpenCV that has windows, a display"
+    assert can["show cameras"].needs == "a camera in /dev/video*"
+    assert can["show network streams and video files"].needs == "an OpenCV that has FFmpeg"
+
+    whole = with_modules(
+        *("onnxruntime", "cv2", "av", "websockets"), opencv_build=BUILD.format(gui="QT5", ffmpeg="YES"),
+        display=True, cameras=("/dev/video0", "/dev/video2"), encoders=("h264_nvenc", "libx264", "wmv2"),
+    )  # fmt: skip
+    found, can = describe(whole), abilities(whole)
+    assert found["video encoders"].detail == "libx264, h264_nvenc; those of NVENC start where the GPU has it"
+    assert found["capture"].detail == "OpenCV captures through FFmpeg, V4L2"
+    assert found["cameras"].detail == "/dev/video0, /dev/video2"
+    assert all(ability.can for what, ability in can.items() if "show" in what or "video" in what)
+
+
+def test_encoders_that_are_named_are_those_whose_quality_can_be_set():
+    assert set(USUAL_ENCODERS) - {"libopenh264"} <= set(QUALITY_SCALES)
+
+
+def test_a_jetson_may_have_a_csi_camera(orin):
+    assert describe(orin)["cameras"].detail == "no /dev/video*, and csi:0 if one is connected"
+    assert abilities(replace(orin, modules={**orin.modules, "cv2": Path("/site/cv2")}))["show cameras"].can

@@ -17,6 +17,7 @@ from hasn_edge.doctor.environment import (
     missing_libraries,
     opencv_build,
     start_cuda,
+    video_encoders,
 )
 from hasn_edge.errors import NoCudaError
 from hasn_edge.hardware.gpu import gpu_facts
@@ -219,3 +220,17 @@ class TestCollect:
         here = Environment(root=tmp_path, python=(3, 11))
         assert set(here.system_packages("tensorrt")) == {(3, 10)}
         assert set(here.system_packages("cv2")) == {(3, 11)}
+
+
+def test_encoders_are_asked_of_pyav_and_cameras_of_the_file_system(tmp_path):
+    av = pytest.importorskip("av")
+    names = video_encoders()
+    assert "libx264" in names
+    assert "aac" not in names
+    assert all(av.Codec(name, "w").type == "video" for name in names)
+    assert video_encoders(executable(tmp_path / "python", "exit 1")) == ()
+    (tmp_path / "dev").mkdir()
+    for name in ("video10", "video2", "videocodec", "null"):
+        (tmp_path / "dev" / name).touch()
+    found = collect_environment(tmp_path).cameras
+    assert found == (str(tmp_path / "dev/video2"), str(tmp_path / "dev/video10"))
