@@ -24,7 +24,7 @@ from hasn_edge.sidecar import (
     ProgramDetails,
     TorchScriptDetails,
 )
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 SCHEMA = 2
 """Version of the sidecar format; a reader takes this one and converts the one before."""
@@ -40,7 +40,7 @@ class Artifact:
     """One file produced by one stage. Its sidecar is ``<file>.json``."""
 
     path: Path
-    spec: ModelSpec
+    spec: NetworkSpec
     precision: Precision
     sha256: str
     """Hash of the file's bytes, checked on load."""
@@ -139,7 +139,7 @@ class Artifact:
             details["measured"] = _with_noise_apart(measured)
         return cls(
             path=path,
-            spec=ModelSpec.from_dict(values["spec"]),
+            spec=NetworkSpec.from_dict(values["spec"]),
             precision=Precision(values["precision"]),
             sha256=str(values["sha256"]),
             source=str(values["source"]),
@@ -237,7 +237,7 @@ def publish(
     data: bytes,
     path: Path,
     *,
-    spec: ModelSpec,
+    spec: NetworkSpec,
     precision: Precision,
     source: str,
     details: Details,

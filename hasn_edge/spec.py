@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from hasn_edge.errors import ConfigError, UnsupportedError
+
+GRAPH_ARCH = "onnx"
+"""Family of the networks that come as a graph of somebody else's."""
+
+N = TypeVar("N", bound="NetworkSpec")
 
 
 class Precision(str, Enum):
@@ -52,14 +57,112 @@ class SizeRule:
 
     minimum: int = 1
     """Smallest accepted height and width."""
+    multiple: int = 1
+    """What divides each accepted height and width; it divides the minimum too."""
 
     def padding(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns to add so that ``height`` x ``width`` is accepted."""
-        return max(0, self.minimum - height), max(0, self.minimum - width)
+        rows, columns = (
+            max(self.minimum, -(-side // self.multiple) * self.multiple) - side for side in (height, width)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+class NetworkSpec:
+    """What running a network takes to know of it, whoever made it.
+
+    Tensors at every public boundary are NCHW, RGB, float32 in [0, 1].
+    """
+
+    arch: str
+    """Family name."""
+    scale: int
+    """Upscaling factor."""
+    channels: int = 3
+    """Colour channels of input and output."""
+
+    @property
+    def size(self) -> SizeRule:
+        """Which heights and widths it accepts."""
+        return SizeRule()
+
+    @property
+    def tile_equivariant(self) -> bool:
+        """Whether a tile's interior is known to equal the same region of the whole frame."""
+        return False
+
+    def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Return the shape of the output for an input of shape ``(N, C, H, W)``."""
+        n, c, h, w = shape
+        return n, c, h * self.scale, w * self.scale
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, one per field."""
+        return {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NetworkSpec:
+        """Build a spec from :meth:`to_dict`'s values, of the class that their ``arch`` belongs to.
+
+        Raises:
+            ConfigError: an unknown field (the nearest name is suggested) or a value out of range.
+        """
+        foreign = isinstance(values, dict) and values.get("arch") == GRAPH_ARCH
+        return (GraphSpec if foreign else ModelSpec)._from_fields(values)
+
+    @classmethod
+    def _from_fields(cls: type[N], values: dict[str, Any]) -> N:
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+                raise ConfigError(f"unknown model field {key!r}{hint}")
+        try:
+            return cls(**values)
+        except ValueError as exc:
+            raise ConfigError(f"model: {exc}") from exc
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec(NetworkSpec):
+    """A network of which only the graph is known: what runs of it have shown.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    arch: str = GRAPH_ARCH
+    scale: int = 4
+    minimum: int = 1
+    """Smallest height and width that it takes."""
+    multiple: int = 1
+    """What divides every height and width that it takes."""
+    peak: float = 1.0
+    """The value of white in the file itself, 1 or 255; sessions take and give [0, 1] whatever it is."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("scale", 1, 16),
+            ("channels", 3, 3),
+            ("minimum", 1, 4096),
+            ("multiple", 1, 256),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ConfigError(f"model.{name} is {value!r}; expected an integer from {low} to {high}")
+        if self.peak not in (1.0, 255.0):
+            raise ConfigError(f"model.peak is {self.peak!r}; expected 1 or 255")
+
+    @property
+    def size(self) -> SizeRule:
+        """As it was found by trying."""
+        return SizeRule(minimum=self.minimum, multiple=self.multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(NetworkSpec):
     """A network of the HASN family, complete: what is needed to build it and to feed it.
 
     Tensors at every public boundary are NCHW, RGB, float32 in [0, 1]. The defaults are the published
@@ -148,15 +251,6 @@ class ModelSpec:
         """Channels that channel attention squeezes to."""
         return max(1, self.features // self.cab_reduction)
 
-    def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        """Return the shape of the output for an input of shape ``(N, C, H, W)``."""
-        n, c, h, w = shape
-        return n, c, h * self.scale, w * self.scale
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, one per field."""
-        return {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self).items()}
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
         """Build a spec from :meth:`to_dict`'s values; missing fields take the published network's.
@@ -164,13 +258,4 @@ class ModelSpec:
         Raises:
             ConfigError: an unknown field (the nearest name is suggested) or a value out of range.
         """
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-                raise ConfigError(f"unknown model field {key!r}{hint}")
-        try:
-            return cls(**values)
-        except ValueError as exc:
-            raise ConfigError(f"model: {exc}") from exc
+        return cls._from_fields(values)

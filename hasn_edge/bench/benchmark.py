@@ -27,12 +27,15 @@ from hasn_edge.hardware.clocks import require_clocks
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.hardware.jetson import Jetson
-from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, load_model_checkpoint
+from hasn_edge.model.complexity import PAPER_SIZE, NetworkCounts
+from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, is_foreign_graph, load_model_checkpoint
+from hasn_edge.optional import installed_version
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.graph_probe import probe_graph
 from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.runtime.tensorrt.open_engine import no_gpu
 from hasn_edge.sidecar import Kind
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 
 def benchmark(
@@ -188,6 +191,7 @@ def run_benchmark(
         busy_cores=timer.busy_cores,
         own_reference=options.model is None,
         framed=framed,
+        graph_counts=_graph_counts(options.model, size),
         evidence=evidence,
         command=options.command,
     )
@@ -270,16 +274,34 @@ def _common_size(artifacts: Sequence[Artifact], size: tuple[int, int] | None) ->
     return size or DEFAULT_SIZE
 
 
-def _common_spec(model: str | None, artifacts: Sequence[Artifact]) -> ModelSpec:
-    shipped = None if model is None else bundled_onnx(model)  # its sidecar names the network without PyTorch
-    specs = (
-        {}
-        if model is None
-        else {model: (load_artifact(shipped) if shipped else load_model_checkpoint(model)).spec}
-    )
+def _common_spec(model: str | None, artifacts: Sequence[Artifact]) -> NetworkSpec:
+    specs = {} if model is None else {model: _spec_of(model)}
     specs.update({artifact.path.name: artifact.spec for artifact in artifacts})
     first, *others = specs
     for name in others:
         if specs[name] != specs[first]:
             raise InputError(f"{name} is of another network than {first}", say("bench each on its own"))
     return specs[first]
+
+
+def _spec_of(model: str) -> NetworkSpec:
+    shipped = bundled_onnx(model)  # its sidecar names the network without PyTorch
+    if shipped is not None:
+        return load_artifact(shipped).spec
+    if is_foreign_graph(model):
+        return replace(probe_graph(Path(model)), peak=1.0)  # as the files that are built of it
+    return load_model_checkpoint(model).spec
+
+
+def _graph_counts(model: str | None, size: tuple[int, int]) -> Mapping[tuple[int, int], NetworkCounts]:
+    """Return what a graph of somebody else's computes, where the package onnx can tell."""
+    if model is None or not is_foreign_graph(model) or installed_version("onnx") is None:
+        return {}
+    from hasn_edge.pipeline.foreign_graph import load_foreign_graph
+    from hasn_edge.quantize.graph import count_graph
+
+    try:
+        graph = load_foreign_graph(Path(model)).graph(17, size=None, batch=1)
+        return {one: count_graph(graph, one) for one in (size, PAPER_SIZE)}
+    except UnsupportedError:  # of one size, or shapes that cannot be inferred
+        return {}

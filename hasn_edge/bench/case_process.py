@@ -29,7 +29,7 @@ from hasn_edge.hardware.host import peak_memory_bytes
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
     from hasn_edge.evaluation.evaluate import Scores
-    from hasn_edge.runtime.open import GraphBackend
+    from hasn_edge.runtime.open import GraphBackend, ModelBackend
     from hasn_edge.runtime.session import Session
 
 
@@ -76,7 +76,8 @@ class Case:
                 eager=frame is not None,  # it is timed
             )
         assert self.model is not None
-        return open_model(self.model, backend="pytorch", device=self.device, threads=self.threads)
+        backend: ModelBackend | None = None if self.model.endswith(".onnx") else "pytorch"
+        return open_model(self.model, backend=backend, device=self.device, threads=self.threads)
 
 
 _GUARD = say('in a script of your own, call it under: if __name__ == "__main__":')

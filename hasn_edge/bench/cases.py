@@ -15,7 +15,7 @@ from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import MissingDependencyError
 from hasn_edge.files import distinct_names
-from hasn_edge.model.zoo import bundled_onnx
+from hasn_edge.model.zoo import bundled_onnx, is_foreign_graph
 from hasn_edge.optional import installed_version, require
 from hasn_edge.pipeline.api import export
 from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION
@@ -124,6 +124,8 @@ class CaseMaker:
     def _reference(self, model: str, *, gpu: bool | None) -> Case:
         """Return the FP32 network: by PyTorch or, without that, the graph that ships with it."""
         where = {None: "", False: ", CPU", True: ", GPU"}[gpu]
+        if is_foreign_graph(model):
+            return Case(label="ONNX Runtime fp32, as given", model=model, threads=self.options.threads)
         onnx = None if installed_version("torch") else bundled_onnx(model)
         if onnx is not None:
             return self._artifact_case(load_artifact(onnx), label="ONNX Runtime fp32, as it ships")
@@ -135,7 +137,7 @@ class CaseMaker:
         for precision in self._precisions:
             built = self._build(model, precision, "cpu", None)
             found += self._cases_of(built)
-            if precision is Precision.FP32:
+            if precision is Precision.FP32 and not is_foreign_graph(model):
                 # Not FP16: PyTorch computes half precision on a CPU some fifty times slower.
                 found.append(self._torchscript_case(model, precision))
             if precision is Precision.INT8:
@@ -144,7 +146,7 @@ class CaseMaker:
 
     def _device_cases(self, model: str) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
-        gpu = self.backends.torch_gpu
+        gpu = self.backends.torch_gpu and not is_foreign_graph(model)
         found = [self._reference(model, gpu=gpu)]
         for precision in self._precisions:
             if self.backends.engines is not None:

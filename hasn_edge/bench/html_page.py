@@ -13,7 +13,7 @@ from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.svg_charts import BOTTOM, TOP, Axis, Plot
 from hasn_edge.bench.table import GAP, caption, machine_facts, notes
 from hasn_edge.bench.verdict import LOSS_DB, verdict
-from hasn_edge.model.complexity import PAPER_SIZE, complexity
+from hasn_edge.model.complexity import PAPER_SIZE
 from hasn_edge.sidecar import EngineDetails, GraphDetails
 
 SAMPLES = 100
@@ -84,13 +84,13 @@ def _row(report: BenchReport, case: BenchCase, number: int, chosen: bool) -> dic
         speedup = report.speedup(case)[0]
         times = [*(f"{value:.4g}" for value in quantiles), f"{latency.fps:.4g}"]
         times.append(GAP if speedup is None else f"{speedup:.2f}x")
-    counted = complexity(report.spec, *PAPER_SIZE)
+    counted = report.counts(PAPER_SIZE)
     cells: list[str | tuple[str, str]] = [
         *times,
         _number(case.peak_bytes, 1e-6, ".0f"),
         _number(case.file_bytes, 1e-6, ".2f"),
-        f"{counted.total / 1e9:.3f}",
-        f"{counted.activations / 1e6:.1f}",
+        _number(counted.macs if counted else None, 1e-9, ".3f"),
+        _number(counted.activations if counted else None, 1e-6, ".1f"),
     ]
     if any(one.energy and one.energy.joules_per_frame for one in report.cases):
         cells.append(_number(case.energy.joules_per_frame if case.energy else None, 1e3, ".1f"))

@@ -17,8 +17,8 @@ from hasn_edge.evaluation.latency import Latency
 from hasn_edge.files import writing
 from hasn_edge.hardware.power import INTERVAL_SECONDS
 from hasn_edge.images.metrics import finite_or_none
-from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, complexity
-from hasn_edge.spec import ModelSpec
+from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, NetworkCounts, count
+from hasn_edge.spec import ModelSpec, NetworkSpec
 
 if TYPE_CHECKING:
     from hasn_edge.bench.energy import Energy
@@ -108,7 +108,7 @@ class BenchReport:
     """A finished benchmark. The first case is the reference of every ratio and drift."""
 
     model: str
-    spec: ModelSpec
+    spec: NetworkSpec
     size: tuple[int, int]
     """Input (height, width) of the latency figures."""
     cases: tuple[BenchCase, ...]
@@ -131,6 +131,8 @@ class BenchReport:
     """The first case is one of the given files, whose FP32 network is none of the bundled models."""
     framed: bool = False
     """Quality is of one frame with the set's images side by side, for engines of one size."""
+    graph_counts: Mapping[tuple[int, int], NetworkCounts] = field(default_factory=dict)
+    """By input (height, width), counts of a network that came as a graph; see :meth:`counts`."""
     evidence: Mapping[str, CaseEvidence] = field(default_factory=dict, repr=False)
     """By label, what shows where quality is lost; empty where it was not asked for."""
     command: str = ""
@@ -142,6 +144,12 @@ class BenchReport:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+    def counts(self, size: tuple[int, int]) -> NetworkCounts | None:
+        """Return the network's counts at an input (height, width); ``None`` where they are not known."""
+        if isinstance(self.spec, ModelSpec):
+            return count(self.spec, *size)
+        return self.graph_counts.get(size)
 
     @property
     def busy(self) -> str:
@@ -189,7 +197,9 @@ class BenchReport:
             )
             + f"; not given where rounds differ by more than {APART:.0%}",
             "parameters and MACs: of the unfused network; fvcore's rules (multiply-accumulates; LayerNorm 5, "
-            f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}",
+            f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}"
+            if isinstance(self.spec, ModelSpec)
+            else "parameters and MACs: of the graph's convolutions alone",
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
             "11x11 Gaussian SSIM, mean over images"
             + (f"; one {width}x{height} frame with the set's images side by side" if self.framed else ""),
@@ -282,17 +292,18 @@ class BenchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; raw samples included, infinite values as ``null``."""
-        counted = complexity(self.spec, *self.size)
+        counted, paper = self.counts(self.size), self.counts(PAPER_SIZE)
         return {
             "schema": SCHEMA,
             "model": self.model,
             "spec": self.spec.to_dict(),
             "size": {"height": self.size[0], "width": self.size[1]},
-            "parameters": counted.parameters,
+            "parameters": counted.parameters if counted else None,
             "macs": {
-                "256x256": complexity(self.spec, *PAPER_SIZE).total,
-                f"{self.size[1]}x{self.size[0]}": counted.total,
+                "256x256": paper.macs if paper else None,
+                f"{self.size[1]}x{self.size[0]}": counted.macs if counted else None,
             },
+            "activations": {"256x256": paper.activations if paper else None},
             "cases": [
                 _case_dict(case, *self.speedup(case), self.evidence.get(case.label)) for case in self.cases
             ],

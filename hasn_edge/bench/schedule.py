@@ -20,7 +20,7 @@ from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.memory import bytes_per_pixel
-from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import NetworkSpec
 
 INTEGRATED_BYTES = 2_000_000_000
 """What a process with CUDA takes of a Jetson's one memory before its first frame: interpreter, libraries with
@@ -133,7 +133,7 @@ class BenchSchedule:
 def why_apart(
     cases: Sequence[Case],
     board: Board,
-    spec: ModelSpec,
+    spec: NetworkSpec,
     size: tuple[int, int],
     free_bytes: Callable[[GpuFacts], int | None],
 ) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.errors import Cure, with_cures
 from hasn_edge.evaluation.latency import Latency
-from hasn_edge.model.complexity import PAPER_SIZE, complexity
+from hasn_edge.model.complexity import PAPER_SIZE
 
 GAP = "-"
 """Stands where a figure was not measured; the reason is below the table."""
@@ -127,12 +127,13 @@ def caption(report: BenchReport) -> list[str]:
     """Return what holds for every case: model and size, counts, and that the machine was busy, if it was."""
     height, width = report.size
     scale = report.spec.scale
-    counted, paper = complexity(report.spec, height, width), complexity(report.spec, *PAPER_SIZE)
-    lines = [
-        f"{report.model}, {width}x{height} -> {width * scale}x{height * scale}",
-        f"{counted.parameters:,} parameters, {paper.total / 1e9:.3f} GMACs at 256x256, "
-        f"{counted.total / 1e9:.3f} at {width}x{height}",
-    ]
+    counted, paper = report.counts(report.size), report.counts(PAPER_SIZE)
+    lines = [f"{report.model}, {width}x{height} -> {width * scale}x{height * scale}"]
+    if counted is not None and paper is not None:
+        lines.append(
+            f"{counted.parameters:,} parameters, {paper.macs / 1e9:.3f} GMACs at 256x256, "
+            f"{counted.macs / 1e9:.3f} at {width}x{height}"
+        )
     return lines + ([report.busy] if report.busy else [])
 
 

@@ -78,7 +78,8 @@ model_option = click.option(
     names=model_names,
     metavar="NAME|FILE",
     default=None,
-    help="Bundled name ({names}), or a .safetensors or .pth file.  [default: the bundled model]",
+    help="Bundled name ({names}), a .safetensors or .pth file, or any super-resolution network's .onnx.  "
+    "[default: the bundled model]",
 )
 
 artifact_option = click.option(

@@ -42,7 +42,8 @@ BICUBIC = "bicubic"
     names=model_names,
     metavar="NAME|FILE",
     multiple=True,
-    help="Bundled name ({names}), or a .safetensors or .pth file; repeatable.  [default: the bundled model]",
+    help="Bundled name ({names}), a .safetensors or .pth file, or any super-resolution network's .onnx; "
+    "repeatable.  [default: the bundled model]",
 )
 @click.option(
     "--artifact",

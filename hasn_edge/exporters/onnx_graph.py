@@ -106,6 +106,21 @@ def rename(model: onnx.ModelProto) -> None:
     _separate_parameters(graph)
 
 
+def rename_ends(model: onnx.ModelProto) -> None:
+    """Call the one input and the one output as ours are called, and what had these names otherwise."""
+    graph = model.graph
+    new = {graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
+    for name in (INPUT, OUTPUT):
+        if name not in new:
+            new[name] = f"{name}.inner"
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+    graph.input[0].name, graph.output[0].name = INPUT, OUTPUT
+
+
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with initializers for constants, no dead code and readable names."""
     copy = type(model).FromString(model.SerializeToString())

@@ -18,7 +18,7 @@ from hasn_edge.runtime.choice import ENGINES, find_choice, source_of
 from hasn_edge.runtime.open import GraphBackend, open_model, open_session
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import Kind
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 IN_FLIGHT = 2
 """Of a TensorRT engine: one frame is copied while another is computed."""
@@ -210,7 +210,7 @@ def _built(
     return EngineChoice(open=opened, size=artifact.size, scale=artifact.spec.scale)
 
 
-def _whole(size: tuple[int, int] | None, spec: ModelSpec) -> tuple[int, int] | None:
+def _whole(size: tuple[int, int] | None, spec: NetworkSpec) -> tuple[int, int] | None:
     """Return a size that the network takes as it is; what is too small for it is padded."""
     return size if size is not None and spec.size.padding(*size) == (0, 0) else None
 

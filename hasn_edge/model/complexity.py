@@ -104,6 +104,23 @@ class Complexity:
         return tuple((layer, layer.reads[0] == tensor) for layer in self.layers if tensor in layer.reads)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkCounts:
+    """What a network is and computes at one input size, in three numbers."""
+
+    parameters: int
+    macs: int
+    """By fvcore's rules; of a graph of somebody else's, of its convolutions alone."""
+    activations: int
+    """As :attr:`Complexity.activations`."""
+
+
+def count(spec: ModelSpec, height: int, width: int) -> NetworkCounts:
+    """Return :func:`complexity` as three numbers."""
+    found = complexity(spec, height, width)
+    return NetworkCounts(parameters=found.parameters, macs=found.total, activations=found.activations)
+
+
 def complexity(spec: ModelSpec, height: int, width: int) -> Complexity:
     """Return the layers of the unfused network for one ``height`` x ``width`` image.
 

@@ -73,6 +73,12 @@ def model_name(name: str | Path) -> str:
     return run if path.stem == _NAMES_OF_RUNS[0] else f"{run}-{path.stem}"
 
 
+def is_foreign_graph(model: str | Path) -> bool:
+    """Say whether a model is named by an ``.onnx`` file without a sidecar: somebody else's."""
+    path = Path(model)
+    return path.suffix == ".onnx" and not path.with_name(f"{path.name}.json").is_file()
+
+
 def bundled_onnx(name: str | Path) -> Path | None:
     """Return the FP32 ONNX file that ships with a bundled model: it runs without PyTorch.
 

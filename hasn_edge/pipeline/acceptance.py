@@ -14,13 +14,13 @@ from hasn_edge.errors import Cure, VerificationError
 from hasn_edge.evaluation.compare import BUDGETS, compare
 from hasn_edge.evaluation.evaluate import Scores, drift, score_session
 from hasn_edge.images.arrays import Float32, from_tensor, to_tensor
+from hasn_edge.pipeline.foreign_graph import ForeignGraph
 from hasn_edge.sidecar import HeldOut, NoiseRecord, PixelLevels, QualityRecord
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
     from hasn_edge.model.checkpoint import Checkpoint
-    from hasn_edge.runtime.pytorch import PyTorchSession
     from hasn_edge.runtime.session import Session
 
 FP16_BUDGET_DB = 0.01
@@ -28,6 +28,9 @@ FP16_BUDGET_DB = 0.01
 
 SIZES = ((15, 15), (17, 29), (64, 48))
 """Input (height, width) of the comparison with PyTorch: the smallest, a prime one, a plain one."""
+
+GIVEN = "the graph as it was given"
+"""What a network of somebody else's is compared with."""
 
 TIES = 1e-3
 """Share of 8-bit levels that may be rounded the other way by a graph that rounds itself."""
@@ -41,15 +44,22 @@ class Acceptance:
         held_out: Images that quality is measured on.
     """
 
-    def __init__(self, checkpoint: Checkpoint, held_out: EvalSet) -> None:
+    def __init__(self, checkpoint: Checkpoint | ForeignGraph, held_out: EvalSet) -> None:
         self.checkpoint, self.held_out = checkpoint, held_out
 
     @cached_property
-    def reference(self) -> PyTorchSession:
-        """The network, run eagerly."""
+    def reference(self) -> Session:
+        """The network, run eagerly; a graph of somebody else's, as it is."""
+        if isinstance(self.checkpoint, ForeignGraph):
+            return self.checkpoint.session()
         from hasn_edge.runtime.pytorch import PyTorchSession
 
         return PyTorchSession(self.checkpoint.model())
+
+    @property
+    def against(self) -> str:
+        """What the reference is called."""
+        return GIVEN if isinstance(self.checkpoint, ForeignGraph) else "PyTorch FP32, unfused"
 
     @cached_property
     def reference_scores(self) -> Scores:
@@ -85,9 +95,9 @@ class Acceptance:
         )
         agreement.require(BUDGETS[candidate.precision], what=what)
         noise = NoiseRecord(**agreement.to_dict())
-        measured = QualityRecord(against="PyTorch FP32, unfused", noise=noise)
+        measured = QualityRecord(against=self.against, noise=noise)
         if candidate.precision is Precision.FP32:
-            return measured, f"{what}: largest difference from PyTorch {agreement.max_abs:.1e}"
+            return measured, f"{what}: largest difference from {self.against} {agreement.max_abs:.1e}"
         scores = score_session(candidate, self.held_out)
         change = drift(self.reference_scores, scores)
         note = (
@@ -199,10 +209,11 @@ def _require_equal(session: Session, a: Float32, b: Float32, otherwise: str) -> 
         )
 
 
-def _batches(spec: ModelSpec, *, least: int) -> Iterator[Float32]:
-    for height, width in SIZES:
-        yield _noise(spec, max(height, least), max(width, least))
+def _batches(spec: NetworkSpec, *, least: int) -> Iterator[Float32]:
+    for height, width in (tuple(max(side, least) for side in size) for size in SIZES):
+        more = spec.size.padding(height, width)
+        yield _noise(spec, height + more[0], width + more[1])
 
 
-def _noise(spec: ModelSpec, height: int, width: int, *, count: int = 1) -> Float32:
+def _noise(spec: NetworkSpec, height: int, width: int, *, count: int = 1) -> Float32:
     return np.random.default_rng(0).random((count, spec.channels, height, width), dtype=np.float32)

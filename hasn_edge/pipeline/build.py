@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from hasn_edge.errors import (
 )
 from hasn_edge.files import output_error
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
+from hasn_edge.model.zoo import is_foreign_graph
 from hasn_edge.optional import require
 from hasn_edge.pipeline.context import (
     BuildContext,
@@ -114,9 +115,12 @@ def build_one(
         VerificationError: the budget was missed; the message names the costliest layers.
         HasnEdgeError: see the message; nothing half-written stays.
     """
-    require("torch", extra="export", needed_for="Building")
-    from hasn_edge.fuse.apply import DEFAULT_RULES
+    rules: Mapping[str, tuple[str, ...]] = {}
+    if not is_foreign_graph(options.model):
+        require("torch", extra="export", needed_for="Building")
+        from hasn_edge.fuse.apply import DEFAULT_RULES
 
+        rules = DEFAULT_RULES
     precision, output, gpu = Precision(options.precision), Path(options.output), gpu_facts()
     target = options.resolve_target(default_target(gpu))
     if options.calibrator and (precision is not Precision.INT8 or not target.runtime.compiles):
@@ -131,7 +135,7 @@ def build_one(
     low, high = target.shapes.min[0], target.shapes.max[0]
     context = load_context(
         options.model,
-        rules=DEFAULT_RULES[_BACKENDS[target.runtime]],
+        rules=rules.get(_BACKENDS[target.runtime], ()),
         pixels=options.pixels,
         batch=(low, high) if target.runtime.compiles else (1, options.batch or 1),
         recipe=options.recipe if precision is Precision.INT8 else None,

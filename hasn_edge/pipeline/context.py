@@ -27,8 +27,9 @@ from hasn_edge.errors import (
     use,
 )
 from hasn_edge.files import file_sha256
-from hasn_edge.model.zoo import load_model_checkpoint, model_name, model_path
+from hasn_edge.model.zoo import is_foreign_graph, load_model_checkpoint, model_name, model_path
 from hasn_edge.optional import installed_version
+from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign_graph
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.sidecar import Details, Form
@@ -68,7 +69,7 @@ class BuildOptions:
     """
 
     model: str | Path
-    """Bundled name, ``.safetensors`` or ``.pth``."""
+    """Bundled name, ``.safetensors``, ``.pth``, or the ``.onnx`` of any super-resolution network."""
     precision: str = "fp16"
     """``"fp32"``, ``"fp16"``, ``"int8"``, or ``"auto"``: those that make sense are built and timed here, on a
     CPU by each backend, and the fastest that keeps its budget is published."""
@@ -147,7 +148,7 @@ class BuildContext:
     """The start of every file's name."""
     model: str
     """What a sidecar calls the model: never a folder of the machine that built the file."""
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | ForeignGraph
     held_out: EvalSet
     """Images that quality is measured on; none of them is used for calibration."""
     rules: tuple[str, ...] = ()
@@ -159,6 +160,8 @@ class BuildContext:
     recipe: QuantRecipe | None = None
     """How INT8 is made; ``None`` for other precisions, as are the images."""
     images: CalibrationData | None = None
+    adapted: tuple[str, ...] = ()
+    """What was changed of the recipe for a graph of somebody else's, a sentence each."""
 
     @property
     def count(self) -> int | None:
@@ -169,7 +172,8 @@ class BuildContext:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the images, a sentence each."""
         skipped = self.images.skipped if self.images else ()
-        return (f"calibration: {len(skipped)} images left out, the first: {skipped[0]}",) if skipped else ()
+        left_out = [f"calibration: {len(skipped)} images left out, the first: {one}" for one in skipped[:1]]
+        return (*self.adapted, *left_out)
 
     def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
@@ -221,10 +225,17 @@ def load_context(
     from hasn_edge.data.pairs import shipped_eval_set
 
     progress(Step("loading the model"))
-    name, checkpoint = called or model_name(model), load_model_checkpoint(model)
+    name = called or model_name(model)
+    foreign = load_foreign_graph(Path(model)) if is_foreign_graph(model) else None
+    checkpoint = foreign or load_model_checkpoint(model)
     if smallest is not None:
         require_size(name, checkpoint, smallest)
     loaded = None if recipe is None else load_quant_recipe(recipe)
+    adapted: list[str] = []
+    if foreign is not None:
+        rules = ()  # which are about our own blocks
+        if loaded is not None:
+            loaded, *adapted = foreign.adapt(loaded)
     return BuildContext(
         name=name,
         model=Path(model).name,
@@ -235,6 +246,7 @@ def load_context(
         batch=batch,
         recipe=loaded,
         images=load_calibration(calibration or loaded.calibration) if loaded else None,
+        adapted=tuple(adapted),
     )
 
 
@@ -275,7 +287,7 @@ def refuse_other_sources(model: str | Path, folder: Path, *, called: str | None,
             )
 
 
-def require_size(name: str, checkpoint: Checkpoint, size: ImageSize) -> None:
+def require_size(name: str, checkpoint: Checkpoint | ForeignGraph, size: ImageSize) -> None:
     """Refuse a (height, width) that the network does not take, before anything is made for it.
 
     Raises:

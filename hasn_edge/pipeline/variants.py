@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hasn_edge.engine.precision import FLAGS
-from hasn_edge.errors import Cure, UnsupportedError, omit, say
+from hasn_edge.errors import Cure, UnsupportedError, omit, say, use
 from hasn_edge.optional import require
 from hasn_edge.pipeline.acceptance import (
     FP16_BUDGET_DB,
@@ -19,6 +19,7 @@ from hasn_edge.pipeline.acceptance import (
     check_static,
 )
 from hasn_edge.pipeline.context import BuildContext, FinishedFile, ImageSize, require_size
+from hasn_edge.pipeline.foreign_graph import ForeignGraph
 from hasn_edge.progress import Progress, Step
 from hasn_edge.sidecar import Form, GraphDetails, PixelLevels, ProgramDetails, TorchScriptDetails
 from hasn_edge.spec import Precision
@@ -45,19 +46,24 @@ class GraphExporter:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, rules: tuple[str, ...] = (), model: HASN | None = None
+        self,
+        checkpoint: Checkpoint | ForeignGraph,
+        rules: tuple[str, ...] = (),
+        model: HASN | None = None,
     ) -> None:
         require("onnx", extra="export", needed_for="Making a graph")
-        from hasn_edge.fuse.apply import fuse
-
         self.checkpoint = checkpoint
         self.rules = rules
         self.fused: list[str] = []
         """What fusion did, a line a rule."""
+        self._fp32: dict[tuple[int, bool, ImageSize | None, int | None], ModelProto] = {}
+        if isinstance(checkpoint, ForeignGraph):
+            return
         self._model = checkpoint.model() if model is None else model
         if rules:
+            from hasn_edge.fuse.apply import fuse
+
             self._model, self.fused = fuse(self._model, rules)
-        self._fp32: dict[tuple[int, bool, ImageSize | None, int | None], ModelProto] = {}
 
     def fp32(
         self,
@@ -68,10 +74,12 @@ class GraphExporter:
         batch: int | None = 1,
     ) -> ModelProto:
         """Return the FP32 graph; do not modify it, it is kept for further calls."""
-        from hasn_edge.exporters.onnx import onnx_from_model
-
         key = (opset, decompose_norm, size, batch)
-        if key not in self._fp32:
+        if key not in self._fp32 and isinstance(self.checkpoint, ForeignGraph):
+            self._fp32[key] = self.checkpoint.graph(opset, size=size, batch=batch)
+        elif key not in self._fp32:
+            from hasn_edge.exporters.onnx import onnx_from_model
+
             self._fp32[key] = onnx_from_model(
                 self._model,
                 opset=opset,
@@ -84,7 +92,11 @@ class GraphExporter:
 
     @classmethod
     def for_int8(
-        cls, checkpoint: Checkpoint, rules: tuple[str, ...], data: CalibrationBatches, recipe: QuantRecipe
+        cls,
+        checkpoint: Checkpoint | ForeignGraph,
+        rules: tuple[str, ...],
+        data: CalibrationBatches,
+        recipe: QuantRecipe,
     ) -> GraphExporter:
         """Return the exporter of INT8 graphs: of the equalized network where the recipe equalizes.
 
@@ -92,7 +104,7 @@ class GraphExporter:
         LayerNorm as a factor behind the convolutions, they would read and quantize what is not normalized.
         """
         rules = tuple(rule for rule in rules if rule != "norm_factor")
-        if recipe.equalize is None:
+        if recipe.equalize is None or isinstance(checkpoint, ForeignGraph):
             return cls(checkpoint, rules)
         from hasn_edge.quantize.equalize import equalize
 
@@ -142,7 +154,13 @@ class GraphExporter:
             assert recipe is not None
             graph = int8_onnx_from_onnx(graph, ranges, recipe)
         spec = self.checkpoint.spec
-        return graph if size is not None else with_padding(graph, spec.size.minimum, spec.scale)
+        return with_padding(graph, spec.size.minimum, spec.scale) if size is None and self.pads else graph
+
+    @property
+    def pads(self) -> bool:
+        """Whether graphs of any size pad images that are too small themselves; not up to a multiple."""
+        rule = self.checkpoint.spec.size
+        return rule.minimum > 1 and rule.multiple == 1
 
 
 class Variants:
@@ -237,7 +255,8 @@ class Variants:
             builder_flags=FLAGS[precision] if form.weakly_typed else (),
             fused=exporter.rules,
             least_side=context.checkpoint.spec.size.minimum,
-            padded=size is None and context.checkpoint.spec.size.minimum > 1,
+            padded=size is None
+            and context.checkpoint.spec.size.minimum > 1 == context.checkpoint.spec.size.multiple,
         )
         notes: list[str] = []
         if ranges is not None:
@@ -282,6 +301,10 @@ class Variants:
 
         self.progress(Step(f"exporting TorchScript {precision.value}"))
         checkpoint = self.context.checkpoint
+        if isinstance(checkpoint, ForeignGraph):
+            raise UnsupportedError(
+                f"{checkpoint.path} is a graph, and TorchScript is made of weights", use(format="onnx")
+            )
         data = torchscript_bytes(torchscript_from_model(checkpoint.model(), precision=precision))
         self.progress(Step("comparing with PyTorch"))
         with TorchScriptSession(data, checkpoint.spec, precision=precision) as session:

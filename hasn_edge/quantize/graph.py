@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.exporters.least_side import without_padding
+from hasn_edge.model.complexity import NetworkCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,23 @@ def conv_costs(proto: ModelProto, size: tuple[int, int]) -> tuple[ConvCost, ...]
             )
         )
     return tuple(costs)
+
+
+def count_graph(proto: ModelProto, size: tuple[int, int]) -> NetworkCounts:
+    """Return parameters, MACs and activations of a graph's convolutions at an input of ``size``, batch 1.
+
+    Raises:
+        UnsupportedError: see :func:`conv_macs`.
+    """
+    macs = conv_macs(proto, size)
+    weights = {conv.name: conv for conv in convolutions(proto)}
+    each = {name: prod(conv.shape[1:]) for name, conv in weights.items()}
+    biases = sum(conv.shape[0] for conv in weights.values() if conv.bias is not None)
+    return NetworkCounts(
+        parameters=biases + sum(prod(conv.shape) for conv in weights.values()),
+        macs=sum(macs.values()),
+        activations=sum(macs[name] // each[name] for name in macs),
+    )
 
 
 def mac_share(proto: ModelProto, names: Iterable[str], size: tuple[int, int] = (256, 256)) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hasn_edge.hardware.host import available_memory_bytes
 from hasn_edge.runtime.session import Session
-from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import ModelSpec, NetworkSpec
 
 DEFAULT_LIMIT_BYTES = 2_000_000_000
 """What one call of an upscaler takes at most by default, its result included. With what the
@@ -21,17 +21,24 @@ Measured with benchmarks/memory.py as growth of the peak resident memory over th
 stay with the process. Rounded up."""
 
 
-def bytes_per_pixel(spec: ModelSpec, backend: str) -> int:
+GRAPH_FEATURES = 64
+"""Channels of a network that comes as a graph, three tensors of which are thought to be alive together at the
+output's size: more than networks need that compute at the input's."""
+
+
+def bytes_per_pixel(spec: NetworkSpec, backend: str) -> int:
     """Return the working memory in bytes that a frame needs for each of its input pixels, as an estimate.
 
     The widest part of a block, three tensors of the body's width and two copies of the output are counted
     together although they are not all alive at once: an upper bound for narrow networks. On a CPU, FP16 and
     INT8 save nothing: ONNX Runtime took 3 and 5 % more for them than for FP32.
     """
-    expanded = spec.features * spec.expansion
     output = spec.channels * spec.scale**2
     if backend == "tensorrt":  # what lies between input and output was allocated when the engine was opened
         return 2 * 4 * (spec.channels + output)
+    if not isinstance(spec, ModelSpec):
+        return 4 * (3 * GRAPH_FEATURES * spec.scale**2 + 2 * output)
+    expanded = spec.features * spec.expansion
     return round(4 * (_WIDE_TENSORS.get(backend, 7.0) * expanded + 3 * spec.features + 2 * output))
 
 

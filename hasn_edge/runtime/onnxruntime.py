@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, UnsupportedError, call, say, use
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session, out_of_memory
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 SPEC_KEY = "hasn_edge.spec"
 """Key of the graph's metadata under which the exporter writes the spec as JSON."""
@@ -54,7 +56,7 @@ class OnnxRuntimeSession(Session):
     def __init__(
         self,
         model: Path | bytes,
-        spec: ModelSpec | None = None,
+        spec: NetworkSpec | None = None,
         *,
         precision: Precision = Precision.FP32,
         exact: bool = False,
@@ -97,8 +99,9 @@ class OnnxRuntimeSession(Session):
         super().__init__(spec, precision=precision, device=device, size=frame or fixed, batch=batch)
 
     def _run(self, x_NCHW: Float32) -> Float32:
-        y_NCHW: Float32 = self._compute(x_NCHW, x_NCHW.shape)
-        return y_NCHW
+        peak = np.float32(getattr(self.spec, "peak", 1.0))
+        y_NCHW: Float32 = self._compute(x_NCHW if peak == 1 else x_NCHW * peak, x_NCHW.shape)
+        return y_NCHW if peak == 1 else y_NCHW / peak
 
     def _run_pixels(self, x_NHWC: UInt8) -> UInt8:
         count, height, width, channels = x_NHWC.shape
@@ -158,21 +161,23 @@ def _refusal(name: str, exc: Exception) -> ArtifactError | BuildError:
     return BuildError(f"{name}: ONNX Runtime refused the graph: {exc}")
 
 
-def _metadata_spec(session: Any, name: str) -> ModelSpec:
+def _metadata_spec(session: Any, name: str) -> NetworkSpec:
     text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
     if text is None:
         raise ArtifactError(
             f"{name}: its metadata has no {SPEC_KEY!r}, so scale and sizes are unknown",
             _AGAIN,
-            say("pass the ModelSpec"),
+            say("pass the NetworkSpec"),
         )
     try:
-        return ModelSpec.from_dict(json.loads(text))
+        return NetworkSpec.from_dict(json.loads(text))
     except (ValueError, TypeError, AttributeError, ConfigError) as exc:
         raise ArtifactError(f"{name}: its metadata {SPEC_KEY!r} is damaged ({exc})", _AGAIN) from exc
 
 
-def _check_graph(session: Any, spec: ModelSpec, name: str) -> tuple[int | None, tuple[int, int] | None, bool]:
+def _check_graph(
+    session: Any, spec: NetworkSpec, name: str
+) -> tuple[int | None, tuple[int, int] | None, bool]:
     """Return batch and (height, width), each ``None`` where dynamic, and whether the graph takes pixels."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape, kind = inputs[0].shape, inputs[0].type

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import UnsupportedError, call, omit, say, use
-from hasn_edge.model.zoo import DEFAULT_MODEL, WEIGHTS, bundled_onnx, load_model
+from hasn_edge.model.zoo import DEFAULT_MODEL, WEIGHTS, bundled_onnx, is_foreign_graph, load_model
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import Kind
@@ -195,7 +195,9 @@ def open_model(
     """Open a model by bundled name or by the path of its weights, in FP32.
 
     Args:
-        model: Bundled name, ``.safetensors`` or ``.pth``; ``None`` for the default model.
+        model: Bundled name, ``.safetensors`` or ``.pth``; an ``.onnx`` of ours, with its sidecar, or any
+            super-resolution graph, see :func:`~hasn_edge.runtime.graph_probe.probe_graph`; ``None`` for the
+            default model.
         backend: ``"onnxruntime"`` runs the ONNX file that ships with a bundled model and does not import
             PyTorch; ``"pytorch"`` runs the network eagerly, unfused. ``None`` takes the first where it can.
         device: See :func:`open_session`.
@@ -208,6 +210,8 @@ def open_model(
         MissingDependencyError: the backend is not installed.
     """
     name = DEFAULT_MODEL if model is None else model
+    if Path(name).suffix == ".onnx":
+        return _open_graph(Path(name), backend=backend, device=device, threads=threads)
     if backend not in (None, "onnxruntime", "pytorch"):
         raise UnsupportedError(
             f"unknown backend {backend!r} for a model", use(backend="onnxruntime"), use(backend="pytorch")
@@ -224,3 +228,19 @@ def open_model(
     from hasn_edge.runtime.pytorch import PyTorchSession
 
     return PyTorchSession(network, device=device or "cpu", threads=threads)
+
+
+def _open_graph(
+    path: Path, *, backend: ModelBackend | None, device: str | None, threads: int | None
+) -> Session:
+    """Open a graph by its path alone: ours with its sidecar, another's as running it shows that it is."""
+    from hasn_edge.runtime.graph_probe import probe_graph
+    from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+
+    if backend == "pytorch":
+        raise UnsupportedError(
+            f"{path}: PyTorch runs weights, and this is a graph", use(backend="onnxruntime")
+        )
+    if not is_foreign_graph(path):
+        return open_session(path, device=device, threads=threads)
+    return OnnxRuntimeSession(path, probe_graph(path), threads=threads, device=device or "cpu")

@@ -12,7 +12,7 @@ from hasn_edge.optional import require
 from hasn_edge.runtime.golden import find_difference, make_golden
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.session import Pending, Session, out_of_memory
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 CHECKED_SIZE = (64, 64)
 """(height, width) of the golden image for a graph of any size."""
@@ -58,7 +58,7 @@ class OpenVinoSession(Session):
     def __init__(
         self,
         model: Path | bytes,
-        spec: ModelSpec,
+        spec: NetworkSpec,
         *,
         precision: Precision = Precision.FP32,
         bf16: bool = False,
@@ -168,7 +168,7 @@ class OpenVinoSession(Session):
 
 def open_openvino(
     model: Path | bytes,
-    spec: ModelSpec | None = None,
+    spec: NetworkSpec | None = None,
     *,
     precision: Precision = Precision.FP32,
     bf16: bool = False,
@@ -206,7 +206,7 @@ def open_openvino(
     """
     require("openvino", extra="openvino", needed_for="Running an ONNX file in OpenVINO")
 
-    def opened(spec: ModelSpec, frame: tuple[int, int] | None) -> OpenVinoSession:
+    def opened(spec: NetworkSpec, frame: tuple[int, int] | None) -> OpenVinoSession:
         return OpenVinoSession(
             model,
             spec,

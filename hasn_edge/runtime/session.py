@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hasn_edge.errors import ArtifactError, InputError, OutOfMemoryError, ShapeError, call, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 Self = TypeVar("Self", bound="Session")
 T = TypeVar("T", bound=NDArray[Any])
@@ -93,7 +93,7 @@ class Session(ABC):
 
     backend: str
     """``"pytorch"``, ``"torchscript"``, ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or ``"fake"``."""
-    spec: ModelSpec
+    spec: NetworkSpec
     """The network: scale, channels, smallest size."""
     precision: Precision
     """Number format inside; input and output are float32 whatever it is."""
@@ -116,7 +116,7 @@ class Session(ABC):
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: NetworkSpec,
         *,
         precision: Precision = Precision.FP32,
         device: str = "cpu",
@@ -368,6 +368,13 @@ class Session(ABC):
                 f"{self.backend}: expected at least {self.smallest[0]} x {self.smallest[1]} pixels, got "
                 f"{height} x {width} (height x width)",
                 say("use Upscaler, which pads small images"),
+            )
+        step = self.spec.size.multiple
+        if height % step or width % step:
+            raise ShapeError(
+                f"{self.backend}: expected sides that {step} divides, got {height} x {width} "
+                "(height x width)",
+                say("use Upscaler, which pads images"),
             )
         if self.largest is not None and (height > self.largest[0] or width > self.largest[1]):
             raise ShapeError(

@@ -13,7 +13,7 @@ from hasn_edge.exporters.torchscript import quiet_jit
 from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
 from hasn_edge.runtime.session import Session
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class TorchScriptSession(Session):
     def __init__(
         self,
         model: Path | bytes,
-        spec: ModelSpec,
+        spec: NetworkSpec,
         *,
         precision: Precision = Precision.FP32,
         device: str = "cpu",

@@ -248,7 +248,7 @@ class Upscaler:
         region = self._tile_that_fits(frame, taken_bytes, 1)
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
         if tile == region:
-            tile = Size(*(max(minimum, (side + self.overlap + 1) // 2) for side in region))
+            tile = self._whole(Size(*(max(minimum, (side + self.overlap + 1) // 2) for side in region)))
         top, left = (frame.height - region.height) // 2, (frame.width - region.width) // 2
         middle = colour[top : top + region.height, left : left + region.width]
         x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(middle)))
@@ -279,7 +279,9 @@ class Upscaler:
         """
         count, _, height, width = x_NCHW.shape
         scale, smallest = self.session.spec.scale, self._limits()[0]
-        padding = max(0, smallest[0] - height), max(0, smallest[1] - width)
+        step = self.session.spec.size.multiple
+        rows, columns = (-(-max(side) // step) * step for side in zip(smallest, (height, width), strict=True))
+        padding = rows - height, columns - width
         if any(padding):
             x_NCHW = np.pad(x_NCHW, ((0, 0), (0, 0), (0, padding[0]), (0, padding[1])), mode="edge")
         self._most_pixels = None
@@ -346,13 +348,14 @@ class Upscaler:
         if self.session.size is not None:
             tile, reason = Size(*self.session.size), "static size"
         elif self.tile is not None:
-            tile, reason = Size(min(frame.height, self.tile), min(frame.width, self.tile)), "asked"
+            tile = self._whole(Size(min(frame.height, self.tile), min(frame.width, self.tile)))
+            reason = "asked"
         else:
             tile, reason = self._tile_that_fits(frame, taken_bytes, count), "memory"
         smallest, largest = self._limits()
         if largest is not None and (tile.height > largest[0] or tile.width > largest[1]):
             bounds = zip(tile, frame, smallest, largest, strict=True)
-            tile = Size(*(even_side(*side, overlap=self.overlap) for side in bounds))
+            tile = self._whole(Size(*(even_side(*side, overlap=self.overlap) for side in bounds)))
             reason = "engine size"
         plan = TileGrid(frame=frame, tile=tile, overlap=self.overlap)
         return plan, reason if plan.tiles > 1 else None
@@ -368,7 +371,13 @@ class Upscaler:
                 break
             # The band in which a row of tiles is joined needs memory too, less for smaller tiles.
             taken_bytes += 4 * count * spec.channels * spec.scale**2 * tile.height * frame.width
-        return tile
+        return self._whole(tile)
+
+    def _whole(self, tile: Size) -> Size:
+        """Return ``tile`` with sides that the network's multiple divides; frames are padded to such ones."""
+        rule = self.session.spec.size
+        height, width = (max(rule.minimum, side // rule.multiple * rule.multiple) for side in tile)
+        return Size(height, width)
 
     def _limits(self) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Return the smallest and the largest (height, width) that the session is given."""

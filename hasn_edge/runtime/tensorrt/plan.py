@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hasn_edge.engine.messages import logger_of, means_no_memory
 from hasn_edge.errors import ArtifactError, BuildError, Cure, HasnEdgeError, OutputError, call, say
 from hasn_edge.files import writing
-from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class LoadedPlan:
         engine = self._engines[0]
         return int(engine.device_memory_size_v2)
 
-    def check(self, spec: ModelSpec) -> None:
+    def check(self, spec: NetworkSpec) -> None:
         """Refuse an engine whose ends are not those of the network.
 
         Raises:

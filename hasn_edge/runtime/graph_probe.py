@@ -1,0 +1,205 @@
+"""What a super-resolution graph of somebody else's takes and gives, found by running it.
+
+Only ONNX Runtime is needed. The smallest side is looked for in a process of its own: ONNX Runtime divides by
+zero where a pooling leaves nothing of a small image, and that ends the process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasn_edge.data.pairs import bicubic_baseline, shipped_eval_set
+from hasn_edge.errors import ArtifactError, UnsupportedError, say
+from hasn_edge.hardware.host import compute_cores
+from hasn_edge.images.arrays import Float32, to_tensor
+from hasn_edge.images.metrics import psnr
+from hasn_edge.optional import require
+from hasn_edge.spec import GraphSpec
+
+SIDES = (64, 128, 48, 96, 72, 256)
+"""Sides that are tried first, until one is taken."""
+
+STEPS = (1, 2, 4, 8, 16, 32, 64)
+"""What may have to divide a side."""
+
+LIKENESS_DB = 15.0
+"""PSNR in dB against bicubic interpolation below which an output does not count as the image upscaled."""
+
+
+CLEARLY_DB = 1.0
+"""How much more an image of [0, 255] has to resemble its result, to be what a graph takes: where there are no
+biases, both do."""
+
+
+def probe_graph(path: Path) -> GraphSpec:
+    """Return scale, smallest side, multiple and range of the graph at ``path``, confirmed by running it.
+
+    A graph of one size is run at that size only, which its sessions know.
+
+    Raises:
+        ArtifactError: no such file, or no ONNX.
+        UnsupportedError: it is no graph with one image in and one out, of an integer scale; the message says
+            what it has instead, or where it failed.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    probe = _Probe(path)
+    base, first = probe.first_size()
+    scale = first.shape[2] // base[0]
+    spec = GraphSpec(scale=scale, peak=probe.peak(base, scale))
+    if probe.fixed is not None:
+        return spec
+    step = probe.step(base, scale)
+    least = _smallest_side(path, scale, step, base[0])
+    return GraphSpec(scale=scale, peak=spec.peak, multiple=step, minimum=least)
+
+
+class _Probe:
+    """One graph in ONNX Runtime, asked questions."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._session = _open(path)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise self._refusal(
+                f"it has {len(inputs)} inputs ({_named(inputs)}) and {len(outputs)} outputs "
+                f"({_named(outputs)})"
+            )
+        self._input, shape = inputs[0], inputs[0].shape
+        if self._input.type != "tensor(float)" or outputs[0].type != "tensor(float)":
+            raise self._refusal(f"{_named(inputs)} becomes {_named(outputs)}")
+        if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
+            raise self._refusal(f"its input is {_named(inputs)}")
+        if isinstance(shape[0], int) and shape[0] > 1:
+            raise self._refusal(f"it takes {shape[0]} images at a time")
+        sides = [side for side in shape[2:] if isinstance(side, int) and side > 0]
+        if len(sides) == 1:
+            raise self._refusal(f"one side of its input is fixed and the other is not: {_named(inputs)}")
+        self.fixed = (sides[0], sides[1]) if sides else None
+
+    def run(self, x_NCHW: Float32) -> Float32:
+        y_NCHW: Float32 = self._session.run(None, {self._input.name: x_NCHW})[0]
+        return y_NCHW
+
+    def first_size(self) -> tuple[tuple[int, int], Float32]:
+        """Return a size that it takes, and what came out, whose shape is an integer multiple."""
+        failures = []
+        for size in (self.fixed,) if self.fixed else ((side, side) for side in SIDES):
+            try:
+                y = self.run(sample(*size))
+            except Exception as exc:  # ONNX Runtime's exceptions share no base; their texts name the node
+                failures.append(f"{size[1]}x{size[0]}: {_first_line(exc)}")
+                continue
+            scale = y.shape[2] // size[0] if y.ndim == 4 else 0
+            if y.ndim != 4 or y.shape != (1, 3, size[0] * scale, size[1] * scale) or scale < 1:
+                raise self._refusal(f"an image of 1x3x{size[0]}x{size[1]} becomes {_times(y.shape)}")
+            if not np.isfinite(y).all():
+                raise self._refusal("its output has values that are not finite numbers")
+            return size, y
+        raise self._refusal(f"it fails on every size that was tried; {failures[0]}")
+
+    def accepts(self, size: tuple[int, int], scale: int) -> bool:
+        try:
+            return self.run(sample(*size)).shape == (1, 3, size[0] * scale, size[1] * scale)
+        except Exception:  # as in first_size; what a wrong size gives is what is looked for
+            return False
+
+    def step(self, base: tuple[int, int], scale: int) -> int:
+        """Return what divides the sides that it takes."""
+        for step in STEPS:
+            if base[0] % step:
+                continue
+            if all(
+                self.accepts((base[0] + a * step, base[1] + b * step), scale) for a, b in ((1, 3), (2, 1))
+            ):
+                return step
+        raise self._refusal(
+            f"it takes {base[1]}x{base[0]} pixels, and no size near it whose sides {STEPS[-1]} divides"
+        )
+
+    def peak(self, size: tuple[int, int], scale: int) -> float:
+        """Return the value of white: with it the output resembles the image."""
+        x = sample(*size)
+        expected = bicubic_baseline(scale)(x)
+        likeness = {
+            peak: psnr(
+                np.clip(self.run(x * np.float32(peak)) / np.float32(peak), 0, 1), expected, data_range=1.0
+            )
+            for peak in (1.0, 255.0)
+        }
+        best = 255.0 if likeness[255.0] > likeness[1.0] + CLEARLY_DB else 1.0
+        if likeness[best] < LIKENESS_DB:
+            raise self._refusal(
+                "its output does not resemble its input, neither for RGB in [0, 1] nor in [0, 255] "
+                f"({likeness[1.0]:.1f} and {likeness[255.0]:.1f} dB against bicubic interpolation)"
+            )
+        return best
+
+    def _refusal(self, found: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{self.path}: {found}; expected a super-resolution graph with one float32 RGB image "
+            "(1, 3, H, W) in, one image out, and an integer scale",
+            say("export the network so"),
+        )
+
+
+def sample(height: int, width: int) -> Float32:
+    """Return a natural image ``(1, 3, height, width)`` float32 in [0, 1], mirrored where it is too small."""
+    image = to_tensor(shipped_eval_set(4).pairs[0].lr())
+    rows, columns = (max(0, side - have) for side, have in zip((height, width), image.shape[2:], strict=True))
+    padded = np.pad(image, ((0, 0), (0, 0), (0, rows), (0, columns)), mode="symmetric")
+    return np.ascontiguousarray(padded[:, :, :height, :width], dtype=np.float32)
+
+
+def _smallest_side(path: Path, scale: int, step: int, base: int) -> int:
+    """Return the smallest side that works, trying ever smaller ones until it fails or its process dies."""
+    code = (
+        "import sys; from hasn_edge.runtime.graph_probe import shrink; "
+        "shrink(sys.argv[1], *map(int, sys.argv[2:]))"
+    )
+    command = [sys.executable, "-c", code, str(path), str(scale), str(step), str(base)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False).stdout.split()
+    return int(found[-1]) if found else base
+
+
+def shrink(path: str, scale: int, step: int, base: int) -> None:
+    """Print each side that works, from ``base`` down; the process may die of one that does not."""
+    probe = _Probe(Path(path))
+    for side in range(base, 0, -step):
+        if not probe.accepts((side, side), scale):
+            return
+        sys.stdout.write(f"{side}\n")
+        sys.stdout.flush()
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file", say("give the path of an .onnx file"))
+    ort = require("onnxruntime", extra="export", needed_for="Running an ONNX file")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = compute_cores()
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # as above
+        raise UnsupportedError(
+            f"{path}: ONNX Runtime cannot load it: {_first_line(exc)}",
+            say("export it again with operators of the ONNX standard"),
+        ) from exc
+
+
+def _named(tensors: Any) -> str:
+    return ", ".join(f"{one.name}: {one.type[7:-1]} {_times(one.shape)}" for one in tensors) or "none"
+
+
+def _times(shape: Any) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

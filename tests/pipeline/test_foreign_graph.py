@@ -1,0 +1,137 @@
+"""Graphs of somebody else's become FP32, FP16 and INT8 files, checked against the graph itself."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+
+from hasn_edge.artifact import load_artifact
+from hasn_edge.cli import cli
+from hasn_edge.errors import UnsupportedError
+from hasn_edge.pipeline.api import build, export
+from hasn_edge.pipeline.foreign_graph import load_foreign_graph
+from hasn_edge.quantize.graph import count_graph
+from hasn_edge.runtime.graph_probe import sample
+from hasn_edge.runtime.open import open_session
+from hasn_edge.spec import GraphSpec
+from tests.support.foreign_networks import Halving, Residual, foreign_onnx
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Residual(2, peak=255.0)
+
+
+@pytest.fixture(scope="module")
+def path(network, tmp_path_factory):
+    return foreign_onnx(tmp_path_factory.mktemp("foreign") / "theirs.onnx", network, opset=13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.02)])
+def test_a_file_computes_what_the_network_does(path, network, tmp_path, precision, apart):
+    built = build(path, precision=precision, target="cpu", output=tmp_path)
+    (artifact,) = built.artifacts
+    assert artifact.path.name == f"theirs-{precision}-cpu.onnx"
+    assert load_artifact(artifact.path).spec == GraphSpec(scale=2)
+    x = sample(40, 50)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(x * 255)).numpy() / 255
+    with open_session(artifact) as session:
+        assert np.abs(session.run(x) - expected).max() < apart
+    if precision == "int8":
+        assert artifact.graph.int8_convolutions == ("body",), "the first and the last see the image"
+        assert "the recipe names none of this graph's 3 convolutions" in "\n".join(built.summary)
+        kinds = [node.op_type for node in onnx.load(str(artifact.path)).graph.node]
+        assert kinds.count("QuantizeLinear") == 2
+
+
+@pytest.mark.slow
+def test_a_recipe_that_names_its_convolutions_is_followed(path, tmp_path):
+    (tmp_path / "own.toml").write_text('quantize = ["head", "body"]\nbudget_db = 1.0\n')
+    (artifact,) = build(
+        path, precision="int8", recipe=tmp_path / "own.toml", target="cpu", output=tmp_path
+    ).artifacts
+    assert set(artifact.graph.int8_convolutions) == {"head", "body"}
+
+
+@pytest.mark.slow
+def test_portable_graphs_are_of_opset_17_and_20(path, tmp_path):
+    built = build(path, precision="int8", target="portable", output=tmp_path)
+    assert [one.graph.opset for one in built.artifacts] == [17, 20]
+    halves = onnx.load(str(built.artifacts[1].path))
+    assert {t.data_type for t in halves.graph.initializer} >= {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.slow
+def test_counts_are_those_of_pytorch(path, network):
+    graph = load_foreign_graph(path).graph(17, size=None, batch=1)
+    counts = count_graph(graph, (24, 32))
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        network(torch.zeros(1, 3, 24, 32))
+    assert 2 * counts.macs == flops.get_total_flops()
+    assert counts.parameters == sum(p.numel() for p in network.parameters())
+    assert counts.activations == 24 * 32 * (8 + 8 + 12)
+
+
+@pytest.mark.slow
+def test_sides_that_are_no_multiple_are_refused_by_files_too(tmp_path):
+    path = foreign_onnx(tmp_path / "theirs.onnx", Halving(2))
+    (artifact,) = build(path, precision="fp32", target="cpu", output=tmp_path).artifacts
+    assert artifact.spec.size.padding(31, 44) == (1, 0)
+
+
+def test_what_cannot_be_built_is_refused(path, tmp_path):
+    proto = onnx.load(str(path))
+    body = next(node for node in proto.graph.node if "body" in node.name)
+    body.op_type, name = "If", body.name
+    from hasn_edge.pipeline.foreign_graph import _refuse_nodes
+
+    with pytest.raises(UnsupportedError, match=f"node {name} \\(If\\) decides while it runs"):
+        _refuse_nodes(proto)
+    body.op_type = "QuantizeLinear"
+    with pytest.raises(UnsupportedError, match=f"node {name} \\(QuantizeLinear\\) quantizes"):
+        _refuse_nodes(proto)
+
+
+@pytest.mark.slow
+def test_one_size_and_torchscript_are_refused(path, tmp_path):
+    fixed = foreign_onnx(tmp_path / "fixed.onnx", side=48)
+    with pytest.raises(UnsupportedError, match="takes 48x48 pixels only"):
+        build(fixed, precision="fp32", target="cpu", output=tmp_path)
+    with pytest.raises(UnsupportedError, match="TorchScript is made of weights"):
+        export(path, format="torchscript", output=tmp_path)
+
+
+@pytest.mark.slow
+def test_every_verb_takes_it(path, tmp_path):
+    out, images = tmp_path / "out.png", tmp_path / "set"
+    images.mkdir()
+    from hasn_edge.images.arrays import from_tensor
+    from hasn_edge.images.codec import read_image, write_image
+
+    write_image(images / "a.png", from_tensor(sample(48, 64)))
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli, [*arguments, "--model", str(path)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    run("upscale", str(images / "a.png"), "-o", str(out))
+    assert read_image(out).shape == (96, 128, 3)
+    assert "theirs.onnx" in run("eval", "--data", f"S={images}")
+    options = ("--size", "32x24", "--runs", "2", "--precision", "fp32,int8", "--data", f"S={images}")
+    run("bench", *options, "--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html"))
+    report = json.loads((tmp_path / "r.json").read_text())
+    labels = [case["label"] for case in report["cases"]]
+    assert labels == [
+        "ONNX Runtime fp32, as given", "ONNX Runtime fp32", "ONNX Runtime int8", "INT8 emulated exactly"
+    ]  # fmt: skip
+    assert report["parameters"] == 1684
+    assert all(case["failure"] is None for case in report["cases"])
