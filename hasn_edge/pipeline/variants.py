@@ -300,11 +300,7 @@ class Variants:
         from hasn_edge.runtime.torchscript import TorchScriptSession
 
         self.progress(Step(f"exporting TorchScript {precision.value}"))
-        checkpoint = self.context.checkpoint
-        if isinstance(checkpoint, ForeignGraph):
-            raise UnsupportedError(
-                f"{checkpoint.path} is a graph, and TorchScript is made of weights", use(format="onnx")
-            )
+        checkpoint = self._weights("TorchScript")
         data = torchscript_bytes(torchscript_from_model(checkpoint.model(), precision=precision))
         self.progress(Step("comparing with PyTorch"))
         with TorchScriptSession(data, checkpoint.spec, precision=precision) as session:
@@ -316,6 +312,15 @@ class Variants:
             details=TorchScriptDetails(measured=measured),
             notes=(note,),
         )
+
+    def _weights(self, what: str) -> Checkpoint:
+        """Return the model where it is one of ours, of which alone ``what`` is made."""
+        checkpoint = self.context.checkpoint
+        if isinstance(checkpoint, ForeignGraph):
+            raise UnsupportedError(
+                f"{checkpoint.path} is a graph, and {what} is made of weights", use(format="onnx")
+            )
+        return checkpoint
 
     def make_program(self, precision: Precision, *, compiled: bool) -> FinishedFile:
         """Make and check one ``.pt2`` file.
@@ -333,7 +338,7 @@ class Variants:
         from hasn_edge.exporters.pt2 import compiled_bytes, least_side, program_bytes, program_from_model
         from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, describe_host
 
-        checkpoint = self.context.checkpoint
+        checkpoint = self._weights("a program of PyTorch")
         device = "cuda" if compiled and torch.cuda.is_available() else "cpu"
         self.progress(Step(f"exporting {precision.value} with torch.export"))
         program = program_from_model(checkpoint.model(), precision=precision, device=device)

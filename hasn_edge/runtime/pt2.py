@@ -18,7 +18,7 @@ from hasn_edge.hardware.host import vector_units
 from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
 from hasn_edge.runtime.session import Session
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class ProgramSession(Session):
     def __init__(
         self,
         model: Path | bytes,
-        spec: ModelSpec,
+        spec: NetworkSpec,
         *,
         precision: Precision = Precision.FP32,
         least_side: int,
@@ -104,7 +104,7 @@ class CompiledSession(ProgramSession):
     backend = "aoti"
 
     def __init__(
-        self, model: Path | bytes, spec: ModelSpec, *, compiled_for: str, device: str, **options: Any
+        self, model: Path | bytes, spec: NetworkSpec, *, compiled_for: str, device: str, **options: Any
     ) -> None:
         torch_device(device, backend=self.backend)
         here = describe_host(device.partition(":")[0])
