@@ -328,6 +328,19 @@ def test_every_tiff_comes_out_as_it_was_drawn_or_is_refused(tmp_path):
     assert {"tiff-2-8->-1--None", "tiff-2-8-<-1--2", "tiff-2-16-<-1--2", "tiff-5-8-<-1--None"} <= set(read)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16"])
+def test_every_mode_and_compression_of_pillows_tiffs(tmp_path, mode):
+    deep = Image.fromarray(GRAY.astype(np.uint16) * 257)
+    image = deep if mode == "I;16" else Image.fromarray(RGBA if mode == "RGBA" else RGB).convert(mode)
+    more = {"1": ("group3", "group4", "tiff_ccitt"), "P": (), "I;16": ()}.get(mode, ("jpeg",))
+    for compression in ("", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", *more):
+        data = _encoded(image, "TIFF", **({"compression": compression} if compression else {}))
+        pixels = _read(tmp_path, data, "a.tif")
+        _compare(
+            f"{mode} {compression}", data, np.asarray(deep)[..., None] if mode == "I;16" else None, pixels
+        )
+
+
 @pytest.mark.parametrize(
     "name",
     ["bitfields32", "bitfields32-default-masks", "os2-24bit", "rgb565", "rle8-padded-rows"],
@@ -356,6 +369,9 @@ def _bitmaps():
         for down in turns:
             for bits in (1, 2, 4, 8):
                 yield f"palette-{header}-{bits}-{down}", bmp_files.indexed(header, bits, down=down)
+            for bits, colours in ((1, 1), (4, 5), (8, 3), (8, 200)) if header >= 40 else ():
+                name = f"few-{header}-{bits}-{colours}-{down}"
+                yield name, bmp_files.indexed(header, bits, down=down, colours=colours)
             for bits in (16, 24, 32):
                 yield f"direct-{header}-{bits}-{down}", bmp_files.direct(header, bits, down=down)
             for masks in bmp_files.MASKS if header in (40, 52, 56, 108, 124) else ():

@@ -28,11 +28,13 @@ class Bitmap(NamedTuple):
     pixels: np.ndarray
 
 
-def indexed(header: int, bits: int, *, rle: bool = False, down: bool = False, width: int = 13) -> Bitmap:
-    """Return a bitmap with a palette."""
+def indexed(
+    header: int, bits: int, *, rle: bool = False, down: bool = False, width: int = 13, colours: int = 0
+) -> Bitmap:
+    """Return a bitmap with a palette: of so many colours, which the header then states, or of all."""
     rng = np.random.default_rng(bits)
-    palette = rng.integers(0, 256, (1 << bits, 3), dtype=np.uint8)
-    indices = rng.integers(0, 1 << bits, (9, width), dtype=np.uint8)
+    palette = rng.integers(0, 256, (colours or 1 << bits, 3), dtype=np.uint8)
+    indices = rng.integers(0, len(palette), (9, width), dtype=np.uint8)
     if rle:
         indices = np.repeat(indices[:, : -(-width // 3)], 3, axis=1)[:, :width]
     stored = indices if down else indices[::-1]
@@ -45,9 +47,9 @@ def indexed(header: int, bits: int, *, rle: bool = False, down: bool = False, wi
         packed = np.packbits(digits.reshape(len(stored), -1), axis=1)
         body = _rows(packed)
     compression = {8: 1, 4: 2}[bits] if rle else 0
-    return Bitmap(
-        _file(header, indices.shape, bits, table + body, len(table), compression, down=down), palette[indices]
-    )
+    after = table + body
+    data = _file(header, indices.shape, bits, after, len(table), compression, down=down, colours=colours)
+    return Bitmap(data, palette[indices])
 
 
 def direct(header: int, bits: int, *, down: bool = False) -> Bitmap:
@@ -98,7 +100,7 @@ def _runs(row: np.ndarray, bits: int) -> bytes:
     return out + bytes([0, len(rest)]) + content + b"\0" * (len(content) % 2) + b"\0\0"
 
 
-def _file(header, shape, bits, after, offset, compression, masks=(), *, down=False) -> bytes:
+def _file(header, shape, bits, after, offset, compression, masks=(), *, down=False, colours=0) -> bytes:
     height, width = shape[:2]
     start = 14 + header + offset
     if header == 12:
@@ -113,7 +115,7 @@ def _file(header, shape, bits, after, offset, compression, masks=(), *, down=Fal
             len(after) - offset,
             2835,
             2835,
-            0,
+            colours,
             0,
         )
         information = struct.pack("<IiiHHIIiiII", header, *fields)
