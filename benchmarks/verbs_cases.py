@@ -101,7 +101,7 @@ ERRORS = {
 
 def cases() -> Iterator[Case]:
     """Yield every case, in the order in which they run."""
-    for verb in (*HELP, "data", "data prepare", "data bench"):
+    for verb in (*HELP, "sensitivity", "data", "data prepare", "data bench"):
         yield Case(f"help-{verb.replace(' ', '-') or 'all'}", (f"{verb} --help",))
     yield Case("version", ("--version",))
     yield Case("no-arguments", ("", "upscale", "data", "data prepare", "data bench"))

@@ -1,7 +1,7 @@
-"""Makes the images under calibration/patches and calibration/heldout from photographs of scikit-image.
+"""Makes the images under calibration/ from photographs of scikit-image, and those that are drawn.
 
 Run it from anywhere with the extra [dev] installed: python calibration/make_patches.py
-The same version of scikit-image gives the same bytes.
+The same versions of scikit-image, Pillow and matplotlib (whose fonts are used) give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib import get_data_path
 from numpy.typing import NDArray
 from skimage import data
 
 from hasn_edge.data.resize import imresize
+from hasn_edge.data.synthesize import draw
 from hasn_edge.images.arrays import luma
 from hasn_edge.images.codec import write_image
 
@@ -64,6 +66,33 @@ HELD_OUT_CROPS = (
 """(photograph, (top, left) of each crop); none of these photographs has a calibration patch."""
 
 
+DRAWN_PATCHES = ("text", "strokes", "chart", "pattern") * 3
+"""Kinds of the drawn calibration patches, by number."""
+
+PATCH_FONTS = tuple(
+    f"DejaVu{family}{style}.ttf"
+    for family, slanted in (("Sans", "Oblique"), ("SansMono", "Oblique"), ("Serif", "Italic"))
+    for style in ("-Bold", f"-Bold{slanted}", f"-{slanted}", "")
+)
+"""Fonts of the drawn calibration patches: other ones than the held-out images have."""
+
+DRAWN = 192
+"""Side of a drawn held-out image in pixels."""
+
+DRAWN_FONTS = (
+    "STIXGeneral.ttf", "STIXGeneralBol.ttf", "STIXGeneralItalic.ttf", "STIXGeneralBolIta.ttf",
+    "cmss10.ttf", "cmtt10.ttf",
+)  # fmt: skip
+"""Fonts of the drawn held-out images. `data synthesize` takes none of them, so no network learnt them."""
+
+DRAWN_IMAGES = (
+    ("text", 0, 777), ("text", 1, 777), ("text", 2, 777), ("strokes", 4, 777), ("chart", 5, 20261129),
+    ("chart", 6, 777), ("pattern", 7, 20261129), ("pattern", 8, 777), ("halftone", 9, 20261129),
+    ("page", 10, 777),
+)  # fmt: skip
+"""(kind, number, seed) of each: black on white and white on black, where INT8 loses the most, and colours."""
+
+
 def photograph(name: str) -> Image:
     """Return a photograph as ``(H, W, 3)`` uint8; a grayscale one has three equal channels."""
     pixels = PHOTOGRAPHS[name][0]()
@@ -98,6 +127,16 @@ def make_patches(folder: Path) -> list[str]:
     return lines
 
 
+def make_drawn_patches(folder: Path) -> list[str]:
+    """Write the drawn calibration patches; return the lines of their source list."""
+    lines = []
+    for number, kind in enumerate(DRAWN_PATCHES):
+        pixels = draw(kind, number, seed=5, side=4 * PATCH, fonts=fonts(PATCH_FONTS))
+        write_image(folder / f"drawn-{kind}-{number}.png", imresize(pixels, scale=1 / 4))
+        lines.append(drawn_line(f"drawn-{kind}-{number}.png", kind, number, 5))
+    return lines
+
+
 def make_held_out(folder: Path) -> list[str]:
     """Write the held-out images, HR and x4 LR; return the lines of their source list."""
     lines = []
@@ -113,6 +152,27 @@ def make_held_out(folder: Path) -> list[str]:
     return lines
 
 
+def make_drawn(folder: Path) -> list[str]:
+    """Write the drawn held-out images; return the lines of their source list. LR is made when it is read."""
+    lines = []
+    for kind, number, seed in DRAWN_IMAGES:
+        file = f"{kind}-{number}.png"
+        write_image(folder / "HR" / file, draw(kind, number, seed=seed, side=DRAWN, fonts=fonts(DRAWN_FONTS)))
+        lines.append(drawn_line(file, kind, number, seed))
+    return lines
+
+
+def fonts(names: tuple[str, ...]) -> list[Path]:
+    """Return the files of fonts that matplotlib carries."""
+    return [Path(get_data_path(), "fonts", "ttf", name) for name in names]
+
+
+def drawn_line(file: str, kind: str, number: int, seed: int) -> str:
+    """Return one line of a source list for a drawn image."""
+    made = f"hasn_edge.data.synthesize {kind}\tnumber {number}, seed {seed}"
+    return f"{file}\t{made}\thasn-edge\tMIT"
+
+
 def source_line(file: str, name: str, crop: str) -> str:
     """Return one line of a source list: file, photograph, crop, author, licence."""
     _, author, licence = PHOTOGRAPHS[name]
@@ -126,9 +186,15 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     output = parser.parse_args().output
-    head = "# file, photograph bundled with scikit-image, crop (left, top), author, licence"
-    for folder, make in (("patches", make_patches), ("heldout", make_held_out)):
-        lines = make(output / folder)
+    head = (
+        "# file, photograph bundled with scikit-image or drawn by, crop (left, top) or seed, author, licence"
+    )
+    for folder, *makers in (
+        ("patches", make_patches, make_drawn_patches),
+        ("heldout", make_held_out),
+        ("heldout-drawn", make_drawn),
+    ):
+        lines = [line for make in makers for line in make(output / folder)]
         (output / folder / "SOURCES.txt").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
 
 

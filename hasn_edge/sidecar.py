@@ -69,6 +69,16 @@ class HeldOut(_Record, frozen=True, kw_only=True):
     worst_dpsnr_db: float
     budget_db: float
     """Largest accepted loss of mean PSNR-Y in dB."""
+    budget_worst_db: float | None = None
+    """Largest accepted loss of one image's PSNR-Y in dB; ``None`` where none was set."""
+    optimized_dpsnr_db: float | None = None
+    """The drift as ONNX Runtime's optimized integer kernels of the building CPU compute it; ``None`` where
+    the file is not run so."""
+    optimized_worst_dpsnr_db: float | None = None
+    outside: float | None = None
+    """Largest share of a convolution's INT8 input that lies outside its range on these images, 0 to 1."""
+    outside_convolution: str = ""
+    """The convolution that has it."""
 
 
 class PixelLevels(_Record, frozen=True, kw_only=True):
@@ -102,9 +112,16 @@ class QualityRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
     against: str
     held_out: HeldOut | None = None
     """``None`` for FP32, which must agree value by value."""
+    further: tuple[HeldOut, ...] = ()
+    """The other parts of the held-out images, each of which has to keep the budget."""
     pixels: PixelLevels | None = None
     """``None`` for a file of floats."""
     noise: NoiseRecord
+
+    @property
+    def parts(self) -> tuple[HeldOut, ...]:
+        """All parts of the held-out images."""
+        return () if self.held_out is None else (self.held_out, *self.further)
 
 
 class RangesRecord(_Record, frozen=True, kw_only=True):

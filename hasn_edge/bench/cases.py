@@ -19,8 +19,8 @@ from hasn_edge.model.zoo import bundled_onnx, is_foreign_graph
 from hasn_edge.optional import installed_version, require
 from hasn_edge.pipeline.api import export
 from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION
-from hasn_edge.pipeline.build import CACHE, Built, build_one
-from hasn_edge.pipeline.context import BuildOptions
+from hasn_edge.pipeline.build import Built, build_one
+from hasn_edge.pipeline.context import CACHE, BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import Kind

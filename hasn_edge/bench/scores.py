@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasn_edge.bench.report import SetQuality
-from hasn_edge.data.pairs import EvalSet, Pair, bicubic_baseline, load_eval_set, shipped_eval_set
+from hasn_edge.data.pairs import EvalSet, Pair, bicubic_baseline, held_out_sets, load_eval_set
 from hasn_edge.errors import InputError, say
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.images.arrays import UInt8
 
 
 def eval_sets(data: Sequence[str], scale: int) -> list[EvalSet]:
-    """Return the sets called ``"NAME=DIR"``; the images that ship where there are none.
+    """Return the sets called ``"NAME=DIR"``; the held-out images that ship where there are none.
 
     Raises:
         InputError: a set cannot be used, or two have one name.
     """
-    sets = [load_eval_set(item, scale) for item in data] or [shipped_eval_set(scale)]
+    sets = [load_eval_set(item, scale) for item in data] or list(held_out_sets(scale))
     names = [eval_set.name for eval_set in sets]
     for name in names:
         if names.count(name) > 1:

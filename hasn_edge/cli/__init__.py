@@ -20,6 +20,7 @@ VERBS = {
     "export": "Write a model as ONNX, for PyTorch or for Triton, checked against PyTorch.",
     "build": "Build an FP32, FP16 or INT8 artifact or engine within a quality budget.",
     "inspect": "Show what a built engine or graph does, layer by layer; compare two.",
+    "sensitivity": "Measure what INT8 costs each group of convolutions.",
     "bench": "Measure latency, memory, quality and drift; print one table.",
     "data": "Prepare training images.",
     "train": "Train a network; resume a run.",

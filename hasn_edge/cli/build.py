@@ -21,6 +21,23 @@ from hasn_edge.cli.common import (
 )
 from hasn_edge.cli.terminal import note, say, status, write_json
 
+calibration_option = click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR|MANIFEST",
+    help="Your own images for INT8 ranges.  [default: the patches that ship]",
+)
+
+evaluation_option = click.option(
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="[NAME=]DIR",
+    help="Your own images for the quality budget, HR or HR and LR.  [default: photographs and drawn images "
+    "that ship]",
+)
+
 
 @click.command("build")
 @model_option
@@ -42,13 +59,8 @@ from hasn_edge.cli.terminal import note, say, status, write_json
     help="What to build for: portable is the graphs that TensorRT 8.5 to 11 read; {names}; or a target "
     "file.  [default: tensorrt where it and its GPU are, else cpu]",
 )
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="DIR|MANIFEST",
-    help="Your own images for INT8 ranges.  [default: the patches that ship]",
-)
+@calibration_option
+@evaluation_option
 @click.option(
     "--recipe",
     cls=NamesOption,
@@ -57,6 +69,14 @@ from hasn_edge.cli.terminal import note, say, status, write_json
     show_default=True,
     metavar="NAME|FILE",
     help="INT8 recipe: {names}, or a TOML file of what differs from default.",
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    default=None,
+    metavar="DB",
+    help="Search the cheapest placement of INT8 that loses at most so many dB of PSNR-Y, and write it as a "
+    "recipe with its curve; takes minutes.",
 )
 @click.option("--size", type=SIZE, default=None, help="Fix the input size.  [default: the target's]")
 @click.option(
@@ -100,6 +120,7 @@ def command(model: str | None, **options: Any) -> None:
     \b
     Examples:
       hasn-edge build --precision int8
+      hasn-edge build --precision int8 --max-drop 0.03
       hasn-edge build --precision int8 --target rtx --size 320x180
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360

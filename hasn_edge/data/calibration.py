@@ -13,7 +13,7 @@ import numpy as np
 
 from hasn_edge.errors import InputError, use
 from hasn_edge.files import shipped_path
-from hasn_edge.images.arrays import Float32, Pixels, to_rgb, to_tensor
+from hasn_edge.images.arrays import Float32, Pixels, luma, to_rgb, to_tensor, to_uint8
 from hasn_edge.images.codec import read_image
 from hasn_edge.images.listing import find_images
 
@@ -25,6 +25,19 @@ SIDE = 64
 
 LIMIT = 64
 """Most crops taken from a user's images, however many there are: ranges settle long before."""
+
+FEW_IMAGES, FEW_PATCHES = 4, 16
+"""Below these, ranges depend on which images were taken: a single photograph lost twice the usual."""
+
+SMALL = 48
+"""Patches with a side below this are mostly border, where the network reads padding."""
+
+SOFT = 0.3
+"""Power in the octave below the Nyquist frequency over that in the octave below it. Photographs as large as
+cameras take them have 0.4 in the mean, reduced four times 0.6; what was enlarged has less than 0.3."""
+
+LARGE = 1024
+"""Images whose shorter side is above this are seldom what is upscaled four times."""
 
 SMALLEST = 32
 """Images with a side below this are left out: they are mostly border."""
@@ -56,6 +69,8 @@ class CalibrationData:
     """``(H, W, 3)`` RGB, uint8 or uint16."""
     skipped: tuple[str, ...] = ()
     """One sentence for each image that was left out."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(height, width) of each image that patches were taken from, where they are not images themselves."""
 
     def __post_init__(self) -> None:
         if not self.patches:
@@ -71,6 +86,37 @@ class CalibrationData:
             digest.update(f"{patch.shape} {patch.dtype.str}\n".encode())
             digest.update(np.ascontiguousarray(patch).tobytes())
         return digest.hexdigest()
+
+    def describe(self) -> tuple[str, ...]:
+        """Return what ranges are measured on, and what is doubtful about it, a sentence each."""
+        count = f"{len(self.patches)} patches" + (f" of {len(self.sizes)} images" if self.sizes else "")
+        notes = [f"calibration: {count}, {self.source}"]
+        if self.skipped:
+            notes.append(f"calibration: {len(self.skipped)} images left out, the first: {self.skipped[0]}")
+        if len(self.patches) < FEW_PATCHES or 0 < len(self.sizes) < FEW_IMAGES:
+            notes.append(
+                f"warning: {count} are few to measure ranges on, which then depend on what these images "
+                f"happen to show; give {FEW_IMAGES} images or more, and room for {FEW_PATCHES} patches"
+            )
+        small = sum(min(patch.shape[:2]) < SMALL for patch in self.patches)
+        if small:
+            notes.append(
+                f"warning: {small} calibration patches have a side below {SMALL} pixels: what the network "
+                "computes there is mostly about their border"
+            )
+        large = sum(min(size) > LARGE for size in self.sizes)
+        if large > len(self.sizes) / 2:
+            notes.append(
+                f"warning: {large} of {len(self.sizes)} calibration images have more than {LARGE} pixels on "
+                "their shorter side, as high-resolution originals have; give what the network will see"
+            )
+        if (sharpness := _sharpness(self.patches)) < SOFT:
+            notes.append(
+                f"warning: the calibration images are soft (spectrum {sharpness:.2f}, low-resolution images "
+                f"have {SOFT} and more): enlarged or high-resolution originals look so; give what the "
+                "network will see"
+            )
+        return tuple(notes)
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -175,7 +221,7 @@ def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = L
     names = {path: path.relative_to(folder).as_posix() if path != folder else path.name for path in paths}
     order = sorted(paths, key=lambda path: zlib.crc32(f"{seed} {names[path]}".encode()))
     patches: list[Pixels] = []
-    skipped = []
+    skipped, sizes = [], []
     for index, path in enumerate(order):
         if len(patches) >= limit:
             break
@@ -190,7 +236,22 @@ def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = L
         share = -(-(limit - len(patches)) // (len(order) - index))
         rng = np.random.default_rng([seed, zlib.crc32(names[path].encode())])
         patches.extend(_random_crops(pixels, side, share, rng))
-    return CalibrationData(str(folder), tuple(patches), tuple(skipped))
+        sizes.append((pixels.shape[0], pixels.shape[1]))
+    return CalibrationData(str(folder), tuple(patches), tuple(skipped), tuple(sizes))
+
+
+def _sharpness(patches: Sequence[Pixels]) -> float:
+    """Return the power from 1/4 to 1/2 cycle a pixel over that from 1/8 to 1/4, all patches together."""
+    high = low = 0.0
+    for patch in patches:
+        y = luma(to_uint8(patch))
+        height, width = y.shape
+        window = np.outer(np.hanning(height), np.hanning(width))
+        power = np.abs(np.fft.fft2((y - y.mean()) * window)) ** 2
+        frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
+        high += float(power[(frequency >= 1 / 4) & (frequency < 1 / 2)].sum())
+        low += float(power[(frequency >= 1 / 8) & (frequency < 1 / 4)].sum())
+    return high / low if low else 0.0
 
 
 def _div2k_root(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from hasn_edge.data.layouts import (
 )
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.files import shipped_path
+from hasn_edge.files import file_sha256, shipped_path
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_rgb, to_tensor, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.images.listing import find_images
@@ -56,6 +57,13 @@ class EvalSet:
     name: str
     scale: int
     pairs: tuple[Pair, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the names and the files of all pairs."""
+        files = (path for pair in self.pairs for path in (pair.hr_path, pair.lr_path) if path is not None)
+        text = "\n".join(f"{path.name} {file_sha256(path)}" for path in files)
+        return hashlib.sha256(f"{self.scale}\n{text}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -98,8 +106,27 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
 
 
 def shipped_eval_set(scale: int) -> EvalSet:
-    """Return the images that ship with hasn-edge for measuring; none of them is used for calibration."""
+    """Return the photographs that ship with hasn-edge for measuring; none of them is used for calibration."""
     return load_eval_set(("shipped", shipped_path("calibration", "heldout")), scale)
+
+
+def held_out_sets(scale: int, own: str | os.PathLike[str] | None = None) -> tuple[EvalSet, ...]:
+    """Return the images that budgets are kept on, none of which is used for calibration.
+
+    Args:
+        scale: Upscaling factor of the network.
+        own: A folder instead of what ships, as :func:`load_eval_set` reads it.
+
+    Returns:
+        The photographs that ship, and what ships of text, line art, charts and patterns; or the one set.
+
+    Raises:
+        InputError: the folder cannot be used.
+    """
+    if own is not None:
+        return (load_eval_set(own, scale),)
+    drawn = load_eval_set(("drawn", shipped_path("calibration", "heldout-drawn")), scale)
+    return shipped_eval_set(scale), drawn
 
 
 def bicubic_baseline(scale: int) -> Callable[[Float32], Float32]:

@@ -170,7 +170,9 @@ def build(
     precision: str = "fp16",
     target: str | Path | None = None,
     calibration: str | Path | None = None,
+    evaluation: str | Path | None = None,
     recipe: str | Path = "default",
+    max_drop: float | None = None,
     size: ImageSize | None = None,
     dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None,
     batch: int | None = None,
@@ -197,7 +199,9 @@ def build(
         precision=precision,
         target=target,
         calibration=calibration,
+        evaluation=evaluation,
         recipe=recipe,
+        max_drop=max_drop,
         size=size,
         dynamic=dynamic,
         batch=batch,
@@ -218,11 +222,11 @@ def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
     if options.precision == AUTO:
         return autotune(options, progress)
     if options.precision != Precision.INT8.value and (
-        options.calibration is not None or str(options.recipe) != "default"
+        options.calibration is not None or str(options.recipe) != "default" or options.max_drop is not None
     ):
         raise UnsupportedError(
-            f"recipe and calibration are for INT8; the precision asked for is {options.precision}",
+            f"recipe, calibration and max_drop are for INT8; the precision asked for is {options.precision}",
             use(precision="int8"),
-            omit("recipe", "calibration"),
+            omit("recipe", "calibration", "max_drop"),
         )
     return build_one(options, progress=progress)

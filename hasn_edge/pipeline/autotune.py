@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from hasn_edge.artifact import Artifact
-from hasn_edge.data.pairs import shipped_eval_set
+from hasn_edge.data.pairs import held_out_sets
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import (
     ArtifactError,
@@ -32,9 +32,9 @@ from hasn_edge.evaluation.evaluate import Drift, Scores, drift, score_session
 from hasn_edge.evaluation.latency import Latency, latency_of, time_session
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import has_bf16
-from hasn_edge.pipeline.acceptance import FP16_BUDGET_DB
-from hasn_edge.pipeline.build import CACHE, Built, build_one, default_target
-from hasn_edge.pipeline.context import BuildOptions
+from hasn_edge.pipeline.acceptance import FP16_BUDGET
+from hasn_edge.pipeline.build import Built, build_one, default_target
+from hasn_edge.pipeline.context import CACHE, BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime import cuda
 from hasn_edge.runtime.choice import describe_machine
@@ -164,7 +164,9 @@ def autotune(
             made.append(build(one, cache=output / CACHE, progress=progress))
         except OF_ONE_PRECISION as exc:
             unbuilt.append(Failure(precision=precision, error=exc))
-    candidates, unopened = measure(made, target, open_one, progress, seconds=seconds)
+    candidates, unopened = measure(
+        made, target, open_one, progress, seconds=seconds, evaluation=options.evaluation
+    )
     failures = (*unbuilt, *unopened)
     if not candidates:
         raise _join_failures(failures)
@@ -193,6 +195,7 @@ def measure(
     *,
     seconds: float = SECONDS,
     backends: Sequence[GraphBackend | None] | None = None,
+    evaluation: str | Path | None = None,
 ) -> tuple[tuple[Candidate, ...], tuple[Failure, ...]]:
     """Time what was built on frames of the target's optimal size, in rounds.
 
@@ -206,6 +209,7 @@ def measure(
         progress: Receives what is under way.
         seconds: How long a candidate runs in each round, at least.
         backends: What runs each file on a CPU; ``None`` for those that compute in its number formats.
+        evaluation: Images instead of those that ship.
 
     Returns:
         What was timed, and what does not open or misses its budget.
@@ -219,7 +223,7 @@ def measure(
         known: tuple[GraphBackend, ...] = get_args(GraphBackend)
         backends = tuple(backend for backend in known if backend != "openvino-bf16" or has_bf16())
     failures: list[Failure] = []
-    quality = _Quality(open_one)
+    quality = _Quality(open_one, evaluation)
     with ExitStack() as stack:
         opened: list[tuple[Candidate, Session, Any]] = []
         for built, backend in ((built, backend) for built in made for backend in backends):
@@ -259,38 +263,42 @@ def measure(
 
 
 class _Quality:
-    """What files lose on the images that ship, as a backend computes them, against FP32 by ONNX Runtime.
+    """What files lose on the held-out images, as a backend computes them, against FP32 by ONNX Runtime.
 
     Args:
         open_one: Opens a file.
+        evaluation: Images instead of those that ship.
     """
 
-    def __init__(self, open_one: Callable[..., Session]) -> None:
+    def __init__(self, open_one: Callable[..., Session], evaluation: str | Path | None) -> None:
         self._open = open_one
-        self._reference: Scores | None = None
+        self._evaluation = evaluation
+        self._reference: tuple[Scores, ...] = ()
 
     def check(self, artifact: Artifact, backend: GraphBackend) -> Drift | None:
-        """Return what is lost; ``None`` for the reference, which is the first that is asked for.
+        """Return what is lost on the first part; ``None`` for the reference, the first that is asked for.
 
         Raises:
             VerificationError: more than the budget.
             HasnEdgeError: the file does not open.
         """
         with self._open(artifact, backend=backend) as session:
-            scores = score_session(session, shipped_eval_set(artifact.spec.scale))
+            parts = held_out_sets(artifact.spec.scale, self._evaluation)
+            scores = tuple(score_session(session, part) for part in parts)
             what = f"{session.backend} {session.number_format}"
-        if self._reference is None:
+        if not self._reference:
             self._reference = scores
             return None
-        change = drift(self._reference, scores)
+        changes = [drift(before, now) for before, now in zip(self._reference, scores, strict=True)]
         held_out = artifact.details.measured.held_out if artifact.details.measured else None
-        budget = held_out.budget_db if held_out else FP16_BUDGET_DB
-        if change.dpsnr < -budget:
-            raise VerificationError(
-                f"{what} loses {-change.dpsnr:.4f} dB of PSNR-Y on this machine, over the budget of "
-                f"{budget:g} dB"
-            )
-        return change
+        budget = held_out.budget_db if held_out else FP16_BUDGET[0]
+        for change in changes:
+            if change.dpsnr < -budget:
+                raise VerificationError(
+                    f"{what} loses {-change.dpsnr:.4f} dB of PSNR-Y on this machine ({change.name}), over "
+                    f"the budget of {budget:g} dB"
+                )
+        return changes[0]
 
 
 def _join_failures(failures: Sequence[Failure]) -> HasnEdgeError:

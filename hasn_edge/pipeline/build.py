@@ -33,6 +33,7 @@ from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.model.zoo import is_foreign_graph
 from hasn_edge.optional import require
 from hasn_edge.pipeline.context import (
+    CACHE,
     BuildContext,
     BuildOptions,
     FinishedFile,
@@ -41,6 +42,7 @@ from hasn_edge.pipeline.context import (
     publish_file,
 )
 from hasn_edge.pipeline.inspection import engine_lines, megabytes
+from hasn_edge.pipeline.placement import describe, with_placement, write_placement
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
@@ -53,10 +55,6 @@ from hasn_edge.sidecar import (
     RangesAskedFor,
 )
 from hasn_edge.spec import Precision
-
-CACHE = "cache"
-"""Folder below the output's in which timings of earlier builds are kept."""
-
 
 _BACKENDS = {
     EngineRuntime.CPU: "onnxruntime",
@@ -138,16 +136,37 @@ def build_one(
         rules=rules.get(_BACKENDS[target.runtime], ()),
         pixels=options.pixels,
         batch=(low, high) if target.runtime.compiles else (1, options.batch or 1),
-        recipe=options.recipe if precision is Precision.INT8 else None,
+        recipe=options.int8_recipe if precision is Precision.INT8 else None,
         calibration=options.calibration,
+        evaluation=options.evaluation,
         smallest=target.shapes.min[2:] if target.runtime.compiles else options.size,
         called=options.name,
         progress=progress,
     )
     variants = Variants(context, progress)
+    folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
+    if options.max_drop is None or precision is not Precision.INT8:
+        return _build_files(options, variants, target, capabilities, gpu, folders, progress)
+    variants, placement = with_placement(variants, options.max_drop, folders.cache, progress)
+    built = _build_files(options, variants, target, capabilities, gpu, folders, progress)
+    files = write_placement(placement, output, context.name)
+    notes = (*describe(placement), *(f"search: wrote {path}" for path in files))
+    return replace(built, summary=(*notes, *built.summary))
+
+
+def _build_files(
+    options: BuildOptions,
+    variants: Variants,
+    target: EngineTarget,
+    capabilities: Capabilities | None,
+    gpu: GpuFacts | None,
+    folders: _Folders,
+    progress: Progress,
+) -> Built:
+    """Build the files of one placement."""
     if capabilities is not None:
-        folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
         return _build_engine(options, variants, target, capabilities, gpu, folders, progress)
+    precision = Precision(options.precision)
     if target.runtime is EngineRuntime.CPU:
         forms: tuple[Form, ...] = (Form.CPU,)
     elif precision is Precision.FP16:
@@ -158,7 +177,7 @@ def build_one(
     files = [variants.make_graph(form, precision, size=options.size) for form in forms]
     # Nothing takes its name before everything passed.
     notes = (*variants.notes, *(note for file in files for note in file.notes))
-    return _publish(context, files, notes, output, progress)
+    return _publish(variants.context, files, notes, folders.output, progress)
 
 
 def default_target(gpu: GpuFacts | None) -> str:

@@ -44,6 +44,12 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """The precision that is measured instead of chosen."""
 
+CACHE = "cache"
+"""Folder below the output's in which timings and measurements of earlier builds are kept."""
+
+SEARCH = "search"
+"""The recipe whose convolutions a search chooses from, unless the user names one."""
+
 TOOLS = ("hasn-edge", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
 """Distributions whose versions go into sidecars."""
 
@@ -79,8 +85,14 @@ class BuildOptions:
     :func:`hasn_edge.pipeline.build.default_target` where ``None``."""
     calibration: str | Path | None = None
     """Images for INT8 ranges: a folder or a manifest; those of the recipe where ``None``."""
+    evaluation: str | Path | None = None
+    """Images that the budget is kept on instead of those that ship: a folder, see
+    :func:`hasn_edge.data.pairs.load_eval_set`."""
     recipe: str | Path = "default"
     """INT8 recipe by name or file."""
+    max_drop: float | None = None
+    """Search the cheapest placement of INT8 that loses at most so many dB of PSNR-Y, in the mean of each part
+    of the held-out images, among what the recipe selects; instead of ``"default"`` that is ``"search"``."""
     size: ImageSize | None = None
     """The one (height, width) in pixels; otherwise the target's shapes."""
     dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None
@@ -105,11 +117,20 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.precision != AUTO:
             object.__setattr__(self, "precision", Precision.parse(self.precision).value)
+        if self.max_drop is not None and not 0 < self.max_drop < 100:
+            raise UnsupportedError(
+                f"max_drop is {self.max_drop}; expected a number of dB above 0", use(max_drop=0.03)
+            )
         methods = [method.value for method in Int8Method]
         if self.int8_method not in methods:
             raise UnsupportedError(
                 f"unknown INT8 method {self.int8_method!r}; choose one of: {', '.join(methods)}"
             )
+
+    @property
+    def int8_recipe(self) -> str | Path:
+        """The recipe that a build in INT8 begins with."""
+        return SEARCH if self.max_drop is not None and str(self.recipe) == "default" else self.recipe
 
     @property
     def calibrator(self) -> bool:
@@ -149,8 +170,8 @@ class BuildContext:
     model: str
     """What a sidecar calls the model: never a folder of the machine that built the file."""
     checkpoint: Checkpoint | ForeignGraph
-    held_out: EvalSet
-    """Images that quality is measured on; none of them is used for calibration."""
+    held_out: tuple[EvalSet, ...]
+    """Images that quality is measured on, in parts; none of them is used for calibration."""
     rules: tuple[str, ...] = ()
     """Fusion rules of the backend that the files are for."""
     pixels: bool = False
@@ -171,9 +192,7 @@ class BuildContext:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the images, a sentence each."""
-        skipped = self.images.skipped if self.images else ()
-        left_out = [f"calibration: {len(skipped)} images left out, the first: {one}" for one in skipped[:1]]
-        return (*self.adapted, *left_out)
+        return (*self.adapted, *(() if self.images is None else self.images.describe()))
 
     def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
@@ -187,6 +206,7 @@ class BuildContext:
             "batch": self.count,
             "recipe": self.recipe.to_dict() if self.recipe and precision is Precision.INT8 else None,
             "images": self.images.fingerprint if self.images else None,
+            "held_out": [part.fingerprint for part in self.held_out],
             "tools": {tool: installed_version(tool) for tool in TOOLS},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -200,6 +220,7 @@ def load_context(
     batch: tuple[int, int] = (1, 1),
     recipe: str | Path | None = None,
     calibration: str | Path | None = None,
+    evaluation: str | Path | None = None,
     smallest: ImageSize | None = None,
     called: str | None = None,
     progress: Progress,
@@ -213,6 +234,7 @@ def load_context(
         batch: As :attr:`BuildContext.batch`.
         recipe: Name or file; ``None`` where nothing becomes INT8.
         calibration: Images instead of the recipe's.
+        evaluation: As :attr:`BuildOptions.evaluation`.
         smallest: The smallest (height, width) that files shall take, to be refused before images are read.
         called: The start of every file's name; the model's own where ``None``.
         progress: Receives what is under way.
@@ -222,7 +244,7 @@ def load_context(
         HasnEdgeError: the model, the recipe or the images cannot be read.
     """
     from hasn_edge.data.calibration import load_calibration
-    from hasn_edge.data.pairs import shipped_eval_set
+    from hasn_edge.data.pairs import held_out_sets
 
     progress(Step("loading the model"))
     name = called or model_name(model)
@@ -240,7 +262,7 @@ def load_context(
         name=name,
         model=Path(model).name,
         checkpoint=checkpoint,
-        held_out=shipped_eval_set(checkpoint.spec.scale),
+        held_out=held_out_sets(checkpoint.spec.scale, evaluation),
         rules=rules,
         pixels=pixels,
         batch=batch,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from hasn_edge.engine.precision import FLAGS
 from hasn_edge.errors import Cure, UnsupportedError, omit, say, use
 from hasn_edge.optional import require
 from hasn_edge.pipeline.acceptance import (
-    FP16_BUDGET_DB,
+    FP16_BUDGET,
     SIZES,
     Acceptance,
     check_batch,
@@ -192,6 +194,17 @@ class Variants:
         exporter = GraphExporter.for_int8(context.checkpoint, context.rules, context.images, context.recipe)
         return self._collect_notes(exporter), exporter.measure_ranges(context.images, context.recipe)
 
+    def with_recipe(self, recipe: QuantRecipe) -> Variants:
+        """Return the same build by a recipe that prepares the network as this one does and selects less."""
+        from hasn_edge.quantize.graph import convolutions
+
+        exporter, ranges = self.int8
+        chosen = recipe.select(conv.name for conv in convolutions(exporter.fp32()))
+        other = Variants(replace(self.context, recipe=recipe), self.progress)
+        other._fused = self._fused
+        other.int8 = exporter, ranges.only(chosen)
+        return other
+
     def _collect_notes(self, exporter: GraphExporter) -> GraphExporter:
         self._fused += [note for note in exporter.fused if note not in self._fused]
         return exporter
@@ -262,13 +275,21 @@ class Variants:
         if ranges is not None:
             check_qdq(graph)
             details = self._with_quantization(details, ranges, notes)
-        with self._open(graph, precision) as session:
-            measured, note = self._acceptance.check(
-                session, what=f"the ONNX graph {what}", budget_db=self._budget(precision), advice=self._advice
+        outside = () if ranges is None else self._outside
+        on_cpu = form is Form.CPU and precision is Precision.INT8
+        as_run = self._open(graph, precision, exact=False) if on_cpu else nullcontext()
+        with as_run as optimized, self._open(graph, precision) as session:
+            measured, found = self._acceptance.check(
+                session,
+                what=f"the ONNX graph {what}",
+                budget=self._budget(precision),
+                optimized=optimized,
+                outside=outside,
+                advice=self._advice,
             )
             if count != 1:
                 check_batch(session)
-        notes.insert(0, note)
+        notes[:0] = found
         if size is not None or count not in (1, None):
             fixed = export(size, count)
             check_static(
@@ -304,13 +325,13 @@ class Variants:
         data = torchscript_bytes(torchscript_from_model(checkpoint.model(), precision=precision))
         self.progress(Step("comparing with PyTorch"))
         with TorchScriptSession(data, checkpoint.spec, precision=precision) as session:
-            measured, note = self._acceptance.check(session, what=f"the {precision.value} TorchScript file")
+            measured, notes = self._acceptance.check(session, what=f"the {precision.value} TorchScript file")
         return FinishedFile(
             data=data,
             precision=precision,
             suffix="",
             details=TorchScriptDetails(measured=measured),
-            notes=(note,),
+            notes=notes,
         )
 
     def _weights(self, what: str) -> Checkpoint:
@@ -357,29 +378,43 @@ class Variants:
         self.progress(Step("comparing with PyTorch"))
         what = f"the {precision.value} {'package' if compiled else 'program'}"
         with session:
-            measured, note = self._acceptance.check(session, what=what)
+            measured, notes = self._acceptance.check(session, what=what)
         return FinishedFile(
             data=data,
             precision=precision,
             suffix=f"-aoti-{device}" if compiled else "",
             details=msgspec.structs.replace(details, measured=measured),
-            notes=(note, f"{what} takes sides from {details.least_side} pixels; smaller images are padded"),
+            notes=(*notes, f"{what} takes sides from {details.least_side} pixels; smaller images are padded"),
         )
 
-    def _open(self, graph: ModelProto, precision: Precision) -> OnnxRuntimeSession:
-        """Open a graph; INT8 as exact Q/DQ arithmetic, which is what an engine is expected to do."""
+    def _open(
+        self, graph: ModelProto, precision: Precision, *, exact: bool | None = None
+    ) -> OnnxRuntimeSession:
+        """Open a graph; INT8 by default as exact Q/DQ arithmetic, which an engine is expected to do."""
         from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
         return OnnxRuntimeSession(
             graph.SerializeToString(),
             self.context.checkpoint.spec,
             precision=precision,
-            exact=precision is Precision.INT8,
+            exact=precision is Precision.INT8 if exact is None else exact,
         )
 
-    def _budget(self, precision: Precision) -> float:
+    def _budget(self, precision: Precision) -> tuple[float, float]:
         recipe = self.context.recipe
-        return recipe.budget_db if recipe and precision is Precision.INT8 else FP16_BUDGET_DB
+        return recipe.budget if recipe and precision is Precision.INT8 else FP16_BUDGET
+
+    @cached_property
+    def _outside(self) -> tuple[tuple[float, str], ...]:
+        """The largest share of an INT8 input outside its range on each part, and whose it is."""
+        from hasn_edge.quantize.ranges import shares_outside
+
+        exporter, ranges = self.int8
+        parts = []
+        for part in self.context.held_out:
+            shares = shares_outside(exporter.fp32(), ranges, (pair.lr() for pair in part))
+            parts.append(max((share, name) for name, share in shares.items()))
+        return tuple(parts)
 
     def _advice(self) -> tuple[str, Cure] | None:
         """Say which convolutions cost the most, where it is INT8 that lost too much."""
@@ -389,7 +424,7 @@ class Variants:
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 
         self.progress(Step("measuring which convolutions cost the most"))
-        images = [to_tensor(pair.lr()) for pair in self.context.held_out]
+        images = [to_tensor(pair.lr()) for part in self.context.held_out for pair in part]
         exporter, ranges = self.int8
         costs = sensitivity(exporter.fp32(), ranges, self.context.recipe, images, by_kind=True)
         return advice(costs)

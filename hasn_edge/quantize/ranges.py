@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from hasn_edge.errors import ArtifactError, CheckpointError, InputError, say
 from hasn_edge.exporters.onnx_graph import Emulator
+from hasn_edge.images.arrays import Pixels, to_tensor
 from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import LEVELS, MagnitudeHistogram, Observer, observed_range
 from hasn_edge.sidecar import RangesRecord
@@ -66,6 +67,15 @@ class Ranges:
                 "to another network or recipe",
                 say("measure them again"),
             ) from None
+
+    def only(self, names: Iterable[str]) -> Ranges:
+        """Return the ranges of some of the convolutions."""
+        kept = set(names)
+
+        def chosen(found: Mapping[str, float]) -> dict[str, float]:
+            return {name: value for name, value in found.items() if name in kept}
+
+        return replace(self, values=chosen(self.values), peaks=chosen(self.peaks), lows=chosen(self.lows))
 
     def to_record(self) -> RangesRecord:
         """Return what a sidecar states of them."""
@@ -149,6 +159,30 @@ def input_histograms(
                     say("use another checkpoint"),
                 ) from None
     return {name: histograms[read] for name, read in readers.items()}
+
+
+def shares_outside(proto: ModelProto, ranges: Ranges, images: Iterable[Pixels]) -> dict[str, float]:
+    """Return the share of each convolution's input values that lies outside its range, 0 to 1, by name.
+
+    Args:
+        proto: The FP32 graph that ``ranges`` were measured on.
+        ranges: Of its convolutions. One whose input was always zero has no range, so each other value counts.
+        images: ``(H, W, 3)`` RGB, other ones than those of the ranges.
+
+    Raises:
+        InputError: there is no image.
+    """
+    readers = _readers(proto, ranges.values)
+    counts, sizes = dict.fromkeys(readers, 0), dict.fromkeys(readers, 0)
+    for tensors in _inputs(proto, map(to_tensor, images), set(readers.values())):
+        for name, tensor in readers.items():
+            values, low = tensors[tensor], ranges.lows.get(name)
+            # Shifted, 256 codes begin at the low; else 127 go in either direction.
+            high = ranges.of(name) if low is None else low + ranges.of(name) * (2 * LEVELS + 1) / LEVELS
+            least = -high if low is None else low
+            sizes[name] += values.size
+            counts[name] += int(np.count_nonzero(values > high) + np.count_nonzero(values < least))
+    return {name: counts[name] / sizes[name] for name in readers}
 
 
 def input_minima(

@@ -15,6 +15,9 @@ from hasn_edge.errors import ConfigError, say
 from hasn_edge.files import shipped_path
 from hasn_edge.quantize.observers import Observer
 
+WORST = 5.0
+"""How many times the mean's budget one image may lose, unless the recipe states a limit."""
+
 
 class Granularity(str, Enum):
     """How many scales the weights of one convolution have."""
@@ -59,7 +62,10 @@ class QuantRecipe:
     weight_range: WeightRange = WeightRange.MINMAX
     """How the range of the weights is chosen: minmax or mse."""
     budget_db: float = 0.06
-    """Largest accepted loss of mean PSNR-Y on held-out images against the FP32 network, in dB."""
+    """Largest accepted loss of mean PSNR-Y on each part of the held-out images (photographs; text and line
+    art) against the FP32 network, in dB."""
+    max_drop_worst: float | None = None
+    """Largest accepted loss of one held-out image's PSNR-Y in dB; five times `budget_db` where left out."""
     calibration: str = "patches"
     """Where ranges are measured unless the user gives images: "patches" for those that ship, or the name
     of a manifest under calibration/manifests."""
@@ -69,14 +75,22 @@ class QuantRecipe:
             raise ConfigError(f"percentile is {self.percentile}; expected a percentage from 50 to 100")
         if not 1 <= self.error_power <= 8:
             raise ConfigError(f"error_power is {self.error_power}; expected a number from 1 to 8")
-        if not (math.isfinite(self.budget_db) and self.budget_db >= 0):
-            raise ConfigError(f"budget_db is {self.budget_db}; expected a number of dB, 0 or more")
+        for name in ("budget_db", "max_drop_worst"):
+            limit = getattr(self, name)
+            if limit is not None and not (math.isfinite(limit) and limit >= 0):
+                raise ConfigError(f"{name} is {limit}; expected a number of dB, 0 or more")
         if self.equalize is not None and not 0 <= self.equalize <= 1:
             raise ConfigError(f"equalize is {self.equalize}; expected a number from 0 to 1")
         if not self.quantize:
             raise ConfigError(
                 'quantize is empty; expected patterns of names, for example ["block_*.f1.conv"]'
             )
+
+    @property
+    def budget(self) -> tuple[float, float]:
+        """Largest accepted loss in dB: of a part's mean, and of one image."""
+        worst = self.max_drop_worst
+        return self.budget_db, WORST * self.budget_db if worst is None else worst
 
     def select(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of ``names`` that are quantized, in their order.

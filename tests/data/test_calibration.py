@@ -16,7 +16,7 @@ from hasn_edge.data.calibration import (
     load_folder,
     read_manifest,
 )
-from hasn_edge.data.pairs import shipped_eval_set
+from hasn_edge.data.pairs import held_out_sets, shipped_eval_set
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
 from hasn_edge.files import shipped_path
@@ -34,27 +34,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_what_ships_is_thirty_two_patches_and_eight_held_out_images():
+def test_what_ships_is_forty_four_patches_and_eighteen_held_out_images():
     data = load_calibration()
-    assert len(data) == 32
+    assert len(data) == 44
     assert all(batch.shape == (1, 3, 64, 64) and batch.dtype == np.float32 for batch in data)
     assert data.skipped == ()
-    held_out = shipped_eval_set(4)
-    assert len(held_out) == 8
+    photographs, drawn = held_out_sets(4)
+    assert (photographs.name, len(photographs), drawn.name, len(drawn)) == ("shipped", 8, "drawn", 10)
+    assert {pair.hr().shape for pair in drawn} == {(192, 192, 3)}
     size = sum(path.stat().st_size for path in shipped_path("calibration").rglob("*") if path.is_file())
     assert size < 3e6
 
 
 def test_every_image_that_ships_says_where_it_is_from_and_no_photograph_is_in_both_sets():
-    photographs = []
-    for name, pattern in (("patches", "*.png"), ("heldout", "HR/*.png")):
+    origins = []
+    for name, pattern in (("patches", "*.png"), ("heldout", "HR/*.png"), ("heldout-drawn", "HR/*.png")):
         root = shipped_path("calibration", name)
         lines = (root / "SOURCES.txt").read_text(encoding="utf-8").splitlines()
         rows = [line.split("\t") for line in lines if not line.startswith("#")]
         assert sorted(row[0] for row in rows) == sorted(path.name for path in root.glob(pattern))
-        assert {row[4] for row in rows} <= {"CC0 1.0", "public domain"}
-        photographs.append({row[1] for row in rows})
-    assert not photographs[0] & photographs[1]
+        assert {row[4] for row in rows} <= {"CC0 1.0", "public domain", "MIT"}
+        # A photograph, or what was drawn with its seed.
+        origins.append({row[1] if row[4] != "MIT" else (row[1], row[2]) for row in rows})
+    assert not origins[0] & (origins[1] | origins[2])
 
 
 def test_the_held_out_lr_is_the_reduced_hr():
@@ -242,4 +244,39 @@ def test_a_folder_called_patches_is_not_mistaken_for_what_ships(tmp_path, monkey
     write_image(tmp_path / "patches" / "mine.png", image(64, 64))
     monkeypatch.chdir(tmp_path)
     assert len(load_calibration(Path("patches"))) == 1
-    assert len(load_calibration("patches")) == 32
+    assert len(load_calibration("patches")) == 44
+
+
+def noise(side: int) -> np.ndarray:
+    """White noise, whose spectrum is flat."""
+    values = np.random.default_rng(side).integers(0, 256, (side, side, 1), np.uint8)
+    return np.repeat(values, 3, axis=2)
+
+
+def warnings(data: CalibrationData) -> list[str]:
+    return [note for note in data.describe() if note.startswith("warning")]
+
+
+def test_what_ships_gives_no_warning():
+    assert load_calibration().describe() == ("calibration: 44 patches, the patches that ship",)
+
+
+def test_few_small_large_and_soft_images_are_named(tmp_path):
+    several = CalibrationData("several", tuple(noise(64) for _ in range(16)), sizes=((64, 64),) * 4)
+    assert warnings(several) == []
+    few = CalibrationData("few", several.patches[:15], sizes=((64, 64),) * 4)
+    (text,) = warnings(few)
+    assert text.startswith("warning: 15 patches of 4 images are few")
+    (text,) = warnings(CalibrationData("one", several.patches, sizes=((64, 64),)))
+    assert "16 patches of 1 images are few" in text
+    (text,) = warnings(CalibrationData("small", tuple(noise(47) for _ in range(16))))
+    assert text.startswith("warning: 16 calibration patches have a side below 48 pixels")
+    (text,) = warnings(CalibrationData("large", several.patches, sizes=((1080, 1920),) * 3 + ((64, 64),)))
+    assert text.startswith("warning: 3 of 4 calibration images have more than 1024 pixels")
+    enlarged = tuple(imresize(noise(16), scale=4.0) for _ in range(16))
+    (text,) = warnings(CalibrationData("soft", enlarged))
+    assert "the calibration images are soft" in text
+
+
+def test_a_folder_knows_the_sizes_of_its_images(folder):
+    assert load_folder(folder).sizes == (image(seed=0).shape[:2],) * 5

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from hasn_edge.data.pairs import EvalSet, held_out_sets
 from hasn_edge.errors import VerificationError
-from hasn_edge.pipeline.acceptance import check_batch, check_levels, check_static
+from hasn_edge.evaluation.evaluate import drift, score_session
+from hasn_edge.pipeline.acceptance import Acceptance, check_batch, check_levels, check_static
+from hasn_edge.spec import Precision
 from tests.support.fake_session import FakeSession
 
 
@@ -49,3 +54,58 @@ def test_ties_of_rounding_pass_and_nothing_else(share, by, good):
     else:
         with pytest.raises(VerificationError, match="nothing was written"):
             check_levels(FakeSession(), Rounding(share, by))
+
+
+class Noisy(FakeSession):
+    """As INT8 might be: adds a checkerboard of ``strength`` where the input is brighter than ``above``."""
+
+    def __init__(self, strength: float, above: float = -1.0) -> None:
+        super().__init__(precision=Precision.INT8)
+        self.strength, self.above = np.float32(strength), above
+
+    def _run(self, x_NCHW):
+        y = super()._run(x_NCHW)
+        board = np.indices(y.shape[2:]).sum(0) % 2 * 2 - 1
+        return y + self.strength * board.astype(np.float32) * (y > self.above)
+
+
+class OfFakes(Acceptance):
+    """Two images a part, and a reference that only repeats pixels."""
+
+    reference = FakeSession()
+
+    def __init__(self) -> None:
+        parts = (EvalSet(name=p.name, scale=p.scale, pairs=p.pairs[:2]) for p in held_out_sets(4))
+        super().__init__(SimpleNamespace(spec=FakeSession().spec), tuple(parts))
+
+
+def test_each_part_has_to_keep_its_mean_and_its_worst_image():
+    of_fakes = OfFakes()
+    quiet, loud = Noisy(0.01), Noisy(0.03)
+    measured, notes = of_fakes.check(
+        quiet, what="it", budget=(1.0, 5.0), optimized=loud, outside=[(0.01, "shipped"), (0.02, "drawn")]
+    )
+    assert [part.set for part in measured.parts] == ["shipped", "drawn"]
+    for part, images in zip(measured.parts, of_fakes.held_out, strict=True):
+        change = drift(score_session(FakeSession(), images), score_session(quiet, images))
+        assert part.dpsnr_db == change.dpsnr < 0
+        assert part.worst_dpsnr_db == change.worst_dpsnr
+        assert part.optimized_dpsnr_db < part.dpsnr_db
+        assert (part.budget_db, part.budget_worst_db, part.outside, part.outside_convolution) == (
+            1.0, 5.0, 0.01 if part.set == "shipped" else 0.02, part.set,
+        )  # fmt: skip
+    assert ["(shipped)" in notes[0], "(drawn)" in notes[1]] == [True, True]
+    with pytest.raises(VerificationError, match=r"\(shipped\).* over the budget of 0.001 dB"):
+        of_fakes.check(quiet, what="it", budget=(0.001, 5.0))
+    with pytest.raises(VerificationError, match="over the limit of 0.001 dB for one image"):
+        of_fakes.check(quiet, what="it", budget=(1.0, 0.001))
+
+
+def test_what_only_drawn_images_lose_is_refused():
+    with pytest.raises(VerificationError, match=r"\(drawn\).* over the budget of 0.1 dB"):
+        OfFakes().check(Noisy(0.2, above=0.95), what="it", budget=(0.1, 5.0))
+
+
+def test_ranges_that_do_not_fit_are_refused_whatever_the_dB():
+    with pytest.raises(VerificationError, match="30.0% of what g reads there lies outside"):
+        OfFakes().check(Noisy(0.0), what="it", budget=(1.0, 5.0), outside=[(0.3, "g"), (0, "")])

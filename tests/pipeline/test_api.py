@@ -114,6 +114,10 @@ def test_an_int8_sidecar_states_recipe_ranges_and_quality(tiny, tmp_path):
     assert list(details["measured"]) == ["against", "held_out", "noise"], "images before noise"
     assert details["measured"]["held_out"]["images"] == 8
     assert details["measured"]["held_out"]["dpsnr_db"] >= -5
+    (drawn,) = details["measured"]["further"]
+    assert (drawn["set"], drawn["images"], drawn["budget_worst_db"]) == ("drawn", 10, 25.0)
+    assert drawn["optimized_dpsnr_db"] == pytest.approx(drawn["dpsnr_db"], abs=0.5)
+    assert 0 <= drawn["outside"] < 0.05
     assert artifact.precision is Precision.INT8
     assert any("held-out images" in line for line in built.summary)
 
@@ -267,7 +271,7 @@ def test_export_refuses(tiny, tmp_path, options, message):
 
 @pytest.mark.parametrize("options", [{"recipe": "conservative"}, {"calibration": "."}])
 def test_what_is_for_int8_is_refused_without_it(tiny, tmp_path, options):
-    with pytest.raises(UnsupportedError, match="recipe and calibration are for INT8; .* is fp16"):
+    with pytest.raises(UnsupportedError, match="recipe, calibration and max_drop are for INT8; .* is fp16"):
         pipeline.build(tiny, precision="fp16", output=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 

@@ -88,7 +88,8 @@ def test_the_extensive_recipe(shared_data, name):
     bench = Bench(exporter, exporter.measure_ranges(load_calibration(), recipe), shared_data / "eval")
     names = [conv.name for conv in convolutions(exporter.fp32())]
     assert mac_share(exporter.fp32(), recipe.select(names)) >= 0.94
-    assert bench.loss(name, Form.WEAKLY_TYPED, Precision.INT8, recipe) <= 0.05
+    # 0.045 with ranges of photographs alone, which lose 0.3 dB on drawn images.
+    assert bench.loss(name, Form.WEAKLY_TYPED, Precision.INT8, recipe) <= 0.075
 
 
 @pytest.mark.slow

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from hasn_edge.errors import ArtifactError, CheckpointError, ConfigError, InputError
 from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.quantize.observers import Observer
-from hasn_edge.quantize.ranges import input_histograms, ranges_from_onnx
+from hasn_edge.quantize.ranges import input_histograms, ranges_from_onnx, shares_outside
 from hasn_edge.quantize.recipe import QuantRecipe
 
 MINMAX = QuantRecipe(observer=Observer.MINMAX)
@@ -101,3 +104,36 @@ def test_a_dead_tensor_has_range_zero(images, make_model):
     found = ranges_from_onnx(onnx_from_model(model, opset=17, simplify=False), images(), MINMAX)
     assert found.values["block_1.cab.cab.3.attention.3"] == 0.0
     assert np.isfinite(list(found.values.values())).all()
+
+
+def test_the_share_outside_is_what_pytorch_counts(tiny, images):
+    limits = {"conv_1": 0.5, "block_1.g.conv": 0.01}
+    ranges = replace(tiny.ranges, values={**tiny.ranges.values, **limits}, lows={"upsampler.0": 0.0})
+    pixels = [from_tensor(batch) for batch in images(count=2)]
+    outside: dict[str, list[int]] = {}
+
+    def watch(name):
+        def hook(module, inputs, output):
+            x = inputs[0]
+            if name == "upsampler.0":  # shifted: from 0 to 255 steps above it
+                out = (x < 0) | (x > ranges.values[name] * 255 / 127)
+            else:
+                out = x.abs() > ranges.values[name]
+            outside.setdefault(name, []).append(int(out.sum()))
+            outside.setdefault(f"{name} of", []).append(x.numel())
+
+        return hook
+
+    handles = [
+        tiny.model.get_submodule(name).register_forward_hook(watch(name)) for name in (*limits, "upsampler.0")
+    ]
+    with torch.no_grad():
+        for image in pixels:
+            tiny.model(torch.from_numpy(to_tensor(image)))
+    for handle in handles:
+        handle.remove()
+    found = shares_outside(tiny.weakly_typed, ranges, pixels)
+    for name in (*limits, "upsampler.0"):
+        share = sum(outside[name]) / sum(outside[f"{name} of"])
+        assert 0 < share < 1
+        assert found[name] == pytest.approx(share, abs=2e-4), name

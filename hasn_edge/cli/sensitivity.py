@@ -1,0 +1,65 @@
+"""The ``sensitivity`` verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hasn_edge.cli.build import calibration_option, evaluation_option
+from hasn_edge.cli.common import NamesOption, chosen_model, model_option, output_option, quant_recipe_names
+from hasn_edge.cli.tables import print_table
+from hasn_edge.cli.terminal import console, note, status
+
+
+@click.command("sensitivity")
+@model_option
+@click.option(
+    "--recipe",
+    cls=NamesOption,
+    names=quant_recipe_names,
+    default="search",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="What may become INT8, and how: {names}, or a TOML file of what differs from default.",
+)
+@calibration_option
+@evaluation_option
+@click.option(
+    "--html", "html_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the table as a page."
+)
+@output_option
+def command(model: str | None, html_path: Path | None, **options: Any) -> None:
+    """Measure what INT8 of each group of convolutions costs in dB, and how much arithmetic it is.
+
+    Each group is quantized alone and run as exact Q/DQ arithmetic on the held-out images. Measurements
+    are kept in the output folder's cache, so that this can be interrupted, and a build for a CPU with
+    --max-drop goes on from them.
+
+    \b
+    Examples:
+      hasn-edge sensitivity
+      hasn-edge sensitivity --model HASN.pth --evaluation my_images/ --html costs.html
+    """
+    from hasn_edge.pipeline.context import BuildOptions
+    from hasn_edge.pipeline.placement import (
+        CONVENTIONS,
+        measure_costs,
+        sensitivity_page,
+        sensitivity_rows,
+    )
+
+    name = chosen_model(model)
+    with status("measuring") as update:
+        groups, notes = measure_costs(BuildOptions(model=name, precision="int8", **options), update)
+    for line in notes:
+        note(line)
+    title = f"INT8 of one group of convolutions at a time: {Path(name).name}"
+    heading, *rows = sensitivity_rows(groups)
+    print_table(console(), [title, *CONVENTIONS], heading, rows)
+    if html_path is not None:
+        from hasn_edge.files import writing
+
+        with writing(html_path) as path:
+            path.write_text(sensitivity_page(groups, title), encoding="utf-8")

@@ -1,0 +1,396 @@
+"""The cheapest placement of INT8 that keeps a budget in dB: each group measured alone, then together.
+
+Each group of convolutions is quantized alone first. Squared errors of groups nearly add, so they predict what
+any selection loses; a greedy order comes from that prediction, and the selections along it are measured.
+All losses are exact Q/DQ arithmetic on the images that the budget is about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hasn_edge.errors import BuildError, say
+from hasn_edge.exporters.onnx_graph import Emulator
+from hasn_edge.files import writing
+from hasn_edge.images.arrays import Float32, Float64, luma, to_tensor
+from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.quantize.graph import conv_macs, convolutions
+from hasn_edge.quantize.int8 import int8_onnx_from_onnx
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hasn_edge.data.pairs import EvalSet
+    from hasn_edge.images.arrays import UInt8
+    from hasn_edge.quantize.ranges import Ranges
+    from hasn_edge.quantize.recipe import QuantRecipe
+
+LARGEST = 64
+"""Images are cut to this side of LR in pixels around their middle, so that a search takes minutes."""
+
+MARGIN = 0.9
+"""Part of the budget that a search spends: FP16 tensors and the fused graph of a CPU move a result."""
+
+ROUNDS = 8
+"""How many predicted selections are measured at most."""
+
+LOOKS = 8
+"""How many groups that were left out are tried once more at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What a selection loses against FP32, in dB of PSNR-Y; above zero where quality is lost."""
+
+    parts: tuple[tuple[str, float, float], ...]
+    """(name, loss of the mean, loss of the worst image) of each part of the images."""
+
+    @property
+    def mean(self) -> float:
+        """The largest loss of a part's mean."""
+        return max(mean for _, mean, _ in self.parts)
+
+    @property
+    def worst(self) -> float:
+        """The largest loss of an image."""
+        return max(worst for _, _, worst in self.parts)
+
+    def within(self, budget: tuple[float, float]) -> bool:
+        """Say whether it keeps a budget: of each part's mean, and of each image."""
+        return self.mean <= budget[0] and self.worst <= budget[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Convolutions that become INT8 together, and what that does alone."""
+
+    name: str
+    convolutions: tuple[str, ...]
+    gain: float
+    """What INT8 saves here, as a part of what INT8 everywhere saves, 0 to 1."""
+    loss: Loss
+    errors: tuple[float, ...]
+    """Mean squared error of luma against FP32 of each image, in squared levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One selection that was measured."""
+
+    groups: tuple[str, ...]
+    """Names of the groups in INT8."""
+    gain: float
+    """The sum of theirs."""
+    loss: Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What a search found."""
+
+    groups: tuple[Group, ...]
+    """All of them, in the graph's order."""
+    points: tuple[Measurement, ...]
+    """Every selection that was measured, from the smallest gain to the largest."""
+    chosen: Measurement
+    unit: str
+    """What gains are parts of: ``"MACs"``, ``"bytes"`` or ``"ms"``."""
+    recipe: QuantRecipe
+    """Reproduces the choice without searching."""
+
+    @property
+    def frontier(self) -> tuple[Measurement, ...]:
+        """The measured selections that no other beats in both gain and loss."""
+        best: list[Measurement] = []
+        for point in sorted(self.points, key=lambda p: (-p.gain, p.loss.mean)):
+            if not best or point.loss.mean < best[-1].loss.mean:
+                best.append(point)
+        return tuple(reversed(best))
+
+
+def group_of(name: str) -> str:
+    """Return a pattern for what a convolution is quantized together with.
+
+    These are branches that read one tensor and share its Q/DQ pair, and all of an ESA, whose parts are too
+    small to choose among.
+    """
+    block, _, inside = name.partition(".")
+    if inside in ("f1.conv", "f2.conv", "f3.conv"):
+        return f"{block}.f*.conv"
+    return f"{block}.esa.*" if inside.startswith("esa.") else name
+
+
+class Meter:
+    """Measures selections of one network exactly; what was measured before is read from a file.
+
+    Args:
+        proto: The FP32 graph; not modified.
+        ranges: Of all convolutions that may be selected.
+        recipe: How they are quantized.
+        parts: Images with their ground truth.
+        memory: Folder for measurements, one file for all of this network; nothing is kept where ``None``.
+    """
+
+    def __init__(
+        self,
+        proto: ModelProto,
+        ranges: Ranges,
+        recipe: QuantRecipe,
+        parts: Sequence[EvalSet],
+        memory: Path | None = None,
+    ) -> None:
+        self._proto, self._ranges, self._recipe = proto, ranges, recipe
+        self._parts = [
+            (part.name, [_crop(pair.lr(), pair.hr(), pair.scale) for pair in part]) for part in parts
+        ]
+        run = Emulator(proto, exact=False).run
+        self._floats = [_output_luma(run, lr) for _, pairs in self._parts for lr, _ in pairs]
+        self._truths = [luma(hr) for _, pairs in self._parts for _, hr in pairs]
+        self._border = border = parts[0].scale
+        self.floor = [_mean_square(a, b, border) for a, b in zip(self._floats, self._truths, strict=True)]
+        """Mean squared error of FP32's luma against the ground truth, of each image, in squared levels."""
+        self._known: dict[str, list[list[float]]] = {}
+        self._memory = memory and memory / f"placement-{self._identity(parts)[:16]}.json"
+        if self._memory is not None and self._memory.is_file():
+            self._known = json.loads(self._memory.read_text(encoding="utf-8"))
+
+    def measure(self, names: Iterable[str]) -> tuple[Loss, tuple[float, ...]]:
+        """Return what INT8 of the convolutions in ``names`` loses, and each image's error against FP32."""
+        chosen = sorted(names)
+        if not chosen:
+            zeros = tuple((name, 0.0, 0.0) for name, _ in self._parts)
+            return Loss(parts=zeros), (0.0,) * len(self._floats)
+        key = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:20]
+        if key not in self._known:
+            self._known[key] = self._run(chosen)
+            self._save()
+        squares, against = self._known[key]
+        return self.loss_of(squares), tuple(against)
+
+    def loss_of(self, squares: Sequence[float]) -> Loss:
+        """Return the loss of outputs with these squared errors against the ground truth."""
+        drops = [
+            10 * math.log10(max(b, 1e-9) / max(a, 1e-9)) for a, b in zip(self.floor, squares, strict=True)
+        ]
+        parts, start = [], 0
+        for name, pairs in self._parts:
+            own = drops[start : start + len(pairs)]
+            parts.append((name, math.fsum(own) / len(own), max(own)))
+            start += len(pairs)
+        return Loss(parts=tuple(parts))
+
+    def _run(self, chosen: list[str]) -> list[list[float]]:
+        recipe = replace(self._recipe, quantize=tuple(chosen), keep_float=())
+        run = Emulator(int8_onnx_from_onnx(self._proto, self._ranges, recipe), exact=True).run
+        outputs = [_output_luma(run, lr) for _, pairs in self._parts for lr, _ in pairs]
+        return [
+            [_mean_square(y, truth, self._border) for y, truth in zip(outputs, self._truths, strict=True)],
+            [_mean_square(y, base, self._border) for y, base in zip(outputs, self._floats, strict=True)],
+        ]
+
+    def _identity(self, parts: Sequence[EvalSet]) -> str:
+        digest = hashlib.sha256(self._proto.SerializeToString(deterministic=True))
+        how = {**self._recipe.to_dict(), "quantize": None, "keep_float": None}
+        facts = [
+            how,
+            dict(self._ranges.values),
+            dict(self._ranges.lows),
+            [part.fingerprint for part in parts],
+        ]
+        digest.update(json.dumps(facts, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def _save(self) -> None:
+        if self._memory is not None:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self._memory) as path:
+                path.write_text(json.dumps(self._known), encoding="utf-8")
+
+
+def measure_groups(
+    proto: ModelProto,
+    meter: Meter,
+    recipe: QuantRecipe,
+    *,
+    costs: Mapping[str, float] | None = None,
+    progress: Progress = ignore,
+) -> tuple[Group, ...]:
+    """Quantize each group of convolutions that ``recipe`` selects alone.
+
+    Args:
+        proto: The FP32 graph.
+        meter: Of this graph.
+        recipe: Selects what may become INT8.
+        costs: What each convolution costs in float, in any unit; multiply-accumulates where ``None``.
+        progress: Receives each group.
+    """
+    costs = conv_macs(proto) if costs is None else costs
+    total = math.fsum(costs.values())
+    members: dict[str, list[str]] = {}
+    for name in recipe.select(conv.name for conv in convolutions(proto)):
+        members.setdefault(group_of(name), []).append(name)
+    groups = []
+    for done, (name, own) in enumerate(members.items()):
+        progress(Step(f"quantizing {name} alone", done, len(members)))
+        loss, errors = meter.measure(own)
+        gain = math.fsum(costs[each] for each in own) / total
+        groups.append(Group(name=name, convolutions=tuple(own), gain=gain, loss=loss, errors=errors))
+    return tuple(groups)
+
+
+def search_placement(
+    groups: Sequence[Group],
+    meter: Meter,
+    recipe: QuantRecipe,
+    *,
+    budget: tuple[float, float],
+    unit: str = "MACs",
+    progress: Progress = ignore,
+) -> Placement:
+    """Return the selection of groups with the largest gain that keeps a budget.
+
+    Args:
+        groups: From :func:`measure_groups`.
+        meter: The same.
+        recipe: What the groups were selected by.
+        budget: Largest accepted loss in dB: of each part's mean, and of an image.
+        unit: What gains are parts of.
+        progress: Receives each selection that is measured.
+
+    Raises:
+        BuildError: no selection keeps the budget.
+    """
+    limits = budget[0] * MARGIN, budget[1] * MARGIN
+    search = _Search(groups, meter, limits, progress)
+    kept = search.best_predicted()
+    for group in search.promising([g for g in groups if g not in kept], kept):
+        if search.measure([*kept, group]).loss.within(limits):
+            kept.append(group)
+    if not kept:
+        best = min(groups, key=lambda group: group.loss.mean)
+        raise BuildError(
+            f"no placement of INT8 keeps {budget[0]:g} dB: {best.name} alone loses {best.loss.mean:.4f} dB",
+            say("allow a larger drop"),
+            say("build FP16"),
+        )
+    chosen = search.measure(kept)
+    return Placement(
+        groups=tuple(groups),
+        points=tuple(sorted(search.points.values(), key=lambda point: (point.gain, point.loss.mean))),
+        chosen=chosen,
+        unit=unit,
+        recipe=replace(
+            recipe,
+            quantize=chosen.groups,
+            keep_float=(),
+            budget_db=budget[0],
+            max_drop_worst=budget[1],
+        ),
+    )
+
+
+@dataclass
+class _Search:
+    groups: Sequence[Group]
+    meter: Meter
+    limits: tuple[float, float]
+    progress: Progress
+    points: dict[tuple[str, ...], Measurement] = field(default_factory=dict)
+
+    def measure(self, chosen: Sequence[Group]) -> Measurement:
+        """Return what a selection gains and loses."""
+        names = tuple(group.name for group in self.groups if group in chosen)
+        if names not in self.points:
+            gain = _gain(chosen)
+            self.progress(Step(f"measuring INT8 of {gain:.0%}, {len(names)} of {len(self.groups)} groups"))
+            loss, _ = self.meter.measure(name for group in chosen for name in group.convolutions)
+            self.points[names] = Measurement(groups=names, gain=gain, loss=loss)
+        return self.points[names]
+
+    def excess(self, chosen: Sequence[Group]) -> float:
+        """Return the predicted loss of a selection over its limit: 1 where it just keeps it."""
+        squares = np.sum([self.meter.floor, *(group.errors for group in chosen)], axis=0)
+        return self.share(self.meter.loss_of(squares.tolist()))
+
+    def share(self, loss: Loss) -> float:
+        """Return a loss over its limit."""
+        return max(loss.mean / max(self.limits[0], 1e-9), loss.worst / max(self.limits[1], 1e-9))
+
+    def best_predicted(self) -> list[Group]:
+        """Return the best measured selection of those that are predicted to keep the limits.
+
+        What is measured states how far the prediction is off, which moves the predicted limit.
+        """
+        best: list[Group] = []
+        low, high, limit = 0.0, math.inf, 1.0
+        for _ in range(ROUNDS):
+            chosen = self.fill(limit)
+            loss = self.measure(chosen).loss
+            if loss.within(self.limits):
+                low, best = limit, max(best, chosen, key=_gain)
+            else:
+                high = limit
+            if len(best) == len(self.groups):
+                break
+            limit /= max(self.share(loss), 1e-3)
+            if not low < limit < high:
+                limit = math.sqrt(low * high) if low > 0 and high < math.inf else max(2 * low, high / 2)
+        return best
+
+    def fill(self, limit: float) -> list[Group]:
+        """Return a selection of large gain whose predicted share of the limits is at most ``limit``."""
+        chosen = list(self.groups)
+        while chosen and (whole := self.excess(chosen)) > limit:
+            without = [self.excess([g for g in chosen if g is not group]) for group in chosen]
+            relief = [(whole - less) / max(g.gain, 1e-6) for less, g in zip(without, chosen, strict=True)]
+            chosen.pop(int(np.argmax(relief)))
+        while True:  # one more, or another one instead
+            best, gained = chosen, 1e-9
+            for group in (g for g in self.groups if g not in chosen):
+                for other in (None, *chosen):
+                    gain = group.gain - (0.0 if other is None else other.gain)
+                    some = [*(g for g in chosen if g is not other), group]
+                    if gain > gained and self.excess(some) <= limit:
+                        best, gained = some, gain
+            if best is chosen:
+                return chosen
+            chosen = best
+
+    def promising(self, out: Sequence[Group], kept: Sequence[Group]) -> list[Group]:
+        """Return those left out that may fit yet, the largest gain for the least predicted loss first."""
+        alone = sorted(
+            out, key=lambda group: (self.excess([*kept, group]) / max(group.gain, 1e-6), group.name)
+        )
+        return alone[:LOOKS]
+
+
+def _gain(groups: Sequence[Group]) -> float:
+    return math.fsum(group.gain for group in groups)
+
+
+def _crop(lr: UInt8, hr: UInt8, scale: int) -> tuple[Float32, UInt8]:
+    """Return the middle of LR ``(1, C, h, w)`` and the same of HR."""
+    top, left = (max(0, side - LARGEST) // 2 for side in lr.shape[:2])
+    lr = lr[top : top + LARGEST, left : left + LARGEST]
+    height, width = (side * scale for side in lr.shape[:2])
+    hr = hr[top * scale : top * scale + height, left * scale : left * scale + width]
+    return np.ascontiguousarray(to_tensor(np.ascontiguousarray(lr))), np.ascontiguousarray(hr)
+
+
+def _output_luma(run: Callable[[Float32], Float32], lr: Float32) -> Float64:
+    """Return the luma of an output as :func:`luma` has it, but not rounded: small errors would be lost."""
+    y_CHW = np.clip(run(lr)[0], 0, 1).astype(np.float64)
+    return 16 + np.tensordot([65.481, 128.553, 24.966], y_CHW, 1)
+
+
+def _mean_square(a: Float64, b: Float64, border: int) -> float:
+    difference = (a - b)[border:-border, border:-border]
+    return float(np.mean(np.square(difference)))

@@ -1,0 +1,112 @@
+"""A build that searches: what it leaves on disk gives the same graph without searching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import hasn_edge
+from hasn_edge.cli import cli
+from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.images.codec import read_image, write_image
+from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.pipeline.placement import sensitivity_page, sensitivity_rows
+from hasn_edge.quantize.recipe import load_quant_recipe
+from hasn_edge.quantize.search import Group, Loss
+from hasn_edge.spec import ModelSpec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    save_checkpoint(folder / "tiny.safetensors", HASN(ModelSpec(features=8, blocks=1)))
+    pixels = read_image(Path(__file__).parents[2] / "calibration" / "heldout-drawn" / "HR" / "text-2.png")
+    for number in range(2):
+        write_image(folder / "mine" / f"{number}.png", pixels[:96, : 96 + 4 * number])
+    return folder
+
+
+@pytest.mark.slow
+def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path):
+    options = {"precision": "int8", "target": "cpu", "evaluation": folder / "mine"}
+    model = folder / "tiny.safetensors"
+    built = hasn_edge.build(model, max_drop=0.001, output=tmp_path / "a", **options)
+    assert built.summary[0].startswith("search: INT8 for ")
+    (artifact,) = built.artifacts
+    recipe = tmp_path / "a" / "tiny-int8-search.toml"
+    assert min(read_image(recipe.with_suffix(".png")).shape[:2]) > 300
+    loaded = load_quant_recipe(recipe)
+    assert (loaded.budget_db, loaded.max_drop_worst) == (0.001, 0.005)
+    assert artifact.graph.recipe == loaded.to_dict()
+    assert set(artifact.graph.ranges.values) == set(artifact.graph.int8_convolutions)
+    (part,) = artifact.details.measured.parts
+    assert (part.set, part.images, part.budget_db) == ("mine", 2, 0.001)
+    again = hasn_edge.build(model, recipe=recipe, output=tmp_path / "b", **options)
+    assert again.artifacts[0].path.read_bytes() == artifact.path.read_bytes()
+    # Another search of the same network measures no group again.
+    steps: list[str] = []
+    hasn_edge.build(
+        model, max_drop=0.001, output=tmp_path / "a", progress=lambda s: steps.append(s.text), **options
+    )
+    assert any("alone" in step for step in steps)
+    assert recipe.read_text(encoding="utf-8").endswith('calibration = "patches"\n')
+
+
+def test_a_budget_that_is_no_number_of_db_is_refused(folder, tmp_path):
+    model = folder / "tiny.safetensors"
+    with pytest.raises(UnsupportedError, match="max_drop is -1; expected a number of dB above 0"):
+        hasn_edge.build(model, precision="int8", max_drop=-1, output=tmp_path)
+    with pytest.raises(UnsupportedError, match="recipe, calibration and max_drop are for INT8"):
+        hasn_edge.build(model, precision="fp16", max_drop=0.1, output=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_verb_prints_and_writes_what_each_group_costs(folder, tmp_path):
+    page = tmp_path / "costs.html"
+    arguments = ["sensitivity", "--model", folder / "tiny.safetensors", "--evaluation", folder / "mine"]
+    result = CliRunner().invoke(cli, [*map(str, arguments), "--html", str(page), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "block_1.f*.conv" in result.output
+    assert "calibration: 44 patches" in result.output
+    assert "<td>block_1.esa.*</td>" in page.read_text(encoding="utf-8")
+    assert [path.parent.name for path in (tmp_path / "out").rglob("placement-*.json")] == ["cache"]
+
+
+def test_the_costliest_group_comes_first():
+    groups = [
+        Group(
+            name=name,
+            convolutions=(name,),
+            gain=gain,
+            loss=Loss(parts=(("a", loss, 2 * loss), ("<b>", 0.0, 0.0))),
+            errors=(1.0,),
+        )
+        for name, gain, loss in (("cheap", 0.5, 0.001), ("dear", 0.25, 0.1))
+    ]
+    heading, *rows = sensitivity_rows(groups)
+    assert rows == [
+        ("dear", "25.0%", "0.1000", "0.0000", "0.2000", "0.0000"),
+        ("cheap", "50.0%", "0.0010", "0.0000", "0.0020", "0.0000"),
+    ]
+    assert len(heading) == 6
+    assert "&lt;b&gt;" in sensitivity_page(groups, "title")
+
+
+@pytest.mark.slow
+def test_own_images_take_the_place_of_those_that_ship(folder, tmp_path):
+    recipe = tmp_path / "strict.toml"
+    recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
+    with pytest.raises(VerificationError, match=r"on 2 held-out images \(text\)"):
+        hasn_edge.build(
+            folder / "tiny.safetensors",
+            precision="int8",
+            target="cpu",
+            recipe=recipe,
+            evaluation=f"text={folder / 'mine'}",
+            output=tmp_path / "out",
+        )
