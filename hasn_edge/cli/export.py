@@ -56,6 +56,12 @@ from hasn_edge.cli.terminal import say, status, write_json
     default=None,
     help="ONNX opset, 17 to 20.  [default: 17 for FP32, 20 for FP16]",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime", "tensorrt"]),
+    default=None,
+    help="Triton: what runs the file; python is our session, for any file and size.  [default: by file]",
+)
 @output_option
 @name_option
 @force_option
@@ -69,6 +75,7 @@ def command(
     size: tuple[int, int] | None,
     batch: int,
     opset: int | None,
+    backend: str | None,
     name: str | None,
     force: bool,
     output: Path,
@@ -90,6 +97,7 @@ def command(
       hasn-edge export --format pt2 --precision fp16 -o out/
       hasn-edge export --model net.pth --size 320x180
       hasn-edge export --format triton --precision fp16 --batch 8
+      hasn-edge export --format triton --backend python --artifact engines/net-int8-cpu.onnx
       hasn-edge export --format triton --artifact engines/net-int8.engine --name net
     """
     from hasn_edge.artifact import load_artifact
@@ -97,6 +105,8 @@ def command(
 
     if kind != "triton" and artifact is not None:
         raise click.UsageError("--artifact goes with --format triton")
+    if kind != "triton" and backend is not None:
+        raise click.UsageError("--backend goes with --format triton")
     clash = [
         option for option in ("model", "precision", "size", "batch", "opset") if _is_given(context, option)
     ]
@@ -109,7 +119,7 @@ def command(
     with status("exporting") as update:
         if kind == "triton":
             source = chosen_model(model) if artifact is None else load_artifact(artifact)
-            made = export_triton(source, name=name, progress=update, **wanted)
+            made = export_triton(source, name=name, backend=backend, progress=update, **wanted)
         else:
             made = export(chosen_model(model), format=kind, name=name, force=force, progress=update, **wanted)
     say(str(made.path))

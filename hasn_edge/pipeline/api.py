@@ -121,6 +121,7 @@ def export_triton(
     size: ImageSize | None = None,
     batch: int = 1,
     name: str | None = None,
+    backend: str | None = None,
     output: str | Path = "triton",
     progress: Progress = ignore,
 ) -> Artifact:
@@ -133,6 +134,8 @@ def export_triton(
         size: Likewise.
         batch: Likewise; from 2 on the server joins requests.
         name: What clients call it; the file's name where ``None``.
+        backend: The server's part that runs it: ``"onnxruntime"``, ``"tensorrt"``, or ``"python"`` for
+            hasn-edge's own session, which takes any file and any size; by the kind of file where ``None``.
         output: The repository's folder.
         progress: Receives what is under way.
 
@@ -147,7 +150,7 @@ def export_triton(
     from hasn_edge.exporters.triton.repository import model_file, triton_repository
 
     if isinstance(model, Artifact):
-        return load_artifact(model_file(triton_repository(model, output, name=name)))
+        return load_artifact(model_file(triton_repository(model, output, name=name, backend=backend)))
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-export-") as folder:
             made = export(
@@ -159,7 +162,7 @@ def export_triton(
                 output=folder,
                 progress=progress,
             )
-            return export_triton(made, name=name, output=output)
+            return export_triton(made, name=name, backend=backend, output=output)
     except OSError as exc:
         raise output_error(Path(tempfile.gettempdir()), exc) from exc
 

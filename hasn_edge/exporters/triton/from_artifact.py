@@ -9,10 +9,12 @@ from typing import Any
 import onnx
 
 from hasn_edge.artifact import Artifact
-from hasn_edge.errors import UnsupportedError, call, say
+from hasn_edge.errors import UnsupportedError, call, say, use
 from hasn_edge.exporters.triton.pbtxt import (
     ANY,
+    BACKENDS,
     ONNX_RUNTIME,
+    PYTHON,
     TENSORRT,
     ServerBackend,
     TritonConfig,
@@ -32,20 +34,36 @@ WARMUP_SIZE = (180, 320)
 """Height and width of the request that warms up a model which takes any size."""
 
 
-def triton_config(artifact: Artifact, data: bytes, *, name: str, device: str | None = None) -> TritonConfig:
+def triton_config(
+    artifact: Artifact, data: bytes, *, name: str, device: str | None = None, backend: str | None = None
+) -> TritonConfig:
     """Return the configuration of a model that consists of one artifact.
 
     Args:
-        artifact: An ONNX graph, or an engine of TensorRT.
+        artifact: An ONNX graph or an engine of TensorRT; for the Python backend any built file.
         data: Its bytes.
         name: The model's.
+        backend: See :func:`~hasn_edge.exporters.triton.repository.triton_repository`.
         device: See :func:`~hasn_edge.exporters.triton.repository.triton_repository`.
 
     Raises:
         UnsupportedError: the server cannot run this kind of file.
         ConfigError: a rule of the server is broken.
     """
-    model = _engine(artifact) if artifact.kind is Kind.ENGINE else _graph(artifact, data)
+    if backend not in (None, *BACKENDS):
+        raise UnsupportedError(f"unknown backend {backend!r}; choose one of: {', '.join(BACKENDS)}")
+    if backend == PYTHON.name:
+        model = _any_file(artifact)
+    else:
+        model = _engine(artifact) if artifact.kind is Kind.ENGINE else _graph(artifact, data)
+    if backend not in (None, model.backend.name):
+        raise UnsupportedError(
+            f"{artifact.path}: a file of kind {artifact.kind.value}, which Triton's backend {backend!r} does "
+            "not run",
+            use(backend=model.backend.name),
+            use(backend=PYTHON.name),
+        )
+    engine = artifact.kind is Kind.ENGINE
     batched, tensors = split_batch([*model.inputs, *model.outputs])
     inputs, outputs = tensors[: len(model.inputs)], tensors[len(model.inputs) :]
     largest = model.largest_batch if batched else 0
@@ -61,7 +79,7 @@ def triton_config(artifact: Artifact, data: bytes, *, name: str, device: str | N
         inputs=inputs,
         outputs=outputs,
         max_batch_size=largest,
-        kind=device or ("gpu" if model.backend == TENSORRT else "cpu" if for_cpu else "auto"),
+        kind=device or ("gpu" if engine else "cpu" if for_cpu or backend == PYTHON.name else "auto"),
         queue_delay_us=QUEUE_DELAY_US if largest > 1 else None,
         warmup={inputs[0].name: model.opt[1:] if batched else model.opt},
     )
@@ -81,6 +99,23 @@ class _Model:
     opt: tuple[int, ...]
     """A shape of the one input that the file takes."""
     largest_batch: int
+
+
+def _any_file(artifact: Artifact) -> _Model:
+    """Return what the Python backend offers: images of any size, whatever the file takes."""
+    channels, details = artifact.spec.channels, artifact.details
+    shape = (ANY, ANY, ANY, channels) if artifact.pixels else (ANY, channels, ANY, ANY)
+    dtype = "uint8" if artifact.pixels else "float32"
+    profile = artifact.engine.profile.opt if artifact.kind is Kind.ENGINE else None
+    height, width = details.size or WARMUP_SIZE
+    usual = (1, height, width, channels) if artifact.pixels else (1, channels, height, width)
+    return _Model(
+        backend=PYTHON,
+        inputs=[("input", dtype, shape)],
+        outputs=[("output", dtype, shape)],
+        opt=profile or usual,
+        largest_batch=max(details.batch[1], LARGEST_BATCH),
+    )
 
 
 def _engine(artifact: Artifact) -> _Model:
@@ -111,6 +146,7 @@ def _graph(artifact: Artifact, data: bytes) -> _Model:
     if artifact.kind is not Kind.ONNX:
         raise UnsupportedError(
             f"{artifact.path}: a {artifact.kind.value} file; Triton takes .onnx and TensorRT .engine files",
+            use(backend=PYTHON.name),
             call("export", format="triton"),
         )
 

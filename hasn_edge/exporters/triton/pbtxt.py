@@ -33,12 +33,17 @@ class ServerBackend:
 
     name: str
     platform: str
+    """Empty where the server knows none."""
     filename: str
-    """What the file must be called in each version's folder."""
+    """What the file that the server opens must be called in each version's folder."""
 
 
 ONNX_RUNTIME = ServerBackend("onnxruntime", "onnxruntime_onnx", "model.onnx")
 TENSORRT = ServerBackend("tensorrt", "tensorrt_plan", "model.plan")
+PYTHON = ServerBackend("python", "", "model.py")
+
+BACKENDS = {backend.name: backend for backend in (PYTHON, ONNX_RUNTIME, TENSORRT)}
+"""By the name that the server has for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ class TritonConfig:
         """Return the content of ``config.pbtxt``: one message in protocol buffers' text format."""
         fields: list[tuple[str, Any]] = [
             ("name", self.name),
-            ("platform", self.backend.platform),
+            *([("platform", self.backend.platform)] if self.backend.platform else []),
             ("backend", self.backend.name),
             ("default_model_filename", self.backend.filename),
             ("max_batch_size", self.max_batch_size),

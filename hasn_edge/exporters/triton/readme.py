@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hasn_edge.artifact import Artifact
-from hasn_edge.exporters.triton.pbtxt import ANY, DATA_TYPES, TENSORRT, TensorSettings, TritonConfig
-from hasn_edge.sidecar import GraphDetails
+from hasn_edge.exporters.triton.pbtxt import ANY, DATA_TYPES, PYTHON, TENSORRT, TensorSettings, TritonConfig
+from hasn_edge.sidecar import GraphDetails, Kind
 
 
 def readme(config: TritonConfig, artifact: Artifact) -> str:
@@ -15,6 +15,7 @@ def readme(config: TritonConfig, artifact: Artifact) -> str:
         artifact: The file that was made into the model's first version.
     """
     gpu = "--gpus all " if config.kind != "cpu" else ""
+    image = "hasn-edge-server" if config.backend == PYTHON else "nvcr.io/nvidia/tritonserver:YY.MM-py3"
     sections = [
         f"# {config.name}\n",
         f"HASN x{artifact.spec.scale} super-resolution in {artifact.precision.value}, as NVIDIA Triton "
@@ -23,13 +24,13 @@ def readme(config: TritonConfig, artifact: Artifact) -> str:
         "In the folder that holds this model's folder:\n",
         "```\n"
         f'docker run --rm {gpu}-p 8000:8000 -p 8001:8001 -v "$PWD":/models \\\n'
-        "  nvcr.io/nvidia/tritonserver:YY.MM-py3 tritonserver --model-repository=/models\n"
+        f"  {image} tritonserver --model-repository=/models\n"
         f"curl -f localhost:8000/v2/models/{config.name}/ready\n"
         "```\n",
         _release(config, artifact),
         "## Ask\n",
         _tensors(config),
-        _small_images(artifact),
+        _small_images(config, artifact),
         _client(config) if artifact.spec.channels == 3 else "",
         "## Versions\n",
         "Each numbered folder is one version, with a sidecar that states what it was made from. "
@@ -44,6 +45,19 @@ def readme(config: TritonConfig, artifact: Artifact) -> str:
 
 
 def _release(config: TritonConfig, artifact: Artifact) -> str:
+    if config.backend == PYTHON:
+        extra = {Kind.ENGINE: "cuda", Kind.ONNX: "openvino"}.get(artifact.kind, "export")
+        return (
+            "The server's Python backend runs the file by hasn-edge's own session, so hasn-edge must be in "
+            "the image:\n\n"
+            "```\n"
+            "printf 'FROM nvcr.io/nvidia/tritonserver:YY.MM-py3\\nCOPY *.whl /tmp/\\n"
+            f'RUN pip install "$(ls /tmp/*.whl)[{extra}]"\\n\' > Dockerfile\n'
+            "docker build -t hasn-edge-server .   # beside the wheel of hasn-edge\n"
+            "```\n\n"
+            "Parameters of `config.pbtxt`: `session_backend` (`onnxruntime`, `openvino` or `openvino-bf16`, "
+            "for graphs) and `session_threads`, the CPU threads of one instance.\n"
+        )
     if config.backend != TENSORRT:
         return (
             "`YY.MM` is any release whose ONNX Runtime reads opset "
@@ -66,9 +80,11 @@ def _tensors(config: TritonConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _small_images(artifact: Artifact) -> str:
+def _small_images(config: TritonConfig, artifact: Artifact) -> str:
     """Say what becomes of images that are smaller than the network's least side."""
     least, details = artifact.spec.size.minimum, artifact.details
+    if config.backend == PYTHON:
+        return "Images of any size from 1 x 1: small ones are padded and cropped, large ones tiled.\n"
     if not isinstance(details, GraphDetails) or details.size is not None or least == 1:
         return ""
     if details.padded:

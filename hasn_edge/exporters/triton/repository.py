@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from hasn_edge.errors import ArtifactError, OutputError, say
 from hasn_edge.exporters.triton.from_artifact import triton_config
 from hasn_edge.exporters.triton.pbtxt import (
     ONNX_RUNTIME,
+    PYTHON,
     TENSORRT,
     TritonConfig,
     message_text,
@@ -24,8 +25,12 @@ from hasn_edge.exporters.triton.pbtxt import (
 )
 from hasn_edge.exporters.triton.readme import readme
 from hasn_edge.files import output_error, writing
+from hasn_edge.sidecar import Kind
 
 CONFIG, README = "config.pbtxt", "README.md"
+
+SERVED = Path(__file__).parents[2] / "runtime" / "triton_model.py"
+"""What becomes ``model.py``, which Triton's Python backend runs."""
 
 
 def triton_repository(
@@ -35,12 +40,14 @@ def triton_repository(
     name: str | None = None,
     version: int | None = None,
     device: str | None = None,
+    backend: str | None = None,
 ) -> Path:
     """Add an artifact to a model repository, which is made if it is not there.
 
     The model's folder gets ``config.pbtxt``, a README and ``<version>/model.onnx`` or ``model.plan`` with its
-    sidecar. It is made beside the repository and then renamed, so that a server never sees half of it. A
-    further version leaves ``config.pbtxt`` as it is but for parameters that it appends. Without ``version``,
+    sidecar; for the Python backend also ``<version>/model.py``, which runs the file in a session of ours. It
+    is made beside the repository and then renamed, so that a server never sees half of it. A further version
+    leaves ``config.pbtxt`` as it is but for parameters that it appends. Without ``version``,
     an artifact that is there already is not added again.
 
     Args:
@@ -49,7 +56,11 @@ def triton_repository(
         name: The model's; the file's own, without its ending, where ``None``.
         version: A number from 1 that is not taken; the next one where ``None``.
         device: ``"auto"``, ``"gpu"`` or ``"cpu"``; where ``None`` an engine gets a GPU, an INT8 graph made
-            for CPUs a CPU, and any other graph a GPU where the server has one.
+            for CPUs a CPU, and any other graph a GPU where the server has one; for the Python backend a CPU
+            but for engines.
+        backend: The server's part that runs the file: ``"onnxruntime"`` for graphs, ``"tensorrt"`` for
+            engines, ``"python"`` for any file, by hasn-edge's own session, with images of any size. By the
+            kind of file where ``None``.
 
     Returns:
         The version's folder.
@@ -61,7 +72,7 @@ def triton_repository(
         OutputError: the version is taken, the folder is no model repository, or it cannot be written.
     """
     data = _read(artifact)
-    config = triton_config(artifact, data, name=name or artifact.path.stem, device=device)
+    config = triton_config(artifact, data, name=name or artifact.path.stem, device=device, backend=backend)
     output = Path(output)
     folder = output / config.name
     present = _versions(folder)
@@ -79,10 +90,17 @@ def triton_repository(
     else:
         _check_repository(output)
     facts = _parameters(artifact, chosen)
+    autotune = artifact.details.autotune
+    if config.backend == PYTHON and autotune is not None and autotune.backend and not present:
+        facts["session_backend"] = autotune.backend  # what was measured to be fastest
     try:
         with _staging(output, config.name) as staging:
             made = staging / str(chosen)
-            artifact.publish_copy(data, made / config.backend.filename)
+            if config.backend == PYTHON:
+                artifact.publish_copy(data, made / f"model{artifact.kind.suffix}")
+                (made / PYTHON.filename).write_bytes(SERVED.read_bytes())
+            else:
+                artifact.publish_copy(data, made / config.backend.filename)
             if present:
                 made.rename(folder / made.name)
                 _append(folder / CONFIG, message_text(parameter_fields(facts)))
@@ -97,7 +115,8 @@ def triton_repository(
 
 def model_file(version: Path) -> Path:
     """Return the model's file in a version's folder."""
-    files = [version / backend.filename for backend in (ONNX_RUNTIME, TENSORRT)]
+    names = {ONNX_RUNTIME.filename, TENSORRT.filename, *(f"model{kind.suffix}" for kind in Kind)}
+    files = [version / name for name in sorted(names)]
     return next((file for file in files if file.exists()), files[0])
 
 
@@ -143,7 +162,8 @@ def _check_repository(output: Path) -> None:
 
 def _check_exchangeable(artifact: Artifact, config: TritonConfig, present: Artifact) -> None:
     """Refuse a version that clients of the present ones could not use: the configuration is common to all."""
-    known = triton_config(present, present.path.read_bytes(), name=config.name)
+    backend = PYTHON.name if present.path.with_name(PYTHON.filename).exists() else None
+    known = triton_config(present, present.path.read_bytes(), name=config.name, backend=backend)
     for what, new, old in (
         ("backend", config.backend.name, known.backend.name),
         ("inputs", config.inputs, known.inputs),
@@ -159,7 +179,7 @@ def _check_exchangeable(artifact: Artifact, config: TritonConfig, present: Artif
             )
 
 
-def _parameters(artifact: Artifact, version: int) -> Mapping[str, str]:
+def _parameters(artifact: Artifact, version: int) -> dict[str, str]:
     """Say what a version is, for whoever asks the server."""
     start = f"hasn_edge.{version}."
     return {

@@ -179,6 +179,43 @@ def test_engines(tmp_path, artifact):
     assert "dims: [ 3, 90, 160 ]" in text
 
 
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_python_backend_runs_any_file_at_any_size(tmp_path, artifact, kind):
+    details = engine_details() if kind is Kind.ENGINE else {}
+    made = artifact("fixed", kind=kind, **details)
+    version = triton_repository(made, tmp_path / "repo", name="net", backend="python")
+    assert {path.name for path in version.iterdir()} == {
+        "model.py",
+        f"model{kind.suffix}",
+        f"model{kind.suffix}.json",
+    }
+    text = text_of(version)
+    assert 'backend: "python"' in text
+    assert "platform" not in text
+    assert text.count("dims: [ 3, -1, -1 ]") == 2
+    assert ("KIND_GPU" if kind is Kind.ENGINE else "KIND_CPU") in text
+    compile((version / "model.py").read_text(encoding="utf-8"), "model.py", "exec")
+    assert "Images of any size from 1 x 1" in (version.parent / "README.md").read_text(encoding="utf-8")
+    # A second export is the same version, and no version of another backend may stand beside it.
+    assert triton_repository(made, tmp_path / "repo", name="net", backend="python") == version
+
+
+def test_backends_are_not_mixed_and_take_their_files(tmp_path, artifact):
+    triton_repository(artifact("any"), tmp_path / "repo", name="net", backend="python")
+    with pytest.raises(ArtifactError, match="backend of the one is"):
+        triton_repository(artifact("any-other"), tmp_path / "repo", name="net")
+    with pytest.raises(UnsupportedError, match=r"'tensorrt' does not run; use backend='onnxruntime', or"):
+        triton_repository(artifact("any"), tmp_path / "other", backend="tensorrt")
+    with pytest.raises(UnsupportedError, match="choose one of: python, onnxruntime, tensorrt"):
+        triton_repository(artifact("any"), tmp_path / "other", backend="torch")
+
+
+def test_what_was_measured_to_be_fastest_is_what_the_session_runs(tmp_path, artifact):
+    record = {"candidates": [], "left_out": [], "why": "", "backend": "openvino", "machine": "", "when": ""}
+    version = triton_repository(artifact("any", autotune=record), tmp_path / "repo", backend="python")
+    assert 'key: "session_backend"\n  value {\n    string_value: "openvino"' in text_of(version)
+
+
 def test_what_triton_cannot_run(tmp_path, artifact):
     rtx = artifact("r", kind=Kind.ENGINE, **engine_details(runtime="rtx"))
     with pytest.raises(UnsupportedError, match="TensorRT for RTX, which Triton has no backend for"):

@@ -1,0 +1,112 @@
+"""Images a second through a Triton server against the session alone, in rounds on the same machine.
+
+    hasn-edge export --format triton --backend python --artifact FILE --name net      # then start the server
+    python benchmarks/serving.py FILE --model net --url localhost:8001
+
+Each round times the file in a session of this process, one image after the other, and then the same number of
+images by several clients at once over gRPC. The ratio is taken within a round. Prints a table and writes it,
+with every raw sample, to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from hasn_edge import open_session
+from hasn_edge.files import writing
+from hasn_edge.hardware.host import describe_host
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def ask(client: Any, model: str, x: np.ndarray) -> np.ndarray:
+    """Return what the server makes of a batch."""
+    import tritonclient.grpc as triton
+
+    tensor = triton.InferInput("input", list(x.shape), {"uint8": "UINT8", "float32": "FP32"}[x.dtype.name])
+    tensor.set_data_from_numpy(x)
+    answer: np.ndarray = client.infer(model, [tensor], client_timeout=600).as_numpy("output")
+    return answer
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option("--model", required=True, help="What the server calls it.")
+@click.option("--url", default="localhost:8001", show_default=True, help="The server's gRPC address.")
+@click.option("--backend", default=None, help="Of the session, where it is not the file's own.")
+@click.option("--threads", type=int, default=None, help="CPU threads of the session.")
+@click.option("--size", default="320x180", show_default=True)
+@click.option("--images", default=12, show_default=True, help="In each part of a round.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--clients", default=4, show_default=True, help="At once.")
+@click.option("--name", default="cpu", show_default=True, help="Of the result's file.")
+def main(
+    file: Path,
+    model: str,
+    url: str,
+    backend: str | None,
+    threads: int | None,
+    size: str,
+    images: int,
+    rounds: int,
+    clients: int,
+    name: str,
+) -> None:
+    """Measure a server that is running, which serves FILE as MODEL."""
+    import tritonclient.grpc as triton
+
+    width, height = map(int, size.split("x"))
+    rng = np.random.default_rng(0)
+    session = open_session(file, threads=threads, **({"backend": backend} if backend else {}))
+    shape = (1, height, width, 3) if session.pixels else (1, 3, height, width)
+    given = [
+        rng.integers(0, 256, shape, np.uint8) if session.pixels else rng.random(shape, np.float32)
+        for _ in range(images)
+    ]
+    run = session.run_pixels if session.pixels else session.run
+    samples: list[dict[str, float]] = []
+    with session, triton.InferenceServerClient(url) as client, ThreadPoolExecutor(clients) as pool:
+        difference = float(np.abs(run(given[0]).astype(np.float32) - ask(client, model, given[0])).max())
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            for x in given:
+                run(x)
+            middle = time.perf_counter()
+            list(pool.map(lambda x: ask(client, model, x), given))
+            end = time.perf_counter()
+            samples.append({"session": images / (middle - begin), "server": images / (end - middle)})
+    ratios = [sample["server"] / sample["session"] for sample in samples]
+    medians = {what: statistics.median(sample[what] for sample in samples) for what in ("session", "server")}
+    facts = describe_host()
+    lines = [
+        f"# Serving {file.name} at {size}\n",
+        f"{images} images a part, {rounds} rounds, {clients} clients over gRPC; largest difference of the "
+        f"answers {difference:.2g}.\n",
+        "| | images/s, median |",
+        "|---|---|",
+        f"| the session alone | {medians['session']:.2f} |",
+        f"| through the server | {medians['server']:.2f} |",
+        f"\nRatio, median of {rounds} rounds: **{statistics.median(ratios):.2f}** "
+        f"({min(ratios):.2f} to {max(ratios):.2f})\n",
+        "\n".join(f"- {key}: {value}" for key, value in facts.items()),
+    ]
+    text = "\n".join(lines) + "\n"
+    click.echo(text)
+    path = RESULTS / f"serving_{name}_{datetime.date.today():%Y%m}"
+    record = {"samples": samples, "difference": difference, "host": facts, "size": size, "clients": clients}
+    for suffix, content in ((".md", text), (".json", json.dumps(record, indent=1) + "\n")):
+        with writing(path.with_suffix(suffix)) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
