@@ -141,12 +141,16 @@ def ending_in_time(announce: Callable[[], None], last_words: Callable[[], None])
         if len(received) == 1:
             raise KeyboardInterrupt
 
+    def announce_it() -> None:
+        if not ending.locked():  # otherwise it has ended already
+            announce()
+
     def leave_under_it(number: int) -> None:
         if ending.acquire(blocking=False):  # otherwise it ended by itself
             leave(128 + number, last_words)
 
     try:
-        with catching(interrupt) as numbers, _listening(numbers, announce, leave_under_it):
+        with catching(interrupt) as numbers, _listening(numbers, announce_it, leave_under_it):
             yield
     except BaseException:  # KeyboardInterrupt, or what a library made of it
         if not received:

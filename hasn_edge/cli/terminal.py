@@ -153,12 +153,13 @@ def add_common_options(command: click.Command) -> click.Command:
 def console() -> Console:
     """Return the console for results: standard output, as wide as it is; at least 120 when piped.
 
-    Where that holds JSON it is standard error.
+    Where that holds something else it is standard error, and with ``-q`` nothing.
     """
     from rich.console import Console
 
-    plain = Console(stderr=_is_taken())
-    return plain if plain.is_terminal else Console(width=max(plain.width, 120), stderr=_is_taken())
+    taken, silent = _is_taken(), _is_taken() and _quiet
+    plain = Console(stderr=taken, quiet=silent)
+    return plain if plain.is_terminal else Console(width=max(plain.width, 120), stderr=taken, quiet=silent)
 
 
 def messages() -> Console:
@@ -212,12 +213,15 @@ def status(text: str) -> Iterator[Progress]:
 def say(text: str, *, err: bool = False) -> None:
     """Print a result, or a warning or error on standard error, above a progress bar on the terminal.
 
-    Where standard output holds JSON, results go to standard error too.
+    Where standard output holds something else, results go to standard error, and with ``-q`` nowhere.
 
     click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
     line.
     """
-    err = err or _is_taken()
+    if not err and _is_taken():
+        if _quiet:
+            return
+        err = True
     stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
     if own is not None and own.isatty() and stream is not own:
         stream.write(f"{text}\n")

@@ -139,6 +139,8 @@ def test_json_is_all_of_standard_output_or_a_file(run, verb):
     assert isinstance(content, dict)
     assert content
     assert piped.stderr, "what people read is there"
+    quiet = run(f"{command} --json -q")
+    assert (set(json.loads(quiet.stdout)), quiet.stderr) == (set(content), "")
     filed = run(f"{command} --json figures.json")
     assert filed.exit_code == 0, filed.output
     assert filed.stdout.splitlines()[-1] == "figures.json"
