@@ -6,7 +6,7 @@ Importing this package loads nothing heavy; each public name is imported when it
 from __future__ import annotations
 
 import importlib
-import inspect
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(f"hasn_edge.{_HOMES[name]}"), name)
-        if inspect.isfunction(value):
+        if isinstance(value, types.FunctionType):
             from hasn_edge.pipeline.arguments import checked
 
             value = checked(value)
