@@ -82,7 +82,7 @@ def test_the_floors_are_drawn_as_the_code_has_them():
 PACKAGE = ROOT / "hasn_edge"
 WALKS = {
     "One image": "upscale photo.png -o out.png --model tiny.safetensors",
-    "One model": "build --precision int8 --target cpu --model tiny.safetensors --recipe loose.toml",
+    "One model": "build --precision int8 --target cpu --model tiny.safetensors --recipe loose.toml --force",
 }
 """The walks of docs/architecture.md, and what is run to compare: a small network, built for this CPU."""
 LEAD = {"cli", "pipeline"}

@@ -180,6 +180,7 @@ class CaseMaker:
                     target=target,
                     recipe=self.options.recipe,
                     size=size,
+                    force=True,  # what a network is worth stands in the table
                     output=self.engines / CANDIDATES if engines else self.folder,
                 ),
                 cache=self.engines / CACHE if engines else None,

@@ -140,7 +140,10 @@ name_option = click.option(
 )
 
 force_option = click.option(
-    "--force", is_flag=True, help="Replace files of that name that were made of other weights."
+    "--force",
+    is_flag=True,
+    help="Replace files of that name that were made of other weights; build INT8 of a network that is worse "
+    "than bicubic interpolation.",
 )
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from hasn_edge.errors import Cure, VerificationError, say
+from hasn_edge.data.pairs import bicubic_baseline
+from hasn_edge.errors import Cure, VerificationError, say, use
 from hasn_edge.evaluation.compare import BUDGETS, compare
-from hasn_edge.evaluation.evaluate import Scores, drift, score_session
+from hasn_edge.evaluation.evaluate import Scores, drift, score_images, score_session
 from hasn_edge.images.arrays import Float32, from_tensor, to_tensor
 from hasn_edge.pipeline.foreign_graph import ForeignGraph
 from hasn_edge.sidecar import HeldOut, NoiseRecord, PixelLevels, QualityRecord
@@ -47,10 +48,13 @@ class Acceptance:
     Args:
         checkpoint: The network.
         held_out: Images that quality is measured on, in parts that each have to keep the budget.
+        force: Accept INT8 of a network that is worse than bicubic interpolation on the first part.
     """
 
-    def __init__(self, checkpoint: Checkpoint | ForeignGraph, held_out: Sequence[EvalSet]) -> None:
-        self.checkpoint, self.held_out = checkpoint, held_out
+    def __init__(
+        self, checkpoint: Checkpoint | ForeignGraph, held_out: Sequence[EvalSet], *, force: bool = False
+    ) -> None:
+        self.checkpoint, self.held_out, self.force = checkpoint, held_out, force
 
     @cached_property
     def reference(self) -> Session:
@@ -110,6 +114,8 @@ class Acceptance:
         measured = QualityRecord(against=self.against, noise=noise)
         if candidate.precision is Precision.FP32:
             return measured, (f"{what}: largest difference from {self.against} {agreement.max_abs:.1e}",)
+        if candidate.precision is Precision.INT8 and not self.force:
+            self._require_better_than_bicubic()
         found = [self._measure(candidate, index, budget, outside) for index in range(len(self.held_out))]
         if optimized is not None:
             found = [self._add_optimized(optimized, index, part) for index, part in enumerate(found)]
@@ -127,6 +133,20 @@ class Acceptance:
                     say("calibrate on images of the kind that the network will see"),
                 )
         return msgspec.structs.replace(measured, held_out=found[0], further=tuple(found[1:])), notes
+
+    def _require_better_than_bicubic(self) -> None:
+        """Refuse a network whose INT8 would pass because there is nothing left to lose."""
+        images = self.held_out[0]
+        plain = score_images(bicubic_baseline(images.scale), images, keep_outputs=False).psnr_y
+        own = self.reference_scores[0].psnr_y
+        if own < plain:
+            raise VerificationError(
+                f"this network reaches {own:.2f} dB on the held-out images and bicubic interpolation "
+                f"{plain:.2f} dB: what INT8 costs a network that is not trained tells nothing; "
+                "nothing was written",
+                say("train it first"),
+                use(force=True),
+            )
 
     def _measure(
         self,

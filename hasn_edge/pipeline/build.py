@@ -141,6 +141,7 @@ def build_one(
         evaluation=options.evaluation,
         smallest=target.shapes.min[2:] if target.runtime.compiles else options.size,
         called=options.name,
+        force=options.force,
         progress=progress,
     )
     variants = Variants(context, progress)

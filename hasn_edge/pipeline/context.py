@@ -112,7 +112,8 @@ class BuildOptions:
     name: str | None = None
     """What the files' names begin with; :func:`hasn_edge.model.zoo.model_name` where ``None``."""
     force: bool = False
-    """Replace files of this name that were made of other weights."""
+    """Replace files of this name that were made of other weights; and make INT8 of a network that is worse
+    than bicubic interpolation."""
 
     def __post_init__(self) -> None:
         if self.precision != AUTO:
@@ -181,6 +182,8 @@ class BuildContext:
     recipe: QuantRecipe | None = None
     """How INT8 is made; ``None`` for other precisions, as are the images."""
     images: CalibrationData | None = None
+    force: bool = False
+    """Accept INT8 of a network that is worse than bicubic interpolation."""
     adapted: tuple[str, ...] = ()
     """What was changed of the recipe for a graph of somebody else's, a sentence each."""
 
@@ -223,6 +226,7 @@ def load_context(
     evaluation: str | Path | None = None,
     smallest: ImageSize | None = None,
     called: str | None = None,
+    force: bool = False,
     progress: Progress,
 ) -> BuildContext:
     """Load a model and, for INT8, its recipe and calibration images.
@@ -237,6 +241,7 @@ def load_context(
         evaluation: As :attr:`BuildOptions.evaluation`.
         smallest: The smallest (height, width) that files shall take, to be refused before images are read.
         called: The start of every file's name; the model's own where ``None``.
+        force: As :attr:`BuildContext.force`.
         progress: Receives what is under way.
 
     Raises:
@@ -269,6 +274,7 @@ def load_context(
         recipe=loaded,
         images=load_calibration(calibration or loaded.calibration) if loaded else None,
         adapted=tuple(adapted),
+        force=force,
     )
 
 

@@ -176,7 +176,7 @@ class Variants:
     def __init__(self, context: BuildContext, progress: Progress) -> None:
         self.context = context
         self.progress = progress
-        self._acceptance = Acceptance(context.checkpoint, context.held_out)
+        self._acceptance = Acceptance(context.checkpoint, context.held_out, force=context.force)
         self._fused: list[str] = []
 
     @cached_property

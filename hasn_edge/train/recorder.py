@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hasn_edge.data.pairs import EvalSet, bicubic_baseline
+from hasn_edge.data.pairs import EvalSet, bicubic_baseline, linear_baseline
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.files import writing
 from hasn_edge.images.arrays import Float32
@@ -34,7 +34,8 @@ class Recorder:
         self._trainer, self._folder, self._sets, self._provenance = trainer, folder, sets, provenance
         self._log = CsvLog(folder / LOG, iteration=trainer.iteration)
         self._best = _best_score(folder, sets[0].name) if sets else -math.inf
-        self._bicubic: dict[str, float] = {}
+        self._baselines: dict[str, Mapping[str, float]] = {}
+        """By set, what every network is compared with."""
         self._board = _open_tensorboard(folder, trainer.iteration)
 
     def __enter__(self) -> Recorder:
@@ -79,7 +80,7 @@ class Recorder:
             f"network {per_second * recipe.phase(done - 1).batch_size:.0f}, loader {loader_per_second:.0f}"
         )
         text += "".join(
-            f"  {name} {psnr:.3f} dB {ssim:.4f} (bicubic {self._bicubic[name]:.3f} dB)"
+            f"  {name} {psnr:.3f} dB {ssim:.4f} (bicubic {self._baselines[name]['bicubic']:.3f} dB)"
             for name, (psnr, ssim) in scores.items()
         )
         return Step(text, done, recipe.iterations, keep=bool(scores))
@@ -93,10 +94,12 @@ class Recorder:
     def _validate(self) -> dict[str, tuple[float, float]]:
         trainer = self._trainer
         scores = validate(trainer.averaged, self._sets, trainer.world.device)
-        if not self._bicubic:  # what any network is compared with; it does not change over the run
-            baseline = bicubic_baseline(trainer.recipe.model.scale)
+        if not self._baselines:  # they do not change over the run
             for each in self._sets:
-                self._bicubic[each.name] = score_images(baseline, each, keep_outputs=False).psnr_y
+                runs = {"bicubic": bicubic_baseline(each.scale), "best linear 5x5": linear_baseline(each)}
+                self._baselines[each.name] = {
+                    name: score_images(run, each, keep_outputs=False).psnr_y for name, run in runs.items()
+                }
         for name, (psnr, ssim) in scores.items():
             self._log.add(iteration=trainer.iteration, set=name, psnr_y=f"{psnr:.4f}", ssim_y=f"{ssim:.5f}")
             self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
@@ -113,7 +116,7 @@ class Recorder:
         # As BasicSR writes weights and their average, for other projects to read.
         save_pth(self._folder / "last.pth", trainer.model, ema=averaged.state_dict())
         if installed_version("matplotlib") is not None:
-            _draw_curve(self._folder)
+            _draw_curve(self._folder, self._baselines)
 
     def _provenance_with(self, scores: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
         plain = {n: {"psnr_y": round(p, 4), "ssim_y": round(s, 5)} for n, (p, s) in scores.items()}
@@ -153,8 +156,13 @@ def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict
     return {name: (score.psnr_y, score.ssim_y) for name, score in scores.items()}
 
 
-def _draw_curve(folder: Path) -> None:
-    """Draw ``curve.png`` from a run's ``log.csv``, which has at least one row of a loss."""
+def _draw_curve(folder: Path, baselines: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw ``curve.png`` from a run's ``log.csv``, which has at least one row of a loss.
+
+    Args:
+        folder: The run's.
+        baselines: By set and name, PSNR-Y in dB of what the network is compared with: a level line each.
+    """
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     rows = read_log(folder / LOG)
@@ -164,7 +172,10 @@ def _draw_curve(folder: Path) -> None:
     for name in dict.fromkeys(row["set"] for row in rows if row["set"]):
         points = [(int(r["iteration"]), float(r["psnr_y"])) for r in rows if r["set"] == name]
         best = max(value for _, value in points)
-        upper.plot(*zip(*points, strict=True), marker=".", label=f"{name} (best {best:.2f} dB)")
+        (line,) = upper.plot(*zip(*points, strict=True), marker=".", label=f"{name} (best {best:.2f} dB)")
+        for style, (what, level) in zip((":", "--"), baselines.get(name, {}).items(), strict=False):
+            label = f"{name}, {what} ({level:.2f} dB)"
+            upper.axhline(level, color=line.get_color(), linestyle=style, linewidth=1, label=label)
     upper.set_ylabel("PSNR-Y of the average [dB]")
     if upper.lines:
         upper.legend(loc="lower right")

@@ -76,7 +76,7 @@ class OfFakes(Acceptance):
 
     def __init__(self) -> None:
         parts = (EvalSet(name=p.name, scale=p.scale, pairs=p.pairs[:2]) for p in held_out_sets(4))
-        super().__init__(SimpleNamespace(spec=FakeSession().spec), tuple(parts))
+        super().__init__(SimpleNamespace(spec=FakeSession().spec), tuple(parts), force=True)
 
 
 def test_each_part_has_to_keep_its_mean_and_its_worst_image():
@@ -109,3 +109,19 @@ def test_what_only_drawn_images_lose_is_refused():
 def test_ranges_that_do_not_fit_are_refused_whatever_the_dB():
     with pytest.raises(VerificationError, match="30.0% of what g reads there lies outside"):
         OfFakes().check(Noisy(0.0), what="it", budget=(1.0, 5.0), outside=[(0.3, "g"), (0, "")])
+
+
+@pytest.mark.slow
+def test_int8_of_what_is_worse_than_bicubic_takes_force(tiny, tmp_path):
+    from hasn_edge.pipeline.api import build
+
+    recipe = tmp_path / "loose.toml"
+    recipe.write_text("budget_db = 5.0\n")
+    message = r"this network reaches 1\d\.\d\d dB on the held-out images and bicubic interpolation 27\.8\d dB"
+    options = {"precision": "int8", "recipe": recipe, "target": "cpu", "output": tmp_path / "out"}
+    with pytest.raises(VerificationError, match=message) as refused:
+        build(tiny, **options)
+    assert "use force=True" in str(refused.value)
+    assert not list((tmp_path / "out").glob("*"))
+    assert build(tiny, **options, force=True).artifacts[0].precision.value == "int8"
+    assert build(tiny, precision="fp16", target="cpu", output=tmp_path).artifacts, "FP16 is not refused"

@@ -33,6 +33,9 @@ from hasn_edge.sidecar import Form, InputProfile, Kind, RangesAskedFor
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 
+INT8 = {"precision": "int8", "force": True}
+"""INT8 of a network without training."""
+
 
 @pytest.fixture
 def x() -> np.ndarray:
@@ -90,7 +93,19 @@ def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
     recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
     out = tmp_path / "out"
     result = CliRunner().invoke(
-        cli, ["build", "--model", str(tiny), "--precision", "int8", "--recipe", str(recipe), "-o", str(out)]
+        cli,
+        [
+            "build",
+            "--model",
+            str(tiny),
+            "--precision",
+            "int8",
+            "--recipe",
+            str(recipe),
+            "-o",
+            str(out),
+            "--force",
+        ],
     )
     assert result.exit_code == 3, result.output
     message = " ".join(result.output.split())
@@ -103,7 +118,7 @@ def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
 def test_an_int8_sidecar_states_recipe_ranges_and_quality(tiny, tmp_path):
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
-    built = hasn_edge.build(tiny, precision="int8", recipe=recipe, output=tmp_path / "out")
+    built = hasn_edge.build(tiny, precision="int8", force=True, recipe=recipe, output=tmp_path / "out")
     (artifact,) = built.artifacts
     details = json.loads((tmp_path / "out" / "tiny-int8-cpu.onnx.json").read_text())["details"]
     assert details["ranges"]["observer"] == details["recipe"]["observer"] == "mse"
@@ -127,7 +142,7 @@ def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
     built = hasn_edge.build(
-        tiny, precision="int8", target="portable", recipe=recipe, output=tmp_path, size=(48, 64)
+        tiny, precision="int8", force=True, target="portable", recipe=recipe, output=tmp_path, size=(48, 64)
     )
     weakly_typed, strongly_typed = (onnx.load(a.path) for a in built.artifacts)
     assert [a.path.name for a in built.artifacts] == [
@@ -149,7 +164,13 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
     built = hasn_edge.build(
-        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+        tiny,
+        precision="int8",
+        force=True,
+        target="rtx",
+        recipe=recipe,
+        output=tmp_path / "out",
+        size=(48, 64),
     )
     graph, engine = (load_artifact(a.path) for a in built.artifacts)
     assert engine.kind is Kind.ENGINE
@@ -186,7 +207,13 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builder, "engine_from_onnx", never)
     again = hasn_edge.build(
-        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+        tiny,
+        precision="int8",
+        force=True,
+        target="rtx",
+        recipe=recipe,
+        output=tmp_path / "out",
+        size=(48, 64),
     )
     assert again.artifacts == (graph, engine)
     assert "nothing changed" in again.summary[0]
@@ -197,6 +224,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
             target="rtx",
             recipe=recipe,
             size=(48, 64),
+            force=True,
             output=tmp_path / "new",
         ),
         known=(tmp_path / "out",),
@@ -204,10 +232,16 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
     assert elsewhere.artifacts == again.artifacts
     graph.path.unlink()  # the engine runs without it
     assert hasn_edge.build(
-        tiny, precision="int8", target="rtx", recipe=recipe, output=tmp_path / "out", size=(48, 64)
+        tiny,
+        precision="int8",
+        force=True,
+        target="rtx",
+        recipe=recipe,
+        output=tmp_path / "out",
+        size=(48, 64),
     ).artifacts == (engine,)
     for change in ({"rebuild": True}, {"size": (64, 64)}, {"pixels": True}, {"precision": "fp32"}):
-        options = {"precision": "int8", "size": (48, 64), **change}
+        options = {"precision": "int8", "size": (48, 64), "force": True, **change}
         options |= {"recipe": recipe} if options["precision"] == "int8" else {}
         with pytest.raises(AssertionError, match="compiled again"):
             hasn_edge.build(tiny, target="rtx", output=tmp_path / "out", **options)
@@ -328,9 +362,9 @@ def test_recipe_budget_is_the_one_that_counts(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(acceptance, "drift", worse)
     (tmp_path / "a.toml").write_text("budget_db = 0.03\n")
     (tmp_path / "b.toml").write_text("budget_db = 0.01\n")
-    hasn_edge.build(tiny, precision="int8", recipe=tmp_path / "a.toml", output=tmp_path / "a")
+    hasn_edge.build(tiny, precision="int8", force=True, recipe=tmp_path / "a.toml", output=tmp_path / "a")
     with pytest.raises(VerificationError, match="-0.0200 dB against FP32"):
-        hasn_edge.build(tiny, precision="int8", recipe=tmp_path / "b.toml", output=tmp_path / "b")
+        hasn_edge.build(tiny, precision="int8", force=True, recipe=tmp_path / "b.toml", output=tmp_path / "b")
     assert files(tmp_path / "a") == ["tiny-int8-cpu.onnx", "tiny-int8-cpu.onnx.json"]
     assert not (tmp_path / "b").exists()
 

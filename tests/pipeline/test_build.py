@@ -104,7 +104,7 @@ def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeypatch, precision):
     def built(**rest) -> tuple[str, set[str]]:
-        recipe = {"recipe": tiny.with_name("loose.toml")} if precision == "int8" else {}
+        recipe = {"recipe": tiny.with_name("loose.toml"), "force": True} if precision == "int8" else {}
         made = hasn_edge.build(
             tiny, precision=precision, size=(32, 40), output=tmp_path / "out", **recipe, **rest
         )
@@ -141,6 +141,7 @@ def test_the_calibrator_has_a_graph_that_takes_its_images(tiny, told, tmp_path):
         int8_method="calibrator",
         recipe=tiny.with_name("loose.toml"),
         size=(32, 40),
+        force=True,
         output=tmp_path,
     )
     shape = next(iter(told.calibrator.batches)).shape

@@ -36,7 +36,7 @@ def path(network, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.02)])
 def test_a_file_computes_what_the_network_does(path, network, tmp_path, precision, apart):
-    built = build(path, precision=precision, target="cpu", output=tmp_path)
+    built = build(path, precision=precision, target="cpu", output=tmp_path, force=True)
     (artifact,) = built.artifacts
     assert artifact.path.name == f"theirs-{precision}-cpu.onnx"
     assert load_artifact(artifact.path).spec == GraphSpec(scale=2)
@@ -56,14 +56,14 @@ def test_a_file_computes_what_the_network_does(path, network, tmp_path, precisio
 def test_a_recipe_that_names_its_convolutions_is_followed(path, tmp_path):
     (tmp_path / "own.toml").write_text('quantize = ["head", "body"]\nbudget_db = 1.0\n')
     (artifact,) = build(
-        path, precision="int8", recipe=tmp_path / "own.toml", target="cpu", output=tmp_path
+        path, precision="int8", recipe=tmp_path / "own.toml", target="cpu", output=tmp_path, force=True
     ).artifacts
     assert set(artifact.graph.int8_convolutions) == {"head", "body"}
 
 
 @pytest.mark.slow
 def test_portable_graphs_are_of_opset_17_and_20(path, tmp_path):
-    built = build(path, precision="int8", target="portable", output=tmp_path)
+    built = build(path, precision="int8", target="portable", output=tmp_path, force=True)
     assert [one.graph.opset for one in built.artifacts] == [17, 20]
     halves = onnx.load(str(built.artifacts[1].path))
     assert {t.data_type for t in halves.graph.initializer} >= {onnx.TensorProto.FLOAT16}
