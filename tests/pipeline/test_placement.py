@@ -33,7 +33,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path):
-    options = {"precision": "int8", "target": "cpu", "evaluation": folder / "mine"}
+    options = {"precision": "int8", "force": True, "target": "cpu", "evaluation": folder / "mine"}
     model = folder / "tiny.safetensors"
     built = hasn_edge.build(model, max_drop=0.001, output=tmp_path / "a", **options)
     assert built.summary[0].startswith("search: INT8 for ")
@@ -105,6 +105,7 @@ def test_own_images_take_the_place_of_those_that_ship(folder, tmp_path):
         hasn_edge.build(
             folder / "tiny.safetensors",
             precision="int8",
+            force=True,
             target="cpu",
             recipe=recipe,
             evaluation=f"text={folder / 'mine'}",
