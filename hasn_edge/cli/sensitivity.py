@@ -10,7 +10,7 @@ import click
 from hasn_edge.cli.build import calibration_option, evaluation_option
 from hasn_edge.cli.common import NamesOption, chosen_model, model_option, output_option, quant_recipe_names
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, note, status
+from hasn_edge.cli.terminal import console, note, say, status, write_json
 
 
 @click.command("sensitivity")
@@ -63,3 +63,19 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
 
         with writing(html_path) as path:
             path.write_text(sensitivity_page(groups, title), encoding="utf-8")
+        say(str(html_path))
+    write_json(
+        lambda: {
+            "model": name,
+            "groups": [
+                {
+                    "name": group.name,
+                    "share": group.gain,
+                    "loss_db": {
+                        part: {"mean": mean, "worst": worst} for part, mean, worst in group.loss.parts
+                    },
+                }
+                for group in groups
+            ],
+        }
+    )

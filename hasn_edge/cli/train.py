@@ -206,12 +206,16 @@ def _check_usage(
 
 
 def _show(recipe: str | None, overrides: tuple[str, ...], iterations: int | None) -> None:
+    import msgspec
+
     from hasn_edge.config import dump_config
     from hasn_edge.train.recipe import load_recipe
 
     if recipe is None:
         raise click.UsageError("--show prints a recipe: name it with --recipe")
-    click.echo(dump_config(load_recipe(recipe, overrides, iterations=iterations, label=SET)), nl=False)
+    plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
+    say(dump_config(plan).removesuffix("\n"))
+    write_json(lambda: msgspec.to_builtins(plan))
 
 
 def _go_on(folder: Path, branched: str | None, iterations: int | None) -> RunFile:

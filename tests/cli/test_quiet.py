@@ -32,6 +32,7 @@ COMMANDS = {
     "export": (f"export {NETWORK}", ""),
     "build": (f"build --target cpu {NETWORK}", "held-out images"),
     "inspect": ("inspect graph.onnx --size 40x32", "--layers prints all"),
+    "sensitivity": (f"sensitivity {NETWORK}", ""),
     "bench": (f"bench --estimate orin-nano {NETWORK}", ""),
     "bench diff": ("bench diff old.json new.json", ""),
     "demo": ("demo --source pattern --view none --seconds 0.2 --size 32x16", ""),
