@@ -50,6 +50,7 @@ setup(
         "hasn_edge": ["py.typed"],
         "hasn_edge.model": ["weights/*"],
         "hasn_edge.train": ["recipes/*.toml"],
+        "hasn_edge.pipeline": ["bundle.md"],
         "hasn_edge.live.web": ["page/*"],
         "*": ["*.html", "*.css", "*.js", "*.j2"],
     },

@@ -110,7 +110,15 @@ evaluation_option = click.option(
 @output_option
 @name_option
 @force_option
-def command(model: str | None, **options: Any) -> None:
+@click.option(
+    "--from",
+    "bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Build engines of a bundle that 'export --format bundle' wrote; needs no PyTorch.",
+)
+def command(model: str | None, bundle: Path | None, **options: Any) -> None:
     """Build an artifact or engine, and refuse to publish one that misses its quality budget.
 
     INT8 ranges are measured on the CPU and written into the graph; the graph that the engine is
@@ -124,13 +132,18 @@ def command(model: str | None, **options: Any) -> None:
       hasn-edge build --precision int8 --target rtx --size 320x180
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360
+      hasn-edge build --from bundle/ --precision int8
     """
     from hasn_edge.cli.cures import message_of
     from hasn_edge.pipeline.api import build_from
+    from hasn_edge.pipeline.bundle import require_bundle
     from hasn_edge.pipeline.context import BuildOptions
 
+    if bundle is not None and model is not None:
+        raise click.UsageError("--from is a finished model; leave out --model")
+    source = chosen_model(model) if bundle is None else require_bundle(bundle)
     with status("building") as update:
-        built = build_from(BuildOptions(model=chosen_model(model), **options), update)
+        built = build_from(BuildOptions(model=source, **options), update)
     left_out = [message_of(error, click.get_current_context().command) for error in built.left_out]
     for text in left_out:
         say(text, err=True)

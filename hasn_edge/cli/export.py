@@ -30,7 +30,7 @@ from hasn_edge.cli.terminal import say, status, write_json
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["onnx", "pt2", "aoti", "torchscript", "triton"]),
+    type=click.Choice(["onnx", "pt2", "aoti", "torchscript", "triton", "bundle"]),
     default="onnx",
     show_default=True,
     help="What to write.",
@@ -88,6 +88,9 @@ def command(
     For PyTorch there are pt2 (torch.export: runs wherever PyTorch does), aoti (compiled by AOTInductor
     for this machine; needs g++ and minutes) and torchscript, which PyTorch is giving up.
 
+    A bundle is a folder (default: bundle) of graphs that a board builds its engines from, without
+    PyTorch: hasn-edge build --from DIR.
+
     With --format triton, -o is the model repository (default: triton), to which the model is added, or
     a further version of it. --artifact takes an INT8 graph or a TensorRT engine that 'build' made.
 
@@ -96,6 +99,7 @@ def command(
       hasn-edge export --format onnx
       hasn-edge export --format pt2 --precision fp16 -o out/
       hasn-edge export --model net.pth --size 320x180
+      hasn-edge export --format bundle -o for-the-board
       hasn-edge export --format triton --precision fp16 --batch 8
       hasn-edge export --format triton --backend python --artifact engines/net-int8-cpu.onnx
       hasn-edge export --format triton --artifact engines/net-int8.engine --name net
@@ -103,6 +107,9 @@ def command(
     from hasn_edge.artifact import load_artifact
     from hasn_edge.pipeline.api import export, export_triton
 
+    if kind == "bundle":
+        _export_bundle(context, model, name, output)
+        return
     if kind != "triton" and artifact is not None:
         raise click.UsageError("--artifact goes with --format triton")
     if kind != "triton" and backend is not None:
@@ -124,6 +131,18 @@ def command(
             made = export(chosen_model(model), format=kind, name=name, force=force, progress=update, **wanted)
     say(str(made.path))
     write_json(lambda: {"artifacts": [describe_artifact(made)]})
+
+
+def _export_bundle(context: click.Context, model: str | None, name: str | None, output: Path) -> None:
+    from hasn_edge.pipeline.bundle import export_bundle
+
+    taken = ("artifact", "precision", "size", "batch", "opset", "backend", "force")
+    clash = [option for option in taken if _is_given(context, option)]
+    if clash:
+        raise click.UsageError(f"a bundle has all precisions, for any size; leave out --{clash[0]}")
+    folder = output if _is_given(context, "output") else Path("bundle")
+    with status("exporting") as update:
+        click.echo(str(export_bundle(chosen_model(model), folder, name=name, progress=update)))
 
 
 def _is_given(context: click.Context, option: str) -> bool:

@@ -11,6 +11,7 @@ from hasn_edge.files import output_error, require_writable
 from hasn_edge.optional import require
 from hasn_edge.pipeline.autotune import autotune
 from hasn_edge.pipeline.build import Built, build_one
+from hasn_edge.pipeline.bundle import is_bundle
 from hasn_edge.pipeline.context import (
     AUTO,
     BuildOptions,
@@ -221,7 +222,8 @@ def build(
 def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
     """Build what ``options`` describe; see :func:`build`."""
     require_writable(Path(options.output), folder=True)
-    refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
+    if not is_bundle(options.model):
+        refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
     if options.precision == AUTO:
         return autotune(options, progress)
     if options.precision != Precision.INT8.value and (

@@ -32,6 +32,7 @@ from hasn_edge.files import output_error
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.model.zoo import is_foreign_graph
 from hasn_edge.optional import require
+from hasn_edge.pipeline.bundle import BundleVariants, is_bundle
 from hasn_edge.pipeline.context import (
     CACHE,
     BuildContext,
@@ -114,7 +115,8 @@ def build_one(
         HasnEdgeError: see the message; nothing half-written stays.
     """
     rules: Mapping[str, tuple[str, ...]] = {}
-    if not is_foreign_graph(options.model):
+    bundled = is_bundle(options.model)
+    if not bundled and not is_foreign_graph(options.model):
         require("torch", extra="export", needed_for="Building")
         from hasn_edge.fuse.apply import DEFAULT_RULES
 
@@ -131,6 +133,10 @@ def build_one(
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     low, high = target.shapes.min[0], target.shapes.max[0]
+    folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
+    if bundled:
+        variants: Variants = BundleVariants(options, target, progress)
+        return _build_files(options, variants, target, capabilities, gpu, folders, progress)
     context = load_context(
         options.model,
         rules=rules.get(_BACKENDS[target.runtime], ()),
@@ -145,7 +151,6 @@ def build_one(
         progress=progress,
     )
     variants = Variants(context, progress)
-    folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
     if options.max_drop is None or precision is not Precision.INT8:
         return _build_files(options, variants, target, capabilities, gpu, folders, progress)
     variants, placement = with_placement(variants, options.max_drop, folders.cache, progress)

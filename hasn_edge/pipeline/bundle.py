@@ -1,0 +1,316 @@
+"""A bundle for a board: checked graphs of one model, from which engines are built without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from hasn_edge.artifact import Artifact, load_artifact
+from hasn_edge.engine.target import EngineTarget
+from hasn_edge.errors import (
+    ArtifactError,
+    OutputError,
+    UnsupportedError,
+    VerificationError,
+    call,
+    omit,
+    say,
+    use,
+)
+from hasn_edge.files import file_sha256, output_error
+from hasn_edge.optional import require
+from hasn_edge.pipeline.context import (
+    BuildContext,
+    BuildOptions,
+    FinishedFile,
+    ImageSize,
+    load_context,
+    publish_file,
+    require_size,
+)
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.golden import find_difference, make_golden
+from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.sidecar import Form, Golden
+from hasn_edge.spec import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hasn_edge.pipeline.foreign_graph import ForeignGraph
+    from hasn_edge.spec import NetworkSpec
+
+INDEX, SUMS = "bundle.json", "SHA256SUMS"
+
+FORMS = (
+    (Form.WEAKLY_TYPED, Precision.FP32),
+    (Form.WEAKLY_TYPED_TRT10, Precision.FP32),
+    (Form.STRONGLY_TYPED, Precision.FP32),
+    (Form.STRONGLY_TYPED, Precision.FP16),
+    (Form.WEAKLY_TYPED, Precision.INT8),
+    (Form.WEAKLY_TYPED_TRT10, Precision.INT8),
+    (Form.STRONGLY_TYPED, Precision.INT8),
+)
+"""What TensorRT 8.5 to 11 and TensorRT for RTX make FP32, FP16 and INT8 engines of."""
+
+_GOLDEN_SIZE = (90, 160)
+
+
+class _Index(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle states of itself."""
+
+    name: str
+    model: str
+    source: str
+    """SHA-256 of the weights."""
+    files: dict[str, str]
+    """Names of its graphs, by form and precision."""
+    golden: Golden
+    """What the FP32 graph makes of an image that every machine computes alike."""
+
+
+def export_bundle(
+    model: str | Path,
+    output: str | Path = "bundle",
+    *,
+    recipe: str | Path = "default",
+    calibration: str | Path | None = None,
+    name: str | None = None,
+    progress: Progress = ignore,
+) -> Path:
+    """Write the graphs of a model that a board builds its engines from; the folder is whole or not there.
+
+    Args:
+        model: Bundled name, ``.safetensors`` or ``.pth``.
+        output: The folder, which must not exist or be empty.
+        recipe: INT8 recipe by name or file.
+        calibration: Images for INT8 ranges instead of the recipe's.
+        name: What its files' names begin with; the model's own where ``None``.
+        progress: Receives what is under way.
+
+    Returns:
+        The folder.
+
+    Raises:
+        VerificationError: a graph misses its budget; nothing was written.
+        OutputError: the folder is not empty or cannot be written.
+        HasnEdgeError: the model, the recipe or the images cannot be read.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} exists and is not empty", say("choose another folder for the bundle"))
+    options: dict[str, Any] = {"called": name, "progress": progress}
+    variants = Variants(load_context(model, recipe=recipe, calibration=calibration, **options), progress)
+    files = [variants.make_graph(form, precision, size=None) for form, precision in FORMS]
+    context = variants.context
+    with OnnxRuntimeSession(files[0].data, context.checkpoint.spec) as session:
+        golden = make_golden(session, _GOLDEN_SIZE)
+    try:
+        output.resolve().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=output.resolve().parent) as private:
+            staging = Path(private, "bundle")
+            artifacts = [publish_file(context, file, staging, progress) for file in files]
+            index = _Index(
+                name=context.name,
+                model=context.model,
+                source=context.checkpoint.sha256,
+                files={_key(*kind): made.path.name for kind, made in zip(FORMS, artifacts, strict=True)},
+                golden=golden,
+            )
+            text = json.dumps(msgspec.to_builtins(index), indent=1, allow_nan=False)
+            (staging / INDEX).write_text(text + "\n", encoding="utf-8")
+            (staging / "README.md").write_text(_readme(context.name, artifacts), encoding="utf-8")
+            sums = [f"{file_sha256(path)}  {path.name}\n" for path in sorted(staging.iterdir())]
+            (staging / SUMS).write_text("".join(sums), encoding="utf-8")
+            staging.chmod(0o755)
+            if output.exists():
+                output.rmdir()
+            staging.rename(output)
+    except OSError as exc:
+        raise output_error(output, exc) from exc
+    return output
+
+
+def require_bundle(folder: Path) -> Path:
+    """Return a folder that is a bundle.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    if not is_bundle(folder):
+        raise ArtifactError(f"{folder}: no bundle, it has no {INDEX}", call("export", format="bundle"))
+    return folder
+
+
+def is_bundle(model: str | Path) -> bool:
+    """Whether a model is the folder of a bundle."""
+    return Path(model, INDEX).is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundledGraphs:
+    """The graphs of a bundle: what a checkpoint is to a network of ours."""
+
+    folder: Path
+    index: _Index
+    graphs: dict[tuple[Form, Precision], Artifact]
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network."""
+        return next(iter(self.graphs.values())).spec
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights that the graphs were made of."""
+        return self.index.source
+
+
+def load_bundle(folder: Path) -> BundledGraphs:
+    """Open a bundle: every graph against its sidecar, and the FP32 one against the golden image.
+
+    Raises:
+        ArtifactError: something is missing or was changed.
+        VerificationError: ONNX Runtime computes something else here than where the bundle was made.
+    """
+    again = say("copy the bundle again, and compare with: sha256sum -c SHA256SUMS")
+    try:
+        index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
+    except (OSError, msgspec.MsgspecError) as exc:
+        raise ArtifactError(f"{folder / INDEX}: no readable bundle ({exc})", again) from exc
+    graphs = {}
+    for kind in FORMS:
+        if _key(*kind) not in index.files:
+            raise ArtifactError(f"{folder / INDEX}: it names no {_key(*kind)} graph", again)
+        graphs[kind] = load_artifact(folder / index.files[_key(*kind)])
+    bundle = BundledGraphs(folder=folder, index=index, graphs=graphs)
+    with OnnxRuntimeSession(graphs[FORMS[0]].path, bundle.spec) as session:
+        if (problem := find_difference(session, index.golden)) is not None:
+            raise VerificationError(
+                f"{folder}: the golden image comes out wrong in ONNX Runtime on this machine: {problem}",
+                say("install another version of ONNX Runtime"),
+            )
+    return bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BundleContext(BuildContext):
+    """A bundle that is made into files; its graphs are known by their hashes."""
+
+    bundle: BundledGraphs
+
+    def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
+        """Return a hash of everything that decides a graph, without making it."""
+        return f"{self.bundle.graphs[form, precision].sha256} {size}"
+
+
+class BundleVariants(Variants):
+    """Hands out the graphs of a bundle, which were checked when it was made, of one size where that is asked.
+
+    Args:
+        options: What is built; its model is the bundle's folder.
+        target: What it is built for.
+        progress: Receives what is under way.
+
+    Raises:
+        UnsupportedError: options that a bundle does not have.
+    """
+
+    def __init__(self, options: BuildOptions, target: EngineTarget, progress: Progress) -> None:
+        require("onnx", extra="export", needed_for="Building of a bundle")
+        given = {
+            "pixels": options.pixels,
+            "int8_method": options.calibrator,
+            "calibration": options.calibration is not None,
+            "recipe": str(options.recipe) != "default",
+            "max_drop": options.max_drop is not None,
+            "batch": target.shapes.max[0] != 1,
+            "name": options.name is not None,
+        }
+        if any(given.values()):
+            raise UnsupportedError(
+                f"{options.model}: a bundle's graphs take one float image at a time, and their INT8 is made",
+                omit(*(name for name, asked in given.items() if asked)),
+            )
+        progress(Step("checking the bundle"))
+        bundle = load_bundle(Path(options.model))
+        context = _BundleContext(
+            name=bundle.index.name,
+            model=bundle.index.model,
+            checkpoint=cast("ForeignGraph", bundle),  # a build of it asks for spec and hash only
+            held_out=(),
+            bundle=bundle,
+        )
+        super().__init__(context, progress)
+        self.bundle = bundle
+
+    @property
+    def exporter(self) -> BundleVariants:  # type: ignore[override]
+        """What makes graphs of floats."""
+        return self
+
+    def export(
+        self, form: Form, precision: Precision, *, size: ImageSize | None, batch: int | None = 1
+    ) -> ModelProto:
+        """Return a graph of the bundle, of one size where that is given."""
+        import onnx
+
+        from hasn_edge.exporters.least_side import without_padding
+        from hasn_edge.exporters.onnx_graph import with_fixed_size
+
+        if (form, precision) not in self.bundle.graphs:
+            raise UnsupportedError(
+                f"{self.bundle.folder}: a bundle has graphs for TensorRT, and none of form {form.words}",
+                use(target="tensorrt"),
+                use(target="rtx"),
+            )
+        graph = onnx.load(str(self.bundle.graphs[form, precision].path))
+        if size is None:
+            return graph
+        require_size(self.bundle.index.name, self.context.checkpoint, size)
+        return with_fixed_size(without_padding(graph), size, self.bundle.spec.scale)
+
+    def make_graph(
+        self,
+        form: Form,
+        precision: Precision,
+        *,
+        size: ImageSize | None,
+        suffix: str | None = None,
+        opset: int | None = None,
+    ) -> FinishedFile:
+        """Return a graph of the bundle as a file; see :meth:`export`."""
+        data = self.export(form, precision, size=size).SerializeToString()
+        made = self.bundle.graphs[form, precision]
+        details = made.graph if size is None else msgspec.structs.replace(made.graph, size=size, padded=False)
+        return FinishedFile(
+            data=data,
+            precision=precision,
+            suffix=f"-{form.value}" if suffix is None else suffix,
+            details=details,
+            notes=(),
+            parent=made.sha256,
+        )
+
+
+def _key(form: Form, precision: Precision) -> str:
+    return f"{form.value} {precision.value}"
+
+
+def _readme(name: str, artifacts: Sequence[Artifact]) -> str:
+    rows = []
+    for artifact in artifacts:
+        measured = artifact.details.measured
+        held_out = measured.held_out if measured else None
+        drift = "equal" if held_out is None else f"{held_out.dpsnr_db:+.4f} dB"
+        rows.append(f"| {artifact.path.name} | {artifact.path.stat().st_size} | {drift} |")
+    page = Template(Path(__file__).with_name("bundle.md").read_text(encoding="utf-8"))
+    return page.substitute(name=name, sums=SUMS, rows="\n".join(rows))

@@ -1,0 +1,171 @@
+"""Bundles: whole or not there, checked where they are opened, and built from without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from hasn_edge.artifact import load_artifact
+from hasn_edge.engine.target import load_target
+from hasn_edge.errors import ArtifactError, OutputError, UnsupportedError, VerificationError
+from hasn_edge.files import file_sha256
+from hasn_edge.pipeline.bundle import (
+    FORMS,
+    INDEX,
+    SUMS,
+    BundleVariants,
+    export_bundle,
+    is_bundle,
+    load_bundle,
+)
+from hasn_edge.pipeline.context import BuildOptions, load_context
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import ignore
+from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.sidecar import Form, Kind
+from hasn_edge.spec import Precision
+
+pytestmark = pytest.mark.slow
+
+WITHOUT_TORCH = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+from hasn_edge.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "loose.toml").write_text("budget_db = 5.0\n")
+    return export_bundle(tiny, folder / "made" / "net", recipe=folder / "loose.toml", name="net")
+
+
+def copied(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def test_it_has_all_that_a_board_needs_and_nothing_half_made(bundle, tiny):
+    assert is_bundle(bundle)
+    assert [path.name for path in bundle.parent.iterdir()] == ["net"]
+    graphs = {path.name for path in bundle.glob("*.onnx")}
+    assert len(graphs) == len(FORMS)
+    assert {path.name for path in bundle.iterdir()} == {
+        *graphs,
+        *(f"{name}.json" for name in graphs),
+        INDEX,
+        SUMS,
+        "README.md",
+    }
+    for artifact in map(load_artifact, bundle.glob("*.onnx")):
+        assert (artifact.kind, artifact.source, artifact.size) == (Kind.ONNX, file_sha256(tiny), None)
+    listed = dict(reversed(line.split("  ")) for line in (bundle / SUMS).read_text().splitlines())
+    assert listed == {path.name: file_sha256(path) for path in bundle.iterdir() if path.name != SUMS}
+    page = (bundle / "README.md").read_text()
+    for command in ("sha256sum -c SHA256SUMS", "hasn-edge doctor", "hasn-edge build --from . "):
+        assert command in page
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tiny, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(OutputError, match="is not empty"):
+        export_bundle(tiny, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("form", "precision"), [FORMS[0], FORMS[3], FORMS[5]], ids=str)
+def test_a_graph_of_one_size_computes_what_an_export_of_that_size_does(bundle, tiny, form, precision):
+    target = load_target("tensorrt").with_size(32, 40)
+    made = BundleVariants(BuildOptions(model=bundle), target, ignore).make_graph(
+        form, precision, size=(32, 40)
+    )
+    recipe = bundle.parent.parent / "loose.toml" if precision is Precision.INT8 else None
+    context = load_context(tiny, recipe=recipe, progress=ignore)
+    exported = Variants(context, ignore).make_graph(form, precision, size=(32, 40))
+    x = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
+    with (
+        OnnxRuntimeSession(made.data, context.checkpoint.spec, exact=True) as first,
+        OnnxRuntimeSession(exported.data, context.checkpoint.spec, exact=True) as second,
+    ):
+        assert first.size == second.size == (32, 40)
+        np.testing.assert_array_equal(first.run(x), second.run(x))
+    ours, theirs = (onnx.load_from_string(file.data).graph.node for file in (made, exported))
+    assert [node.op_type for node in ours] == [node.op_type for node in theirs]
+    assert made.details.measured is not None
+
+
+@pytest.mark.usefixtures("needs_rtx")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_engine_is_built_without_pytorch(bundle, tiny, tmp_path, precision):
+    (tmp_path / "ampere.toml").write_text(
+        'runtime = "rtx"\ncompute_capabilities = ["ampere"]\n'
+        "[shapes]\nmin = [1, 3, 32, 40]\nopt = [1, 3, 32, 40]\nmax = [1, 3, 32, 40]\n"
+    )
+    args = ["build", "--from", str(bundle), "--precision", precision, "--target", "ampere.toml", "-o", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *args],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    engine = load_artifact(tmp_path / done.stdout.splitlines()[-1])
+    assert (engine.kind, engine.precision, engine.size) == (Kind.ENGINE, Precision(precision), (32, 40))
+    assert engine.source == file_sha256(tiny)
+    assert engine.engine.golden is not None
+    assert "torch" not in engine.made_by or engine.parent is not None
+
+
+def test_changed_files_are_refused_with_what_helps(bundle, tmp_path):
+    folder = copied(bundle, tmp_path)
+    graph = next(folder.glob("*.onnx"))
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(ArtifactError, match="its bytes changed"):
+        load_bundle(folder)
+    graph.unlink()
+    with pytest.raises(ArtifactError, match="no such file"):
+        load_bundle(folder)
+    (folder / INDEX).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"no readable bundle .*sha256sum -c SHA256SUMS"):
+        load_bundle(folder)
+
+
+def test_a_runtime_that_computes_something_else_is_found(bundle, tmp_path):
+    folder = copied(bundle, tmp_path)
+    index = json.loads((folder / INDEX).read_text())
+    index["golden"]["points"] = [value + 0.5 for value in index["golden"]["points"]]
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(VerificationError, match="the golden image comes out wrong in ONNX Runtime"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ({"pixels": True}, "pixels"),
+        ({"calibration": "photos"}, "calibration"),
+        ({"recipe": "extensive"}, "recipe"),
+    ],
+)
+def test_what_a_bundle_does_not_have_is_refused(bundle, options, left_out):
+    with pytest.raises(UnsupportedError, match=f"leave out {left_out}"):
+        BundleVariants(BuildOptions(model=bundle, **options), load_target("tensorrt"), ignore)
+
+
+def test_it_is_for_engines(bundle):
+    variants = BundleVariants(BuildOptions(model=bundle), load_target("tensorrt"), ignore)
+    with pytest.raises(UnsupportedError, match=r"none of form cpu; use target='tensorrt'"):
+        variants.make_graph(Form.CPU, Precision.FP32, size=None)
