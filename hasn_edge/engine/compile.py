@@ -49,7 +49,7 @@ class BuiltEngine:
     """What the compiler warned of, each text once."""
     seconds: float
     """Wall-clock time of the build, the child's start included."""
-    kernels: KernelRecord | None = field(repr=False)
+    kernels: KernelRecord | None = field(default=None, repr=False)
     """``None`` where the compiler did not list them."""
     facts: Mapping[str, Any] = field(repr=False)
     """Inputs, outputs, layer counts, profile, flags, GPU and driver, as plain JSON values."""

@@ -96,14 +96,15 @@ def describe_kernels(
     """Return what a sidecar states of an engine's kernels.
 
     A kernel that reads or writes a part of a tensor counts the whole, one that reads a tensor twice counts it
-    once for each time that the compiler lists it.
+    once for each time that the compiler lists it. What reads and writes nothing, such as a stream that waits
+    for another, is no kernel.
 
     Args:
         kernels: In the order that they run in.
         size: (height, width) of the input that their sizes hold for.
         activation_bytes: Scratch memory of one execution, as the compiler states it.
     """
-    lines = tuple(_line(kernel) for kernel in kernels)
+    lines = tuple(_line(kernel) for kernel in kernels if kernel.reads or kernel.writes)
     return KernelRecord(
         all=len(lines),
         convolutions=dict(Counter(f"{one.reads} -> {one.writes}" for one in lines if one.convolution)),

@@ -35,12 +35,13 @@ from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline.acceptance import FP16_BUDGET
 from hasn_edge.pipeline.build import Built, build_one, default_target
 from hasn_edge.pipeline.context import CACHE, BuildOptions
+from hasn_edge.pipeline.inspection import megabytes
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime import cuda
 from hasn_edge.runtime.choice import describe_machine
 from hasn_edge.runtime.open import GraphBackend, open_session
 from hasn_edge.runtime.session import Session
-from hasn_edge.sidecar import AutotuneRecord
+from hasn_edge.sidecar import AutotuneRecord, EngineDetails
 from hasn_edge.spec import Precision
 
 WORTH = 1.03
@@ -326,10 +327,18 @@ def choose_fastest(candidates: Sequence[Candidate], worth: float = WORTH) -> tup
     ]
     if not others:
         return best, f"{best.called} is kept: it is the only one whose quality passes"
+    others += _moved(candidates)
     rule = f"a coarser format must be {worth:g} times as fast"
     if best.backend is not None:
         rule += f", one by another backend than ONNX Runtime {worth + BACKEND_WORTH:g} times"
     return best, f"{best.called} is kept: {', '.join(others)} ({rule})"
+
+
+def _moved(candidates: Sequence[Candidate]) -> list[str]:
+    """Return what each engine moves, where its compiler stated that: the reason of most differences."""
+    engines = [(c.called, c.artifact.details) for c in candidates]
+    kernels = [(name, one.kernels) for name, one in engines if isinstance(one, EngineDetails) and one.kernels]
+    return [f"{name} moves {megabytes(one.moved_bytes)}" for name, one in kernels if one.moved_bytes]
 
 
 def _noise_frame(session: Session, shape: tuple[int, int, int, int]) -> Any:

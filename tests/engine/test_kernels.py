@@ -81,6 +81,8 @@ def test_fused_convolutions_and_rounding_alone_are_known_by_their_names() -> Non
     assert [one.rounding for one in (fused, alone, *others)] == [False, True, False, False]
     assert describe_kernels([fused, alone]).convolutions == {"Int8 -> Half": 1}
     assert describe_kernels([fused, alone]).rounding == 1
+    waits = Kernel(name="__mye23853_myl0_4", kind="", reads=(), writes=(), nodes=())
+    assert describe_kernels([fused, waits, alone]) == describe_kernels([fused, alone])
 
 
 def test_bytes_of_open_sizes_are_not_known() -> None:
@@ -134,6 +136,7 @@ class TestRealEngines:
         assert len(kernels["lines"]) == kernels["all"]
         assert built.warnings == ()
 
+    @pytest.mark.slow
     def test_sizes_of_an_engine_for_several_are_those_of_the_optimal_one(self, hasn_onnx: MakeOnnx) -> None:
         several = ShapeRange(min=(1, 3, 32, 32), opt=(1, 3, 40, 56), max=(1, 3, 64, 64))
         target = EngineTarget(name="test", shapes=several, compute_capabilities=("8.6",))

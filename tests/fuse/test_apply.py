@@ -10,10 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hasn_edge.engine.compile import kernels_from_onnx
+from hasn_edge.engine.target import EngineTarget, ShapeRange
 from hasn_edge.errors import UnsupportedError
+from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import DEFAULT_RULES, RULES, FusedHASN, fuse
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
+from hasn_edge.model.zoo import load_model
+from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.spec import Activation, Gate, ModelSpec
 
 SUBSETS = [rules for count in range(len(RULES) + 1) for rules in itertools.combinations(RULES, count)]
@@ -176,6 +181,25 @@ def test_a_fused_network_is_not_stored(tmp_path):
         with pytest.raises(UnsupportedError, match="checkpoints hold unfused networks; save the network"):
             save(tmp_path / "weights", fused)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_rtx")
+def test_engines_move_no_more_bytes_than_they_did():
+    """What NVIDIA's compiler lists for hasn-x4 in FP16, 320 x 180, compute capability 8.6, in MB."""
+    target = EngineTarget(shapes=ShapeRange.static(180, 320), compute_capabilities=("8.6",))
+    for rules, megabytes in (
+        ((), 1769.3),
+        (DEFAULT_RULES["tensorrt"], 1584.3),
+        (DEFAULT_RULES["rtx"], 1529.7),
+    ):
+        network, _ = fuse(load_model("hasn-x4"), rules)
+        graph = fp16_onnx_from_onnx(onnx_from_model(network, opset=20, size=(180, 320), simplify=False))
+        moved = kernels_from_onnx(graph.SerializeToString(), target).moved_bytes / 1e6
+        assert megabytes - 20 < moved <= megabytes, (
+            rules,
+            "fewer are better: state them here and in the table",
+        )
 
 
 def test_default_rules_exist_for_every_backend():

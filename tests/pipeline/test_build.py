@@ -14,16 +14,19 @@ import torch
 
 import hasn_edge
 from hasn_edge.artifact import load_artifact
+from hasn_edge.data.calibration import load_calibration
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.compile import BuiltEngine
 from hasn_edge.engine.engine_file import parse_plan_header
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, NoCudaError, ShapeError, UnsupportedError, say
-from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.fuse.apply import DEFAULT_RULES
+from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import autotune as fastest
 from hasn_edge.pipeline import build as builder
 from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.runtime.golden import OWN_RANGES
 from hasn_edge.runtime.tensorrt import open_engine
 from hasn_edge.runtime.tensorrt.trial import NoMemoryError
@@ -123,6 +126,26 @@ def test_normalization_is_one_node_from_10_on_only(tiny, told, tmp_path, monkeyp
     graphs = {path.name for path in (tmp_path / "out").glob("*.onnx")}
     plain = "int8" if precision == "int8" else "fp32"
     assert graphs == {f"tiny-{plain}-weakly-typed-40x32.onnx", f"tiny-{plain}-weakly-typed-trt10-40x32.onnx"}
+
+
+@pytest.mark.slow
+def test_graphs_are_fused_for_their_backend(tiny, told, tmp_path):
+    """INT8 reads what LayerNorm made: only floats have it as a factor behind the convolutions."""
+    light = ("compose_esa", "pad_cab", "squeeze_first")
+    for target in ("tensorrt", "portable"):
+        built = hasn_edge.build(
+            tiny, precision="fp32", target=target, size=(32, 40), output=tmp_path / target
+        )
+        assert built.artifacts[0].graph.fused == light
+    checkpoint = load_checkpoint(tiny)
+    recipe, images = load_quant_recipe(), load_calibration()
+    assert "norm_factor" in DEFAULT_RULES["rtx"]
+    exporter = GraphExporter.for_int8(checkpoint, DEFAULT_RULES["rtx"], images, recipe)
+    assert set(exporter.rules) == {*light, "fold_esa"}
+    plain = GraphExporter.for_int8(
+        checkpoint, ("norm_affine", "norm_factor"), images, replace(recipe, equalize=None)
+    )
+    assert plain.rules == ("norm_affine",)
 
 
 @pytest.mark.slow

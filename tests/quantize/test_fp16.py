@@ -12,7 +12,7 @@ from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import fuse
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 
-RULES = ("norm_affine", "merge_branches", "compose_esa")
+RULES = ("merge_branches", "compose_esa", "fold_esa", "norm_factor", "pad_cab", "squeeze_first")
 
 
 def types_of(proto: onnx.ModelProto) -> dict[str, int]:
