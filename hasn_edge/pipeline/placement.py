@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hasn_edge.config import dump_config
+from hasn_edge.errors import VerificationError
 from hasn_edge.files import writing
 from hasn_edge.optional import installed_version, require
 from hasn_edge.pipeline.context import CACHE, BuildOptions, load_context
@@ -19,6 +21,11 @@ from hasn_edge.quantize.recipe import WORST
 
 if TYPE_CHECKING:
     from hasn_edge.quantize.search import Group, Meter, Placement
+
+T = TypeVar("T")
+
+SPENDS = (0.9, 0.7, 0.5)
+"""Parts of the budget that a search may spend, one attempt after the other."""
 
 CONVENTIONS = (
     "exact Q/DQ arithmetic against FP32; PSNR-Y of outputs that are not rounded, on crops of the held-out "
@@ -76,8 +83,22 @@ def measure_costs(options: BuildOptions, progress: Progress) -> tuple[tuple[Grou
     return groups, variants.notes
 
 
+def spend_less(attempt: Callable[[float], T]) -> T:
+    """Call ``attempt`` with ever smaller parts of a budget to spend, until what it builds keeps the budget.
+
+    A search looks at crops, the check of a build at whole images and at each form of the graph.
+
+    Raises:
+        VerificationError: the last attempt's.
+    """
+    for part in SPENDS[:-1]:
+        with suppress(VerificationError):
+            return attempt(part)
+    return attempt(SPENDS[-1])
+
+
 def with_placement(
-    variants: Variants, max_drop: float, cache: Path, progress: Progress
+    variants: Variants, max_drop: float, spend: float, cache: Path, progress: Progress
 ) -> tuple[Variants, Placement]:
     """Return a build with the cheapest placement of INT8 that loses at most ``max_drop``, by MACs.
 
@@ -85,6 +106,7 @@ def with_placement(
         variants: Of a build in INT8 whose recipe selects what may become INT8.
         max_drop: Largest accepted loss of mean PSNR-Y of each part of the held-out images, in dB. An image
             may lose what the recipe states, else five times that.
+        spend: Part of it that the search may spend.
         cache: As of :func:`measure_sensitivity`.
         progress: Receives what is under way.
 
@@ -97,7 +119,9 @@ def with_placement(
     assert recipe is not None
     worst = recipe.max_drop_worst if recipe.max_drop_worst is not None else WORST * max_drop
     groups, meter = measure_sensitivity(variants, cache, progress)
-    placement = search_placement(groups, meter, recipe, budget=(max_drop, worst), progress=progress)
+    placement = search_placement(
+        groups, meter, recipe, budget=(max_drop, worst), spend=spend, progress=progress
+    )
     return variants.with_recipe(placement.recipe), placement
 
 

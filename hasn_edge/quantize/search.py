@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LARGEST = 64
 """Images are cut to this side of LR in pixels around their middle, so that a search takes minutes."""
 
-MARGIN = 0.9
+SPEND = 0.9
 """Part of the budget that a search spends: FP16 tensors and the fused graph of a CPU move a result."""
 
 ROUNDS = 8
@@ -252,6 +252,7 @@ def search_placement(
     recipe: QuantRecipe,
     *,
     budget: tuple[float, float],
+    spend: float = SPEND,
     unit: str = "MACs",
     progress: Progress = ignore,
 ) -> Placement:
@@ -262,13 +263,14 @@ def search_placement(
         meter: The same.
         recipe: What the groups were selected by.
         budget: Largest accepted loss in dB: of each part's mean, and of an image.
+        spend: Part of the budget that is spent; the rest is for what these images do not show.
         unit: What gains are parts of.
         progress: Receives each selection that is measured.
 
     Raises:
         BuildError: no selection keeps the budget.
     """
-    limits = budget[0] * MARGIN, budget[1] * MARGIN
+    limits = budget[0] * spend, budget[1] * spend
     search = _Search(groups, meter, limits, progress)
     kept = search.best_predicted()
     for group in search.promising([g for g in groups if g not in kept], kept):

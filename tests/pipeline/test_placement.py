@@ -14,7 +14,7 @@ from hasn_edge.errors import UnsupportedError, VerificationError
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
-from hasn_edge.pipeline.placement import sensitivity_page, sensitivity_rows
+from hasn_edge.pipeline.placement import sensitivity_page, sensitivity_rows, spend_less
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.quantize.search import Group, Loss
 from hasn_edge.spec import ModelSpec
@@ -55,6 +55,21 @@ def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path):
     )
     assert any("alone" in step for step in steps)
     assert recipe.read_text(encoding="utf-8").endswith('calibration = "patches"\n')
+
+
+def test_an_attempt_that_misses_the_budget_is_followed_by_a_smaller_one():
+    spent: list[float] = []
+
+    def attempt(spend: float) -> str:
+        spent.append(spend)
+        if spend > 0.8:
+            raise VerificationError("over the budget")
+        return "built"
+
+    assert spend_less(attempt) == "built"
+    assert spent == [0.9, 0.7]
+    with pytest.raises(VerificationError, match="never"):
+        spend_less(lambda spend: (_ for _ in ()).throw(VerificationError("never")))
 
 
 def test_a_budget_that_is_no_number_of_db_is_refused(folder, tmp_path):

@@ -15,7 +15,7 @@ from hasn_edge.images.metrics import psnr_y
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
-from hasn_edge.quantize.search import MARGIN, Group, Loss, Meter, group_of, measure_groups, search_placement
+from hasn_edge.quantize.search import SPEND, Group, Loss, Meter, group_of, measure_groups, search_placement
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_choice_keeps_the_budget_and_hardly_any_other_gains_more(seed):
     ]
     budget = (0.2, 0.6)
     found = search_placement(groups, meter, QuantRecipe(), budget=budget)
-    limits = budget[0] * MARGIN, budget[1] * MARGIN
+    limits = budget[0] * SPEND, budget[1] * SPEND
     assert meter.measure(found.chosen.groups)[0].within(limits)
     best = max(
         sum(g.gain for g in some)
