@@ -119,9 +119,8 @@ def with_placement(
     assert recipe is not None
     worst = recipe.max_drop_worst if recipe.max_drop_worst is not None else WORST * max_drop
     groups, meter = measure_sensitivity(variants, cache, progress)
-    placement = search_placement(
-        groups, meter, recipe, budget=(max_drop, worst), spend=spend, progress=progress
-    )
+    budget = max_drop, worst
+    placement = search_placement(groups, meter, recipe, budget=budget, spend=spend, progress=progress)
     return variants.with_recipe(placement.recipe), placement
 
 

@@ -1,0 +1,171 @@
+"""Our INT8 beside other quantizers of ONNX graphs: same network, same calibration images, same emulation.
+
+    python benchmarks/quantizers.py --model HASN.pth --data Set5=DIR
+
+ONNX Runtime's static quantizer comes with the extra [export]; NNCF is measured where it is installed
+(`pip install nncf`). Each quantizes every convolution, and then only those of our default recipe, so that
+observer and placement are told apart. Cross-layer equalization and AdaRound of AIMET are not measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import onnx
+from onnx import ModelProto
+
+from hasn_edge.data.calibration import CalibrationData, load_calibration
+from hasn_edge.data.pairs import held_out_sets, load_eval_set
+from hasn_edge.evaluation.evaluate import drift, score_images
+from hasn_edge.exporters.onnx_graph import Emulator
+from hasn_edge.files import writing
+from hasn_edge.hardware.host import describe_host
+from hasn_edge.model.checkpoint import Checkpoint
+from hasn_edge.model.zoo import load_model_checkpoint, model_name
+from hasn_edge.optional import installed_version
+from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.quantize.graph import conv_macs, convolutions
+from hasn_edge.quantize.recipe import load_quant_recipe
+from hasn_edge.sidecar import Form
+from hasn_edge.spec import Precision
+
+Quantizer = Callable[[], ModelProto]
+
+
+def ours(checkpoint: Checkpoint, data: CalibrationData, name: str) -> ModelProto:
+    """Quantize by a recipe."""
+    recipe = load_quant_recipe(name)
+    exporter = GraphExporter.for_int8(checkpoint, (), data, recipe)
+    ranges = exporter.measure_ranges(data, recipe)
+    return exporter.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
+
+
+def by_onnxruntime(graph: ModelProto, data: CalibrationData, method: str, nodes: list[str]) -> ModelProto:
+    """Quantize with ONNX Runtime's static quantizer: Q/DQ, symmetric, weights per channel."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    class Reader:
+        def __init__(self) -> None:
+            self.rest = iter(data)
+
+        def get_next(self) -> dict[str, object] | None:
+            batch = next(self.rest, None)
+            return None if batch is None else {graph.graph.input[0].name: batch}
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "int8.onnx")
+        copy = ModelProto()
+        copy.CopyFrom(graph)
+        quantize_static(
+            copy,
+            result,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[method],
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        )
+        return onnx.load(result)
+
+
+def by_nncf(graph: ModelProto, data: CalibrationData, nodes: list[str]) -> ModelProto:
+    """Quantize with NNCF's post-training quantization: symmetric, fast bias correction.
+
+    Its accurate bias correction fails on this graph (a subgraph defines LayerNorm's Transpose twice).
+    """
+    import nncf
+
+    others = [conv.name for conv in convolutions(graph) if conv.name not in nodes]
+    copy = ModelProto()
+    copy.CopyFrom(graph)
+    name = graph.graph.input[0].name
+    images = nncf.Dataset(list(data), lambda batch: {name: batch})
+    return nncf.quantize(
+        copy,
+        images,
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(data),
+        ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+    )
+
+
+def int8_share(quantized: ModelProto, macs: dict[str, int]) -> float:
+    """Return the share of multiply-accumulates whose input and weights come from DequantizeLinear."""
+    makers = {output: node.op_type for node in quantized.graph.node for output in node.output}
+    int8 = {
+        node.name
+        for node in quantized.graph.node
+        if node.op_type == "Conv" and all(makers.get(name) == "DequantizeLinear" for name in node.input[:2])
+    }
+    return sum(macs[name] for name in int8 & set(macs)) / sum(macs.values())
+
+
+def quantizers(checkpoint: Checkpoint, data: CalibrationData) -> Iterator[tuple[str, Quantizer]]:
+    """Yield each quantizer by name."""
+    graph = GraphExporter(checkpoint).fp32()
+    every = [conv.name for conv in convolutions(graph)]
+    default = list(load_quant_recipe().select(every))
+    for recipe in ("default", "extensive", "search"):
+        yield f"hasn-edge, `{recipe}`", lambda recipe=recipe: ours(checkpoint, data, recipe)
+    for where, nodes in (("every convolution", every), ("those of `default`", default)):
+        for method in ("MinMax", "Percentile"):
+            yield (
+                f"ONNX Runtime, {method}, {where}",
+                lambda m=method, n=nodes: by_onnxruntime(graph, data, m, n),
+            )
+        if installed_version("nncf") is not None:
+            yield f"NNCF, {where}", lambda n=nodes: by_nncf(graph, data, n)
+
+
+@click.command(help=__doc__)
+@click.option("--model", required=True, help="Bundled name or weights file.")
+@click.option("--data", multiple=True, help="NAME=DIR of an evaluation set; repeatable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
+def main(model: str, data: tuple[str, ...], output: Path) -> None:
+    """Measure, print, write."""
+    checkpoint, images = load_model_checkpoint(model), load_calibration()
+    scale, plain = checkpoint.spec.scale, GraphExporter(checkpoint).fp32()
+    sets = [*held_out_sets(scale), *(load_eval_set(each, scale) for each in data)]
+    macs, run = conv_macs(plain), Emulator(plain, exact=False).run
+    reference = [score_images(run, each) for each in sets]
+    lines = [
+        f"# Quantizers of {model_name(model)}",
+        "",
+        f"| quantizer | MACs in INT8 | CPU minutes | {' | '.join(each.name for each in sets)} |",
+        "|---" * (len(sets) + 3) + "|",
+    ]
+    for name, quantize in quantizers(checkpoint, images):
+        begin = time.process_time()
+        graph = quantize()
+        minutes = (time.process_time() - begin) / 60
+        emulate = Emulator(graph, exact=True).run
+        lost = [drift(a, score_images(emulate, each)) for a, each in zip(reference, sets, strict=True)]
+        cells = [f"{each.dpsnr:+.4f} ({each.worst_image} {each.worst_dpsnr:+.3f})" for each in lost]
+        lines.append(f"| {name} | {int8_share(graph, macs):.1%} | {minutes:.1f} | {' | '.join(cells)} |")
+        click.echo(lines[-1], err=True)
+    versions = {name: installed_version(name) or "not installed" for name in ("onnxruntime", "nncf")}
+    notes = [
+        f"{len(images)} calibration patches, fingerprint {images.fingerprint[:16]}; dPSNR-Y in dB against "
+        "FP32 and the worst image; ONNX Runtime without graph optimizations runs every graph.",
+        "; ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+        "Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
+        f"Printed by `python benchmarks/quantizers.py --model {Path(model).name} "
+        f"{' '.join(f'--data {each.name}={each.name}' for each in sets[2:])}` on {datetime.date.today()}.",
+    ]
+    text = "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+    click.echo(text)
+    with writing(output / f"quantizers_{model_name(model)}_{datetime.date.today():%Y%m}.md") as path:
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
