@@ -48,7 +48,8 @@ class QuantRecipe:
     error_power: float = 2.0
     """What errors are raised to by the mse observer; 2.4 clips less of what is rare and strong."""
     quantize: tuple[str, ...] = ("*",)
-    """Names of the convolutions that are quantized; * and ? stand for any text and any character."""
+    """Names of the convolutions that are quantized; *, ? and [2-5] stand for any text, any and one of some
+    characters."""
     keep_float: tuple[str, ...] = ()
     """Names that stay in float although `quantize` names them."""
     shift: tuple[str, ...] = ()
