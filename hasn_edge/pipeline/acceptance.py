@@ -83,7 +83,7 @@ class Acceptance:
         budget: tuple[float, float] = FP16_BUDGET,
         optimized: Session | None = None,
         outside: Sequence[tuple[float, str]] = (),
-        advice: Callable[[], tuple[str, Cure] | None] = lambda: None,
+        advice: Callable[[], tuple[str, tuple[Cure, ...]]] = lambda: ("", ()),
     ) -> tuple[QualityRecord, tuple[str, ...]]:
         """Run a file that takes any size against the network, and images through both.
 
@@ -122,7 +122,7 @@ class Acceptance:
         notes = tuple(f"{what}: {_describe(part)}" for part in found)
         for part, note in zip(found, notes, strict=True):
             if missed := _missed(part):
-                costliest, *cures = advice() or ("",)
+                costliest, cures = advice()
                 text = f"{note}. That is {missed}, nothing was written"
                 raise VerificationError(f"{text}. {costliest}" if costliest else text, *cures)
             if part.outside is not None and part.outside > MOST_OUTSIDE:

@@ -416,10 +416,10 @@ class Variants:
             parts.append(max((share, name) for name, share in shares.items()))
         return tuple(parts)
 
-    def _advice(self) -> tuple[str, Cure] | None:
-        """Say which convolutions cost the most, where it is INT8 that lost too much."""
+    def _advice(self) -> tuple[str, tuple[Cure, ...]]:
+        """Say which convolutions cost the most, where it is INT8 that lost too much, and what helps."""
         if "int8" not in vars(self) or self.context.recipe is None:
-            return None
+            return "", ()
         from hasn_edge.images.arrays import to_tensor
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 
@@ -427,7 +427,9 @@ class Variants:
         images = [to_tensor(pair.lr()) for part in self.context.held_out for pair in part]
         exporter, ranges = self.int8
         costs = sensitivity(exporter.fp32(), ranges, self.context.recipe, images, by_kind=True)
-        return advice(costs)
+        text, cure = advice(costs)
+        budget = self.context.recipe.budget_db
+        return text, (cure, use(max_drop=budget)) if budget else (cure,)
 
     def _with_pixels(self, floats: ModelProto, precision: Precision) -> tuple[ModelProto, PixelLevels, str]:
         """Return a checked graph with 8-bit pixels in and out, and what its check found."""
