@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.errors import CheckpointError, say
+from hasn_edge.errors import CheckpointError, call, say
 from hasn_edge.files import file_sha256
 from hasn_edge.optional import require
 
@@ -105,6 +105,12 @@ def load_model_checkpoint(name: str | Path, *, spec: ModelSpec | None = None) ->
         MissingDependencyError: PyTorch is not installed.
     """
     path = model_path(name)
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path}: a finished graph and no weights",
+            say("run or bench it as the artifact"),
+            call("export", format="bundle"),
+        )
     require("torch", extra="export", needed_for="Loading a checkpoint")
     require("safetensors", extra="export", needed_for="Loading a checkpoint")
     from hasn_edge.model.checkpoint import load_checkpoint
