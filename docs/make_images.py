@@ -20,7 +20,7 @@ SIDE = 120
 """Of a crop, in HR pixels."""
 SAMPLE = ("coffee-0", 100, 20)
 """Which held-out image, and the top left corner of the crop in HR pixels."""
-CAMERA_SAMPLES = (SAMPLE, ("astronaut-0", 20, 20), ("rocket-0", 60, 60))
+CAMERA_SAMPLES = (("coffee-1", 100, 60), ("camera-1", 60, 60), ("rocket-0", 60, 60))
 
 SAYS = {
     "errors": "errors and their cures",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+AUTO = "auto"
+"""What ``--model`` takes where the source decides."""
+
 
 class NamesOption(click.Option):
     """An option that takes a name of those that ship, or a file: listed in its help and completed by shells.
@@ -45,6 +48,11 @@ def model_names() -> Iterable[str]:
     from hasn_edge.model.zoo import bundled_models
 
     return bundled_models()
+
+
+def model_names_and_auto() -> Iterable[str]:
+    """Return the bundled models' names, and ``auto``."""
+    return (*model_names(), AUTO)
 
 
 def quant_recipe_names() -> Iterable[str]:
@@ -80,6 +88,16 @@ model_option = click.option(
     default=None,
     help="Bundled name ({names}), a .safetensors or .pth file, or any super-resolution network's .onnx.  "
     "[default: the bundled model]",
+)
+
+source_model_option = click.option(
+    "--model",
+    cls=NamesOption,
+    names=model_names_and_auto,
+    metavar="NAME|FILE|auto",
+    default=None,
+    help="{names}, or a .safetensors or .pth file; auto takes the one for cameras where all that is upscaled "
+    "comes from cameras, streams, videos or JPEG files.  [default: the bundled model]",
 )
 
 artifact_option = click.option(
@@ -210,6 +228,26 @@ def chosen_model(model: str | None) -> str:
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
     return DEFAULT_MODEL if model is None else model
+
+
+def model_of_source(model: str | None, what: str, *, lossy: bool) -> str:
+    """Return the model to use for a source, and note which one that is, or which one is made for it.
+
+    Args:
+        model: What was asked for: a name, a file, ``auto`` or nothing.
+        what: What will be upscaled, as the notes call it.
+        lossy: Whether all of it comes from cameras, streams, videos or JPEG files.
+    """
+    from hasn_edge.cli.terminal import note
+    from hasn_edge.model.zoo import CAMERA_MODEL, DEFAULT_MODEL
+
+    if model == AUTO:
+        chosen, why = (CAMERA_MODEL, "blur, noise and JPEG") if lossy else (DEFAULT_MODEL, "clean images")
+        note(f"{what}: {chosen}, which was trained for {why}")
+        return chosen
+    if model is None and lossy:
+        note(f"{what}: {DEFAULT_MODEL} keeps noise and JPEG's blocks; --model auto takes {CAMERA_MODEL}")
+    return chosen_model(model)
 
 
 def open_chosen(

@@ -18,7 +18,8 @@ from hasn_edge.cli.common import (
     cuda_option,
     device_option,
     engines_option,
-    model_option,
+    model_of_source,
+    source_model_option,
     threads_option,
 )
 from hasn_edge.cli.cures import cure_text, message_of
@@ -80,7 +81,7 @@ class _InputSize(click.ParamType[Any]):
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=None, help="Stop after so long."
 )
-@model_option
+@source_model_option
 @click.option(
     "--artifact",
     "artifacts",
@@ -145,6 +146,13 @@ def command(model: str | None, artifacts: tuple[Path, ...], **options: Any) -> N
         raise click.UsageError("--codec and --quality belong to --record")
     from hasn_edge.live.launch import DemoOptions
 
+    if not artifacts:
+        from hasn_edge.live.sources.opening import display_name
+
+        source = options["source"]
+        name = display_name(source) if "://" in (source or "") else source or "the camera"
+        real = source != "pattern" and not options["self_test"]  # whose LR is bicubic
+        model = model_of_source(model, name, lossy=real)
     chosen = DemoOptions(model=chosen_model(model), artifacts=artifacts, **options)
     try:
         code = _run(chosen)

@@ -13,12 +13,12 @@ from hasn_edge.cli.common import (
     TIME,
     artifact_option,
     backend_option,
-    chosen_model,
     cuda_option,
     device_option,
     engines_option,
-    model_option,
+    model_of_source,
     open_chosen,
+    source_model_option,
     threads_option,
 )
 from hasn_edge.cli.terminal import interruption, note, progress, say, write_json
@@ -28,6 +28,7 @@ from hasn_edge.cli.upscale_files import (
     check_output,
     check_pipes,
     find_files,
+    is_lossy,
     is_video,
     name_results,
 )
@@ -127,7 +128,7 @@ from hasn_edge.progress import Step
     is_flag=True,
     help="Leave results alone that are there already, and go on with the rest.  [default: replace them]",
 )
-@model_option
+@source_model_option
 @artifact_option
 @engines_option
 @backend_option
@@ -197,6 +198,9 @@ def command(
     failures: list[dict[str, str]] = []
     results: list[dict[str, Any]] = []
     padded: list[Path] = []
+    if artifact is None:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        model = model_of_source(model, f"{files[0]}{more}", lossy=all(map(is_lossy, files)))
     in_flight = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
     with (
         interruption() as interrupted,
@@ -223,7 +227,7 @@ def command(
             end_s=end_s,
         )
         label = wanted.label(session.spec.scale)
-        what = chosen_model(model) if artifact is None else artifact.name
+        what = artifact.name if artifact is not None else str(model)
         then = f", then resampled to {label} (MATLAB bicubic)" if wanted.any else ""
         runs = f"{session.number_format} by {session.backend} on {session.device}"
         note(f"{what}, {runs}: x{session.spec.scale}{then}")

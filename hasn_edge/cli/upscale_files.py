@@ -27,6 +27,13 @@ def is_video(path: Path) -> bool:
     return path == PIPE or (suffix in VIDEO_SUFFIXES and not (suffix == ".gif" and is_still(path)))
 
 
+def is_lossy(path: Path) -> bool:
+    """Say whether a file holds what a camera or an encoder left: a JPEG or a video."""
+    from hasn_edge.images.listing import usual_suffix
+
+    return usual_suffix(path) == ".jpg" or is_video(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultSize:
     """How large results shall be; without anything, what the network gives."""

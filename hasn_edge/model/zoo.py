@@ -25,6 +25,9 @@ _NAMES_OF_RUNS = ("best", "last")
 DEFAULT_MODEL = "hasn-x4"
 """The bundled model that is used when none is named: the better one on Set5."""
 
+CAMERA_MODEL = "hasn-x4-camera"
+"""The bundled model for cameras, streams and JPEG files: it was trained with blur, noise and JPEG."""
+
 
 def bundled_models() -> tuple[str, ...]:
     """Return the names of the models that ship, sorted."""

@@ -94,6 +94,48 @@ def test_a_folder_may_be_called_like_a_image(here, model):
     assert sorted(p.name for p in Path("big.png").iterdir()) == ["b_x4.jpg", "photo_x4.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("files", "options", "runs", "note"),
+    [
+        (
+            ["a.jpg"],
+            ["--model", "auto"],
+            "hasn-x4-camera",
+            "a.jpg: hasn-x4-camera, which was trained for blur,",
+        ),
+        (
+            ["a.jpg", "b.JPEG"],
+            ["--model", "auto"],
+            "hasn-x4-camera",
+            "a.jpg and 1 more: hasn-x4-camera, which",
+        ),
+        (
+            ["a.jpg", "c.png"],
+            ["--model", "auto"],
+            "hasn-x4",
+            "a.jpg and 1 more: hasn-x4, which was trained for cl",
+        ),
+        (
+            ["a.jpg"],
+            [],
+            "hasn-x4",
+            "a.jpg: hasn-x4 keeps noise and JPEG's blocks; --model auto takes hasn-x4-camera",
+        ),
+        (["c.png"], [], "hasn-x4", None),
+        (["a.jpg"], ["--model", "hasn-x4"], "hasn-x4", None),
+    ],
+)
+def test_the_model_for_cameras_is_named_where_all_files_are_of_cameras(here, files, options, runs, note):
+    for name in files:
+        image(name, 16, 16)
+    result = run("upscale", *files, *options)
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith(f"{runs}, fp32 by")]
+    named = [line for line in lines if "hasn-x4" in line and " by " not in line]
+    assert [line.startswith(note) for line in named] == [True] if note else named == []
+
+
 def test_names_of_files_that_results_cannot_have(here, model):
     image("b.png")
     before = Path("photo.png").read_bytes()
