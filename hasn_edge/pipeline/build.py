@@ -247,6 +247,7 @@ def _build_engine(
     files = [graph]
     if by_flag:  # what a flag makes of FP32 is predicted by the graph whose tensors have that type
         files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
+    done = variants.notes  # without those of a graph that is made for comparison only
     progress(Step(f"compiling for {target.name}"))
     built = engine_from_onnx(
         without_padding(onnx.load_from_string(graph.data)).SerializeToString(),
@@ -281,7 +282,7 @@ def _build_engine(
         made_by=built.made_by,
     )
     tested = smoke_test(context, engine, target, gpu, progress)
-    notes = (*variants.notes, *(note for file in (*files, engine) for note in file.notes), tested)
+    notes = (*done, *(note for file in (*files, engine) for note in file.notes), tested)
     return _publish(context, (graph, engine), notes, folders.output, progress)
 
 
@@ -292,7 +293,10 @@ def _compare_with_fp16(
 
     The network is bound by memory, and without a GPU the bytes are all that is known of its speed.
     """
+    from hasn_edge.exporters.least_side import without_padding
+
     graph = variants.exporter.export(form, Precision.FP16, size=size, batch=variants.context.count)
+    graph = without_padding(graph)  # as the INT8 engine was compiled
     fp16 = kernels_from_onnx(graph.SerializeToString(), target, precision=Precision.FP16).moved_bytes
     moved = int8.kernels.moved_bytes if int8.kernels else None
     if fp16 is None or moved is None or moved < fp16:

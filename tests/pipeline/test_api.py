@@ -190,6 +190,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
         f"INT8: {kernels.integer} of {kernels.convolutions_all} convolutions read INT8, {kernels.wide} write "
         "FP32 (unfused)"
     )
+    assert not any(line.startswith("norm_factor") for line in built.summary), "only FP16 has it"
     warning = r"INT8 moves [\d.]+ MB where FP16 moves [\d.]+ MB, 1\.\d\d times as much: .*FP16 is advised"
     assert re.match(warning, engine.engine.warnings[0])
     for path in (graph.path, engine.path):  # it goes to other people: no folder of this machine is in it
