@@ -193,3 +193,20 @@ def test_without_a_gpu_it_refuses(gpu):
     result = CliRunner().invoke(gpu.main, [])
     assert result.exit_code != 0
     assert "no NVIDIA GPU" in str(result.exception) + result.output
+
+
+def test_what_ends_the_process_takes_no_finished_case_along(gpu, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    def one_then_none(bench, model, files, x):
+        yield gpu.Case(label="first", precision="fp32")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "cases", one_then_none)
+    monkeypatch.setattr(gpu, "build_all", lambda *args: {})
+    path = tmp_path / "r.json"
+    CliRunner().invoke(
+        gpu.main, ["--rehearse", "--model", "hasn-x4-small", "--size", "16x16", "-o", str(path)]
+    )
+    (result,) = json.loads(path.read_text())["results"]
+    assert [case["label"] for case in result["cases"]] == ["first"]
