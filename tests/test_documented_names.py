@@ -38,8 +38,10 @@ def published(tmp_path_factory) -> set[str]:
     recipe = folder / "loose.toml"
     recipe.write_text("budget_db = 9.0\n")
     output = folder / "engines"
-    hasn_edge.build(model, precision="int8", target="cpu", recipe=recipe, output=output)
-    hasn_edge.build(model, precision="int8", target="portable", recipe=recipe, size=(180, 320), output=output)
+    hasn_edge.build(model, precision="int8", target="cpu", recipe=recipe, output=output, force=True)
+    hasn_edge.build(
+        model, precision="int8", target="portable", recipe=recipe, size=(180, 320), output=output, force=True
+    )
     try:
         import tensorrt_rtx_bindings  # noqa: F401
     except ImportError:
