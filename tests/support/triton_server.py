@@ -114,8 +114,10 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":  # python -m tests.support.triton_server MODELS: serve until interrupted
+    import signal
     import tempfile
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the server ends with this process
     with tempfile.TemporaryDirectory() as working:
         running = TritonServer(Path(sys.argv[1]), Path(working))
         try:
