@@ -74,7 +74,7 @@ def test_a_build_without_pytorch_says_what_to_install(tmp_path, target):
     ("arguments", "said"),
     [
         (["upscale", "{image}", "--model", "{text}"], "not weights but text that begins with 'these are"),
-        (["bench", "--artifact", "{text}"], "not a built file, which ends in one of .ts, .pt2, .onnx, .engine"),
+        (["bench", "--artifact", "{text}"], "not a built file, which ends in one of .ts, .pt2, .onnx"),
         (["build", "--recipe", "conservative"], "use --precision int8, or leave out --recipe, --calibration"),
     ],
 )
