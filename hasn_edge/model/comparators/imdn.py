@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hasn_edge.model.comparators.comparator import Comparator, Publication
+from hasn_edge.model.comparators.comparator import JoinedBlocks, Publication
 
 
 class ContrastAttention(nn.Module):
@@ -49,28 +49,13 @@ class Distillation(nn.Module):
         return fused + x
 
 
-class IMDN(Comparator):
+class IMDN(JoinedBlocks):
     """Six distillation blocks of 64 channels, all of them joined by a 1x1 convolution."""
 
     published = Publication(paper="IMDN, ACM MM 2019", set5_db=32.21)
 
     def __init__(self, width: int = 64, blocks: int = 6) -> None:
-        super().__init__()
-        self.head = nn.Conv2d(3, width, 3, padding=1)
-        self.blocks = nn.ModuleList(Distillation(width) for _ in range(blocks))
-        self.join = nn.Conv2d(width * blocks, width, 1)
-        self.tail = nn.Conv2d(width, width, 3, padding=1)
-        self.upsampler = nn.Conv2d(width, 48, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``(N, 3, 4H, 4W)``."""
-        first = y = self.head(x)
-        outputs = []
-        for block in self.blocks:
-            y = block(y)
-            outputs.append(y)
-        y = self.tail(F.leaky_relu(self.join(torch.cat(outputs, 1)), 0.05)) + first
-        return F.pixel_shuffle(self.upsampler(y), 4)
+        super().__init__(Distillation, width, blocks)
 
 
 make = IMDN

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hasn_edge.model.comparators.comparator import Comparator, Publication
+from hasn_edge.model.comparators.comparator import JoinedBlocks, Publication
 
 
 class SpatialAttention(nn.Module):
@@ -53,28 +53,13 @@ class ResidualDistillation(nn.Module):
         return y
 
 
-class RFDN(Comparator):
+class RFDN(JoinedBlocks):
     """Four blocks of 50 channels: the winner of AIM 2020 and the baseline of NTIRE 2022."""
 
     published = Publication(paper="RFDN (AIM 2020), ECCV Workshops 2020", set5_db=None)
 
     def __init__(self, width: int = 50, blocks: int = 4) -> None:
-        super().__init__()
-        self.head = nn.Conv2d(3, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualDistillation(width) for _ in range(blocks))
-        self.join = nn.Conv2d(width * blocks, width, 1)
-        self.tail = nn.Conv2d(width, width, 3, padding=1)
-        self.upsampler = nn.Conv2d(width, 48, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``(N, 3, 4H, 4W)``."""
-        first = y = self.head(x)
-        outputs = []
-        for block in self.blocks:
-            y = block(y)
-            outputs.append(y)
-        y = self.tail(F.leaky_relu(self.join(torch.cat(outputs, 1)), 0.05)) + first
-        return F.pixel_shuffle(self.upsampler(y), 4)
+        super().__init__(ResidualDistillation, width, blocks)
 
 
 make = RFDN
