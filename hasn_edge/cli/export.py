@@ -108,7 +108,7 @@ def command(
     from hasn_edge.pipeline.api import export, export_triton
 
     if kind == "bundle":
-        _export_bundle(context, model, name, output)
+        _export_bundle(context, model, name, output, force=force)
         return
     if kind != "triton" and artifact is not None:
         raise click.UsageError("--artifact goes with --format triton")
@@ -133,16 +133,19 @@ def command(
     write_json(lambda: {"artifacts": [describe_artifact(made)]})
 
 
-def _export_bundle(context: click.Context, model: str | None, name: str | None, output: Path) -> None:
+def _export_bundle(
+    context: click.Context, model: str | None, name: str | None, output: Path, *, force: bool
+) -> None:
     from hasn_edge.pipeline.bundle import export_bundle
 
-    taken = ("artifact", "precision", "size", "batch", "opset", "backend", "force")
+    taken = ("artifact", "precision", "size", "batch", "opset", "backend")
     clash = [option for option in taken if _is_given(context, option)]
     if clash:
         raise click.UsageError(f"a bundle has all precisions, for any size; leave out --{clash[0]}")
     folder = output if _is_given(context, "output") else Path("bundle")
     with status("exporting") as update:
-        click.echo(str(export_bundle(chosen_model(model), folder, name=name, progress=update)))
+        made = export_bundle(chosen_model(model), folder, name=name, force=force, progress=update)
+        click.echo(str(made))
 
 
 def _is_given(context: click.Context, option: str) -> bool:

@@ -84,6 +84,7 @@ def export_bundle(
     recipe: str | Path = "default",
     calibration: str | Path | None = None,
     name: str | None = None,
+    force: bool = False,
     progress: Progress = ignore,
 ) -> Path:
     """Write the graphs of a model that a board builds its engines from; the folder is whole or not there.
@@ -94,6 +95,7 @@ def export_bundle(
         recipe: INT8 recipe by name or file.
         calibration: Images for INT8 ranges instead of the recipe's.
         name: What its files' names begin with; the model's own where ``None``.
+        force: Write INT8 of a network that is worse than bicubic interpolation too.
         progress: Receives what is under way.
 
     Returns:
@@ -107,7 +109,7 @@ def export_bundle(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} exists and is not empty", say("choose another folder for the bundle"))
-    options: dict[str, Any] = {"called": name, "progress": progress}
+    options: dict[str, Any] = {"called": name, "force": force, "progress": progress}
     variants = Variants(load_context(model, recipe=recipe, calibration=calibration, **options), progress)
     files = [variants.make_graph(form, precision, size=None) for form, precision in FORMS]
     context = variants.context

@@ -50,7 +50,8 @@ sys.exit(main())
 def bundle(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "loose.toml").write_text("budget_db = 5.0\n")
-    return export_bundle(tiny, folder / "made" / "net", recipe=folder / "loose.toml", name="net")
+    recipe = folder / "loose.toml"
+    return export_bundle(tiny, folder / "made" / "net", recipe=recipe, name="net", force=True)
 
 
 def copied(bundle: Path, tmp_path: Path) -> Path:
@@ -92,7 +93,7 @@ def test_a_graph_of_one_size_computes_what_an_export_of_that_size_does(bundle, t
         form, precision, size=(32, 40)
     )
     recipe = bundle.parent.parent / "loose.toml" if precision is Precision.INT8 else None
-    context = load_context(tiny, recipe=recipe, progress=ignore)
+    context = load_context(tiny, recipe=recipe, force=True, progress=ignore)
     exported = Variants(context, ignore).make_graph(form, precision, size=(32, 40))
     x = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
     with (

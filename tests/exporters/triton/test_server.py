@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hasn_edge.artifact import publish
+from hasn_edge.exporters.triton.from_artifact import QUEUE_DELAY_US
 from hasn_edge.exporters.triton.repository import triton_repository
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
@@ -57,6 +58,11 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     add(folder / "models", folder / "files", name="net")
     add(folder / "models", folder / "files", name="pixels", pixels=True)
+    add(folder / "models", folder / "files", name="patient")
+    config = folder / "models" / "patient" / "config.pbtxt"
+    text = config.read_text()
+    assert f": {QUEUE_DELAY_US}\n" in text
+    config.write_text(text.replace(f": {QUEUE_DELAY_US}\n", ": 500000\n"))  # however slow the clients are
     return folder / "models"
 
 
@@ -143,10 +149,10 @@ def test_what_is_wrong_is_answered_and_the_next_request_is_right(client, x, said
 
 def test_many_clients_at_once_are_joined_into_batches(client):
     images = [noise(1, 3, *((24, 20), (9, 40))[i % 2], seed=i) for i in range(32)]
-    before = client.get_inference_statistics("net").model_stats[0]
+    before = client.get_inference_statistics("patient").model_stats[0]
     with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda x: ask(client, x), images))
-    after = client.get_inference_statistics("net").model_stats[0]
+        answers = list(pool.map(lambda x: ask(client, x, model="patient"), images))
+    after = client.get_inference_statistics("patient").model_stats[0]
     for x, y in zip(images, answers, strict=True):
         np.testing.assert_allclose(y, upscaled(x), rtol=0, atol=1e-5)
     assert after.inference_count - before.inference_count == 32
