@@ -103,6 +103,7 @@ def test_drift_is_of_the_same_images(content):
     assert tiles < by_label["INT8 emulated exactly"]["fidelity_db"] + 100
 
 
+@pytest.mark.slow
 def test_an_engine_on_a_jetson(rig, tmp_path):
     source = Steady()
     report = rig.run(power=(source, ""), sustained_minutes=0.001)
@@ -187,6 +188,7 @@ def test_a_case_on_the_cpu_is_not_run_as_often(rig, monkeypatch):
     assert [len(case.latency.seconds) for case in report.cases] == [30, 30]
 
 
+@pytest.mark.slow
 def test_power_comes_from_the_boards_own_files(rig, monkeypatch):
     report = rig.run(runs=20)
     assert report.cases[0].energy.watts == pytest.approx(4.85376)
@@ -194,6 +196,7 @@ def test_power_comes_from_the_boards_own_files(rig, monkeypatch):
     assert len(report.cases[0].latency.seconds) == 20
 
 
+@pytest.mark.slow
 def test_what_was_not_read_is_a_gap_with_its_reason(rig, monkeypatch):
     rig.sessions[rig.engine.name] = lambda: FakeSession(SPEC, precision=Precision.FP16, size=(48, 64))
     report = rig.run(power=(None, "power: no sensor"), runs=5)
@@ -209,6 +212,7 @@ def test_what_was_not_read_is_a_gap_with_its_reason(rig, monkeypatch):
     assert report.to_dict()["cases"][0]["energy"] is None
 
 
+@pytest.mark.slow
 def test_mapped_memory_has_no_transfers(rig, monkeypatch):
     rig.sessions[rig.engine.name] = lambda: TimedSession(SPEC, size=(48, 64), mapped=True)
     report = rig.run(power=(None, "x"), runs=5)
@@ -216,6 +220,7 @@ def test_mapped_memory_has_no_transfers(rig, monkeypatch):
     assert "transfers, ms" not in rows(report)
 
 
+@pytest.mark.slow
 def test_a_sensor_that_fails_half_way_gives_no_energy(rig, monkeypatch):
     class Failing(Steady):
         reads = 0
@@ -234,6 +239,7 @@ def test_a_sensor_that_fails_half_way_gives_no_energy(rig, monkeypatch):
     assert "energy of VDD_IN, mJ a frame" not in rows(report)
 
 
+@pytest.mark.slow
 def test_a_module_whose_rails_have_no_known_total(rig, monkeypatch):
     class Unknown(Steady):
         total = ()
@@ -247,6 +253,7 @@ def test_a_module_whose_rails_have_no_known_total(rig, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_clocks_are_set_only_when_asked(rig, monkeypatch):
     calls = []
 
@@ -319,6 +326,7 @@ def test_a_file_alone_is_compared_with_the_network_that_it_came_from(rig, tmp_pa
     assert not report.own_reference
 
 
+@pytest.mark.slow
 def test_a_file_of_an_unknown_network_is_not_silently_compared_with_itself(rig):
     report = rig.run(power=(None, "x"), runs=5)
     assert report.own_reference
@@ -341,6 +349,7 @@ def test_tiles_that_no_image_fills_are_reported(rig):
     assert case.quality["shipped"].fidelity_db is not None
 
 
+@pytest.mark.slow
 def test_the_size_is_the_engines_own(rig, monkeypatch):
     report = rig.run(power=(None, "x"), runs=5)
     assert report.size == (48, 64)

@@ -16,6 +16,7 @@ from hasn_edge.errors import InputError
 from hasn_edge.evaluation.latency import Latency
 
 
+@pytest.mark.slow
 def test_the_interval_is_scipys_where_there_is_one_round():
     rng = np.random.default_rng(1)
     old, new = rng.gamma(9, 0.01, 60), rng.gamma(9, 0.012, 80)
@@ -30,6 +31,7 @@ def test_the_interval_is_scipys_where_there_is_one_round():
     assert found == pytest.approx((ratio.confidence_interval.low, ratio.confidence_interval.high), abs=0.03)
 
 
+@pytest.mark.slow
 def test_rounds_that_differ_widen_the_interval():
     rng = np.random.default_rng(3)
     level = [[float(x) for x in rng.normal(1.0, 0.01, 20)] for _ in range(5)]
@@ -69,6 +71,7 @@ def written(report, tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_noise_is_no_change(written):
     found = diff_reports(written("a.json", seed=1), written("b.json", seed=2))
     assert found.rows() == []
@@ -76,6 +79,7 @@ def test_noise_is_no_change(written):
     assert found.broken(FigureLimit.parse("latency>0%,latency<0%,psnr<0")) == []
 
 
+@pytest.mark.slow
 def test_changes_and_limits(written):
     old = written("a.json", seed=1)
     new = written("b.json", factor=1.1, psnr=32.101, sha256="f" * 64, seed=2, environment={"CPU": "Q"})
@@ -92,6 +96,7 @@ def test_changes_and_limits(written):
     assert len(found.broken(FigureLimit.parse("latency>9, psnr>0"))) == 1
 
 
+@pytest.mark.slow
 def test_a_case_that_is_gone_breaks_every_limit(written, report):
     old = written("a.json")
     content = json.loads(old.read_text())
@@ -127,6 +132,7 @@ def test_what_is_no_report_is_refused(written, tmp_path):
             diff_reports(good, tmp_path / "other.json")
 
 
+@pytest.mark.slow
 def test_the_verb_exits_with_3_and_writes_a_summary(written, tmp_path):
     old, new = written("a.json", seed=1), written("b.json", factor=1.2, seed=2)
     summary = tmp_path / "summary.md"

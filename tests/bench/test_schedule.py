@@ -55,6 +55,7 @@ def test_a_small_board_holds_one_case_at_a_time(rig, three):
     assert report.before["title"] == report.after["title"] == "Orin Nano"
 
 
+@pytest.mark.slow
 def test_where_memory_suffices_cases_are_timed_in_rounds(rig, three):
     report = rig.run((Steady(), ""), runs=30)
     assert rig.log[-1] == ("PyTorch", "emulated", "engine")

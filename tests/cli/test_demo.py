@@ -64,6 +64,7 @@ def test_the_table_names_what_was_measured(run):
     assert result.sessions[0].closed
 
 
+@pytest.mark.slow
 def test_json_on_standard_output_is_nothing_else(run):
     options = ("--source", "pattern", "--size", "32x16", "--seconds", 0.5, "--self-test")
     result = run("--view", "none", "--json", "-", *options)
@@ -286,6 +287,7 @@ def test_a_recording_is_played_at_its_speed_for_people_and_at_full_speed_for_non
     assert lengths["none"] < lengths["web"]
 
 
+@pytest.mark.slow
 def test_a_file_that_nobody_asked_to_see_in_the_browser_waits_for_nobody(run, clip, monkeypatch):
     view = Watcher()
     view.watched = threading.Event()

@@ -47,6 +47,7 @@ def figures(result: Result) -> dict[str, list[str]]:
     return {name.strip(): numbers for name, *numbers in rows}
 
 
+@pytest.mark.slow
 def test_models_and_files_are_rows_below_bicubic(files, tmp_path):
     a, b, file = files / "a/net.safetensors", files / "b/net.safetensors", files / "engines/net-fp32.onnx"
     data = f"P={files / 'photos'}"

@@ -288,6 +288,7 @@ def test_raw_frames_go_through_pipes(clip, tmp_path, pix_fmt):
     assert len(frames(tmp_path / "cut.mp4")) == 3
 
 
+@pytest.mark.slow
 def test_what_comes_through_a_pipe_has_to_be_raw_frames():
     for data, message in ((b"", b"nothing came"), (b"no video" * 99, b"what came is something else")):
         done = piped(data, "-", "-o", "-")

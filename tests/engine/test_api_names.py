@@ -185,6 +185,7 @@ def test_a_capability_is_claimed_only_where_all_its_names_exist(version: str) ->
             assert exists, f"{version}: {asked} without {name}"
 
 
+@pytest.mark.slow
 def test_every_gated_name_is_used_and_lacking_somewhere() -> None:
     used = {name for path in SOURCES for name, _ in names_used(path)}
     flags = {"BuilderFlag.FP16", "BuilderFlag.INT8"}  # by getattr, from a table

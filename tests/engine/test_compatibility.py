@@ -136,6 +136,7 @@ def test_rtx_engines_run_on_the_gpus_they_were_built_for(tmp_path: Path) -> None
     assert "built by TensorRT for RTX 1.7.1.116, and 1.8.0.1 is here" in refused(artifact, ADA, "1.8.0.1")
 
 
+@pytest.mark.slow
 def test_the_build_is_one_for_the_gpu_that_is_here(tmp_path: Path) -> None:
     """The engine's own target would give the same engine again, or refuse."""
     rtx = engine(tmp_path, target="rtx", runtime="rtx")

@@ -186,6 +186,7 @@ def test_targets_without_a_compiler_here(monkeypatch: pytest.MonkeyPatch) -> Non
         engine_from_onnx(b"", EngineTarget(runtime=EngineRuntime.TENSORRT))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_rtx")
 def test_an_installed_but_broken_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorrt_rtx.py").write_text("raise ImportError('libtensorrt_rtx.so.1: cannot open')")

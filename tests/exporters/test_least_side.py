@@ -79,6 +79,7 @@ def test_it_is_the_network_on_an_image_with_repeated_edges(tmp_path):
         assert np.abs(y - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "form"),
     [("fp16", "strongly-typed"), ("int8", "strongly-typed"), ("int8", "weakly-typed"), ("int8", "trt10")],
@@ -99,6 +100,7 @@ def test_every_precision_is_exact_around_its_own_graph(hasn_onnx: MakeOnnx, tmp_
         np.testing.assert_array_equal(y, whole[:, :, : x.shape[2] * 4, : x.shape[3] * 4])
 
 
+@pytest.mark.slow
 def test_any_number_of_images_at_a_time(tmp_path):
     plain = onnx_from_model(network(), batch=None)
     images = noise(count=3)
@@ -108,6 +110,7 @@ def test_any_number_of_images_at_a_time(tmp_path):
         np.testing.assert_array_equal(y, whole[:, :, : x.shape[2] * 4, : x.shape[3] * 4])
 
 
+@pytest.mark.slow
 def test_pixels_are_padded_as_pixels(tmp_path):
     graph = with_pixels(with_padding(onnx_from_model(network()), LEAST, 4))
     rng = np.random.default_rng(2)

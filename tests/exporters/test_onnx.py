@@ -130,6 +130,7 @@ def test_both_opsets_hold_the_same_convolutions():
     assert "LayerNormalization" in operators(weakly_typed) & operators(strongly_typed)
 
 
+@pytest.mark.slow
 def test_a_decomposed_norm_has_neither_layer_normalization_nor_transposes():
     found = operators(onnx_from_model(network(), decompose_norm=True))
     assert {"ReduceMean", "Sub", "Sqrt", "Div"} <= found
@@ -183,6 +184,7 @@ def test_the_same_model_gives_the_same_bytes():
     assert first == second
 
 
+@pytest.mark.slow
 def test_metadata_states_what_the_file_is():
     model = network()
     found = metadata(onnx_from_model(model, source="c0ffee"))

@@ -161,6 +161,7 @@ def test_each_backend_of_a_cpu_is_timed_and_held_to_the_budget_as_it_computes():
     ]
 
 
+@pytest.mark.slow
 def test_a_backend_that_is_not_installed_is_named_once():
     made = [candidate("fp32", [1.0]).built, candidate("int8", [1.0], -0.0123).built]
 

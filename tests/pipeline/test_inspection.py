@@ -194,6 +194,7 @@ def test_names_of_nodes_are_joined(nodes, text):
     assert shorten_nodes(nodes.split()) == text
 
 
+@pytest.mark.slow
 def test_the_published_counts():
     """Of the paper's network at 256 x 256, by the convention of the NTIRE challenges: 358 M activations."""
     from hasn_edge.exporters.onnx import onnx_from_model

@@ -34,6 +34,7 @@ def test_groups_are_patterns_that_select_their_members(tiny):
     assert group_of("block_1.cab.cab.2") == "block_1.cab.cab.2"
 
 
+@pytest.mark.slow
 def test_a_loss_is_the_difference_of_psnr_y(tiny, parts):
     meter = Meter(tiny.weakly_typed, tiny.ranges, QuantRecipe(), parts)
     names = ["conv_1", "block_1.g.conv"]
@@ -54,6 +55,7 @@ def test_a_loss_is_the_difference_of_psnr_y(tiny, parts):
     assert min(errors) > 0
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(tiny, parts, tmp_path):
     recipe = load_quant_recipe("search")
 

@@ -31,6 +31,7 @@ def test_a_range_that_is_far_too_wide_is_the_costliest(tiny, images):
     assert f"The costliest layers: conv_2 ({costs[0].error_share:.0%} of the error" in named
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_the_graph_with_one_layer_quantized(tiny, images, run_graph):
     batches = list(images(count=2, seed=9))
     costs = sensitivity(tiny.weakly_typed, tiny.ranges, RECIPE, batches)

@@ -314,7 +314,18 @@ class TestTorchScriptFp16(SessionContract):
         return TorchScriptSession(data, SPEC, precision=self.precision, threads=1)
 
 
-class TestProgram(SessionContract):
+class OpenedOnce:
+    """For what takes a second to open: the tests of a class share one, and open those that they close."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def session(cls):
+        with cls().open() as session:
+            yield session
+
+
+@pytest.mark.slow
+class TestProgram(OpenedOnce, SessionContract):
     backend = "pt2"
     least = 21
 
@@ -323,7 +334,7 @@ class TestProgram(SessionContract):
 
 
 @pytest.mark.slow
-class TestProgramFp16(SessionContract):
+class TestProgramFp16(OpenedOnce, SessionContract):
     backend = "pt2"
     precision = Precision.FP16
     least = 21
@@ -337,7 +348,7 @@ class TestProgramFp16(SessionContract):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles with g++")
-class TestCompiled(SessionContract):
+class TestCompiled(OpenedOnce, SessionContract):
     backend = "aoti"
     least = 21
 

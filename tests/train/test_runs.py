@@ -242,6 +242,7 @@ def test_weights_of_another_scale_give_the_body_and_a_fitted_upsampler(recipe, f
     assert psnr_rgb(y, hr) > 30  # a fresh upsampler: below 10
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_left_alone(trunk, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trunk, folder)

@@ -15,6 +15,7 @@ from tests.support.clips import TB, VFR, frames, make, planes_in, psnr, times, u
 from tests.support.fake_session import FakeSession
 
 
+@pytest.mark.slow
 def test_milliseconds_of_matroska_are_said(tmp_path):
     source = make(tmp_path / "clip.mp4", pts=VFR)
     report = upscale(source, tmp_path / "out.mkv")

@@ -113,6 +113,7 @@ def test_who_does_not_say_hello_first_sees_nothing():
         viewer.socket.close()
 
 
+@pytest.mark.slow
 def test_other_machines_need_a_token_that_is_made_up_and_printed():
     told = Told()
     with serving(host="0.0.0.0", tell=told) as (view, _):

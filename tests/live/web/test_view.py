@@ -168,6 +168,7 @@ def test_a_slow_viewer_s_rate_is_what_it_draws_not_what_is_shown():
     assert snapshot["run"]["fps_screen"] == pytest.approx(snapshot["run"]["fps_out"] / 5)
 
 
+@pytest.mark.slow
 def test_what_is_told_reaches_everybody_and_those_who_come_later():
     with serving() as (view, _), Client(view) as early:
         early.greeted()

@@ -10,12 +10,14 @@ from hasn_edge.errors import InputError
 from hasn_edge.model.comparators import NAMES, make_comparator
 
 
+@pytest.mark.slow
 def test_imdn_is_published_with_715_thousand_parameters_and_40_9_g():
     counts = make_comparator("imdn").counts(180, 320)  # 1280 x 720 output
     assert counts.parameters == 715_176
     assert counts.macs / 1e9 == pytest.approx(40.9, abs=0.05)
 
 
+@pytest.mark.slow
 def test_rfdn_is_the_baseline_of_ntire_2022():
     network = make_comparator("rfdn")
     counts = network.counts(256, 256)

@@ -79,6 +79,7 @@ class TestGraphs:
             assert "TensorRT 10.3.0 refused to be recorded" in facts["graphs_reason"]
             assert "unjoined work, cannot be captured" in facts["graphs_reason"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("cuda", WITH_GRAPHS)
     @pytest.mark.parametrize("call", ["begin_capture", "end_capture", "launch"])
     def test_what_cuda_refuses_runs_plainly(self, lab, cuda, call):

@@ -121,6 +121,7 @@ class TestOrder:
         with pytest.raises(UnsupportedError, match="this machine cannot run an engine"):
             open_session(engine(behaviour="zeros", details={"compute_capability": "7.2"}).path)
 
+    @pytest.mark.slow
     def test_4_the_package(self, engine, no_import, monkeypatch):
         artifact = engine(behaviour="zeros", details={"compute_capability": "7.2"})
         monkeypatch.setitem(sys.modules, "tensorrt", None)
