@@ -68,9 +68,8 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models, tmp_path_factory) -> Iterator[TritonServer]:
-    running = TritonServer(models, tmp_path_factory.mktemp("server"))
+    running = TritonServer.started(models, tmp_path_factory.mktemp("server"))
     try:
-        running.wait()
         yield running
     finally:
         running.stop()
