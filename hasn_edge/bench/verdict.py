@@ -35,11 +35,12 @@ def verdict(report: BenchReport) -> Verdict:
     float32 = [case for case in timed if case.precision == "fp32"] or timed[:1]
     base = min(float32, key=lambda case: _seconds(report, case))
     others = [case for case in timed if case.precision != "fp32"]
-    kept = [case for case in others if _loss(case) <= LOSS_DB]
+    kept = [case for case in others if (loss := _loss(case)) is not None and loss <= LOSS_DB]
     best = min(kept, key=lambda case: _seconds(report, case), default=base)
     times = _seconds(report, base) / _seconds(report, best)
     if best is not base and times >= FASTER and not _disagree(base, best):
-        faster = f"{times:.2f}x as fast as {base.label}, the fastest in FP32"
+        what = "the fastest in FP32" if base.precision == "fp32" else "the reference"
+        faster = f"{times:.2f}x as fast as {base.label}, {what}"
         costs = ", ".join(
             f"{one.dpsnr_db:+.3f} dB on {name} (worst image {one.worst_dpsnr_db:+.3f})"
             for name, one in best.quality.items()
@@ -55,7 +56,9 @@ def verdict(report: BenchReport) -> Verdict:
         why = f"{best.label} is {'only ' if times > 1 else ''}{times:.2f}x as fast"
     elif others:
         quick = min(others, key=lambda case: _seconds(report, case))
-        why = f"{quick.label} loses {_loss(quick):.3f} dB, more than {LOSS_DB:g}"
+        loss = _loss(quick)
+        lost = "was not scored" if loss is None else f"loses {loss:.3f} dB, more than {LOSS_DB:g}"
+        why = f"{quick.label} {lost}"
     else:
         why = "No other precision was measured"
     return Verdict(case=base, sentence=f"{_ship(base)}. {why}.")
@@ -67,8 +70,10 @@ def _seconds(report: BenchReport, case: BenchCase) -> float:
     return case.latency.median_ms if reference is None else case.latency.times(reference)
 
 
-def _loss(case: BenchCase) -> float:
-    return max((-one.dpsnr_db for one in case.quality.values() if one.dpsnr_db is not None), default=0.0)
+def _loss(case: BenchCase) -> float | None:
+    """Return the largest loss of a set; ``None`` where nothing was scored."""
+    losses = [-one.dpsnr_db for one in case.quality.values() if one.dpsnr_db is not None]
+    return max(losses) if losses else None
 
 
 def _ship(case: BenchCase) -> str:

@@ -145,7 +145,8 @@ def _export_bundle(
     folder = output if _is_given(context, "output") else Path("bundle")
     with status("exporting") as update:
         made = export_bundle(chosen_model(model), folder, name=name, force=force, progress=update)
-        click.echo(str(made))
+    say(str(made))
+    write_json(lambda: {"bundle": str(made)})
 
 
 def _is_given(context: click.Context, option: str) -> bool:

@@ -81,8 +81,8 @@ def without_padding(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = {node.name: node for node in result.graph.node}
     if _PAD not in nodes or _CROP not in nodes:
         return result
-    around = {node.output[0]: node.input[0] for node in (nodes[_PAD],)}
-    around[nodes[_CROP].input[0]] = nodes[_CROP].output[0]
+    pad, crop = nodes[_PAD], nodes[_CROP]
+    around = {pad.output[0]: pad.input[0], crop.input[0]: crop.output[0]}
     for name in (_PAD, _CROP):
         result.graph.node.remove(nodes[name])
     for node in result.graph.node:

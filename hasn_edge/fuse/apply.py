@@ -31,10 +31,11 @@ DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("compose_esa", "pad_cab", "squeeze_first"),
     "rtx": ("compose_esa", "fold_esa", "norm_factor", "pad_cab", "squeeze_first"),
 }
-"""Rules that were measured to pay, by backend. Measured with one thread, 320 x 180, CPU time, ratio to the
-unfused network (mean of 30 rounds' ratios with its standard error, else median of 10):
-``benchmarks/results/fusion_cpu_202611.md`` and ``fusion_cpu_onnxruntime_202611.md``, by
-``benchmarks/fusion.py``.
+"""Rules by backend: for TensorRT for RTX those that move fewer bytes by its compiler's list, for TensorRT
+those of them that are expected to pay, not measured, and for CPUs those that were measured to pay. On CPUs
+with one thread, 320 x 180, CPU time, ratio to the unfused network (mean of 30 rounds' ratios with its
+standard error, else median of 10): ``benchmarks/results/fusion_cpu_202611.md`` and
+``fusion_cpu_onnxruntime_202611.md``, by ``benchmarks/fusion.py``.
 
 - ONNX Runtime: ``norm_affine`` with ``compose_esa`` 1.04 +- 0.015, at a fixed size 1.05 +- 0.012 (in the
   shorter run 1.02 +- 0.03 and 0.99 +- 0.03: the gain is small, its size uncertain, the machine was busy);

@@ -311,8 +311,8 @@ def _readme(name: str, artifacts: Sequence[Artifact]) -> str:
     rows = []
     for artifact in artifacts:
         measured = artifact.details.measured
-        held_out = measured.held_out if measured else None
-        drift = "equal" if held_out is None else f"{held_out.dpsnr_db:+.4f} dB"
+        parts = (measured.held_out, *measured.further) if measured and measured.held_out else ()
+        drift = ", ".join(f"{part.set} {part.dpsnr_db:+.4f} dB" for part in parts) or "not scored"
         rows.append(f"| {artifact.path.name} | {artifact.path.stat().st_size} | {drift} |")
     page = Template(Path(__file__).with_name("bundle.md").read_text(encoding="utf-8"))
     return page.substitute(name=name, sums=SUMS, rows="\n".join(rows))

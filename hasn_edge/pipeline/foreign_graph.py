@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from hasn_edge.quantize.recipe import QuantRecipe
 
-NEWEST_OPSET = 20
 """What our own graphs have at most, and FP16 needs at least."""
 
 APART = 1e-4

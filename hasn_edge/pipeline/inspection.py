@@ -138,7 +138,10 @@ def inspect_file(
     if not wanted.runtime.compiles:
         raise UnsupportedError(f"the target {wanted.name!r} runs the graph itself", omit("target"))
     progress(Step(f"compiling for {wanted.name}"))
-    kernels = kernels_from_onnx(path.read_bytes(), wanted)
+    from hasn_edge.exporters.least_side import without_padding
+
+    inside = without_padding(graph).SerializeToString()  # as builds compile it
+    kernels = kernels_from_onnx(inside, wanted, progress=progress)
     return _of_kernels(path, f"compiled for {wanted.name}", kernels, None, ())
 
 

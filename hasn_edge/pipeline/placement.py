@@ -130,7 +130,7 @@ def describe(placement: Placement) -> tuple[str, ...]:
     lost = ", ".join(f"{name} {-mean:+.4f} dB" for name, mean, _ in chosen.loss.parts)
     out = [group for group in placement.groups if group.name not in chosen.groups]
     notes = [
-        f"search: INT8 for {chosen.gain:.1%} of the {placement.unit}, {lost} on crops of the held-out "
+        f"search: INT8 for {chosen.gain:.1%} of the MACs, {lost} on crops of the held-out "
         f"images; {len(placement.points)} placements measured"
     ]
     if out:
@@ -174,7 +174,7 @@ def draw_curve(placement: Placement) -> bytes:
         gains, losses = [100 * point.gain for point in points], [point.loss.mean for point in points]
         axes.plot(gains, losses, style, label=label)
     axes.axhline(placement.recipe.budget_db, color="gray", linestyle="--", label="budget")
-    axes.set_xlabel(f"{placement.unit} in INT8 [%]")
+    axes.set_xlabel("MACs in INT8 [%]")
     axes.set_ylabel("PSNR-Y lost, largest mean of a part [dB]")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -207,7 +207,7 @@ def sensitivity_page(groups: Sequence[Group], title: str, placement: Placement |
     if placement is not None and installed_version("matplotlib") is not None:
         data = base64.b64encode(draw_curve(placement)).decode()
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in describe(placement))
-        curve = f'{notes}<img alt="dB lost over {placement.unit} in INT8" src="data:image/png;base64,{data}">'
+        curve = f'{notes}<img alt="dB lost over MACs in INT8" src="data:image/png;base64,{data}">'
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"

@@ -202,6 +202,7 @@ class Variants:
         chosen = recipe.select(conv.name for conv in convolutions(exporter.fp32()))
         other = Variants(replace(self.context, recipe=recipe), self.progress)
         other._fused = self._fused
+        other._acceptance = self._acceptance  # FP32 is the same and was scored
         other.int8 = exporter, ranges.only(chosen)
         return other
 
@@ -357,7 +358,7 @@ class Variants:
         import torch
 
         from hasn_edge.exporters.pt2 import compiled_bytes, least_side, program_bytes, program_from_model
-        from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, describe_host
+        from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, package_host
 
         checkpoint = self._weights("a program of PyTorch")
         device = "cuda" if compiled and torch.cuda.is_available() else "cpu"
@@ -367,7 +368,7 @@ class Variants:
         options: dict[str, Any] = {"precision": precision, "least_side": details.least_side}
         if compiled:
             self.progress(Step(f"compiling for {device}, which takes minutes"))
-            data, host = compiled_bytes(program), describe_host(device)
+            data, host = compiled_bytes(program), package_host(device)
             details = msgspec.structs.replace(details, compiled_for=host, device=device)
             session: ProgramSession = CompiledSession(
                 data, checkpoint.spec, compiled_for=host, device=device, **options

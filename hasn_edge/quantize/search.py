@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,8 +101,6 @@ class Placement:
     points: tuple[Measurement, ...]
     """Every selection that was measured, from the smallest gain to the largest."""
     chosen: Measurement
-    unit: str
-    """What gains are parts of: ``"MACs"``, ``"bytes"`` or ``"ms"``."""
     recipe: QuantRecipe
     """Reproduces the choice without searching."""
 
@@ -220,7 +218,6 @@ def measure_groups(
     meter: Meter,
     recipe: QuantRecipe,
     *,
-    costs: Mapping[str, float] | None = None,
     progress: Progress = ignore,
 ) -> tuple[Group, ...]:
     """Quantize each group of convolutions that ``recipe`` selects alone.
@@ -229,11 +226,10 @@ def measure_groups(
         proto: The FP32 graph.
         meter: Of this graph.
         recipe: Selects what may become INT8.
-        costs: What each convolution costs in float, in any unit; multiply-accumulates where ``None``.
         progress: Receives each group.
     """
-    costs = conv_macs(proto) if costs is None else costs
-    total = math.fsum(costs.values())
+    macs = conv_macs(proto)
+    total = sum(macs.values())
     members: dict[str, list[str]] = {}
     for name in recipe.select(conv.name for conv in convolutions(proto)):
         members.setdefault(group_of(name), []).append(name)
@@ -241,7 +237,7 @@ def measure_groups(
     for done, (name, own) in enumerate(members.items()):
         progress(Step(f"quantizing {name} alone", done, len(members)))
         loss, errors = meter.measure(own)
-        gain = math.fsum(costs[each] for each in own) / total
+        gain = sum(macs[each] for each in own) / total
         groups.append(Group(name=name, convolutions=tuple(own), gain=gain, loss=loss, errors=errors))
     return tuple(groups)
 
@@ -253,7 +249,6 @@ def search_placement(
     *,
     budget: tuple[float, float],
     spend: float = SPEND,
-    unit: str = "MACs",
     progress: Progress = ignore,
 ) -> Placement:
     """Return the selection of groups with the largest gain that keeps a budget.
@@ -264,7 +259,6 @@ def search_placement(
         recipe: What the groups were selected by.
         budget: Largest accepted loss in dB: of each part's mean, and of an image.
         spend: Part of the budget that is spent; the rest is for what these images do not show.
-        unit: What gains are parts of.
         progress: Receives each selection that is measured.
 
     Raises:
@@ -279,7 +273,9 @@ def search_placement(
     if not kept:
         best = min(groups, key=lambda group: group.loss.mean)
         raise BuildError(
-            f"no placement of INT8 keeps {budget[0]:g} dB: {best.name} alone loses {best.loss.mean:.4f} dB",
+            f"no placement of INT8 keeps {spend:.0%} of {budget[0]:g} dB "
+            f"(of {budget[1]:g} dB for one image): {best.name} alone loses {best.loss.mean:.4f} dB "
+            f"(worst {best.loss.worst:.4f})",
             say("allow a larger drop"),
             say("build FP16"),
         )
@@ -288,7 +284,6 @@ def search_placement(
         groups=tuple(groups),
         points=tuple(sorted(search.points.values(), key=lambda point: (point.gain, point.loss.mean))),
         chosen=chosen,
-        unit=unit,
         recipe=replace(
             recipe,
             quantize=chosen.groups,

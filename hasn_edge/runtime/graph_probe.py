@@ -156,6 +156,10 @@ def sample(height: int, width: int) -> Float32:
     return np.ascontiguousarray(padded[:, :, :height, :width], dtype=np.float32)
 
 
+_PATIENCE_S = 600.0
+"""After so long the smallest side that worked until then is taken."""
+
+
 def _smallest_side(path: Path, scale: int, step: int, base: int) -> int:
     """Return the smallest side that works, trying ever smaller ones until it fails or its process dies."""
     code = (
@@ -163,7 +167,13 @@ def _smallest_side(path: Path, scale: int, step: int, base: int) -> int:
         "shrink(sys.argv[1], *map(int, sys.argv[2:]))"
     )
     command = [sys.executable, "-c", code, str(path), str(scale), str(step), str(base)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False).stdout.split()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        try:
+            printed, _ = child.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            printed, _ = child.communicate()
+    found = printed.split()
     return int(found[-1]) if found else base
 
 

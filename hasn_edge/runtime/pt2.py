@@ -93,7 +93,7 @@ class CompiledSession(ProgramSession):
 
     Args:
         model: Path of the package, or its bytes.
-        compiled_for: :func:`describe_host` of the machine that compiled it, as the sidecar states it.
+        compiled_for: :func:`package_host` of the machine that compiled it, as the sidecar states it.
         device: What it was compiled for.
         options: As for :class:`ProgramSession`.
 
@@ -107,7 +107,7 @@ class CompiledSession(ProgramSession):
         self, model: Path | bytes, spec: NetworkSpec, *, compiled_for: str, device: str, **options: Any
     ) -> None:
         torch_device(device, backend=self.backend)
-        here = describe_host(device.partition(":")[0])
+        here = package_host(device)
         if here != compiled_for:
             name = "the package" if isinstance(model, bytes) else str(model)
             raise UnsupportedError(
@@ -132,15 +132,16 @@ class CompiledSession(ProgramSession):
         return _opened(model, load, format="aoti")
 
 
-def describe_host(device: str) -> str:
+def package_host(device: str) -> str:
     """Return what decides whether a compiled package runs here: PyTorch, and vector units or GPU.
 
     Args:
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     """
-    unit = (
-        " ".join((platform.machine(), *vector_units())) if device == "cpu" else torch.cuda.get_device_name()
-    )
+    if device == "cpu":
+        unit = " ".join((platform.machine(), *vector_units()))
+    else:
+        unit = torch.cuda.get_device_name(device)
     return f"PyTorch {torch.__version__}, {unit}"
 
 

@@ -13,7 +13,7 @@ from hasn_edge.errors import ArtifactError, UnsupportedError
 from hasn_edge.exporters.pt2 import program_bytes, program_from_model
 from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.open import open_session
-from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, describe_host
+from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, package_host
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.sidecar import Kind, ProgramDetails
 from hasn_edge.spec import ModelSpec, Precision
@@ -73,7 +73,7 @@ def test_files_that_are_no_programs(tmp_path, program, content):
     with pytest.raises(ArtifactError, match=r"broken\.pt2: PyTorch .* does not read it; .*format='pt2'"):
         ProgramSession(path, SPEC, least_side=21)
     with pytest.raises(ArtifactError, match=r"broken\.pt2: PyTorch .* does not read it; .*format='aoti'"):
-        CompiledSession(path, SPEC, least_side=21, compiled_for=describe_host("cpu"), device="cpu")
+        CompiledSession(path, SPEC, least_side=21, compiled_for=package_host("cpu"), device="cpu")
 
 
 def test_a_missing_program(tmp_path):

@@ -26,7 +26,7 @@ from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.openvino import open_openvino
-from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, describe_host
+from hasn_edge.runtime.pt2 import CompiledSession, ProgramSession, package_host
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
@@ -353,7 +353,7 @@ class TestCompiled(OpenedOnce, SessionContract):
     least = 21
 
     def open(self):
-        host = describe_host("cpu")
+        host = package_host("cpu")
         return CompiledSession(compiled(), SPEC, compiled_for=host, device="cpu", least_side=21, threads=1)
 
 
