@@ -148,6 +148,8 @@ class AutotuneRecord(_Record, frozen=True, kw_only=True):
     """Where it was measured, see :func:`hasn_edge.runtime.choice.describe_machine`."""
     when: str = ""
     """UTC, ISO 8601."""
+    max_latency_ms: float | None = None
+    """The largest median latency that was accepted; ``None`` where the fastest was wanted."""
 
 
 class TensorInfo(_Record, frozen=True, kw_only=True):

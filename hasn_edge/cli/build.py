@@ -78,6 +78,14 @@ evaluation_option = click.option(
     help="Search the cheapest placement of INT8 that loses at most so many dB of PSNR-Y, and write it as a "
     "recipe with its curve; takes minutes.",
 )
+@click.option(
+    "--max-latency",
+    type=float,
+    default=None,
+    metavar="MS",
+    help="With --precision auto: of what takes at most so many milliseconds a frame here (measured, median) "
+    "keep what loses the least.",
+)
 @click.option("--size", type=SIZE, default=None, help="Fix the input size.  [default: the target's]")
 @click.option(
     "--dynamic",
@@ -132,6 +140,7 @@ def command(model: str | None, bundle: Path | None, **options: Any) -> None:
       hasn-edge build --precision int8 --target rtx --size 320x180
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360
+      hasn-edge build --precision auto --max-latency 16 --size 320x180
       hasn-edge build --from bundle/ --precision int8
     """
     from hasn_edge.cli.cures import message_of

@@ -177,6 +177,7 @@ def build(
     evaluation: str | Path | None = None,
     recipe: str | Path = "default",
     max_drop: float | None = None,
+    max_latency: float | None = None,
     size: ImageSize | None = None,
     dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None,
     batch: int | None = None,
@@ -206,6 +207,7 @@ def build(
         evaluation=evaluation,
         recipe=recipe,
         max_drop=max_drop,
+        max_latency=max_latency,
         size=size,
         dynamic=dynamic,
         batch=batch,
@@ -226,6 +228,12 @@ def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
         refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
     if options.precision == AUTO:
         return autotune(options, progress)
+    if options.max_latency is not None:
+        raise UnsupportedError(
+            f"max_latency chooses among precisions; the one asked for is {options.precision}",
+            use(precision=AUTO),
+            omit("max_latency"),
+        )
     if options.precision != Precision.INT8.value and (
         options.calibration is not None or str(options.recipe) != "default" or options.max_drop is not None
     ):

@@ -1,6 +1,7 @@
 """Build several precisions for one target, time them in rounds, and keep the fastest whose quality passes.
 
-On a CPU each of them is run by each backend, and held to its budget as that backend computes it.
+With a limit on the latency it is the best in quality of those that are fast enough. On a CPU each of them is
+run by each backend, and held to its budget as that backend computes it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from hasn_edge.errors import (
     MissingDependencyError,
     UnsupportedError,
     VerificationError,
+    omit,
     say,
     use,
 )
@@ -46,6 +48,9 @@ from hasn_edge.spec import Precision
 
 WORTH = 1.03
 """How many times as fast a coarser number format must be to be worth what it loses."""
+
+EQUAL_DB = 0.001
+"""Losses that differ by no more are the same: what is measured twice on two machines differs by as much."""
 
 BACKEND_WORTH = 0.02
 """What is added to that for another backend than ONNX Runtime, which is always there."""
@@ -79,13 +84,22 @@ class Candidate:
         """The file that runs."""
         return self.built.artifacts[-1]
 
+    @property
+    def change_db(self) -> float | None:
+        """Change of PSNR-Y in the mean of the part that loses the most; ``None`` for the reference."""
+        if self.change is not None:
+            return self.change.dpsnr
+        measured = self.artifact.details.measured
+        return min((part.dpsnr_db for part in measured.parts), default=None) if measured else None
+
+    @property
+    def loss_db(self) -> float:
+        """What it loses: 0 for the reference, and for what gains."""
+        return max(0.0, -(self.change_db or 0.0))
+
     def describe(self) -> str:
         """Return what was measured of it, as words."""
-        measured = self.artifact.details.measured
-        held_out = measured.held_out if measured else None
-        lost = held_out.dpsnr_db if held_out else None
-        lost = lost if self.change is None else self.change.dpsnr
-        quality = ", the reference" if lost is None else f", {lost:+.4f} dB"
+        quality = ", the reference" if self.change_db is None else f", {self.change_db:+.4f} dB"
         return f"{self.called} {self.latency.median_ms:.2f} ms{quality}"
 
     @property
@@ -123,6 +137,8 @@ def autotune(
 ) -> Built:
     """Build what :func:`hasn_edge.pipeline.build.build_one` builds, in the precision that is fastest here.
 
+    With :attr:`BuildOptions.max_latency` in the one that loses the least among those that are fast enough.
+
     FP16 and INT8; on a CPU FP32 and INT8, each by ONNX Runtime, by OpenVINO and by OpenVINO in BF16. A
     precision that misses its budget, that the compiler cannot build, or whose engine does not compute what
     its graph does, is left out as long as another one remains. A coarser one is kept only where it is at
@@ -146,7 +162,7 @@ def autotune(
         UnsupportedError: what is built for the target cannot run on this machine, or no precision can be
             built for it.
         VerificationError: every candidate missed its budget.
-        BuildError: none could be built.
+        BuildError: none could be built, or none takes as little time as was asked for.
         ArtifactError: none computes what its graph does.
         HasnEdgeError: as for a build of one precision.
     """
@@ -171,7 +187,10 @@ def autotune(
     failures = (*unbuilt, *unopened)
     if not candidates:
         raise _join_failures(failures)
-    chosen, why = choose_fastest(candidates, worth)
+    if options.max_latency is None:
+        chosen, why = choose_fastest(candidates, worth)
+    else:
+        chosen, why = choose_within(candidates, options.max_latency, worth, failures=failures)
     record = AutotuneRecord(
         candidates=tuple(candidate.describe() for candidate in candidates),
         left_out=tuple(str(failure.as_error()) for failure in failures),
@@ -179,6 +198,7 @@ def autotune(
         backend=chosen.backend,
         machine=describe_machine(),
         when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        max_latency_ms=options.max_latency,
     )
     kept = tuple(_publish(artifact, output, record) for artifact in chosen.built.artifacts)
     return Built(
@@ -277,7 +297,7 @@ class _Quality:
         self._reference: tuple[Scores, ...] = ()
 
     def check(self, artifact: Artifact, backend: GraphBackend) -> Drift | None:
-        """Return what is lost on the first part; ``None`` for the reference, the first that is asked for.
+        """Return what is lost on the part that loses the most; ``None`` for the reference, asked for first.
 
         Raises:
             VerificationError: more than the budget.
@@ -304,7 +324,7 @@ class _Quality:
                     f"{what} loses {-change.worst_dpsnr:.4f} dB of PSNR-Y on this machine "
                     f"({change.name}, {change.worst_image}), over the limit of {worst:g} dB for one image"
                 )
-        return changes[0]
+        return min(changes, key=lambda change: change.dpsnr)
 
 
 def _join_failures(failures: Sequence[Failure]) -> HasnEdgeError:
@@ -337,6 +357,47 @@ def choose_fastest(candidates: Sequence[Candidate], worth: float = WORTH) -> tup
     if best.backend is not None:
         rule += f", one by another backend than ONNX Runtime {worth + BACKEND_WORTH:g} times"
     return best, f"{best.called} is kept: {', '.join(others)} ({rule})"
+
+
+def choose_within(
+    candidates: Sequence[Candidate],
+    limit_ms: float,
+    worth: float = WORTH,
+    *,
+    failures: Sequence[Failure] = (),
+) -> tuple[Candidate, str]:
+    """Return the candidate that loses the least among those that are fast enough, and why.
+
+    Of those that lose the same (:data:`EQUAL_DB`) it is the fastest, by the rule of :func:`choose_fastest`.
+
+    Args:
+        candidates: From the finest number format on.
+        limit_ms: Largest accepted median latency of one call in milliseconds.
+        worth: As for :func:`choose_fastest`.
+        failures: What was left out, for the message.
+
+    Raises:
+        BuildError: none is fast enough; the message lists what was measured.
+    """
+    within = [candidate for candidate in candidates if candidate.latency.median_ms <= limit_ms]
+    if not within:
+        fastest = min(candidate.latency.median_ms for candidate in candidates)
+        lines = [*(c.describe() for c in candidates), *(str(f.as_error().message) for f in failures)]
+        raise BuildError(
+            f"nothing that keeps its budget takes at most {limit_ms:g} ms here; measured:\n  "
+            + "\n  ".join(lines),
+            use(max_latency=float(f"{fastest * 1.05:.3g}")),
+            say("build for smaller frames, or take a smaller network"),
+            omit("max_latency"),
+        )
+    least = min(candidate.loss_db for candidate in within)
+    best, _ = choose_fastest([c for c in within if c.loss_db <= least + EQUAL_DB], worth)
+    others = [c.describe() for c in candidates if c is not best]
+    return best, (
+        f"{best.called} is kept: of {len(within)} that take at most {limit_ms:g} ms it loses the least, "
+        f"{best.loss_db:.4f} dB in {best.latency.median_ms:.2f} ms"
+        + (f" (measured beside it: {'; '.join(others)})" if others else "")
+    )
 
 
 def _moved(candidates: Sequence[Candidate]) -> list[str]:

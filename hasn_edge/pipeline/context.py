@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class BuildOptions:
     """What shall be built; the command line fills one, and every function of a build reads it.
 
     Raises:
-        UnsupportedError: a precision or INT8 method that does not exist.
+        UnsupportedError: a precision or INT8 method that does not exist, or a limit that is no number.
     """
 
     model: str | Path
@@ -93,6 +94,9 @@ class BuildOptions:
     max_drop: float | None = None
     """Search the cheapest placement of INT8 that loses at most so many dB of PSNR-Y, in the mean of each part
     of the held-out images, among what the recipe selects; instead of ``"default"`` that is ``"search"``."""
+    max_latency: float | None = None
+    """With ``"auto"``: the largest accepted median latency in milliseconds, measured here; what loses the
+    least of all that keeps it is published instead of the fastest."""
     size: ImageSize | None = None
     """The one (height, width) in pixels; otherwise the target's shapes."""
     dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None
@@ -121,6 +125,11 @@ class BuildOptions:
         if self.max_drop is not None and not 0 < self.max_drop < 100:
             raise UnsupportedError(
                 f"max_drop is {self.max_drop}; expected a number of dB above 0", use(max_drop=0.03)
+            )
+        if self.max_latency is not None and not 0 < self.max_latency < math.inf:
+            raise UnsupportedError(
+                f"max_latency is {self.max_latency}; expected a number of milliseconds above 0",
+                use(max_latency=16),
             )
         methods = [method.value for method in Int8Method]
         if self.int8_method not in methods:

@@ -25,7 +25,7 @@ from hasn_edge.errors import (
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline import autotune as module
-from hasn_edge.pipeline.autotune import Candidate, autotune, choose_fastest, measure
+from hasn_edge.pipeline.autotune import Candidate, Failure, autotune, choose_fastest, choose_within, measure
 from hasn_edge.pipeline.build import Built
 from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.runtime.choice import describe_machine
@@ -88,6 +88,44 @@ def test_the_reason_has_what_engines_move():
         artifact = replace(one.artifact, details=details)
         made.append(replace(one, built=Built(artifacts=(artifact,), summary=())))
     assert "fp16 moves 1,530 MB, int8 moves 2,890 MB (a coarser" in choose_fastest(made)[1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        (30.0, "fp32"),  # everything is fast enough: the least loss, not the least time
+        (20.0, "fp32"),  # just fast enough
+        (19.9, "fp16"),
+        (9.0, "int8"),
+    ],
+)
+def test_the_least_loss_that_is_fast_enough_is_kept(limit, kept):
+    made = [candidate("fp32", [20.0]), candidate("fp16", [10.0], -0.002), candidate("int8", [5.0], -0.03)]
+    best, why = choose_within(made, limit)
+    assert best.artifact.precision.value == kept
+    assert why.startswith(f"{kept} is kept: of ")
+    assert f"take at most {limit:g} ms it loses the least, {best.loss_db:.4f} dB" in why
+
+
+def test_equal_losses_are_decided_by_time():
+    made = [candidate("fp32", [10.0]), candidate("fp16", [9.0], -0.0009), candidate("int8", [5.0], -0.0011)]
+    assert choose_within(made, 16.0)[0].artifact.precision is Precision.FP16
+    gained = candidate("int8", [9.9], 0.02)
+    assert choose_within([made[0], gained], 16.0)[0].artifact.precision is Precision.FP32, "1 % is no gain"
+
+
+def test_where_nothing_is_fast_enough_the_message_has_what_was_measured():
+    made = [candidate("fp32", [40.0]), candidate("fp16", [20.0], -0.0004)]
+    failure = Failure(precision=Precision.INT8, error=VerificationError("it loses 0.1 dB"))
+    with pytest.raises(BuildError) as info:
+        choose_within(made, 16.0, failures=[failure])
+    assert str(info.value) == (
+        "nothing that keeps its budget takes at most 16 ms here; measured:\n"
+        "  fp32 40.00 ms, +0.0000 dB\n  fp16 20.00 ms, -0.0004 dB\n"
+        "  int8 is left out: it loses 0.1 dB\n"
+        "What helps: use max_latency=21.0, or build for smaller frames, or take a smaller network, or "
+        "leave out max_latency"
+    )
 
 
 class Slow(FakeSession):
@@ -288,6 +326,46 @@ def test_when_none_passes_nothing_is_written(tmp_path):
         autotune(auto("net", output=tmp_path / "out"), build=fails)
     assert [str(cure) for cure in info.value.cures] == ["keep fp32", "wait", "keep int8"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_on_the_latency_is_recorded_or_refused(tmp_path, monkeypatch):
+    def builds(options, **rest):
+        artifact = publish(
+            b"a graph",
+            tmp_path / "candidates" / f"{options.precision}.onnx",
+            spec=ModelSpec(),
+            precision=Precision(options.precision),
+            source="",
+            details=details_of(Kind.ONNX, measured=measured(-0.01 * (options.precision == "int8"))),
+        )
+        return Built(artifacts=(artifact,), summary=())
+
+    def times(made, *rest, **options):
+        milliseconds = {Precision.FP32: 20.0, Precision.INT8: 10.0}
+        return tuple(
+            Candidate(
+                built=one, latency=Latency(rounds=((milliseconds[one.artifacts[-1].precision] / 1e3,),))
+            )
+            for one in made
+        ), ()
+
+    monkeypatch.setattr(module, "measure", times)
+    for limit, kept in ((25.0, "fp32"), (16.0, "int8")):
+        built = autotune(auto("net", output=tmp_path, max_latency=limit), build=builds)
+        record = load_artifact(tmp_path / f"{kept}.onnx").details.autotune
+        assert (record.max_latency_ms, record.why) == (limit, built.summary[-1])
+    with pytest.raises(BuildError, match="takes at most 5 ms here"):
+        autotune(auto("net", output=tmp_path / "none", max_latency=5.0), build=builds)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_limit_on_the_latency_is_for_auto(tmp_path):
+    with pytest.raises(
+        UnsupportedError, match="max_latency chooses among precisions; the one asked for is int8"
+    ):
+        hasn_edge.build("hasn-x4", precision="int8", max_latency=16.0, output=tmp_path)
+    with pytest.raises(UnsupportedError, match="max_latency is 0; expected a number of milliseconds above 0"):
+        hasn_edge.build("hasn-x4", precision="auto", max_latency=0, output=tmp_path)
 
 
 @pytest.mark.parametrize("target", ["portable", "rtx", "tensorrt"])
