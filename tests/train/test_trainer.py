@@ -214,3 +214,24 @@ def test_the_average_does_not_share_memory_with_the_model():
         model.conv_1.weight.zero_()
     assert torch.equal(ema.model.conv_1.weight, before)
     assert not ema.model.training
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_gradients_of_depthwise_convolutions_are_those_of_pytorch_in_float64(recipe, shards, kernel, layout):
+    trainer = steps(replace(recipe, model=replace(recipe.model, kernel_size=kernel)), shards, count=0)
+    conv = trainer.model.block_1.dwconv.conv
+    features = conv.weight.shape[0]
+    generator = torch.Generator().manual_seed(3)
+    x = (
+        torch.randn(3, features, 15, 18, generator=generator)
+        .contiguous(memory_format=layout)
+        .requires_grad_()
+    )
+    upstream = torch.randn(x.shape, generator=generator)
+    conv(x).backward(upstream)
+    exact = [t.detach().double().requires_grad_() for t in (x, conv.weight, conv.bias)]
+    out = torch.nn.functional.conv2d(*exact, padding=kernel // 2, groups=features)
+    out.backward(upstream.double())
+    for ours, theirs in zip((x, conv.weight, conv.bias), exact, strict=True):
+        assert torch.allclose(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-4)
