@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -43,7 +43,7 @@ from hasn_edge.pipeline.context import (
     publish_file,
 )
 from hasn_edge.pipeline.inspection import engine_lines, megabytes
-from hasn_edge.pipeline.placement import describe, spend_less, with_placement, write_placement
+from hasn_edge.pipeline.placement import describe, search_build, write_placement
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
@@ -56,9 +56,6 @@ from hasn_edge.sidecar import (
     RangesAskedFor,
 )
 from hasn_edge.spec import Precision
-
-if TYPE_CHECKING:
-    from hasn_edge.quantize.search import Placement
 
 _BACKENDS = {
     EngineRuntime.CPU: "onnxruntime",
@@ -156,13 +153,13 @@ def build_one(
     variants = Variants(context, progress)
     if options.max_drop is None or precision is not Precision.INT8:
         return _build_files(options, variants, target, capabilities, gpu, folders, progress)
-    max_drop = options.max_drop
-
-    def attempt(spend: float) -> tuple[Built, Placement]:
-        chosen, placement = with_placement(variants, max_drop, spend, folders.cache, progress)
-        return _build_files(options, chosen, target, capabilities, gpu, folders, progress), placement
-
-    built, placement = spend_less(attempt)
+    built, placement = search_build(
+        variants,
+        options.max_drop,
+        folders.cache,
+        progress,
+        lambda chosen: _build_files(options, chosen, target, capabilities, gpu, folders, progress),
+    )
     files = write_placement(placement, output, context.name)
     notes = (*describe(placement), *(f"search: wrote {path}" for path in files))
     return replace(built, summary=(*notes, *built.summary))

@@ -97,21 +97,23 @@ def spend_less(attempt: Callable[[float], T]) -> T:
     return attempt(SPENDS[-1])
 
 
-def with_placement(
-    variants: Variants, max_drop: float, spend: float, cache: Path, progress: Progress
-) -> tuple[Variants, Placement]:
-    """Return a build with the cheapest placement of INT8 that loses at most ``max_drop``, by MACs.
+def search_build(
+    variants: Variants, max_drop: float, cache: Path, progress: Progress, finish: Callable[[Variants], T]
+) -> tuple[T, Placement]:
+    """Finish a build with the cheapest placement of INT8 that loses at most ``max_drop``, by MACs.
 
     Args:
         variants: Of a build in INT8 whose recipe selects what may become INT8.
         max_drop: Largest accepted loss of mean PSNR-Y of each part of the held-out images, in dB. An image
             may lose what the recipe states, else five times that.
-        spend: Part of it that the search may spend.
         cache: As of :func:`measure_sensitivity`.
         progress: Receives what is under way.
+        finish: Makes the files of a placement and checks them; called again with a smaller one where they
+            miss the budget.
 
     Raises:
         BuildError: no placement keeps it.
+        VerificationError: none does on whole images and in each form of the graph.
     """
     from hasn_edge.quantize.search import search_placement
 
@@ -119,9 +121,14 @@ def with_placement(
     assert recipe is not None
     worst = recipe.max_drop_worst if recipe.max_drop_worst is not None else WORST * max_drop
     groups, meter = measure_sensitivity(variants, cache, progress)
-    budget = max_drop, worst
-    placement = search_placement(groups, meter, recipe, budget=budget, spend=spend, progress=progress)
-    return variants.with_recipe(placement.recipe), placement
+
+    def attempt(spend: float) -> tuple[T, Placement]:
+        placement = search_placement(
+            groups, meter, recipe, budget=(max_drop, worst), spend=spend, progress=progress
+        )
+        return finish(variants.with_recipe(placement.recipe)), placement
+
+    return spend_less(attempt)
 
 
 def describe(placement: Placement) -> tuple[str, ...]:

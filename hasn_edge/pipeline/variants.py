@@ -178,6 +178,7 @@ class Variants:
         self.progress = progress
         self._acceptance = Acceptance(context.checkpoint, context.held_out, force=context.force)
         self._fused: list[str] = []
+        self._searched = False
 
     @cached_property
     def exporter(self) -> GraphExporter:
@@ -195,7 +196,7 @@ class Variants:
         return self._collect_notes(exporter), exporter.measure_ranges(context.images, context.recipe)
 
     def with_recipe(self, recipe: QuantRecipe) -> Variants:
-        """Return the same build by a recipe that prepares the network as this one does and selects less."""
+        """Return the same build by a recipe of a search: it prepares the network alike and selects less."""
         from hasn_edge.quantize.graph import convolutions
 
         exporter, ranges = self.int8
@@ -203,6 +204,7 @@ class Variants:
         other = Variants(replace(self.context, recipe=recipe), self.progress)
         other._fused = self._fused
         other._acceptance = self._acceptance  # FP32 is the same and was scored
+        other._searched = True
         other.int8 = exporter, ranges.only(chosen)
         return other
 
@@ -421,6 +423,8 @@ class Variants:
         """Say which convolutions cost the most, where it is INT8 that lost too much, and what helps."""
         if "int8" not in vars(self) or self.context.recipe is None:
             return "", ()
+        if self._searched:  # which measured that, and whose next attempt spends less
+            return "", (say("allow a larger drop"), say("build FP16"))
         from hasn_edge.images.arrays import to_tensor
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 

@@ -14,12 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from hasn_edge.artifact import load_artifact
 from hasn_edge.cli import cli
 from hasn_edge.errors import UnsupportedError
+from hasn_edge.images.arrays import from_tensor
+from hasn_edge.images.codec import write_image
 from hasn_edge.pipeline.api import build, export
+from hasn_edge.pipeline.bundle import export_bundle, load_bundle
 from hasn_edge.pipeline.foreign_graph import load_foreign_graph
 from hasn_edge.quantize.graph import count_graph
 from hasn_edge.runtime.graph_probe import sample
 from hasn_edge.runtime.open import open_session
-from hasn_edge.spec import GraphSpec
+from hasn_edge.sidecar import Form
+from hasn_edge.spec import GraphSpec, Precision
 from tests.support.foreign_networks import Halving, Residual, foreign_onnx
 
 
@@ -59,6 +63,26 @@ def test_a_recipe_that_names_its_convolutions_is_followed(path, tmp_path):
         path, precision="int8", recipe=tmp_path / "own.toml", target="cpu", output=tmp_path, force=True
     ).artifacts
     assert set(artifact.graph.int8_convolutions) == {"head", "body"}
+
+
+@pytest.mark.slow
+def test_a_search_and_a_bundle_take_it(path, tmp_path):
+    """A search chooses among all its convolutions, whatever they are called; a bundle has its graphs."""
+    images = tmp_path / "mine"
+    write_image(images / "a.png", from_tensor(sample(48, 56)))
+    options = {"precision": "int8", "target": "cpu", "force": True, "evaluation": images}
+    (found,) = build(path, max_drop=0.5, output=tmp_path / "a", **options).artifacts
+    assert set(found.graph.int8_convolutions) == {"head", "body", "tail"}
+    recipe = tmp_path / "a" / "theirs-int8-search.toml"
+    (again,) = build(path, recipe=recipe, output=tmp_path / "b", **options).artifacts
+    assert again.path.read_bytes() == found.path.read_bytes()
+    bundle = export_bundle(path, tmp_path / "bundle", recipe=recipe, force=True)
+    graphs = load_bundle(bundle).graphs
+    assert set(graphs[Form.STRONGLY_TYPED, Precision.INT8].graph.int8_convolutions) == {
+        "head",
+        "body",
+        "tail",
+    }
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from hasn_edge.errors import UnsupportedError, VerificationError
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.pipeline.acceptance import Acceptance
 from hasn_edge.pipeline.placement import sensitivity_page, sensitivity_rows, spend_less
+from hasn_edge.quantize import search, sensitivity
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.quantize.search import Group, Loss
 from hasn_edge.spec import ModelSpec
@@ -70,6 +72,29 @@ def test_an_attempt_that_misses_the_budget_is_followed_by_a_smaller_one():
     assert spent == [0.9, 0.7]
     with pytest.raises(VerificationError, match="never"):
         spend_less(lambda spend: (_ for _ in ()).throw(VerificationError("never")))
+
+
+@pytest.mark.slow
+def test_attempts_share_their_measurements_and_advise_no_budget_that_was_tried(folder, tmp_path, monkeypatch):
+    meters, missed = [], []
+
+    class Counted(search.Meter):
+        def __init__(self, *given, **more):
+            super().__init__(*given, **more)
+            meters.append(self)
+
+    def check(self, candidate, *, advice, **rest):
+        missed.append(candidate)
+        raise VerificationError("over the budget", *advice()[1])
+
+    monkeypatch.setattr(search, "Meter", Counted)
+    monkeypatch.setattr(Acceptance, "check", check)
+    monkeypatch.setattr(sensitivity, "sensitivity", None)  # costly, and the search knows more
+    options = {"precision": "int8", "force": True, "target": "cpu", "evaluation": folder / "mine"}
+    with pytest.raises(VerificationError) as info:
+        hasn_edge.build(folder / "tiny.safetensors", max_drop=0.001, output=tmp_path, **options)
+    assert (len(meters), len(missed)) == (1, 3)
+    assert [str(cure) for cure in info.value.cures] == ["allow a larger drop", "build FP16"]
 
 
 def test_a_budget_that_is_no_number_of_db_is_refused(folder, tmp_path):
