@@ -40,11 +40,12 @@ class Cure(NamedTuple):  # and no dataclass, which would cost every start 3 ms
     """
 
     action: str
-    """``"use"`` or ``"omit"`` arguments of what was called; ``"call"`` a verb; ``"say"`` plain words."""
+    """``"use"`` or ``"omit"`` arguments of what was called; ``"call"`` a verb; ``"shell"`` a command of
+    another program; ``"say"`` plain words."""
     text: str = ""
-    """The verb to call, or the plain words."""
+    """The verb to call, the command, or the plain words."""
     arguments: Mapping[str, Any] = {}
-    """Values by the name that they have in Python."""
+    """Values by the name that they have in Python; of a command ``where``, if it is not here."""
 
     def __str__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
@@ -56,6 +57,8 @@ class Cure(NamedTuple):  # and no dataclass, which would cost every start 3 ms
             return f"call hasn_edge.{function}({given})"
         if self.action == "use":
             return f"use {given}"
+        if self.action == "shell" and self.arguments:
+            return f"{self.arguments['where']}: {self.text}"
         return f"leave out {', '.join(self.arguments)}" if self.action == "omit" else self.text
 
 
@@ -74,8 +77,13 @@ def call(verb: str, **arguments: Any) -> Cure:
     return Cure("call", verb, arguments)
 
 
+def shell(command: str, *, where: str = "") -> Cure:
+    """Type a command of another program, whole; ``where``, unless it is where hasn-edge runs."""
+    return Cure("shell", command, {"where": where} if where else {})
+
+
 def say(text: str) -> Cure:
-    """Do something else, in plain words: also commands of other programs."""
+    """Do something else, in plain words."""
     return Cure("say", text)
 
 

@@ -30,7 +30,7 @@ def cure_text(cure: Cure, command: click.Command | None = None) -> str:
         return f"use {' '.join(_words(cure.arguments, command))}"
     if cure.action == "omit":
         return f"leave out {', '.join(_flag(name, command) for name in cure.arguments)}"
-    return cure.text
+    return str(cure)
 
 
 def _command(verb: str) -> click.Command | None:

@@ -49,12 +49,14 @@ def json_content(environment: Environment) -> dict[str, Any]:
     from hasn_edge.doctor.checks import run_checks
     from hasn_edge.doctor.describe import describe_environment, list_abilities
 
+    step = _step(environment)
     return {
         "findings": [_values(result) for result in describe_environment(environment)],
         "traps": [_values(result) for result in run_checks(environment)],
         "can": [
             {"what": what, "can": can, "cure": needs} for what, can, needs in list_abilities(environment)
         ],
+        "next": step or None,
     }
 
 
@@ -72,6 +74,18 @@ def print_tables(environment: Environment, out: Console) -> None:
             "It has none of the known problems of TensorRT, CUDA packages and Jetsons.\n", highlight=False
         )
     out.print(_abilities(list_abilities(environment)))
+    step = _step(environment)
+    if step:
+        out.print(f"Next: {step}", highlight=False, markup=False)
+
+
+def _step(environment: Environment) -> str:
+    """Return the one command to type next; nothing where there is none."""
+    from hasn_edge.cli.cures import cure_text
+    from hasn_edge.doctor.describe import next_step
+
+    cure = next_step(environment)
+    return "" if cure is None else cure_text(cure).removeprefix("run: ")
 
 
 def _cures(result: CheckResult) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from hasn_edge.doctor.checks.packages import CPU_TORCH
+from hasn_edge.doctor.checks import run_checks
+from hasn_edge.doctor.commands import apt_install, make_virtual_environment, pip_install
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
-from hasn_edge.errors import CheckpointError, call, say, use
+from hasn_edge.errors import CheckpointError, Cure, call, say, shell, use
 from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.host import has_integer_dot_product
 from hasn_edge.hardware.jetson import jetpack_of
@@ -23,8 +24,6 @@ PAPER_SET5_DB = 32.17
 RTX, RTX_MODULES = "TensorRT for RTX", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
 _GPU = "an NVIDIA GPU with its driver"
-
-VIDEO, DEMO = "pip install 'hasn-edge[video]'", "pip install 'hasn-edge[demo]'"
 
 USUAL_ENCODERS = (
     *("libx264", "libx265", "libsvtav1", "libvpx-vp9", "libopenh264", "mpeg4"),
@@ -55,6 +54,38 @@ def describe_environment(environment: Environment) -> tuple[CheckResult, ...]:
     return tuple(result for results in found for result in results)
 
 
+def next_step(environment: Environment) -> Cure | None:
+    """Return what to do next on a machine with a GPU or a Jetson, nearly always a command to type.
+
+    First come the problems, in the order in which they are repaired; then the packages that run and build
+    engines; then the build. What is missing stops the rest, so that there plain words count too.
+
+    Returns:
+        ``None`` where nothing helps, and on a machine without a GPU on which nothing is wrong.
+    """
+    results = list(run_checks(environment))
+    if environment.gpu is not None or environment.jetson is not None:
+        results += [result for result in _packages(environment) if result.name != RTX]
+    steps = (
+        cure
+        for result in results
+        if result.wrong
+        for cure in result.cures
+        if result.state is State.MISSING or cure.action in ("shell", "call")
+    )
+    first = next(steps, None)
+    if first is not None or environment.gpu is None:
+        return first
+    if {"tensorrt", *RTX_MODULES}.isdisjoint(environment.modules):
+        return shell("pip install 'hasn-edge[tensorrt]'") if environment.jetson is None else None
+    if "tensorrt" not in environment.modules:
+        return call("build", target="rtx")
+    found = match_profile(environment)
+    if environment.missing_libraries:
+        return None
+    return call("build", target=found.target if found is not None and found.exact else "tensorrt")
+
+
 def list_abilities(environment: Environment) -> tuple[Ability, ...]:
     """Return what the verbs can do here, and what is missing where they cannot."""
     here = set(environment.modules)
@@ -63,7 +94,7 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
     rtx = not here.isdisjoint(RTX_MODULES)
     trt = "tensorrt" in here and not environment.missing_libraries
     gpu = environment.gpu is not None
-    exporting = _export(environment)
+    exporting = pip_install(environment, "export")
     engines = _needs({_GPU: gpu, "TensorRT": trt, exporting: export})
     run = _needs(
         {
@@ -85,9 +116,9 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
         ),
         ("build TensorRT engines for the GPU here", engines),
         ("run engines", run),
-        ("upscale videos", "" if "av" in here else VIDEO),
+        ("upscale videos", "" if "av" in here else pip_install(environment, "video")),
         *_showing(environment),
-        ("train", "" if torch and safetensors else "pip install 'hasn-edge[train]'"),
+        ("train", "" if torch and safetensors else pip_install(environment, "train")),
     )
     return tuple(Ability(what, not needs, needs) for what, needs in abilities)
 
@@ -96,8 +127,8 @@ def _showing(environment: Environment) -> Iterator[tuple[str, str]]:
     """Yield what the demo can do: where it is shown, and what it shows."""
     build = environment.opencv_build
     has = {name: bool(re.search(line, build or "")) for name, line in _CAPTURES.items()}
-    opencv = {"pip install opencv-python-headless": "cv2" in environment.modules}
-    page = {DEMO: "websockets" in environment.modules}
+    opencv = {_opencv(environment): "cv2" in environment.modules}
+    page = {pip_install(environment, "demo"): "websockets" in environment.modules}
     windows = {
         "an OpenCV that has windows": build is None or not re.search(r"GUI:\s*NONE", build),
         "a display": environment.display,
@@ -113,12 +144,13 @@ def _showing(environment: Environment) -> Iterator[tuple[str, str]]:
 
 def _video(environment: Environment) -> Iterator[CheckResult]:
     """Yield what reads, writes and shows video: packages, encoders, libraries that capture, cameras."""
-    yield _package(environment, "av", ("av",), "reads and writes videos", VIDEO)
+    yield _package(environment, "av", ("av",), "reads and writes videos", pip_install(environment, "video"))
     here = [name for name in USUAL_ENCODERS if name in environment.encoders]
     if here:
         nvenc = "; those of NVENC start where the GPU has it" if any("nvenc" in name for name in here) else ""
         yield CheckResult(name="video encoders", state=State.INFO, detail=", ".join(here) + nvenc)
-    yield _package(environment, "websockets", ("websockets",), "serves the demo's page", DEMO)
+    demo = pip_install(environment, "demo")
+    yield _package(environment, "websockets", ("websockets",), "serves the demo's page", demo)
     if environment.opencv_build is not None:
         ways = [name for name, line in _CAPTURES.items() if re.search(line, environment.opencv_build)]
         detail = f"OpenCV captures through {', '.join(ways) or 'nothing that is known here'}"
@@ -128,10 +160,13 @@ def _video(environment: Environment) -> Iterator[CheckResult]:
     yield CheckResult(name="cameras", state=State.INFO, detail=detail)
 
 
-def _export(environment: Environment) -> str:
-    """Return the command that installs what writes graphs."""
-    fitting = f" '{CPU_TORCH}' 'numpy<2'" if environment.old_jetson else ""
-    return f"pip install 'hasn-edge[export]'{fitting}"
+def _opencv(environment: Environment) -> str:
+    """Return the command that gives this Python an OpenCV: on a Jetson the system's, which has GStreamer."""
+    if environment.jetson is None:
+        return "pip install opencv-python-headless"
+    if environment.python in environment.system_packages("cv2"):
+        return make_virtual_environment(environment, environment.python)
+    return apt_install(environment, "python3-opencv")
 
 
 def _needs(conditions: Mapping[str, bool]) -> str:
@@ -169,17 +204,18 @@ def _cpu(environment: Environment) -> Iterator[CheckResult]:
 
 def _packages(environment: Environment) -> Iterator[CheckResult]:
     opencv = next((name for name in environment.versions if name.startswith("opencv")), "opencv")
-    exporting = _export(environment)
+    exporting = pip_install(environment, "export")
     for name, module, purpose, cure in (
         ("onnxruntime", "onnxruntime", "runs .onnx files", "pip install onnxruntime"),
-        (opencv, "cv2", "reads and writes images", "pip install opencv-python-headless"),
+        (opencv, "cv2", "reads and writes images", _opencv(environment)),
         ("pillow", "PIL", "reads images", "pip install pillow"),
         ("torch", "torch", "loads checkpoints, trains, exports", exporting),
         ("onnx", "onnx", "writes graphs", exporting),
         ("safetensors", "safetensors", "reads weights", exporting),
     ):
         yield _package(environment, name, (module,), purpose, cure)
-    if "onnxsim" in environment.modules or environment.python >= (3, 11):  # pip has it for these only
+    # pip has it for these only; graphs are exported without it too, so that a board may lack it.
+    if "onnxsim" in environment.modules or (environment.python >= (3, 11) and environment.jetson is None):
         yield _package(environment, "onnxsim", ("onnxsim",), "simplifies graphs", exporting)
     if environment.jetson is None:  # TensorRT for RTX is for desktop GPUs
         yield _package(
@@ -291,6 +327,6 @@ def _package(
 ) -> CheckResult:
     if not any(module in environment.modules for module in modules):
         detail = f"not installed; {purpose}"
-        return CheckResult(name=distribution, state=State.MISSING, detail=detail, cures=(say(cure),))
+        return CheckResult(name=distribution, state=State.MISSING, detail=detail, cures=(shell(cure),))
     version = environment.rtx if distribution == RTX else environment.versions.get(distribution)
     return CheckResult(name=distribution, state=State.OK, detail=f"{version or 'installed'}, {purpose}")

@@ -76,6 +76,8 @@ class Environment:
 
     root: Path = Path("/")
     """Where the file system starts."""
+    container: bool = False
+    """It is a container, whose file system and packages are those of its image."""
     cpu: str = "unknown"
     cores: int = 1
     """Physical ones that this process may use."""
@@ -137,10 +139,12 @@ class Environment:
     def system_packages(self, name: str) -> dict[tuple[int, int], Path]:
         """Return where the system's package manager put a Python package, by version of Python.
 
-        The folder ``python3`` that all versions share counts as this Python's.
+        That is a folder or, as Ubuntu's OpenCV, a binary module. The folder ``python3`` that all versions
+        share counts as this Python's.
         """
         found = {}
-        for path in sorted((self.root / "usr/lib").glob(f"python3*/dist-packages/{name}")):
+        places = (self.root / "usr/lib").glob(f"python3*/dist-packages/{name}*")
+        for path in sorted(path for path in places if path.name.split(".cpython-")[0] == name):
             digits = re.fullmatch(r"python3(?:\.(\d+))?", path.parts[-3])
             if digits:
                 found[(3, int(digits[1])) if digits[1] else self.python] = path
@@ -160,12 +164,12 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
     if "tensorrt" in modules and "tensorrt" not in versions:
         stated = _stated_version(modules["tensorrt"])
         versions |= {"tensorrt": stated} if stated else {}
-    jetson = Jetson(root)
     build, error = opencv_build() if "cv2" in modules else (None, None)
     gpu = gpu_facts()
     cuda, cuda_error = start_cuda() if gpu is not None else (None, None)
     return Environment(
         root=root,
+        container=host.in_container(root),
         cpu=host.cpu_name(),
         cores=host.compute_cores(),
         vector_units=host.vector_units(),
@@ -186,11 +190,25 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         gpu=gpu,
         cuda=cuda,
         cuda_error=cuda_error,
-        jetson=jetson.facts().values if jetson.present else None,
+        jetson=jetson_facts(root, gpu),
         memory_bytes=host.memory_bytes(),
         swaps=_swaps(root / "proc/swaps"),
         engines=engines,
     )
+
+
+def jetson_facts(root: Path, gpu: GpuFacts | None) -> Mapping[str, Any] | None:
+    """Return what a Jetson's files state, ``None`` on another machine; its release also from its driver.
+
+    Args:
+        root: Where the file system starts.
+        gpu: What the driver states, which tells more of the release than a container's files do.
+    """
+    jetson = Jetson(root)
+    if not jetson.present:
+        return None
+    values = jetson.facts().values
+    return {**values, "l4t": gpu.l4t} if gpu is not None and gpu.l4t else values
 
 
 def _place(module: str) -> Path | None:

@@ -25,7 +25,8 @@ _RELEASE = "etc/nv_tegra_release"
 """Where Jetson Linux writes its release; containers do not have it."""
 _THOR = 264
 _LINES = {"5.10": 35, "5.15": 36, "6.8": 38}
-"""Lines of Jetson Linux by kernel; that of 6.8 is on Thor alone, on others it is the next one."""
+"""Lines of Jetson Linux by kernel. 38 and 39 have the same one; 38 is for Thor alone and has CUDA 13.0."""
+_CUDA_38 = (13, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,7 @@ def gpu_facts(index: int = 0, *, library: str = LIBRARY, root: Path = Path("/"))
         value = c_int()
         return value.value if driver.cuDeviceGetAttribute(byref(value), c_int(number), device) == 0 else 0
 
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
     bus = (c_char * 32)()
     placed = driver.cuDeviceGetPCIBusId(bus, c_int(len(bus)), device) == 0
 
@@ -99,9 +101,9 @@ def gpu_facts(index: int = 0, *, library: str = LIBRARY, root: Path = Path("/"))
         compute_capability=f"{attribute(_CAPABILITY_MAJOR)}.{attribute(_CAPABILITY_MINOR)}",
         total_memory_bytes=memory.value,
         driver=_text(root / "sys/module/nvidia/version") or None,
-        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        cuda=cuda,
         integrated=bool(attribute(_INTEGRATED)),
-        l4t=l4t_release(root),
+        l4t=l4t_release(root, cuda=cuda),
         sm_count=attribute(_MULTIPROCESSOR_COUNT),
         pci_bus_id=bus.value.decode(errors="replace") if placed else None,
     )
@@ -139,14 +141,15 @@ def driver_present() -> bool:
     return load_driver() is not None
 
 
-def l4t_release(root: Path = Path("/")) -> str | None:
+def l4t_release(root: Path = Path("/"), *, cuda: str | None = None) -> str | None:
     """Return the release of Jetson Linux, e.g. ``"36.4.3"``, or ``None`` on any other machine.
 
     A container does not have the file that states it. There the kernel, which is the host's, and the device
-    tree, where it is shown, tell at least the line: ``"36"``.
+    tree, where it is shown, tell at least the line: ``"36"``. Docker shows it to privileged containers only.
 
     Args:
         root: Where the file system starts.
+        cuda: Newest CUDA that the driver runs, where it is known: it tells lines of one kernel apart.
     """
     found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _text(root / _RELEASE))
     if found:
@@ -155,7 +158,8 @@ def l4t_release(root: Path = Path("/")) -> str | None:
     if chip is None and not kernel.endswith("-tegra"):
         return None
     line = next((line for start, line in _LINES.items() if kernel.startswith(f"{start}.")), None)
-    if line == _LINES["6.8"] and chip is not None and chip < _THOR:
+    other_chip = chip is not None and chip < _THOR
+    if line == _LINES["6.8"] and (other_chip or version_tuple(cuda or "")[:2] > _CUDA_38):
         line = SERVER_RELEASE
     return None if line is None else str(line)
 

@@ -60,6 +60,15 @@ def describe_host() -> dict[str, str]:
     return facts
 
 
+def in_container(root: Path = _ROOT) -> bool:
+    """Whether this is a container, by the files that Docker and Podman put into each.
+
+    Args:
+        root: Where the file system starts.
+    """
+    return any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv"))
+
+
 def opencv_distribution() -> str:
     """Return which of :data:`OPENCV_DISTRIBUTIONS` is installed, the first where none is."""
     return next((name for name in OPENCV_DISTRIBUTIONS if installed_version(name)), OPENCV_DISTRIBUTIONS[0])

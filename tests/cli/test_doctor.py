@@ -17,6 +17,7 @@ from hasn_edge.doctor import environment
 from hasn_edge.doctor.checks import run_checks
 from hasn_edge.doctor.describe import describe_environment, list_abilities
 from hasn_edge.doctor.environment import Environment, collect_environment
+from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.jetson import Jetson
 from tests.support.environments import ORIN, make_jetson
 
@@ -35,6 +36,7 @@ def test_tables_and_json_say_the_same():
     here = collect_environment()
     assert [item["name"] for item in content["findings"]] == [r.name for r in describe_environment(here)]
     assert [item["name"] for item in content["traps"]] == [result.name for result in run_checks(here)]
+    assert content["next"] is None or gpu_facts() is not None
     assert [item["what"] for item in content["can"]] == [what for what, _, _ in list_abilities(here)]
     for item in content["findings"]:
         assert item["name"].split()[0] in shown.output
@@ -53,7 +55,7 @@ def test_tables_fit_the_terminal(orin_nano, width):
     for problem in ("swap", "clocks", "tensorrt"):
         assert problem in text
     assert "cure: sudo apt install python3-libnvinfer" in text
-    assert "pip install 'hasn-edge[export]'" in text, "brackets are not taken for markup"
+    assert text.endswith("Next: sudo apt install python3-libnvinfer")
     assert "cure: run: hasn-edge build --target" not in text, "what to do next is no cure"
     assert "run: hasn-edge build --target orin-nano-super" in text
 
@@ -73,6 +75,8 @@ def test_json_has_the_cures_as_commands(orin_nano):
 def test_a_machine_without_problems_is_said_to_have_none():
     output = tables(Environment(root=Path("/nowhere"), engines=Path("/nowhere")))
     assert "none of the known problems" in output
+    assert "pip install 'hasn-edge[export]'" in output, "brackets are not taken for markup"
+    assert "Next" not in output
     assert "Known problems that" not in output
 
 

@@ -70,7 +70,7 @@ def test_a_missing_package_is_named_with_its_extra():
 
 def test_on_jetpack_6_packages_are_those_that_fit(orin):
     bare = replace(orin, modules={})
-    command = "pip install 'hasn-edge[export]' 'torch<2.11' 'numpy<2'"
+    command = "pip install 'torch<2.11' safetensors onnx 'numpy<2'"
     needed = abilities(bare)["export ONNX and files of PyTorch"].needs
     assert cures(describe(bare)["torch"]) == needed == command
     listed = (ROOT / "constraints-jetpack6.txt").read_text().splitlines()

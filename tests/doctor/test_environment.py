@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hasn_edge.doctor.environment import (
     Environment,
     MissingLibrary,
     collect_environment,
+    jetson_facts,
     missing_libraries,
     opencv_build,
     start_cuda,
@@ -21,6 +23,8 @@ from hasn_edge.doctor.environment import (
 )
 from hasn_edge.errors import NoCudaError
 from hasn_edge.hardware.gpu import gpu_facts
+from hasn_edge.hardware.host import in_container
+from tests.support.environments import ORIN
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("ldd")), reason="needs a C compiler and ldd"
@@ -217,9 +221,22 @@ class TestCollect:
             "python3.12/site/tensorrt",
         ):
             (tmp_path / "usr/lib" / place).mkdir(parents=True)
+        (tmp_path / "usr/lib/python3/dist-packages/tensorrt_lean").mkdir()
+        (tmp_path / "usr/lib/python3.10/dist-packages/cv2.cpython-310-aarch64-linux-gnu.so").touch()
         here = Environment(root=tmp_path, python=(3, 11))
         assert set(here.system_packages("tensorrt")) == {(3, 10)}
-        assert set(here.system_packages("cv2")) == {(3, 11)}
+        assert set(here.system_packages("cv2")) == {(3, 10), (3, 11)}, "Ubuntu's is one binary module"
+
+    def test_a_container(self, orin_nano):
+        assert not in_container(orin_nano)
+        (orin_nano / ".dockerenv").touch()
+        assert in_container(orin_nano)
+        assert jetson_facts(orin_nano, None)["l4t"] == "36.4.3"
+        # The driver knows more than what a container shows of the board's files.
+        (orin_nano / "etc/nv_tegra_release").unlink()
+        assert jetson_facts(orin_nano, None)["l4t"] is None
+        assert jetson_facts(orin_nano, replace(ORIN, l4t="39"))["l4t"] == "39"
+        assert jetson_facts(orin_nano / "etc", None) is None
 
 
 def test_encoders_are_asked_of_pyav_and_cameras_of_the_file_system(tmp_path):

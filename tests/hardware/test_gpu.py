@@ -99,6 +99,15 @@ def test_jetson_release_in_a_container(
     assert Jetson(tmp_path).present is (chip is not None or release is not None)
 
 
+@pytest.mark.parametrize(("cuda", "release"), [("13.0", "38"), ("13.2", "39")])
+def test_lines_of_one_kernel_are_told_apart_by_the_drivers_cuda(
+    tmp_path: Path, cuda: str, release: str
+) -> None:
+    """JetPack 7.0 and 7.1 have CUDA 13.0, JetPack 7.2 has 13.2."""
+    write(tmp_path / "proc/sys/kernel/osrelease", "6.8.12-1014-tegra\n")
+    assert l4t_release(tmp_path, cuda=cuda) == release
+
+
 @pytest.mark.parametrize(
     ("l4t", "cuda", "command"),
     [

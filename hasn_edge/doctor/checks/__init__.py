@@ -13,9 +13,6 @@ Check = Callable[[Environment], Iterator[CheckResult]]
 
 CHECKS: tuple[Check, ...] = (
     system.no_gpu_in_container,
-    system.power_mode,
-    system.clocks,
-    system.swap,
     tensorrt.not_visible,
     tensorrt.shadowed,
     tensorrt.missing_libraries,
@@ -24,14 +21,18 @@ CHECKS: tuple[Check, ...] = (
     tensorrt.too_old_gpu,
     tensorrt.lean_without_driver,
     tensorrt.old_driver,
-    tensorrt.stale_engines,
     packages.cuda_backend,
     packages.torch_without_cuda,
     packages.torch_newer_than_driver,
     packages.opencv,
     packages.opencv_backends,
+    system.swap,
+    system.power_mode,
+    system.clocks,
+    tensorrt.stale_engines,
 )
-"""All of them, in the order in which they are repaired: the first can be the cause of those that follow."""
+"""All of them, in the order in which they are repaired: the first can be the cause of those that follow, and
+what only a build or a measurement needs comes last."""
 
 
 def run_checks(environment: Environment) -> tuple[CheckResult, ...]:

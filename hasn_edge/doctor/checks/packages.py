@@ -5,29 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hasn_edge.doctor.commands import CPU_TORCH, SYSTEM_NUMPY, apt_install
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.result import CheckResult, State
-from hasn_edge.errors import Cure, say
+from hasn_edge.errors import Cure, say, shell
 from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, cuda_python_install
 from hasn_edge.hardware.host import OPENCV_DISTRIBUTIONS
 from hasn_edge.optional import version_tuple
-
-CPU_TORCH = "torch<2.11"
-"""Of which pip has a build for ARM's CPU; newer ones bring CUDA 13 for servers there."""
 
 
 def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
     """Engines need one package for CUDA's memory and streams, and CUDA graphs need another than pycuda."""
     if environment.gpu is None:
         return
-    install = (say(cuda_python_install(environment.gpu)),)
+    # What torch brings has the first name only.
+    bindings = next((name for name in ("cuda-bindings", "cuda-python") if name in environment.versions), None)
+    newer = bindings is not None and _is_newer(environment.versions[bindings], environment.gpu)
+    install: tuple[Cure, ...] = (shell(cuda_python_install(environment.gpu)),)
     error = environment.cuda_error
     if environment.cuda is None:
+        cures = (error.cures if error else ()) or install
+        if not newer and _has_fitting_cuda_python(environment, environment.gpu):
+            cures = (say("mend what its message names: the cuda-python that fits is installed already"),)
         yield CheckResult(
             name="CUDA from Python",
             state=State.MISSING,
             detail=error.message if error else "no package for CUDA's memory and streams, which engines need",
-            cures=(error.cures if error else ()) or install,
+            cures=cures,
         )
     elif environment.cuda == "pycuda":
         yield CheckResult(
@@ -36,9 +40,7 @@ def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
             detail="only pycuda, which has no CUDA graphs: each frame costs more CPU time",
             cures=install,
         )
-    # What torch brings has the first name only.
-    bindings = next((name for name in ("cuda-bindings", "cuda-python") if name in environment.versions), None)
-    if bindings is not None and _is_newer(environment.versions[bindings], environment.gpu):
+    if bindings is not None and newer:
         yield CheckResult(
             name=f"{bindings} {environment.versions[bindings]}",
             state=State.WARNING,
@@ -69,13 +71,20 @@ def _is_newer(cuda: str, gpu: GpuFacts) -> bool:
     return version_tuple(cuda)[:parts] > version_tuple(gpu.cuda)[:parts]
 
 
+def _has_fitting_cuda_python(environment: Environment, gpu: GpuFacts) -> bool:
+    """Whether what would be installed is here; until 12.6 cuda-python held what cuda-bindings holds since."""
+    have = version_tuple(environment.versions.get("cuda-python", ""))
+    whole = "cuda-bindings" in environment.versions or have < (12, 6, 1)
+    return whole and have[:1] == version_tuple(gpu.cuda)[:1]
+
+
 def _other_torch(environment: Environment) -> tuple[Cure, ...]:
     if not environment.l4t:
         return (say("install a build of PyTorch for the driver's CUDA; pytorch.org gives the command"),)
-    nvidias = say("install NVIDIA's PyTorch for this JetPack")
+    nvidias = say("install NVIDIA's PyTorch for this JetPack, which also runs on the GPU")
     if not environment.old_jetson:
         return (nvidias,)
-    return nvidias, say(f"pip install '{CPU_TORCH}', a build for the CPU: enough to export and to build")
+    return shell(f"pip install '{CPU_TORCH}' '{SYSTEM_NUMPY}'"), nvidias
 
 
 def torch_without_cuda(environment: Environment) -> Iterator[CheckResult]:
@@ -99,12 +108,12 @@ def opencv(environment: Environment) -> Iterator[CheckResult]:
         )
         systems = environment.modules.get("cv2") in environment.system_packages("cv2").values()
         if systems and version_tuple(environment.versions.get("numpy", "0")) >= (2,):
-            again = "pip install 'numpy<2': JetPack's OpenCV was built for NumPy 1"
+            again = f"pip install '{SYSTEM_NUMPY}'"
         yield CheckResult(
             name="opencv",
             state=State.MISSING,
             detail=f"installed, but importing it fails: {environment.opencv_error}",
-            cures=(say(again),),
+            cures=(shell(again),),
         )
         return
     found = re.search(r"GStreamer:\s*(\w+)", environment.opencv_build or "")
@@ -121,23 +130,23 @@ def opencv(environment: Environment) -> Iterator[CheckResult]:
         )
     elif environment.l4t is not None:
         detail = "no GStreamer"
-        cure = f"sudo apt install python3-opencv, then in an environment that sees it: {uninstall}"
+        cure = f"{apt_install(environment, 'python3-opencv')} && {uninstall}"
     else:
         return  # a desktop's USB cameras, files and streams come through V4L2 and FFmpeg
     yield CheckResult(
         name="opencv",
         state=State.WARNING,
         detail=f"{detail}; without it there are no CSI cameras and no hardware decoding",
-        cures=(say(cure),),
+        cures=(shell(cure),),
     )
 
 
 def opencv_backends(environment: Environment) -> Iterator[CheckResult]:
     """OpenCV that was built without what streams, video files and cameras come through."""
     build = environment.opencv_build or ""
-    cure = "pip install --force-reinstall opencv-python-headless"
+    cure = shell("pip install --force-reinstall opencv-python-headless")
     if environment.l4t:
-        cure += "; it hides JetPack's, which has GStreamer for CSI cameras"
+        cure = say(f"where that is needed {cure}; it hides JetPack's, which has GStreamer for CSI cameras")
     for library, line, what in (
         ("FFmpeg", r"FFMPEG:\s*NO\b", "no streams and no video files for the demo"),
         ("V4L2", r"v4l/v4l2:\s*NO\b", "no cameras but those that GStreamer opens"),
@@ -147,7 +156,7 @@ def opencv_backends(environment: Environment) -> Iterator[CheckResult]:
                 name=f"opencv without {library}",
                 state=State.WARNING,
                 detail=f"it was built without {library}: {what}",
-                cures=(say(cure),),
+                cures=(cure,),
             )
 
 

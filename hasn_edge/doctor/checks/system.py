@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hasn_edge.doctor.commands import on_board, start_container
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import mode_name
 from hasn_edge.doctor.result import CheckResult, State
-from hasn_edge.errors import call, say
+from hasn_edge.errors import call, say, shell
 from hasn_edge.hardware.jetson import Jetson
 
 SMALL_MEMORY = 9 * 2**30
@@ -19,26 +20,27 @@ def no_gpu_in_container(environment: Environment) -> Iterator[CheckResult]:
     """The driver's library is here and no GPU answers it, or a Jetson has no library."""
     if environment.gpu is not None:
         return
-    start = "--runtime nvidia" if environment.jetson is not None else "--gpus all"
+    board = environment.jetson is not None
+    start = start_container(environment)
     if environment.driver:
+        look = (
+            "see that this user is in the groups video and render"
+            if board
+            else "see that nvidia-smi works and that CUDA_VISIBLE_DEVICES is not empty"
+        )
         yield CheckResult(
             name="GPU",
-            state=State.WARNING,
+            state=State.MISSING,
             detail="NVIDIA's driver library is here, and no GPU answers",
-            cures=(
-                say(f"start a container with {start}"),
-                say("elsewhere see that nvidia-smi works and that CUDA_VISIBLE_DEVICES is not empty"),
-            ),
+            cures=(start,) if environment.container else (say(look), say(f"for a container {start}")),
         )
-    elif environment.jetson is not None:
+    elif board:
+        install = shell("sudo apt install nvidia-l4t-cuda")
         yield CheckResult(
             name="GPU",
             state=State.MISSING,
             detail="a Jetson without NVIDIA's driver library (libcuda.so.1)",
-            cures=(
-                say(f"start a container with {start}"),
-                say("on the board itself: sudo apt install nvidia-l4t-cuda"),
-            ),
+            cures=(start if environment.container else install,),
         )
 
 
@@ -57,7 +59,7 @@ def power_mode(environment: Environment) -> Iterator[CheckResult]:
         name="power mode",
         state=State.WARNING,
         detail=f"{mode}; the fastest is {name}",
-        cures=(say(f"sudo nvpmodel -m {number}; sudo jetson_clocks"),),
+        cures=(on_board(environment, f"sudo nvpmodel -m {number}; sudo jetson_clocks"),),
     )
 
 
@@ -71,7 +73,7 @@ def clocks(environment: Environment) -> Iterator[CheckResult]:
         state=State.WARNING,
         detail=f"the GPU's clock floats between {facts['gpu_min_hz'] / 1e6:.0f} and "
         f"{facts['gpu_max_hz'] / 1e6:.0f} MHz",
-        cures=(say("sudo jetson_clocks"), call("bench", set_clocks=True)),
+        cures=(on_board(environment, "sudo jetson_clocks"), call("bench", set_clocks=True)),
     )
 
 
@@ -94,9 +96,10 @@ def swap(environment: Environment) -> Iterator[CheckResult]:
         state=State.WARNING,
         detail=f"{what}, on {memory / 2**30:.1f} GiB: compiling an engine may be killed",
         cures=(
-            say(
+            on_board(
+                environment,
                 "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && "
-                f"sudo swapon /swapfile{off}"
+                f"sudo swapon /swapfile{off}",
             ),
         ),
     )

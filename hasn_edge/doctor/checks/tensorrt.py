@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hasn_edge.artifact import load_artifact
+from hasn_edge.doctor.commands import (
+    apt_install,
+    make_virtual_environment,
+    on_board,
+    start_container,
+)
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
@@ -12,7 +18,7 @@ from hasn_edge.engine.compatibility import require_compatible
 from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.engine.known_issues import Severity, known_issues
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import Cure, HasnEdgeError, call, say
+from hasn_edge.errors import Cure, HasnEdgeError, call, say, shell
 from hasn_edge.optional import version_tuple
 
 LEAST_PYTHON = (3, 10)
@@ -38,20 +44,13 @@ def not_visible(environment: Environment) -> Iterator[CheckResult]:
     mine = _dotted(environment.python)
     if not system:
         detail = "not installed on this Jetson; it comes with JetPack, not from pip"
-        cures: tuple[Cure, ...] = (say("sudo apt install python3-libnvinfer"),)
+        cures: tuple[Cure, ...] = (shell(apt_install(environment, "python3-libnvinfer")),)
     elif environment.python in system:
         detail = f"JetPack's is in {system[environment.python]}, where this Python does not look"
-        cures = (
-            say(f"make the environment anew: /usr/bin/python{mine} -m venv --system-site-packages .venv"),
-        )
+        cures = (shell(make_virtual_environment(environment, environment.python)),)
     elif max(system) >= LEAST_PYTHON:
         detail = f"JetPack's is for Python {_dotted(max(system))}; this is Python {mine}"
-        cures = (
-            say(
-                "make an environment of JetPack's Python: "
-                f"/usr/bin/python{_dotted(max(system))} -m venv --system-site-packages .venv"
-            ),
-        )
+        cures = (shell(make_virtual_environment(environment, max(system))),)
     else:
         detail = (
             f"JetPack's is for Python {_dotted(max(system))}, and hasn-edge needs {_dotted(LEAST_PYTHON)} or "
@@ -70,21 +69,19 @@ def shadowed(environment: Environment) -> Iterator[CheckResult]:
     place = environment.modules.get("tensorrt")
     if environment.l4t is None or place is None or "dist-packages" in place.parts:
         return
+    uninstall = "pip freeze | grep -i ^tensorrt | xargs pip uninstall -y"
     if environment.system_packages("tensorrt"):
         why = "hides JetPack's"
     elif environment.old_jetson:
         why = f"is built for servers; Jetson Linux {environment.l4t} runs JetPack's only"
+        uninstall += f"; {apt_install(environment, 'python3-libnvinfer')}"
     else:
         return
     yield CheckResult(
         name="tensorrt from pip",
         state=State.WARNING,
         detail=f"{environment.tensorrt or 'the one'} in {place} {why}",
-        cures=(
-            say(
-                "pip freeze | grep -i ^tensorrt | xargs pip uninstall -y; sudo apt install python3-libnvinfer"
-            ),
-        ),
+        cures=(shell(uninstall),),
     )
 
 
@@ -97,7 +94,7 @@ def missing_libraries(environment: Environment) -> Iterator[CheckResult]:
         name="tensorrt's libraries",
         state=State.MISSING,
         detail=f"importing TensorRT fails without {names}",
-        cures=(say(_library_cure(environment)),),
+        cures=_library_cures(environment),
     )
 
 
@@ -144,10 +141,10 @@ def too_old_gpu(environment: Environment) -> Iterator[CheckResult]:
             detail=f"runs on Turing and newer GPUs (compute capability {_dotted(TURING)}); here is "
             f"{gpu.title}",
             cures=(
-                say(
-                    "install JetPack's own TensorRT: sudo apt install python3-libnvinfer"
+                shell(
+                    apt_install(environment, "python3-libnvinfer")
                     if environment.l4t
-                    else "install an older TensorRT: pip install 'tensorrt<11'"
+                    else "pip install 'tensorrt<11'"
                 ),
             ),
         )
@@ -183,7 +180,7 @@ def old_driver(environment: Environment) -> Iterator[CheckResult]:
                 f"{number} or newer (CUDA {needs})",
                 cures=(
                     say(f"install driver {number} or newer"),
-                    say("install an older TensorRT: pip install 'tensorrt<11'"),
+                    shell("pip install 'tensorrt<11'"),
                 ),
             )
 
@@ -207,18 +204,25 @@ def stale_engines(environment: Environment) -> Iterator[CheckResult]:
             )
 
 
-def _library_cure(environment: Environment) -> str:
+def _library_cures(environment: Environment) -> tuple[Cure, ...]:
     names = [lack.name for lack in environment.missing_libraries]
     if any(name.startswith("libnvdla") for name in names):
-        return (
-            "sudo apt install nvidia-l4t-dla-compiler, on the Jetson itself also where TensorRT runs in a "
-            "container: the container borrows that library from it"
-        )
+        # Containers borrow it from the board, which has none from JetPack 7.2 on: TensorRT 10.16 needs none.
+        if environment.container and not environment.old_jetson:
+            return (
+                say(
+                    "take a base image with the board's own TensorRT, 10.16 or newer: this image's is of an "
+                    "older JetPack, and the board has no such library to lend"
+                ),
+            )
+        return (on_board(environment, "sudo apt install nvidia-l4t-dla-compiler"),)
     if environment.l4t is not None:
-        return "sudo apt install --reinstall nvidia-jetpack; start a container with --runtime nvidia"
+        if environment.container:
+            return start_container(environment), say("take a base image that has TensorRT's libraries")
+        return (shell("sudo apt install --reinstall nvidia-jetpack"),)
     if any(name.startswith("libcuda.so") for name in names):
-        return "install NVIDIA's driver; start a container with --gpus all"
-    return "pip install --force-reinstall tensorrt"
+        return say("install NVIDIA's driver"), say(f"for a container {start_container(environment)}")
+    return (shell("pip install --force-reinstall tensorrt"),)
 
 
 def _cuda_of_packages(environment: Environment) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from hasn_edge.errors import (
     NoCudaError,
     UnsupportedError,
     say,
+    shell,
 )
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.runtime.cuda.backend import CudaBackend
@@ -58,7 +59,7 @@ def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
     raise NoCudaError(
         "running an engine needs a Python package for CUDA's memory and streams, and none of the three "
         "works here:" + "".join(f"\n  {candidate}: {reason}" for candidate, reason in reasons.items()),
-        say(f"install one, for example with: {cuda_python_install(gpu_facts(index))}"),
+        shell(cuda_python_install(gpu_facts(index))),
     )
 
 

@@ -22,6 +22,9 @@ class TestCudaFromPython:
         error = BuildError("none of the three works here", say("install another"))
         found = only(packages.cuda_backend, replace(desktop, cuda=None, cuda_error=error))
         assert (found.detail, cures(found)) == ("none of the three works here", "install another")
+        versions = {"cuda-python": "13.0.1", "cuda-bindings": "13.0.1"}  # what would be installed is here
+        again = replace(desktop, cuda=None, cuda_error=error, versions=versions)
+        assert cures(only(packages.cuda_backend, again)).startswith("mend what its message names")
 
     def test_only_pycuda(self, desktop):
         found = only(packages.cuda_backend, replace(desktop, cuda="pycuda"))
@@ -59,8 +62,8 @@ def test_torch_of_a_newer_cuda_than_the_drivers(desktop, jetson):
     assert "pytorch.org" in cures(found)
     board = replace(jetson, modules={**jetson.modules, "torch": desktop.modules["torch"]})
     assert cures(only(packages.torch_newer_than_driver, board)) == (
-        "install NVIDIA's PyTorch for this JetPack, or pip install 'torch<2.11', a build for the CPU: enough "
-        "to export and to build"
+        "pip install 'torch<2.11' 'numpy<2', or install NVIDIA's PyTorch for this JetPack, which also runs "
+        "on the GPU"
     )
     assert not list(packages.torch_newer_than_driver(without(old, "torch")))
 

@@ -12,9 +12,15 @@ from tests.support.environments import cures, only
 
 def test_no_gpu_answers(desktop, jetson):
     found = only(system.no_gpu_in_container, replace(desktop, gpu=None))
-    assert "--gpus all" in cures(found)
+    assert "nvidia-smi" in cures(found)
+    assert "for a container" in cures(found)
+    found = only(system.no_gpu_in_container, replace(desktop, gpu=None, container=True))
+    assert cures(found) == "outside the container: docker run --rm --gpus all hasn-edge doctor"
+    for driver in (True, False):
+        found = only(system.no_gpu_in_container, replace(jetson, gpu=None, driver=driver, container=True))
+        assert "--runtime nvidia --group-add video" in cures(found)
     found = only(system.no_gpu_in_container, replace(jetson, gpu=None, driver=False))
-    assert "--runtime nvidia" in cures(found)
+    assert cures(found) == "sudo apt install nvidia-l4t-cuda"
     assert not list(system.no_gpu_in_container(replace(desktop, gpu=None, driver=False)))
 
 

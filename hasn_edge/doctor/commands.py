@@ -1,0 +1,62 @@
+"""The commands that install things on this machine: boards, containers and desktops need different ones.
+
+On a Jetson they are those of docs/jetson.md, with the limits of its sets of constraints.
+"""
+
+from __future__ import annotations
+
+from hasn_edge.doctor.environment import Environment
+from hasn_edge.errors import Cure, shell
+
+CPU_TORCH = "torch<2.11"
+"""Of which pip has a build for ARM's CPU; newer ones bring CUDA 13 for servers there."""
+
+SYSTEM_NUMPY = "numpy<2"
+"""What the OpenCV of JetPack and of Ubuntu was built for."""
+
+EXTRAS = {
+    "export": ("torch", "safetensors", "onnx"),
+    "train": ("torch", "safetensors", "tensorboard", "matplotlib"),
+    "video": ("av",),
+    "demo": ("websockets",),
+}
+"""Packages of the extras that a Jetson may want."""
+
+
+def pip_install(environment: Environment, extra: str) -> str:
+    """Return the command that installs an extra of hasn-edge.
+
+    On a Jetson it names the extra's packages: pip would also install what hasn-edge itself needs, an OpenCV
+    that hides JetPack's and a NumPy that JetPack's OpenCV was not built for.
+    """
+    if environment.jetson is None:
+        return f"pip install 'hasn-edge[{extra}]'"
+    packages = [CPU_TORCH if one == "torch" and environment.old_jetson else one for one in EXTRAS[extra]]
+    return f"pip install {' '.join(map(_quoted, (*packages, SYSTEM_NUMPY)))}"
+
+
+def _quoted(requirement: str) -> str:
+    return f"'{requirement}'" if "<" in requirement else requirement
+
+
+def apt_install(environment: Environment, *packages: str) -> str:
+    """Return the command that installs the system's packages; images have no list of them, and no sudo."""
+    apt = "apt-get update && apt-get install -y" if environment.container else "sudo apt install"
+    return f"{apt} {' '.join(packages)}"
+
+
+def make_virtual_environment(environment: Environment, python: tuple[int, int]) -> str:
+    """Return the command that makes an environment in which the system's packages are found."""
+    venv = f"/usr/bin/python{python[0]}.{python[1]} -m venv --clear --system-site-packages .venv"
+    return f"{apt_install(environment, 'python3-venv')} && {venv} && . .venv/bin/activate"
+
+
+def on_board(environment: Environment, command: str) -> Cure:
+    """Return a command for the board's own system, which a container cannot change."""
+    return shell(command, where="on the board, outside the container" if environment.container else "")
+
+
+def start_container(environment: Environment) -> Cure:
+    """Return the command that starts a container with its GPU; on a Jetson only root and a group use it."""
+    gpu = "--runtime nvidia --group-add video" if environment.jetson is not None else "--gpus all"
+    return shell(f"docker run --rm {gpu} hasn-edge doctor", where="outside the container")
