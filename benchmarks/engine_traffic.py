@@ -51,9 +51,9 @@ STEPS = ("compose_esa", "pad_cab", "squeeze_first", "norm_factor", "fold_esa")
 INT8_RULES = tuple(rule for rule in DEFAULT_RULES["rtx"] if rule != "norm_factor")
 PLACEMENTS = {
     "default recipe": load_quant_recipe("default").quantize,
-    "f1, f2, f3 and g": ("block_*.f*.conv", "block_*.g.conv"),
+    "f1, f2, f3 and g": ("block_*.f*.conv", "block_[2-5].g.conv"),
     "f1, f2, f3": ("block_*.f*.conv",),
-    "g": ("block_*.g.conv",),
+    "g": ("block_[2-5].g.conv",),
     "ESA": ("block_*.esa.conv*",),
     "CAB's first": ("block_*.cab.cab.0",),
     "conv_2": ("conv_2",),
