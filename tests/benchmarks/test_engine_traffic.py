@@ -13,9 +13,7 @@ from tests.benchmarks.test_gpu import load
 
 def test_every_placement_is_within_the_default_recipe():
     recipe = load_quant_recipe("default")
-    names = [
-        name for name, module in load_model("hasn-x4").named_modules() if isinstance(module, nn.Conv2d)
-    ]
+    names = [name for name, module in load_model("hasn-x4").named_modules() if isinstance(module, nn.Conv2d)]
     for label, patterns in load("engine_traffic").PLACEMENTS.items():
         chosen = set(replace(recipe, quantize=patterns).select(names))
         assert chosen, label

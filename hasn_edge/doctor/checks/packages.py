@@ -26,7 +26,7 @@ def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
     if environment.cuda is None:
         cures = (error.cures if error else ()) or install
         if not newer and _has_fitting_cuda_python(environment, environment.gpu):
-            cures = (say("mend what its message names: the cuda-python that fits is installed already"),)
+            cures = (say("repair what its message names: the cuda-python that fits is installed already"),)
         yield CheckResult(
             name="CUDA from Python",
             state=State.MISSING,

@@ -24,7 +24,7 @@ class TestCudaFromPython:
         assert (found.detail, cures(found)) == ("none of the three works here", "install another")
         versions = {"cuda-python": "13.0.1", "cuda-bindings": "13.0.1"}  # what would be installed is here
         again = replace(desktop, cuda=None, cuda_error=error, versions=versions)
-        assert cures(only(packages.cuda_backend, again)).startswith("mend what its message names")
+        assert cures(only(packages.cuda_backend, again)).startswith("repair what its message names")
 
     def test_only_pycuda(self, desktop):
         found = only(packages.cuda_backend, replace(desktop, cuda="pycuda"))
