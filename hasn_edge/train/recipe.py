@@ -68,14 +68,17 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam and its learning rate."""
+    """Adam, Muon beside it where a recipe asks for it, and the learning rate of both."""
 
     lr: Positive = 2e-4
     """Peak learning rate."""
+    muon: bool = False
+    """Step the 1x1 convolutions of the blocks with Muon (Jordan et al. 2024, ``torch.optim.Muon``) instead of
+    Adam: its momentum, made orthogonal, and scaled so that ``lr`` means what it means to Adam."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     """Adam's decay of the first and second moment."""
     weight_decay: NotNegative = 0.0
-    """L2 penalty as Adam has it, added to the gradient."""
+    """L2 penalty as Adam has it, added to the gradient; what Muon steps has none."""
     schedule: Schedule = Schedule.STEPS
     """How the rate moves after the warm-up: ``"constant"``, ``"steps"``, ``"cosine"`` or ``"wsd"`` (constant,
     then a decay at the end, which a branch may also begin earlier)."""
@@ -186,7 +189,7 @@ class Recipe:
     accumulate: Count = 1
     """Forward and backward passes per step; each sees its share of the batch."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Adam and its learning rate."""
+    """How weights move."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the terms that are added up; zero leaves a term out."""
     degradation: Degradation = field(default_factory=Degradation)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hasn_edge.data.patches import Batch, PatchSource
-from hasn_edge.errors import CheckpointError
+from hasn_edge.errors import CheckpointError, UnsupportedError
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.hasn import HASN
@@ -83,14 +83,8 @@ class Trainer:
             self._forward = DistributedDataParallel(self.model, device_ids=ids)
         if compiled:
             self._forward = torch.compile(self._forward)  # type: ignore[assignment]
-        settings = recipe.optimizer
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            foreach=True,
-        )
+        self._matrices = _pointwise_weights(self.model) if recipe.optimizer.muon else {}
+        self.optimizers = _optimizers(self.model, recipe, list(self._matrices.values()))
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.autocast is Autocast.FP16)
 
     def step(self, parts: list[Batch]) -> Tensor:
@@ -101,9 +95,10 @@ class Trainer:
         """
         recipe = self.recipe
         rate = recipe.optimizer.learning_rate(self.iteration, recipe.iterations)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.model.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.world.device)
         for number, part in enumerate(parts):
             last = number + 1 == len(parts)
@@ -119,10 +114,16 @@ class Trainer:
             loss = total_loss(recipe.loss, sr.float(), y) / len(parts)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        for name, matrix in self._matrices.items():
+            grad = self.model.get_parameter(name).grad
+            assert grad is not None
+            matrix.grad = grad.view(matrix.shape)  # the same memory: scaling and clipping hold for both
         if recipe.optimizer.clip is not None:
-            self.scaler.unscale_(self.optimizer)
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
         self.iteration += 1
         if recipe.ema > 0:
@@ -143,7 +144,7 @@ class Trainer:
             "iteration": self.iteration,
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if self.world.device.type == "cuda" else [],
@@ -158,7 +159,10 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.ema.model.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            # A state of before there was Muon has one optimizer under another name.
+            saved = state["optimizers"] if "optimizers" in state else [state["optimizer"]]
+            for optimizer, values in zip(self.optimizers, saved, strict=True):
+                optimizer.load_state_dict(values)
         except (RuntimeError, ValueError, KeyError) as exc:
             reason = str(exc).splitlines()[-1].strip()
             raise CheckpointError(f"the saved state is of another network: {reason}") from exc
@@ -167,6 +171,37 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if self.world.device.type == "cuda" and state["rng_cuda"]:
             torch.cuda.set_rng_state_all(state["rng_cuda"])
+
+
+def _pointwise_weights(model: HASN) -> dict[str, nn.Parameter]:
+    """Return the weights of the blocks' 1x1 convolutions as matrices ``(out, in)`` that share their memory.
+
+    Those of the channel attention are left out: one row of numbers has no directions to balance.
+    """
+    return {
+        name: nn.Parameter(weight.detach().view(weight.shape[:2]))
+        for name, weight in model.named_parameters()
+        if weight.ndim == 4 and weight.shape[2:] == (1, 1) and ".attention." not in name
+    }
+
+
+def _optimizers(model: HASN, recipe: Recipe, matrices: list[nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Return Adam for the weights that are not among ``matrices``, and Muon for these if there are any."""
+    settings = recipe.optimizer
+    shared = {matrix.data_ptr() for matrix in matrices}
+    adam = torch.optim.Adam(
+        [weight for weight in model.parameters() if weight.data_ptr() not in shared],
+        lr=settings.lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        foreach=True,
+    )
+    if not matrices:
+        return [adam]
+    if not hasattr(torch.optim, "Muon"):
+        raise UnsupportedError(f"optimizer.muon needs PyTorch 2.9 or newer; this is {torch.__version__}")
+    muon = torch.optim.Muon(matrices, lr=settings.lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    return [adam, muon]
 
 
 def _initialize(model: HASN, recipe: Recipe, source: PatchSource) -> None:
