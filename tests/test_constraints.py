@@ -91,3 +91,9 @@ def test_what_builds_engines_has_wheels(constraints, python, tmp_path):
 def test_a_package_without_a_wheel_is_found(tmp_path):
     with pytest.raises(AssertionError, match="pycuda"):
         resolve("3.10", "constraints-jetpack6.txt", ["pycuda"], tmp_path)
+
+
+def test_jetpack_6_0_has_a_cuda_python_of_its_drivers_cuda(tmp_path):
+    assert "`pip install $C 'cuda-python<12.3'`" in (ROOT / "docs" / "jetson.md").read_text()
+    found = resolve("3.10", "constraints-jetpack6.txt", ["--no-deps", "cuda-python<12.3"], tmp_path)
+    assert found["cuda-python"] >= Version("12.2"), "the driver of JetPack 6.0 has CUDA 12.2"

@@ -314,7 +314,7 @@ class TestChoice:
         """pip's newest cuda-python is for CUDA 13, which the driver of JetPack 6 does not run."""
         lab.set_up("torch")
         lab.gpu.hidden_from_torch = True
-        with pytest.raises(HasnEdgeError, match="for example with: pip install 'cuda-python>=12,<13'"):
+        with pytest.raises(HasnEdgeError, match="What helps: pip install 'cuda-python>=12,<13'"):
             choose()
         with pytest.raises(
             MissingDependencyError, match="with: pip install 'cuda-python>=12,<13'$"
