@@ -39,6 +39,15 @@ evaluation_option = click.option(
 )
 
 
+cost_option = click.option(
+    "--cost",
+    type=click.Choice(["macs", "bytes", "ms"]),
+    default=None,
+    help="What INT8 shall save: arithmetic, bytes that the compiler's kernels move, or milliseconds measured "
+    "here.  [default: ms where the target's GPU is here, bytes where it only compiles, else macs]",
+)
+
+
 @click.command("build")
 @model_option
 @click.option(
@@ -78,6 +87,7 @@ evaluation_option = click.option(
     help="Search the cheapest placement of INT8 that loses at most so many dB of PSNR-Y, and write it as a "
     "recipe with its curve; takes minutes.",
 )
+@cost_option
 @click.option(
     "--max-latency",
     type=float,
@@ -137,6 +147,7 @@ def command(model: str | None, bundle: Path | None, **options: Any) -> None:
     Examples:
       hasn-edge build --precision int8
       hasn-edge build --precision int8 --max-drop 0.03
+      hasn-edge build --precision int8 --max-drop 0.03 --target rtx --size 320x180
       hasn-edge build --precision int8 --target rtx --size 320x180
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360

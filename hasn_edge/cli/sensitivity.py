@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.build import calibration_option, evaluation_option
-from hasn_edge.cli.common import NamesOption, chosen_model, model_option, output_option, quant_recipe_names
+from hasn_edge.cli.build import calibration_option, cost_option, evaluation_option
+from hasn_edge.cli.common import (
+    SIZE,
+    NamesOption,
+    chosen_model,
+    model_option,
+    output_option,
+    quant_recipe_names,
+    target_names,
+)
 from hasn_edge.cli.tables import print_table
 from hasn_edge.cli.terminal import console, note, say, status, write_json
 
@@ -24,6 +32,17 @@ from hasn_edge.cli.terminal import console, note, say, status, write_json
     metavar="NAME|FILE",
     help="What may become INT8, and how: {names}, or a TOML file of what differs from default.",
 )
+@click.option(
+    "--target",
+    cls=NamesOption,
+    names=target_names,
+    default="cpu",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="What INT8 shall save something on: {names}, or a target file.",
+)
+@cost_option
+@click.option("--size", type=SIZE, default=None, help="Input size.  [default: the target's]")
 @calibration_option
 @evaluation_option
 @click.option(
@@ -31,7 +50,7 @@ from hasn_edge.cli.terminal import console, note, say, status, write_json
 )
 @output_option
 def command(model: str | None, html_path: Path | None, **options: Any) -> None:
-    """Measure what INT8 of each group of convolutions costs in dB, and how much arithmetic it is.
+    """Measure what INT8 of each group of convolutions costs in dB, and what it saves: MACs, bytes or time.
 
     Each group is quantized alone and run as exact Q/DQ arithmetic on the held-out images. Measurements
     are kept in the output folder's cache, so that this can be interrupted, and a build for a CPU with
@@ -41,6 +60,7 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
     Examples:
       hasn-edge sensitivity
       hasn-edge sensitivity --model HASN.pth --evaluation my_images/ --html costs.html
+      hasn-edge sensitivity --target rtx --size 320x180
     """
     from hasn_edge.pipeline.context import BuildOptions
     from hasn_edge.pipeline.placement import (
@@ -52,21 +72,22 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
 
     name = chosen_model(model)
     with status("measuring") as update:
-        groups, notes = measure_costs(BuildOptions(model=name, precision="int8", **options), update)
+        groups, saving, notes = measure_costs(BuildOptions(model=name, precision="int8", **options), update)
     for line in notes:
         note(line)
     title = f"INT8 of one group of convolutions at a time: {Path(name).name}"
-    heading, *rows = sensitivity_rows(groups)
+    heading, *rows = sensitivity_rows(groups, saving)
     print_table(console(), [title, *CONVENTIONS], heading, rows)
     if html_path is not None:
         from hasn_edge.files import writing
 
         with writing(html_path) as path:
-            path.write_text(sensitivity_page(groups, title), encoding="utf-8")
+            path.write_text(sensitivity_page(groups, title, saving), encoding="utf-8")
         say(str(html_path))
     write_json(
         lambda: {
             "model": name,
+            "saving": saving.value,
             "groups": [
                 {
                     "name": group.name,

@@ -179,6 +179,13 @@ class EngineTarget:
             ),
         )
 
+    def runs_on(self, gpu: GpuFacts | None) -> bool:
+        """Whether an engine of this target runs on a GPU of this machine."""
+        if gpu is None or not self.runtime.compiles:
+            return False
+        wanted = self.compute_capabilities  # of TensorRT for RTX alone; TensorRT compiles for the GPU here
+        return not wanted or gpu.compute_capability in wanted
+
     def require_gpu(self, gpu: GpuFacts | None) -> None:
         """Refuse to compile for a described device anywhere but on one of its kind.
 

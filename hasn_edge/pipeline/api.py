@@ -177,6 +177,7 @@ def build(
     evaluation: str | Path | None = None,
     recipe: str | Path = "default",
     max_drop: float | None = None,
+    cost: str | None = None,
     max_latency: float | None = None,
     size: ImageSize | None = None,
     dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None,
@@ -207,6 +208,7 @@ def build(
         evaluation=evaluation,
         recipe=recipe,
         max_drop=max_drop,
+        cost=cost,
         max_latency=max_latency,
         size=size,
         dynamic=dynamic,
@@ -226,6 +228,8 @@ def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
     require_writable(Path(options.output), folder=True)
     if not is_bundle(options.model):
         refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
+    if options.cost is not None and options.max_drop is None:
+        raise UnsupportedError("cost is what a search saves", use(max_drop=0.03), omit("cost"))
     if options.precision == AUTO:
         return autotune(options, progress)
     if options.max_latency is not None:

@@ -34,6 +34,7 @@ from hasn_edge.model.zoo import is_foreign_graph
 from hasn_edge.optional import require
 from hasn_edge.pipeline.bundle import BundleVariants, is_bundle
 from hasn_edge.pipeline.context import (
+    BACKENDS,
     CACHE,
     BuildContext,
     BuildOptions,
@@ -43,7 +44,7 @@ from hasn_edge.pipeline.context import (
     publish_file,
 )
 from hasn_edge.pipeline.inspection import engine_lines, megabytes
-from hasn_edge.pipeline.placement import describe, search_build, write_placement
+from hasn_edge.pipeline.placement import describe, search_build, target_cost, write_placement
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
@@ -56,14 +57,6 @@ from hasn_edge.sidecar import (
     RangesAskedFor,
 )
 from hasn_edge.spec import Precision
-
-_BACKENDS = {
-    EngineRuntime.CPU: "onnxruntime",
-    EngineRuntime.RTX: "rtx",
-    EngineRuntime.TENSORRT: "tensorrt",
-    EngineRuntime.PORTABLE: "tensorrt",
-}
-"""What the fusion rules of a runtime are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +132,7 @@ def build_one(
         return _build_files(options, variants, target, capabilities, gpu, folders, progress)
     context = load_context(
         options.model,
-        rules=rules.get(_BACKENDS[target.runtime], ()),
+        rules=rules.get(BACKENDS[target.runtime], ()),
         pixels=options.pixels,
         batch=(low, high) if target.runtime.compiles else (1, options.batch or 1),
         recipe=options.int8_recipe if precision is Precision.INT8 else None,
@@ -153,9 +146,11 @@ def build_one(
     variants = Variants(context, progress)
     if options.max_drop is None or precision is not Precision.INT8:
         return _build_files(options, variants, target, capabilities, gpu, folders, progress)
+    cost = target_cost(variants, options, target, capabilities, gpu, folders.cache, progress)
     built, placement = search_build(
         variants,
         options.max_drop,
+        cost,
         folders.cache,
         progress,
         lambda chosen: _build_files(options, chosen, target, capabilities, gpu, folders, progress),
@@ -391,11 +386,7 @@ def smoke_test(
         BuildError: it does not load, or fails.
     """
     what = f"the {engine.precision.value} engine for {target.name}"
-    if gpu is None or (
-        target.runtime is EngineRuntime.RTX
-        and target.compute_capabilities
-        and gpu.compute_capability not in target.compute_capabilities
-    ):
+    if not target.runs_on(gpu):
         return f"{what} was not executed: that needs its GPU"
     progress(Step(f"running {what}"))
     try:

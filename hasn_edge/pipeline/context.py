@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hasn_edge.artifact import Artifact, publish, read_sidecar
-from hasn_edge.engine.target import EngineTarget, load_target
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.errors import (
     ArtifactError,
     InputError,
@@ -32,7 +32,7 @@ from hasn_edge.model.zoo import is_foreign_graph, load_model_checkpoint, model_n
 from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign_graph
 from hasn_edge.progress import Progress, Step
-from hasn_edge.quantize.recipe import load_quant_recipe
+from hasn_edge.quantize.recipe import Saving, load_quant_recipe
 from hasn_edge.sidecar import Details, Form
 from hasn_edge.spec import Precision
 
@@ -53,6 +53,14 @@ SEARCH = "search"
 
 TOOLS = ("hasn-edge", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
 """Distributions whose versions go into sidecars."""
+
+BACKENDS = {
+    EngineRuntime.CPU: "onnxruntime",
+    EngineRuntime.RTX: "rtx",
+    EngineRuntime.TENSORRT: "tensorrt",
+    EngineRuntime.PORTABLE: "tensorrt",
+}
+"""What the fusion rules of a runtime are called."""
 
 ImageSize = tuple[int, int]
 """(height, width) in pixels."""
@@ -94,6 +102,9 @@ class BuildOptions:
     max_drop: float | None = None
     """Search the cheapest placement of INT8 that loses at most so many dB of PSNR-Y, in the mean of each part
     of the held-out images, among what the recipe selects; instead of ``"default"`` that is ``"search"``."""
+    cost: str | None = None
+    """What a search saves: ``"macs"``, ``"bytes"`` that kernels move, or ``"ms"`` measured here; what the
+    target pays where ``None``, see :func:`hasn_edge.pipeline.costs.choose_saving`."""
     max_latency: float | None = None
     """With ``"auto"``: the largest accepted median latency in milliseconds, measured here; what loses the
     least of all that keeps it is published instead of the fastest."""
@@ -126,6 +137,9 @@ class BuildOptions:
             raise UnsupportedError(
                 f"max_drop is {self.max_drop}; expected a number of dB above 0", use(max_drop=0.03)
             )
+        known = [saving.value for saving in Saving]
+        if self.cost is not None and self.cost not in known:
+            raise UnsupportedError(f"unknown cost {self.cost!r}; choose one of: {', '.join(known)}")
         if self.max_latency is not None and not 0 < self.max_latency < math.inf:
             raise UnsupportedError(
                 f"max_latency is {self.max_latency}; expected a number of milliseconds above 0",

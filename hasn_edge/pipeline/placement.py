@@ -7,17 +7,22 @@ import html
 import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hasn_edge.config import dump_config
+from hasn_edge.engine.capabilities import Capabilities, ask_capabilities
+from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import VerificationError
 from hasn_edge.files import writing
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.optional import installed_version, require
-from hasn_edge.pipeline.context import CACHE, BuildOptions, load_context
+from hasn_edge.pipeline.context import BACKENDS, CACHE, BuildOptions, load_context
+from hasn_edge.pipeline.costs import TargetCost, choose_saving
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress
-from hasn_edge.quantize.recipe import WORST
+from hasn_edge.quantize.recipe import WORST, Saving
 
 if TYPE_CHECKING:
     from hasn_edge.quantize.search import Group, Meter, Placement
@@ -33,54 +38,91 @@ CONVENTIONS = (
 )
 """How the figures were measured."""
 
-COLUMNS = ("in INT8 alone", "MACs", "PSNR-Y lost by the mean of", "by the worst image of")
+COLUMNS = ("in INT8 alone", "PSNR-Y lost by the mean of", "by the worst image of")
+
+
+def target_cost(
+    variants: Variants,
+    options: BuildOptions,
+    target: EngineTarget,
+    capabilities: Capabilities | None,
+    gpu: GpuFacts | None,
+    cache: Path,
+    progress: Progress,
+) -> TargetCost | None:
+    """Return what measures the graphs of a build on its target; ``None`` where arithmetic counts."""
+    saving = choose_saving(target, gpu) if options.cost is None else Saving(options.cost)
+    if saving is Saving.MACS:
+        return None
+    return TargetCost(variants, target, capabilities, saving, memory=cache, progress=progress)
 
 
 def measure_sensitivity(
-    variants: Variants, cache: Path, progress: Progress
+    variants: Variants, cost: TargetCost | None, cache: Path, progress: Progress, *, refuse: bool = False
 ) -> tuple[tuple[Group, ...], Meter]:
     """Quantize each group of convolutions alone, on the held-out images of a build.
 
     Args:
         variants: Of a build in INT8.
+        cost: What INT8 shall save; arithmetic where ``None``.
         cache: Folder in which measurements are kept: what was interrupted goes on from there.
         progress: Receives what is under way.
+        refuse: Do not measure any loss where no group saves anything.
 
     Returns:
         The groups in the graph's order, and what measured them.
+
+    Raises:
+        BuildError: with ``refuse``, no group saves anything.
     """
-    from hasn_edge.quantize.search import Meter, measure_groups
+    from hasn_edge.quantize.graph import conv_macs
+    from hasn_edge.quantize.search import Meter, group_convolutions, measure_groups
 
     context, (exporter, ranges) = variants.context, variants.int8
     assert context.recipe is not None
-    meter = Meter(exporter.fp32(), ranges, context.recipe, context.held_out, cache)
-    return measure_groups(exporter.fp32(), meter, context.recipe, progress=progress), meter
+    plain, gains = exporter.fp32(), None
+    if cost is not None:
+        gains = cost.gains(group_convolutions(plain, context.recipe), conv_macs(plain))
+        if refuse:
+            cost.require_gain(gains)
+    meter = Meter(plain, ranges, context.recipe, context.held_out, cache)
+    return measure_groups(plain, meter, context.recipe, gains=gains, progress=progress), meter
 
 
-def measure_costs(options: BuildOptions, progress: Progress) -> tuple[tuple[Group, ...], tuple[str, ...]]:
+def measure_costs(
+    options: BuildOptions, progress: Progress
+) -> tuple[tuple[Group, ...], Saving, tuple[str, ...]]:
     """Quantize each group of convolutions of a model alone.
 
     Args:
-        options: Model, recipe, images and the folder whose cache keeps the measurements; nothing else counts.
+        options: Model, recipe, images, what INT8 shall save on which target, and the folder whose cache keeps
+            the measurements; nothing else counts.
         progress: Receives what is under way.
 
     Returns:
-        The groups in the graph's order, and what the user should know of the images.
+        The groups in the graph's order, what their gains are shares of, and what the user should know of the
+        images and the target.
     """
     require("torch", extra="export", needed_for="Measuring what INT8 costs")
     from hasn_edge.fuse.apply import DEFAULT_RULES
 
+    target, gpu = options.resolve_target(EngineRuntime.CPU.value), gpu_facts()
+    capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     context = load_context(
         options.model,
-        rules=DEFAULT_RULES["onnxruntime"],
+        rules=DEFAULT_RULES[BACKENDS[target.runtime]],
         recipe=options.int8_recipe,
         calibration=options.calibration,
         evaluation=options.evaluation,
         progress=progress,
     )
-    variants = Variants(context, progress)
-    groups, _ = measure_sensitivity(variants, Path(options.output) / CACHE, progress)
-    return groups, variants.notes
+    variants, cache = Variants(context, progress), Path(options.output) / CACHE
+    cost = target_cost(variants, options, target, capabilities, gpu, cache, progress)
+    groups, _ = measure_sensitivity(variants, cost, cache, progress)
+    if cost is None:
+        return groups, Saving.MACS, variants.notes
+    note = f"{target.name}: without INT8 {cost.words(cost.base)} ({cost.float_name})"
+    return groups, cost.saving, (*variants.notes, note)
 
 
 def spend_less(attempt: Callable[[float], T]) -> T:
@@ -98,21 +140,27 @@ def spend_less(attempt: Callable[[float], T]) -> T:
 
 
 def search_build(
-    variants: Variants, max_drop: float, cache: Path, progress: Progress, finish: Callable[[Variants], T]
+    variants: Variants,
+    max_drop: float,
+    cost: TargetCost | None,
+    cache: Path,
+    progress: Progress,
+    finish: Callable[[Variants], T],
 ) -> tuple[T, Placement]:
-    """Finish a build with the cheapest placement of INT8 that loses at most ``max_drop``, by MACs.
+    """Finish a build with the cheapest placement of INT8 that loses at most ``max_drop``.
 
     Args:
         variants: Of a build in INT8 whose recipe selects what may become INT8.
         max_drop: Largest accepted loss of mean PSNR-Y of each part of the held-out images, in dB. An image
             may lose what the recipe states, else five times that.
+        cost: As of :func:`measure_sensitivity`.
         cache: As of :func:`measure_sensitivity`.
         progress: Receives what is under way.
         finish: Makes the files of a placement and checks them; called again with a smaller one where they
             miss the budget.
 
     Raises:
-        BuildError: no placement keeps it.
+        BuildError: no placement keeps it, or none that does saves anything on the target.
         VerificationError: none does on whole images and in each form of the graph.
     """
     from hasn_edge.quantize.search import search_placement
@@ -120,12 +168,23 @@ def search_build(
     recipe = variants.context.recipe
     assert recipe is not None
     worst = recipe.max_drop_worst if recipe.max_drop_worst is not None else WORST * max_drop
-    groups, meter = measure_sensitivity(variants, cache, progress)
+    groups, meter = measure_sensitivity(variants, cost, cache, progress, refuse=True)
+    saving = Saving.MACS if cost is None else cost.saving
 
     def attempt(spend: float) -> tuple[T, Placement]:
         placement = search_placement(
-            groups, meter, recipe, budget=(max_drop, worst), spend=spend, progress=progress
+            groups,
+            meter,
+            recipe,
+            budget=(max_drop, worst),
+            spend=spend,
+            saving=saving,
+            progress=progress,
         )
+        if cost is not None:
+            chosen = [g.convolutions for g in groups if g.name in placement.chosen.groups]
+            confirmed = cost.confirm(tuple(name for names in chosen for name in names))
+            placement = replace(placement, confirmed=confirmed)
         return finish(variants.with_recipe(placement.recipe)), placement
 
     return spend_less(attempt)
@@ -137,9 +196,11 @@ def describe(placement: Placement) -> tuple[str, ...]:
     lost = ", ".join(f"{name} {-mean:+.4f} dB" for name, mean, _ in chosen.loss.parts)
     out = [group for group in placement.groups if group.name not in chosen.groups]
     notes = [
-        f"search: INT8 for {chosen.gain:.1%} of the MACs, {lost} on crops of the held-out "
+        f"search: {chosen.gain:.1%} {placement.saving.words}, {lost} on crops of the held-out "
         f"images; {len(placement.points)} placements measured"
     ]
+    if placement.confirmed:
+        notes.append(f"search: {placement.confirmed}")
     if out:
         listed = ", ".join(f"{g.name} ({g.loss.mean:.4f} dB alone, {g.gain:.1%})" for g in out)
         notes.append(f"search: in float: {listed}")
@@ -181,7 +242,7 @@ def draw_curve(placement: Placement) -> bytes:
         gains, losses = [100 * point.gain for point in points], [point.loss.mean for point in points]
         axes.plot(gains, losses, style, label=label)
     axes.axhline(placement.recipe.budget_db, color="gray", linestyle="--", label="budget")
-    axes.set_xlabel("MACs in INT8 [%]")
+    axes.set_xlabel(f"[%] {placement.saving.words}")
     axes.set_ylabel("PSNR-Y lost, largest mean of a part [dB]")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -190,13 +251,14 @@ def draw_curve(placement: Placement) -> bytes:
     return stream.getvalue()
 
 
-def sensitivity_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """Return a table of what each group loses alone, the costliest first, with its heading."""
+def sensitivity_rows(groups: Sequence[Group], saving: Saving = Saving.MACS) -> list[tuple[str, ...]]:
+    """Return a table of what each group saves and loses alone, the costliest first, with its heading."""
     parts = [name for name, _, _ in groups[0].loss.parts]
     heading = (
-        *COLUMNS[:2],
+        COLUMNS[0],
+        saving.words.removeprefix("of the "),
+        *(f"{COLUMNS[1]} {n}, dB" for n in parts),
         *(f"{COLUMNS[2]} {n}, dB" for n in parts),
-        *(f"{COLUMNS[3]} {n}, dB" for n in parts),
     )
     rows = [heading]
     for group in sorted(groups, key=lambda each: (-each.loss.mean, each.name)):
@@ -206,15 +268,17 @@ def sensitivity_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     return rows
 
 
-def sensitivity_page(groups: Sequence[Group], title: str, placement: Placement | None = None) -> str:
+def sensitivity_page(
+    groups: Sequence[Group], title: str, saving: Saving = Saving.MACS, placement: Placement | None = None
+) -> str:
     """Return the table, and the curve of a search, as one HTML page that needs nothing else."""
-    first, *rows = sensitivity_rows(groups)
+    first, *rows = sensitivity_rows(groups, saving)
     cells = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
     curve = ""
     if placement is not None and installed_version("matplotlib") is not None:
         data = base64.b64encode(draw_curve(placement)).decode()
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in describe(placement))
-        curve = f'{notes}<img alt="dB lost over MACs in INT8" src="data:image/png;base64,{data}">'
+        curve = f'{notes}<img alt="dB lost over what INT8 saves" src="data:image/png;base64,{data}">'
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"

@@ -37,6 +37,24 @@ class WeightRange(str, Enum):
     """The range with the smallest squared error of the weights."""
 
 
+class Saving(str, Enum):
+    """What a search for a placement of INT8 saves."""
+
+    MACS = "macs"
+    """Multiply-accumulates in float: known everywhere."""
+    BYTES = "bytes"
+    """Bytes that the compiler's kernels read and write: where it compiles without the device."""
+    MS = "ms"
+    """Milliseconds, measured on the device."""
+
+    @property
+    def words(self) -> str:
+        """What a gain is a share of, after a percentage: ``37 % of the MACs in INT8``."""
+        return {"macs": "of the MACs in INT8", "bytes": "of the bytes saved", "ms": "of the time saved"}[
+            self.value
+        ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantRecipe:
     """One way to quantize a network: which convolutions, which ranges, which cost is accepted."""

@@ -1,5 +1,7 @@
 """The cheapest placement of INT8 that keeps a budget in dB: each group measured alone, then together.
 
+What "cheap" means comes from outside: a share of what a target pays that INT8 of each group saves.
+
 Each group of convolutions is quantized alone first. Squared errors of groups nearly add, so they predict what
 any selection loses; a greedy order comes from that prediction, and the selections along it are measured.
 All losses are exact Q/DQ arithmetic on the images that the budget is about.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from hasn_edge.images.arrays import Float32, Float64, luma, to_tensor
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
+from hasn_edge.quantize.recipe import Saving
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -75,7 +78,8 @@ class Group:
     name: str
     convolutions: tuple[str, ...]
     gain: float
-    """What INT8 saves here, as a part of what INT8 everywhere saves, 0 to 1."""
+    """What INT8 saves here, as a share of what the target pays without; below zero where it costs more. By
+    MACs: the share of them that is here."""
     loss: Loss
     errors: tuple[float, ...]
     """Mean squared error of luma against FP32 of each image, in squared levels."""
@@ -103,6 +107,10 @@ class Placement:
     chosen: Measurement
     recipe: QuantRecipe
     """Reproduces the choice without searching."""
+    saving: Saving = Saving.MACS
+    """What gains are shares of."""
+    confirmed: str = ""
+    """What the choice costs on its target, as a sentence; gains of groups only predict it."""
 
     @property
     def frontier(self) -> tuple[Measurement, ...]:
@@ -213,11 +221,20 @@ class Meter:
                 path.write_text(json.dumps(self._known), encoding="utf-8")
 
 
+def group_convolutions(proto: ModelProto, recipe: QuantRecipe) -> dict[str, tuple[str, ...]]:
+    """Return what is quantized together of what ``recipe`` selects: convolutions by the group's name."""
+    members: dict[str, tuple[str, ...]] = {}
+    for name in recipe.select(conv.name for conv in convolutions(proto)):
+        members[group_of(name)] = (*members.get(group_of(name), ()), name)
+    return members
+
+
 def measure_groups(
     proto: ModelProto,
     meter: Meter,
     recipe: QuantRecipe,
     *,
+    gains: Mapping[str, float] | None = None,
     progress: Progress = ignore,
 ) -> tuple[Group, ...]:
     """Quantize each group of convolutions that ``recipe`` selects alone.
@@ -226,19 +243,19 @@ def measure_groups(
         proto: The FP32 graph.
         meter: Of this graph.
         recipe: Selects what may become INT8.
+        gains: What INT8 of each group saves, by its name; its share of the MACs where ``None``.
         progress: Receives each group.
     """
-    macs = conv_macs(proto)
-    total = sum(macs.values())
-    members: dict[str, list[str]] = {}
-    for name in recipe.select(conv.name for conv in convolutions(proto)):
-        members.setdefault(group_of(name), []).append(name)
+    members = group_convolutions(proto, recipe)
+    if gains is None:
+        macs = conv_macs(proto)
+        total = sum(macs.values())
+        gains = {name: sum(macs[each] for each in own) / total for name, own in members.items()}
     groups = []
     for done, (name, own) in enumerate(members.items()):
         progress(Step(f"quantizing {name} alone", done, len(members)))
         loss, errors = meter.measure(own)
-        gain = sum(macs[each] for each in own) / total
-        groups.append(Group(name=name, convolutions=tuple(own), gain=gain, loss=loss, errors=errors))
+        groups.append(Group(name=name, convolutions=own, gain=gains[name], loss=loss, errors=errors))
     return tuple(groups)
 
 
@@ -249,6 +266,7 @@ def search_placement(
     *,
     budget: tuple[float, float],
     spend: float = SPEND,
+    saving: Saving = Saving.MACS,
     progress: Progress = ignore,
 ) -> Placement:
     """Return the selection of groups with the largest gain that keeps a budget.
@@ -259,15 +277,17 @@ def search_placement(
         recipe: What the groups were selected by.
         budget: Largest accepted loss in dB: of each part's mean, and of an image.
         spend: Part of the budget that is spent; the rest is for what these images do not show.
+        saving: What the groups' gains are shares of. Groups that save nothing stay in float.
         progress: Receives each selection that is measured.
 
     Raises:
         BuildError: no selection keeps the budget.
     """
     limits = budget[0] * spend, budget[1] * spend
-    search = _Search(groups, meter, limits, progress)
+    useful = [group for group in groups if group.gain > 0]
+    search = _Search(useful, meter, limits, progress)
     kept = search.best_predicted()
-    for group in search.promising([g for g in groups if g not in kept], kept):
+    for group in search.promising([g for g in useful if g not in kept], kept):
         if search.measure([*kept, group]).loss.within(limits):
             kept.append(group)
     if not kept:
@@ -291,6 +311,7 @@ def search_placement(
             budget_db=budget[0],
             max_drop_worst=budget[1],
         ),
+        saving=saving,
     )
 
 

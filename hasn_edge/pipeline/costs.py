@@ -1,0 +1,276 @@
+"""What INT8 saves of what a target pays: arithmetic, bytes that its kernels move, or time measured here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hasn_edge.engine.capabilities import NAMES, Capabilities
+from hasn_edge.engine.compile import engine_from_onnx, kernels_from_onnx
+from hasn_edge.engine.target import EngineTarget
+from hasn_edge.errors import BuildError, UnsupportedError, use
+from hasn_edge.evaluation.latency import latency_of, time_session
+from hasn_edge.files import writing
+from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.pipeline.context import FinishedFile, publish_file
+from hasn_edge.pipeline.inspection import megabytes
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.quantize.recipe import Saving
+from hasn_edge.runtime.choice import describe_machine
+from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
+from hasn_edge.sidecar import Form
+from hasn_edge.spec import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hasn_edge.quantize.recipe import QuantRecipe
+    from hasn_edge.runtime.session import Session
+
+Measure = Callable[[bytes, Precision], float]
+"""From a graph to what it costs."""
+
+ROUNDS, CALLS, SECONDS = 5, 3, 0.2
+"""How a graph is timed: in rounds, in turns with the graph without INT8."""
+
+
+def choose_saving(target: EngineTarget, gpu: GpuFacts | None) -> Saving:
+    """Return what a search saves by default: time where the target's GPU is, bytes where it only compiles.
+
+    Elsewhere it is arithmetic, on a CPU too: what a group takes there is within the noise of its timing, and
+    a search shall find the same placement each time.
+    """
+    if not target.runtime.compiles:
+        return Saving.MACS
+    return Saving.MS if target.runs_on(gpu) else Saving.BYTES
+
+
+class TargetCost:
+    """What graphs of a build cost on its target, by what is INT8 in them.
+
+    Args:
+        variants: Of a build in INT8.
+        target: What it is built for.
+        capabilities: Of its compiler; ``None`` where the graph itself runs.
+        saving: Bytes or milliseconds.
+        memory: Folder that keeps what was measured; nothing is kept where ``None``.
+        measure: Measures a graph; by default on the target.
+        progress: Receives what is under way.
+
+    Raises:
+        UnsupportedError: the target has no such figure here.
+    """
+
+    def __init__(
+        self,
+        variants: Variants,
+        target: EngineTarget,
+        capabilities: Capabilities | None,
+        saving: Saving,
+        *,
+        memory: Path | None = None,
+        measure: Measure | None = None,
+        progress: Progress = ignore,
+    ) -> None:
+        self.variants, self.target, self.saving, self.progress = variants, target, saving, progress
+        self._form = Form.CPU if capabilities is None else capabilities.form
+        if saving is Saving.BYTES and capabilities is None:
+            raise UnsupportedError(
+                f"the target {target.name!r} runs the graph itself, and no compiler lists what it moves",
+                use(cost=Saving.MACS.value),
+                use(cost=Saving.MS.value),
+            )
+        self._measure = measure or (self._moved if saving is Saving.BYTES else self._time)
+        where = f"{capabilities.title} {target}" if capabilities else str(target)
+        if saving is Saving.MS:
+            where += describe_machine()
+        self._where = where
+        self._memory = memory and memory / f"costs-{saving.value}-{target.name}.json"
+        self._known: dict[str, float] = {}
+        if self._memory is not None and self._memory.is_file():
+            self._known = json.loads(self._memory.read_text(encoding="utf-8"))
+
+    @property
+    def float_name(self) -> str:
+        """What is compared with: the precision of the same build without INT8."""
+        return "FP32" if self._form is Form.CPU else "FP16"
+
+    @cached_property
+    def base(self) -> float:
+        """What the build without INT8 costs, with all fusion rules of the target."""
+        return self._cost("without INT8", *self._float_graph(prepared=False))
+
+    def of(self, names: tuple[str, ...], what: str) -> float:
+        """Return what the graph costs in which the convolutions called in ``names`` are INT8."""
+        if not names:  # prepared for INT8, which excludes some fusion
+            return self._cost(what, *self._float_graph(prepared=True))
+        exporter, ranges = self.variants.int8
+        graph = exporter.export(
+            self._form,
+            Precision.INT8,
+            size=self.target.shapes.size,
+            batch=self.variants.context.count,
+            ranges=ranges,
+            recipe=self._selecting(names),
+        )
+        return self._cost(what, graph, Precision.INT8)
+
+    def gains(self, groups: Mapping[str, tuple[str, ...]], macs: Mapping[str, int]) -> dict[str, float]:
+        """Return what INT8 of each group saves, as a share of :attr:`base`; below zero where it costs more.
+
+        Groups of one kind (another block's, the same arithmetic) are measured together, twice: alone, and as
+        the last that is not INT8 yet. The mean of both counts, because what neighbours are decides what is
+        fused. Where no kind saves alone and all together do not either, the second half is left out.
+
+        Args:
+            groups: Their convolutions, by name.
+            macs: Of each convolution.
+        """
+        kinds: dict[tuple[str, int], list[str]] = {}
+        for name, own in groups.items():
+            kinds.setdefault((re.sub(r"\d+", "#", name), sum(macs[each] for each in own)), []).append(name)
+        everything = tuple(each for own in groups.values() for each in own)
+        nothing, whole = self.of((), "with nothing in INT8"), self.of(everything, "with everything in INT8")
+        members = {
+            kind: tuple(each for name in names for each in groups[name]) for kind, names in kinds.items()
+        }
+        first = {kind: nothing - self.of(own, f"with {kind[0]} in INT8") for kind, own in members.items()}
+        saved = dict(first)
+        if max(first.values()) > 0 or whole < self.base:
+            for kind, own in members.items():
+                rest = tuple(each for each in everything if each not in own)
+                saved[kind] = (first[kind] + self.of(rest, f"with all but {kind[0]} in INT8") - whole) / 2
+        return {name: saved[kind] / len(names) / self.base for kind, names in kinds.items() for name in names}
+
+    def words(self, value: float) -> str:
+        """Return a cost as text with its unit."""
+        return megabytes(value) if self.saving is Saving.BYTES else f"{value:.2f} ms"
+
+    def require_gain(self, gains: Mapping[str, float]) -> None:
+        """Refuse a target on which no group saves anything.
+
+        Raises:
+            BuildError: none does.
+        """
+        name, gain = max(gains.items(), key=lambda each: each[1])
+        if gain <= 0:
+            raise BuildError(
+                f"INT8 saves nothing for {self.target.name}: {self.float_name} {self._takes(self.base)}, "
+                f"prepared for INT8 {self.words(self.of((), 'with nothing in INT8'))}, and each group of "
+                f"convolutions in INT8 adds to that, the least {name} ({self.words(-gain * self.base)} more)",
+                use(precision=self.float_name.lower()),
+                use(cost=Saving.MACS.value),
+            )
+
+    def confirm(self, names: tuple[str, ...]) -> str:
+        """Return what a placement costs, as a sentence.
+
+        Args:
+            names: The convolutions in INT8.
+
+        Raises:
+            BuildError: it costs more than the build without INT8: predictions of groups did not add.
+        """
+        cost = self.of(names, "with the chosen placement")
+        text = f"the placement {self._takes(cost)}, {self.float_name} {self._takes(self.base)}"
+        if cost >= self.base:
+            raise BuildError(
+                f"INT8 saves nothing for {self.target.name} within this budget: {text}",
+                use(precision=self.float_name.lower()),
+                use(cost=Saving.MACS.value),
+            )
+        return f"{text} ({cost / self.base - 1:+.1%})"
+
+    def _takes(self, cost: float) -> str:
+        return f"{'moves' if self.saving is Saving.BYTES else 'takes'} {self.words(cost)}"
+
+    def _selecting(self, names: tuple[str, ...]) -> QuantRecipe:
+        recipe = self.variants.context.recipe
+        assert recipe is not None
+        return replace(recipe, quantize=names, keep_float=())
+
+    def _float_graph(self, *, prepared: bool) -> tuple[ModelProto, Precision]:
+        """Return a graph without INT8, of the network that INT8 is made of or of the fully fused one."""
+        exporter = self.variants.int8[0] if prepared else self.variants.exporter
+        wanted = Precision(self.float_name.lower())
+        # FP16 of weakly typed graphs comes from a builder flag.
+        own = Precision.FP32 if self._form.weakly_typed else wanted
+        size, count = self.target.shapes.size, self.variants.context.count
+        return exporter.export(self._form, own, size=size, batch=count), wanted
+
+    def _cost(self, what: str, graph: ModelProto, precision: Precision) -> float:
+        from hasn_edge.exporters.least_side import without_padding
+
+        data = without_padding(graph).SerializeToString(deterministic=True)  # as builds compile it
+        key = hashlib.sha256(f"{self._where} {precision.value}".encode() + data).hexdigest()[:20]
+        if key not in self._known:
+            self.progress(Step(f"measuring {self.saving.value} {what}"))
+            self._known[key] = self._measure(data, precision)
+            if self._memory is not None:
+                self._memory.parent.mkdir(parents=True, exist_ok=True)
+                with writing(self._memory) as path:
+                    path.write_text(json.dumps(self._known), encoding="utf-8")
+        return self._known[key]
+
+    def _moved(self, data: bytes, precision: Precision) -> float:
+        moved = kernels_from_onnx(data, self.target, precision=precision).moved_bytes
+        if moved is None:
+            raise UnsupportedError(
+                f"{NAMES[self.target.runtime]} does not state the bytes of its kernels",
+                use(cost=Saving.MACS.value),
+            )
+        return moved
+
+    def _time(self, data: bytes, precision: Precision) -> float:
+        """Return a median in milliseconds: the ratio to the float graph in rounds, times its first median.
+
+        What slows the machine down for a while slows both.
+        """
+        floats, wanted = self._float_graph(prepared=False)
+        with ExitStack() as stack:
+            own, base = (
+                stack.enter_context(self._open(graph, each, Path(stack.enter_context(_folder()))))
+                for graph, each in ((data, precision), (floats.SerializeToString(), wanted))
+            )
+            x = np.random.default_rng(0).random(self.target.shapes.opt, dtype=np.float32)
+            for session in (own, base):
+                session.run(x)
+            rounds = [
+                [time_session(session, x, at_least=CALLS, seconds=SECONDS) for session in (own, base)]
+                for _ in range(ROUNDS)
+            ]
+        mine, theirs = (latency_of([each[index] for each in rounds]) for index in (0, 1))
+        assert mine is not None
+        assert theirs is not None
+        first = self._known.setdefault(f"float {self._where}", theirs.median_ms)
+        return mine.times(theirs) * first
+
+    def _open(self, data: bytes, precision: Precision, folder: Path) -> Session:
+        """Open a graph as the target runs it."""
+        context = self.variants.context
+        if not self.target.runtime.compiles:
+            from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+
+            frame = self.target.shapes.opt[2], self.target.shapes.opt[3]
+            return OnnxRuntimeSession(data, context.checkpoint.spec, precision=precision, frame=frame)
+        built = engine_from_onnx(data, self.target, precision=precision)
+        file = FinishedFile(
+            data=built.plan, precision=precision, suffix="", details=built.details(), notes=()
+        )
+        # Without a golden image, which only published engines have.
+        return TensorRTSession(publish_file(context, file, folder, ignore), eager=True)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="hasn-edge-cost-")
