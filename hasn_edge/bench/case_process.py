@@ -39,7 +39,9 @@ class Case:
 
     label: str
     model: str | None = None
-    """Bundled name or weights file, run eagerly and unfused by PyTorch."""
+    """Bundled name or weights file, run unfused by PyTorch."""
+    compiled: bool = False
+    """Run :attr:`model` through ``torch.compile``, not eagerly."""
     artifact: Artifact | None = None
     backend: GraphBackend | None = None
     """What runs an ONNX graph; ONNX Runtime where ``None``."""
@@ -76,7 +78,9 @@ class Case:
                 eager=frame is not None,  # it is timed
             )
         assert self.model is not None
-        backend: ModelBackend | None = None if self.model.endswith(".onnx") else "pytorch"
+        backend: ModelBackend | None = "torch.compile" if self.compiled else "pytorch"
+        if self.model.endswith(".onnx"):
+            backend = None
         return open_model(self.model, backend=backend, device=self.device, threads=self.threads)
 
 

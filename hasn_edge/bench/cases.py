@@ -107,7 +107,8 @@ class CaseMaker:
             make = self._cpu_cases if self.board.kind == "cpu" else self._device_cases
             found += make(self.options.model)
             failures = [case.failure for case in found if case.failure is not None]
-            if failures and len(failures) == len(found) - 1:  # the first is the network itself
+            built = [case for case in found if case.model is None]  # the others are the network itself
+            if failures and len(failures) == len(built):
                 raise failures[0]
         names = distinct_names([artifact.path for artifact in artifacts])
         for artifact, name in zip(artifacts, names, strict=True):
@@ -132,8 +133,21 @@ class CaseMaker:
         device = "cuda" if gpu else None
         return Case(label=f"PyTorch fp32{where}", model=model, threads=self.options.threads, device=device)
 
+    def _compiled_case(self, model: str, *, gpu: bool) -> list[Case]:
+        if not self.options.compiled or is_foreign_graph(model):
+            return []
+        return [
+            Case(
+                label="torch.compile fp32" + (", GPU" if gpu else ""),
+                model=model,
+                compiled=True,
+                threads=self.options.threads,
+                device="cuda" if gpu else None,
+            )
+        ]
+
     def _cpu_cases(self, model: str) -> list[Case]:
-        found = [self._reference(model, gpu=None)]
+        found = [self._reference(model, gpu=None), *self._compiled_case(model, gpu=False)]
         for precision in self._precisions:
             built = self._build(model, precision, "cpu", None)
             found += self._cases_of(built)
@@ -147,7 +161,7 @@ class CaseMaker:
     def _device_cases(self, model: str) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
         gpu = self.backends.torch_gpu and not is_foreign_graph(model)
-        found = [self._reference(model, gpu=gpu)]
+        found = [self._reference(model, gpu=gpu), *self._compiled_case(model, gpu=gpu)]
         for precision in self._precisions:
             if self.backends.engines is not None:
                 for one in self._build(model, precision, self.backends.engines.value, self.size):

@@ -37,6 +37,8 @@ class BenchOptions:
     """Precisions to build for the device and measure."""
     graph_backends: Sequence[GraphBackend] = ("onnxruntime",)
     """What runs each ONNX graph on a CPU, a case each."""
+    compiled: bool = False
+    """Also measure PyTorch's network through ``torch.compile``."""
     data: Sequence[str] = ()
     """Evaluation sets, ``"NAME=DIR"``; the images that ship where empty."""
     size: tuple[int, int] | None = None

@@ -69,6 +69,12 @@ markdown_option = click.option(
     help="What runs each .onnx graph on a CPU; repeatable, a row each.",
 )
 @click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Also bench PyTorch's network through torch.compile, which takes minutes and needs a C++ compiler.",
+)
+@click.option(
     "--estimate",
     "board",
     cls=NamesOption,

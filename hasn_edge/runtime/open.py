@@ -13,7 +13,7 @@ from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import Kind
 
-ModelBackend = Literal["onnxruntime", "pytorch"]
+ModelBackend = Literal["onnxruntime", "pytorch", "torch.compile"]
 
 GraphBackend = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """What runs an ONNX graph; the last computes in BF16 what the graph has in FP32."""
@@ -199,7 +199,8 @@ def open_model(
             super-resolution graph, see :func:`~hasn_edge.runtime.graph_probe.probe_graph`; ``None`` for the
             default model.
         backend: ``"onnxruntime"`` runs the ONNX file that ships with a bundled model and does not import
-            PyTorch; ``"pytorch"`` runs the network eagerly, unfused. ``None`` takes the first where it can.
+            PyTorch; ``"pytorch"`` runs the network eagerly, unfused; ``"torch.compile"`` through PyTorch's
+            compiler, which takes a minute at the first frame. ``None`` takes the first where it can.
         device: See :func:`open_session`.
         threads: CPU threads; ``None`` for the backend's choice.
 
@@ -212,11 +213,11 @@ def open_model(
     name = DEFAULT_MODEL if model is None else model
     if Path(name).suffix == ".onnx":
         return _open_graph(Path(name), backend=backend, device=device, threads=threads)
-    if backend not in (None, "onnxruntime", "pytorch"):
+    if backend not in (None, *get_args(ModelBackend)):
         raise UnsupportedError(
-            f"unknown backend {backend!r} for a model", use(backend="onnxruntime"), use(backend="pytorch")
+            f"unknown backend {backend!r} for a model", *(use(backend=one) for one in get_args(ModelBackend))
         )
-    shipped = None if backend == "pytorch" else bundled_onnx(name)
+    shipped = bundled_onnx(name) if backend in (None, "onnxruntime") else None
     if shipped is not None:
         return open_session(shipped, device=device, threads=threads)
     if backend == "onnxruntime":
@@ -227,7 +228,9 @@ def open_model(
     network = load_model(name)
     from hasn_edge.runtime.pytorch import PyTorchSession
 
-    return PyTorchSession(network, device=device or "cpu", threads=threads)
+    return PyTorchSession(
+        network, device=device or "cpu", threads=threads, compiled=backend == "torch.compile"
+    )
 
 
 def _open_graph(
@@ -237,7 +240,7 @@ def _open_graph(
     from hasn_edge.runtime.graph_probe import probe_graph
     from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
-    if backend == "pytorch":
+    if backend not in (None, "onnxruntime"):
         raise UnsupportedError(
             f"{path}: PyTorch runs weights, and this is a graph", use(backend="onnxruntime")
         )

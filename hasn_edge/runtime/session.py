@@ -92,7 +92,8 @@ class Session(ABC):
     """
 
     backend: str
-    """``"pytorch"``, ``"torchscript"``, ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or ``"fake"``."""
+    """``"pytorch"``, ``"torch.compile"``, ``"torchscript"``,
+    ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or ``"fake"``."""
     spec: NetworkSpec
     """The network: scale, channels, smallest size."""
     precision: Precision

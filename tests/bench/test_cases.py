@@ -54,10 +54,12 @@ class Builds:
 def compare(tmp_path):
     builds = Builds(tmp_path)
 
-    def make(kind, *, fails=(), graphs=("onnxruntime",), **backends):
+    def make(kind, *, fails=(), graphs=("onnxruntime",), compiled=False, **backends):
         builds.fails = fails
         maker = CaseMaker(
-            options=BenchOptions(model="m", threads=2, cuda="torch", graph_backends=graphs),
+            options=BenchOptions(
+                model="m", threads=2, cuda="torch", graph_backends=graphs, compiled=compiled
+            ),
             board=Board(kind=kind, title=kind),
             backends=Backends(**backends),
             size=(48, 64),
@@ -84,6 +86,13 @@ def test_a_precision_that_cannot_be_built_is_a_case_that_states_so(compare):
     assert [case.label for case in found if case.failure] == ["ONNX Runtime int8"]
     with pytest.raises(BuildError, match="fp32 fails"):
         compare("jetson", fails=("fp32", "fp16", "int8"), engines=EngineRuntime.TENSORRT)
+
+
+def test_the_compiled_network_stands_beside_the_eager_one(compare):
+    for kind, gpu, where in (("cpu", False, ""), ("cuda", True, ", GPU")):
+        found, _ = compare(kind, compiled=True, engines=EngineRuntime.TENSORRT, torch_gpu=gpu)
+        assert [case.label for case in found][:2] == [f"PyTorch fp32{where}", f"torch.compile fp32{where}"]
+        assert [(case.compiled, case.threads) for case in found][:3] == [(False, 2), (True, 2), (False, 2)]
 
 
 def test_what_is_compared_on_a_jetson(compare):
