@@ -17,6 +17,7 @@ from hasn_edge.errors import HasnEdgeError
 from hasn_edge.evaluation.latency import Latency, Round, time_session
 from hasn_edge.hardware.power import PowerSource
 from hasn_edge.runtime.open import open_session
+from hasn_edge.runtime.session import Session
 
 WARMUP = 10
 """Calls before the first timed one."""
@@ -41,6 +42,11 @@ class Case:
     error: str | None = None
     refused: tuple[str, ...] = ()
     """What refused this case in another form before it was built in the one that ran."""
+
+    def fail(self, reason: str) -> None:
+        """Keep why it did not run, and no figure of it."""
+        self.error = reason
+        self.gpu = self.host = self.enqueue = self.output = None
 
     def difference(self, reference: Output | None) -> tuple[float, float] | None:
         """Return the largest difference from ``reference`` and the PSNR of it in dB."""
@@ -107,17 +113,21 @@ class Bench:
         """Time an artifact through its session; ``mapped`` is for engines."""
         device = None if self.rehearsal else "cuda"
         with open_session(path, device=device, frame=(x.shape[2], x.shape[3]), mapped=mapped) as session:
-            time_session(session, x, at_least=WARMUP, seconds=0)
-            case.output = session.run(x)
-            meter = EnergyMeter(self.source)
-            with meter.reading():
-                timed = time_session(session, x, at_least=self.runs, seconds=self.seconds)
-            meter.count(len(timed.total))
-            case.host = Latency(rounds=(timed.total,))
-            case.gpu, case.enqueue = _part(timed, "gpu"), _part(timed, "enqueue")
-            case.facts = session.facts() or None
-            case.graphs = bool(case.facts and case.facts.get("graphs"))
-            self._energy(case, meter)
+            self.opened(case, session, x)
+
+    def opened(self, case: Case, session: Session, x: Output) -> None:
+        """Time an open session."""
+        time_session(session, x, at_least=WARMUP, seconds=0)
+        case.output = session.run(x)
+        meter = EnergyMeter(self.source)
+        with meter.reading():
+            timed = time_session(session, x, at_least=self.runs, seconds=self.seconds)
+        meter.count(len(timed.total))
+        case.host = Latency(rounds=(timed.total,))
+        case.gpu, case.enqueue = _part(timed, "gpu"), _part(timed, "enqueue")
+        case.facts = session.facts() or None
+        case.graphs = bool(case.facts and case.facts.get("graphs"))
+        self._energy(case, meter)
 
     def _captured(self, module: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Call:
         """Return a call that replays a CUDA graph of ``module`` on ``x``."""

@@ -27,6 +27,7 @@ def kernels_of_engine(
     engine: Artifact,
     *,
     progress: Progress = ignore,
+    loaded: bool = False,
     find_gpu: Callable[[], GpuFacts | None] = gpu_facts,
 ) -> KernelRecord:
     """Return the kernels of a built engine.
@@ -38,6 +39,7 @@ def kernels_of_engine(
     Args:
         engine: The file is read in the last case only.
         progress: Receives what is under way.
+        loaded: Ask TensorRT's engine inspector in any case: what the GPU got, not what the compiler stated.
         find_gpu: Returns the GPU that an engine can be loaded on.
 
     Raises:
@@ -46,15 +48,16 @@ def kernels_of_engine(
         BuildError: the compiler, or the process that loads the engine, failed.
     """
     details = engine.engine
-    if details.kernels is not None and details.kernels.lines:
+    if not loaded and details.kernels is not None and details.kernels.lines:
         return details.kernels
     runtime = EngineRuntime(details.runtime)
-    if runtime is EngineRuntime.RTX and (graph := graph_of(engine)) is not None:
+    if not loaded and runtime is EngineRuntime.RTX and (graph := graph_of(engine)) is not None:
         progress(Step(f"compiling {graph.name} again"))
         return kernels_from_onnx(graph.read_bytes(), _target_of(engine), precision=engine.precision)
     if find_gpu() is None:
+        why = "" if loaded else "its sidecar does not list its kernels, and "
         raise UnsupportedError(
-            f"{engine.path}: its sidecar does not list its kernels, and there is no GPU here to load it on",
+            f"{engine.path}: {why}there is no GPU here to load it on",
             say("look at it on its device"),
             call("build"),
         )

@@ -1,10 +1,13 @@
-"""What benchmarks/gpu.py is made of, rehearsed on the CPU: figures, reasons, the result file."""
+"""What benchmarks/gpu.py is made of, rehearsed on the CPU: steps, figures, reasons, the result file."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import math
+import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +16,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from hasn_edge.bench.board import find_board
-from hasn_edge.errors import BuildError
+from hasn_edge.errors import BuildError, UnsupportedError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.hardware.gpu import gpu_facts as find_gpu
 from hasn_edge.model.hasn import HASN
-from hasn_edge.sidecar import Kind
-from hasn_edge.spec import ModelSpec
+from hasn_edge.sidecar import KernelRecord, Kind
+from hasn_edge.spec import ModelSpec, Precision
+from tests.support import gpu_steps_fake
 from tests.support.samples import details_of
 
 SPEC = ModelSpec(features=8, blocks=1)
@@ -36,15 +42,29 @@ def load(name: str):
 
 
 @pytest.fixture(scope="module")
-def gpu():
+def isolate():
+    return load("gpu_isolate")
+
+
+@pytest.fixture(scope="module")
+def steps(isolate):
     load("gpu_case")
-    load("gpu_build")
+    return load("gpu_steps")
+
+
+@pytest.fixture(scope="module")
+def gpu(steps):
     return load("gpu")
 
 
 @pytest.fixture
-def bench(gpu):
-    return gpu.Bench(device="cpu", seconds=0.0, runs=3, source=None)
+def bench(steps):
+    return steps.Bench(device="cpu", seconds=0.0, runs=3, source=None)
+
+
+@pytest.fixture
+def setting(steps, tmp_path):
+    return steps.Setting(model="hasn-x4-small", device="cpu", seconds=0.0, runs=2, folder=tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -58,31 +78,108 @@ def x():
     return np.random.default_rng(0).random((1, 3, 16, 18), dtype=np.float32)
 
 
-def test_a_module_is_timed_and_its_output_kept(gpu, bench, model, x):
-    case = gpu.run(
-        gpu.Case(label="eager", precision="fp32"), lambda c: bench.module(c, model, torch.from_numpy(x))
-    )
-    assert case.error is None
-    assert len(case.gpu.seconds) == len(case.host.seconds) == 3
+class TestSteps:
+    """A step that fails, crashes or hangs loses nothing; fakes stand for what a GPU's libraries do."""
+
+    @pytest.mark.slow
+    def test_each_is_on_its_own(self, isolate, tmp_path):
+        reports = []
+        names = ("succeed", "refuse", "crash", "not_json", "crash_at_the_end", "succeed")
+        every = [isolate.Step(name=name, work=getattr(gpu_steps_fake, name)) for name in names]
+        found = isolate.run_steps(
+            every, deadline_s=300, report=lambda found: reports.append([entry["state"] for entry in found])
+        )
+        assert [entry["state"] for entry in found] == ["done", "failed", "failed", "failed", "done", "done"]
+        refused, crashed, broken = (found[index]["reason"] for index in (1, 2, 3))
+        assert refused == "the engine cannot run on this GPU"
+        assert crashed == "its process ended with exit code -11: Segmentation fault"
+        assert broken.startswith("ValueError: Out of range float values")
+        processes = {found[index]["result"]["process"] for index in (0, 4, 5)}
+        assert len(processes) == 3
+        assert os.getpid() not in processes
+        assert reports[0] == ["waiting"] * 6
+        assert reports[1][0] == "running"
+        assert ["done", "failed", "running", *["waiting"] * 3] in reports, "told before and after each"
+
+    @pytest.mark.slow
+    def test_one_that_hangs_ends_with_what_it_started(self, isolate, tmp_path):
+        work = functools.partial(gpu_steps_fake.hang, tmp_path / "mark")
+        found = isolate.run_alone(isolate.Step(name="hang", work=work), limit_s=1.5)
+        assert found == (None, "it took longer than 2 s and was ended")
+        alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in _text(path)]
+        assert not alive
+
+    def test_the_deadline_ends_one_and_skips_the_rest(self, isolate, monkeypatch):
+        now, limits = [0.0], []
+
+        def alone(step, *, limit_s):
+            limits.append(limit_s)
+            now[0] += min(limit_s, 200)
+            return (None, "it took longer than it may") if limit_s < 100 else ({}, None)
+
+        monkeypatch.setattr(isolate, "run_alone", alone)
+        every = [isolate.Step(name=name, work=dict, limit_s=250) for name in "abcde"]
+        found = isolate.run_steps(every, deadline_s=480, report=lambda found: None, clock=lambda: now[0])
+        assert limits == [250, 250, 80], "no step has more than what is left"
+        assert [entry["state"] for entry in found] == ["done", "done", "failed", "skipped", "skipped"]
+        assert [entry["reason"] for entry in found[2:]] == [
+            "out of time: it took longer than it may", "out of time", "out of time",
+        ]  # fmt: skip
+
+    def test_their_order(self, steps, gpu, setting):
+        assert gpu._sizes(gpu.SIZES) == [(180, 320), (360, 640)]
+        assert gpu.DEADLINE_S == 8 * 60
+        names = [one.name for one in steps.steps_of(setting, gpu._sizes(gpu.SIZES), [steps.RTX])]
+        wanted = [
+            "does an engine load", "golden image", "eager fp32, 320x180", "eager fp16, 320x180",
+            "RTX fp16, 320x180", "RTX int8, 320x180", "compile fp16, 320x180", "eager fp32, 640x360",
+            "eager fp16, 640x360", "RTX fp16, 640x360", "RTX int8, 640x360", "compile fp16, 640x360",
+            "CUDA graphs", "mapped memory", "inspect on the device",
+        ]  # fmt: skip
+        for name, end in zip(names, wanted, strict=False):
+            assert name.endswith(end)
+        assert len(set(names)) == len(names)
+        assert gpu.engine_runtimes(SimpleNamespace(jetson=None))[0] == steps.RTX
+        assert gpu.engine_runtimes(SimpleNamespace(jetson="here")) == [steps.TENSORRT]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def test_a_module_is_timed_and_its_output_kept(steps, bench, model, x):
+    case = steps.Case(label="eager", precision="fp32")
     with torch.inference_mode():
+        bench.module(case, model, torch.from_numpy(x))
         assert (case.output == model(torch.from_numpy(x)).numpy()).all()
+    assert len(case.gpu.seconds) == len(case.host.seconds) == 3
     assert case.difference(case.output) == (0.0, math.inf)
     largest, psnr = case.difference(case.output + np.float32(0.01))
     assert largest == pytest.approx(0.01, rel=1e-3)
     assert psnr == pytest.approx(40, abs=1e-2)
 
 
-def test_what_fails_says_why(gpu, bench, model, x):
-    graphs = gpu.Case(label="TorchScript", precision="fp32", graphs=True)
-    case = gpu.run(graphs, lambda c: bench.module(c, model, torch.from_numpy(x)))
-    assert case.error == "CUDA graphs need a GPU"
-    broken = gpu.run(gpu.Case(label="x", precision="fp32"), lambda c: 1 / 0)
-    assert broken.error == "ZeroDivisionError: division by zero"
-    assert broken.to_dict(None)["gpu"] is None
+@pytest.mark.slow
+def test_a_step_keeps_the_case_that_ran_beside_the_one_that_did_not(steps, setting):
+    """TorchScript runs here, its CUDA graph does not; eager FP32 is the reference of all."""
+    size = (16, 18)
+    (first,) = steps.eager(setting, size, "fp32")["cases"]
+    assert (first["max_abs_difference"], first["size"]) == (0.0, {"height": 16, "width": 18})
+    plain, graph = steps.scripted(setting, size, "fp32")["cases"]
+    assert plain["error"] is None
+    assert plain["gpu"]["samples"] == 2
+    assert 0 <= plain["max_abs_difference"] < 1e-5
+    assert (graph["error"], graph["gpu"]) == ("CUDA graphs need a GPU", None)
+    with pytest.raises(BuildError, match="of the first; ZeroDivisionError"):
+        case = steps.Case(label="x", precision="fp32", refused=("of the first",))
+        steps._whole([steps._run(setting, size, case, lambda: 1 / 0)])
 
 
 @pytest.mark.slow
-def test_an_artifact_is_timed_through_its_session(gpu, bench, model, x, tmp_path):
+def test_an_artifact_is_timed_through_its_session(steps, bench, model, x, tmp_path):
     from hasn_edge.artifact import publish
     from hasn_edge.spec import Precision
 
@@ -90,8 +187,8 @@ def test_an_artifact_is_timed_through_its_session(gpu, bench, model, x, tmp_path
         onnx_from_model(model).SerializeToString(), tmp_path / "n.onnx", spec=SPEC,
         precision=Precision.FP32, source="0" * 64, details=details_of(Kind.ONNX),
     )  # fmt: skip
-    case = gpu.run(gpu.Case(label="o", precision="fp32"), lambda c: bench.session(c, graph.path, x))
-    assert case.error is None
+    case = steps.Case(label="o", precision="fp32")
+    bench.session(case, graph.path, x)
     assert case.gpu is None
     assert len(case.host.seconds) == 3
     with torch.inference_mode():
@@ -104,14 +201,13 @@ HOPPER = GpuFacts(
 )  # fmt: skip
 
 
-def test_tensorrt_for_rtx_is_asked_without_naming_the_gpu_too(gpu, tmp_path, monkeypatch):
+def test_tensorrt_for_rtx_is_asked_without_naming_the_gpu_too(steps, setting, tmp_path, monkeypatch):
     """Its list has no SM 9.0 and our check compares with what was named: unnamed, it answers itself."""
     from hasn_edge.engine.compatibility import _gpu_problems
     from hasn_edge.engine.engine_file import PlanHeader
     from hasn_edge.engine.target import EngineRuntime, load_target
 
-    builds = sys.modules["gpu_build"]
-    targets = builds.rtx_targets(HOPPER, tmp_path)
+    targets = steps.rtx_targets(HOPPER, tmp_path)
     assert [load_target(t).compute_capabilities for t in targets] == [
         ("9.0",), (), load_target("rtx").compute_capabilities,
     ]  # fmt: skip
@@ -126,23 +222,31 @@ def test_tensorrt_for_rtx_is_asked_without_naming_the_gpu_too(gpu, tmp_path, mon
     refusal = (
         "TensorRT for RTX could not run it:\n  ERROR: " + "x" * 500 + "\n  The engine cannot run on this GPU"
     )
+    asked = []
 
     def refuse(model, *, target, **options):
+        asked.append(target)
         raise BuildError(f"SM90 is not known\nto it, {target}" if "this-gpu" in target else refusal)
 
-    monkeypatch.setattr(builds, "build", refuse)
-    made = builds.build_all(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX fp16"]
-    assert made.path is None
-    assert [text.split(":")[0] for text in made.refused] == ["this-gpu", "unnamed-gpu", "rtx"]
-    assert made.refused[1].endswith("The engine cannot run on this GPU"), "its words, whole"
-    (case,) = gpu.cases_of_files(None, {"TensorRT for RTX fp16": made}, None)
-    assert "The engine cannot run on this GPU" in case.to_dict(None)["error"]
-    assert case.to_dict(None)["refused"] == gpu.reasons(case) == list(made.refused)
-    assert len(gpu.short(case.error)) < 310
+    monkeypatch.setattr(steps, "gpu_facts", lambda: HOPPER)
+    monkeypatch.setattr(steps, "build", refuse)
+    on_gpu = replace(setting, device="cuda")
+    for step in (steps.load_engine, steps.golden_image):
+        with pytest.raises(BuildError, match=r"^this-gpu: SM90.*; unnamed-gpu: .*this GPU; rtx: .*this GPU$"):
+            step(on_gpu, steps.RTX, (180, 320))
+    assert len(asked) == 3, "what was refused is not built again for the next step"
+
+    def end(model, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "build", end)
+    with pytest.raises(KeyboardInterrupt):
+        steps.load_engine(on_gpu, steps.TENSORRT, (180, 320))
+    with pytest.raises(BuildError, match="an earlier step ended while it built this"):
+        steps.golden_image(on_gpu, steps.TENSORRT, (180, 320))
 
 
-def test_what_was_refused_before_stays_with_what_ran(gpu, tmp_path, monkeypatch):
-    builds = sys.modules["gpu_build"]
+def test_what_was_refused_before_stays_with_what_ran(steps, setting, tmp_path, monkeypatch):
     engine = SimpleNamespace(kind=Kind.ENGINE, path=tmp_path / "e.engine")
     graph = SimpleNamespace(kind=Kind.ONNX, path=tmp_path / "g.onnx")
 
@@ -151,18 +255,41 @@ def test_what_was_refused_before_stays_with_what_ran(gpu, tmp_path, monkeypatch)
             raise BuildError("SM90 is not known")
         return SimpleNamespace(artifacts=(graph, engine))
 
-    monkeypatch.setattr(builds, "build", some)
-    made = builds.build_all(HOPPER, "hasn-x4", (180, 320), tmp_path)["TensorRT for RTX int8"]
-    assert made == builds.Made(path=engine.path, refused=("this-gpu: SM90 is not known",))
-    ran = SimpleNamespace(session=lambda case, path, x: setattr(case, "facts", {"path": str(path)}))
-    (case,) = gpu.cases_of_files(ran, {"TensorRT for RTX int8": made}, None)
-    assert (case.error, case.facts["path"]) == (None, str(engine.path))
-    assert case.to_dict(None)["refused"] == gpu.reasons(case) == ["this-gpu: SM90 is not known"]
-    case.error = "it ran and failed"
-    assert gpu.reasons(case) == ["this-gpu: SM90 is not known", "it ran and failed"]
+    monkeypatch.setattr(steps, "gpu_facts", lambda: HOPPER)
+    monkeypatch.setattr(steps, "build", some)
+    made = steps.Engines(replace(setting, device="cuda")).get(steps.RTX, "int8", (180, 320))
+    assert made == steps.Made(path=engine.path, refused=["this-gpu: SM90 is not known"])
+    monkeypatch.setattr(
+        steps.Bench, "session", lambda self, case, path, x: setattr(case, "facts", {"p": str(path)})
+    )
+    (case,) = steps.built(replace(setting, folder=tmp_path), steps.RTX, (180, 320), "int8")["cases"]
+    assert (case["session"], case["refused"]) == ({"p": str(engine.path)}, ["this-gpu: SM90 is not known"])
 
 
-def test_trained_networks_of_both_sizes_at_three_sizes(gpu):
+def test_an_inspector_that_lists_nothing_is_the_steps_reason(steps, setting, monkeypatch):
+    made = steps.Made(path=Path("e.engine"), refused=[])
+    monkeypatch.setattr(steps.Engines, "get", lambda self, runtime, precision, size: made)
+    kernels = KernelRecord(
+        all=2, rounding=0, read_bytes=3, written_bytes=4, convolutions={"Half -> Half": 2}, size=(180, 320)
+    )
+    stated = SimpleNamespace(moved_bytes=9)
+    artifact = SimpleNamespace(
+        precision=Precision.FP16, path=made.path, engine=SimpleNamespace(kernels=stated)
+    )
+    monkeypatch.setattr(steps, "load_artifact", lambda path: artifact)
+    monkeypatch.setattr(steps, "kernels_of_engine", lambda artifact, *, loaded: kernels)
+    found = steps.inspect(setting, steps.RTX, (180, 320))["fp16"]
+    assert (found["moved_bytes"], found["moved_bytes_in_sidecar"], found["kernels"]) == (7, 9, 2)
+
+    def refuse(artifact, *, loaded):
+        raise UnsupportedError("there is no GPU here")
+
+    monkeypatch.setattr(steps, "kernels_of_engine", refuse)
+    with pytest.raises(BuildError, match="^there is no GPU here; there is no GPU here$"):
+        steps.inspect(setting, steps.RTX, (180, 320))
+
+
+def test_trained_networks_of_both_sizes(gpu):
     from hasn_edge.model.zoo import CAMERA_MODEL, bundled_models, load_model
     from hasn_edge.spec import ModelSpec as Spec
 
@@ -171,43 +298,58 @@ def test_trained_networks_of_both_sizes_at_three_sizes(gpu):
     large = load_model(gpu.MODELS[0])
     assert replace(large.spec, residual=False) == Spec(), "the published network's convolutions"
     assert sum(p.numel() for p in large.parameters()) == 435_272
-    assert gpu._sizes(gpu.SIZES) == [(180, 320), (360, 640), (540, 960)]
 
 
 def test_the_result_file_says_it_was_a_rehearsal(gpu, tmp_path):
     board = find_board("cpu")
-    arguments = (board, board.facts(), [{"model": "m"}], "rehearsal", True)
+    arguments = (board, board.facts(), [{"name": "s"}], "rehearsal", True)
     assert gpu.write(*arguments, None) is None
     path = gpu.write(*arguments, tmp_path / "r.json")
     content = json.loads(path.read_text())
     assert content["rehearsal"] is True
     assert content["versions"]["torch"] == torch.__version__
-    assert content["results"] == [{"model": "m"}]
+    assert content["steps"] == [{"name": "s"}]
     assert content["device"]["power"] == "rehearsal"
 
 
-def test_without_a_gpu_it_refuses(gpu):
-    from click.testing import CliRunner
-
-    if torch.cuda.is_available():
+def test_without_a_gpu_it_refuses_in_one_message(gpu):
+    if find_gpu() is not None:
         pytest.skip("this machine has a GPU")
     result = CliRunner().invoke(gpu.main, [])
-    assert result.exit_code != 0
-    assert "no NVIDIA GPU" in str(result.exception) + result.output
+    assert result.exit_code == 1
+    (line,) = result.output.strip().splitlines()
+    assert re.match(r"Error: device 'cuda': no NVIDIA GPU .*; --rehearse goes through the steps", line)
 
 
-def test_what_ends_the_process_takes_no_finished_case_along(gpu, tmp_path, monkeypatch):
-    from click.testing import CliRunner
-
-    def one_then_none(bench, model, files, x):
-        yield gpu.Case(label="first", precision="fp32")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(gpu, "cases", one_then_none)
-    monkeypatch.setattr(gpu, "build_all", lambda *args: {})
+def test_the_result_is_written_after_each_step(gpu, steps, isolate, tmp_path, monkeypatch):
+    """What ends the process in the second step takes nothing of the first along."""
     path = tmp_path / "r.json"
-    CliRunner().invoke(
-        gpu.main, ["--rehearse", "--model", "hasn-x4-small", "--size", "16x16", "-o", str(path)]
+    seen = []
+
+    def alone(step, *, limit_s):
+        seen.append([entry["state"] for entry in json.loads(path.read_text())["steps"]])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return {"value": 1}, None
+
+    monkeypatch.setattr(isolate, "run_alone", alone)
+    monkeypatch.setattr(
+        steps, "steps_of", lambda *args: [isolate.Step(name=name, work=dict) for name in ("a", "b", "c")]
     )
-    (result,) = json.loads(path.read_text())["results"]
-    assert [case["label"] for case in result["cases"]] == ["first"]
+    CliRunner().invoke(gpu.main, ["--rehearse", "--model", "hasn-x4-small", "-o", str(path)])
+    assert seen == [["running", "waiting", "waiting"], ["done", "running", "waiting"]]
+    first = json.loads(path.read_text())["steps"][0]
+    assert (first["result"], first["reason"]) == ({"value": 1}, None)
+
+
+def test_the_table_has_a_row_for_each_case_and_each_step_without_one(gpu, steps, setting):
+    case = steps.eager(setting, (16, 18), "fp32")["cases"][0]
+    failed = {**case, "label": "TorchScript", "error": "no graph", "gpu": None, "host": None}
+    found = [
+        {"name": "s: eager", "state": "done", "reason": None, "result": {"cases": [case, failed]}},
+        {"name": "s: int8", "state": "failed", "reason": "refused " * 100, "result": None},
+    ]
+    assert gpu.table("title", found).row_count == 3
+    first, second = gpu.reasons(found)
+    assert first == "s: eager, TorchScript: no graph"
+    assert len(gpu.short(second)) < 310

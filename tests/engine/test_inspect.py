@@ -50,6 +50,8 @@ def test_from_the_sidecar_or_from_the_graph_beside_it(hasn_onnx: MakeOnnx, tmp_p
     assert kernels_of_engine(put(built.plan, "b.engine", silent, parent)) == built.kernels
     with pytest.raises(UnsupportedError, match=r"c\.engine: its sidecar does not list .* no GPU here"):
         kernels_of_engine(put(built.plan, "c.engine", silent))
+    with pytest.raises(UnsupportedError, match=r"a\.engine: there is no GPU here to load it on"):
+        kernels_of_engine(stated, loaded=True, find_gpu=lambda: None)
 
 
 def test_from_tensorrt_on_its_gpu(libcuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
