@@ -13,7 +13,7 @@ from typing import Any
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board, find_board
 from hasn_edge.bench.case_process import Case, Worker
-from hasn_edge.bench.cases import CaseMaker, find_backends
+from hasn_edge.bench.cases import CaseMaker, find_backends, find_compared
 from hasn_edge.bench.evidence import CaseEvidence, collect_evidence
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.options import DEFAULT_SIZE, RUNS, SECONDS, BenchOptions
@@ -27,8 +27,9 @@ from hasn_edge.hardware.clocks import require_clocks
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import compute_cores, describe_host
 from hasn_edge.hardware.jetson import Jetson
+from hasn_edge.model.comparators import load_comparator, split_name
 from hasn_edge.model.complexity import PAPER_SIZE, NetworkCounts
-from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, is_foreign_graph, load_model_checkpoint
+from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, is_foreign_network, load_model_checkpoint
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.graph_probe import probe_graph
@@ -46,6 +47,7 @@ def benchmark(
     precisions: Sequence[str] = ("fp32", "fp16", "int8"),
     graph_backends: Sequence[GraphBackend] = ("onnxruntime",),
     compiled: bool = False,
+    compare: Sequence[str] = (),
     data: Sequence[str] = (),
     size: tuple[int, int] | None = None,
     runs: int | None = None,
@@ -78,6 +80,7 @@ def benchmark(
         precisions=precisions,
         graph_backends=graph_backends,
         compiled=compiled,
+        compare=compare,
         data=data,
         size=size,
         runs=runs,
@@ -124,6 +127,7 @@ def run_benchmark(
         require_clocks()
     spec = _common_spec(options.model, artifacts)
     size = _common_size(artifacts, options.size)
+    compared = find_compared(options.compare, spec.scale, size)
     sets = eval_sets(options.data, spec.scale)
     if options.threads is None:
         options = replace(options, threads=compute_cores())
@@ -135,6 +139,7 @@ def run_benchmark(
             backends=find_backends(found_board, engines=bool(options.precisions)),
             size=size,
             folder=Path(folder),
+            compared=compared,
             progress=progress,
         ).cases(artifacts)
         # PyTorch on a Jetson's CPU would take ten minutes for the samples that its GPU has in seconds.
@@ -167,7 +172,7 @@ def run_benchmark(
                     )
                     quality = {name: one for name, one in quality.items() if name not in whole}
                 finished.append(_bench_case(result, quality, gaps))
-                if options.evidence:
+                if options.evidence and result.scores:
                     progress(Step(f"looking at where {result.case.label} differs"))
                     evidence[result.case.label] = collect_evidence(
                         result.case, sets, reference, result.scores, progress
@@ -221,6 +226,7 @@ def _bench_case(result: CaseResult, quality: Mapping[str, SetQuality], gaps: tup
     artifact = case.artifact
     return BenchCase(
         label=case.label,
+        network=case.network,
         **result.facts,
         **(vars(measured) if measured else {"latency": None}),
         file=artifact.path.name if artifact else None,
@@ -235,6 +241,7 @@ def _bench_case(result: CaseResult, quality: Mapping[str, SetQuality], gaps: tup
 def _failed_case(case: Case, facts: Mapping[str, Any], failure: HasnEdgeError) -> BenchCase:
     return BenchCase(
         label=case.label,
+        network=case.network,
         backend=str(facts["backend"]),
         precision=str(facts["precision"]),
         device=str(facts["device"]),
@@ -290,20 +297,22 @@ def _spec_of(model: str) -> NetworkSpec:
     shipped = bundled_onnx(model)  # its sidecar names the network without PyTorch
     if shipped is not None:
         return load_artifact(shipped).spec
-    if is_foreign_graph(model):
+    if is_foreign_network(model):
+        if (other := split_name(model)) is not None:
+            return load_comparator(*other).spec
         return replace(probe_graph(Path(model)), peak=1.0)  # as the files that are built of it
     return load_model_checkpoint(model).spec
 
 
 def _graph_counts(model: str | None, size: tuple[int, int]) -> Mapping[tuple[int, int], NetworkCounts]:
     """Return what a graph of somebody else's computes, where the package onnx can tell."""
-    if model is None or not is_foreign_graph(model) or installed_version("onnx") is None:
+    if model is None or not is_foreign_network(model) or installed_version("onnx") is None:
         return {}
-    from hasn_edge.pipeline.foreign_graph import load_foreign_graph
+    from hasn_edge.pipeline.foreign_graph import load_foreign
     from hasn_edge.quantize.graph import count_graph
 
     try:
-        graph = load_foreign_graph(Path(model)).graph(17, size=None, batch=1)
+        graph = load_foreign(model).graph(17, size=None, batch=1)
         return {one: count_graph(graph, one) for one in (size, PAPER_SIZE)}
     except UnsupportedError:  # of one size, or shapes that cannot be inferred
         return {}

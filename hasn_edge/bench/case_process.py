@@ -29,8 +29,23 @@ from hasn_edge.hardware.host import peak_memory_bytes
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
     from hasn_edge.evaluation.evaluate import Scores
+    from hasn_edge.model.complexity import NetworkCounts
     from hasn_edge.runtime.open import GraphBackend, ModelBackend
     from hasn_edge.runtime.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedNetwork:
+    """Another paper's network."""
+
+    name: str
+    """What it is called in the report: of a file, with the file's name."""
+    model: str
+    """``"NETWORK=FILE"``, or ``"NETWORK=random"``."""
+    trained: bool
+    """Whether it has weights, so that its quality means something."""
+    counts: Mapping[tuple[int, int], NetworkCounts]
+    """By (height, width) of the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +54,11 @@ class Case:
 
     label: str
     model: str | None = None
-    """Bundled name or weights file, run unfused by PyTorch."""
+    """Bundled name, weights file or another paper's network, run unfused by PyTorch."""
     compiled: bool = False
     """Run :attr:`model` through ``torch.compile``, not eagerly."""
+    network: ComparedNetwork | None = None
+    """What is run where it is not the benchmark's own network."""
     artifact: Artifact | None = None
     backend: GraphBackend | None = None
     """What runs an ONNX graph; ONNX Runtime where ``None``."""

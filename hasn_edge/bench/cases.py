@@ -9,13 +9,15 @@ from pathlib import Path
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board
-from hasn_edge.bench.case_process import Case
+from hasn_edge.bench.case_process import Case, ComparedNetwork
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.engine.capabilities import find_module
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import MissingDependencyError
+from hasn_edge.errors import InputError, MissingDependencyError
 from hasn_edge.files import distinct_names
-from hasn_edge.model.zoo import bundled_onnx, is_foreign_graph
+from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
+from hasn_edge.model.complexity import PAPER_SIZE
+from hasn_edge.model.zoo import bundled_onnx, is_foreign_network
 from hasn_edge.optional import installed_version, require
 from hasn_edge.pipeline.api import export
 from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION
@@ -77,6 +79,37 @@ def find_backends(board: Board, *, engines: bool = True) -> Backends:
     return Backends(engines=installed, torch_gpu=torch_gpu, onnxruntime_gpu=onnxruntime_gpu)
 
 
+def find_compared(texts: Sequence[str], scale: int, size: tuple[int, int]) -> list[ComparedNetwork]:
+    """Return networks of other papers, and count them.
+
+    Args:
+        texts: As :attr:`BenchOptions.compare`.
+        scale: That of the network that they are compared with.
+        size: (height, width) of the latency figures.
+
+    Raises:
+        InputError: no network is called so; those that there are are listed. Or the scale is another.
+        CheckpointError: a file is no checkpoint of its network.
+        MissingDependencyError: PyTorch is not installed.
+    """
+    found = []
+    for text in texts:
+        name, weights = split_name(text) or (text, RANDOM)
+        network = load_comparator(name, weights)
+        if network.spec.scale != scale:
+            raise InputError(f"{name} is of scale {network.spec.scale}, and the model of scale {scale}")
+        trained = weights != RANDOM
+        found.append(
+            ComparedNetwork(
+                name=f"{name} ({Path(weights).name})" if trained else name,
+                model=f"{name}={weights}",
+                trained=trained,
+                counts={one: network.network.counts(*one) for one in (size, PAPER_SIZE)},
+            )
+        )
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaseMaker:
     """Makes the cases of one benchmark, and builds what they run."""
@@ -90,6 +123,8 @@ class CaseMaker:
     """Where graphs for the CPU and TorchScript go."""
     engines: Path = Path("engines")
     """Where engines of earlier builds lie, and below which new ones are kept."""
+    compared: Sequence[ComparedNetwork] = ()
+    """What :func:`find_compared` found of ``options.compare``."""
     progress: Progress = ignore
     build: Callable[..., Built] = build_one
     export: Callable[..., Artifact] = export
@@ -105,11 +140,13 @@ class CaseMaker:
         found: list[Case] = []
         if self.options.model is not None:
             make = self._cpu_cases if self.board.kind == "cpu" else self._device_cases
-            found += make(self.options.model)
+            found += make(self.options.model, self._precisions)
             failures = [case.failure for case in found if case.failure is not None]
             built = [case for case in found if case.model is None]  # the others are the network itself
             if failures and len(failures) == len(built):
                 raise failures[0]
+        for other in self.compared:
+            found += self._compared_cases(other)
         names = distinct_names([artifact.path for artifact in artifacts])
         for artifact, name in zip(artifacts, names, strict=True):
             found += self._artifact_cases(artifact, label=name)
@@ -125,7 +162,7 @@ class CaseMaker:
     def _reference(self, model: str, *, gpu: bool | None) -> Case:
         """Return the FP32 network: by PyTorch or, without that, the graph that ships with it."""
         where = {None: "", False: ", CPU", True: ", GPU"}[gpu]
-        if is_foreign_graph(model):
+        if self._is_graph(model):
             return Case(label="ONNX Runtime fp32, as given", model=model, threads=self.options.threads)
         onnx = None if installed_version("torch") else bundled_onnx(model)
         if onnx is not None:
@@ -134,7 +171,7 @@ class CaseMaker:
         return Case(label=f"PyTorch fp32{where}", model=model, threads=self.options.threads, device=device)
 
     def _compiled_case(self, model: str, *, gpu: bool) -> list[Case]:
-        if not self.options.compiled or is_foreign_graph(model):
+        if not self.options.compiled or self._is_graph(model):
             return []
         return [
             Case(
@@ -146,30 +183,53 @@ class CaseMaker:
             )
         ]
 
-    def _cpu_cases(self, model: str) -> list[Case]:
+    @staticmethod
+    def _is_graph(model: str) -> bool:
+        """Whether there is nothing that PyTorch could run."""
+        return is_foreign_network(model) and split_name(model) is None
+
+    def _compared_cases(self, other: ComparedNetwork) -> list[Case]:
+        """The network in PyTorch, and as the device runs networks best, in floating point."""
+        if self.board.kind == "cpu":
+            found = self._cpu_cases(other.model, [Precision.FP32])
+        else:
+            floats = [one for one in self._precisions if one is not Precision.INT8]
+            found = self._device_cases(other.model, floats or [Precision.FP16])
+        why = () if other.trained else ("quality: its weights are random, and tell what it costs alone",)
+        return [
+            replace(
+                case,
+                label=f"{other.name}, {case.label}",
+                network=other,
+                not_measured=(*case.not_measured, *why),
+            )
+            for case in found
+        ]
+
+    def _cpu_cases(self, model: str, precisions: Sequence[Precision]) -> list[Case]:
         found = [self._reference(model, gpu=None), *self._compiled_case(model, gpu=False)]
-        for precision in self._precisions:
+        for precision in precisions:
             built = self._build(model, precision, "cpu", None)
             found += self._cases_of(built)
-            if precision is Precision.FP32 and not is_foreign_graph(model):
+            if precision is Precision.FP32 and not is_foreign_network(model):
                 # Not FP16: PyTorch computes half precision on a CPU some fifty times slower.
                 found.append(self._torchscript_case(model, precision))
             if precision is Precision.INT8:
                 found += [self._emulated_case(one) for one in built if isinstance(one, Artifact)]
         return found
 
-    def _device_cases(self, model: str) -> list[Case]:
+    def _device_cases(self, model: str, precisions: Sequence[Precision]) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
-        gpu = self.backends.torch_gpu and not is_foreign_graph(model)
+        gpu = self.backends.torch_gpu and not self._is_graph(model)
         found = [self._reference(model, gpu=gpu), *self._compiled_case(model, gpu=gpu)]
-        for precision in self._precisions:
+        for precision in precisions:
             if self.backends.engines is not None:
                 for one in self._build(model, precision, self.backends.engines.value, self.size):
                     if isinstance(one, Case) or one.kind is Kind.ENGINE:
                         found += self._cases_of([one])
                     elif precision is Precision.INT8:
                         found.append(self._emulated_case(one))
-            if gpu and precision is not Precision.INT8:
+            if gpu and precision is not Precision.INT8 and not is_foreign_network(model):
                 found.append(self._torchscript_case(model, precision))
             if self.backends.onnxruntime_gpu and precision is not Precision.INT8:
                 found += self._cases_of(self._build(model, precision, "cpu", None))

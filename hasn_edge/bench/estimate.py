@@ -15,7 +15,7 @@ from hasn_edge.engine.target import load_target, shipped_targets
 from hasn_edge.errors import InputError, UnsupportedError, say, use
 from hasn_edge.hardware.profiles import DeviceProfile
 from hasn_edge.model.complexity import complexity
-from hasn_edge.model.zoo import bundled_onnx, is_foreign_graph, load_model_checkpoint, model_name
+from hasn_edge.model.zoo import bundled_onnx, is_foreign_network, load_model_checkpoint, model_name
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -112,8 +112,8 @@ def estimate_model(
         raise InputError(
             "no precision to estimate; expected one or more of fp32, fp16, int8", use(precisions=("int8",))
         )
-    if is_foreign_graph(model):
-        raise UnsupportedError(f"{model} is a graph, and only our own networks are estimated layer by layer")
+    if is_foreign_network(model):
+        raise UnsupportedError(f"{model} is another network, and only our own are estimated layer by layer")
     shipped = bundled_onnx(model)  # its sidecar names the network without PyTorch
     spec = load_artifact(shipped).spec if shipped else load_model_checkpoint(model).spec
     assert isinstance(spec, ModelSpec)

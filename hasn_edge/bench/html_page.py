@@ -84,7 +84,7 @@ def _row(report: BenchReport, case: BenchCase, number: int, chosen: bool) -> dic
         speedup = report.speedup(case)[0]
         times = [*(f"{value:.4g}" for value in quantiles), f"{latency.fps:.4g}"]
         times.append(GAP if speedup is None else f"{speedup:.2f}x")
-    counted = report.counts(PAPER_SIZE)
+    counted = report.counts(PAPER_SIZE, case)
     cells: list[str | tuple[str, str]] = [
         *times,
         _number(case.peak_bytes, 1e-6, ".0f"),

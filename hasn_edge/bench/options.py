@@ -39,6 +39,10 @@ class BenchOptions:
     """What runs each ONNX graph on a CPU, a case each."""
     compiled: bool = False
     """Also measure PyTorch's network through ``torch.compile``."""
+    compare: Sequence[str] = ()
+    """Networks of other papers to measure beside the model, by name; with random weights, which tell cost
+    alone, or with those of a file as ``"span=FILE"``: see
+    :func:`~hasn_edge.model.comparators.load_comparator`."""
     data: Sequence[str] = ()
     """Evaluation sets, ``"NAME=DIR"``; the images that ship where empty."""
     size: tuple[int, int] | None = None

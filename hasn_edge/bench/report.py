@@ -21,6 +21,7 @@ from hasn_edge.model.complexity import PAPER_SIZE, UNCOUNTED, NetworkCounts, cou
 from hasn_edge.spec import ModelSpec, NetworkSpec
 
 if TYPE_CHECKING:
+    from hasn_edge.bench.case_process import ComparedNetwork
     from hasn_edge.bench.energy import Energy
     from hasn_edge.bench.evidence import CaseEvidence
     from hasn_edge.bench.measure import Sustained
@@ -89,6 +90,8 @@ class BenchCase:
     """Host to host; ``None`` where a time would mean nothing, with the reason in ``not_measured``."""
     peak_bytes: int | None
     """Largest resident memory of a process that ran only this case, libraries included."""
+    network: ComparedNetwork | None = None
+    """What ran where it was not the report's own network."""
     device: str = "cpu"
     """Where it ran."""
     parts: Mapping[str, Latency] = field(default_factory=dict)
@@ -145,8 +148,13 @@ class BenchReport:
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
 
-    def counts(self, size: tuple[int, int]) -> NetworkCounts | None:
-        """Return the network's counts at an input (height, width); ``None`` where they are not known."""
+    def counts(self, size: tuple[int, int], case: BenchCase | None = None) -> NetworkCounts | None:
+        """Return a case's counts at an input (height, width), or the report's own network's.
+
+        ``None`` where they are not known.
+        """
+        if case is not None and case.network is not None:
+            return case.network.counts.get(size)
         if isinstance(self.spec, ModelSpec):
             return count(self.spec, *size)
         return self.graph_counts.get(size)
@@ -200,6 +208,14 @@ class BenchReport:
             f"bilinear 4, average pool 1 an element); not counted: {', '.join(UNCOUNTED)}"
             if isinstance(self.spec, ModelSpec)
             else "parameters and MACs: of the graph's convolutions alone",
+            *(
+                [
+                    "networks of other papers: MACs of convolutions alone, on luma where one computes luma; "
+                    "enlarging the image or its colour is timed, and not counted"
+                ]
+                if any(case.network for case in self.cases)
+                else []
+            ),
             f"PSNR / SSIM: Y of BT.601 studio range, 8-bit rounded output, border of {scale} pixels cut, "
             "11x11 Gaussian SSIM, mean over images"
             + (f"; one {width}x{height} frame with the set's images side by side" if self.framed else ""),
@@ -273,7 +289,8 @@ class BenchReport:
                 )
             )
         for case in self.cases:
-            same = [c for c in self.cases if (c.backend, c.precision) == (case.backend, "fp32") and c.latency]
+            alike = (case.backend, "fp32", case.network)
+            same = [c for c in self.cases if (c.backend, c.precision, c.network) == alike and c.latency]
             if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
                 continue
             ratios = case.latency.ratios(same[0].latency)
@@ -386,6 +403,11 @@ def _quality_dict(quality: Mapping[str, SetQuality]) -> dict[str, Any]:
     }
 
 
+def _network_dict(network: ComparedNetwork) -> dict[str, Any]:
+    counts = {f"{width}x{height}": vars(one) for (height, width), one in network.counts.items()}
+    return {"name": network.name, "trained": network.trained, "counts": counts}
+
+
 def _case_dict(
     case: BenchCase, speedup: float | None, no_speedup: str, evidence: CaseEvidence | None
 ) -> dict[str, Any]:
@@ -395,6 +417,7 @@ def _case_dict(
         latency["no_speedup"] = no_speedup or None
     return {
         "label": case.label,
+        "network": case.network and _network_dict(case.network),
         "backend": case.backend,
         "precision": case.precision,
         "device": case.device,

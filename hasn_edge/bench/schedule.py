@@ -115,7 +115,9 @@ class BenchSchedule:
         self.progress(Step(f"scoring {worker.case.label}"))
         try:
             peak = worker.peak_bytes()
-            scores = [worker.score(eval_set, framed=self.framed) for eval_set in self.sets]
+            other = worker.case.network
+            sets = self.sets if other is None or other.trained else ()
+            scores = [worker.score(eval_set, framed=self.framed) for eval_set in sets]
         except HasnEdgeError as exc:
             return self._failed(worker.case, exc)
         return CaseResult(case=worker.case, facts=facts, measured=measured, peak_bytes=peak, scores=scores)

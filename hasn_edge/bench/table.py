@@ -16,7 +16,7 @@ GAP = "-"
 MOST = 7
 """Figures of a case on the terminal where none are named: with its name, eight columns."""
 
-FIRST = ("median", "gpu", "speedup", "psnr", "dpsnr", "energy", "memory", "ssim", "fidelity", "file")
+FIRST = ("median", "gpu", "speedup", "psnr", "dpsnr", "macs", "energy", "memory", "ssim", "fidelity", "file")
 """Which those are, as far as a benchmark has them, the most important first."""
 
 
@@ -32,7 +32,20 @@ class Column:
 
 
 KEYS = (
-    *("backend", "precision", "file", "median", "p90", "p99", "std", "fps", "speedup"),
+    *(
+        "backend",
+        "precision",
+        "parameters",
+        "macs",
+        "activations",
+        "file",
+        "median",
+        "p90",
+        "p99",
+        "std",
+        "fps",
+        "speedup",
+    ),
     *("gpu", "gpu-p90", "gpu-p99", "gpu-std", "enqueue", "transfers", "graphs", "tenths", "sustained"),
     *("power", "idle", "energy", "above-idle", "clock", "memory"),
     *("psnr", "ssim", "dpsnr", "dssim", "fidelity", "worst"),
@@ -54,6 +67,7 @@ def columns(report: BenchReport) -> list[Column]:
     found = [
         Column("backend", "backend", [case.backend for case in cases]),
         Column("precision", "precision", [case.precision for case in cases]),
+        *_counts(report),
         Column("file", "file, MB", [_number(case.file_bytes, 2, 1e-6) for case in cases]),
         *_quantiles("", "", latency, _milliseconds),
         Column("fps", "FPS", [GAP if one is None else f"{one.fps:.2f}" for one in latency]),
@@ -93,6 +107,21 @@ def columns(report: BenchReport) -> list[Column]:
             Column("worst", f"{name}: worst image", [_worst(q) for q in of]),
         ]
     return [one for one in found if set(one.cells) != {GAP}]
+
+
+def _counts(report: BenchReport) -> Iterator[Column]:
+    """Yield what networks are and compute, where there are several: else it is in the caption."""
+    if not any(case.network for case in report.cases):
+        return
+    counts = [report.counts(PAPER_SIZE, case) for case in report.cases]
+    size = f"{PAPER_SIZE[1]}x{PAPER_SIZE[0]}"
+    yield Column(
+        "parameters", "parameters", [GAP if one is None else f"{one.parameters:,}" for one in counts]
+    )
+    cells = [_number(one.macs if one else None, 2, 1e-9) for one in counts]
+    yield Column("macs", f"GMACs at {size}", cells)
+    cells = [_number(one.activations if one else None, 1, 1e-6) for one in counts]
+    yield Column("activations", f"M activations at {size}", cells)
 
 
 def _quantiles(

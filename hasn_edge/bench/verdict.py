@@ -29,7 +29,8 @@ def verdict(report: BenchReport) -> Verdict:
 
     Cases are compared by the median over rounds of the ratio within a round.
     """
-    timed = [case for case in report.cases if case.latency is not None and case.failure is None]
+    own = [case for case in report.cases if case.network is None]
+    timed = [case for case in own if case.latency is not None and case.failure is None]
     if not timed:
         return Verdict(case=None, sentence="Nothing was timed, so that nothing can be said of what to ship.")
     float32 = [case for case in timed if case.precision == "fp32"] or timed[:1]

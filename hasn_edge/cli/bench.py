@@ -17,6 +17,7 @@ from hasn_edge.cli.common import (
     cuda_option,
     data_option,
     model_option,
+    network_names,
     quant_recipe_names,
     threads_option,
 )
@@ -90,6 +91,15 @@ markdown_option = click.option(
     metavar="LIST",
     help="Comma-separated precisions to build and bench.  [default: fp32,fp16,int8]",
 )
+@click.option(
+    "--compare",
+    cls=NamesOption,
+    names=network_names,
+    default="",
+    metavar="LIST",
+    help="Comma-separated networks of other papers to time beside the model, with random weights, or also to "
+    "score, with their authors' as NAME=FILE: {names}.",
+)
 @data_option
 @click.option(
     "--size",
@@ -154,6 +164,7 @@ def command(
     artifacts: tuple[Path, ...],
     board: str | None,
     precisions: str | None,
+    compare: str,
     columns: str,
     markdown_path: Path | None,
     html_path: Path | None,
@@ -172,6 +183,7 @@ def command(
       hasn-edge bench
       hasn-edge bench --precision fp32,int8 --data Set5=datasets/Set5 --markdown bench.md
       hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --size 640x360 --html bench.html
+      hasn-edge bench --precision fp32 --compare span,rfdn,imdn,fsrcnn
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
     """
@@ -192,8 +204,8 @@ def command(
     if board is not None:
         if html_path is not None:
             raise click.UsageError("--html is for what was measured; of an --estimate write --markdown")
-        if artifacts:
-            raise click.UsageError("--estimate takes a model and no file: give --model instead")
+        if artifacts or compare:
+            raise click.UsageError("--estimate takes a model alone: give --model")
         size, recipe = options["size"], options["recipe"]
         _estimate(model, board, precisions, size, recipe, markdown_path, typed)
         return
@@ -203,6 +215,7 @@ def command(
         model=chosen_model(model) if model or precisions or not artifacts else None,
         artifacts=artifacts,
         precisions=[p for p in precisions.split(",") if p],
+        compare=[part for part in compare.split(",") if part],
         evidence=html_path is not None,
         command=typed,
         **options,

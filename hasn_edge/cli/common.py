@@ -55,6 +55,13 @@ def model_names_and_auto() -> Iterable[str]:
     return (*model_names(), AUTO)
 
 
+def network_names() -> Iterable[str]:
+    """Return the names of the networks of other papers."""
+    from hasn_edge.model.comparators import NETWORKS
+
+    return NETWORKS
+
+
 def quant_recipe_names() -> Iterable[str]:
     """Return the names of the INT8 recipes that ship."""
     return _toml_names(shipped_path("calibration", "recipes"))
@@ -86,8 +93,8 @@ model_option = click.option(
     names=model_names,
     metavar="NAME|FILE",
     default=None,
-    help="Bundled name ({names}), a .safetensors or .pth file, or any super-resolution network's .onnx.  "
-    "[default: the bundled model]",
+    help="Bundled name ({names}), a .safetensors or .pth file, any super-resolution network's .onnx, or "
+    "another paper's network as span=FILE.  [default: the bundled model]",
 )
 
 source_model_option = click.option(

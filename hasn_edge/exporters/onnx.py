@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import warnings
-from typing import TYPE_CHECKING
 
 import onnx
 import torch
@@ -16,9 +15,7 @@ from hasn_edge.errors import BuildError, ShapeError, UnsupportedError, say, use
 from hasn_edge.exporters import onnx_graph as graphs
 from hasn_edge.exporters.torchscript import quiet_jit
 from hasn_edge.optional import installed_version, require
-
-if TYPE_CHECKING:
-    from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import ModelSpec, NetworkSpec
 
 OPSETS = (17, 18, 19, 20)
 """17 is the newest that TensorRT 8.5 to 8.6 read; 20 has Gelu, and Q/DQ of FP16 tensors (from 19)."""
@@ -82,7 +79,7 @@ def onnx_from_model(
     graph, keyed by these names, holds for all. The same arguments give the same bytes.
 
     Args:
-        model: A :class:`~hasn_edge.model.hasn.HASN`, fused or not, with ``spec``.
+        model: A :class:`~hasn_edge.model.hasn.HASN`, fused or not, or another network, with ``spec``.
         opset: 17 to 20. From 20 on GELU is one operator.
         size: ``(H, W)`` for a static graph without any arithmetic on shapes, ``None`` for any size from
             ``spec.size.minimum``.
@@ -97,11 +94,12 @@ def onnx_from_model(
         ShapeError: a size below the network's minimum.
         BuildError: simplification changed the output, or the checker refused the graph.
     """
-    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    spec: NetworkSpec = model.spec  # type: ignore[assignment]
     _check(spec, opset, size, batch)
     proto = graphs.canonical(_trace(model, opset, batch, decompose_norm, spec))
     expected = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    if set(graphs.conv_parameters(proto)) != expected:
+    # Networks of others may run a convolution several times, and convolve without a module.
+    if isinstance(spec, ModelSpec) and set(graphs.conv_parameters(proto)) != expected:
         raise BuildError(
             f"this version of PyTorch ({torch.__version__}) names the graph's nodes in an unknown way, so "
             "convolutions cannot be called by their path",
@@ -136,7 +134,7 @@ def onnx_from_model(
     return proto
 
 
-def _check(spec: ModelSpec, opset: int, size: tuple[int, int] | None, batch: int | None) -> None:
+def _check(spec: NetworkSpec, opset: int, size: tuple[int, int] | None, batch: int | None) -> None:
     if opset not in OPSETS:
         raise UnsupportedError(f"ONNX opset {opset} is not supported; choose one of {OPSETS}")
     if size is not None and min(size) < spec.size.minimum:
@@ -151,7 +149,7 @@ def _check(spec: ModelSpec, opset: int, size: tuple[int, int] | None, batch: int
 
 
 def _trace(
-    model: nn.Module, opset: int, batch: int | None, decompose_norm: bool, spec: ModelSpec
+    model: nn.Module, opset: int, batch: int | None, decompose_norm: bool, spec: NetworkSpec
 ) -> onnx.ModelProto:
     """Export with dynamic height and width, also where one size is wanted: one path to check."""
     network = copy.deepcopy(model).float().cpu().eval()
@@ -187,7 +185,7 @@ def _trace(
     return onnx.load_from_string(stream.getvalue())
 
 
-def _simplify(proto: onnx.ModelProto, spec: ModelSpec, batch: int | None) -> tuple[onnx.ModelProto, str]:
+def _simplify(proto: onnx.ModelProto, spec: NetworkSpec, batch: int | None) -> tuple[onnx.ModelProto, str]:
     """Return the simplified graph and how it was done, or the graph itself and why not."""
     version = installed_version("onnxsim")
     if version is None:

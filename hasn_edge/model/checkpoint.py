@@ -16,7 +16,7 @@ from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, Unsupp
 from hasn_edge.files import file_sha256, writing
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.probe import probe_spec
-from hasn_edge.model.weights_file import SPEC_KEY, read_weights
+from hasn_edge.model.weights_file import ENDS, SPEC_KEY, WeightsFile, read_weights
 from hasn_edge.spec import ModelSpec
 
 MAX_BYTES = 1 << 30
@@ -66,15 +66,10 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
             values that are not finite, belongs to another network, or does not show to which.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such weights file")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise CheckpointError(f"{path}: {size} bytes; weights of this family are a few MB, limit {MAX_BYTES}")
-    read = read_weights(path)
+    read = read_file(path)
     weights = read.tensors
     try:
-        _refuse_unusual(weights)
+        refuse_unusual(weights)
         stated = read.metadata.get(SPEC_KEY)
         if stated is not None:
             own = ModelSpec.from_dict(json.loads(stated))
@@ -84,7 +79,7 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
         provenance = json.loads(read.metadata.get(PROVENANCE_KEY, "{}"))
         fitting = infer_spec(weights) if spec is None else spec
         _refuse_misfits(fitting, weights)
-        _refuse_not_finite(weights)
+        refuse_not_finite(weights)
         spec = probe_spec(fitting, weights) if spec is None else spec
     except (CheckpointError, ConfigError, ValueError, TypeError, RecursionError) as exc:
         message, cures = (exc.message, exc.cures) if isinstance(exc, HasnEdgeError) else (str(exc), ())
@@ -97,7 +92,22 @@ def load_checkpoint(path: Path, *, spec: ModelSpec | None = None) -> Checkpoint:
     )
 
 
-def _refuse_not_finite(weights: Mapping[str, Tensor]) -> None:
+def read_file(path: Path, ends: tuple[str, str] = ENDS) -> WeightsFile:
+    """Read the tensors of a file of a reasonable size; see :func:`hasn_edge.model.weights_file.read_weights`.
+
+    Raises:
+        CheckpointError: no such file, one that is too large, or no weights.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{path}: {size} bytes; weights of this family are a few MB, limit {MAX_BYTES}")
+    return read_weights(path, ends)
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights of a run that diverged."""
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor.float()).all()):
             raise CheckpointError(
@@ -107,7 +117,7 @@ def _refuse_not_finite(weights: Mapping[str, Tensor]) -> None:
             )
 
 
-def _refuse_unusual(weights: Mapping[str, Tensor]) -> None:
+def refuse_unusual(weights: Mapping[str, Tensor]) -> None:
     """Refuse what has a shape but not its numbers in memory, one real number each, in reasonable number."""
     for name, tensor in weights.items():
         dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
@@ -124,6 +134,11 @@ def _refuse_unusual(weights: Mapping[str, Tensor]) -> None:
 def _refuse_misfits(spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
     with torch.device("meta"):  # shapes only: a spec may ask for more than the memory holds
         expected = HASN(spec).state_dict()
+    refuse_misfits(spec.arch, expected, weights)
+
+
+def refuse_misfits(arch: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those of a network, by name and shape; the first four are named."""
     problems = [f"missing {name}" for name in expected if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in expected]
     problems += [
@@ -133,7 +148,7 @@ def _refuse_misfits(spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
     ]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"weights do not fit {spec.arch}: {'; '.join(problems[:4])}{more}")
+        raise CheckpointError(f"weights do not fit {arch}: {'; '.join(problems[:4])}{more}")
 
 
 def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | None = None) -> None:

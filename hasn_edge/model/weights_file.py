@@ -23,7 +23,7 @@ SPEC_KEY = "hasn_edge.spec"
 """Under which a file of either kind holds its network."""
 
 _COPY = say("copy it again")
-_FIRST, _LAST = "conv_1.weight", "upsampler.0.weight"
+ENDS = ("conv_1.weight", "upsampler.0.weight")
 """The parameters by which a HASN is found among other tensors."""
 
 _INSIDE = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -59,11 +59,15 @@ class WeightsFile:
     """The strings of a ``.safetensors`` file; of a ``.pth`` the network's, under :data:`SPEC_KEY`."""
 
 
-def read_weights(path: Path) -> WeightsFile:
-    """Read the tensors of one HASN from a file of either kind; the content decides, not the ending.
+def read_weights(path: Path, ends: tuple[str, str] = ENDS) -> WeightsFile:
+    """Read the tensors of one network from a file of either kind; the content decides, not the ending.
 
     Tensors may lie in dictionaries (``params_ema``, ``state_dict``, ``model``, ...) and behind prefixes
     (``module.``, ``_orig_mod.``, a LightningModule's attribute). Averaged weights win over the others.
+
+    Args:
+        path: The file.
+        ends: Two parameters by which the network is found among other tensors.
 
     Raises:
         CheckpointError: it holds no tensors, or those of several networks; says what the file is instead.
@@ -71,7 +75,7 @@ def read_weights(path: Path) -> WeightsFile:
     _refuse_others(path)
     if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
-        return WeightsFile(tensors=_one_network(path, {"": tensors}), metadata=metadata)
+        return WeightsFile(tensors=_one_network(path, {"": tensors}, ends), metadata=metadata)
     content = _unpickle(path)
     found = {name: table for name, table in _tables(content) if any(_is_tensor(v) for v in table.values())}
     if not found:
@@ -82,7 +86,9 @@ def read_weights(path: Path) -> WeightsFile:
             "under 'params_ema', 'params', 'state_dict' or 'model'"
         )
     spec = _find_spec(content, found.values())
-    return WeightsFile(tensors=_one_network(path, found), metadata={} if spec is None else {SPEC_KEY: spec})
+    return WeightsFile(
+        tensors=_one_network(path, found, ends), metadata={} if spec is None else {SPEC_KEY: spec}
+    )
 
 
 def _is_tensor(value: object) -> bool:
@@ -97,14 +103,17 @@ def _tables(content: object, name: str = "", depth: int = _DEPTH) -> Iterator[tu
             yield from _tables(value, f"{name}.{key}" if name else str(key), depth - 1)
 
 
-def _one_network(path: Path, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Return the tensors of the HASN among ``tables``, under its own names."""
+def _one_network(
+    path: Path, tables: Mapping[str, Mapping[str, Any]], ends: tuple[str, str]
+) -> dict[str, Tensor]:
+    """Return the tensors of the network among ``tables``, under its own names."""
+    first_name, last_name = ends
     found: dict[str, dict[str, Any]] = {}
     for place, table in tables.items():
         bare = {_without_wrappers(str(name)): value for name, value in table.items()}
         for name in bare:
-            prefix = name.removesuffix(_FIRST)
-            if prefix != name and (not prefix or prefix.endswith(".")) and prefix + _LAST in bare:
+            prefix = name.removesuffix(first_name)
+            if prefix != name and (not prefix or prefix.endswith(".")) and prefix + last_name in bare:
                 found[".".join(filter(None, (place, prefix.rstrip("."))))] = {
                     each.removeprefix(prefix): value
                     for each, value in bare.items()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasn_edge.errors import CheckpointError, call, say
 from hasn_edge.files import file_sha256
+from hasn_edge.model.comparators import NETWORKS, RANDOM, split_name
 from hasn_edge.optional import require
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def model_path(name: str | Path) -> Path:
     """
     if str(name) in bundled_models():
         return WEIGHTS / f"{name}.safetensors"
+    other = split_name(name)
+    if other is not None:
+        return Path(other[1])
     path = Path(name)
     if path.suffix in (".safetensors", ".pth", ".pt") or path.is_file():
         return path
@@ -49,6 +53,7 @@ def model_path(name: str | Path) -> Path:
     raise CheckpointError(
         f"no model called {str(name)!r}; bundled: {names}",
         say("give the path of a .safetensors or .pth file"),
+        *([say(f"give its weights: {name}=FILE")] if str(name) in NETWORKS else []),
     )
 
 
@@ -60,6 +65,9 @@ def model_name(name: str | Path) -> str:
     """
     if str(name) in bundled_models():
         return str(name)
+    other = split_name(name)
+    if other is not None:
+        return other[0] if other[1] == RANDOM else Path(other[1]).stem
     path = Path(name)
     if path.stem not in _NAMES_OF_RUNS:
         return path.stem
@@ -76,8 +84,10 @@ def model_name(name: str | Path) -> str:
     return run if path.stem == _NAMES_OF_RUNS[0] else f"{run}-{path.stem}"
 
 
-def is_foreign_graph(model: str | Path) -> bool:
-    """Say whether a model is named by an ``.onnx`` file without a sidecar: somebody else's."""
+def is_foreign_network(model: str | Path) -> bool:
+    """Say whether a model is somebody else's: an ``.onnx`` file without a sidecar, or ``"NETWORK=FILE"``."""
+    if split_name(model) is not None:
+        return True
     path = Path(model)
     return path.suffix == ".onnx" and not path.with_name(f"{path.name}.json").is_file()
 

@@ -30,7 +30,7 @@ from hasn_edge.errors import (
 )
 from hasn_edge.files import output_error
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
-from hasn_edge.model.zoo import is_foreign_graph
+from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.optional import require
 from hasn_edge.pipeline.bundle import BundleVariants, is_bundle
 from hasn_edge.pipeline.context import (
@@ -109,7 +109,7 @@ def build_one(
     """
     rules: Mapping[str, tuple[str, ...]] = {}
     bundled = is_bundle(options.model)
-    if not bundled and not is_foreign_graph(options.model):
+    if not bundled and not is_foreign_network(options.model):
         require("torch", extra="export", needed_for="Building")
         from hasn_edge.fuse.apply import DEFAULT_RULES
 

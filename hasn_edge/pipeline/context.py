@@ -28,9 +28,10 @@ from hasn_edge.errors import (
     use,
 )
 from hasn_edge.files import file_sha256
-from hasn_edge.model.zoo import is_foreign_graph, load_model_checkpoint, model_name, model_path
+from hasn_edge.model.comparators import RANDOM, split_name
+from hasn_edge.model.zoo import is_foreign_network, load_model_checkpoint, model_name, model_path
 from hasn_edge.optional import installed_version
-from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign_graph
+from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import Saving, load_quant_recipe
 from hasn_edge.sidecar import Details, Form
@@ -84,7 +85,8 @@ class BuildOptions:
     """
 
     model: str | Path
-    """Bundled name, ``.safetensors``, ``.pth``, or the ``.onnx`` of any super-resolution network."""
+    """Bundled name, ``.safetensors``, ``.pth``, the ``.onnx`` of any super-resolution network, or another
+    paper's as ``"span=FILE"``."""
     precision: str = "fp16"
     """``"fp32"``, ``"fp16"``, ``"int8"``, or ``"auto"``: those that make sense are built and timed here, on a
     CPU by each backend, and the fastest that keeps its budget is published."""
@@ -276,10 +278,12 @@ def load_context(
 
     progress(Step("loading the model"))
     name = called or model_name(model)
-    foreign = load_foreign_graph(Path(model)) if is_foreign_graph(model) else None
+    foreign = load_foreign(model) if is_foreign_network(model) else None
     checkpoint = foreign or load_model_checkpoint(model)
     if smallest is not None:
         require_size(name, checkpoint, smallest)
+    other = split_name(model)
+    untrained = other is not None and other[1] == RANDOM
     loaded = None if recipe is None else load_quant_recipe(recipe)
     adapted: list[str] = []
     if foreign is not None:
@@ -288,9 +292,10 @@ def load_context(
             loaded, *adapted = foreign.adapt(loaded)
     return BuildContext(
         name=name,
-        model=Path(model).name,
+        model=str(model) if untrained else Path(model).name,
         checkpoint=checkpoint,
-        held_out=held_out_sets(checkpoint.spec.scale, evaluation),
+        # Random weights have no quality that could be lost.
+        held_out=() if untrained else held_out_sets(checkpoint.spec.scale, evaluation),
         rules=rules,
         pixels=pixels,
         batch=batch,

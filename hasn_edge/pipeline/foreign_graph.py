@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hasn_edge.data.likeness import sample
 from hasn_edge.errors import UnsupportedError, VerificationError, omit, say
 from hasn_edge.files import file_sha256
+from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
 from hasn_edge.optional import require
-from hasn_edge.runtime.graph_probe import probe_graph, sample
+from hasn_edge.runtime.graph_probe import probe_graph
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.runtime.session import Session
 from hasn_edge.spec import GraphSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+    from hasn_edge.model.comparators.comparator import RgbNetwork
     from hasn_edge.quantize.recipe import QuantRecipe
 
 """What our own graphs have at most, and FP16 needs at least."""
@@ -38,7 +43,7 @@ class ForeignGraph:
     """As the graphs are that are made of it: RGB in [0, 1]."""
     sha256: str
 
-    def session(self) -> OnnxRuntimeSession:
+    def session(self) -> Session:
         """Open the file itself: the FP32 reference of everything that is made of it."""
         return OnnxRuntimeSession(self.path, self.probed)
 
@@ -117,6 +122,48 @@ class ForeignGraph:
             raise VerificationError(
                 f"{self.path}: the graph in our terms differs from it by {apart:.2g}, {APART:g} is allowed"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignNetwork(ForeignGraph):
+    """A network of another paper, of which the graphs are made here."""
+
+    network: RgbNetwork
+
+    def session(self) -> Session:
+        """Open the network in PyTorch."""
+        from hasn_edge.runtime.pytorch import PyTorchSession
+
+        return PyTorchSession(self.network)
+
+    def graph(self, opset: int, *, size: tuple[int, int] | None, batch: int | None) -> ModelProto:
+        """Return the FP32 graph; see :func:`hasn_edge.exporters.onnx.onnx_from_model`."""
+        from hasn_edge.exporters.onnx import onnx_from_model
+
+        return onnx_from_model(self.network, opset=opset, size=size, batch=batch, source=self.sha256)
+
+
+def load_foreign(model: str | Path) -> ForeignGraph:
+    """Load what :func:`hasn_edge.model.zoo.is_foreign_network` holds for.
+
+    Raises:
+        CheckpointError: see :func:`hasn_edge.model.comparators.load_comparator`.
+        UnsupportedError: see :func:`~hasn_edge.runtime.graph_probe.probe_graph`.
+        MissingDependencyError: a package for it is not installed.
+    """
+    other = split_name(model)
+    if other is None:
+        return load_foreign_graph(Path(model))
+    require("onnx", extra="export", needed_for="Building from a network")
+    network = load_comparator(*other)
+    random = other[1] == RANDOM
+    return ForeignNetwork(
+        path=Path(other[0] if random else other[1]),
+        probed=network.spec,
+        spec=network.spec,
+        sha256=hashlib.sha256(other[0].encode()).hexdigest() if random else file_sha256(Path(other[1])),
+        network=network,
+    )
 
 
 def load_foreign_graph(path: Path) -> ForeignGraph:

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.data.pairs import bicubic_baseline, shipped_eval_set
+from hasn_edge.data.likeness import likeness, sample
 from hasn_edge.errors import ArtifactError, UnsupportedError, say
 from hasn_edge.hardware.host import compute_cores
-from hasn_edge.images.arrays import Float32, to_tensor
-from hasn_edge.images.metrics import psnr
+from hasn_edge.images.arrays import Float32
 from hasn_edge.optional import require
 from hasn_edge.spec import GraphSpec
 
@@ -26,14 +25,6 @@ SIDES = (64, 128, 48, 96, 72, 256)
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 """What may have to divide a side."""
-
-LIKENESS_DB = 15.0
-"""PSNR in dB against bicubic interpolation below which an output does not count as the image upscaled."""
-
-
-CLEARLY_DB = 1.0
-"""How much more an image of [0, 255] has to resemble its result, to be what a graph takes: where there are no
-biases, both do."""
 
 
 def probe_graph(path: Path) -> GraphSpec:
@@ -124,21 +115,10 @@ class _Probe:
 
     def peak(self, size: tuple[int, int], scale: int) -> float:
         """Return the value of white: with it the output resembles the image."""
-        x = sample(*size)
-        expected = bicubic_baseline(scale)(x)
-        likeness = {
-            peak: psnr(
-                np.clip(self.run(x * np.float32(peak)) / np.float32(peak), 0, 1), expected, data_range=1.0
-            )
-            for peak in (1.0, 255.0)
-        }
-        best = 255.0 if likeness[255.0] > likeness[1.0] + CLEARLY_DB else 1.0
-        if likeness[best] < LIKENESS_DB:
-            raise self._refusal(
-                "its output does not resemble its input, neither for RGB in [0, 1] nor in [0, 255] "
-                f"({likeness[1.0]:.1f} and {likeness[255.0]:.1f} dB against bicubic interpolation)"
-            )
-        return best
+        found = likeness(self.run, size, scale)
+        if found.problem:
+            raise self._refusal(found.problem)
+        return found.peak
 
     def _refusal(self, found: str) -> UnsupportedError:
         return UnsupportedError(
@@ -146,14 +126,6 @@ class _Probe:
             "(1, 3, H, W) in, one image out, and an integer scale",
             say("export the network so"),
         )
-
-
-def sample(height: int, width: int) -> Float32:
-    """Return a natural image ``(1, 3, height, width)`` float32 in [0, 1], mirrored where it is too small."""
-    image = to_tensor(shipped_eval_set(4).pairs[0].lr())
-    rows, columns = (max(0, side - have) for side, have in zip((height, width), image.shape[2:], strict=True))
-    padded = np.pad(image, ((0, 0), (0, 0), (0, rows), (0, columns)), mode="symmetric")
-    return np.ascontiguousarray(padded[:, :, :height, :width], dtype=np.float32)
 
 
 _PATIENCE_S = 600.0

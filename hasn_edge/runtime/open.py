@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import UnsupportedError, call, omit, say, use
-from hasn_edge.model.zoo import DEFAULT_MODEL, WEIGHTS, bundled_onnx, is_foreign_graph, load_model
+from hasn_edge.model.comparators import load_comparator, split_name
+from hasn_edge.model.zoo import DEFAULT_MODEL, WEIGHTS, bundled_onnx, is_foreign_network, load_model
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import Kind
@@ -196,8 +197,9 @@ def open_model(
 
     Args:
         model: Bundled name, ``.safetensors`` or ``.pth``; an ``.onnx`` of ours, with its sidecar, or any
-            super-resolution graph, see :func:`~hasn_edge.runtime.graph_probe.probe_graph`; ``None`` for the
-            default model.
+            super-resolution graph, see :func:`~hasn_edge.runtime.graph_probe.probe_graph`; ``"span=FILE"``
+            for another paper's network, see :func:`~hasn_edge.model.comparators.load_comparator`; ``None``
+            for the default model.
         backend: ``"onnxruntime"`` runs the ONNX file that ships with a bundled model and does not import
             PyTorch; ``"pytorch"`` runs the network eagerly, unfused; ``"torch.compile"`` through PyTorch's
             compiler, which takes a minute at the first frame. ``None`` takes the first where it can.
@@ -211,7 +213,8 @@ def open_model(
         MissingDependencyError: the backend is not installed.
     """
     name = DEFAULT_MODEL if model is None else model
-    if Path(name).suffix == ".onnx":
+    other = split_name(name)
+    if other is None and Path(name).suffix == ".onnx":
         return _open_graph(Path(name), backend=backend, device=device, threads=threads)
     if backend not in (None, *get_args(ModelBackend)):
         raise UnsupportedError(
@@ -225,7 +228,7 @@ def open_model(
             f"{name}: no ONNX file ships with it to open",
             call("export", model=str(name)),
         )
-    network = load_model(name)
+    network = load_model(name) if other is None else load_comparator(*other)
     from hasn_edge.runtime.pytorch import PyTorchSession
 
     return PyTorchSession(
@@ -244,6 +247,6 @@ def _open_graph(
         raise UnsupportedError(
             f"{path}: PyTorch runs weights, and this is a graph", use(backend="onnxruntime")
         )
-    if not is_foreign_graph(path):
+    if not is_foreign_network(path):
         return open_session(path, device=device, threads=threads)
     return OnnxRuntimeSession(path, probe_graph(path), threads=threads, device=device or "cpu")

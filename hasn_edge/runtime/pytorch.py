@@ -11,7 +11,7 @@ from torch import nn
 from hasn_edge.errors import BuildError, InputError, UnsupportedError, say, use
 from hasn_edge.images.arrays import Float32
 from hasn_edge.runtime.session import Session, out_of_memory
-from hasn_edge.spec import ModelSpec, Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 _PRECISIONS = {torch.float32: Precision.FP32, torch.float16: Precision.FP16}
 
@@ -50,7 +50,7 @@ class PyTorchSession(Session):
         compiled: bool = False,
     ) -> None:
         spec = getattr(model, "spec", None)
-        if not isinstance(spec, ModelSpec):
+        if not isinstance(spec, NetworkSpec):
             raise InputError(
                 f"pytorch: {type(model).__name__} has no 'spec'",
                 say("load it with hasn_edge.load_model"),

@@ -7,10 +7,10 @@ import pytest
 from hasn_edge.artifact import publish
 from hasn_edge.bench import cases
 from hasn_edge.bench.board import Board
-from hasn_edge.bench.cases import Backends, CaseMaker, find_backends
+from hasn_edge.bench.cases import Backends, CaseMaker, find_backends, find_compared
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import BuildError, MissingDependencyError
+from hasn_edge.errors import BuildError, InputError, MissingDependencyError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
@@ -54,7 +54,7 @@ class Builds:
 def compare(tmp_path):
     builds = Builds(tmp_path)
 
-    def make(kind, *, fails=(), graphs=("onnxruntime",), compiled=False, **backends):
+    def make(kind, *, fails=(), graphs=("onnxruntime",), compiled=False, compared=(), **backends):
         builds.fails = fails
         maker = CaseMaker(
             options=BenchOptions(
@@ -65,6 +65,7 @@ def compare(tmp_path):
             size=(48, 64),
             folder=tmp_path,
             engines=tmp_path / "engines",
+            compared=find_compared(compared, 4, (48, 64)),
             build=builds.build,
             export=builds.export,
         )
@@ -132,6 +133,41 @@ def test_what_is_compared_where_little_is_installed(compare):
         "ONNX Runtime fp32",
         "ONNX Runtime fp16",
     ]
+
+
+def test_other_networks_are_cases_as_the_models_own(compare):
+    found, asked = compare("cpu", compared=("span-ntire2024",), graphs=("onnxruntime", "openvino"))
+    own = [case for case in found if case.network is None]
+    assert own == compare("cpu", graphs=("onnxruntime", "openvino"))[0]
+    others = found[len(own) :]
+    assert [(case.label, case.model, case.backend) for case in others] == [
+        ("span-ntire2024, PyTorch fp32", "span-ntire2024=random", None),
+        ("span-ntire2024, ONNX Runtime fp32", None, "onnxruntime"),
+        ("span-ntire2024, OpenVINO fp32", None, "openvino"),
+    ]
+    network = others[0].network
+    assert {case.network.name for case in others} == {"span-ntire2024"}
+    assert not network.trained
+    assert all(
+        case.not_measured == ("quality: its weights are random, and tell what it costs alone",)
+        for case in others
+    )
+    assert network.counts[256, 256].macs / 1e9 == pytest.approx(9.83, abs=0.01)
+    assert network.counts[48, 64].macs * 256 * 256 == network.counts[256, 256].macs * 48 * 64
+    found, asked = compare("jetson", engines=EngineRuntime.TENSORRT, torch_gpu=True, compared=("fsrcnn",))
+    assert [(case.label, case.device) for case in found if case.network] == [
+        ("fsrcnn, PyTorch fp32, GPU", "cuda"),
+        ("fsrcnn, TensorRT fp32", "cuda"),
+        ("fsrcnn, TensorRT fp16", "cuda"),
+    ]
+    assert asked[-2:] == [(p, "tensorrt", (48, 64)) for p in ("fp32", "fp16")]
+
+
+def test_names_of_other_networks_are_refused_at_once():
+    with pytest.raises(InputError, match="no network called 'edsr' to compare with; choose from: carn, "):
+        find_compared(("span", "edsr"), 4, (48, 64))
+    with pytest.raises(InputError, match="span is of scale 4, and the model of scale 2"):
+        find_compared(("span",), 2, (48, 64))
 
 
 def test_what_is_installed_for_a_device(monkeypatch):

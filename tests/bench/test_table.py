@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from hasn_edge.bench.case_process import ComparedNetwork
 from hasn_edge.bench.report import BenchReport, SetQuality
 from hasn_edge.bench.table import FIRST, GAP, KEYS, MOST, caption, choose, columns, labels, markdown, notes
 from hasn_edge.errors import Cure
 from hasn_edge.evaluation.latency import Latency
+from hasn_edge.model.complexity import NetworkCounts
 from tests.support.bench_rig import make_row
 
 QUALITY = (SetQuality(images=5, psnr_y_db=32.1, ssim_y=0.89, dpsnr_db=-0.1),)
@@ -119,6 +121,24 @@ def test_the_most_important_figures_are_shown_unless_others_are_named(report):
         *("median, ms", "speed-up", "peak memory, MB", "A: PSNR-Y, dB", "A: dPSNR, dB", "B: PSNR-Y, dB"),
         "B: dPSNR, dB",
     ]
+
+
+def test_other_networks_have_their_own_counts_and_no_quality_without_weights(report):
+    counts = {(256, 256): NetworkCounts(parameters=150_688, macs=9_834_000_000, activations=41_700_000)}
+    other = ComparedNetwork(name="span", model="span=random", trained=False, counts=counts)
+    row, own = make_row("span, PyTorch fp32", network=other), len(report.cases)
+    both = replace(report, cases=(*report.cases, row))
+    table = {one.heading: one.cells for one in columns(both)}
+    assert table["parameters"] == ["435,272"] * own + ["150,688"]
+    assert table["GMACs at 256x256"] == ["26.64"] * own + ["9.83"]
+    assert table["M activations at 256x256"] == ["358.1"] * own + ["41.7"]
+    assert table["Set5: PSNR-Y, dB"][-1] == GAP
+    assert "macs" in [one.key for one in choose(columns(both))]
+    assert "macs" not in [one.key for one in columns(report)]
+    content = both.to_dict()["cases"]
+    assert content[0]["network"] is None
+    assert content[-1]["network"]["counts"]["256x256"]["parameters"] == 150_688
+    assert any("networks of other papers: MACs of" in text for text in notes(both))
 
 
 def test_rounds_that_disagree_give_no_speed_up_but_the_reason(report):

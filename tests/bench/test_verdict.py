@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from hasn_edge.bench.case_process import ComparedNetwork
 from hasn_edge.bench.report import SetQuality
 from hasn_edge.bench.verdict import verdict
 from hasn_edge.evaluation.latency import Latency
@@ -49,6 +50,12 @@ def test_what_loses_too_much_is_not(with_cases):
     found = verdict(with_cases(make_row("INT8", precision="int8", latency=FAST, quality=quality(-0.061))))
     assert found.case.label == "FP32"
     assert found.sentence.endswith("INT8 loses 0.061 dB, more than 0.06.")
+
+
+def test_another_papers_network_is_not(with_cases):
+    other = ComparedNetwork(name="span", model="span=a.pth", trained=True, counts={})
+    fast = make_row("SPAN", precision="fp16", latency=FAST, quality=quality(0.2), network=other)
+    assert verdict(with_cases(fast)).sentence.endswith("No other precision was measured.")
 
 
 def test_what_is_hardly_faster_is_not(with_cases):

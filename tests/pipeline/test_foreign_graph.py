@@ -13,15 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hasn_edge.artifact import load_artifact
 from hasn_edge.cli import cli
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.data.likeness import sample
+from hasn_edge.errors import CheckpointError, UnsupportedError
+from hasn_edge.files import file_sha256
 from hasn_edge.images.arrays import from_tensor
 from hasn_edge.images.codec import write_image
+from hasn_edge.model.comparators.ntire import RLFN
 from hasn_edge.pipeline.api import build, export
 from hasn_edge.pipeline.bundle import export_bundle, load_bundle
 from hasn_edge.pipeline.foreign_graph import load_foreign_graph
 from hasn_edge.quantize.graph import count_graph
-from hasn_edge.runtime.graph_probe import sample
-from hasn_edge.runtime.open import open_session
+from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import GraphSpec, Precision
 from tests.support.foreign_networks import Halving, Residual, foreign_onnx
@@ -159,3 +161,53 @@ def test_every_verb_takes_it(path, tmp_path):
     ]  # fmt: skip
     assert report["parameters"] == 1684
     assert all(case["failure"] is None for case in report["cases"])
+
+
+# -- another paper's network, by its weights -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rlfn(tmp_path_factory):
+    """Weights in the published layout that make every pixel a square, and the network that they are of."""
+    torch.manual_seed(0)
+    network = RLFN(width=12, blocks=1).eval()
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.mul_(0.3 if tensor.ndim > 1 else 0)
+        for channel in range(3):
+            network.conv_1.weight[channel, channel, 1, 1] += 1
+            network.upsampler[0].weight[16 * channel : 16 * channel + 16, channel, 1, 1] += 1
+    path = tmp_path_factory.mktemp("rlfn") / "theirs.pth"
+    torch.save({"params": network.state_dict()}, path)
+    return path, network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("fp16", 4e-3), ("int8", 0.06)])
+def test_a_file_computes_what_another_papers_network_does(rlfn, tmp_path, precision, apart):
+    path, network = rlfn
+    options = {"target": "cpu", "output": tmp_path, "force": True}
+    (artifact,) = build(f"rlfn={path}", precision=precision, **options).artifacts
+    assert artifact.path.name == f"theirs-{precision}-cpu.onnx"
+    assert artifact.source == file_sha256(path)
+    assert artifact.spec.size.minimum == 15
+    x = sample(40, 50)
+    with torch.inference_mode():
+        expected = network(torch.tensor(x)).numpy()
+    with open_session(artifact) as session:
+        assert np.abs(session.run(x) - expected).max() < apart
+    with open_model(f"rlfn={path}") as session:
+        assert np.abs(session.run(x) - expected).max() < 1e-6
+
+
+@pytest.mark.slow
+def test_random_weights_are_built_without_a_budget(tmp_path):
+    options = {"target": "cpu", "output": tmp_path}
+    (artifact,) = build("srmdnf=random", precision="fp16", **options).artifacts
+    assert artifact.path.name == "srmdnf-fp16-cpu.onnx"
+    assert artifact.details.measured.held_out is None
+
+
+def test_another_network_needs_its_weights(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no model called 'span'; bundled: .*span=FILE"):
+        open_model("span")

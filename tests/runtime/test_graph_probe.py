@@ -7,10 +7,11 @@ import onnx
 import pytest
 import torch
 
+from hasn_edge.data.likeness import sample
 from hasn_edge.errors import ArtifactError, UnsupportedError
 from hasn_edge.images.arrays import to_tensor
-from hasn_edge.model.zoo import is_foreign_graph
-from hasn_edge.runtime.graph_probe import probe_graph, sample
+from hasn_edge.model.zoo import is_foreign_network
+from hasn_edge.runtime.graph_probe import probe_graph
 from hasn_edge.runtime.open import open_model
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import GraphSpec, NetworkSpec
@@ -30,7 +31,7 @@ from tests.support.foreign_networks import Halving, Pooling, Residual, foreign_o
 )
 def test_what_a_graph_takes_is_found(tmp_path, network, options, expected):
     path = foreign_onnx(tmp_path / "net.onnx", network, **options)
-    assert is_foreign_graph(path)
+    assert is_foreign_network(path)
     assert probe_graph(path) == GraphSpec(**expected)
 
 
