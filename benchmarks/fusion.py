@@ -4,9 +4,11 @@
     python benchmarks/fusion.py --rounds 3 --backend onnxruntime
     python benchmarks/fusion.py --backend onnxruntime --backend openvino --only-fixed --name openvino
     python benchmarks/fusion.py --rounds 30 --rules unfused --rules compose_esa --name few
+    python benchmarks/fusion.py --backend onnxruntime --backend ncnn --backend torch.compile --name others
 
 Times do not depend on the weights, so without --model the published network is timed as PyTorch initialises
-it. Prints a table and writes it, with every raw sample, to benchmarks/results/.
+it. torch.compile needs minutes and a C++ compiler, ncnn `pip install --no-deps ncnn pnnx`: both run only where
+they are asked for. Prints a table and writes it, with every raw sample, to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import random
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -76,6 +79,10 @@ class Case:
         network = fuse(model, self.rules)[0] if self.rules else model
         if self.backend == "pytorch":
             return PyTorchSession(network, channels_last=self.channels_last, threads=threads)
+        if self.backend == "torch.compile":
+            return PyTorchSession(network, threads=threads, compiled=True)
+        if self.backend == "ncnn":
+            return NcnnSession(network, size, threads, folder)
         if self.backend == "torchscript":
             path = folder / "case.ts"
             module = torchscript_from_model(network, channels_last=self.channels_last)
@@ -90,10 +97,47 @@ class Case:
         return OpenVinoSession(data, model.spec, threads=threads, bf16=self.backend == "openvino-bf16")
 
 
+class NcnnSession(Session):
+    """The network in Tencent's ncnn on a CPU, in FP32, converted by its own tool from a traced network."""
+
+    backend = "ncnn"
+
+    def __init__(self, network: HASN, size: tuple[int, int], threads: int, folder: Path) -> None:
+        import ncnn
+
+        script, (height, width) = folder / "ncnn.pt", size
+        torch.jit.trace(network, torch.zeros(1, network.spec.channels, height, width)).save(script)
+        shape = f"inputshape=[1,{network.spec.channels},{height},{width}]"
+        subprocess.run(
+            ["pnnx", script.name, shape, "fp16=0"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        )
+        self.net = ncnn.Net()
+        self.net.opt.num_threads = threads
+        # Otherwise it keeps activations with 16 bits where the CPU can.
+        self.net.opt.use_fp16_packed = self.net.opt.use_fp16_storage = self.net.opt.use_bf16_storage = False
+        self.net.load_param(str(folder / "ncnn.ncnn.param"))
+        self.net.load_model(str(folder / "ncnn.ncnn.bin"))
+        self.matrix = ncnn.Mat
+        super().__init__(network.spec, size=size)
+
+    def _run(self, x_NCHW: np.ndarray) -> np.ndarray:
+        extractor = self.net.create_extractor()
+        extractor.input("in0", self.matrix(x_NCHW[0]))
+        return np.array(extractor.extract("out0")[1])[None]
+
+    def _close(self) -> None:
+        self.net = None
+
+
+ONLY_ASKED = ("torch.compile", "ncnn")
+"""Backends that take minutes or packages that no other case needs."""
+
+
 def cases() -> list[Case]:
     """Return every case; the first of each backend is the unfused network there."""
     made = [Case(backend="pytorch", rules=rules) for rules in ((), TWO)]
     made.append(Case(backend="pytorch", channels_last=True))
+    made += [Case(backend=backend, static=True) for backend in ONLY_ASKED]
     made += [Case(backend="torchscript", rules=rules) for rules in ((), TWO)]
     made.append(Case(backend="torchscript", rules=TWO, channels_last=True))
     made += [Case(backend="onnxruntime", rules=rules) for rules in ((), *((r,) for r in RULES), TWO, ALL)]
@@ -246,7 +290,7 @@ def main(
     chosen = [
         case
         for case in cases()
-        if (not backends or case.backend in backends)
+        if (case.backend in backends if backends else case.backend not in ONLY_ASKED)
         and (not labels or case.label in labels)
         and (case.static or not only_fixed)
     ]
