@@ -7,8 +7,8 @@
     python benchmarks/fusion.py --backend onnxruntime --backend ncnn --backend torch.compile --name others
 
 Times do not depend on the weights, so without --model the published network is timed as PyTorch initialises
-it. torch.compile needs minutes and a C++ compiler, ncnn `pip install --no-deps ncnn pnnx`: both run only where
-they are asked for. Prints a table and writes it, with every raw sample, to benchmarks/results/.
+it. torch.compile needs minutes and a C++ compiler, ncnn `pip install --no-deps ncnn pnnx`: both run only
+where they are asked for. Prints a table and writes it, with every raw sample, to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -137,7 +137,6 @@ def cases() -> list[Case]:
     """Return every case; the first of each backend is the unfused network there."""
     made = [Case(backend="pytorch", rules=rules) for rules in ((), TWO)]
     made.append(Case(backend="pytorch", channels_last=True))
-    made += [Case(backend=backend, static=True) for backend in ONLY_ASKED]
     made += [Case(backend="torchscript", rules=rules) for rules in ((), TWO)]
     made.append(Case(backend="torchscript", rules=TWO, channels_last=True))
     made += [Case(backend="onnxruntime", rules=rules) for rules in ((), *((r,) for r in RULES), TWO, ALL)]
@@ -151,6 +150,7 @@ def cases() -> list[Case]:
         for rules in ((), ("compose_esa",), TWO):
             made.append(Case(backend=backend, rules=rules, static=True, decompose_norm=True))
         made.append(Case(backend=backend, rules=TWO))
+    made += [Case(backend=backend, static=True) for backend in ONLY_ASKED]
     return made
 
 
