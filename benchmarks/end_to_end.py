@@ -4,8 +4,8 @@
     python benchmarks/end_to_end.py --clip traffic.mp4 -o benchmarks/results
 
 In turns, so that a machine that slows down slows all of them: the session alone on pixels, opened as the
-commands open it (what `build --precision auto` chose in ./engines, else the model), then `hasn-edge upscale` of
-a clip of the same size into H.264, and `hasn-edge demo` on a 1920x1080 clip that it reduces to this size,
+commands open it (what `build --precision auto` chose in ./engines, else the model), then `hasn-edge upscale`
+of a clip of the same size into H.264, and `hasn-edge demo` on a 1920x1080 clip that it reduces to this size,
 without a view. Both clips are made from the one that is given. A command's time is its own figure, from the
 first frame that is read to the last one that is written; starting Python and opening the model are not in it.
 """
