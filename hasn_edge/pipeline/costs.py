@@ -26,7 +26,7 @@ from hasn_edge.pipeline.context import FinishedFile, publish_file
 from hasn_edge.pipeline.inspection import megabytes
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
-from hasn_edge.quantize.recipe import Saving
+from hasn_edge.quantize.recipe import GATE, Saving
 from hasn_edge.runtime.choice import describe_machine
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
 from hasn_edge.sidecar import Form
@@ -35,7 +35,6 @@ from hasn_edge.spec import Precision
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from hasn_edge.quantize.recipe import QuantRecipe
     from hasn_edge.runtime.session import Session
 
 Measure = Callable[[bytes, Precision], float]
@@ -109,22 +108,11 @@ class TargetCost:
     @cached_property
     def base(self) -> float:
         """What the build without INT8 costs, with all fusion rules of the target."""
-        return self._cost("without INT8", *self._float_graph(prepared=False))
+        return self._cost("without INT8", *self._graph())
 
     def of(self, names: tuple[str, ...], what: str) -> float:
-        """Return what the graph costs in which the convolutions called in ``names`` are INT8."""
-        if not names:  # prepared for INT8, which excludes some fusion
-            return self._cost(what, *self._float_graph(prepared=True))
-        exporter, ranges = self.variants.int8
-        graph = exporter.export(
-            self._form,
-            Precision.INT8,
-            size=self.target.shapes.size,
-            batch=self.variants.context.count,
-            ranges=ranges,
-            recipe=self._selecting(names),
-        )
-        return self._cost(what, graph, Precision.INT8)
+        """Return what a graph costs in which the convolutions called in ``names`` are INT8, gates frozen."""
+        return self._cost(what, *self._graph(names))
 
     def gains(self, groups: Mapping[str, tuple[str, ...]], macs: Mapping[str, int]) -> dict[str, float]:
         """Return what INT8 of each group saves, as a share of :attr:`base`; below zero where it costs more.
@@ -139,7 +127,9 @@ class TargetCost:
         """
         kinds: dict[tuple[str, int], list[str]] = {}
         for name, own in groups.items():
-            kinds.setdefault((re.sub(r"\d+", "#", name), sum(macs[each] for each in own)), []).append(name)
+            kinds.setdefault((re.sub(r"\d+", "#", name), sum(macs.get(each, 0) for each in own)), []).append(
+                name
+            )
         everything = tuple(each for own in groups.values() for each in own)
         nothing, whole = self.of((), "with nothing in INT8"), self.of(everything, "with everything in INT8")
         members = {
@@ -147,7 +137,9 @@ class TargetCost:
         }
         first = {kind: nothing - self.of(own, f"with {kind[0]} in INT8") for kind, own in members.items()}
         saved = dict(first)
-        if max(first.values()) > 0 or whole < self.base:
+        if whole < self.base or any(
+            saves > 0 for (pattern, _), saves in first.items() if not pattern.endswith(GATE)
+        ):
             for kind, own in members.items():
                 rest = tuple(each for each in everything if each not in own)
                 saved[kind] = (first[kind] + self.of(rest, f"with all but {kind[0]} in INT8") - whole) / 2
@@ -163,7 +155,8 @@ class TargetCost:
         Raises:
             BuildError: none does.
         """
-        name, gain = max(gains.items(), key=lambda each: each[1])
+        integer = [each for each in gains.items() if not each[0].endswith(GATE)]
+        name, gain = max(integer, key=lambda each: each[1])
         if gain <= 0:
             raise BuildError(
                 f"INT8 saves nothing for {self.target.name}: {self.float_name} {self._takes(self.base)}, "
@@ -195,19 +188,24 @@ class TargetCost:
     def _takes(self, cost: float) -> str:
         return f"{'moves' if self.saving is Saving.BYTES else 'takes'} {self.words(cost)}"
 
-    def _selecting(self, names: tuple[str, ...]) -> QuantRecipe:
+    def _graph(self, names: tuple[str, ...] | None = None) -> tuple[ModelProto, Precision]:
+        """Return a graph prepared for INT8, which excludes some fusion; the fully fused one for ``None``."""
+        exporter, ranges = self.variants.int8
         recipe = self.variants.context.recipe
         assert recipe is not None
-        return replace(recipe, quantize=names, keep_float=())
-
-    def _float_graph(self, *, prepared: bool) -> tuple[ModelProto, Precision]:
-        """Return a graph without INT8, of the network that INT8 is made of or of the fully fused one."""
-        exporter = self.variants.int8[0] if prepared else self.variants.exporter
-        wanted = Precision(self.float_name.lower())
+        frozen = tuple(name for name in names or () if name.endswith(GATE))
+        integer = tuple(name for name in names or () if name not in frozen)
+        wanted = Precision.INT8 if integer else Precision(self.float_name.lower())
         # FP16 of weakly typed graphs comes from a builder flag.
-        own = Precision.FP32 if self._form.weakly_typed else wanted
-        size, count = self.target.shapes.size, self.variants.context.count
-        return exporter.export(self._form, own, size=size, batch=count), wanted
+        own = Precision.FP32 if self._form.weakly_typed and not integer else wanted
+        size, batch = self.target.shapes.size, self.variants.context.count
+        if names is None:
+            return self.variants.exporter.export(self._form, own, size=size, batch=batch), wanted
+        recipe = replace(recipe, quantize=integer or recipe.quantize, keep_float=(), freeze=frozen)
+        if frozen:
+            ranges = replace(ranges, gates=self.variants.steady_gates)
+        graph = exporter.export(self._form, own, size=size, batch=batch, ranges=ranges, recipe=recipe)
+        return graph, wanted
 
     def _cost(self, what: str, graph: ModelProto, precision: Precision) -> float:
         from hasn_edge.exporters.least_side import without_padding
@@ -237,7 +235,7 @@ class TargetCost:
 
         What slows the machine down for a while slows both.
         """
-        floats, wanted = self._float_graph(prepared=False)
+        floats, wanted = self._graph()
         with ExitStack() as stack:
             own, base = (
                 stack.enter_context(self._open(graph, each, Path(stack.enter_context(_folder()))))

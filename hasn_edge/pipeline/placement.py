@@ -81,12 +81,16 @@ def measure_sensitivity(
     context, (exporter, ranges) = variants.context, variants.int8
     assert context.recipe is not None
     plain, gains = exporter.fp32(), None
+    # A frozen gate saves no arithmetic to speak of: it is listed, and chosen only where bytes or time count.
+    gates = {} if cost is None and refuse else variants.steady_gates
     if cost is not None:
-        gains = cost.gains(group_convolutions(plain, context.recipe), conv_macs(plain))
+        groups = {**group_convolutions(plain, context.recipe), **{name: (name,) for name in gates}}
+        gains = cost.gains(groups, conv_macs(plain))
         if refuse:
             cost.require_gain(gains)
-    meter = Meter(plain, ranges, context.recipe, context.held_out, cache)
-    return measure_groups(plain, meter, context.recipe, gains=gains, progress=progress), meter
+    meter = Meter(plain, replace(ranges, gates=gates), context.recipe, context.held_out, cache)
+    found = measure_groups(plain, meter, context.recipe, gates=gates, gains=gains, progress=progress)
+    return found, meter
 
 
 def measure_costs(
@@ -195,12 +199,15 @@ def describe(placement: Placement) -> tuple[str, ...]:
     chosen = placement.chosen
     lost = ", ".join(f"{name} {-mean:+.4f} dB" for name, mean, _ in chosen.loss.parts)
     out = [group for group in placement.groups if group.name not in chosen.groups]
+    frozen = placement.recipe.freeze
     notes = [
         f"search: {chosen.gain:.1%} {placement.saving.words}, {lost} on crops of the held-out "
         f"images; {len(placement.points)} placements measured"
     ]
     if placement.confirmed:
         notes.append(f"search: {placement.confirmed}")
+    if frozen:
+        notes.append(f"search: channel attention frozen: {', '.join(frozen)}")
     if out:
         listed = ", ".join(f"{g.name} ({g.loss.mean:.4f} dB alone, {g.gain:.1%})" for g in out)
         notes.append(f"search: in float: {listed}")

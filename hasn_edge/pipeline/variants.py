@@ -139,15 +139,18 @@ class GraphExporter:
             batch: How many images it takes at a time; any number where ``None``, not with a size.
             opset: Instead of the form's own.
             ranges: From :meth:`measure_ranges`.
-            recipe: What is quantized.
+            recipe: What is quantized, and which channel attention is frozen.
         """
         from hasn_edge.exporters.least_side import with_padding
         from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
+        from hasn_edge.quantize.freeze import with_frozen_gates
         from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 
         typed = form is Form.STRONGLY_TYPED or (form is Form.CPU and precision is Precision.FP16)
         chosen = opset or (STRONGLY_TYPED_OPSET if typed else WEAKLY_TYPED_OPSET)
         graph = self.fp32(chosen, decompose_norm=form is Form.WEAKLY_TYPED, size=size, batch=batch)
+        if ranges is not None and recipe is not None:
+            graph = with_frozen_gates(graph, ranges, recipe)
         if precision is Precision.FP16 or (precision is Precision.INT8 and form is Form.STRONGLY_TYPED):
             assert not form.weakly_typed, "weakly typed graphs have FP32 tensors"
             graph = fp16_onnx_from_onnx(graph)
@@ -205,8 +208,20 @@ class Variants:
         other._fused = self._fused
         other._acceptance = self._acceptance  # FP32 is the same and was scored
         other._searched = True
-        other.int8 = exporter, ranges.only(chosen)
+        gates = {name: self.steady_gates[name] for name in recipe.frozen(self.steady_gates)}
+        other.int8 = exporter, replace(ranges.only(chosen), gates=gates)
         return other
+
+    @cached_property
+    def steady_gates(self) -> dict[str, tuple[float, ...]]:
+        """Means of the channel attentions that hardly vary over the calibration images, by name."""
+        from hasn_edge.quantize.freeze import STEADY, find_gates
+        from hasn_edge.quantize.ranges import measure_gates
+
+        assert self.context.images is not None
+        plain = self.int8[0].fp32()
+        gates = measure_gates(plain, self.context.images, find_gates(plain))
+        return {name: mean for name, (mean, spread) in gates.items() if spread <= STEADY}
 
     def _collect_notes(self, exporter: GraphExporter) -> GraphExporter:
         self._fused += [note for note in exporter.fused if note not in self._fused]
@@ -446,13 +461,16 @@ class Variants:
 
     def _with_quantization(self, details: GraphDetails, ranges: Ranges, notes: list[str]) -> GraphDetails:
         """Return ``details`` with what was quantized; add a sentence on it to ``notes``."""
+        from hasn_edge.quantize.freeze import with_frozen_gates
         from hasn_edge.quantize.graph import convolutions, mac_share
 
         assert self.context.recipe is not None
-        plain = self.int8[0].fp32()
+        plain = with_frozen_gates(self.int8[0].fp32(), ranges, self.context.recipe)
         chosen = self.context.recipe.select(conv.name for conv in convolutions(plain))
         share = mac_share(plain, chosen)
         notes.append(f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs")
+        if ranges.gates:
+            notes.append(f"int8: channel attention frozen: {', '.join(ranges.gates)}")
         return msgspec.structs.replace(
             details,
             recipe=self.context.recipe.to_dict(),

@@ -14,6 +14,7 @@ from onnx import ModelProto
 from hasn_edge.errors import ArtifactError, CheckpointError, InputError, say
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.images.arrays import Pixels, to_tensor
+from hasn_edge.quantize.freeze import find_gates
 from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import LEVELS, MagnitudeHistogram, Observer, observed_range
 from hasn_edge.sidecar import RangesRecord
@@ -46,6 +47,8 @@ class Ranges:
     """Largest magnitude seen, by convolution name: above 65504 FP16 cannot hold the tensor."""
     lows: Mapping[str, float] = field(default_factory=dict)
     """The value that code -128 stands for, where the input is shifted so that all 256 codes are used."""
+    gates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Mean over the calibration images of each channel attention that is frozen, a value a channel."""
     observer: Observer
     percentile: float | None
     fingerprint: str
@@ -97,11 +100,12 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     """
     chosen = recipe.select(conv.name for conv in convolutions(proto))
     lows = input_minima(proto, data, recipe.shifted(chosen))
-    histograms = input_histograms(proto, data, chosen, lows)
+    histograms = input_histograms(proto, data, chosen, lows, apart=recipe.observer is Observer.BALANCED)
     percentile = recipe.percentile if recipe.observer is Observer.PERCENTILE else None
     # Convolutions that read one tensor share a histogram; searching it once is enough.
     found: dict[tuple[int, int], float] = {}
     values: dict[str, float] = {}
+    gates = measure_gates(proto, data, recipe.frozen(find_gates(proto)))
     image = {conv.name for conv in convolutions(proto) if conv.input == proto.graph.input[0].name}
     for name, histogram in histograms.items():
         levels = 2 * LEVELS + 1 if name in lows else LEVELS
@@ -118,6 +122,7 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
         values=values,
         peaks={name: histogram.peak for name, histogram in histograms.items()},
         lows=lows,
+        gates={name: mean for name, (mean, _) in gates.items()},
         observer=recipe.observer,
         percentile=percentile,
         fingerprint=data.fingerprint,
@@ -130,6 +135,8 @@ def input_histograms(
     batches: Iterable[NDArray[np.float32]],
     names: Iterable[str],
     lows: Mapping[str, float] | None = None,
+    *,
+    apart: bool = False,
 ) -> dict[str, MagnitudeHistogram]:
     """Return a histogram of the input of each convolution called in ``names``.
 
@@ -140,6 +147,7 @@ def input_histograms(
         batches: As of :func:`ranges_from_onnx`.
         names: Convolutions.
         lows: By name, what is subtracted first.
+        apart: Count each image apart too.
 
     Raises:
         InputError: there is no calibration image.
@@ -147,10 +155,11 @@ def input_histograms(
     """
     readers = {name: (tensor, (lows or {}).get(name, 0.0)) for name, tensor in _readers(proto, names).items()}
     histograms = {read: MagnitudeHistogram() for read in readers.values()}
-    for number, tensors in enumerate(_inputs(proto, batches, {tensor for tensor, _ in histograms}), 1):
+    for number, tensors in enumerate(tensors_on(proto, batches, {tensor for tensor, _ in histograms}), 1):
         for (tensor, low), histogram in histograms.items():
             try:
-                histogram.add(tensors[tensor] - np.float32(low) if low else tensors[tensor])
+                values = tensors[tensor] - np.float32(low) if low else tensors[tensor]
+                histogram.add_images(values) if apart else histogram.add(values)
             except InputError:
                 first = next(name for name, read in readers.items() if read == (tensor, low))
                 raise CheckpointError(
@@ -159,6 +168,36 @@ def input_histograms(
                     say("use another checkpoint"),
                 ) from None
     return {name: histograms[read] for name, read in readers.items()}
+
+
+def measure_gates(
+    proto: ModelProto, batches: Iterable[NDArray[np.float32]], names: Iterable[str]
+) -> dict[str, tuple[tuple[float, ...], float]]:
+    """Return the mean over images of each channel attention's gate, and how much it varies.
+
+    Args:
+        proto: The FP32 graph.
+        batches: As of :func:`ranges_from_onnx`.
+        names: As :func:`~hasn_edge.quantize.freeze.find_gates` calls them.
+
+    Returns:
+        By name: means, and the mean over channels of the standard deviation over that mean.
+
+    Raises:
+        InputError: there is no calibration image.
+    """
+    gates = find_gates(proto)
+    wanted = {name: gates[name].tensor for name in names}
+    rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in wanted}
+    if wanted:
+        for tensors in tensors_on(proto, batches, set(wanted.values())):
+            for name, tensor in wanted.items():
+                rows[name] += list(tensors[tensor].astype(np.float64)[:, :, 0, 0])
+    found = {}
+    for name, values in rows.items():
+        mean, deviation = np.mean(values, axis=0), np.std(values, axis=0)
+        found[name] = tuple(mean.tolist()), float((deviation / np.maximum(np.abs(mean), 1e-12)).mean())
+    return found
 
 
 def shares_outside(proto: ModelProto, ranges: Ranges, images: Iterable[Pixels]) -> dict[str, float]:
@@ -174,7 +213,7 @@ def shares_outside(proto: ModelProto, ranges: Ranges, images: Iterable[Pixels]) 
     """
     readers = _readers(proto, ranges.values)
     counts, sizes = dict.fromkeys(readers, 0), dict.fromkeys(readers, 0)
-    for tensors in _inputs(proto, map(to_tensor, images), set(readers.values())):
+    for tensors in tensors_on(proto, map(to_tensor, images), set(readers.values())):
         for name, tensor in readers.items():
             values, low = tensors[tensor], ranges.lows.get(name)
             # Shifted, 256 codes begin at the low; else 127 go in either direction.
@@ -196,7 +235,7 @@ def input_minima(
     readers = _readers(proto, names)
     found = dict.fromkeys(readers.values(), 0.0)
     if found:
-        for tensors in _inputs(proto, batches, set(found)):
+        for tensors in tensors_on(proto, batches, set(found)):
             found = {tensor: min(low, float(tensors[tensor].min())) for tensor, low in found.items()}
     return {name: found[tensor] for name, tensor in readers.items()}
 
@@ -207,10 +246,14 @@ def _readers(proto: ModelProto, names: Iterable[str]) -> dict[str, str]:
     return {conv.name: conv.input for conv in convolutions(proto) if conv.name in wanted}
 
 
-def _inputs(
+def tensors_on(
     proto: ModelProto, batches: Iterable[NDArray[np.float32]], tensors: set[str]
 ) -> Iterator[Mapping[str, NDArray[np.float32]]]:
-    """Run the graph on each batch and yield the tensors that were asked for, and some others."""
+    """Run the graph on each batch and yield the tensors that were asked for, and some others.
+
+    Raises:
+        InputError: there is no batch.
+    """
     graph_input = proto.graph.input[0].name
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)

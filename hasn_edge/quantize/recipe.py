@@ -19,6 +19,10 @@ WORST = 5.0
 """How many times the mean's budget one image may lose, unless the recipe states a limit."""
 
 
+GATE = ".gate"
+"""A channel attention is called by the convolution that it scales, with this behind."""
+
+
 class Granularity(str, Enum):
     """How many scales the weights of one convolution have."""
 
@@ -60,11 +64,12 @@ class QuantRecipe:
     """One way to quantize a network: which convolutions, which ranges, which cost is accepted."""
 
     observer: Observer = Observer.MSE
-    """How the range of each convolution's input is chosen: minmax, percentile, mse or entropy."""
+    """How the range of each convolution's input is chosen: minmax, percentile, mse, balanced or entropy."""
     percentile: float = 99.99
     """Percentage of values inside the range, for the percentile observer."""
     error_power: float = 2.0
-    """What errors are raised to by the mse observer; 2.4 clips less of what is rare and strong."""
+    """What errors are raised to by the mse and balanced observers; 2.4 clips less of what is rare and
+    strong."""
     quantize: tuple[str, ...] = ("*",)
     """Names of the convolutions that are quantized; *, ? and [2-5] stand for any text, any and one of some
     characters."""
@@ -73,6 +78,10 @@ class QuantRecipe:
     shift: tuple[str, ...] = ()
     """Names of convolutions whose input is shifted by a constant first, so that all 256 codes are used
     although the zero point is 0: for what lies on one side of zero, as the image and what leaves GELU."""
+    freeze: tuple[str, ...] = ()
+    """Names of channel attentions whose gates become constants, their mean over the calibration images: the
+    convolution that they scale with .gate behind, as block_4.cab.cab.2.gate. What that loses counts like
+    INT8's loss."""
     equalize: float | None = None
     """Make channels alike across layers before measuring, with this exponent from 0 (weights only) to 1
     (activations only); see `quantize/equalize.py`. Left out: not at all."""
@@ -132,6 +141,10 @@ class QuantRecipe:
     def shifted(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of ``names`` whose input is shifted."""
         return tuple(name for name in names if _matches(name, self.shift))
+
+    def frozen(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of ``names`` that become constants."""
+        return tuple(name for name in names if _matches(name, self.freeze))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, one per field."""

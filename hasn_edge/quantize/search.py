@@ -24,9 +24,10 @@ from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.files import writing
 from hasn_edge.images.arrays import Float32, Float64, luma, to_tensor
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.quantize.freeze import freeze_gates
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
-from hasn_edge.quantize.recipe import Saving
+from hasn_edge.quantize.recipe import GATE, Saving
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -139,7 +140,7 @@ class Meter:
 
     Args:
         proto: The FP32 graph; not modified.
-        ranges: Of all convolutions that may be selected.
+        ranges: Of all convolutions that may be selected, and the means of gates that may be frozen.
         recipe: How they are quantized.
         parts: Images with their ground truth.
         memory: Folder for measurements, one file for all of this network; nothing is kept where ``None``.
@@ -169,7 +170,10 @@ class Meter:
             self._known = json.loads(self._memory.read_text(encoding="utf-8"))
 
     def measure(self, names: Iterable[str]) -> tuple[Loss, tuple[float, ...]]:
-        """Return what INT8 of the convolutions in ``names`` loses, and each image's error against FP32."""
+        """Return what INT8 of the convolutions in ``names`` loses, and each image's error against FP32.
+
+        Gates among them are frozen.
+        """
         chosen = sorted(names)
         if not chosen:
             zeros = tuple((name, 0.0, 0.0) for name, _ in self._parts)
@@ -194,8 +198,13 @@ class Meter:
         return Loss(parts=tuple(parts))
 
     def _run(self, chosen: list[str]) -> list[list[float]]:
-        recipe = replace(self._recipe, quantize=tuple(chosen), keep_float=())
-        run = Emulator(int8_onnx_from_onnx(self._proto, self._ranges, recipe), exact=True).run
+        frozen = {name: self._ranges.gates[name] for name in chosen if name in self._ranges.gates}
+        graph = freeze_gates(self._proto, frozen) if frozen else self._proto
+        integer = tuple(name for name in chosen if name not in frozen)
+        if integer:
+            recipe = replace(self._recipe, quantize=integer, keep_float=())
+            graph = int8_onnx_from_onnx(graph, self._ranges, recipe)
+        run = Emulator(graph, exact=True).run
         outputs = [_output_luma(run, lr) for _, pairs in self._parts for lr, _ in pairs]
         return [
             [_mean_square(y, truth, self._border) for y, truth in zip(outputs, self._truths, strict=True)],
@@ -209,6 +218,7 @@ class Meter:
             how,
             dict(self._ranges.values),
             dict(self._ranges.lows),
+            dict(self._ranges.gates),
             [part.fingerprint for part in parts],
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())
@@ -234,6 +244,7 @@ def measure_groups(
     meter: Meter,
     recipe: QuantRecipe,
     *,
+    gates: Iterable[str] = (),
     gains: Mapping[str, float] | None = None,
     progress: Progress = ignore,
 ) -> tuple[Group, ...]:
@@ -243,17 +254,19 @@ def measure_groups(
         proto: The FP32 graph.
         meter: Of this graph.
         recipe: Selects what may become INT8.
+        gates: Channel attentions that are groups of their own, in which freezing takes the place of INT8.
         gains: What INT8 of each group saves, by its name; its share of the MACs where ``None``.
         progress: Receives each group.
     """
-    members = group_convolutions(proto, recipe)
+    members = {**group_convolutions(proto, recipe), **{name: (name,) for name in gates}}
     if gains is None:
         macs = conv_macs(proto)
         total = sum(macs.values())
-        gains = {name: sum(macs[each] for each in own) / total for name, own in members.items()}
+        gains = {name: sum(macs.get(each, 0) for each in own) / total for name, own in members.items()}
     groups = []
     for done, (name, own) in enumerate(members.items()):
-        progress(Step(f"quantizing {name} alone", done, len(members)))
+        what = "freezing" if name.endswith(GATE) else "quantizing"
+        progress(Step(f"{what} {name} alone", done, len(members)))
         loss, errors = meter.measure(own)
         groups.append(Group(name=name, convolutions=own, gain=gains[name], loss=loss, errors=errors))
     return tuple(groups)
@@ -290,8 +303,9 @@ def search_placement(
     for group in search.promising([g for g in useful if g not in kept], kept):
         if search.measure([*kept, group]).loss.within(limits):
             kept.append(group)
-    if not kept:
-        best = min(groups, key=lambda group: group.loss.mean)
+    integer = tuple(group.name for group in groups if group in kept and not group.name.endswith(GATE))
+    if not integer:
+        best = min((g for g in groups if not g.name.endswith(GATE)), key=lambda group: group.loss.mean)
         raise BuildError(
             f"no placement of INT8 keeps {spend:.0%} of {budget[0]:g} dB "
             f"(of {budget[1]:g} dB for one image): {best.name} alone loses {best.loss.mean:.4f} dB "
@@ -306,8 +320,9 @@ def search_placement(
         chosen=chosen,
         recipe=replace(
             recipe,
-            quantize=chosen.groups,
+            quantize=integer,
             keep_float=(),
+            freeze=tuple(name for name in chosen.groups if name.endswith(GATE)),
             budget_db=budget[0],
             max_drop_worst=budget[1],
         ),
