@@ -224,6 +224,7 @@ def _device(asked: str | None, artifacts: Sequence[Artifact]) -> str:
 def _bench_case(result: CaseResult, quality: Mapping[str, SetQuality], gaps: tuple[str, ...]) -> BenchCase:
     case, measured = result.case, result.measured
     artifact = case.artifact
+    kept = artifact.details.measured if artifact else None
     return BenchCase(
         label=case.label,
         network=case.network,
@@ -232,6 +233,8 @@ def _bench_case(result: CaseResult, quality: Mapping[str, SetQuality], gaps: tup
         file=artifact.path.name if artifact else None,
         sha256=artifact.sha256 if artifact else None,
         file_bytes=artifact.path.stat().st_size if artifact else None,
+        tile=case.tile,
+        budget_db=kept.held_out.budget_db if kept and kept.held_out else None,
         peak_bytes=result.peak_bytes if case.timed else None,
         quality=quality,
         not_measured=(*case.not_measured, *gaps),

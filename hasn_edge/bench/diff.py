@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.bench.report import SCHEMA
+from hasn_edge.bench.report import BUSY_CORES, SCHEMA
 from hasn_edge.bench.table import markdown_table
 from hasn_edge.errors import InputError, say
 
@@ -26,6 +26,9 @@ TEST = (
 
 LEAST_DB, LEAST_SSIM = 0.0005, 0.00005
 """Changes below these are rounding."""
+
+LEAST_SHARE = 0.02
+"""Share by which memory and energy differ from run to run: no change."""
 
 PLACES = {
     "psnr": (3, "dB"),
@@ -202,7 +205,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
     machine += [
         f"{path.name}: the machine was busy, other programs used {one['busy_cores']:.1f} cores"
         for path, one in ((old, before), (new, after))
-        if (one["busy_cores"] or 0) >= 0.2
+        if (one["busy_cores"] or 0) >= BUSY_CORES
     ]
     return BenchDiff(
         old=old.name,
@@ -285,9 +288,9 @@ def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
         )
     energies = [(one["energy"] or {}).get("joules_per_frame") for one in (old, new)]
     plain: tuple[tuple[str, float | None, float | None, float, float], ...] = (
-        ("memory", old["peak_bytes"], new["peak_bytes"], 1e-6, 0.02),
+        ("memory", old["peak_bytes"], new["peak_bytes"], 1e-6, LEAST_SHARE),
         ("file", old["file_bytes"], new["file_bytes"], 1e-6, 0.0),
-        ("energy", energies[0], energies[1], 1e3, 0.02),
+        ("energy", energies[0], energies[1], 1e3, LEAST_SHARE),
     )
     for figure, one, two, factor, least in plain:
         if one is not None and two is not None:

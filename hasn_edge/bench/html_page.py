@@ -22,9 +22,9 @@ SAMPLES = 100
 FLOOR_DB = 60.0
 """Where the bar of a layer ends that differs less than this."""
 
-CROPS = (
+CROPS = (  # the reference is called as the report calls it
     ("low", "input"),
-    ("reference", "FP32"),
+    ("reference", ""),
     ("case", "this case"),
     ("difference", "difference"),
     ("truth", "ground truth"),
@@ -53,7 +53,8 @@ def html_page(report: BenchReport) -> str:
         layers=list(_layers(report)),
         files=list(_files(report)),
         sustained=list(_sustained(report)),
-        tiles=[case for case in report.cases if ", tiles of " in case.label],
+        tiles=[case for case in report.cases if case.tile is not None],
+        reference=report.reference,
         loss=LOSS_DB,
         notes=notes(report),
         machine=machine_facts(report),
@@ -215,20 +216,21 @@ def _crops(report: BenchReport) -> Iterator[tuple[str, list[dict[str, Any]], boo
     files = {case.label: losses[case.label] for case in report.cases if case.label in found and case.file}
     worst = min(files or losses, key=losses.__getitem__, default="")
     for label, crops in found.items():
-        yield label, [_crop(one) for one in crops], label == worst
+        yield label, [_crop(one, report.reference) for one in crops], label == worst
 
 
-def _crop(crop: WorstCrop) -> dict[str, Any]:
+def _crop(crop: WorstCrop, reference: str) -> dict[str, Any]:
     addresses = {
         key: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
         for key, png in crop.pngs.items()
     }
     tiles = [
-        (addresses[key], f"{text} x{crop.magnified}" if key == "difference" else text) for key, text in CROPS
+        (addresses[key], f"{text} x{crop.magnified}" if key == "difference" else text or reference)
+        for key, text in CROPS
     ]
     return {
         "title": f"{crop.set}: {crop.image}",
-        "figures": f"{crop.psnr_y:.2f} dB, {crop.drift.dpsnr:+.3f} dB against FP32; "
+        "figures": f"{crop.psnr_y:.2f} dB, {crop.drift.dpsnr:+.3f} dB against {reference}; "
         f"at x {crop.left}, y {crop.top}",
         "tiles": tiles,
         "reference": addresses["reference"],

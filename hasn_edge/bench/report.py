@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -92,6 +91,10 @@ class BenchCase:
     """Largest resident memory of a process that ran only this case, libraries included."""
     network: ComparedNetwork | None = None
     """What ran where it was not the report's own network."""
+    tile: int | None = None
+    """Side in pixels of the tiles that its quality is of; ``None`` for whole frames."""
+    budget_db: float | None = None
+    """What its file was built to lose at most of mean PSNR-Y on the held-out images; ``None`` without one."""
     device: str = "cpu"
     """Where it ran."""
     parts: Mapping[str, Latency] = field(default_factory=dict)
@@ -158,6 +161,11 @@ class BenchReport:
         if isinstance(self.spec, ModelSpec):
             return count(self.spec, *size)
         return self.graph_counts.get(size)
+
+    @property
+    def reference(self) -> str:
+        """What the first case is called where the others are compared with it."""
+        return self.cases[0].label if self.own_reference else "FP32"
 
     @property
     def busy(self) -> str:
@@ -336,12 +344,6 @@ class BenchReport:
             "command": self.command,
         }
 
-    def write_json(self, path: Path) -> None:
-        """Write :meth:`to_dict`, whole or not at all."""
-        with writing(Path(path)) as temporary:
-            text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
-
     def write_html(self, path: Path) -> None:
         """Write one page that needs no other file, whole or not at all; it holds :meth:`to_dict` as JSON.
 
@@ -424,6 +426,8 @@ def _case_dict(
         "file": case.file,
         "sha256": case.sha256,
         "file_bytes": case.file_bytes,
+        "tile": case.tile,
+        "budget_db": case.budget_db,
         "latency": latency,
         "parts": {name: _latency_dict(part) for name, part in case.parts.items()},
         "energy": case.energy.to_dict() if case.energy else None,

@@ -9,7 +9,7 @@ import numpy as np
 from hasn_edge.bench.report import APART, BenchCase, BenchReport
 
 LOSS_DB = 0.06
-"""Loss of mean PSNR-Y on each set that is accepted: the budget of the default INT8 recipe."""
+"""Loss of mean PSNR-Y on each set that is accepted of a file that states no budget of its own."""
 
 FASTER = 1.05
 """How many times as fast as the fastest FP32 case another has to be."""
@@ -25,7 +25,9 @@ class Verdict:
 
 
 def verdict(report: BenchReport) -> Verdict:
-    """Return the fastest case that loses at most :data:`LOSS_DB` on every set, FP32 where none is faster.
+    """Return the fastest case that keeps its file's budget on every set, FP32 where none is faster.
+
+    A file that states no budget may lose :data:`LOSS_DB`.
 
     Cases are compared by the median over rounds of the ratio within a round.
     """
@@ -36,7 +38,7 @@ def verdict(report: BenchReport) -> Verdict:
     float32 = [case for case in timed if case.precision == "fp32"] or timed[:1]
     base = min(float32, key=lambda case: _seconds(report, case))
     others = [case for case in timed if case.precision != "fp32"]
-    kept = [case for case in others if (loss := _loss(case)) is not None and loss <= LOSS_DB]
+    kept = [case for case in others if (loss := _loss(case)) is not None and loss <= _budget(case)]
     best = min(kept, key=lambda case: _seconds(report, case), default=base)
     times = _seconds(report, base) / _seconds(report, best)
     if best is not base and times >= FASTER and not _disagree(base, best):
@@ -58,7 +60,7 @@ def verdict(report: BenchReport) -> Verdict:
     elif others:
         quick = min(others, key=lambda case: _seconds(report, case))
         loss = _loss(quick)
-        lost = "was not scored" if loss is None else f"loses {loss:.3f} dB, more than {LOSS_DB:g}"
+        lost = "was not scored" if loss is None else f"loses {loss:.3f} dB, more than {_budget(quick):g}"
         why = f"{quick.label} {lost}"
     else:
         why = "No other precision was measured"
@@ -75,6 +77,10 @@ def _loss(case: BenchCase) -> float | None:
     """Return the largest loss of a set; ``None`` where nothing was scored."""
     losses = [-one.dpsnr_db for one in case.quality.values() if one.dpsnr_db is not None]
     return max(losses) if losses else None
+
+
+def _budget(case: BenchCase) -> float:
+    return LOSS_DB if case.budget_db is None else case.budget_db
 
 
 def _ship(case: BenchCase) -> str:

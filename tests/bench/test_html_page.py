@@ -19,6 +19,7 @@ from hasn_edge.data.pairs import EvalSet, Pair
 from hasn_edge.evaluation.evaluate import ImageScore, Scores
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.quantize.layer_drift import LayerDrift
+from tests.support.bench_rig import make_row
 from tests.support.live_fixtures import chromium
 
 __all__ = ["chromium"]
@@ -107,6 +108,21 @@ def test_the_page_states_what_the_report_states(page_report):
     assert "block_1.g.conv<x>: range 2, largest value 3" in html.unescape(page)
     assert "0.40" in text, "0.004 of the weights are clipped, in percent"
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
+
+
+def test_a_file_alone_is_not_called_fp32(page_report):
+    """Where its network is unknown, the first file is what the others are compared with."""
+    text = text_of(html_page(replace(page_report, own_reference=True)))
+    assert "dB against eager; at x" in text
+    assert "dB against FP32" not in text
+    assert "dB against FP32; at x" in text_of(html_page(page_report))
+
+
+def test_tiles_have_a_part_of_the_page(page_report):
+    tiled = make_row("anything", tile=64, quality=page_report.cases[2].quality)
+    text = text_of(html_page(replace(page_report, cases=(*page_report.cases, tiled))))
+    assert "anything: -0.050 dB on Set5, worst image butterfly -0.091 dB." in text
+    assert " Tiles " not in text_of(html_page(page_report))
 
 
 def test_a_report_without_evidence_has_a_page(report, tmp_path):

@@ -52,6 +52,13 @@ def test_what_loses_too_much_is_not(with_cases):
     assert found.sentence.endswith("INT8 loses 0.061 dB, more than 0.06.")
 
 
+def test_a_file_keeps_the_budget_that_it_was_built_for(with_cases):
+    loose = make_row("INT8", precision="int8", latency=FAST, quality=quality(-0.08), budget_db=0.1)
+    assert verdict(with_cases(loose)).case == loose
+    strict = replace(loose, quality=quality(-0.05), budget_db=0.01)
+    assert verdict(with_cases(strict)).sentence.endswith("INT8 loses 0.050 dB, more than 0.01.")
+
+
 def test_another_papers_network_is_not(with_cases):
     other = ComparedNetwork(name="span", model="span=a.pth", trained=True, counts={})
     fast = make_row("SPAN", precision="fp16", latency=FAST, quality=quality(0.2), network=other)

@@ -18,8 +18,8 @@ def readme(config: TritonConfig, artifact: Artifact) -> str:
     image = "hasn-edge-server" if config.backend == PYTHON else "nvcr.io/nvidia/tritonserver:YY.MM-py3"
     sections = [
         f"# {config.name}\n",
-        f"HASN x{artifact.spec.scale} super-resolution in {artifact.precision.value}, as NVIDIA Triton "
-        "Inference Server takes it. hasn-edge's `export` wrote it.\n",
+        f"{artifact.spec.scale}x super-resolution in {artifact.precision.value}, as NVIDIA Triton Inference "
+        "Server takes it. hasn-edge's `export` wrote it.\n",
         "## Serve\n",
         "In the folder that holds this model's folder:\n",
         "```\n"

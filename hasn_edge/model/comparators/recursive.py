@@ -29,12 +29,11 @@ class DRCN(Comparator):
         """Return luma ``(N, 1, 4H, 4W)`` of luma ``(N, 1, H, W)``, as the others here."""
         large: Tensor = self.enlarge(x)
         y = F.relu(self.embed[1](F.relu(self.embed[0](large))))
-        result = torch.zeros_like(large)
-        for index in range(self.recursions):
+        details: list[Tensor] = []
+        for share in self.shares / self.shares.sum():
             y = F.relu(self.recur(y))
-            image = large + self.rebuild[1](F.relu(self.rebuild[0](y)))
-            result = result + image * self.shares[index]
-        return result / self.shares.sum()
+            details.append(share * self.rebuild[1](F.relu(self.rebuild[0](y))))
+        return sum(details, large)
 
 
 class DRRN(Comparator):
