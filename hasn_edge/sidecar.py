@@ -195,6 +195,15 @@ class KernelLine(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     nodes: str
     """Nodes of the graph that it computes, with spaces between."""
 
+    @property
+    def moved_bytes(self) -> int | None:
+        """Read and written."""
+        return _both(self.read_bytes, self.written_bytes)
+
+
+def _both(read: int | None, written: int | None) -> int | None:
+    return None if read is None or written is None else read + written
+
 
 class KernelRecord(_Record, frozen=True, kw_only=True):
     """The kernels of an engine, as its compiler lists them."""
@@ -217,8 +226,7 @@ class KernelRecord(_Record, frozen=True, kw_only=True):
     @property
     def moved_bytes(self) -> int | None:
         """Read and written for one input."""
-        open_size = self.read_bytes is None or self.written_bytes is None
-        return None if open_size else self.read_bytes + self.written_bytes  # type: ignore[operator]
+        return _both(self.read_bytes, self.written_bytes)
 
     @property
     def convolutions_all(self) -> int:

@@ -88,6 +88,16 @@ class NetworkSpec:
         return SizeRule()
 
     @property
+    def peak(self) -> float:
+        """The value of white in its files; sessions take and give [0, 1] whatever it is."""
+        return 1.0
+
+    @property
+    def channel_attention(self) -> bool:
+        """Whether it is known to weigh channels by their mean over the whole frame."""
+        return False
+
+    @property
     def tile_equivariant(self) -> bool:
         """Whether a tile's interior is known to equal the same region of the whole frame."""
         return False
@@ -232,6 +242,11 @@ class ModelSpec(NetworkSpec):
     def size(self) -> SizeRule:
         """ESA's stride-2 convolution and 7x7 max-pool leave nothing of a side below 15 pixels."""
         return SizeRule(minimum=15 if self.esa else 1)
+
+    @property
+    def channel_attention(self) -> bool:
+        """CAB ends in it."""
+        return self.cab
 
     @property
     def tile_equivariant(self) -> bool:

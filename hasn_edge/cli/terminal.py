@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 """What of the library's log is shown: with ``-q``, by default, with ``-v`` and with ``-vv``."""
 
-STDOUT = "-"
-"""What stands for standard output, or input, where a file is named."""
+_STDOUT = "-"
+"""What ``--json`` takes for standard output."""
 
 _quiet = False
 _json: str | None = None
@@ -56,7 +56,7 @@ def set_verbosity(verbose: int, quiet: bool) -> None:
 
 def json_on_stdout() -> bool:
     """Whether standard output is to hold JSON and nothing else."""
-    return _json == STDOUT
+    return _json == _STDOUT
 
 
 def take_stdout() -> None:
@@ -78,7 +78,7 @@ def write_json(content: Callable[[], Mapping[str, Any]]) -> None:
     if _json is None:
         return
     text = json.dumps(content(), indent=1, allow_nan=False) + "\n"
-    if _json == STDOUT:
+    if _json == _STDOUT:
         click.echo(text, nl=False)
         return
     from hasn_edge.files import writing
@@ -92,7 +92,7 @@ def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None)
     """Note where JSON goes, and refuse at once where it cannot."""
     global _json, _taken
     _json, _taken = value, False
-    if value is None or value == STDOUT:
+    if value is None or value == _STDOUT:
         return
     command = ctx.command
     takes_it = isinstance(command, click.Group) and value in command.commands
@@ -125,7 +125,7 @@ def add_common_options(command: click.Command) -> click.Command:
             click.Option(
                 ["--json"],
                 is_flag=False,
-                flag_value=STDOUT,
+                flag_value=_STDOUT,
                 metavar="[FILE]",
                 default=None,
                 expose_value=False,

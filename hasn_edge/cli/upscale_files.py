@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from hasn_edge.cli.terminal import STDOUT, json_on_stdout, note, say, take_stdout
+from hasn_edge.cli.terminal import json_on_stdout, note, say, take_stdout
 from hasn_edge.errors import OutputError
 from hasn_edge.files import require_writable
+from hasn_edge.video.formats import PIPE
 
 _NAMED = 3  # subfolders that are named before the rest are counted
 
@@ -21,7 +22,7 @@ _NAMED = 3  # subfolders that are named before the rest are counted
 def is_video(path: Path) -> bool:
     """Say whether a file's name is that of a video, or of a pipe of one; a GIF of one frame is an image."""
     from hasn_edge.images.metadata import is_still
-    from hasn_edge.video.formats import PIPE, VIDEO_SUFFIXES
+    from hasn_edge.video.formats import VIDEO_SUFFIXES
 
     suffix = path.suffix.lower()
     return path == PIPE or (suffix in VIDEO_SUFFIXES and not (suffix == ".gif" and is_still(path)))
@@ -112,11 +113,11 @@ def find_files(
 
 def check_pipes(inputs: tuple[str, ...], output: Path) -> None:
     """Refuse pipes that cannot be meant, and keep standard output free for frames that go there."""
-    if STDOUT in inputs and (len(inputs) > 1 or sys.stdin.isatty()):
+    if str(PIPE) in inputs and (len(inputs) > 1 or sys.stdin.isatty()):
         raise click.UsageError(
             "- stands for raw frames from a pipe, alone: ffmpeg -i IN -f yuv4mpegpipe - | hasn-edge upscale -"
         )
-    if str(output) == STDOUT:
+    if output == PIPE:
         if json_on_stdout() or sys.stdout.isatty():
             raise click.UsageError(
                 "-o - writes raw frames to standard output, which has to be a pipe; --json then needs a FILE"
@@ -149,7 +150,7 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
     if not _is_file_name(output):
         require_writable(output, folder=True)
         return
-    if str(output) != STDOUT:
+    if output != PIPE:
         require_writable(output)
     kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")
     if len(files) != 1 or is_video(files[0]) != is_video(output):
@@ -191,7 +192,7 @@ def name_results(
 
             ending = output_suffix(file, audio)
         folder = output / (folders or {}).get(file, "")
-        stem = "stdin" if str(file) == STDOUT else file.stem
+        stem = "stdin" if file == PIPE else file.stem
         name = f"{stem}_{label}{ending}"
         count = 2
         while str(folder / name).lower() in taken:
@@ -199,7 +200,7 @@ def name_results(
             count += 1
         taken.add(str(folder / name).lower())
         target = output if named else folder / name
-        if str(target) != STDOUT and target.resolve() in sources:
+        if target != PIPE and target.resolve() in sources:
             raise OutputError(
                 f"{target} is one of the {'videos' if is_video(file) else 'images'} to upscale and would "
                 f"be overwritten; choose another {'name' if named else 'folder'} with -o"
@@ -215,7 +216,7 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
         work: Files and their results.
         skip: Whether results that are there shall stay. They are whole: only whole files take their names.
     """
-    there = [target for _, target in work if target.exists() and str(target) != STDOUT]
+    there = [target for _, target in work if target.exists() and target != PIPE]
     if not there:
         return work
     what = "1 result is" if len(there) == 1 else f"{len(there)} of {len(work)} results are"
@@ -229,7 +230,7 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
 
 def say_result(file: Path, target: Path, label: str, *, several: bool) -> None:
     """Print a result's path, and on standard error whose it is where its name does not say that."""
-    say("standard output" if str(target) == STDOUT else str(target))
+    say("standard output" if target == PIPE else str(target))
     if several and target.stem != f"{file.stem}_{label}":
         note(f"  {file} -> {target}")
 

@@ -107,7 +107,7 @@ def say_padded(padded: list[Path], upscaler: Upscaler) -> None:
     session = upscaler.session
     one = session.size is not None
     size, build = ("size", "without --size") if one else ("smallest size", "with a smaller --dynamic")
-    sees = "channel attention" if getattr(session.spec, "cab", False) else "what is near the border"
+    sees = "channel attention" if session.spec.channel_attention else "what is near the border"
     height, width = session.smallest
     say(
         f"{names} padded to {width}x{height}, the {size} this --artifact takes; {sees} sees the padding, "

@@ -261,18 +261,13 @@ def _of_kernels(
                 figures=(
                     Figure(name="read", value=line.read_bytes, unit=BYTES),
                     Figure(name="written", value=line.written_bytes, unit=BYTES),
-                    Figure(name="moved", value=_sum(line), unit=BYTES),
+                    Figure(name="moved", value=line.moved_bytes, unit=BYTES),
                 ),
             )
             for line in kernels.lines
         ),
         remarks=(*_contradictions(kernels, precision), *warnings),
     )
-
-
-def _sum(line: Any) -> int | None:
-    known = line.read_bytes is not None and line.written_bytes is not None
-    return line.read_bytes + line.written_bytes if known else None
 
 
 def _contradictions(kernels: KernelRecord, precision: Precision | None) -> list[str]:

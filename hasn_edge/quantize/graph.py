@@ -148,16 +148,14 @@ def count_graph(proto: ModelProto, size: tuple[int, int]) -> NetworkCounts:
     """Return parameters, MACs and activations of a graph's convolutions at an input of ``size``, batch 1.
 
     Raises:
-        UnsupportedError: see :func:`conv_macs`.
+        UnsupportedError: see :func:`conv_costs`.
     """
-    macs = conv_macs(proto, size)
-    weights = {conv.name: conv for conv in convolutions(proto)}
-    each = {name: prod(conv.shape[1:]) for name, conv in weights.items()}
-    biases = sum(conv.shape[0] for conv in weights.values() if conv.bias is not None)
+    costs = conv_costs(proto, size)
+    biases = sum(conv.shape[0] for conv in convolutions(proto) if conv.bias is not None)
     return NetworkCounts(
-        parameters=biases + sum(prod(conv.shape) for conv in weights.values()),
-        macs=sum(macs.values()),
-        activations=sum(macs[name] // each[name] for name in macs),
+        parameters=biases + sum(prod(cost.weights) for cost in costs),
+        macs=sum(cost.macs for cost in costs),
+        activations=sum(cost.activations for cost in costs),
     )
 
 

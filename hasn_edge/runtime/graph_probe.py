@@ -15,6 +15,7 @@ import numpy as np
 
 from hasn_edge.data.likeness import likeness, sample
 from hasn_edge.errors import ArtifactError, UnsupportedError, say
+from hasn_edge.files import file_sha256
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32
 from hasn_edge.optional import require
@@ -27,10 +28,15 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)
 """What may have to divide a side."""
 
 
+_probed: dict[str, GraphSpec] = {}
+"""What was found in this process, by the hash of the file."""
+
+
 def probe_graph(path: Path) -> GraphSpec:
     """Return scale, smallest side, multiple and range of the graph at ``path``, confirmed by running it.
 
-    A graph of one size is run at that size only, which its sessions know.
+    A graph of one size is run at that size only, which its sessions know. A file of the same bytes is not run
+    again in one process.
 
     Raises:
         ArtifactError: no such file, or no ONNX.
@@ -38,6 +44,13 @@ def probe_graph(path: Path) -> GraphSpec:
             what it has instead, or where it failed.
         MissingDependencyError: ONNX Runtime is not installed.
     """
+    content = file_sha256(path) if path.is_file() else ""
+    if content not in _probed:
+        _probed[content] = _probe(path)
+    return _probed[content]
+
+
+def _probe(path: Path) -> GraphSpec:
     probe = _Probe(path)
     base, first = probe.first_size()
     scale = first.shape[2] // base[0]

@@ -99,7 +99,7 @@ class OnnxRuntimeSession(Session):
         super().__init__(spec, precision=precision, device=device, size=frame or fixed, batch=batch)
 
     def _run(self, x_NCHW: Float32) -> Float32:
-        peak = np.float32(getattr(self.spec, "peak", 1.0))
+        peak = np.float32(self.spec.peak)
         y_NCHW: Float32 = self._compute(x_NCHW if peak == 1 else x_NCHW * peak, x_NCHW.shape)
         return y_NCHW if peak == 1 else y_NCHW / peak
 

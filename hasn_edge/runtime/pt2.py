@@ -15,15 +15,13 @@ import torch
 
 from hasn_edge.errors import ArtifactError, UnsupportedError, call, say
 from hasn_edge.hardware.host import vector_units
-from hasn_edge.images.arrays import Float32
-from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
-from hasn_edge.runtime.session import Session
+from hasn_edge.runtime.pytorch import ModuleSession, torch_device
 from hasn_edge.spec import NetworkSpec, Precision
 
 _log = logging.getLogger(__name__)
 
 
-class ProgramSession(Session):
+class ProgramSession(ModuleSession):
     """Runs what ``torch.export`` wrote. Float32 goes in and comes out whatever the precision inside.
 
     Loading runs no Python from the file. It is still a *program*, which can take any time and memory, so
@@ -54,35 +52,18 @@ class ProgramSession(Session):
         device: str = "cpu",
         threads: int | None = None,
     ) -> None:
-        self._target = torch_device(device, backend=self.backend)
-        self._threads = threads
-        self._module: Callable[[torch.Tensor], torch.Tensor] | None = self._load(model)
-        super().__init__(spec, precision=precision, device=str(self._target))
+        target = torch_device(device, backend=self.backend)
+        super().__init__(self._load(model, target), target, threads, spec, precision=precision)
         self.smallest = (least_side, least_side)
 
-    def _load(self, model: Path | bytes) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _load(self, model: Path | bytes, target: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
         def load(source: Path | bytes) -> Callable[[torch.Tensor], torch.Tensor]:
             from torch.export.passes import move_to_device_pass
 
             program = torch.export.load(io.BytesIO(source) if isinstance(source, bytes) else str(source))
-            return move_to_device_pass(program, str(self._target)).module()
+            return move_to_device_pass(program, str(target)).module()
 
         return _opened(model, load, format="pt2")
-
-    def _run(self, x_NCHW: Float32) -> Float32:
-        assert self._module is not None
-        set_threads(self._threads)
-        return infer(
-            self._module,
-            x_NCHW,
-            self._target,
-            torch.float32,
-            torch.contiguous_format,
-            backend=self.backend,
-        )
-
-    def _close(self) -> None:
-        self._module = None
 
 
 class CompiledSession(ProgramSession):
@@ -117,7 +98,7 @@ class CompiledSession(ProgramSession):
             )
         super().__init__(model, spec, device=device, **options)
 
-    def _load(self, model: Path | bytes) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _load(self, model: Path | bytes, target: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
         def load(source: Path | bytes) -> Callable[[torch.Tensor], torch.Tensor]:
             if isinstance(source, Path):
                 package: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,40 @@ from hasn_edge.spec import NetworkSpec, Precision
 _PRECISIONS = {torch.float32: Precision.FP32, torch.float16: Precision.FP16}
 
 
-class PyTorchSession(Session):
+class ModuleSession(Session):
+    """Runs a module of PyTorch; NumPy goes in and comes out.
+
+    Args:
+        module: What runs, on ``target``, and takes ``_dtype`` in ``_format``.
+        target: Where it runs, from :func:`torch_device`.
+        threads: Threads of PyTorch's CPU kernels, a setting of the whole process; ``None`` leaves it alone.
+        spec: As for :class:`~hasn_edge.runtime.session.Session`, like ``options``.
+    """
+
+    _dtype, _format = torch.float32, torch.contiguous_format
+
+    def __init__(
+        self,
+        module: Callable[[torch.Tensor], torch.Tensor],
+        target: torch.device,
+        threads: int | None,
+        spec: NetworkSpec,
+        **options: Any,
+    ) -> None:
+        self._module: Callable[[torch.Tensor], torch.Tensor] | None = module
+        self._target, self._threads = target, threads
+        super().__init__(spec, device=str(target), **options)
+
+    def _run(self, x_NCHW: Float32) -> Float32:
+        assert self._module is not None
+        set_threads(self._threads)
+        return infer(self._module, x_NCHW, self._target, self._dtype, self._format, backend=self.backend)
+
+    def _close(self) -> None:
+        self._module = None
+
+
+class PyTorchSession(ModuleSession):
     """Runs a module as it is, in inference mode.
 
     The caller's module is shared, not copied, unless it has to be moved, re-laid or switched to
@@ -72,19 +106,9 @@ class PyTorchSession(Session):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             self.backend = "torch.compile"
-        self._model: Callable[[torch.Tensor], torch.Tensor] | None = (
-            torch.compile(model) if compiled else model
-        )
-        self._dtype, self._target, self._threads = dtype, target, threads
-        super().__init__(spec, precision=_PRECISIONS[dtype], device=str(target))
-
-    def _run(self, x_NCHW: Float32) -> Float32:
-        assert self._model is not None
-        set_threads(self._threads)
-        return infer(self._model, x_NCHW, self._target, self._dtype, self._format, backend=self.backend)
-
-    def _close(self) -> None:
-        self._model = None
+        self._dtype = dtype
+        module = torch.compile(model) if compiled else model
+        super().__init__(module, target, threads, spec, precision=_PRECISIONS[dtype])
 
 
 def infer(

@@ -92,8 +92,8 @@ class Session(ABC):
     """
 
     backend: str
-    """``"pytorch"``, ``"torch.compile"``, ``"torchscript"``,
-    ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or ``"fake"``."""
+    """``"pytorch"``, ``"torch.compile"``, ``"torchscript"``, ``"pt2"``, ``"aoti"``, ``"onnxruntime"``,
+    ``"openvino"`` or ``"tensorrt"``; tests have ``"fake"``."""
     spec: NetworkSpec
     """The network: scale, channels, smallest size."""
     precision: Precision

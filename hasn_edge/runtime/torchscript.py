@@ -10,15 +10,13 @@ import torch
 
 from hasn_edge.errors import ArtifactError, call
 from hasn_edge.exporters.torchscript import quiet_jit
-from hasn_edge.images.arrays import Float32
-from hasn_edge.runtime.pytorch import infer, set_threads, torch_device
-from hasn_edge.runtime.session import Session
+from hasn_edge.runtime.pytorch import ModuleSession, torch_device
 from hasn_edge.spec import NetworkSpec, Precision
 
 _log = logging.getLogger(__name__)
 
 
-class TorchScriptSession(Session):
+class TorchScriptSession(ModuleSession):
     """Runs a ``.ts`` file. Float32 goes in and comes out whatever the precision inside.
 
     Loading runs no Python from the file: TorchScript is a language of its own, read by PyTorch's C++ parser.
@@ -52,25 +50,8 @@ class TorchScriptSession(Session):
         size: tuple[int, int] | None = None,
         threads: int | None = None,
     ) -> None:
-        self._target = torch_device(device, backend="torchscript")
-        self._threads = threads
-        self._module: torch.jit.ScriptModule | None = _load(model, self._target)
-        super().__init__(spec, precision=precision, device=str(self._target), size=size)
-
-    def _run(self, x_NCHW: Float32) -> Float32:
-        assert self._module is not None
-        set_threads(self._threads)
-        return infer(
-            self._module,
-            x_NCHW,
-            self._target,
-            torch.float32,
-            torch.contiguous_format,
-            backend=self.backend,
-        )
-
-    def _close(self) -> None:
-        self._module = None
+        target = torch_device(device, backend=self.backend)
+        super().__init__(_load(model, target), target, threads, spec, precision=precision, size=size)
 
 
 def _load(model: Path | bytes, device: torch.device) -> torch.jit.ScriptModule:

@@ -11,6 +11,7 @@ from hasn_edge.data.likeness import sample
 from hasn_edge.errors import ArtifactError, UnsupportedError
 from hasn_edge.images.arrays import to_tensor
 from hasn_edge.model.zoo import is_foreign_network
+from hasn_edge.runtime import graph_probe
 from hasn_edge.runtime.graph_probe import probe_graph
 from hasn_edge.runtime.open import open_model
 from hasn_edge.runtime.upscaler import Upscaler
@@ -33,6 +34,9 @@ def test_what_a_graph_takes_is_found(tmp_path, network, options, expected):
     path = foreign_onnx(tmp_path / "net.onnx", network, **options)
     assert is_foreign_network(path)
     assert probe_graph(path) == GraphSpec(**expected)
+    with pytest.MonkeyPatch.context() as patch:  # the same bytes under another name are not run again
+        patch.setattr(graph_probe, "_Probe", None)
+        assert probe_graph(path.rename(tmp_path / "other.onnx")) == GraphSpec(**expected)
 
 
 @pytest.mark.slow
