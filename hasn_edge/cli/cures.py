@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hasn_edge.errors import Cure, HasnEdgeError, with_cures
+from hasn_edge.errors import Cure, HasnEdgeError, MissingDependencyError, with_cures
 
 
 def message_of(error: HasnEdgeError, command: click.Command | None = None) -> str:
@@ -19,6 +19,13 @@ def message_of(error: HasnEdgeError, command: click.Command | None = None) -> st
         error: What was raised.
         command: The verb that raised it, whose options its cures name.
     """
+    if isinstance(error, MissingDependencyError) and error.install is None:
+        from hasn_edge.doctor.commands import board_install
+
+        install = board_install(error.extra)
+        if install is not None:  # a Jetson: the extra itself would bring what hides or breaks JetPack's
+            given = {"extra": error.extra, "needed_for": error.needed_for}
+            error = MissingDependencyError(error.module, **given, install=install)
     return with_cures(error.message, (cure_text(cure, command) for cure in error.cures))
 
 

@@ -5,8 +5,12 @@ On a Jetson they are those of docs/jetson.md, with the limits of its sets of con
 
 from __future__ import annotations
 
-from hasn_edge.doctor.environment import Environment
+from collections.abc import Callable
+from pathlib import Path
+
+from hasn_edge.doctor.environment import Environment, jetson_facts
 from hasn_edge.errors import Cure, shell
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 
 CPU_TORCH = "torch<2.11"
 """Of which pip has a build for ARM's CPU; newer ones bring CUDA 13 for servers there."""
@@ -33,6 +37,20 @@ def pip_install(environment: Environment, extra: str) -> str:
         return f"pip install 'hasn-edge[{extra}]'"
     packages = [CPU_TORCH if one == "torch" and environment.old_jetson else one for one in EXTRAS[extra]]
     return f"pip install {' '.join(map(_quoted, (*packages, SYSTEM_NUMPY)))}"
+
+
+def board_install(
+    extra: str, *, root: Path = Path("/"), find_gpu: Callable[[], GpuFacts | None] = gpu_facts
+) -> str | None:
+    """Return what installs an extra on the Jetson that this is; ``None`` where that is the usual command.
+
+    Args:
+        extra: One of hasn-edge's.
+        root: Where the file system starts.
+        find_gpu: Asks the driver.
+    """
+    jetson = jetson_facts(root, find_gpu()) if extra in EXTRAS else None
+    return None if jetson is None else pip_install(Environment(jetson=jetson), extra)
 
 
 def _quoted(requirement: str) -> str:

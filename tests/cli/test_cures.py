@@ -8,6 +8,7 @@ import pytest
 
 from hasn_edge.cli.build import command as build
 from hasn_edge.cli.cures import message_of
+from hasn_edge.doctor import commands
 from hasn_edge.errors import (
     HasnEdgeError,
     InputError,
@@ -73,3 +74,18 @@ def test_cures_survive_processes_and_wrapping():
     assert StageError("infer", error, 3).cures == error.cures
     missing = pickle.loads(pickle.dumps(MissingDependencyError("av", extra="video", needed_for="Video")))
     assert "pip install 'hasn-edge[video]'" in str(missing)
+
+
+def test_on_a_jetson_a_missing_package_is_installed_without_what_hides_jetpacks(orin_nano, monkeypatch):
+    missing = MissingDependencyError("torch", extra="export", needed_for="Building")
+    usual = "install it with: pip install 'hasn-edge[export]'"
+    assert message_of(missing).endswith(usual)
+    here = commands.board_install("export", root=orin_nano, find_gpu=lambda: None)
+    assert here == "pip install 'torch<2.11' safetensors onnx 'numpy<2'"
+    assert commands.board_install("openvino", root=orin_nano, find_gpu=lambda: None) is None
+    monkeypatch.setattr(commands, "board_install", lambda extra: here)
+    assert message_of(missing).endswith(f"install it with: {here}")
+    own = MissingDependencyError(
+        "cuda", extra="cuda", needed_for="Running", install="pip install cuda-python"
+    )
+    assert message_of(own).endswith("with: pip install cuda-python")
