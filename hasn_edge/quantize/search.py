@@ -178,7 +178,8 @@ class Meter:
         if not chosen:
             zeros = tuple((name, 0.0, 0.0) for name, _ in self._parts)
             return Loss(parts=zeros), (0.0,) * len(self._floats)
-        key = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:20]
+        gates = [str(self._ranges.gates[name]) for name in chosen if name in self._ranges.gates]
+        key = hashlib.sha256("\n".join([*chosen, *gates]).encode()).hexdigest()[:20]
         if key not in self._known:
             self._known[key] = self._run(chosen)
             self._save()
@@ -218,7 +219,6 @@ class Meter:
             how,
             dict(self._ranges.values),
             dict(self._ranges.lows),
-            dict(self._ranges.gates),
             [part.fingerprint for part in parts],
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())

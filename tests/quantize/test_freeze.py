@@ -85,15 +85,18 @@ def test_a_recipe_freezes_in_int8_graphs(tiny, images, run_graph):
 
 
 @pytest.mark.slow
-def test_a_search_chooses_it_where_it_saves_something(tiny):
+def test_a_search_chooses_it_where_it_saves_something(tiny, tmp_path):
     parts = [EvalSet(name=p.name, scale=p.scale, pairs=p.pairs[:1]) for p in held_out_sets(4)]
     gates = {NAME: (0.5,) * 8}
     recipe = QuantRecipe(quantize=("block_1.g.conv",))
     ranges = replace(tiny.ranges, gates=gates)
-    meter = Meter(tiny.weakly_typed, ranges, recipe, parts)
+    meter = Meter(tiny.weakly_typed, ranges, recipe, parts, tmp_path)
     gains = {"block_1.g.conv": 0.1, NAME: 0.2}
     groups = measure_groups(tiny.weakly_typed, meter, recipe, gates=gates, gains=gains)
     found = search_placement(groups, meter, recipe, budget=(50.0, 50.0), saving=Saving.BYTES)
     assert (found.recipe.quantize, found.recipe.freeze) == (("block_1.g.conv",), (NAME,))
+    plain = Meter(tiny.weakly_typed, tiny.ranges, recipe, parts, tmp_path)
+    assert plain.measure(["block_1.g.conv"])[0] == groups[0].loss
+    assert len(list(tmp_path.iterdir())) == 1, "what is measured without gates is known with them, and back"
     without = [replace(group, gain=-0.1) if group.name == NAME else group for group in groups]
     assert search_placement(without, meter, recipe, budget=(50.0, 50.0)).recipe.freeze == ()
