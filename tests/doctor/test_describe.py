@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from hasn_edge.cli.cures import cure_text
 from hasn_edge.doctor.describe import (
     USUAL_ENCODERS,
     Ability,
     describe_environment,
     describe_training,
     list_abilities,
+    next_step,
 )
 from hasn_edge.doctor.environment import Environment, MissingLibrary, collect_environment
 from hasn_edge.doctor.result import CheckResult, State
@@ -142,6 +144,26 @@ def test_a_module_with_less_memory_is_not_taken_for_the_other(orin):
         "the nearest is Jetson Orin Nano 8GB Super (MAXN SUPER), and this one has 15.2"
     )
     assert "this is a" not in found.detail
+
+
+def test_the_next_step_of_a_desktop(desktop):
+    """What it is on Jetsons is in test_advice.py."""
+    more = {name: Path("/site") / name for name in ("PIL", "onnxsim")}
+    whole = replace(desktop, modules={**desktop.modules, **more})
+    rtx = {name: place for name, place in whole.modules.items() if name != "tensorrt"}
+    build = {"tensorrt_rtx_bindings": Path("/site/tensorrt_rtx_bindings")}
+    unknown = replace(whole.gpu, name="NVIDIA H200")
+    for machine, command in (
+        (whole, "run: hasn-edge build --target rtx-4090"),
+        (replace(whole, gpu=unknown), "run: hasn-edge build --target tensorrt"),
+        (replace(whole, modules={**rtx, **build}), "run: hasn-edge build --target rtx"),
+        (replace(whole, modules=rtx), "pip install 'hasn-edge[tensorrt]'"),
+        (replace(whole, cuda=None), "pip install 'cuda-python>=13,<14'"),
+        (desktop, "pip install pillow"),
+    ):
+        assert cure_text(next_step(machine)) == command
+    assert next_step(replace(whole, gpu=None, driver=False)) is None, "nothing is wrong without a GPU"
+    assert next_step(Environment()) is None
 
 
 def test_a_device_without_a_profile():
