@@ -61,6 +61,7 @@ DOORS = {
         "train/",
         "fuse/",
         "quantize/equalize",
+        "quantize/fake_quant",
         "exporters/",
         "runtime/pt2",
         "runtime/pytorch",

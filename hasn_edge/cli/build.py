@@ -89,6 +89,13 @@ cost_option = click.option(
 )
 @cost_option
 @click.option(
+    "--finetune",
+    default=None,
+    metavar="TIME",
+    help="Adapt the weights to INT8 for 90s, 20m or 1h, without labels: the network follows its own FP32 "
+    "output on the calibration images. With --max-drop only where that needs it.",
+)
+@click.option(
     "--max-latency",
     type=float,
     default=None,
@@ -148,6 +155,7 @@ def command(model: str | None, bundle: Path | None, **options: Any) -> None:
       hasn-edge build --precision int8
       hasn-edge build --precision int8 --max-drop 0.03
       hasn-edge build --precision int8 --max-drop 0.03 --target rtx --size 320x180
+      hasn-edge build --precision int8 --max-drop 0.02 --finetune 20m
       hasn-edge build --precision int8 --target rtx --size 320x180
       hasn-edge build --precision int8 --calibration photos/ --recipe conservative
       hasn-edge build --precision auto --size 640x360

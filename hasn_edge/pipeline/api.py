@@ -178,6 +178,7 @@ def build(
     recipe: str | Path = "default",
     max_drop: float | None = None,
     cost: str | None = None,
+    finetune: str | None = None,
     max_latency: float | None = None,
     size: ImageSize | None = None,
     dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None,
@@ -209,6 +210,7 @@ def build(
         recipe=recipe,
         max_drop=max_drop,
         cost=cost,
+        finetune=finetune,
         max_latency=max_latency,
         size=size,
         dynamic=dynamic,
@@ -230,6 +232,18 @@ def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
         refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
     if options.cost is not None and options.max_drop is None:
         raise UnsupportedError("cost is what a search saves", use(max_drop=0.03), omit("cost"))
+    if options.finetune is not None and options.precision != Precision.INT8.value:
+        raise UnsupportedError(
+            f"finetune adapts weights to INT8; the precision asked for is {options.precision}",
+            use(precision="int8"),
+            omit("finetune"),
+        )
+    if options.finetune is not None and options.calibrator:
+        raise UnsupportedError(
+            "finetune learns ranges with the weights, and the calibrator chooses its own",
+            use(int8_method="qdq"),
+            omit("finetune"),
+        )
     if options.precision == AUTO:
         return autotune(options, progress)
     if options.max_latency is not None:

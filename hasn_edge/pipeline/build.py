@@ -25,6 +25,7 @@ from hasn_edge.errors import (
     MissingDependencyError,
     NoCudaError,
     UnsupportedError,
+    VerificationError,
     omit,
     use,
 )
@@ -43,6 +44,7 @@ from hasn_edge.pipeline.context import (
     load_context,
     publish_file,
 )
+from hasn_edge.pipeline.finetune import finetune
 from hasn_edge.pipeline.inspection import engine_lines, megabytes
 from hasn_edge.pipeline.placement import describe, search_build, target_cost, write_placement
 from hasn_edge.pipeline.variants import Variants
@@ -143,8 +145,39 @@ def build_one(
         force=options.force,
         progress=progress,
     )
-    variants = Variants(context, progress)
-    if options.max_drop is None or precision is not Precision.INT8:
+    if options.finetune_seconds is None:
+        variants = Variants(context, progress)
+        return _build_placed(options, variants, target, capabilities, gpu, folders, progress)
+    max_drop = options.max_drop
+    if max_drop is not None and context.recipe is not None:
+        context = replace(context, recipe=replace(context.recipe, budget_db=max_drop))
+    adapted = finetune(
+        Variants(context, progress),
+        options.finetune_seconds,
+        output,
+        cache=folders.cache,
+        only_if_needed=max_drop is not None,
+    )
+    try:
+        built = _build_files(options, adapted.variants, target, capabilities, gpu, folders, progress)
+    except VerificationError:
+        if max_drop is None:
+            raise
+        built = _build_placed(options, adapted.variants, target, capabilities, gpu, folders, progress)
+    return replace(built, summary=(*adapted.publish(), *built.summary))
+
+
+def _build_placed(
+    options: BuildOptions,
+    variants: Variants,
+    target: EngineTarget,
+    capabilities: Capabilities | None,
+    gpu: GpuFacts | None,
+    folders: _Folders,
+    progress: Progress,
+) -> Built:
+    """Build the files of the recipe, or of the placement that a search finds where one is asked for."""
+    if options.max_drop is None or options.precision != Precision.INT8.value:
         return _build_files(options, variants, target, capabilities, gpu, folders, progress)
     cost = target_cost(variants, options, target, capabilities, gpu, folders.cache, progress)
     built, placement = search_build(
@@ -155,7 +188,7 @@ def build_one(
         progress,
         lambda chosen: _build_files(options, chosen, target, capabilities, gpu, folders, progress),
     )
-    files = write_placement(placement, output, context.name)
+    files = write_placement(placement, folders.output, variants.context.name)
     notes = (*describe(placement), *(f"search: wrote {path}" for path in files))
     return replace(built, summary=(*notes, *built.summary))
 

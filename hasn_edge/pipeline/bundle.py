@@ -234,6 +234,7 @@ class BundleVariants(Variants):
             "calibration": options.calibration is not None,
             "recipe": str(options.recipe) != "default",
             "max_drop": options.max_drop is not None,
+            "finetune": options.finetune is not None,
             "batch": target.shapes.max[0] != 1,
             "name": options.name is not None,
         }

@@ -107,6 +107,10 @@ class BuildOptions:
     cost: str | None = None
     """What a search saves: ``"macs"``, ``"bytes"`` that kernels move, or ``"ms"`` measured here; what the
     target pays where ``None``, see :func:`hasn_edge.pipeline.costs.choose_saving`."""
+    finetune: str | None = None
+    """Adapt the weights to INT8 for so long (``"90s"``, ``"20m"``, ``"1h"``), without labels: the INT8
+    network follows the FP32 network on the calibration images. With ``max_drop``, only where INT8 of all that
+    the recipe selects loses more; where it still does afterwards, a placement is searched."""
     max_latency: float | None = None
     """With ``"auto"``: the largest accepted median latency in milliseconds, measured here; what loses the
     least of all that keeps it is published instead of the fastest."""
@@ -142,6 +146,13 @@ class BuildOptions:
         known = [saving.value for saving in Saving]
         if self.cost is not None and self.cost not in known:
             raise UnsupportedError(f"unknown cost {self.cost!r}; choose one of: {', '.join(known)}")
+        if self.finetune is not None and self.finetune_seconds is None:
+            raise UnsupportedError(
+                f"finetune is {self.finetune!r}; expected a time of 1 or more seconds, minutes or hours",
+                use(finetune="90s"),
+                use(finetune="20m"),
+                use(finetune="1h"),
+            )
         if self.max_latency is not None and not 0 < self.max_latency < math.inf:
             raise UnsupportedError(
                 f"max_latency is {self.max_latency}; expected a number of milliseconds above 0",
@@ -157,6 +168,12 @@ class BuildOptions:
     def int8_recipe(self) -> str | Path:
         """The recipe that a build in INT8 begins with."""
         return SEARCH if self.max_drop is not None and str(self.recipe) == "default" else self.recipe
+
+    @property
+    def finetune_seconds(self) -> int | None:
+        """How long the weights are adapted; ``None`` where they are not."""
+        found = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", self.finetune or "", re.ASCII)
+        return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else None
 
     @property
     def calibrator(self) -> bool:

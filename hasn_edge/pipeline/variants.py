@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 WEAKLY_TYPED_OPSET, STRONGLY_TYPED_OPSET = 17, 20
 
 
+def adapted_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the fusion rules that leave what INT8 convolutions read as it was when weights were adapted."""
+    return tuple(rule for rule in rules if rule not in ("norm_affine", "norm_factor", "fold_esa"))
+
+
 class GraphExporter:
     """Makes graphs of one checkpoint. Nothing is written to disk and nothing is checked here.
 
@@ -61,7 +66,8 @@ class GraphExporter:
         self._fp32: dict[tuple[int, bool, ImageSize | None, int | None], ModelProto] = {}
         if isinstance(checkpoint, ForeignGraph):
             return
-        self._model = checkpoint.model() if model is None else model
+        self.network = self._model = checkpoint.model() if model is None else model
+        """What is exported, before it is fused."""
         if rules:
             from hasn_edge.fuse.apply import fuse
 
@@ -104,9 +110,16 @@ class GraphExporter:
 
         LayerNorm's weight is what makes its channels alike, so it is not fused into what follows then. With
         LayerNorm as a factor behind the convolutions, they would read and quantize what is not normalized.
+        Weights that were adapted to INT8 are taken as they are.
         """
         rules = tuple(rule for rule in rules if rule != "norm_factor")
-        if recipe.equalize is None or isinstance(checkpoint, ForeignGraph):
+        if isinstance(checkpoint, ForeignGraph):
+            return cls(checkpoint, rules)
+        from hasn_edge.quantize.ranges import learned_ranges
+
+        if learned_ranges(checkpoint.provenance, data) is not None:
+            return cls(checkpoint, adapted_rules(rules))
+        if recipe.equalize is None:
             return cls(checkpoint, rules)
         from hasn_edge.quantize.equalize import equalize
 
@@ -114,10 +127,14 @@ class GraphExporter:
         return cls(checkpoint, tuple(rule for rule in rules if rule != "norm_affine"), model)
 
     def measure_ranges(self, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
-        """Measure the ranges that INT8 needs: keyed by convolution, they serve every form."""
-        from hasn_edge.quantize.ranges import ranges_from_onnx
+        """Measure the ranges that INT8 needs, by convolution, but for those learned with the weights."""
+        from hasn_edge.quantize.ranges import learned_ranges, ranges_from_onnx
 
-        return ranges_from_onnx(self.fp32(), data, recipe)
+        measured = ranges_from_onnx(self.fp32(), data, recipe)
+        if isinstance(self.checkpoint, ForeignGraph):
+            return measured
+        learned = learned_ranges(self.checkpoint.provenance, data)
+        return measured if learned is None else measured.learned(learned)
 
     def export(
         self,
@@ -179,7 +196,8 @@ class Variants:
     def __init__(self, context: BuildContext, progress: Progress) -> None:
         self.context = context
         self.progress = progress
-        self._acceptance = Acceptance(context.checkpoint, context.held_out, force=context.force)
+        self.acceptance = Acceptance(context.checkpoint, context.held_out, force=context.force)
+        """What files are held against: the checkpoint's network, unless these are other weights for it."""
         self._fused: list[str] = []
         self._searched = False
 
@@ -206,7 +224,7 @@ class Variants:
         chosen = recipe.select(conv.name for conv in convolutions(exporter.fp32()))
         other = Variants(replace(self.context, recipe=recipe), self.progress)
         other._fused = self._fused
-        other._acceptance = self._acceptance  # FP32 is the same and was scored
+        other.acceptance = self.acceptance  # FP32 is the same and was scored
         other._searched = True
         gates = {name: self.steady_gates[name] for name in recipe.frozen(self.steady_gates)}
         other.int8 = exporter, replace(ranges.only(chosen), gates=gates)
@@ -297,7 +315,7 @@ class Variants:
         on_cpu = form is Form.CPU and precision is Precision.INT8
         as_run = self._open(graph, precision, exact=False) if on_cpu else nullcontext()
         with as_run as optimized, self._open(graph, precision) as session:
-            measured, found = self._acceptance.check(
+            measured, found = self.acceptance.check(
                 session,
                 what=f"the ONNX graph {what}",
                 budget=self._budget(precision),
@@ -343,7 +361,7 @@ class Variants:
         data = torchscript_bytes(torchscript_from_model(checkpoint.model(), precision=precision))
         self.progress(Step("comparing with PyTorch"))
         with TorchScriptSession(data, checkpoint.spec, precision=precision) as session:
-            measured, notes = self._acceptance.check(session, what=f"the {precision.value} TorchScript file")
+            measured, notes = self.acceptance.check(session, what=f"the {precision.value} TorchScript file")
         return FinishedFile(
             data=data,
             precision=precision,
@@ -396,7 +414,7 @@ class Variants:
         self.progress(Step("comparing with PyTorch"))
         what = f"the {precision.value} {'package' if compiled else 'program'}"
         with session:
-            measured, notes = self._acceptance.check(session, what=what)
+            measured, notes = self.acceptance.check(session, what=what)
         return FinishedFile(
             data=data,
             precision=precision,

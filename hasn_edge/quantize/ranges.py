@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hasn_edge.quantize.recipe import QuantRecipe
+
+
+LEARNED = "int8"
+"""What a checkpoint's provenance calls ranges that were learned with its weights."""
 
 
 class CalibrationBatches(Protocol):
@@ -80,9 +84,36 @@ class Ranges:
 
         return replace(self, values=chosen(self.values), peaks=chosen(self.peaks), lows=chosen(self.lows))
 
+    def learned(self, found: Mapping[str, Mapping[str, float]]) -> Ranges:
+        """Return them with those in place that were learned with the weights, see :func:`learned_ranges`.
+
+        A convolution whose input is shifted in one of the two only keeps its own.
+        """
+        lows = found["lows"]
+        same = {name for name in found["values"] if (name in lows) == (name in self.lows)} & set(self.values)
+        return replace(
+            self,
+            values={
+                name: found["values"][name] if name in same else own for name, own in self.values.items()
+            },
+            lows={name: lows[name] if name in same else own for name, own in self.lows.items()},
+        )
+
     def to_record(self) -> RangesRecord:
         """Return what a sidecar states of them."""
         return RangesRecord(**{**vars(self), "observer": self.observer.value})
+
+
+def learned_ranges(
+    provenance: Mapping[str, Any], data: CalibrationBatches
+) -> Mapping[str, Mapping[str, float]] | None:
+    """Return ranges that were learned together with a checkpoint's weights: ``values`` and ``lows`` by name.
+
+    They hold for a network as it is, without equalization. ``None`` where there are none, or where ``data``
+    is not what they were learned on: then ranges are to be measured, as of any checkpoint.
+    """
+    found = provenance.get(LEARNED)
+    return found if found is not None and found["fingerprint"] == data.fingerprint else None
 
 
 def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:

@@ -105,7 +105,9 @@ def _open_trainer(
     state = load_newest(folder)
     if state is None and run.branched_at is not None:
         raise ConfigError(f"{folder}: the state that it was branched with is gone; branch it again")
-    weights = load_start(run.start, run.recipe) if run.start and state is None else None
+    # Ranges and factors of INT8 come from the weights that the run began with.
+    needed = state is None or bool(run.recipe.quantize.recipe)
+    weights = load_start(run.start, run.recipe) if run.start and needed else None
     if weights is not None and weights.sha256 != run.start_sha256:
         raise CheckpointError(
             f"{run.start}: these are not the weights that the run was begun with; begin a new run"

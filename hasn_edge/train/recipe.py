@@ -171,6 +171,15 @@ class InitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """Rounding to INT8 while training, so that weights and ranges adapt to it."""
+
+    recipe: str = ""
+    """INT8 recipe by name or file, as a build takes it: what it selects is rounded. Empty: nothing is. Needs
+    weights to begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training run. Everything here decides the result; where files lie and on which device does not."""
 
@@ -196,6 +205,8 @@ class Recipe:
     """What is done to LR before the network sees it: nothing, unless ``share`` says otherwise."""
     init: InitConfig = field(default_factory=InitConfig)
     """Weights at iteration 0, where none are given."""
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    """Rounding to INT8: none, unless a recipe is named."""
     ema: Fraction = 0.999
     """Decay of the averaged weights, which are what is validated and exported; 0 turns averaging off."""
     ema_warmup: bool = False
@@ -236,6 +247,10 @@ class Recipe:
                 )
         if not (self.loss.l1 or self.loss.mse or self.loss.kl or self.loss.fft):
             raise ConfigError("loss: every term has weight 0; give at least one a positive weight")
+        if self.quantize.recipe and self.autocast is not Autocast.FP32:
+            raise ConfigError(
+                f'autocast is "{self.autocast.value}", and rounding to INT8 (quantize.recipe) needs "fp32"'
+            )
         if self.optimizer.milestones != tuple(sorted(self.optimizer.milestones)):
             raise ConfigError("optimizer.milestones must rise")
         if self.init.least_squares and self.model.features < 9 * self.model.channels:

@@ -106,15 +106,17 @@ class Recorder:
         first = scores[self._sets[0].name][0] if self._sets else math.inf
         if first > self._best or not self._sets:
             self._best = first
-            save_checkpoint(self._folder / BEST, trainer.averaged, provenance=self._provenance_with(scores))
+            weights, more = trainer.exported(trainer.averaged)
+            save_checkpoint(self._folder / BEST, weights, provenance=self._provenance_with(scores) | more)
         return scores
 
     def _finish(self, scores: Mapping[str, tuple[float, float]]) -> None:
         trainer = self._trainer
-        averaged, provenance = trainer.averaged, self._provenance_with(scores)
+        averaged, more = trainer.exported(trainer.averaged)
+        provenance = self._provenance_with(scores) | more
         save_checkpoint(self._folder / "last.safetensors", averaged, provenance=provenance)
         # As BasicSR writes weights and their average, for other projects to read.
-        save_pth(self._folder / "last.pth", trainer.model, ema=averaged.state_dict())
+        save_pth(self._folder / "last.pth", trainer.exported(trainer.model)[0], ema=averaged.state_dict())
         if installed_version("matplotlib") is not None:
             _draw_curve(self._folder, self._baselines)
 

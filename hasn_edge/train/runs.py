@@ -16,7 +16,7 @@ import torch
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards, combined_fingerprint
-from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say
+from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say, use
 from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.zoo import bundled_models, load_model_checkpoint
@@ -87,6 +87,11 @@ def begin_run(
     for text in named:
         load_eval_set(text, recipe.model.scale)
     weights = load_start(start, recipe) if start else None
+    if recipe.quantize.recipe and weights is None:
+        raise ConfigError(
+            f"{recipe.name} rounds a trained network to INT8, so it needs weights to begin with",
+            use(start="FILE"),
+        )
     if recipe.memory_format is MemoryFormat.AUTO:
         recipe = replace(recipe, memory_format=faster_memory_format(recipe, source, device))
     run = RunFile(

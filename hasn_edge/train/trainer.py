@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.patches import Batch, PatchSource
 from hasn_edge.errors import CheckpointError, UnsupportedError
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.optional import require
+from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.init import fit_linear, fit_upsampler, initialize
 from hasn_edge.train.recipe import Autocast, LossConfig, MemoryFormat, Recipe
+
+if TYPE_CHECKING:
+    from hasn_edge.quantize.fake_quant import FakeQuantHASN
+
+RESCALE_STEPS = 50
+"""Steps after which the ranges of rounded weights are chosen again."""
 
 _INIT_PATCHES = 16
 _FIT_PATCHES = 256
@@ -69,6 +78,10 @@ class Trainer:
             _initialize(self.model, recipe, source)
         else:
             _load_start(self.model, start, recipe, source)
+        self.rounded = bool(recipe.quantize.recipe)
+        """Whether the network computes as its INT8 graph does."""
+        if self.rounded:
+            self.model = _rounded(self.model, recipe.quantize.recipe).train()
         contiguous = recipe.memory_format is MemoryFormat.CONTIGUOUS  # "auto" is not, if nothing was measured
         self._memory_format = torch.contiguous_format if contiguous else torch.channels_last
         self.model.to(world.device, memory_format=self._memory_format)  # type: ignore[call-overload]
@@ -94,6 +107,8 @@ class Trainer:
             parts: This process's share of the batch, one part per accumulation pass.
         """
         recipe = self.recipe
+        if self.rounded and self.iteration % RESCALE_STEPS == 0:
+            cast("FakeQuantHASN", self.model).rescale()
         rate = recipe.optimizer.learning_rate(self.iteration, recipe.iterations)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -133,10 +148,18 @@ class Trainer:
     @property
     def averaged(self) -> HASN:
         """The weights to validate and export: the average, or the plain ones where averaging is off."""
-        if self.recipe.ema > 0:
-            return self.ema.model
-        self.ema.model.load_state_dict(self.model.state_dict())
+        if self.recipe.ema <= 0:
+            self.ema.model.load_state_dict(self.model.state_dict())
+        if self.rounded:
+            cast("FakeQuantHASN", self.ema.model).rescale()
         return self.ema.model
+
+    def exported(self, model: HASN) -> tuple[HASN, dict[str, Any]]:
+        """Return what a file holds of :attr:`model` or :attr:`averaged`, and what it states of INT8."""
+        if not self.rounded:
+            return model, {}
+        rounded = cast("FakeQuantHASN", model)
+        return rounded.network(), rounded.provenance()
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next steps depend on."""
@@ -202,6 +225,15 @@ def _optimizers(model: HASN, recipe: Recipe, matrices: list[nn.Parameter]) -> li
         raise UnsupportedError(f"optimizer.muon needs PyTorch 2.9 or newer; this is {torch.__version__}")
     muon = torch.optim.Muon(matrices, lr=settings.lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     return [adam, muon]
+
+
+def _rounded(model: HASN, name: str) -> FakeQuantHASN:
+    """Return the network rounded to INT8 by the recipe called ``name``, its ranges to be learned."""
+    require("onnx", extra="export", needed_for="Training a network that is rounded to INT8")
+    from hasn_edge.quantize.fake_quant import fake_quantized
+
+    recipe = load_quant_recipe(name)
+    return fake_quantized(model.eval().requires_grad_(False), load_calibration(recipe.calibration), recipe)
 
 
 def _initialize(model: HASN, recipe: Recipe, source: PatchSource) -> None:

@@ -1,0 +1,98 @@
+"""What fine-tuning to INT8 reaches: drift before and after it, on the budget's parts and on other sets.
+
+    python benchmarks/finetune.py --model HASN.pth --time 20m --data Set5=DIR --data Set14=DIR
+
+The same as `hasn-edge build --precision int8 --recipe RECIPE --finetune TIME` does, without labels, on the
+calibration patches that ship. A run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from hasn_edge.data.pairs import load_eval_set
+from hasn_edge.evaluation.evaluate import drift, score_images
+from hasn_edge.exporters.onnx_graph import Emulator
+from hasn_edge.files import writing
+from hasn_edge.fuse.apply import DEFAULT_RULES
+from hasn_edge.hardware.host import describe_host
+from hasn_edge.model.zoo import model_name
+from hasn_edge.pipeline.context import BuildOptions, load_context
+from hasn_edge.pipeline.finetune import finetune
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import Step
+from hasn_edge.quantize.graph import convolutions, mac_share
+from hasn_edge.sidecar import Form
+from hasn_edge.spec import Precision
+
+
+def report(step: Step) -> None:
+    """Print a line now and then."""
+    if step.done is None or "step" not in step.text or step.text.partition("step ")[2].startswith("1,"):
+        click.echo(step.text, err=True)
+
+
+def measure(variants: Variants, reference: list, sets: list) -> list[str]:
+    """Return the drift of the INT8 graph on each set."""
+    exporter, ranges = variants.int8
+    graph = exporter.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=variants.context.recipe)
+    run = Emulator(graph, exact=True).run
+    lost = [drift(before, score_images(run, each)) for before, each in zip(reference, sets, strict=True)]
+    return [f"{each.dpsnr:+.4f} ({each.worst_image} {each.worst_dpsnr:+.3f})" for each in lost]
+
+
+@click.command(help=__doc__)
+@click.option("--model", required=True, help="Bundled name or weights file.")
+@click.option("--recipe", default="search", show_default=True, help="INT8 recipe: what is rounded.")
+@click.option("--time", "times", default="20m", show_default=True, help="As `build --finetune` takes it.")
+@click.option("--data", multiple=True, help="NAME=DIR of an evaluation set; repeatable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("engines"), help="State and weights.")
+def main(model: str, recipe: str, times: str, data: tuple[str, ...], output: Path, work: Path) -> None:
+    """Adapt, measure, print, write."""
+    seconds = BuildOptions(model=model, precision="int8", finetune=times).finetune_seconds
+    assert seconds is not None
+    context = load_context(model, rules=DEFAULT_RULES["onnxruntime"], recipe=recipe, progress=report)
+    start = Variants(replace(context, force=True), report)
+    sets = [*context.held_out, *(load_eval_set(each, context.checkpoint.spec.scale) for each in data)]
+    plain = Emulator(start.exporter.fp32(), exact=False).run
+    reference = [score_images(plain, each) for each in sets]
+    graph = start.int8[0].fp32()
+    share = mac_share(graph, context.recipe.select(conv.name for conv in convolutions(graph)))
+    before = measure(start, reference, sets)
+    click.echo(f"start: {'; '.join(before)}", err=True)
+    found = finetune(start, seconds, work, cache=work / "cache")
+    after = measure(found.variants, reference, sets)
+    notes = found.publish()
+    typed = " ".join(
+        text.rpartition("=")[0] + "=" + Path(text).name if "=" in text else Path(text).name
+        for text in sys.argv[1:]
+    )
+    lines = [
+        f"# Fine-tuning {model_name(model)} to INT8, recipe `{Path(recipe).stem}`, {share:.1%} of the MACs",
+        "",
+        f"| | {' | '.join(each.name for each in sets)} |",
+        "|---" * (len(sets) + 1) + "|",
+        f"| as quantized | {' | '.join(before)} |",
+        f"| after {times} | {' | '.join(after)} |",
+        "",
+        f"- {notes[0]}.",
+        "- dPSNR-Y in dB against FP32 and the worst image; 8-bit rounded output, Y of BT.601 studio range, a "
+        "border of the scale cut; exact Q/DQ arithmetic in the weakly typed graph.",
+        "- Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
+        f"- Printed by `python benchmarks/finetune.py {typed}` on {datetime.date.today()}.",
+        "",
+    ]
+    text = "\n".join(lines)
+    click.echo(text)
+    with writing(output / f"finetune_{model_name(model)}_{datetime.date.today():%Y%m}.md") as path:
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
