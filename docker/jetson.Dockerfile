@@ -15,10 +15,12 @@ WORKDIR /opt/hasn-edge
 COPY . .
 ENV PATH=/opt/hasn-edge/.venv/bin:$PATH
 ARG CONSTRAINTS=constraints-jetpack6.txt
+# For JetPack 6.0, whose driver has CUDA 12.2: cuda-python<12.3.
+ARG CUDA_PYTHON=cuda-python
 # Without dependencies, so that pip's OpenCV does not hide the one above; it has to fit NumPy.
 RUN python3 -m venv --system-site-packages .venv \
     && pip install --no-cache-dir -c "${CONSTRAINTS}" \
-        click jinja2 msgspec numpy onnxruntime pillow rich tomli cuda-python torch safetensors onnx \
+        click jinja2 msgspec numpy onnxruntime pillow rich tomli "${CUDA_PYTHON}" torch safetensors onnx \
     && pip install --no-cache-dir --no-deps . \
     && python3 -c "import cv2" \
     && hasn-edge --version
