@@ -120,9 +120,8 @@ def by_aimet(
         config_file=str(settings / "default_config_per_channel.json"),
         providers=["CPUExecutionProvider"],
     )
-    wanted = {
-        name for conv in convolutions(graph) if conv.name in nodes for name in (conv.input, conv.weight)
-    }
+    chosen = [conv for conv in convolutions(graph) if conv.name in nodes]
+    wanted = {name for conv in chosen for name in (moved_from(graph, conv.input), conv.weight)}
     for tensor, quantizer in sim.qc_quantize_op_dict.items():
         quantizer.enabled = tensor in wanted
         if quantizer.enabled:
@@ -134,13 +133,22 @@ def by_aimet(
     return sim.to_onnx_qdq(force_activation_as="signed")
 
 
+def moved_from(graph: ModelProto, tensor: str) -> str:
+    """Return the tensor whose values another one has in another order: what LayerNorm wrote, transposed."""
+    makers = {output: node for node in graph.graph.node for output in node.output}
+    while tensor in makers and makers[tensor].op_type == "Transpose":
+        tensor = makers[tensor].input[0]
+    return tensor
+
+
 def int8_share(quantized: ModelProto, macs: dict[str, int]) -> float:
     """Return the share of multiply-accumulates whose input and weights come from DequantizeLinear."""
     makers = {output: node.op_type for node in quantized.graph.node for output in node.output}
     int8 = {
         node.name
         for node in quantized.graph.node
-        if node.op_type == "Conv" and all(makers.get(name) == "DequantizeLinear" for name in node.input[:2])
+        if node.op_type == "Conv"
+        and all(makers.get(moved_from(quantized, name)) == "DequantizeLinear" for name in node.input[:2])
     }
     return sum(macs[name] for name in int8 & set(macs)) / sum(macs.values())
 
@@ -148,28 +156,26 @@ def int8_share(quantized: ModelProto, macs: dict[str, int]) -> float:
 def quantizers(
     checkpoint: Checkpoint, data: CalibrationData, adaround: int
 ) -> Iterator[tuple[str, Quantizer]]:
-    """Yield each quantizer by name."""
+    """Yield each quantizer by name, those of every convolution first."""
     graph = GraphExporter(checkpoint).fp32()
     every = [conv.name for conv in convolutions(graph)]
     default = list(load_quant_recipe().select(every))
-    for recipe in ("default", "extensive", "search"):
-        yield f"hasn-edge, `{recipe}`", lambda recipe=recipe: ours(checkpoint, data, recipe)
+    nncf, aimet = (installed_version(name) is not None for name in ("nncf", "aimet-onnx"))
     for where, nodes in (("every convolution", every), ("those of `default`", default)):
+        for recipe in ("search", "extensive") if nodes is every else ("default",):
+            yield f"hasn-edge, `{recipe}`", lambda recipe=recipe: ours(checkpoint, data, recipe)
+        if nncf:
+            yield f"NNCF, {where}", lambda n=nodes: by_nncf(graph, data, n)
+        if aimet:
+            yield f"AIMET, {where}", lambda n=nodes: by_aimet(graph, data, n)
+        if aimet and nodes is every:
+            yield f"AIMET, equalized, {where}", lambda: by_aimet(graph, data, every, equalized=True)
         for method in ("MinMax", "Percentile"):
             yield (
                 f"ONNX Runtime, {method}, {where}",
                 lambda m=method, n=nodes: by_onnxruntime(graph, data, m, n),
             )
-        if installed_version("nncf") is not None:
-            yield f"NNCF, {where}", lambda n=nodes: by_nncf(graph, data, n)
-        if installed_version("aimet-onnx") is not None:
-            yield f"AIMET, {where}", lambda n=nodes: by_aimet(graph, data, n)
-    if installed_version("aimet-onnx") is not None:
-        yield (
-            "AIMET, equalized, every convolution",
-            lambda: by_aimet(graph, data, every, equalized=True),
-        )
-    if installed_version("aimet-onnx") is not None and adaround:
+    if aimet and adaround:
         yield (
             f"AIMET, equalized, AdaRound of {adaround} iterations, every convolution",
             lambda: by_aimet(graph, data, every, equalized=True, adaround=adaround),
@@ -180,8 +186,9 @@ def quantizers(
 @click.option("--model", required=True, help="Bundled name or weights file.")
 @click.option("--data", multiple=True, help="NAME=DIR of an evaluation set; repeatable.")
 @click.option("--adaround", type=click.IntRange(0), default=0, help="Iterations of AIMET's AdaRound a layer.")
+@click.option("--only", multiple=True, help="A part of the names of the quantizers to run; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
-def main(model: str, data: tuple[str, ...], adaround: int, output: Path) -> None:
+def main(model: str, data: tuple[str, ...], adaround: int, only: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
     checkpoint, images = load_model_checkpoint(model), load_calibration()
     scale, plain = checkpoint.spec.scale, GraphExporter(checkpoint).fp32()
@@ -194,22 +201,6 @@ def main(model: str, data: tuple[str, ...], adaround: int, output: Path) -> None
         f"| quantizer | MACs in INT8 | CPU minutes | {' | '.join(each.name for each in sets)} |",
         "|---" * (len(sets) + 3) + "|",
     ]
-    for name, quantize in quantizers(checkpoint, images, adaround):
-        begin = time.process_time()
-        try:
-            graph = quantize()
-        except Exception as exc:  # of other packages, with errors of their own
-            lines.append(
-                f"| {name} | failed: {type(exc).__name__}: {str(exc)[:150]} |" + " |" * (len(sets) + 1)
-            )
-            click.echo(lines[-1], err=True)
-            continue
-        minutes = (time.process_time() - begin) / 60
-        emulate = Emulator(graph, exact=True).run
-        lost = [drift(a, score_images(emulate, each)) for a, each in zip(reference, sets, strict=True)]
-        cells = [f"{each.dpsnr:+.4f} ({each.worst_image} {each.worst_dpsnr:+.3f})" for each in lost]
-        lines.append(f"| {name} | {int8_share(graph, macs):.1%} | {minutes:.1f} | {' | '.join(cells)} |")
-        click.echo(lines[-1], err=True)
     versions = {
         name: installed_version(name) or "not installed" for name in ("onnxruntime", "nncf", "aimet-onnx")
     }
@@ -222,10 +213,26 @@ def main(model: str, data: tuple[str, ...], adaround: int, output: Path) -> None
         f"Printed by `python benchmarks/quantizers.py --model {Path(model).name} "
         f"{' '.join(f'--data {each.name}={each.name}' for each in sets[2:])}` on {datetime.date.today()}.",
     ]
-    text = "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
-    click.echo(text)
-    with writing(output / f"quantizers_{model_name(model)}_{datetime.date.today():%Y%m}.md") as path:
-        path.write_text(text, encoding="utf-8")
+    for name, quantize in quantizers(checkpoint, images, adaround):
+        if only and not any(part in name for part in only):
+            continue
+        begin = time.process_time()
+        try:
+            graph = quantize()
+        except Exception as exc:  # of other packages, with errors of their own
+            cells = [f"failed: {type(exc).__name__}: {str(exc)[:150]}", *[""] * (len(sets) + 1)]
+        else:
+            minutes = (time.process_time() - begin) / 60
+            emulate = Emulator(graph, exact=True).run
+            lost = [drift(a, score_images(emulate, each)) for a, each in zip(reference, sets, strict=True)]
+            drops = [f"{each.dpsnr:+.4f} ({each.worst_image} {each.worst_dpsnr:+.3f})" for each in lost]
+            cells = [f"{int8_share(graph, macs):.1%}", f"{minutes:.2f}", *drops]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        click.echo(lines[-1])
+        # After each row: what was measured stays where a later one takes too long.
+        text = "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+        with writing(output / f"quantizers_{model_name(model)}_{datetime.date.today():%Y%m}.md") as path:
+            path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.recipe import GATE, Saving
 from hasn_edge.runtime.choice import describe_machine
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
-from hasn_edge.sidecar import Form
+from hasn_edge.sidecar import EngineDetails, Form, GraphDetails
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -235,12 +235,10 @@ class TargetCost:
 
         What slows the machine down for a while slows both.
         """
-        floats, wanted = self._graph()
         with ExitStack() as stack:
-            own, base = (
-                stack.enter_context(self._open(graph, each, Path(stack.enter_context(_folder()))))
-                for graph, each in ((data, precision), (floats.SerializeToString(), wanted))
-            )
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasn-edge-cost-")))
+            own = stack.enter_context(self._open(self._runnable(data, precision), folder / "own"))
+            base = stack.enter_context(self._open(self._base_file, folder / "base"))
             x = np.random.default_rng(0).random(self.target.shapes.opt, dtype=np.float32)
             for session in (own, base):
                 session.run(x)
@@ -254,21 +252,30 @@ class TargetCost:
         first = self._known.setdefault(f"float {self._where}", theirs.median_ms)
         return mine.times(theirs) * first
 
-    def _open(self, data: bytes, precision: Precision, folder: Path) -> Session:
-        """Open a graph as the target runs it."""
+    @cached_property
+    def _base_file(self) -> FinishedFile:
+        from hasn_edge.exporters.least_side import without_padding
+
+        graph, precision = self._graph()
+        return self._runnable(without_padding(graph).SerializeToString(), precision)
+
+    def _runnable(self, data: bytes, precision: Precision) -> FinishedFile:
+        """Return what the target runs of a graph: the graph itself, or an engine."""
+        if not self.target.runtime.compiles:
+            details: GraphDetails | EngineDetails = GraphDetails(form=self._form, opset=0)
+        else:
+            cache = None if self._memory is None else self._memory.parent
+            built = engine_from_onnx(data, self.target, precision=precision, cache=cache)
+            data, details = built.plan, built.details()
+        return FinishedFile(data=data, precision=precision, suffix="", details=details, notes=())
+
+    def _open(self, file: FinishedFile, folder: Path) -> Session:
         context = self.variants.context
         if not self.target.runtime.compiles:
             from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
             frame = self.target.shapes.opt[2], self.target.shapes.opt[3]
-            return OnnxRuntimeSession(data, context.checkpoint.spec, precision=precision, frame=frame)
-        built = engine_from_onnx(data, self.target, precision=precision)
-        file = FinishedFile(
-            data=built.plan, precision=precision, suffix="", details=built.details(), notes=()
-        )
+            spec = context.checkpoint.spec
+            return OnnxRuntimeSession(file.data, spec, precision=file.precision, frame=frame)
         # Without a golden image, which only published engines have.
         return TensorRTSession(publish_file(context, file, folder, ignore), eager=True)
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="hasn-edge-cost-")

@@ -32,6 +32,8 @@ class Convolution:
     groups: int
     pads: tuple[int, ...]
     """Rows and columns of zeros around the input: top, left, bottom, right."""
+    strides: tuple[int, ...] = (1, 1)
+    """Rows and columns from one output to the next."""
 
 
 def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
@@ -67,6 +69,7 @@ def convolutions(proto: ModelProto) -> tuple[Convolution, ...]:
             shape=(shape[0], shape[1], shape[2], shape[3]),
             groups=int(attribute(node, "group", 1)),
             pads=tuple(attribute(node, "pads", (0, 0, 0, 0))),
+            strides=tuple(attribute(node, "strides", (1, 1))),
         )
     return tuple(found.values())
 

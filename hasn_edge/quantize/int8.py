@@ -74,7 +74,8 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
     _check(result, chosen, dtypes, ranges)
     writer = _PairWriter(result, dtypes.pop())
     for conv in chosen:
-        writer.weights(conv, weight_ranges(array_of(weights[conv.weight]), recipe))
+        limits = weight_ranges(array_of(weights[conv.weight]), recipe)
+        writer.weights(conv, limits, ranges.codes.get(conv.name))
     for number, readers in enumerate(_by_input(chosen, ranges).values()):
         limit = max(ranges.of(conv.name) for conv in readers)
         writer.activation(readers, limit, ranges.lows.get(readers[0].name), number)
@@ -190,12 +191,16 @@ class _PairWriter:
         self._constants.append(onnx.numpy_helper.from_array(values, name))
         return name
 
-    def weights(self, conv: Convolution, limits: NDArray[np.float64]) -> None:
-        """Put a Q/DQ pair on the weights of ``conv``."""
+    def weights(self, conv: Convolution, limits: NDArray[np.float64], codes: NDArray[np.int8] | None) -> None:
+        """Put a Q/DQ pair on the weights of ``conv``, which become what ``codes`` stand for where given."""
         scales = scale_of(limits, self._dtype)
-        values = array_of(initializers(self._model)[conv.weight]).astype(np.float64)
+        tensor = initializers(self._model)[conv.weight]
         steps = scales.astype(np.float64).reshape(-1, 1, 1, 1)
-        codes = np.clip(np.rint(values / steps), -LEVELS - 1, LEVELS)
+        if codes is None:
+            codes = np.clip(np.rint(array_of(tensor).astype(np.float64) / steps), -LEVELS - 1, LEVELS)
+        else:
+            moved = (codes * steps).astype(self._dtype)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, conv.weight))
         self._sums[conv.name] = (codes * steps).sum(axis=(1, 2, 3))
         self._nodes[conv.name].input[1] = self._pair(
             conv.weight, conv.name, scales, name=f"{conv.name}.weight.q"

@@ -17,6 +17,8 @@ from hasn_edge.images.arrays import Pixels, to_tensor
 from hasn_edge.quantize.freeze import find_gates
 from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import LEVELS, MagnitudeHistogram, Observer, observed_range
+from hasn_edge.quantize.recipe import Rounding
+from hasn_edge.quantize.rounding import compensated_codes
 from hasn_edge.sidecar import RangesRecord
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Ranges:
     """The value that code -128 stands for, where the input is shifted so that all 256 codes are used."""
     gates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Mean over the calibration images of each channel attention that is frozen, a value a channel."""
+    codes: Mapping[str, NDArray[np.int8]] = field(default_factory=dict, repr=False, compare=False)
+    """Codes of weights that are not rounded to the nearest, by convolution name, in the weights' shape."""
     observer: Observer
     percentile: float | None
     fingerprint: str
@@ -79,10 +83,16 @@ class Ranges:
         """Return the ranges of some of the convolutions."""
         kept = set(names)
 
-        def chosen(found: Mapping[str, float]) -> dict[str, float]:
+        def chosen(found: Mapping[str, Any]) -> dict[str, Any]:
             return {name: value for name, value in found.items() if name in kept}
 
-        return replace(self, values=chosen(self.values), peaks=chosen(self.peaks), lows=chosen(self.lows))
+        return replace(
+            self,
+            values=chosen(self.values),
+            peaks=chosen(self.peaks),
+            lows=chosen(self.lows),
+            codes=chosen(self.codes),
+        )
 
     def learned(self, found: Mapping[str, Mapping[str, float]]) -> Ranges:
         """Return them with those in place that were learned with the weights, see :func:`learned_ranges`.
@@ -101,7 +111,8 @@ class Ranges:
 
     def to_record(self) -> RangesRecord:
         """Return what a sidecar states of them."""
-        return RangesRecord(**{**vars(self), "observer": self.observer.value})
+        facts = {name: value for name, value in vars(self).items() if name != "codes"}  # the graph has them
+        return RangesRecord(**{**facts, "observer": self.observer.value})
 
 
 def learned_ranges(
@@ -137,6 +148,10 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     found: dict[tuple[int, int], float] = {}
     values: dict[str, float] = {}
     gates = measure_gates(proto, data, recipe.frozen(find_gates(proto)))
+    codes: dict[str, NDArray[np.int8]] = {}
+    if recipe.rounding is Rounding.COMPENSATED:
+        read = set(_readers(proto, chosen).values())
+        codes = compensated_codes(proto, tensors_on(proto, data, read), chosen, recipe)
     image = {conv.name for conv in convolutions(proto) if conv.input == proto.graph.input[0].name}
     for name, histogram in histograms.items():
         levels = 2 * LEVELS + 1 if name in lows else LEVELS
@@ -153,6 +168,7 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
         values=values,
         peaks={name: histogram.peak for name, histogram in histograms.items()},
         lows=lows,
+        codes=codes,
         gates={name: mean for name, (mean, _) in gates.items()},
         observer=recipe.observer,
         percentile=percentile,

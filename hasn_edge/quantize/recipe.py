@@ -41,6 +41,15 @@ class WeightRange(str, Enum):
     """The range with the smallest squared error of the weights."""
 
 
+class Rounding(str, Enum):
+    """How weights become codes."""
+
+    NEAREST = "nearest"
+    """Each to the nearest."""
+    COMPENSATED = "compensated"
+    """So that errors cancel on the calibration images; see `quantize/rounding.py`."""
+
+
 class Saving(str, Enum):
     """What a search for a placement of INT8 saves."""
 
@@ -89,6 +98,8 @@ class QuantRecipe:
     """Scales of the weights: per_channel or per_tensor."""
     weight_range: WeightRange = WeightRange.MINMAX
     """How the range of the weights is chosen: minmax or mse."""
+    rounding: Rounding = Rounding.NEAREST
+    """How weights become codes: nearest or compensated."""
     budget_db: float = 0.06
     """Largest accepted loss of mean PSNR-Y on each part of the held-out images (photographs; text and line
     art) against the FP32 network, in dB."""
