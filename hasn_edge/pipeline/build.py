@@ -33,7 +33,7 @@ from hasn_edge.files import output_error
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.optional import require
-from hasn_edge.pipeline.bundle import BundleVariants, is_bundle
+from hasn_edge.pipeline.bundle import BundleVariants, is_finished
 from hasn_edge.pipeline.context import (
     BACKENDS,
     CACHE,
@@ -110,7 +110,7 @@ def build_one(
         HasnEdgeError: see the message; nothing half-written stays.
     """
     rules: Mapping[str, tuple[str, ...]] = {}
-    bundled = is_bundle(options.model)
+    bundled = is_finished(options.model)
     if not bundled and not is_foreign_network(options.model):
         require("torch", extra="export", needed_for="Building")
         from hasn_edge.fuse.apply import DEFAULT_RULES
@@ -270,7 +270,8 @@ def _build_engine(
 
     graph = variants.make_graph(form, precision, size=size)
     files = [graph]
-    if by_flag:  # what a flag makes of FP32 is predicted by the graph whose tensors have that type
+    if by_flag and variants.makes(Form.STRONGLY_TYPED, wanted):
+        # What a flag makes of FP32 is predicted by the graph whose tensors have that type.
         files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
     done = variants.notes  # without those of a graph that is made for comparison only
     progress(Step(f"compiling for {target.name}"))
@@ -284,7 +285,11 @@ def _build_engine(
         cache=folders.cache,
         calibrator=calibrator,
     )
-    if wanted is Precision.INT8 and target.runtime is EngineRuntime.RTX:
+    if (
+        wanted is Precision.INT8
+        and target.runtime is EngineRuntime.RTX
+        and variants.makes(form, Precision.FP16)
+    ):
         progress(Step("comparing with FP16"))
         built = _compare_with_fp16(built, variants, form, target, size)
     progress(Step("computing the golden image"))

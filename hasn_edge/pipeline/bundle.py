@@ -1,4 +1,4 @@
-"""A bundle for a board: checked graphs of one model, from which engines are built without PyTorch."""
+"""Finished graphs, a bundle of them or one alone, from which a board builds engines without PyTorch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from hasn_edge.errors import (
     use,
 )
 from hasn_edge.files import file_sha256, output_error
+from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.optional import require
 from hasn_edge.pipeline.context import (
     BuildContext,
@@ -39,7 +40,7 @@ from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import find_difference, make_golden
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
-from hasn_edge.sidecar import Form, Golden
+from hasn_edge.sidecar import Form, Golden, Kind
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the weights."""
     files: dict[str, str]
     """Names of its graphs, by form and precision."""
-    golden: Golden
+    golden: Golden | None
     """What the FP32 graph makes of an image that every machine computes alike."""
 
 
@@ -157,11 +158,17 @@ def is_bundle(model: str | Path) -> bool:
     return Path(model, INDEX).is_file()
 
 
+def is_finished(model: str | Path) -> bool:
+    """Whether a model is a bundle, or one graph of ours with its sidecar: it is compiled as it is."""
+    return is_bundle(model) or (Path(model).suffix == ".onnx" and not is_foreign_network(model))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BundledGraphs:
-    """The graphs of a bundle: what a checkpoint is to a network of ours."""
+    """Finished graphs of one model: what a checkpoint is to a network of ours."""
 
-    folder: Path
+    path: Path
+    """The bundle's folder, or the file."""
     index: _Index
     graphs: dict[tuple[Form, Precision], Artifact]
 
@@ -174,6 +181,35 @@ class BundledGraphs:
     def sha256(self) -> str:
         """Hash of the weights that the graphs were made of."""
         return self.index.source
+
+    def find(self, form: Form, precision: Precision) -> Artifact | None:
+        """Return the graph of one kind, or one that the same TensorRT reads; ``None`` without it."""
+        found = self.graphs.get((form, precision))
+        if found is None and form is Form.WEAKLY_TYPED_TRT10:
+            return self.graphs.get((Form.WEAKLY_TYPED, precision))
+        return found
+
+    def of(self, form: Form, precision: Precision) -> Artifact:
+        """Return the graph of one kind.
+
+        Raises:
+            UnsupportedError: there is none; says of what form they are.
+        """
+        found = self.find(form, precision)
+        if found is not None:
+            return found
+        if self.path.is_dir():
+            raise UnsupportedError(
+                f"{self.path}: a bundle has graphs for TensorRT, and none of form {form.words}",
+                use(target="tensorrt"),
+                use(target="rtx"),
+            )
+        ((own, _),) = self.graphs
+        raise UnsupportedError(
+            f"{self.path}: its form is {own.words}, and what compiles here reads {form.words} graphs",
+            say("take the file of that form"),
+            call("export", format="bundle"),
+        )
 
 
 def load_bundle(folder: Path) -> BundledGraphs:
@@ -193,7 +229,9 @@ def load_bundle(folder: Path) -> BundledGraphs:
         if _key(*kind) not in index.files:
             raise ArtifactError(f"{folder / INDEX}: it names no {_key(*kind)} graph", again)
         graphs[kind] = load_artifact(folder / index.files[_key(*kind)])
-    bundle = BundledGraphs(folder=folder, index=index, graphs=graphs)
+    bundle = BundledGraphs(path=folder, index=index, graphs=graphs)
+    if index.golden is None:
+        raise ArtifactError(f"{folder / INDEX}: it states no golden image", again)
     with OnnxRuntimeSession(graphs[FORMS[0]].path, bundle.spec) as session:
         if (problem := find_difference(session, index.golden)) is not None:
             raise VerificationError(
@@ -201,6 +239,43 @@ def load_bundle(folder: Path) -> BundledGraphs:
                 say("install another version of ONNX Runtime"),
             )
     return bundle
+
+
+def load_graph(path: Path, precision: Precision) -> BundledGraphs:
+    """Open one graph that was built elsewhere, to compile it as it is.
+
+    Args:
+        path: The file, its sidecar beside it.
+        precision: What the engine shall compute in: the graph's own.
+
+    Raises:
+        ArtifactError: it was changed, or is no graph.
+        UnsupportedError: it is for ONNX Runtime, of another precision, or not of one float image.
+    """
+    artifact = load_artifact(path)
+    if artifact.kind is not Kind.ONNX:
+        raise ArtifactError(f"{path}: no graph but of kind {artifact.kind.value}")
+    form, own = artifact.graph.form, artifact.precision
+    if form is Form.CPU:
+        raise UnsupportedError(
+            f"{path}: a graph for ONNX Runtime on a CPU, and engines are compiled of weakly or strongly "
+            "typed ones",
+            call("build", target="portable"),
+            call("export", format="bundle"),
+        )
+    if own is not precision:
+        raise UnsupportedError(
+            f"{path}: its precision is {own.value}, and {precision.value} was asked for",
+            use(precision=own.value),
+        )
+    if artifact.pixels or artifact.details.batch != (1, 1):
+        raise UnsupportedError(
+            f"{path}: it takes 8-bit pixels or several images, and graphs of one float image are compiled",
+            call("build", target="portable"),
+        )
+    name = path.name.partition(f"-{own.value}-")[0] or path.stem
+    index = _Index(name=name, model=path.name, source=artifact.source, files={}, golden=None)
+    return BundledGraphs(path=path, index=index, graphs={(form, own): artifact})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,14 +286,14 @@ class _BundleContext(BuildContext):
 
     def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
-        return f"{self.bundle.graphs[form, precision].sha256} {size}"
+        return f"{self.bundle.of(form, precision).sha256} {size}"
 
 
 class BundleVariants(Variants):
-    """Hands out the graphs of a bundle, which were checked when it was made, of one size where that is asked.
+    """Hands out finished graphs, which were checked when they were made, of one size where that is asked.
 
     Args:
-        options: What is built; its model is the bundle's folder.
+        options: What is built; its model is the bundle's folder, or one graph.
         target: What it is built for.
         progress: Receives what is under way.
 
@@ -244,7 +319,8 @@ class BundleVariants(Variants):
                 omit(*(name for name, asked in given.items() if asked)),
             )
         progress(Step("checking the bundle"))
-        bundle = load_bundle(Path(options.model))
+        path = Path(options.model)
+        bundle = load_bundle(path) if path.is_dir() else load_graph(path, Precision(options.precision))
         context = _BundleContext(
             name=bundle.index.name,
             model=bundle.index.model,
@@ -263,23 +339,24 @@ class BundleVariants(Variants):
     def export(
         self, form: Form, precision: Precision, *, size: ImageSize | None, batch: int | None = 1
     ) -> ModelProto:
-        """Return a graph of the bundle, of one size where that is given."""
+        """Return a graph, of one size where that is given."""
         import onnx
 
         from hasn_edge.exporters.least_side import without_padding
         from hasn_edge.exporters.onnx_graph import with_fixed_size
 
-        if (form, precision) not in self.bundle.graphs:
-            raise UnsupportedError(
-                f"{self.bundle.folder}: a bundle has graphs for TensorRT, and none of form {form.words}",
-                use(target="tensorrt"),
-                use(target="rtx"),
-            )
-        graph = onnx.load(str(self.bundle.graphs[form, precision].path))
-        if size is None:
+        made = self.bundle.of(form, precision)
+        graph = onnx.load(str(made.path))
+        if made.size is not None and size != made.size:
+            raise UnsupportedError(f"{made.path}: it takes one size only", use(size=made.size))
+        if size is None or size == made.size:
             return graph
         require_size(self.bundle.index.name, self.context.checkpoint, size)
         return with_fixed_size(without_padding(graph), size, self.bundle.spec.scale)
+
+    def makes(self, form: Form, precision: Precision) -> bool:
+        """See the base class."""
+        return self.bundle.find(form, precision) is not None
 
     def make_graph(
         self,
@@ -292,7 +369,7 @@ class BundleVariants(Variants):
     ) -> FinishedFile:
         """Return a graph of the bundle as a file; see :meth:`export`."""
         data = self.export(form, precision, size=size).SerializeToString()
-        made = self.bundle.graphs[form, precision]
+        made = self.bundle.of(form, precision)
         details = made.graph if size is None else msgspec.structs.replace(made.graph, size=size, padded=False)
         return FinishedFile(
             data=data,

@@ -16,6 +16,7 @@ from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ArtifactError, OutputError, UnsupportedError, VerificationError
 from hasn_edge.files import file_sha256
+from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.pipeline.bundle import (
     FORMS,
     INDEX,
@@ -23,9 +24,11 @@ from hasn_edge.pipeline.bundle import (
     BundleVariants,
     export_bundle,
     is_bundle,
+    is_finished,
     load_bundle,
+    load_graph,
 )
-from hasn_edge.pipeline.context import BuildOptions, load_context
+from hasn_edge.pipeline.context import BuildOptions, load_context, publish_file
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import ignore
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
@@ -170,3 +173,48 @@ def test_it_is_for_engines(bundle):
     variants = BundleVariants(BuildOptions(model=bundle), load_target("tensorrt"), ignore)
     with pytest.raises(UnsupportedError, match=r"none of form cpu; use target='tensorrt'"):
         variants.make_graph(Form.CPU, Precision.FP32, size=None)
+
+
+# -- one graph alone ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("needs_rtx")
+def test_one_graph_that_was_built_elsewhere_is_compiled_without_pytorch(bundle, tiny, tmp_path):
+    made = copied(bundle, tmp_path)
+    graph = next(made.glob("net-int8-strongly-typed*.onnx"))
+    args = ["build", "--model", str(graph), "--precision", "int8", "--target", "rtx", "--size", "40x32"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *args, "-o", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    engine = load_artifact(tmp_path / done.stdout.splitlines()[-1])
+    assert engine.path.name == "net-int8-rtx-40x32.engine"
+    assert engine.source == file_sha256(tiny)
+    assert engine.engine.golden is not None
+
+
+def test_what_a_graph_alone_does_not_have_is_refused(bundle, tmp_path):
+    weak = next(bundle.glob("net-int8-weakly-typed.onnx"))
+    assert is_finished(weak)
+    assert not is_finished(tmp_path / "other.onnx")
+    with pytest.raises(UnsupportedError, match="its precision is int8, and fp16 was asked for; use"):
+        BundleVariants(BuildOptions(model=weak, precision="fp16"), load_target("tensorrt"), ignore)
+    options = BuildOptions(model=weak, precision="int8")
+    variants = BundleVariants(options, load_target("tensorrt"), ignore)
+    assert variants.context.name == "net"
+    assert variants.makes(Form.WEAKLY_TYPED, Precision.INT8)
+    with pytest.raises(UnsupportedError, match="its form is weakly typed, and what compiles here reads s"):
+        variants.context.identity(Form.STRONGLY_TYPED, Precision.INT8, None)
+    assert variants.makes(Form.WEAKLY_TYPED_TRT10, Precision.INT8), "TensorRT 10 reads it too"
+    fixed = variants.make_graph(Form.WEAKLY_TYPED, Precision.INT8, size=(32, 40))
+    one = publish_file(variants.context, fixed, tmp_path, ignore).path
+    again = BundleVariants(BuildOptions(model=one, precision="int8"), load_target("tensorrt"), ignore)
+    assert again.make_graph(Form.WEAKLY_TYPED, Precision.INT8, size=(32, 40)).data == fixed.data
+    with pytest.raises(UnsupportedError, match=r"takes one size only; use size=\(32, 40\)"):
+        again.make_graph(Form.WEAKLY_TYPED, Precision.INT8, size=None)
+    with pytest.raises(UnsupportedError, match="a graph for ONNX Runtime on a CPU"):
+        load_graph(bundled_onnx("hasn-x4-small"), Precision.FP32)
