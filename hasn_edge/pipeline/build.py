@@ -270,7 +270,7 @@ def _build_engine(
 
     graph = variants.make_graph(form, precision, size=size)
     files = [graph]
-    if by_flag and variants.makes(Form.STRONGLY_TYPED, wanted):
+    if by_flag and context.makes(Form.STRONGLY_TYPED, wanted):
         # What a flag makes of FP32 is predicted by the graph whose tensors have that type.
         files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
     done = variants.notes  # without those of a graph that is made for comparison only
@@ -288,7 +288,7 @@ def _build_engine(
     if (
         wanted is Precision.INT8
         and target.runtime is EngineRuntime.RTX
-        and variants.makes(form, Precision.FP16)
+        and context.makes(form, Precision.FP16)
     ):
         progress(Step("comparing with FP16"))
         built = _compare_with_fp16(built, variants, form, target, size)

@@ -284,6 +284,10 @@ class _BundleContext(BuildContext):
 
     bundle: BundledGraphs
 
+    def makes(self, form: Form, precision: Precision) -> bool:
+        """Say whether there is a graph of this kind."""
+        return self.bundle.find(form, precision) is not None
+
     def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
         return f"{self.bundle.of(form, precision).sha256} {size}"
@@ -353,10 +357,6 @@ class BundleVariants(Variants):
             return graph
         require_size(self.bundle.index.name, self.context.checkpoint, size)
         return with_fixed_size(without_padding(graph), size, self.bundle.spec.scale)
-
-    def makes(self, form: Form, precision: Precision) -> bool:
-        """See the base class."""
-        return self.bundle.find(form, precision) is not None
 
     def make_graph(
         self,

@@ -239,6 +239,10 @@ class BuildContext:
         """What the user should know of the images, a sentence each."""
         return (*self.adapted, *(() if self.images is None else self.images.describe()))
 
+    def makes(self, form: Form, precision: Precision) -> bool:
+        """Say whether there can be a graph of this kind: from weights all of them."""
+        return True
+
     def identity(self, form: Form, precision: Precision, size: ImageSize | None) -> str:
         """Return a hash of everything that decides a graph, without making it."""
         facts = {

@@ -250,10 +250,6 @@ class Variants:
         """What was found that is no single file's, a sentence each."""
         return (*self._fused, *self.context.notes)
 
-    def makes(self, form: Form, precision: Precision) -> bool:
-        """Whether :meth:`make_graph` can make a graph of this kind: all of them from weights."""
-        return True
-
     def make_graph(
         self,
         form: Form,

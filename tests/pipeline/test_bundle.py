@@ -206,10 +206,10 @@ def test_what_a_graph_alone_does_not_have_is_refused(bundle, tmp_path):
     options = BuildOptions(model=weak, precision="int8")
     variants = BundleVariants(options, load_target("tensorrt"), ignore)
     assert variants.context.name == "net"
-    assert variants.makes(Form.WEAKLY_TYPED, Precision.INT8)
+    assert variants.context.makes(Form.WEAKLY_TYPED, Precision.INT8)
     with pytest.raises(UnsupportedError, match="its form is weakly typed, and what compiles here reads s"):
         variants.context.identity(Form.STRONGLY_TYPED, Precision.INT8, None)
-    assert variants.makes(Form.WEAKLY_TYPED_TRT10, Precision.INT8), "TensorRT 10 reads it too"
+    assert variants.context.makes(Form.WEAKLY_TYPED_TRT10, Precision.INT8), "TensorRT 10 reads it too"
     fixed = variants.make_graph(Form.WEAKLY_TYPED, Precision.INT8, size=(32, 40))
     one = publish_file(variants.context, fixed, tmp_path, ignore).path
     again = BundleVariants(BuildOptions(model=one, precision="int8"), load_target("tensorrt"), ignore)
