@@ -325,7 +325,7 @@ class FakeQuantHASN(FusedHASN):
                 values[name], low = pair.record()
                 if low is not None:
                     lows[name] = low
-        return replace(kept, values=values, lows=lows)
+        return replace(kept, values=values, lows=lows, codes={})  # these weights are rounded to the nearest
 
     def provenance(self) -> dict[str, Any]:
         """Return what a checkpoint of :meth:`network` has to state, so that a build takes these ranges."""

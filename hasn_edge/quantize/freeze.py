@@ -51,7 +51,7 @@ def find_gates(proto: ModelProto) -> dict[str, Gate]:
         for scaled, gate in (node.input, reversed(node.input)):
             attention = _attention(gate, makers) if scaled in convs else []
             own = {node.name, *(each.name for each in attention)}
-            # Nobody else may read what is not scaled yet.
+            # What is not scaled yet may have no other reader.
             if attention and all(each.name in own for each in proto.graph.node if scaled in each.input):
                 name = convs[scaled] + GATE
                 found[name] = Gate(conv=convs[scaled], tensor=gate, product=node.name)

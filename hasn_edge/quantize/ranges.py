@@ -107,6 +107,7 @@ class Ranges:
                 name: found["values"][name] if name in same else own for name, own in self.values.items()
             },
             lows={name: lows[name] if name in same else own for name, own in self.lows.items()},
+            codes={},  # such weights were learned as they are rounded to the nearest
         )
 
     def to_record(self) -> RangesRecord:
