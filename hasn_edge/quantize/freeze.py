@@ -31,7 +31,7 @@ _INSIDE = {"Conv", "Relu", "Sigmoid", "HardSigmoid", "LeakyRelu", "Clip"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class ChannelGate:
     """Where a graph scales a convolution's output by what it computes from the mean of a whole frame."""
 
     conv: str
@@ -42,7 +42,7 @@ class Gate:
     """Name of the node that multiplies."""
 
 
-def find_gates(proto: ModelProto) -> dict[str, Gate]:
+def find_gates(proto: ModelProto) -> dict[str, ChannelGate]:
     """Return the channel attentions of a graph by name."""
     makers = {output: node for node in proto.graph.node for output in node.output}
     convs = {conv.output: conv.name for conv in convolutions(proto)}
@@ -54,7 +54,7 @@ def find_gates(proto: ModelProto) -> dict[str, Gate]:
             # What is not scaled yet may have no other reader.
             if attention and all(each.name in own for each in proto.graph.node if scaled in each.input):
                 name = convs[scaled] + GATE
-                found[name] = Gate(conv=convs[scaled], tensor=gate, product=node.name)
+                found[name] = ChannelGate(conv=convs[scaled], tensor=gate, product=node.name)
     return found
 
 
