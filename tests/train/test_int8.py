@@ -36,7 +36,7 @@ def rounded(recipe, eval_folder, tmp_path_factory):
     return replace(
         recipe,
         iterations=6,
-        optimizer=replace(recipe.optimizer, lr=1e-4),
+        optimizer=replace(recipe.optimizer, lr=1e-5),
         quantize=QuantizeConfig(recipe=str(path)),
     )
 
