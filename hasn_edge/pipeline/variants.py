@@ -226,7 +226,8 @@ class Variants:
         other._fused = self._fused
         other.acceptance = self.acceptance  # FP32 is the same and was scored
         other._searched = True
-        gates = {name: self.steady_gates[name] for name in recipe.frozen(self.steady_gates)}
+        steady = self.steady_gates if recipe.freeze else {}
+        gates = {name: steady[name] for name in recipe.frozen(steady)}
         other.int8 = exporter, replace(ranges.only(chosen), gates=gates)
         return other
 
