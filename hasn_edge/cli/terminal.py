@@ -65,6 +65,12 @@ def take_stdout() -> None:
     _taken = True
 
 
+def _release() -> None:
+    """Give standard output back to what people read: the verb that took it has ended."""
+    global _json, _taken
+    _json, _taken = None, False
+
+
 def _is_taken() -> bool:
     return _taken or json_on_stdout()
 
@@ -90,8 +96,9 @@ def write_json(content: Callable[[], Mapping[str, Any]]) -> None:
 
 def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     """Note where JSON goes, and refuse at once where it cannot."""
-    global _json, _taken
-    _json, _taken = value, False
+    global _json
+    _json = value
+    ctx.call_on_close(_release)
     if value is None or value == _STDOUT:
         return
     command = ctx.command
