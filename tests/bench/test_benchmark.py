@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from hasn_edge.artifact import load_artifact, publish
 from hasn_edge.bench import benchmark as runner
 from hasn_edge.bench import measure
 from hasn_edge.bench.benchmark import benchmark, run_benchmark
-from hasn_edge.bench.case_process import Case
+from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.cases import CaseMaker
 from hasn_edge.bench.options import DEVICE_RUNS, RUNS, BenchOptions
 from hasn_edge.bench.table import columns, machine_line, markdown, notes
@@ -26,7 +27,7 @@ from hasn_edge.files import file_sha256
 from hasn_edge.model.zoo import bundled_onnx, model_path
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
-from tests.support.bench_rig import ORIN, SPEC, Steady, TimedSession
+from tests.support.bench_rig import ORIN, SPEC, Here, Steady, TimedSession
 from tests.support.fake_session import FakeSession
 from tests.support.samples import details_of
 
@@ -44,17 +45,30 @@ def rows(report) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def content(tiny, tmp_path_factory):
-    """The JSON of one benchmark through the command line."""
+    """The JSON of one benchmark through the command line; two of its cases have their processes."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "loose.toml").write_text("budget_db = 5.0\n")
-    result = CliRunner().invoke(
-        cli,
-        [
-            *("bench", "--model", str(tiny), "--precision", "fp32,int8", "--size", "48x32", "--runs", "5"),
-            *("--recipe", str(folder / "loose.toml"), "--tile", "32", "--compare", "fsrcnn"),
-            *("--json", str(folder / "r.json"), "--markdown", str(folder / "r.md")),
-        ],
-    )
+
+    def worker(case):
+        return Worker(case) if case.label in ("PyTorch fp32", "ONNX Runtime fp32") else Here(case)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "run_benchmark", functools.partial(run_benchmark, worker=worker))
+        result = CliRunner().invoke(
+            cli,
+            [
+                *("bench", "--model", str(tiny), "--precision", "fp32,int8", "--size", "48x32"),
+                *("--runs", "5", "--recipe", str(folder / "loose.toml"), "--tile", "32"),
+                *(
+                    "--compare",
+                    "fsrcnn",
+                    "--json",
+                    str(folder / "r.json"),
+                    "--markdown",
+                    str(folder / "r.md"),
+                ),
+            ],
+        )
     assert result.exit_code == 0, result.output
     assert (folder / "r.md").read_text().startswith("# tiny.safetensors, 48x32 -> 192x128")
     return json.loads((folder / "r.json").read_text())

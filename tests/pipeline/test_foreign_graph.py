@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
 from hasn_edge.artifact import load_artifact
+from hasn_edge.bench import benchmark as runner
 from hasn_edge.cli import cli
 from hasn_edge.data.likeness import sample
 from hasn_edge.errors import CheckpointError, UnsupportedError
@@ -26,6 +28,7 @@ from hasn_edge.quantize.graph import count_graph
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import GraphSpec, Precision
+from tests.support.bench_rig import Here
 from tests.support.foreign_networks import Halving, Residual, foreign_onnx
 
 
@@ -136,7 +139,8 @@ def test_one_size_and_torchscript_are_refused(path, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_verb_takes_it(path, tmp_path):
+def test_every_verb_takes_it(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run_benchmark", functools.partial(runner.run_benchmark, worker=Here))
     out, images = tmp_path / "out.png", tmp_path / "set"
     images.mkdir()
     from hasn_edge.images.arrays import from_tensor
