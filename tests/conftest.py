@@ -6,6 +6,10 @@ import os
 import random
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as cores: threads of each would wait for the others', in children of a test too.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
