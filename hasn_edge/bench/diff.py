@@ -240,7 +240,9 @@ def _draw_medians(rounds: Sequence[Any], rng: np.random.Generator) -> Any:
     for index in range(RESAMPLES):
         chosen = rng.integers(len(rounds), size=len(rounds))
         medians[index] = np.median(
-            np.concatenate([rng.choice(rounds[one], size=len(rounds[one])) for one in chosen])
+            np.concatenate(
+                [rounds[one][rng.integers(len(rounds[one]), size=len(rounds[one]))] for one in chosen]
+            )
         )
     return medians
 
