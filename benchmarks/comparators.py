@@ -204,7 +204,8 @@ def page(content: Mapping[str, Any]) -> str:
         "repeat. Kernels, bytes and times are of the whole way from RGB to RGB, the bicubic enlargement "
         "included; kernels and bytes of an FP16 engine of TensorRT for RTX at 320x180, as its compiler lists "
         "them: nothing was executed. HASN has the fusion rules of each backend. PSNR is cited: of the others "
-        "from Table 1 of HASN's paper, of HASN from its Table 9; nothing of it was measured here.",
+        "from Table 1 of HASN's paper, of HASN from its Table 9; nothing of it was measured here, and the "
+        "weights that are bundled as hasn-x4 reach less (their card).",
         "",
         f"CPU: ONNX Runtime FP32 at 320x180, median of the rounds; the ratio is the median of those within a "
         f"round. Networks above {LONGEST / 1e9:,.0f} GMACs are not timed.",

@@ -13,7 +13,7 @@ from typing import Any
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board, find_board
 from hasn_edge.bench.case_process import Case, Worker
-from hasn_edge.bench.cases import CaseMaker, find_backends, find_compared
+from hasn_edge.bench.cases import CaseMaker, find_backends, find_compared, is_graph
 from hasn_edge.bench.evidence import CaseEvidence, collect_evidence
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.options import DEFAULT_SIZE, RUNS, SECONDS, BenchOptions
@@ -121,6 +121,8 @@ def run_benchmark(
     artifacts = [load_artifact(path) for path in options.artifacts]
     if options.model is None:  # nothing is built, but files are compared with the network that they came from
         options = replace(options, model=bundled_by_hash(artifacts[0].source), precisions=())
+    if options.compiled and (options.model is None or is_graph(options.model)):
+        raise InputError("torch.compile takes a network of PyTorch, and there is none", omit("compiled"))
     device = _device(options.device, artifacts)
     found_board = board(device)
     if options.set_clocks:
@@ -136,7 +138,7 @@ def run_benchmark(
         cases = CaseMaker(
             options=options,
             board=found_board,
-            backends=find_backends(found_board, engines=bool(options.precisions)),
+            backends=find_backends(found_board, engines=bool(options.precisions or options.compare)),
             size=size,
             folder=Path(folder),
             compared=compared,

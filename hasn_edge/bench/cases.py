@@ -110,6 +110,11 @@ def find_compared(texts: Sequence[str], scale: int, size: tuple[int, int]) -> li
     return found
 
 
+def is_graph(model: str) -> bool:
+    """Return whether the model is a graph alone: nothing that PyTorch could run."""
+    return is_foreign_network(model) and split_name(model) is None
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaseMaker:
     """Makes the cases of one benchmark, and builds what they run."""
@@ -145,13 +150,13 @@ class CaseMaker:
             built = [case for case in found if case.model is None]  # the others are the network itself
             if failures and len(failures) == len(built):
                 raise failures[0]
-        for other in self.compared:
-            found += self._compared_cases(other)
         names = distinct_names([artifact.path for artifact in artifacts])
         for artifact, name in zip(artifacts, names, strict=True):
             found += self._artifact_cases(artifact, label=name)
             if artifact.kind is Kind.ONNX and artifact.precision is Precision.INT8:
                 found.append(self._emulated_case(artifact, label=f"{name}, emulated exactly"))
+        for other in self.compared:  # last: the first case is the reference
+            found += self._compared_cases(other)
         tile = self.options.tile
         if tile is not None:
             why = "latency: tiles are for frames that do not fit in memory; only their drift is measured"
@@ -162,7 +167,7 @@ class CaseMaker:
     def _reference(self, model: str, *, gpu: bool | None) -> Case:
         """Return the FP32 network: by PyTorch or, without that, the graph that ships with it."""
         where = {None: "", False: ", CPU", True: ", GPU"}[gpu]
-        if self._is_graph(model):
+        if is_graph(model):
             return Case(label="ONNX Runtime fp32, as given", model=model, threads=self.options.threads)
         onnx = None if installed_version("torch") else bundled_onnx(model)
         if onnx is not None:
@@ -171,7 +176,7 @@ class CaseMaker:
         return Case(label=f"PyTorch fp32{where}", model=model, threads=self.options.threads, device=device)
 
     def _compiled_case(self, model: str, *, gpu: bool) -> list[Case]:
-        if not self.options.compiled or self._is_graph(model):
+        if not self.options.compiled or is_graph(model):
             return []
         return [
             Case(
@@ -182,11 +187,6 @@ class CaseMaker:
                 device="cuda" if gpu else None,
             )
         ]
-
-    @staticmethod
-    def _is_graph(model: str) -> bool:
-        """Whether there is nothing that PyTorch could run."""
-        return is_foreign_network(model) and split_name(model) is None
 
     def _compared_cases(self, other: ComparedNetwork) -> list[Case]:
         """The network in PyTorch, and as the device runs networks best, in floating point."""
@@ -220,7 +220,7 @@ class CaseMaker:
 
     def _device_cases(self, model: str, precisions: Sequence[Precision]) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
-        gpu = self.backends.torch_gpu and not self._is_graph(model)
+        gpu = self.backends.torch_gpu and not is_graph(model)
         found = [self._reference(model, gpu=gpu), *self._compiled_case(model, gpu=gpu)]
         for precision in precisions:
             if self.backends.engines is not None:

@@ -204,7 +204,7 @@ def command(
     if board is not None:
         if html_path is not None:
             raise click.UsageError("--html is for what was measured; of an --estimate write --markdown")
-        if artifacts or compare:
+        if artifacts or compare or options["compiled"]:
             raise click.UsageError("--estimate takes a model alone: give --model")
         size, recipe = options["size"], options["recipe"]
         _estimate(model, board, precisions, size, recipe, markdown_path, typed)

@@ -228,6 +228,11 @@ class Recipe:
     """Iterations whose state is never deleted: the start of a later stage."""
 
     def __post_init__(self) -> None:
+        if self.optimizer.muon and self.autocast is Autocast.FP16:
+            raise ConfigError(
+                'optimizer.muon with autocast "fp16": gradients that overflow would be skipped by one of two '
+                'optimizers; set autocast to "bf16" or "fp32", or muon to false'
+            )
         bounds = [phase.until for phase in self.phases]
         if not bounds or bounds[-1] != 1.0 or bounds != sorted(set(bounds)):
             raise ConfigError(f"phases.until is {bounds}; expected rising fractions that end with 1.0")

@@ -120,6 +120,11 @@ def load_start(start: str, recipe: Recipe) -> Checkpoint:
     if named is not None:
         path = find_state(*named, named=start)
         state, run = load_state(path), read_run_file(named[0])
+        if run.recipe.quantize.recipe:
+            raise CheckpointError(
+                f"{start}: the state of a network that rounds to INT8, and not weights to begin with",
+                use(start=str(named[0] / "best.safetensors")),
+            )
         found = Checkpoint(spec=run.recipe.model, weights=state["model"], sha256=file_sha256(path))
     else:
         found = load_model_checkpoint(start)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.patches import Batch, PatchSource
-from hasn_edge.errors import CheckpointError, UnsupportedError
+from hasn_edge.errors import CheckpointError, UnsupportedError, say
 from hasn_edge.model.blocks import ChannelNorm
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.hasn import HASN
@@ -222,7 +222,10 @@ def _optimizers(model: HASN, recipe: Recipe, matrices: list[nn.Parameter]) -> li
     if not matrices:
         return [adam]
     if not hasattr(torch.optim, "Muon"):
-        raise UnsupportedError(f"optimizer.muon needs PyTorch 2.9 or newer; this is {torch.__version__}")
+        raise UnsupportedError(
+            f"optimizer.muon needs PyTorch 2.9 or newer; this is {torch.__version__}",
+            say("set optimizer.muon to false"),
+        )
     muon = torch.optim.Muon(matrices, lr=settings.lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     return [adam, muon]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hasn_edge.data.patches import Batch, PatchSource
-from hasn_edge.errors import CheckpointError
+from hasn_edge.errors import CheckpointError, ConfigError
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
 from hasn_edge.train.distributed import DistributedContext
@@ -258,6 +258,11 @@ def test_muon_steps_the_blocks_pointwise_convolutions_by_orthogonal_momentum(rec
             "upsampler.0.weight",
         ):  # Adam's first step moves each number by the rate
             assert float(moved.abs().max()) == pytest.approx(1e-2, rel=0.01), name
+
+
+def test_muon_and_fp16_are_refused_together(recipe):
+    with pytest.raises(ConfigError, match='set autocast to "bf16" or "fp32", or muon to false'):
+        replace(recipe, optimizer=replace(recipe.optimizer, muon=True), autocast=Autocast.FP16)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def split_name(model: str | Path) -> tuple[str, str] | None:
 
 
 def make_comparator(name: str) -> Comparator:
-    """Return the x4 network called ``name`` in evaluation mode, with PyTorch's random weights.
+    """Return the x4 network called ``name`` in evaluation mode, with random weights, always the same.
 
     Raises:
         InputError: no network is called so; those that there are are listed.
@@ -80,8 +80,12 @@ def make_comparator(name: str) -> Comparator:
         raise InputError(
             f"no network called {name!r} to compare with; choose from: {', '.join(sorted(NETWORKS))}"
         )
+    import torch
+
     published = NETWORKS[name]
-    network: Comparator = _class(name)(**published.options)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        network: Comparator = _class(name)(**published.options)
     return network.eval().requires_grad_(False)
 
 
@@ -136,6 +140,8 @@ def _read(name: str, path: Path) -> Comparator:
         except LookupError as exc:
             some = ", ".join(sorted(published)[:4])
             raise CheckpointError(f"not a checkpoint of {name}: it has no {exc}; it has {some}, ...") from exc
+        except (ValueError, ArithmeticError, RuntimeError) as exc:
+            raise CheckpointError(f"not a checkpoint of {name}: its tensors do not fit: {exc}") from exc
         with torch.device("meta"):
             refuse_misfits(name, kind(**arguments).state_dict(), own)
         refuse_not_finite(own)
