@@ -144,7 +144,8 @@ def test_without_pyav_the_extra_is_named(clip, tmp_path, monkeypatch):
 
 def start(source: Path, folder: Path) -> subprocess.Popen[str]:
     """Begin to upscale in a process of its own, and wait until it writes."""
-    command = [sys.executable, "-m", "hasn_edge", "upscale", source, "-o", folder, "--codec", "mpeg4"]
+    options = ["--codec", "mpeg4", "--model", "hasn-x4-small"]
+    command = [sys.executable, "-m", "hasn_edge", "upscale", source, "-o", folder, *options]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -227,8 +228,8 @@ def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, s
 @pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """A real failing write, in a process that may not write more than 20 kB to a file."""
-    source = make(tmp_path / "clip.mp4", 40, audio="aac")
-    args = ["upscale", str(source), "-o", str(tmp_path / "out"), "--quality", "1"]
+    source = make(tmp_path / "clip.mp4", 12, audio="aac")
+    args = ["upscale", str(source), "-o", str(tmp_path / "out"), "--quality", "1", "--model", "hasn-x4-small"]
     code = f"""
 import resource, signal
 from hasn_edge.cli import cli
@@ -280,6 +281,11 @@ def test_raw_frames_go_through_pipes(clip, tmp_path, pix_fmt):
         a, b = (frame.to_ndarray(format="gray").astype(int) for frame in (a, b))
         assert np.abs(a - b).mean() < 2
 
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
+def test_raw_frames_go_into_a_file_and_may_end_too_early(clip, tmp_path):
+    data = raw(clip, "-pix_fmt", "yuv420p")
     into_file = piped(data, "-", "-o", tmp_path / "folder")
     assert into_file.stdout.decode().strip() == str(tmp_path / "folder" / "stdin_x4.mp4")
     cut = piped(data[:-1000], "-", "-o", tmp_path / "cut.mp4")
