@@ -71,8 +71,9 @@ def same(a, b):
     return all(
         torch.equal(a[part][name], b[part][name]) for part in ("model", "ema") for name in a[part]
     ) and all(
-        torch.equal(a["optimizer"]["state"][i][key], b["optimizer"]["state"][i][key])
-        for i in a["optimizer"]["state"]
+        torch.equal(one["state"][i][key], other["state"][i][key])
+        for one, other in zip(a["optimizers"], b["optimizers"], strict=True)
+        for i in one["state"]
         for key in ("exp_avg", "exp_avg_sq", "step")
     )
 
