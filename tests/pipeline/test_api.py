@@ -159,7 +159,7 @@ def test_portable_graphs_are_for_old_and_new_tensorrt(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
+def test_engine_for_gpus_that_are_not_here(tiny, ada, tmp_path, monkeypatch):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     recipe = tmp_path / "loose.toml"
     recipe.write_text("budget_db = 5.0\n")
@@ -167,7 +167,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
         tiny,
         precision="int8",
         force=True,
-        target="rtx",
+        target=ada,
         recipe=recipe,
         output=tmp_path / "out",
         size=(48, 64),
@@ -211,7 +211,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
         tiny,
         precision="int8",
         force=True,
-        target="rtx",
+        target=ada,
         recipe=recipe,
         output=tmp_path / "out",
         size=(48, 64),
@@ -222,7 +222,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
         BuildOptions(
             model=tiny,
             precision="int8",
-            target="rtx",
+            target=ada,
             recipe=recipe,
             size=(48, 64),
             force=True,
@@ -236,7 +236,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
         tiny,
         precision="int8",
         force=True,
-        target="rtx",
+        target=ada,
         recipe=recipe,
         output=tmp_path / "out",
         size=(48, 64),
@@ -245,14 +245,14 @@ def test_engine_for_gpus_that_are_not_here(tiny, tmp_path, monkeypatch):
         options = {"precision": "int8", "size": (48, 64), "force": True, **change}
         options |= {"recipe": recipe} if options["precision"] == "int8" else {}
         with pytest.raises(AssertionError, match="compiled again"):
-            hasn_edge.build(tiny, target="rtx", output=tmp_path / "out", **options)
+            hasn_edge.build(tiny, target=ada, output=tmp_path / "out", **options)
 
 
 @pytest.mark.slow
-def test_a_range_of_sizes_is_the_engines(tiny, tmp_path):
+def test_a_range_of_sizes_is_the_engines(tiny, ada, tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     built = hasn_edge.build(
-        tiny, precision="fp32", target="rtx", dynamic=((32, 32), (48, 64), (96, 128)), output=tmp_path
+        tiny, precision="fp32", target=ada, dynamic=((32, 32), (48, 64), (96, 128)), output=tmp_path
     )
     engine = built.artifacts[-1]
     assert engine.size is None
@@ -401,10 +401,10 @@ def test_a_server_takes_the_batch_as_its_limit(tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "pixels"), [((48, 64), False), (None, True)])
-def test_an_engine_takes_up_to_so_many(tiny, tmp_path, size, pixels):
+def test_an_engine_takes_up_to_so_many(tiny, ada, tmp_path, size, pixels):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
     built = hasn_edge.build(
-        tiny, precision="fp16", target="rtx", size=size, batch=3, pixels=pixels, output=tmp_path
+        tiny, precision="fp16", target=ada, size=size, batch=3, pixels=pixels, output=tmp_path
     )
     graph, engine = (load_artifact(artifact.path) for artifact in built.artifacts)
     assert engine.size == size
@@ -414,7 +414,7 @@ def test_an_engine_takes_up_to_so_many(tiny, tmp_path, size, pixels):
     assert graph.size is None
     assert engine.engine.inputs[0].shape[0] == -1
     if size and not pixels:
-        other = hasn_edge.build(tiny, precision="fp16", target="rtx", size=size, output=tmp_path)
+        other = hasn_edge.build(tiny, precision="fp16", target=ada, size=size, output=tmp_path)
         assert other.artifacts[-1].engine.cache_key != engine.engine.cache_key
 
 

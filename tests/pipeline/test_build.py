@@ -220,8 +220,9 @@ def test_the_calibrator_takes_no_pixels(tiny, told, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def build_here(tiny, folder):
-    return hasn_edge.build(tiny, precision="fp32", target="rtx", size=(32, 40), output=folder)
+@pytest.fixture
+def build_here(tiny, ada, tmp_path):
+    return lambda: hasn_edge.build(tiny, precision="fp32", target=ada, size=(32, 40), output=tmp_path / "out")
 
 
 def names(folder) -> list[str]:
@@ -234,7 +235,7 @@ def names(folder) -> list[str]:
 )
 class TestSmokeTest:
     @pytest.mark.slow
-    def test_an_engine_runs_before_it_is_published(self, tiny, tmp_path, monkeypatch):
+    def test_an_engine_runs_before_it_is_published(self, build_here, tmp_path, monkeypatch):
         seen = []
 
         def tried(path):
@@ -243,28 +244,30 @@ class TestSmokeTest:
 
         monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
         monkeypatch.setattr(builder, "try_engine", tried)
-        built = build_here(tiny, tmp_path / "out")
+        built = build_here()
         assert seen == [Kind.ENGINE]
         assert built.summary[-1] == "the fp32 engine for rtx ran: its golden image came out right"
         assert len(names(tmp_path / "out")) == 4
 
     @pytest.mark.slow
-    def test_one_that_computes_something_else_is_not_published(self, tiny, tmp_path, monkeypatch):
+    def test_one_that_computes_something_else_is_not_published(self, build_here, tmp_path, monkeypatch):
         def lies(path):
             raise ArtifactError("it loads, but computes something else")
 
         monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
         monkeypatch.setattr(builder, "try_engine", lies)
         with pytest.raises(ArtifactError, match="computes something else"):
-            build_here(tiny, tmp_path / "out")
+            build_here()
         assert names(tmp_path / "out") == []
 
     @pytest.mark.slow
     @pytest.mark.parametrize("gpu", [None, replace(ADA, compute_capability="7.5")], ids=["none", "another"])
-    def test_without_its_gpu_the_summary_states_that_it_did_not_run(self, tiny, tmp_path, monkeypatch, gpu):
+    def test_without_its_gpu_the_summary_states_that_it_did_not_run(
+        self, build_here, tmp_path, monkeypatch, gpu
+    ):
         monkeypatch.setattr(builder, "gpu_facts", lambda: gpu)
         monkeypatch.setattr(builder, "try_engine", lambda path: pytest.fail("there is no GPU for it"))
-        built = build_here(tiny, tmp_path / "out")
+        built = build_here()
         assert built.summary[-1] == "the fp32 engine for rtx was not executed: that needs its GPU"
 
     @pytest.fixture
@@ -286,14 +289,14 @@ class TestSmokeTest:
         ids=["no CUDA", "no memory"],
     )
     def test_one_that_cannot_be_tried_is_kept_and_the_summary_has_the_reason(
-        self, tiny, tmp_path, monkeypatch, error
+        self, build_here, tmp_path, monkeypatch, error
     ):
         def fails(path):
             raise error
 
         monkeypatch.setattr(builder, "gpu_facts", lambda: ADA)
         monkeypatch.setattr(builder, "try_engine", fails)
-        built = build_here(tiny, tmp_path / "out")
+        built = build_here()
         assert built.summary[-1] == f"the fp32 engine for rtx was not executed: {error}"
         assert len(names(tmp_path / "out")) == 4
 

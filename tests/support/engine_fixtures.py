@@ -87,6 +87,17 @@ def needs_rtx() -> None:
 
 
 @pytest.fixture(scope="session")
+def ada(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The target ``rtx`` for one generation of GPUs: each of the three that it is for is compiled for."""
+    from hasn_edge.engine.target import shipped_targets
+
+    path = tmp_path_factory.mktemp("targets") / "rtx.toml"
+    text = shipped_targets()["rtx"].read_text(encoding="utf-8")
+    path.write_text(text.replace('["ampere", "ada", "blackwell"]', '["ada"]'), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A driver library with one GPU, compiled from ``libcuda.c``: ctypes meets real C signatures."""
     compiler = shutil.which("cc") or shutil.which("gcc")
