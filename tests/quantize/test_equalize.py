@@ -111,7 +111,7 @@ def test_the_input_model_is_left_alone_and_the_dtype_kept():
 @pytest.mark.slow
 def test_published_weights_agree_in_float64(shared_data):
     model = load_checkpoint(shared_data / "upstream" / "HASN.pth").model().double()
-    batches = list(load_calibration())[:4]
+    batches = [batch[:1, :, :48, :48] for batch in list(load_calibration())[:4]]
     x = torch.from_numpy(batches[-1]).double()
     with torch.no_grad():
         assert float((equalize(model, batches, alpha=0.6)(x) - model(x)).abs().max()) < 1e-12
