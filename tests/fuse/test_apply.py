@@ -41,7 +41,7 @@ def tiny(**fields) -> ModelSpec:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(
     rules=st.sampled_from(SUBSETS),
     height=st.integers(15, 24),
