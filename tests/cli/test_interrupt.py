@@ -38,7 +38,7 @@ VERBS = {
     "upscale": ["upscale", "-q", "photo.png"],  # what it notes of its work is not looked at here
     "demo": ["demo", "--source", "pattern", "--view", "none", "--size", "32x32", "--seconds", "0.2"],
 }
-MOMENTS = 6
+MOMENTS = 4
 """How often each is interrupted, spread over the time that it takes."""
 
 LOADING = """
