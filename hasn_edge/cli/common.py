@@ -268,10 +268,12 @@ def open_chosen(
     in_flight: int = 1,
     backend: Any = None,
     engines: bool = False,
+    frame: tuple[int, int] | None = None,
 ) -> Session:
     """Open the session that ``--model`` or ``--artifact`` names; an engine with ``in_flight`` executions.
 
     With ``engines``, a model runs as what was measured to be best for it on this machine, which is noted.
+    Where every image has the (height, width) of ``frame``, it is opened for this size alone, which is faster.
     """
     from hasn_edge.artifact import load_artifact
     from hasn_edge.runtime.open import open_model, open_session
@@ -296,26 +298,30 @@ def open_chosen(
     if backend is not None:
         raise click.UsageError("--backend is for graphs: name one with --artifact FILE.onnx")
     if engines and device in (None, "cpu"):
-        session = _open_measured(chosen_model(model), threads)
+        session = _open_measured(chosen_model(model), threads, frame)
         if session is not None:
             return session
     return open_model(chosen_model(model), threads=threads, device=device)
 
 
-def _open_measured(model: str, threads: int | None) -> Session | None:
+def _open_measured(model: str, threads: int | None, frame: tuple[int, int] | None) -> Session | None:
     """Open what a measurement on this machine chose for a model; note it, or why it does not open."""
     from hasn_edge.cli.cures import message_of
     from hasn_edge.cli.terminal import note
     from hasn_edge.errors import HasnEdgeError
     from hasn_edge.runtime.choice import find_choice
+    from hasn_edge.runtime.memory import bytes_per_pixel, default_limit_bytes
     from hasn_edge.runtime.open import open_session
 
     choice = find_choice(model)
     if choice is None:
         return None
-    path = choice.artifact.path
+    path, spec = choice.artifact.path, choice.artifact.spec
+    if frame is not None:  # what would be padded or cut into tiles comes in other sizes
+        pixels = default_limit_bytes() // bytes_per_pixel(spec, "onnxruntime")
+        frame = frame if spec.size.padding(*frame) == (0, 0) and frame[0] * frame[1] <= pixels else None
     try:
-        session = open_session(choice.artifact, backend=choice.backend, threads=threads)
+        session = open_session(choice.artifact, backend=choice.backend, threads=threads, frame=frame)
     except HasnEdgeError as exc:
         note(f"{path} is left out: {message_of(exc)}")
         return None

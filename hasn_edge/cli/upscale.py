@@ -28,6 +28,7 @@ from hasn_edge.cli.upscale_files import (
     check_output,
     check_pipes,
     find_files,
+    frame_of,
     is_lossy,
     is_video,
     name_results,
@@ -213,6 +214,7 @@ def command(
             in_flight=in_flight,
             backend=backend,
             engines=engines,
+            frame=None if self_ensemble or tile is not None else frame_of(files),
         ) as session,
     ):
         upscaler = Upscaler(session, tile=tile, overlap=overlap, self_ensemble=self_ensemble)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,22 @@ from typing import Any
 import click
 
 from hasn_edge.cli.terminal import json_on_stdout, note, say, take_stdout
-from hasn_edge.errors import OutputError
+from hasn_edge.errors import HasnEdgeError, OutputError
 from hasn_edge.files import require_writable
 from hasn_edge.video.formats import PIPE
 
 _NAMED = 3  # subfolders that are named before the rest are counted
+
+
+def frame_of(files: Sequence[Path]) -> tuple[int, int] | None:
+    """Return the (height, width) of all that comes where one video is upscaled, else ``None``."""
+    if len(files) != 1 or files[0] == PIPE or not is_video(files[0]):
+        return None
+    from hasn_edge.video.decode import Decoder
+
+    with suppress(HasnEdgeError), Decoder(files[0]) as decoder:  # what is wrong with it is said later
+        return decoder.size
+    return None
 
 
 def is_video(path: Path) -> bool:

@@ -9,10 +9,12 @@ import pytest
 
 from hasn_edge.artifact import load_artifact, publish
 from hasn_edge.cli.common import open_chosen
+from hasn_edge.cli.upscale_files import frame_of
 from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.runtime.choice import describe_machine
 from hasn_edge.sidecar import AutotuneRecord, Kind
 from hasn_edge.spec import Precision
+from hasn_edge.video.formats import PIPE
 from tests.support.samples import details_of
 
 MODEL = "hasn-x4-small"
@@ -55,6 +57,21 @@ def test_a_model_runs_as_what_was_measured_and_one_line_states_it(measured, caps
             if not options["engines"]:
                 np.testing.assert_allclose(found, session.run(x), rtol=0, atol=1e-5)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("frame", "size"), [((20, 24), (20, 24)), ((14, 24), None), ((2000, 2000), None)])
+def test_it_is_opened_for_the_frames_that_come_unless_they_are_padded_or_tiled(measured, frame, size):
+    with open_chosen(MODEL, None, threads=1, engines=True, frame=frame) as session:
+        assert session.size == size
+
+
+def test_frames_have_one_size_where_one_video_is_upscaled(tmp_path, clip):
+    video = clip
+    assert frame_of([video]) == (96, 160)
+    assert frame_of([video, video]) is frame_of([tmp_path / "image.png"]) is frame_of([PIPE]) is None
+    (tmp_path / "cut.avi").write_bytes(video.read_bytes()[:200])
+    assert frame_of([tmp_path / "cut.avi"]) is None
 
 
 def test_what_does_not_open_is_said_and_the_model_runs_itself(measured, capsys, monkeypatch):
