@@ -108,11 +108,11 @@ class TargetCost:
     @cached_property
     def base(self) -> float:
         """What the build without INT8 costs, with all fusion rules of the target."""
-        return self._cost("without INT8", *self._graph())
+        return self._cost("without INT8", *self._base_data)
 
     def of(self, names: tuple[str, ...], what: str) -> float:
         """Return what a graph costs in which the convolutions called in ``names`` are INT8, gates frozen."""
-        return self._cost(what, *self._graph(names))
+        return self._cost(what, *self._data(names))
 
     def gains(self, groups: Mapping[str, tuple[str, ...]], macs: Mapping[str, int]) -> dict[str, float]:
         """Return what INT8 of each group saves, as a share of :attr:`base`; below zero where it costs more.
@@ -188,6 +188,17 @@ class TargetCost:
     def _takes(self, cost: float) -> str:
         return f"{'moves' if self.saving is Saving.BYTES else 'takes'} {self.words(cost)}"
 
+    def _data(self, names: tuple[str, ...] | None = None) -> tuple[bytes, Precision]:
+        """Return what is compiled of :meth:`_graph`, which has no padding, and its precision."""
+        from hasn_edge.exporters.least_side import without_padding
+
+        graph, precision = self._graph(names)
+        return without_padding(graph).SerializeToString(deterministic=True), precision
+
+    @cached_property
+    def _base_data(self) -> tuple[bytes, Precision]:
+        return self._data()
+
     def _graph(self, names: tuple[str, ...] | None = None) -> tuple[ModelProto, Precision]:
         """Return a graph prepared for INT8, which excludes some fusion; the fully fused one for ``None``."""
         exporter, ranges = self.variants.int8
@@ -198,7 +209,9 @@ class TargetCost:
         wanted = Precision.INT8 if integer else Precision(self.float_name.lower())
         # FP16 of weakly typed graphs comes from a builder flag.
         own = Precision.FP32 if self._form.weakly_typed and not integer else wanted
-        size, batch = self.target.shapes.size, self.variants.context.count
+        batch = self.variants.context.count
+        # A graph that takes any number of images takes any size: an engine's is the profile's.
+        size = None if batch is None else self.target.shapes.size
         if names is None:
             return self.variants.exporter.export(self._form, own, size=size, batch=batch), wanted
         recipe = replace(recipe, quantize=integer or recipe.quantize, keep_float=(), freeze=frozen)
@@ -207,11 +220,11 @@ class TargetCost:
         graph = exporter.export(self._form, own, size=size, batch=batch, ranges=ranges, recipe=recipe)
         return graph, wanted
 
-    def _cost(self, what: str, graph: ModelProto, precision: Precision) -> float:
-        from hasn_edge.exporters.least_side import without_padding
+    def _key(self, data: bytes, precision: Precision) -> str:
+        return hashlib.sha256(f"{self._where} {precision.value}".encode() + data).hexdigest()[:20]
 
-        data = without_padding(graph).SerializeToString(deterministic=True)  # as builds compile it
-        key = hashlib.sha256(f"{self._where} {precision.value}".encode() + data).hexdigest()[:20]
+    def _cost(self, what: str, data: bytes, precision: Precision) -> float:
+        key = self._key(data, precision)
         if key not in self._known:
             self.progress(Step(f"measuring {self.saving.value} {what}"))
             self._known[key] = self._measure(data, precision)
@@ -249,15 +262,13 @@ class TargetCost:
         mine, theirs = (latency_of([each[index] for each in rounds]) for index in (0, 1))
         assert mine is not None
         assert theirs is not None
-        first = self._known.setdefault(f"float {self._where}", theirs.median_ms)
+        # The file is one for all models of a target.
+        first = self._known.setdefault(f"float {self._key(*self._base_data)}", theirs.median_ms)
         return mine.times(theirs) * first
 
     @cached_property
     def _base_file(self) -> FinishedFile:
-        from hasn_edge.exporters.least_side import without_padding
-
-        graph, precision = self._graph()
-        return self._runnable(without_padding(graph).SerializeToString(), precision)
+        return self._runnable(*self._base_data)
 
     def _runnable(self, data: bytes, precision: Precision) -> FinishedFile:
         """Return what the target runs of a graph: the graph itself, or an engine."""

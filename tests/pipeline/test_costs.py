@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,9 +12,12 @@ import torch
 from hasn_edge.engine.capabilities import ask_capabilities
 from hasn_edge.engine.target import load_target
 from hasn_edge.errors import BuildError, UnsupportedError
+from hasn_edge.evaluation.latency import Round
 from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.images.codec import write_image
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.pipeline import costs
 from hasn_edge.pipeline.context import load_context
 from hasn_edge.pipeline.costs import TargetCost, choose_saving
 from hasn_edge.pipeline.variants import Variants
@@ -129,8 +133,27 @@ def test_the_graphs_that_are_measured_have_int8_where_it_is_asked_for(tmp_path):
     count = len(seen)
     assert make().of(chosen, "") == 8.0
     assert len(seen) == count, "it is known from the file"
+    several = Variants(replace(context, batch=(1, 4)), ignore)
+    several.int8 = cost.variants.int8
+    many = TargetCost(several, target.with_batch(4), capabilities, Saving.BYTES, measure=measure)
+    assert many.base == 10.0
+    assert seen[-1] == ("fp16", set(), [0, 3, 0, 0]), "a graph of any number of images is one of any size"
     with pytest.raises(UnsupportedError, match="no compiler lists what it moves; use cost='macs'"):
         TargetCost(cost.variants, load_target("cpu"), None, Saving.BYTES)
+
+
+@pytest.mark.slow
+def test_milliseconds_of_one_model_are_not_anothers(tmp_path, monkeypatch):
+    write_image(tmp_path / "mine" / "0.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    target = load_target("cpu").with_size(24, 32)
+    for seed, seconds in enumerate((0.01, 0.02)):
+        torch.manual_seed(seed)
+        model = tmp_path / f"{seed}.safetensors"
+        save_checkpoint(model, HASN(ModelSpec(features=8, blocks=1)))
+        context = load_context(model, recipe="search", calibration=tmp_path / "mine", progress=ignore)
+        monkeypatch.setattr(costs, "time_session", lambda *_, s=seconds, **__: Round(total=(s, s)))
+        cost = TargetCost(Variants(context, ignore), target, None, Saving.MS, memory=tmp_path)
+        assert cost.base == pytest.approx(1000 * seconds)
 
 
 @pytest.mark.slow
