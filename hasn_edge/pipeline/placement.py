@@ -82,13 +82,19 @@ def measure_sensitivity(
     assert context.recipe is not None
     plain, gains = exporter.fp32(), None
     # A frozen gate saves no arithmetic to speak of: it is listed, and chosen only where bytes or time count.
-    gates = {} if cost is None and refuse else variants.steady_gates
+    wanted = context.recipe.can_freeze and not (cost is None and refuse)
+    gates = variants.steady_gates if wanted else {}
     if cost is not None:
         groups = {**group_convolutions(plain, context.recipe), **{name: (name,) for name in gates}}
         gains = cost.gains(groups, conv_macs(plain))
         if refuse:
             cost.require_gain(gains)
-    meter = Meter(plain, replace(ranges, gates=gates), context.recipe, context.held_out, cache)
+    began = variants.acceptance
+    reference = None
+    if began.checkpoint is not context.checkpoint:  # these weights were adapted, and that may cost too
+        reference = began.checkpoint.sha256, began.reference.run
+    ranges = replace(ranges, gates=gates)
+    meter = Meter(plain, ranges, context.recipe, context.held_out, cache, reference=reference)
     found = measure_groups(plain, meter, context.recipe, gates=gates, gains=gains, progress=progress)
     return found, meter
 

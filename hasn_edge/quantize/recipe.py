@@ -120,10 +120,21 @@ class QuantRecipe:
                 raise ConfigError(f"{name} is {limit}; expected a number of dB, 0 or more")
         if self.equalize is not None and not 0 <= self.equalize <= 1:
             raise ConfigError(f"equalize is {self.equalize}; expected a number from 0 to 1")
+        if self.freeze and not self.can_freeze:
+            raise ConfigError(
+                'a gate that is frozen scales each channel of weights, and rounding = "compensated" with '
+                'weights = "per_tensor" has one scale for all; expected one of freeze and these two',
+                say('write weights = "per_channel"'),
+            )
         if not self.quantize:
             raise ConfigError(
                 'quantize is empty; expected patterns of names, for example ["block_*.f1.conv"]'
             )
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether gates may become constants: compensated codes of one common scale cannot follow them."""
+        return self.rounding is Rounding.NEAREST or self.weights is Granularity.PER_CHANNEL
 
     @property
     def budget(self) -> tuple[float, float]:

@@ -144,6 +144,8 @@ class Meter:
         recipe: How they are quantized.
         parts: Images with their ground truth.
         memory: Folder for measurements, one file for all of this network; nothing is kept where ``None``.
+        reference: Hash and ``run`` of the network that losses count from, where ``proto`` is of weights that
+            were adapted: what they lost themselves counts then too. Else it is ``proto``.
     """
 
     def __init__(
@@ -153,6 +155,8 @@ class Meter:
         recipe: QuantRecipe,
         parts: Sequence[EvalSet],
         memory: Path | None = None,
+        *,
+        reference: tuple[str, Callable[[Float32], Float32]] | None = None,
     ) -> None:
         self._proto, self._ranges, self._recipe = proto, ranges, recipe
         self._parts = [
@@ -164,20 +168,24 @@ class Meter:
         self._border = border = parts[0].scale
         self.floor = [_mean_square(a, b, border) for a, b in zip(self._floats, self._truths, strict=True)]
         """Mean squared error of FP32's luma against the ground truth, of each image, in squared levels."""
+        self._before = self.floor
+        if reference is not None:
+            outputs = [_output_luma(reference[1], lr) for _, pairs in self._parts for lr, _ in pairs]
+            self._before = [_mean_square(a, b, border) for a, b in zip(outputs, self._truths, strict=True)]
         self._known: dict[str, list[list[float]]] = {}
-        self._memory = memory and memory / f"placement-{self._identity(parts)[:16]}.json"
+        identity = self._identity(parts, None if reference is None else reference[0])
+        self._memory = memory and memory / f"placement-{identity[:16]}.json"
         if self._memory is not None and self._memory.is_file():
             self._known = json.loads(self._memory.read_text(encoding="utf-8"))
 
     def measure(self, names: Iterable[str]) -> tuple[Loss, tuple[float, ...]]:
         """Return what INT8 of the convolutions in ``names`` loses, and each image's error against FP32.
 
-        Gates among them are frozen.
+        Gates among them are frozen. The error is against the graph in FP32, whatever losses count from.
         """
         chosen = sorted(names)
         if not chosen:
-            zeros = tuple((name, 0.0, 0.0) for name, _ in self._parts)
-            return Loss(parts=zeros), (0.0,) * len(self._floats)
+            return self.loss_of(self.floor), (0.0,) * len(self._floats)
         gates = [str(self._ranges.gates[name]) for name in chosen if name in self._ranges.gates]
         key = hashlib.sha256("\n".join([*chosen, *gates]).encode()).hexdigest()[:20]
         if key not in self._known:
@@ -189,7 +197,7 @@ class Meter:
     def loss_of(self, squares: Sequence[float]) -> Loss:
         """Return the loss of outputs with these squared errors against the ground truth."""
         drops = [
-            10 * math.log10(max(b, 1e-9) / max(a, 1e-9)) for a, b in zip(self.floor, squares, strict=True)
+            10 * math.log10(max(b, 1e-9) / max(a, 1e-9)) for a, b in zip(self._before, squares, strict=True)
         ]
         parts, start = [], 0
         for name, pairs in self._parts:
@@ -212,7 +220,7 @@ class Meter:
             [_mean_square(y, base, self._border) for y, base in zip(outputs, self._floats, strict=True)],
         ]
 
-    def _identity(self, parts: Sequence[EvalSet]) -> str:
+    def _identity(self, parts: Sequence[EvalSet], reference: str | None) -> str:
         digest = hashlib.sha256(self._proto.SerializeToString(deterministic=True))
         how = {**self._recipe.to_dict(), "quantize": None, "keep_float": None}
         facts = [
@@ -220,6 +228,7 @@ class Meter:
             dict(self._ranges.values),
             dict(self._ranges.lows),
             [part.fingerprint for part in parts],
+            *([] if reference is None else [reference]),
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())
         return digest.hexdigest()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -11,11 +13,20 @@ from click.testing import CliRunner
 import hasn_edge
 from hasn_edge.cli import cli
 from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.images.arrays import to_tensor
 from hasn_edge.images.codec import read_image, write_image
-from hasn_edge.model.checkpoint import save_checkpoint
+from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline.acceptance import Acceptance
-from hasn_edge.pipeline.placement import sensitivity_page, sensitivity_rows, spend_less
+from hasn_edge.pipeline.context import load_context
+from hasn_edge.pipeline.placement import (
+    measure_sensitivity,
+    sensitivity_page,
+    sensitivity_rows,
+    spend_less,
+)
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import ignore
 from hasn_edge.quantize import search, sensitivity
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.quantize.search import Group, Loss
@@ -34,7 +45,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path):
+def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path, monkeypatch):
+    runs, run = [], search.Meter._run
+    monkeypatch.setattr(search.Meter, "_run", lambda meter, chosen: runs.append(chosen) or run(meter, chosen))
     options = {"precision": "int8", "force": True, "target": "cpu", "evaluation": folder / "mine"}
     model = folder / "tiny.safetensors"
     built = hasn_edge.build(model, max_drop=0.001, output=tmp_path / "a", **options)
@@ -50,13 +63,55 @@ def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path):
     assert (part.set, part.images, part.budget_db) == ("mine", 2, 0.001)
     again = hasn_edge.build(model, recipe=recipe, output=tmp_path / "b", **options)
     assert again.artifacts[0].path.read_bytes() == artifact.path.read_bytes()
-    # Another search of the same network measures no group again.
-    steps: list[str] = []
-    hasn_edge.build(
-        model, max_drop=0.001, output=tmp_path / "a", progress=lambda s: steps.append(s.text), **options
-    )
-    assert any("alone" in step for step in steps)
+    # Another search of the same network measures nothing again.
+    measured = len(runs)
+    assert measured > 0
+    hasn_edge.build(model, max_drop=0.001, output=tmp_path / "a", **options)
+    assert len(runs) == measured
     assert recipe.read_text(encoding="utf-8").endswith('calibration = "patches"\n')
+
+
+@pytest.mark.slow
+def test_what_adapted_weights_lost_themselves_counts(folder, tmp_path):
+    """The reference is scikit-image's luma of both networks in PyTorch."""
+    from skimage.color import rgb2ycbcr
+
+    recipe = tmp_path / "stem.toml"
+    recipe.write_text('inherit = false\nquantize = ["conv_1"]\n')
+    context = load_context(
+        folder / "tiny.safetensors",
+        recipe=recipe,
+        calibration=folder / "mine",
+        evaluation=folder / "mine",
+        progress=ignore,
+    )
+    began, model = context.checkpoint.model(), context.checkpoint.model()
+    with torch.no_grad():
+        model.upsampler[0].bias += 0.02
+    save_checkpoint(tmp_path / "adapted.safetensors", model)
+    checkpoint = load_checkpoint(tmp_path / "adapted.safetensors")
+    adapted = Variants(replace(context, checkpoint=checkpoint), ignore)
+    adapted.acceptance = Variants(context, ignore).acceptance
+    (group,), meter = measure_sensitivity(adapted, None, tmp_path, ignore, refuse=True)
+
+    def error(network, pair) -> float:
+        with torch.no_grad():
+            y_CHW = network(torch.from_numpy(to_tensor(pair.lr())))[0].clamp(0, 1).double().numpy()
+        luma = [rgb2ycbcr(each)[4:-4, 4:-4, 0] for each in (y_CHW.transpose(1, 2, 0), pair.hr() / 255)]
+        return float(np.square(luma[0] - luma[1]).mean())
+
+    drops = [10 * np.log10(error(model, pair) / error(began, pair)) for pair in context.held_out[0]]
+    assert abs(np.mean(drops)) > 0.01
+    nothing, _ = meter.measure([])
+    assert nothing.parts == (
+        ("mine", pytest.approx(np.mean(drops), abs=1e-3), pytest.approx(max(drops), abs=1e-3)),
+    )
+    exporter, ranges = adapted.int8
+    alone = search.Meter(exporter.fp32(), ranges, context.recipe, context.held_out, tmp_path)
+    assert meter.floor == alone.floor, "what INT8 adds is predicted from the graph's own"
+    assert alone.measure([])[0].mean == 0
+    assert group.loss.mean == pytest.approx(alone.measure(["conv_1"])[0].mean + nothing.mean, abs=1e-9)
+    assert len(list(tmp_path.glob("placement-*.json"))) == 2
 
 
 def test_an_attempt_that_misses_the_budget_is_followed_by_a_smaller_one():
