@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from hasn_edge.errors import UnsupportedError, say, use
+from hasn_edge.images.arrays import Float64
 from hasn_edge.quantize.graph import Convolution, array_of, convolutions, initializers, opset_of
 from hasn_edge.quantize.observers import LEVELS, mse_ranges
 from hasn_edge.quantize.recipe import Granularity, WeightRange
@@ -74,8 +76,12 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
     _check(result, chosen, dtypes, ranges)
     writer = _PairWriter(result, dtypes.pop())
     for conv in chosen:
-        limits = weight_ranges(array_of(weights[conv.weight]), recipe)
-        writer.weights(conv, limits, ranges.codes.get(conv.name))
+        own, rounded = array_of(weights[conv.weight]), ranges.codes.get(conv.name)
+        if rounded is None:
+            writer.weights(conv, weight_ranges(own, recipe), None)
+        else:
+            codes, limits = rounded.codes_of(own)
+            writer.weights(conv, limits, codes)
     for number, readers in enumerate(_by_input(chosen, ranges).values()):
         limit = max(ranges.of(conv.name) for conv in readers)
         writer.activation(readers, limit, ranges.lows.get(readers[0].name), number)
@@ -140,6 +146,7 @@ class _PairWriter:
         self._named: set[str] = set()
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._nodes = {node.name: node for node in model.graph.node if node.op_type == "Conv"}
+        self._readers = Counter(name for node in model.graph.node for name in node.input)
 
     def activation(self, readers: list[Convolution], limit: float, low: float | None, number: int) -> None:
         """Put one Q/DQ pair on the tensor that ``readers``, which come in graph order, read in one way.
@@ -191,20 +198,22 @@ class _PairWriter:
         self._constants.append(onnx.numpy_helper.from_array(values, name))
         return name
 
-    def weights(self, conv: Convolution, limits: NDArray[np.float64], codes: NDArray[np.int8] | None) -> None:
+    def weights(self, conv: Convolution, limits: NDArray[np.float64], codes: Float64 | None) -> None:
         """Put a Q/DQ pair on the weights of ``conv``, which become what ``codes`` stand for where given."""
-        scales = scale_of(limits, self._dtype)
-        tensor = initializers(self._model)[conv.weight]
+        scales, source = scale_of(limits, self._dtype), conv.weight
+        tensor = initializers(self._model)[source]
         steps = scales.astype(np.float64).reshape(-1, 1, 1, 1)
         if codes is None:
             codes = np.clip(np.rint(array_of(tensor).astype(np.float64) / steps), -LEVELS - 1, LEVELS)
         else:
             moved = (codes * steps).astype(self._dtype)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, conv.weight))
+            if self._readers[source] > 1:  # others read the same weights and have codes of their own
+                self._readers[source] -= 1
+                source = self._constant(moved, f"{conv.name}.weight.rounded")
+            else:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(moved, source))
         self._sums[conv.name] = (codes * steps).sum(axis=(1, 2, 3))
-        self._nodes[conv.name].input[1] = self._pair(
-            conv.weight, conv.name, scales, name=f"{conv.name}.weight.q"
-        )
+        self._nodes[conv.name].input[1] = self._pair(source, conv.name, scales, name=f"{conv.name}.weight.q")
 
     def write(self) -> None:
         graph = self._model.graph

@@ -18,7 +18,7 @@ from hasn_edge.quantize.freeze import find_gates
 from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import LEVELS, MagnitudeHistogram, Observer, observed_range
 from hasn_edge.quantize.recipe import Rounding
-from hasn_edge.quantize.rounding import compensated_codes
+from hasn_edge.quantize.rounding import RoundedWeights, compensated_codes
 from hasn_edge.sidecar import RangesRecord
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Ranges:
     """The value that code -128 stands for, where the input is shifted so that all 256 codes are used."""
     gates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Mean over the calibration images of each channel attention that is frozen, a value a channel."""
-    codes: Mapping[str, NDArray[np.int8]] = field(default_factory=dict, repr=False, compare=False)
-    """Codes of weights that are not rounded to the nearest, by convolution name, in the weights' shape."""
+    codes: Mapping[str, RoundedWeights] = field(default_factory=dict, repr=False, compare=False)
+    """Weights that are not rounded to the nearest, by convolution name."""
     observer: Observer
     percentile: float | None
     fingerprint: str
@@ -149,7 +149,7 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     found: dict[tuple[int, int], float] = {}
     values: dict[str, float] = {}
     gates = measure_gates(proto, data, recipe.frozen(find_gates(proto)))
-    codes: dict[str, NDArray[np.int8]] = {}
+    codes: dict[str, RoundedWeights] = {}
     if recipe.rounding is Rounding.COMPENSATED:
         read = set(_readers(proto, chosen).values())
         codes = compensated_codes(proto, tensors_on(proto, data, read), chosen, recipe)

@@ -10,6 +10,7 @@ Optimal Brain Surgeon" (1992). The graph computes as before and takes as long.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,13 +31,38 @@ DAMPING = 1e-3
 """What is added to the diagonal, as a part of its mean: inputs that never vary would move weights far."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoundedWeights:
+    """Codes of one convolution's weights, which mean nothing with other scales than they were chosen for."""
+
+    codes: NDArray[np.int8]
+    """``(out, in / groups, height, width)``, as the weights."""
+    limits: Float64
+    """What code 127 stands for: ``(out,)``, or ``()`` for all."""
+    weights: Float64
+    """What was rounded."""
+
+    def codes_of(self, weights: NDArray[np.floating]) -> tuple[Float64, Float64]:
+        """Return codes and limits of the same weights with each output channel times a factor.
+
+        A frozen gate is such a factor; it may be 0 or negative. FP16 weights are the same but for rounding.
+        """
+        if not self.limits.ndim:
+            return self.codes.astype(np.float64), self.limits
+        before, now = (each.reshape(len(each), -1).astype(np.float64) for each in (self.weights, weights))
+        power = np.square(before).sum(axis=1)
+        factors = (before * now).sum(axis=1) / np.maximum(power, np.finfo(np.float64).tiny)
+        codes = self.codes * np.sign(factors).reshape(-1, 1, 1, 1)
+        return np.clip(codes, -LEVELS - 1, LEVELS), self.limits * np.abs(factors)
+
+
 def compensated_codes(
     proto: ModelProto,
     tensors: Iterable[Mapping[str, NDArray[np.float32]]],
     names: Iterable[str],
     recipe: QuantRecipe,
-) -> dict[str, NDArray[np.int8]]:
-    """Return the codes of the weights of each convolution called in ``names``, in the weights' shape.
+) -> dict[str, RoundedWeights]:
+    """Return the codes of the weights of each convolution called in ``names``.
 
     Args:
         proto: The FP32 graph.
@@ -60,12 +86,14 @@ def compensated_codes(
     codes = {}
     for conv in convs:
         weights = array_of(constants[conv.weight]).astype(np.float64)
-        scales = scale_of(weight_ranges(weights, recipe), np.dtype(np.float32)).astype(np.float64)
+        limits = weight_ranges(weights, recipe)
+        scales = scale_of(limits, np.dtype(np.float32)).astype(np.float64)
         rows = weights.reshape(conv.groups, len(weights) // conv.groups, -1)
         steps = np.broadcast_to(scales, len(weights)).reshape(conv.groups, -1)
         groups = zip(rows, steps, moments[conv.name], strict=True)
         found = np.stack([compensate(w, s, moment) for w, s, moment in groups])
-        codes[conv.name] = found.reshape(weights.shape).astype(np.int8)
+        whole = found.reshape(weights.shape).astype(np.int8)
+        codes[conv.name] = RoundedWeights(codes=whole, limits=limits, weights=weights)
     return codes
 
 
@@ -102,10 +130,12 @@ def compensate(weights: Float64, scales: Float64, moments: Float64) -> Float64:
     Args:
         weights: ``(outputs, K)``.
         scales: ``(outputs,)``, the value of one code.
-        moments: ``(K, K)``, positive semidefinite.
+        moments: ``(K, K)``, positive semidefinite. Where inputs were always zero, each code is the nearest.
     """
-    size = len(moments)
-    damping = DAMPING * max(float(np.trace(moments)) / size, np.finfo(np.float64).tiny)
+    size, trace = len(moments), float(np.trace(moments))
+    if trace == 0:  # behind a dead ReLU, or a dead channel of a depthwise convolution
+        return np.clip(np.rint(weights / scales[:, None]), -LEVELS - 1, LEVELS)
+    damping = DAMPING * trace / size
     inverse = np.linalg.inv(moments + damping * np.eye(size))
     factor = np.linalg.cholesky((inverse + inverse.T) / 2).T  # upper: row i is about the columns from i on
     left, codes = weights.copy(), np.zeros_like(weights)
