@@ -25,8 +25,8 @@ from hasn_edge.spec import Precision
 FORMS = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
 
 PROCESSORS = 0.008
-"""dB that processors differ by: sums in another order flip single codes. The default recipe loses 0.023 dB on Set5
-with AVX2 and 0.030 with AVX-512."""
+"""dB that processors differ by: sums in another order flip single codes. The default recipe loses 0.023 dB
+on Set5 with AVX2 and 0.030 with AVX-512."""
 
 
 @dataclass
