@@ -16,7 +16,9 @@ from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import Batch, PatchSource, Prefetcher
 from hasn_edge.data.shards import Shards, combined_fingerprint
 from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError
+from hasn_edge.files import file_sha256
 from hasn_edge.progress import Progress, ignore
+from hasn_edge.quantize.recipe import recipe_path
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.recipe import Recipe
 from hasn_edge.train.recorder import Recorder
@@ -83,6 +85,13 @@ def _train(
             f"{folder}: the prepared data changed since the run began ({', '.join(run.data)}); prepare it "
             "again from the same images, or begin a new run"
         )
+    if run.quantize_sha256 is not None:
+        rounding = recipe_path(recipe.quantize.recipe)
+        if not rounding.is_file() or file_sha256(rounding) != run.quantize_sha256:
+            raise ConfigError(
+                f"{folder}: the INT8 recipe changed since the run began ({rounding}); put back what it was, "
+                "or begin a new run"
+            )
     source = PatchSource(shards, seed=recipe.seed, degradation=recipe.degradation)
     trainer = _open_trainer(folder, run, source, world, compiled)
     sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]

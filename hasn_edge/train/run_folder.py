@@ -43,6 +43,8 @@ class RunFile:
     start: str | None
     """The weights the run began with, as the user named them; ``None`` for the recipe's initialization."""
     start_sha256: str | None = None
+    quantize_sha256: str | None = None
+    """Of the file of the INT8 recipe, where there is one; resuming by an edited one is refused."""
     branched_at: int | None = None
     """The iteration of another run whose full state this one began with; ``None`` where it began at 0."""
     versions: Mapping[str, str]

@@ -21,6 +21,7 @@ from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.zoo import bundled_models, load_model_checkpoint
 from hasn_edge.optional import installed_version
+from hasn_edge.quantize.recipe import load_quant_recipe, recipe_path, shipped_recipes
 from hasn_edge.train.recipe import MemoryFormat, Phase, Recipe, Schedule
 from hasn_edge.train.run_folder import (
     RunFile,
@@ -92,6 +93,7 @@ def begin_run(
             f"{recipe.name} rounds a trained network to INT8, so it needs weights to begin with",
             use(start="FILE"),
         )
+    recipe, quantize_sha256 = _resolve_quantize(recipe)
     if recipe.memory_format is MemoryFormat.AUTO:
         recipe = replace(recipe, memory_format=faster_memory_format(recipe, source, device))
     run = RunFile(
@@ -101,6 +103,7 @@ def begin_run(
         sets=named,
         start=_resolve_start(start) if start else None,
         start_sha256=weights.sha256 if weights else None,
+        quantize_sha256=quantize_sha256,
         versions=_versions(),
     )
     write_run_file(folder, run)
@@ -250,6 +253,18 @@ def _resolve_start(start: str) -> str:
         return start
     head, _, tail = start.rpartition("@")
     return f"{Path(head).resolve()}@{tail}" if parse_state(start) else str(Path(start).resolve())
+
+
+def _resolve_quantize(recipe: Recipe) -> tuple[Recipe, str | None]:
+    """Return a recipe whose INT8 recipe is independent of the current folder, and that one's hash."""
+    name = recipe.quantize.recipe
+    if not name:
+        return recipe, None
+    load_quant_recipe(name)  # which says what is wrong with it
+    path = recipe_path(name)
+    if name not in shipped_recipes():
+        recipe = replace(recipe, quantize=replace(recipe.quantize, recipe=str(path.resolve())))
+    return recipe, file_sha256(path)
 
 
 def _versions() -> dict[str, str]:

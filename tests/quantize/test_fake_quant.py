@@ -205,6 +205,13 @@ def test_resuming_changes_nothing():
     assert [resumed.step() for _ in range(2)] == losses[2:]
     for a, b in ((through.network, resumed.network), (through.averaged, resumed.averaged)):
         assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    # The average states its own ranges, not those of the start.
+    start, stated = network.ranges().values, through.averaged.provenance()[LEARNED]["values"]
+    for name, number in through.averaged._names.items():
+        pair = through.averaged.pairs[number]
+        assert stated[name] == pytest.approx(pair.base * np.exp(RANGE_GAIN * pair.offset.item()), rel=1e-12)
+        assert pair.exact or pair.offset == 0 or stated[name] != start[name]
+    assert max(stated[name] / start[name] for name in start) > 1.001
 
 
 @pytest.mark.slow

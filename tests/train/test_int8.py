@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.quantize.fake_quant import RANGE_GAIN, fake_quantized
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
@@ -54,19 +57,41 @@ def test_the_weights_make_the_graph_that_was_validated(rounded, shards, finished
     a, b = (load_state(state_path(each, saved_iterations(each)[0])) for each in (through, stopped))
     for part in ("model", "ema"):
         assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
-    moved = [float(a["ema"][name]) for name in a["ema"] if name.endswith("offset")]
-    assert max(map(abs, moved)) > 0
 
     last = load_checkpoint(through / "last.safetensors")
     assert last.spec == rounded.model
     recipe = load_quant_recipe(rounded.quantize.recipe)
     data = load_calibration(recipe.calibration)
+    # What the weights state is the average's: where it began, times what its offsets stand for.
+    begun = fake_quantized(load_checkpoint(Path(start)).model(), data, recipe)
+    moved = {n: math.exp(RANGE_GAIN * float(a["ema"][f"pairs.{i}.offset"])) for n, i in begun._names.items()}
+    bases = begun.ranges().values
+    stated = last.provenance["int8"]["values"]
+    assert stated == pytest.approx({name: bases[name] * moved[name] for name in bases}, rel=1e-6)
+    assert max(abs(stated[name] / bases[name] - 1) for name in bases) > 1e-3
     exporter = GraphExporter.for_int8(last, ("norm_affine", "compose_esa"), data, recipe)
     ranges = exporter.measure_ranges(data, recipe)
-    assert dict(ranges.values) == last.provenance["int8"]["values"]
+    assert dict(ranges.values) == stated
     graph = exporter.export(Form.CPU, Precision.INT8, ranges=ranges, recipe=recipe)
     score = score_images(Emulator(graph, exact=True).run, load_eval_set(("Two", eval_folder), 4))
     assert last.provenance["scores"]["Two"]["psnr_y"] == pytest.approx(score.psnr_y, abs=5e-3)
+
+
+def test_a_run_knows_its_int8_recipe_wherever_it_goes_on(rounded, shards, finished, tmp_path, monkeypatch):
+    content = Path(rounded.quantize.recipe).read_text()
+    (tmp_path / "mine.toml").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(rounded, quantize=QuantizeConfig(recipe="mine.toml"))
+    start = str(finished[0] / "best.safetensors")
+    begin_run(recipe, tmp_path / "run", data=[shards.folder], sets=[], start=start)
+    run = resume_run(tmp_path / "run")
+    assert run.recipe.quantize.recipe == str(tmp_path / "mine.toml")
+    (tmp_path / "mine.toml").write_text(f"{content}percentile = 99.0\n")
+    with pytest.raises(ConfigError, match=r"the INT8 recipe changed since the run began \(.*mine\.toml\)"):
+        train_run(tmp_path / "run", run, ALONE)
+    with pytest.raises(ConfigError, match="absent.toml: no such file"):
+        absent = replace(rounded, quantize=QuantizeConfig(recipe="absent.toml"))
+        begin_run(absent, tmp_path / "other", data=[shards.folder], sets=[], start=start)
 
 
 def test_a_network_without_weights_is_not_rounded(rounded, shards, tmp_path):
