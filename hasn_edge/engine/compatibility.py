@@ -16,7 +16,7 @@ from hasn_edge.sidecar import EngineDetails
 from hasn_edge.spec import Precision
 
 _FILES: Mapping[str, tuple[str, ...]] = {
-    "model": (".safetensors", ".pth", ".pt"),
+    "model": (".safetensors", ".pth", ".pt", ".onnx"),
     "recipe": (".toml",),
     "target": (".toml",),
 }

@@ -68,7 +68,10 @@ class Acceptance:
     @property
     def against(self) -> str:
         """What the reference is called."""
-        return GIVEN if isinstance(self.checkpoint, ForeignGraph) else "PyTorch FP32, unfused"
+        if isinstance(self.checkpoint, ForeignGraph):
+            return GIVEN
+        adapted = ", of the adapted weights" if "finetuned" in self.checkpoint.provenance else ""
+        return f"PyTorch FP32, unfused{adapted}"
 
     @cached_property
     def reference_scores(self) -> tuple[Scores, ...]:

@@ -172,7 +172,7 @@ class BuildOptions:
     @property
     def finetune_seconds(self) -> int | None:
         """How long the weights are adapted; ``None`` where they are not."""
-        found = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", self.finetune or "", re.ASCII)
+        found = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", str(self.finetune or ""), re.ASCII)
         return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else None
 
     @property
@@ -227,7 +227,8 @@ class BuildContext:
     force: bool = False
     """Accept INT8 of a network that is worse than bicubic interpolation."""
     adapted: tuple[str, ...] = ()
-    """What was changed of the recipe for a graph of somebody else's, a sentence each."""
+    """What was changed of the recipe for a graph of somebody else's, and that weights were adapted to INT8, a
+    sentence each."""
 
     @property
     def count(self) -> int | None:
@@ -299,18 +300,26 @@ def load_context(
 
     progress(Step("loading the model"))
     name = called or model_name(model)
-    foreign = load_foreign(model) if is_foreign_network(model) else None
-    checkpoint = foreign or load_model_checkpoint(model)
+    checkpoint: Checkpoint | ForeignGraph = (
+        load_foreign(model) if is_foreign_network(model) else load_model_checkpoint(model)
+    )
     if smallest is not None:
         require_size(name, checkpoint, smallest)
     other = split_name(model)
     untrained = other is not None and other[1] == RANDOM
     loaded = None if recipe is None else load_quant_recipe(recipe)
     adapted: list[str] = []
-    if foreign is not None:
+    if isinstance(checkpoint, ForeignGraph):
         rules = ()  # which are about our own blocks
         if loaded is not None:
-            loaded, *adapted = foreign.adapt(loaded)
+            loaded, *adapted = checkpoint.adapt(loaded)
+    elif "finetuned" in (stated := checkpoint.provenance):
+        lost = stated["finetuned"]["loss_db"]
+        adapted.append(
+            f"{name}: weights that were adapted to INT8, which lost {lost['mean']:.4f} dB then (worst image "
+            f"{lost['worst']:.4f}) against the FP32 network that they come from; what is measured here is "
+            "against the adapted weights"
+        )
     return BuildContext(
         name=name,
         model=str(model) if untrained else Path(model).name,
@@ -327,7 +336,9 @@ def load_context(
     )
 
 
-def refuse_other_sources(model: str | Path, folder: Path, *, called: str | None, force: bool) -> None:
+def refuse_other_sources(
+    model: str | Path, folder: Path, *, called: str | None, force: bool, source: str | None = None
+) -> None:
     """Refuse, before any work, a name that files of other weights have in ``folder``.
 
     Args:
@@ -335,18 +346,20 @@ def refuse_other_sources(model: str | Path, folder: Path, *, called: str | None,
         folder: Where the files will be.
         called: As :attr:`BuildOptions.name`.
         force: Do not refuse.
+        source: SHA-256 of the weights, where the model is none but finished graphs of some.
 
     Raises:
         InputError: the name is no file's name.
         OutputError: a built file of that name was made of other weights.
         CheckpointError: no such model.
     """
-    if called is not None and (not called or called.startswith(".") or re.search(r'[/\\\0:*?"<>|]', called)):
+    renames = source is None
+    if renames and called is not None and re.search(r'^$|^\.|[/\\\0:*?"<>|]', called):
         raise InputError(f"name is {called!r}; expected the start of a file's name, such as hasn-x4-mine")
-    path = model_path(model)
-    if force or not path.is_file() or not folder.is_dir():
+    path = Path(model) if source else model_path(model)
+    if force or not folder.is_dir() or (renames and not path.is_file()):
         return
-    name, source = called or model_name(model), file_sha256(path)
+    name, source = called or model_name(model), source or file_sha256(path)
     for file in sorted(folder.glob(f"{glob.escape(name)}-*")):
         if not re.match(rf"{re.escape(name)}-(fp32|fp16|int8)\b", file.name):
             continue
@@ -358,7 +371,7 @@ def refuse_other_sources(model: str | Path, folder: Path, *, called: str | None,
             raise OutputError(
                 f"{file} was made of other weights (SHA-256 {other.source[:12]}...) than {model} "
                 f"({source[:12]}...), and files of one name would not tell which they are",
-                use(name="NAME"),
+                *([use(name="NAME")] if renames else []),
                 use(force=True),
                 say("choose another folder"),
             )
@@ -392,6 +405,8 @@ class FinishedFile:
     """What was found while it was made and checked, a sentence each."""
     parent: str | None = None
     made_by: Mapping[str, str] = field(default_factory=dict)
+    original: Artifact | None = None
+    """The published file that these bytes are of: its sidecar goes with them."""
 
 
 def publish_file(context: BuildContext, file: FinishedFile, folder: Path, progress: Progress) -> Artifact:
@@ -404,6 +419,9 @@ def publish_file(context: BuildContext, file: FinishedFile, folder: Path, progre
     name = f"{context.name}-{file.precision.value}{file.suffix}{pixels}{sized}{batch}"
     path = folder / f"{name}{details.kind.suffix}"
     progress(Step(f"writing {path}"))
+    if (original := file.original) is not None:
+        there = path.resolve() == original.path.resolve()
+        return original if there else original.publish_copy(file.data, path)
     versions = {tool: version for tool in TOOLS if (version := installed_version(tool))}
     return publish(
         file.data,

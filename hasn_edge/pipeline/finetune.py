@@ -28,8 +28,7 @@ from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
     from hasn_edge.model.checkpoint import Checkpoint
-    from hasn_edge.model.hasn import HASN
-    from hasn_edge.pipeline.variants import Variants
+    from hasn_edge.pipeline.variants import GraphExporter, Variants
     from hasn_edge.quantize.fake_quant import FakeQuantHASN, Tuner
     from hasn_edge.quantize.ranges import Ranges
 
@@ -74,17 +73,19 @@ class Adapted:
     """The adapted weights' file, which has no name yet; ``None`` where nothing was better than the start."""
     path: Path
     """What its name shall be."""
-    state: Path
-    """What a longer run goes on from."""
+    state: Path | None
+    """What a longer run goes on from; ``None`` where it is not this result's."""
 
     def publish(self) -> tuple[str, ...]:
         """Give the weights their name, remove the state, and return what is to be said of both."""
-        self.state.unlink(missing_ok=True)
-        if self.weights is None:
-            return self.notes
-        with writing(self.path) as path:
-            path.write_bytes(self.weights)
-        return (*self.notes, f"finetune: wrote {self.path}")
+        notes = self.notes
+        if self.weights is not None:
+            with writing(self.path) as path:
+                path.write_bytes(self.weights)
+            notes = (*notes, f"finetune: wrote {self.path}")
+        if self.state is not None:  # after the weights: a full disk must not take both
+            self.state.unlink(missing_ok=True)
+        return notes
 
 
 def refuse_others_weights(name: str, source: str, folder: Path, *, force: bool) -> Path:
@@ -147,7 +148,7 @@ def finetune(
     start = run.measure_start()
     if only_if_needed and start.share <= 1:
         note = f"finetune: not needed, INT8 of all that the recipe selects loses {start} as it is"
-        return Adapted(variants=variants, notes=(note,), weights=None, path=path, state=run.path)
+        return Adapted(variants=variants, notes=(note,), weights=None, path=path, state=None)
     run.go_on()
     notes: tuple[str, ...] = (
         f"finetune: {run.tuner.step_count} steps in {run.spent / 60:.1f} minutes on {len(run.images)} "
@@ -158,7 +159,8 @@ def finetune(
         notes = (*notes, "finetune: nothing was better than the start, so the weights stay as they were")
         return Adapted(variants=variants, notes=notes, weights=None, path=path, state=run.path)
     adapted, data = run.result()
-    other = type(variants)(replace(context, checkpoint=adapted, name=path.stem), variants.progress)
+    context = replace(context, checkpoint=adapted, name=path.stem, model=path.name)
+    other = type(variants)(context, variants.progress)
     other.acceptance = variants.acceptance  # all is held against the network that it began with
     return Adapted(
         variants=other,
@@ -194,9 +196,10 @@ class _Run:
         self._stop: list[int] = []
         facts = {
             "source": checkpoint.sha256,
-            "recipe": {**recipe.to_dict(), "budget_db": None, "max_drop_worst": None},
+            "recipe": recipe.to_dict(),  # with the limits, by which the best is chosen
             "rules": list(self._rules),
             "images": images.fingerprint,
+            "held_out": [part.fingerprint for part in variants.context.held_out],
             "settings": asdict(self.settings),
             "torch": installed_version("torch"),
         }
@@ -210,19 +213,18 @@ class _Run:
         return adapted_rules(self.variants.context.rules)
 
     def measure_start(self) -> GateLoss:
-        """Prepare the network and return what its INT8 graph loses before the first step."""
+        """Prepare the network and return what a build without fine-tuning loses."""
         from hasn_edge.pipeline.variants import GraphExporter
         from hasn_edge.quantize.fake_quant import FakeQuantHASN, Tuner
 
         exporter, ranges = self.variants.int8
-        model = exporter.network
+        self.best, model = self._measure(exporter, ranges), exporter.network
         if exporter.rules != self._rules:
             exporter = GraphExporter(self.checkpoint, self._rules, model)
             ranges = exporter.measure_ranges(self.images, self.recipe)
         composed = "compose_esa" in self._rules
         network = FakeQuantHASN(model, exporter.fp32(), ranges, self.recipe, composed=composed)
         self.tuner: Tuner = Tuner(network, self.checkpoint.model(), tuple(self.images), self.settings)
-        self.best = self._measure(model, ranges)
         return self.best
 
     def go_on(self) -> None:
@@ -289,14 +291,12 @@ class _Run:
             save_checkpoint(file, model, provenance=provenance)
             return load_checkpoint(file), file.read_bytes()
 
-    def _measure(self, model: HASN, ranges: Ranges) -> GateLoss:
-        """Return what the real INT8 graph of ``model`` loses against the FP32 network of the build."""
+    def _measure(self, exporter: GraphExporter, ranges: Ranges) -> GateLoss:
+        """Return what the real INT8 graph of ``exporter`` loses against the FP32 network of the build."""
         from hasn_edge.exporters.onnx_graph import Emulator
-        from hasn_edge.pipeline.variants import GraphExporter
 
         self.progress(Step("measuring the INT8 graph on the held-out images"))
         acceptance = self.variants.acceptance
-        exporter = GraphExporter(self.checkpoint, self._rules, model)
         graph = exporter.export(Form.CPU, Precision.INT8, ranges=ranges, recipe=self.recipe)
         run = Emulator(graph, exact=True).run
         parts = [
@@ -312,12 +312,14 @@ class _Run:
         return GateLoss(mean=mean, worst=worst, share=share)
 
     def _validate(self) -> None:
+        from hasn_edge.pipeline.variants import GraphExporter
+
         if self.tuner.step_count == 0:
             return
         network: FakeQuantHASN = self.tuner.averaged
         model, ranges = network.network(), network.ranges()
         try:
-            found = self._measure(model, ranges)
+            found = self._measure(GraphExporter(self.checkpoint, self._rules, model), ranges)
         except HasnEdgeError as exc:  # outputs that are no numbers, ranges of no size
             log.warning("step %d: %s", self.tuner.step_count, exc)
             return
@@ -355,8 +357,8 @@ class _Run:
             log.warning("%s: a state that cannot be read; beginning anew (%s)", self.path, exc)
             return
         self.spent = float(state["spent"])
-        if (kept := state["kept"]) is not None:
-            self.best = self._judge(state["best"]["mean"], state["best"]["worst"])
-            self.best_step = int(state["best"]["step"])
+        best = self._judge(state["best"]["mean"], state["best"]["worst"])
+        if (kept := state["kept"]) is not None and best.share < self.best.share:
+            self.best, self.best_step = best, int(state["best"]["step"])
             ranges = replace(self.tuner.network.ranges(), values=kept["values"], lows=kept["lows"])
             self._kept = kept["weights"], ranges

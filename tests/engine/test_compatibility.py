@@ -45,6 +45,11 @@ def test_every_difference_is_named_with_the_command(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("model", ["net-int8-weakly-typed.onnx", "net-finetuned.safetensors"])
+def test_files_of_the_users_are_named_without_their_folder(tmp_path: Path, model: str) -> None:
+    assert f"only the name of '{model}' is known here" in refused(engine(tmp_path, model=model), ADA)
+
+
 def test_another_build_of_the_same_version(tmp_path: Path) -> None:
     assert "built by TensorRT 10.3.0.30, and 10.3.0.26 is here" in refused(
         engine(tmp_path), version="10.3.0.26"

@@ -76,7 +76,7 @@ class OfFakes(Acceptance):
 
     def __init__(self) -> None:
         parts = (EvalSet(name=p.name, scale=p.scale, pairs=p.pairs[:2]) for p in held_out_sets(4))
-        super().__init__(SimpleNamespace(spec=FakeSession().spec), tuple(parts), force=True)
+        super().__init__(SimpleNamespace(spec=FakeSession().spec, provenance={}), tuple(parts), force=True)
 
 
 def test_each_part_has_to_keep_its_mean_and_its_worst_image():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from click.testing import CliRunner
 
 import hasn_edge
 from hasn_edge.cli import cli
+from hasn_edge.data.pairs import held_out_sets
 from hasn_edge.errors import OutputError, UnsupportedError
 from hasn_edge.files import file_sha256
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline.context import BuildOptions, load_context
-from hasn_edge.pipeline.finetune import Stopped, finetune
+from hasn_edge.pipeline.finetune import Adapted, Stopped, _Run, finetune
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import ignore
 from hasn_edge.quantize import fake_quant
@@ -118,8 +120,15 @@ def test_adapted_weights_are_published_with_the_graph_that_is_made_of_them(folde
     assert stated["recipe"]["quantize"] == ["conv_1", "upsampler.0"]
     assert checkpoint.provenance["int8"]["values"] == artifact.graph.ranges.values
     # A build of the weights that are on disk makes the same graph again.
-    again = hasn_edge.build(path, output=tmp_path / "b", **options_of(folder)).artifacts[0]
+    later = hasn_edge.build(path, output=tmp_path / "b", **options_of(folder))
+    again = later.artifacts[0]
     assert again.path.read_bytes() == artifact.path.read_bytes()
+    # Which is held against these weights, says so, and what INT8 of them lost.
+    (note,) = (line for line in later.summary if line.startswith("tiny-finetuned: weights that were adapted"))
+    assert f"lost {stated['loss_db']['mean']:.4f} dB then" in note
+    assert not any("that were adapted" in line for line in built["summary"])
+    references = [each.details.measured.against for each in (artifact, again)]
+    assert references == ["PyTorch FP32, unfused", "PyTorch FP32, unfused, of the adapted weights"]
 
 
 @pytest.mark.slow
@@ -147,6 +156,11 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(folder, tmp_path):
     assert same > 6
     assert together[:same] == taken[0][:same]
     assert found.state == state
+    # A rebuild that is advised is one of the adapted weights.
+    assert (found.variants.context.name, found.variants.context.model) == (
+        "tiny-finetuned",
+        "tiny-finetuned.safetensors",
+    )
     found.publish()
     assert not state.exists()
 
@@ -161,10 +175,70 @@ def test_a_rate_that_destroys_leaves_the_start(folder, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def run_of(variants: Variants, cache: Path) -> _Run:
+    context = variants.context
+    assert context.recipe is not None
+    return _Run(variants, context.checkpoint, context.recipe, 60, cache, Ticks())
+
+
+def test_a_state_belongs_to_its_limits_and_held_out_images(folder, tmp_path):
+    variants = variants_of(folder)
+    context = variants.context
+    others = (
+        replace(context, recipe=replace(context.recipe, budget_db=1.0)),
+        replace(context, recipe=replace(context.recipe, max_drop_worst=1.0)),
+        replace(context, held_out=held_out_sets(4)),
+    )
+    found = [run_of(Variants(each, ignore), tmp_path).path for each in (context, *others)]
+    assert len(set(found)) == len(found)
+    assert run_of(variants_of(folder), tmp_path).path == found[0]
+
+
+def test_the_start_is_what_a_plain_build_makes_and_what_is_worse_is_not_taken(folder, tmp_path, monkeypatch):
+    plain = variants_of(folder)
+    variants = Variants(replace(plain.context, rules=("fold_esa",)), ignore)
+    measured = []
+    measure = _Run._measure
+
+    def watch(self, exporter, ranges):
+        measured.append((exporter, ranges))
+        return measure(self, exporter, ranges)
+
+    monkeypatch.setattr(_Run, "_measure", watch)
+    run = run_of(variants, tmp_path)
+    start = run.measure_start()
+    assert measured == [variants.int8]
+    assert measured[0][0].rules == ("fold_esa",)
+    # What was kept is taken where it is better than that.
+    network = run.tuner.network
+    for loss, taken in ((2 * start.mean, False), (start.mean / 2, True)):
+        run._kept = dict(network.network().state_dict()), network.ranges()
+        run.best, run.best_step = replace(start, mean=loss, worst=loss), 3
+        run._save()
+        run.best, run.best_step, run._kept = start, 0, None
+        run._load()
+        assert (run.best_step, run._kept is not None) == (3 * taken, taken)
+        assert run.best.mean == (loss if taken else start.mean)
+
+
+def test_the_state_goes_when_the_weights_are_there(folder, tmp_path):
+    (tmp_path / "state.pt").touch()
+    (tmp_path / "full").touch()
+    path = tmp_path / "full" / "net.safetensors"
+    options = {"variants": variants_of(folder), "notes": (), "weights": b"w", "state": tmp_path / "state.pt"}
+    with pytest.raises(OutputError):
+        Adapted(path=path, **options).publish()
+    assert (tmp_path / "state.pt").exists()
+
+
 def test_nothing_is_adapted_where_the_start_keeps_the_budget(folder, tmp_path):
     found = finetune(variants_of(folder), 60, tmp_path, cache=tmp_path, only_if_needed=True)
     assert found.notes[0].startswith("finetune: not needed, INT8 of all that the recipe selects loses ")
     assert list(tmp_path.iterdir()) == []
+    stopped = run_of(variants_of(folder), tmp_path).path  # of a run without such a condition
+    stopped.touch()
+    found.publish()
+    assert stopped.exists()
 
 
 def test_weights_that_were_adapted_from_others_are_not_replaced(folder, tmp_path):
@@ -175,7 +249,7 @@ def test_weights_that_were_adapted_from_others_are_not_replaced(folder, tmp_path
 
 
 @pytest.mark.parametrize(
-    "given", ["20", "20 m", "0m", "-1m", "1.5h", "m", "", "20min", "1d", "٣m", "9999999s"]
+    "given", [20, Path("soon"), "20", "20 m", "0m", "-1m", "1.5h", "m", "", "20min", "1d", "٣m", "9999999s"]
 )
 def test_what_is_no_time_is_refused(given):
     with pytest.raises(UnsupportedError, match="expected a time of 1 or more seconds, minutes or hours"):
