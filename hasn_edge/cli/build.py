@@ -169,8 +169,6 @@ def command(model: str | None, bundle: Path | None, **options: Any) -> None:
 
     if bundle is not None and model is not None:
         raise click.UsageError("--from is a finished model; leave out --model")
-    if bundle is not None and options["evaluation"] is not None and options["precision"] != "auto":
-        raise click.UsageError("a bundle was measured where it was made; leave out --evaluation")
     source = chosen_model(model) if bundle is None else require_bundle(bundle)
     with status("building") as update:
         built = build_from(BuildOptions(model=source, **options), update)

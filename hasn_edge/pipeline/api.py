@@ -11,7 +11,7 @@ from hasn_edge.files import output_error, require_writable
 from hasn_edge.optional import require
 from hasn_edge.pipeline.autotune import autotune
 from hasn_edge.pipeline.build import Built, build_one
-from hasn_edge.pipeline.bundle import is_finished
+from hasn_edge.pipeline.bundle import is_finished, name_and_source
 from hasn_edge.pipeline.context import (
     AUTO,
     BuildOptions,
@@ -228,8 +228,8 @@ def build(
 def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
     """Build what ``options`` describe; see :func:`build`."""
     require_writable(Path(options.output), folder=True)
-    if not is_finished(options.model):
-        refuse_other_sources(options.model, Path(options.output), called=options.name, force=options.force)
+    name, source = name_and_source(options.model) if is_finished(options.model) else (options.name, None)
+    refuse_other_sources(options.model, Path(options.output), called=name, force=options.force, source=source)
     if options.cost is not None and options.max_drop is None:
         raise UnsupportedError("cost is what a search saves", use(max_drop=0.03), omit("cost"))
     if options.finetune is not None and options.precision != Precision.INT8.value:

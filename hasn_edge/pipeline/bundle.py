@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from hasn_edge.artifact import Artifact, load_artifact
+from hasn_edge.artifact import Artifact, load_artifact, read_sidecar
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import (
     ArtifactError,
@@ -63,6 +63,8 @@ FORMS = (
 """What TensorRT 8.5 to 11 and TensorRT for RTX make FP32, FP16 and INT8 engines of."""
 
 _GOLDEN_SIZE = (90, 160)
+
+_COPY_AGAIN = say("copy the bundle again, and compare with: sha256sum -c SHA256SUMS")
 
 
 class _Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +214,32 @@ class BundledGraphs:
         )
 
 
+def name_and_source(model: str | Path) -> tuple[str, str]:
+    """Return what files made of finished graphs are called after, and the SHA-256 of the weights.
+
+    Raises:
+        ArtifactError: the bundle's index or the graph's sidecar cannot be read.
+    """
+    path = Path(model)
+    if is_bundle(path):
+        index = _read_index(path)
+        return index.name, index.source
+    artifact = read_sidecar(path)
+    return _name_of(artifact), artifact.source
+
+
+def _read_index(folder: Path) -> _Index:
+    try:
+        return msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
+    except (OSError, msgspec.MsgspecError) as exc:
+        raise ArtifactError(f"{folder / INDEX}: no readable bundle ({exc})", _COPY_AGAIN) from exc
+
+
+def _name_of(artifact: Artifact) -> str:
+    """Return what a graph's name has before the precision."""
+    return artifact.path.name.partition(f"-{artifact.precision.value}-")[0] or artifact.path.stem
+
+
 def load_bundle(folder: Path) -> BundledGraphs:
     """Open a bundle: every graph against its sidecar, and the FP32 one against the golden image.
 
@@ -219,19 +247,15 @@ def load_bundle(folder: Path) -> BundledGraphs:
         ArtifactError: something is missing or was changed.
         VerificationError: ONNX Runtime computes something else here than where the bundle was made.
     """
-    again = say("copy the bundle again, and compare with: sha256sum -c SHA256SUMS")
-    try:
-        index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
-    except (OSError, msgspec.MsgspecError) as exc:
-        raise ArtifactError(f"{folder / INDEX}: no readable bundle ({exc})", again) from exc
+    index = _read_index(folder)
     graphs = {}
     for kind in FORMS:
         if _key(*kind) not in index.files:
-            raise ArtifactError(f"{folder / INDEX}: it names no {_key(*kind)} graph", again)
+            raise ArtifactError(f"{folder / INDEX}: it names no {_key(*kind)} graph", _COPY_AGAIN)
         graphs[kind] = load_artifact(folder / index.files[_key(*kind)])
     bundle = BundledGraphs(path=folder, index=index, graphs=graphs)
     if index.golden is None:
-        raise ArtifactError(f"{folder / INDEX}: it states no golden image", again)
+        raise ArtifactError(f"{folder / INDEX}: it states no golden image", _COPY_AGAIN)
     with OnnxRuntimeSession(graphs[FORMS[0]].path, bundle.spec) as session:
         if (problem := find_difference(session, index.golden)) is not None:
             raise VerificationError(
@@ -273,8 +297,7 @@ def load_graph(path: Path, precision: Precision) -> BundledGraphs:
             f"{path}: it takes 8-bit pixels or several images, and graphs of one float image are compiled",
             call("build", target="portable"),
         )
-    name = path.name.partition(f"-{own.value}-")[0] or path.stem
-    index = _Index(name=name, model=path.name, source=artifact.source, files={}, golden=None)
+    index = _Index(name=_name_of(artifact), model=path.name, source=artifact.source, files={}, golden=None)
     return BundledGraphs(path=path, index=index, graphs={(form, own): artifact})
 
 
@@ -306,12 +329,13 @@ class BundleVariants(Variants):
     """
 
     def __init__(self, options: BuildOptions, target: EngineTarget, progress: Progress) -> None:
-        require("onnx", extra="export", needed_for="Building of a bundle")
+        require("onnx", extra="export", needed_for="Building of finished graphs")
         given = {
             "pixels": options.pixels,
             "int8_method": options.calibrator,
             "calibration": options.calibration is not None,
             "recipe": str(options.recipe) != "default",
+            "evaluation": options.evaluation is not None,
             "max_drop": options.max_drop is not None,
             "finetune": options.finetune is not None,
             "batch": target.shapes.max[0] != 1,
@@ -319,10 +343,11 @@ class BundleVariants(Variants):
         }
         if any(given.values()):
             raise UnsupportedError(
-                f"{options.model}: a bundle's graphs take one float image at a time, and their INT8 is made",
+                f"{options.model}: finished graphs take one float image at a time, and were quantized and "
+                "measured where they were made",
                 omit(*(name for name, asked in given.items() if asked)),
             )
-        progress(Step("checking the bundle"))
+        progress(Step("checking the finished graphs"))
         path = Path(options.model)
         bundle = load_bundle(path) if path.is_dir() else load_graph(path, Precision(options.precision))
         context = _BundleContext(
@@ -368,16 +393,17 @@ class BundleVariants(Variants):
         opset: int | None = None,
     ) -> FinishedFile:
         """Return a graph of the bundle as a file; see :meth:`export`."""
-        data = self.export(form, precision, size=size).SerializeToString()
-        made = self.bundle.of(form, precision)
-        details = made.graph if size is None else msgspec.structs.replace(made.graph, size=size, padded=False)
+        graph, made = self.export(form, precision, size=size), self.bundle.of(form, precision)
+        as_it_is = size == made.size
+        details = made.graph if as_it_is else msgspec.structs.replace(made.graph, size=size, padded=False)
         return FinishedFile(
-            data=data,
+            data=made.path.read_bytes() if as_it_is else graph.SerializeToString(),
             precision=precision,
             suffix=f"-{form.value}" if suffix is None else suffix,
             details=details,
             notes=(),
             parent=made.sha256,
+            original=made if as_it_is else None,
         )
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ArtifactError, OutputError, UnsupportedError, VerificationError
 from hasn_edge.files import file_sha256
 from hasn_edge.model.zoo import bundled_onnx
+from hasn_edge.pipeline.api import build
 from hasn_edge.pipeline.bundle import (
     FORMS,
     INDEX,
@@ -27,6 +29,7 @@ from hasn_edge.pipeline.bundle import (
     is_finished,
     load_bundle,
     load_graph,
+    name_and_source,
 )
 from hasn_edge.pipeline.context import BuildOptions, load_context, publish_file
 from hasn_edge.pipeline.variants import Variants
@@ -162,6 +165,7 @@ def test_a_runtime_that_computes_something_else_is_found(bundle, tmp_path):
         ({"pixels": True}, "pixels"),
         ({"calibration": "photos"}, "calibration"),
         ({"recipe": "extensive"}, "recipe"),
+        ({"evaluation": "photos"}, "evaluation"),
     ],
 )
 def test_what_a_bundle_does_not_have_is_refused(bundle, options, left_out):
@@ -173,6 +177,18 @@ def test_it_is_for_engines(bundle):
     variants = BundleVariants(BuildOptions(model=bundle), load_target("tensorrt"), ignore)
     with pytest.raises(UnsupportedError, match=r"none of form cpu; use target='tensorrt'"):
         variants.make_graph(Form.CPU, Precision.FP32, size=None)
+
+
+def test_files_of_other_weights_are_not_replaced_unasked(bundle, tmp_path):
+    graph = next(bundle.glob("net-int8-strongly-typed*.onnx"))
+    load_artifact(graph).publish_copy(b"x", tmp_path / "net-int8-rtx.onnx")
+    assert name_and_source(graph) == name_and_source(bundle) == ("net", load_artifact(graph).source)
+    side = tmp_path / "net-int8-rtx.onnx.json"
+    side.write_text(side.read_text().replace(load_artifact(graph).source, "0" * 64))
+    for model in (graph, bundle):
+        with pytest.raises(OutputError, match="net-int8-rtx.onnx was made of other weights") as caught:
+            build(model, precision="int8", target="rtx", output=tmp_path)
+        assert "NAME" not in str(caught.value)  # finished graphs have theirs
 
 
 # -- one graph alone ---------------------------------------------------------------------------------------
@@ -195,6 +211,18 @@ def test_one_graph_that_was_built_elsewhere_is_compiled_without_pytorch(bundle, 
     assert engine.path.name == "net-int8-rtx-40x32.engine"
     assert engine.source == file_sha256(tiny)
     assert engine.engine.golden is not None
+
+
+def test_a_graph_goes_on_with_its_own_sidecar(bundle, tmp_path):
+    graph = next(copied(bundle, tmp_path).glob("net-int8-weakly-typed.onnx"))
+    side = Path(f"{graph}.json").read_bytes()
+    variants = BundleVariants(BuildOptions(model=graph, precision="int8"), load_target("tensorrt"), ignore)
+    made = variants.make_graph(Form.WEAKLY_TYPED, Precision.INT8, size=None)
+    assert made.data == graph.read_bytes()
+    there = publish_file(variants.context, made, graph.parent, ignore)
+    assert (there.path, Path(f"{graph}.json").read_bytes()) == (graph, side)
+    copy = publish_file(variants.context, made, tmp_path / "out", ignore)
+    assert copy == replace(load_artifact(graph), path=tmp_path / "out" / graph.name)
 
 
 def test_what_a_graph_alone_does_not_have_is_refused(bundle, tmp_path):
