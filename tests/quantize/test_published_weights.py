@@ -24,8 +24,8 @@ from hasn_edge.spec import Precision
 
 FORMS = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
 
-PROCESSORS = 0.008
-"""dB that processors differ by: sums in another order flip single codes. The default recipe loses 0.023 dB
+CPUS = 0.008
+"""dB that CPUs differ by: sums in another order flip single codes. The default recipe loses 0.023 dB
 on Set5 with AVX2 and 0.030 with AVX-512."""
 
 
@@ -74,13 +74,13 @@ def test_the_default_recipe_on_set5(bench, form):
         mac_share(bench.exporter.fp32(), recipe.select(c.name for c in convolutions(bench.exporter.fp32())))
         >= 0.70
     )
-    assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.025 + PROCESSORS
+    assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.025 + CPUS
     assert bench.reference["Set5"] == pytest.approx(32.181, abs=0.005)
 
 
 @pytest.mark.slow
 def test_the_default_recipe_on_set14(bench):
-    assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_quant_recipe()) <= 0.015 + PROCESSORS
+    assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_quant_recipe()) <= 0.015 + CPUS
 
 
 @pytest.mark.slow
