@@ -10,7 +10,7 @@ last row of Table 9, that of a variant to its own rows. Prints Markdown and writ
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +85,28 @@ def cb(**fields: object) -> ModelSpec:
     return ModelSpec.from_dict({**CB, **fields})
 
 
-def table_2() -> Table:
-    """Return it."""
+def counted(
+    number: int,
+    title: str,
+    rows: Iterable[tuple[str, ModelSpec, float, float, Sequence[float]]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """Return a table whose rows have a name, a network, thousands of parameters, GMACs and quality."""
+    return Table(
+        number=number,
+        title=title,
+        rows=[
+            Row(name=name, spec=spec, parameters=thousands, macs=giga, printed=quality(*values))
+            for name, spec, thousands, giga, values in rows
+        ],
+        notes=notes,
+    )
+
+
+def counted_tables() -> Iterator[Table]:
+    """Yield tables 2 to 4."""
     add, times = Gate.ADD.value, Gate.MULTIPLY.value
-    rows = [
+    gates = [
         (30, add, 90, 5.77, (31.45, 0.8847, 28.13, 0.7704, 27.27, 0.7272, 25.15, 0.7539, 29.03, 0.8868)),
         (30, times, 90, 5.77, (31.52, 0.8858, 28.18, 0.7716, 27.30, 0.7280, 25.23, 0.7560, 29.04, 0.8871)),
         (52, add, 227, 14.73, (31.85, 0.8908, 28.36, 0.7764, 27.42, 0.7328, 25.52, 0.7678, 29.67, 0.8979)),
@@ -96,25 +114,12 @@ def table_2() -> Table:
         (90, add, 610, 39.62, (32.01, 0.8933, 28.47, 0.7799, 27.52, 0.7362, 25.86, 0.7795, 30.08, 0.9039)),
         (90, times, 610, 39.62, (32.07, 0.8940, 28.51, 0.7809, 27.54, 0.7368, 25.87, 0.7800, 29.91, 0.9031)),
     ]
-    return Table(
-        number=2,
-        title="sum or product in the convolutional block, by channels",
-        rows=[
-            Row(
-                name=f"{gate}, {dim} channels",
-                spec=cb(features=dim, gate=gate),
-                parameters=thousands,
-                macs=giga,
-                printed=quality(*values),
-            )
-            for dim, gate, thousands, giga, values in rows
-        ],
+    yield counted(
+        2,
+        "sum or product in the convolutional block, by channels",
+        ((f"{gate}, {dim} channels", cb(features=dim, gate=gate), *printed) for dim, gate, *printed in gates),
     )
-
-
-def table_3() -> Table:
-    """Return it."""
-    rows = [
+    depths = [
         (2, 177, 10.98, (31.69, 0.8878, 28.26, 0.7742)),
         (4, 306, 18.81, (31.86, 0.8909, 28.40, 0.7776)),
         (6, 435, 26.63, (32.06, 0.8938, 28.52, 0.7803)),
@@ -122,44 +127,22 @@ def table_3() -> Table:
         (10, 693, 42.28, (32.15, 0.8948, 28.56, 0.7808)),
         (12, 822, 50.11, (29.11, 0.8268, 26.58, 0.7277)),
     ]
-    return Table(
-        number=3,
-        title="number of blocks",
-        rows=[
-            Row(
-                name=f"{blocks} blocks",
-                spec=ModelSpec(blocks=blocks),
-                parameters=thousands,
-                macs=giga,
-                printed=quality(*values),
-            )
-            for blocks, thousands, giga, values in rows
-        ],
+    yield counted(
+        3,
+        "number of blocks",
+        ((f"{blocks} blocks", ModelSpec(blocks=blocks), *printed) for blocks, *printed in depths),
         notes=(ONE_NETWORK,),
     )
-
-
-def table_4() -> Table:
-    """Return it."""
-    rows = [
+    kernels = [
         (3, 202, 13.09, (31.74, 0.8900, 28.32, 0.7759, 27.39, 0.7315, 25.50, 0.7656, 29.49, 0.8961)),
         (5, 212, 13.75, (31.79, 0.8903, 28.36, 0.7768, 27.43, 0.7329, 25.56, 0.7687, 29.65, 0.8979)),
         (7, 227, 14.73, (31.87, 0.8915, 28.38, 0.7770, 27.45, 0.7338, 25.59, 0.7700, 29.53, 0.8981)),
         (9, 247, 16.04, (31.89, 0.8915, 28.41, 0.7774, 27.45, 0.7336, 25.58, 0.7705, 29.61, 0.8979)),
     ]
-    return Table(
-        number=4,
-        title="depthwise kernel",
-        rows=[
-            Row(
-                name=f"{kernel} x {kernel}",
-                spec=cb(kernel_size=kernel),
-                parameters=thousands,
-                macs=giga,
-                printed=quality(*values),
-            )
-            for kernel, thousands, giga, values in rows
-        ],
+    yield counted(
+        4,
+        "depthwise kernel",
+        ((f"{side} x {side}", cb(kernel_size=side), *printed) for side, *printed in kernels),
     )
 
 
@@ -321,7 +304,7 @@ def main(models: tuple[str, ...], sets: tuple[str, ...], output: Path) -> None:
         "and SSIM-Y as the paper prints them; ours where the weights were given.",
         "",
     ]
-    for table in (table_2(), table_3(), table_4(), *other_tables()):
+    for table in (*counted_tables(), *other_tables()):
         lines += table_lines(table, measured)
     options = "".join(f" --model {Path(model).name}" for model in models)
     options += "".join(f" --data {text.partition('=')[0]}=DIR" for text in sets)

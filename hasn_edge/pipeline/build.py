@@ -80,15 +80,6 @@ class Built:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Folders:
-    """Where a build of an engine writes, and where it looks first."""
-
-    output: Path
-    cache: Path
-    known: tuple[Path, ...]
-
-
 def build_one(
     options: BuildOptions,
     *,
@@ -128,10 +119,18 @@ def build_one(
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     low, high = target.shapes.min[0], target.shapes.max[0]
-    folders = _Folders(output=output, cache=cache or output / CACHE, known=(output, *known))
+    build = _Build(
+        options=options,
+        target=target,
+        capabilities=capabilities,
+        gpu=gpu,
+        output=output,
+        cache=cache or output / CACHE,
+        known=(output, *known),
+        progress=progress,
+    )
     if bundled:
-        variants: Variants = BundleVariants(options, target, progress)
-        return _build_files(options, variants, target, capabilities, gpu, folders, progress)
+        return build.files(BundleVariants(options, target, progress))
     context = load_context(
         options.model,
         rules=rules.get(BACKENDS[target.runtime], ()),
@@ -145,78 +144,158 @@ def build_one(
         force=options.force,
         progress=progress,
     )
-    if options.finetune_seconds is None:
-        variants = Variants(context, progress)
-        return _build_placed(options, variants, target, capabilities, gpu, folders, progress)
-    max_drop = options.max_drop
-    if max_drop is not None and context.recipe is not None:
-        context = replace(context, recipe=replace(context.recipe, budget_db=max_drop))
-    adapted = finetune(
-        Variants(context, progress),
-        options.finetune_seconds,
-        output,
-        cache=folders.cache,
-        only_if_needed=max_drop is not None,
-    )
-    try:
-        built = _build_files(options, adapted.variants, target, capabilities, gpu, folders, progress)
-    except VerificationError:
-        if max_drop is None:
-            raise
-        built = _build_placed(options, adapted.variants, target, capabilities, gpu, folders, progress)
-    return replace(built, summary=(*adapted.publish(), *built.summary))
+    variants = Variants(context, progress)
+    return build.placed(variants) if options.finetune_seconds is None else build.finetuned(variants)
 
 
-def _build_placed(
-    options: BuildOptions,
-    variants: Variants,
-    target: EngineTarget,
-    capabilities: Capabilities | None,
-    gpu: GpuFacts | None,
-    folders: _Folders,
-    progress: Progress,
-) -> Built:
-    """Build the files of the recipe, or of the placement that a search finds where one is asked for."""
-    if options.max_drop is None or options.precision != Precision.INT8.value:
-        return _build_files(options, variants, target, capabilities, gpu, folders, progress)
-    cost = target_cost(variants, options, target, capabilities, gpu, folders.cache, progress)
-    built, placement = search_build(
-        variants,
-        options.max_drop,
-        cost,
-        folders.cache,
-        progress,
-        lambda chosen: _build_files(options, chosen, target, capabilities, gpu, folders, progress),
-    )
-    files = write_placement(placement, folders.output, variants.context.name)
-    notes = (*describe(placement), *(f"search: wrote {path}" for path in files))
-    return replace(built, summary=(*notes, *built.summary))
+@dataclass(frozen=True, kw_only=True)
+class _Build:
+    """What all steps of one build share: :meth:`finetuned` calls :meth:`placed`, that :meth:`files`."""
 
+    options: BuildOptions
+    target: EngineTarget
+    capabilities: Capabilities | None
+    """Of the engine's compiler; ``None`` for graphs alone."""
+    gpu: GpuFacts | None
+    output: Path
+    cache: Path
+    known: tuple[Path, ...]
+    """Folders where an engine that was built from the same things may lie."""
+    progress: Progress
 
-def _build_files(
-    options: BuildOptions,
-    variants: Variants,
-    target: EngineTarget,
-    capabilities: Capabilities | None,
-    gpu: GpuFacts | None,
-    folders: _Folders,
-    progress: Progress,
-) -> Built:
-    """Build the files of one placement."""
-    if capabilities is not None:
-        return _build_engine(options, variants, target, capabilities, gpu, folders, progress)
-    precision = Precision(options.precision)
-    if target.runtime is EngineRuntime.CPU:
-        forms: tuple[Form, ...] = (Form.CPU,)
-    elif precision is Precision.FP16:
-        # No weakly typed FP16 graph: TensorRT before 10.12 makes FP16 of the FP32 one by a builder flag.
-        forms = (Form.STRONGLY_TYPED,)
-    else:
-        forms = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
-    files = [variants.make_graph(form, precision, size=options.size) for form in forms]
-    # Nothing takes its name before everything passed.
-    notes = (*variants.notes, *(note for file in files for note in file.notes))
-    return _publish(variants.context, files, notes, folders.output, progress)
+    def finetuned(self, variants: Variants) -> Built:
+        """Adapt the weights, then build; search a placement only where the recipe's misses the drop."""
+        context, max_drop = variants.context, self.options.max_drop
+        assert self.options.finetune_seconds is not None
+        if max_drop is not None and context.recipe is not None:
+            context = replace(context, recipe=replace(context.recipe, budget_db=max_drop))
+        adapted = finetune(
+            Variants(context, self.progress),
+            self.options.finetune_seconds,
+            self.output,
+            cache=self.cache,
+            only_if_needed=max_drop is not None,
+        )
+        try:
+            built = self.files(adapted.variants)
+        except VerificationError:
+            if max_drop is None:
+                raise
+            built = self.placed(adapted.variants)
+        return replace(built, summary=(*adapted.publish(), *built.summary))
+
+    def placed(self, variants: Variants) -> Built:
+        """Build the files of the recipe, or of the placement that a search finds where one is asked for."""
+        options = self.options
+        if options.max_drop is None or options.precision != Precision.INT8.value:
+            return self.files(variants)
+        cost = target_cost(
+            variants, options, self.target, self.capabilities, self.gpu, self.cache, self.progress
+        )
+        built, placement = search_build(
+            variants, options.max_drop, cost, self.cache, self.progress, self.files
+        )
+        files = write_placement(placement, self.output, variants.context.name)
+        notes = (*describe(placement), *(f"search: wrote {path}" for path in files))
+        return replace(built, summary=(*notes, *built.summary))
+
+    def files(self, variants: Variants) -> Built:
+        """Build the files of one placement."""
+        if self.capabilities is not None:
+            return self.engine(variants, self.capabilities)
+        precision = Precision(self.options.precision)
+        if self.target.runtime is EngineRuntime.CPU:
+            forms: tuple[Form, ...] = (Form.CPU,)
+        elif precision is Precision.FP16:
+            # No weakly typed FP16 graph: TensorRT before 10.12 makes FP16 of the FP32 one by a builder flag.
+            forms = (Form.STRONGLY_TYPED,)
+        else:
+            forms = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
+        files = [variants.make_graph(form, precision, size=self.options.size) for form in forms]
+        # Nothing takes its name before everything passed.
+        notes = (*variants.notes, *(note for file in files for note in file.notes))
+        return _publish(variants.context, files, notes, self.output, self.progress)
+
+    def engine(self, variants: Variants, capabilities: Capabilities) -> Built:
+        """Build an engine, or return the one that was built from the same things."""
+        options, target, progress = self.options, self.target, self.progress
+        if options.calibrator and options.pixels:
+            raise UnsupportedError(
+                "the calibrator takes float images", omit("pixels"), use(int8_method="qdq")
+            )
+        if options.calibrator and not capabilities.calibrator:
+            raise UnsupportedError(f"{capabilities.title} has no calibrator", use(int8_method="qdq"))
+        wanted, context = Precision(options.precision), variants.context
+        form = capabilities.weakly_typed_form if options.calibrator else capabilities.form
+        # Weakly typed graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
+        by_flag = form.weakly_typed and (options.calibrator or wanted is Precision.FP16)
+        precision = Precision.FP32 if by_flag else wanted
+        # TensorRT's calibrator runs the graph on images of their own size, and a graph that takes any number
+        # of images takes any size: the engine's is the profile's.
+        any_size = options.calibrator or context.count is None
+        size = None if any_size else target.shapes.size
+        calibrator = calibrator_input(variants) if options.calibrator else None
+        key = engine_key(
+            context.identity(form, precision, size),
+            target,
+            precision=wanted,
+            capabilities=capabilities,
+            gpu=self.gpu,
+            calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
+        )
+        for folder in () if options.rebuild else self.known:
+            if (found := lookup(folder, key)) is not None:
+                return _reuse_engine(found)
+        import onnx
+
+        from hasn_edge.exporters.least_side import without_padding
+
+        graph = variants.make_graph(form, precision, size=size)
+        files = [graph]
+        if by_flag and context.makes(Form.STRONGLY_TYPED, wanted):
+            # What a flag makes of FP32 is predicted by the graph whose tensors have that type.
+            files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
+        done = variants.notes  # without those of a graph that is made for comparison only
+        progress(Step(f"compiling for {target.name}"))
+        built = engine_from_onnx(
+            without_padding(onnx.load_from_string(graph.data)).SerializeToString(),
+            target,
+            precision=wanted,
+            progress=lambda step: progress(
+                Step(f"compiling for {target.name}: {step.text}", step.done, step.total)
+            ),
+            cache=self.cache,
+            calibrator=calibrator,
+        )
+        if (
+            wanted is Precision.INT8
+            and target.runtime is EngineRuntime.RTX
+            and context.makes(form, Precision.FP16)
+        ):
+            progress(Step("comparing with FP16"))
+            built = _compare_with_fp16(built, variants, form, target, size)
+        progress(Step("computing the golden image"))
+        engine = FinishedFile(
+            data=built.plan,
+            precision=wanted,
+            suffix=f"-{target.name}",
+            details=msgspec.structs.replace(
+                built.details(),
+                cache_key=key,
+                **_facts(options, context, files[-1]),
+                golden=golden_of(context, files[-1], wanted, target, OWN_RANGES if calibrator else None),
+            ),
+            notes=(
+                f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}",
+                *(engine_lines(built.kernels, wanted, target.name) if built.kernels else ()),
+                *(f"warning: {text}" for text in built.warnings[:3]),
+            ),
+            parent=hashlib.sha256(graph.data).hexdigest(),
+            made_by=built.made_by,
+        )
+        tested = smoke_test(context, engine, target, self.gpu, progress)
+        notes = (*done, *(note for file in (*files, engine) for note in file.notes), tested)
+        return _publish(context, (graph, engine), notes, self.output, progress)
 
 
 def default_target(gpu: GpuFacts | None) -> str:
@@ -227,93 +306,6 @@ def default_target(gpu: GpuFacts | None) -> str:
                 find_module(runtime)
                 return str(runtime.value)
     return EngineRuntime.CPU.value
-
-
-def _build_engine(
-    options: BuildOptions,
-    variants: Variants,
-    target: EngineTarget,
-    capabilities: Capabilities,
-    gpu: GpuFacts | None,
-    folders: _Folders,
-    progress: Progress,
-) -> Built:
-    """Build an engine, or return the one that was built from the same things."""
-    if options.calibrator and options.pixels:
-        raise UnsupportedError("the calibrator takes float images", omit("pixels"), use(int8_method="qdq"))
-    if options.calibrator and not capabilities.calibrator:
-        raise UnsupportedError(f"{capabilities.title} has no calibrator", use(int8_method="qdq"))
-    wanted, context = Precision(options.precision), variants.context
-    form = capabilities.weakly_typed_form if options.calibrator else capabilities.form
-    # Weakly typed graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
-    by_flag = form.weakly_typed and (options.calibrator or wanted is Precision.FP16)
-    precision = Precision.FP32 if by_flag else wanted
-    # TensorRT's calibrator runs the graph on images of their own size, and a graph that takes any number of
-    # images takes any size: the engine's is the profile's.
-    any_size = options.calibrator or context.count is None
-    size = None if any_size else target.shapes.size
-    calibrator = calibrator_input(variants) if options.calibrator else None
-    key = engine_key(
-        context.identity(form, precision, size),
-        target,
-        precision=wanted,
-        capabilities=capabilities,
-        gpu=gpu,
-        calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
-    )
-    for folder in () if options.rebuild else folders.known:
-        if (found := lookup(folder, key)) is not None:
-            return _reuse_engine(found)
-    import onnx
-
-    from hasn_edge.exporters.least_side import without_padding
-
-    graph = variants.make_graph(form, precision, size=size)
-    files = [graph]
-    if by_flag and context.makes(Form.STRONGLY_TYPED, wanted):
-        # What a flag makes of FP32 is predicted by the graph whose tensors have that type.
-        files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
-    done = variants.notes  # without those of a graph that is made for comparison only
-    progress(Step(f"compiling for {target.name}"))
-    built = engine_from_onnx(
-        without_padding(onnx.load_from_string(graph.data)).SerializeToString(),
-        target,
-        precision=wanted,
-        progress=lambda step: progress(
-            Step(f"compiling for {target.name}: {step.text}", step.done, step.total)
-        ),
-        cache=folders.cache,
-        calibrator=calibrator,
-    )
-    if (
-        wanted is Precision.INT8
-        and target.runtime is EngineRuntime.RTX
-        and context.makes(form, Precision.FP16)
-    ):
-        progress(Step("comparing with FP16"))
-        built = _compare_with_fp16(built, variants, form, target, size)
-    progress(Step("computing the golden image"))
-    engine = FinishedFile(
-        data=built.plan,
-        precision=wanted,
-        suffix=f"-{target.name}",
-        details=msgspec.structs.replace(
-            built.details(),
-            cache_key=key,
-            **_facts(options, context, files[-1]),
-            golden=golden_of(context, files[-1], wanted, target, OWN_RANGES if calibrator else None),
-        ),
-        notes=(
-            f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}",
-            *(engine_lines(built.kernels, wanted, target.name) if built.kernels else ()),
-            *(f"warning: {text}" for text in built.warnings[:3]),
-        ),
-        parent=hashlib.sha256(graph.data).hexdigest(),
-        made_by=built.made_by,
-    )
-    tested = smoke_test(context, engine, target, gpu, progress)
-    notes = (*done, *(note for file in (*files, engine) for note in file.notes), tested)
-    return _publish(context, (graph, engine), notes, folders.output, progress)
 
 
 def _compare_with_fp16(

@@ -23,7 +23,7 @@ def load(name: str):
 @pytest.fixture(scope="module")
 def tables():
     module = load("paper_tables")
-    return module, [module.table_2(), module.table_3(), module.table_4(), *module.other_tables()]
+    return module, [*module.counted_tables(), *module.other_tables()]
 
 
 @pytest.mark.slow
