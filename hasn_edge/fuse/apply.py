@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from hasn_edge.errors import UnsupportedError, say
-from hasn_edge.fuse.modules import FusedBlock
+from hasn_edge.fuse.modules import EVEN, FusedBlock
 from hasn_edge.fuse.rules import LARGEST_CONDITION, condition
 from hasn_edge.model.blocks import HASB
 from hasn_edge.model.hasn import HASN
@@ -16,10 +16,10 @@ from hasn_edge.model.hasn import HASN
 RULES: Mapping[str, str] = {
     "norm_affine": "LayerNorm's weight and bias into the 1x1 convolutions that read it",
     "merge_branches": "the parallel 1x1 convolutions into one, and a split",
-    "compose_esa": "ESA's first 1x1 convolution composed with the third branch's (52 -> 16, not 156 -> 16)",
+    "compose_esa": "ESA's first 1x1 convolution composed with the third branch's: it reads fewer channels",
     "fold_esa": "ESA's conv_f into the convolution behind it, and its inverse into the one before the resize",
     "norm_factor": "LayerNorm as a factor for each pixel, behind the 1x1 convolutions that read it",
-    "pad_cab": "CAB's hidden channels padded with zeros to an even number (17 -> 18)",
+    "pad_cab": "CAB's hidden channels padded with zeros to an even number",
     "squeeze_first": "channel attention's squeeze composed with CAB's second 3x3, before the average",
 }
 """Every rule by name. Each is exact: same outputs up to rounding, at the border too."""
@@ -112,6 +112,8 @@ def _why_skipped(rule: str, model: HASN) -> str:
         return "this network has no ESA"
     if rule in ("pad_cab", "squeeze_first") and not spec.cab:
         return "this network has no CAB"
+    if rule == "pad_cab" and spec.cab_channels % EVEN == 0:
+        return f"CAB's {spec.cab_channels} hidden channels need no padding"
     if rule == "fold_esa":
         worst = max(condition(block.esa.conv_f) for block in model.blocks if block.esa is not None)
         if not worst <= LARGEST_CONDITION:

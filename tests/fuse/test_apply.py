@@ -156,12 +156,17 @@ def test_a_rule_with_nothing_to_fuse_is_skipped_with_the_reason(fields, rule, re
     assert fused.fused == ()
 
 
+def test_channels_that_are_even_already_are_not_called_padded():
+    fused, done = fuse(network(tiny(features=32, cab_compression=2)), ("pad_cab",))
+    assert (fused.fused, done) == ((), ["pad_cab: skipped, CAB's 16 hidden channels need no padding"])
+
+
 def test_weights_without_an_inverse_are_left_as_they_are():
     model = network(tiny())
     model.blocks[1].esa.conv_f.weight[0] = model.blocks[1].esa.conv_f.weight[1]
-    fused, done = fuse(model, ("fold_esa", "pad_cab"))
+    fused, done = fuse(model, ("fold_esa", "squeeze_first"))
     assert "fold_esa: skipped, ESA's conv_f has no inverse to compute with (condition number" in done[0]
-    assert fused.fused == ("pad_cab",)
+    assert fused.fused == ("squeeze_first",)
 
 
 def test_unknown_rules_are_refused():
