@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import logging
 import os
 import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from hasn_edge.errors import InputError, OutputError, say
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _unfinished: dict[Path, Path] = {}
 """Temporary files that exist now, each with the name it is to take."""
@@ -100,6 +107,32 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         if _unfinished.pop(temporary, None) is not None:
             temporary.unlink(missing_ok=True)
+
+
+class KeptValues(Generic[T]):
+    """What was measured, by key, in a JSON file: what was interrupted goes on from there.
+
+    Args:
+        path: The file; nothing is kept beyond this object where ``None``. A damaged one is begun anew.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._values: dict[str, T] = {}
+        if path is not None and path.is_file():
+            try:
+                self._values = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError) as exc:
+                log.warning("%s: measurements that cannot be read; they are made anew (%s)", path, exc)
+
+    def get(self, key: str, measure: Callable[[], T]) -> T:
+        """Return the value of ``key``: the kept one, else that of ``measure``, which then is kept."""
+        if key not in self._values:
+            self._values[key] = measure()
+            if self._path is not None:
+                with writing(self._path) as path:
+                    path.write_text(json.dumps(self._values), encoding="utf-8")
+        return self._values[key]
 
 
 def require_writable(path: Path, *, folder: bool = False) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from hasn_edge import files
 from hasn_edge.errors import InputError, OutputError
-from hasn_edge.files import distinct_names, output_error, writing
+from hasn_edge.files import KeptValues, distinct_names, output_error, writing
 
 
 def test_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -42,7 +42,7 @@ def test_full_disk_leaves_nothing(tmp_path):
     code = f"""
 import resource, signal
 from pathlib import Path
-from hasn_edge.files import writing
+from hasn_edge.files import KeptValues, writing
 from hasn_edge.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -72,7 +72,7 @@ def test_what_hangs_is_abandoned_and_never_finished(tmp_path):
     code = f"""
 import os, threading
 from pathlib import Path
-from hasn_edge.files import abandon, writing
+from hasn_edge.files import KeptValues, abandon, writing
 folder = Path({str(tmp_path)!r})
 begun, go = threading.Event(), threading.Event()
 def hang():
@@ -152,3 +152,15 @@ def test_a_folder_that_files_cannot_be_written_into_is_named_and_no_file_in_it(t
         with pytest.raises(OutputError, match=rf"cannot write {path}: Not a directory"):
             files.require_writable(path, folder=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_was_measured_is_kept_and_a_damaged_file_is_begun_anew(tmp_path, caplog):
+    path = tmp_path / "cache" / "costs.json"
+    assert KeptValues[float](path).get("a", lambda: 1.5) == 1.5
+    assert KeptValues[float](path).get("a", lambda: 2.5) == 1.5
+    for damaged in ('{"a": 1.5', "[1, 2]", "3"):
+        path.write_text(damaged, encoding="utf-8")
+        assert KeptValues[float](path).get("a", lambda: 2.5) == 2.5
+        assert "measurements that cannot be read" in caplog.text
+        caplog.clear()
+    assert KeptValues[float](None).get("a", lambda: 3.5) == 3.5

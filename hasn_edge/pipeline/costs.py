@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from hasn_edge.engine.compile import engine_from_onnx, kernels_from_onnx
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import BuildError, UnsupportedError, use
 from hasn_edge.evaluation.latency import latency_of, time_session
-from hasn_edge.files import writing
+from hasn_edge.files import KeptValues
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.pipeline.context import FinishedFile, publish_file
 from hasn_edge.pipeline.inspection import megabytes
@@ -95,10 +94,8 @@ class TargetCost:
         if saving is Saving.MS:
             where += describe_machine()
         self._where = where
-        self._memory = memory and memory / f"costs-{saving.value}-{target.name}.json"
-        self._known: dict[str, float] = {}
-        if self._memory is not None and self._memory.is_file():
-            self._known = json.loads(self._memory.read_text(encoding="utf-8"))
+        self._cache = memory
+        self._kept = KeptValues[float](memory and memory / f"costs-{saving.value}-{target.name}.json")
 
     @property
     def float_name(self) -> str:
@@ -224,15 +221,11 @@ class TargetCost:
         return hashlib.sha256(f"{self._where} {precision.value}".encode() + data).hexdigest()[:20]
 
     def _cost(self, what: str, data: bytes, precision: Precision) -> float:
-        key = self._key(data, precision)
-        if key not in self._known:
+        def measure() -> float:
             self.progress(Step(f"measuring {self.saving.value} {what}"))
-            self._known[key] = self._measure(data, precision)
-            if self._memory is not None:
-                self._memory.parent.mkdir(parents=True, exist_ok=True)
-                with writing(self._memory) as path:
-                    path.write_text(json.dumps(self._known), encoding="utf-8")
-        return self._known[key]
+            return self._measure(data, precision)
+
+        return self._kept.get(self._key(data, precision), measure)
 
     def _moved(self, data: bytes, precision: Precision) -> float:
         moved = kernels_from_onnx(data, self.target, precision=precision).moved_bytes
@@ -263,7 +256,8 @@ class TargetCost:
         assert mine is not None
         assert theirs is not None
         # The file is one for all models of a target.
-        first = self._known.setdefault(f"float {self._key(*self._base_data)}", theirs.median_ms)
+        median = theirs.median_ms
+        first = self._kept.get(f"float {self._key(*self._base_data)}", lambda: median)
         return mine.times(theirs) * first
 
     @cached_property
@@ -275,8 +269,7 @@ class TargetCost:
         if not self.target.runtime.compiles:
             details: GraphDetails | EngineDetails = GraphDetails(form=self._form, opset=0)
         else:
-            cache = None if self._memory is None else self._memory.parent
-            built = engine_from_onnx(data, self.target, precision=precision, cache=cache)
+            built = engine_from_onnx(data, self.target, precision=precision, cache=self._cache)
             data, details = built.plan, built.details()
         return FinishedFile(data=data, precision=precision, suffix="", details=details, notes=())
 

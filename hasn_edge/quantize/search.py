@@ -21,7 +21,7 @@ import numpy as np
 
 from hasn_edge.errors import BuildError, say
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.files import writing
+from hasn_edge.files import KeptValues
 from hasn_edge.images.arrays import Float32, Float64, luma, to_tensor
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.freeze import freeze_gates
@@ -172,11 +172,8 @@ class Meter:
         if reference is not None:
             outputs = [_output_luma(reference[1], lr) for _, pairs in self._parts for lr, _ in pairs]
             self._before = [_mean_square(a, b, border) for a, b in zip(outputs, self._truths, strict=True)]
-        self._known: dict[str, list[list[float]]] = {}
         identity = self._identity(parts, None if reference is None else reference[0])
-        self._memory = memory and memory / f"placement-{identity[:16]}.json"
-        if self._memory is not None and self._memory.is_file():
-            self._known = json.loads(self._memory.read_text(encoding="utf-8"))
+        self._kept = KeptValues[list[list[float]]](memory and memory / f"placement-{identity[:16]}.json")
 
     def measure(self, names: Iterable[str]) -> tuple[Loss, tuple[float, ...]]:
         """Return what INT8 of the convolutions in ``names`` loses, and each image's error against FP32.
@@ -188,10 +185,7 @@ class Meter:
             return self.loss_of(self.floor), (0.0,) * len(self._floats)
         gates = [str(self._ranges.gates[name]) for name in chosen if name in self._ranges.gates]
         key = hashlib.sha256("\n".join([*chosen, *gates]).encode()).hexdigest()[:20]
-        if key not in self._known:
-            self._known[key] = self._run(chosen)
-            self._save()
-        squares, against = self._known[key]
+        squares, against = self._kept.get(key, lambda: self._run(chosen))
         return self.loss_of(squares), tuple(against)
 
     def loss_of(self, squares: Sequence[float]) -> Loss:
@@ -232,12 +226,6 @@ class Meter:
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())
         return digest.hexdigest()
-
-    def _save(self) -> None:
-        if self._memory is not None:
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            with writing(self._memory) as path:
-                path.write_text(json.dumps(self._known), encoding="utf-8")
 
 
 def group_convolutions(proto: ModelProto, recipe: QuantRecipe) -> dict[str, tuple[str, ...]]:
