@@ -180,7 +180,8 @@ def _draw_curve(folder: Path, baselines: Mapping[str, Mapping[str, float]]) -> N
             upper.axhline(level, color=line.get_color(), linestyle=style, linewidth=1, label=label)
     upper.set_ylabel("PSNR-Y of the average [dB]")
     if upper.lines:
-        upper.legend(loc="lower right")
+        # Above the axes: levels of several sets leave no corner free.
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize="small", frameon=False)
     upper.grid(alpha=0.3)
     iterations, losses, rates = zip(*steps, strict=True)
     lower.plot(iterations, losses, linewidth=0.8)

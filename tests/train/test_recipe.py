@@ -166,8 +166,8 @@ def test_without_a_decay_wsd_is_constant():
 
 
 def test_another_end_moves_warm_up_and_milestones_with_it():
-    whole, short = load_recipe("hasn-x4-small"), load_recipe("hasn-x4-small", iterations=830)
-    assert (whole.optimizer.warmup, short.optimizer.warmup, short.iterations) == (200, 20, 830)
+    whole, short = load_recipe("hasn-x4-small"), load_recipe("hasn-x4-small", iterations=1000)
+    assert (whole.optimizer.warmup, short.optimizer.warmup, short.iterations) == (200, 20, 1000)
     rates = [
         recipe.optimizer.learning_rate(recipe.iterations // 2, recipe.iterations) for recipe in (whole, short)
     ]
@@ -175,9 +175,9 @@ def test_another_end_moves_warm_up_and_milestones_with_it():
     stepped = load_recipe("hasn-x4-stage1", iterations=5000)
     whole = load_recipe("hasn-x4-stage1")
     assert [m * 100 for m in stepped.optimizer.milestones] == list(whole.optimizer.milestones) != []
-    kept = load_recipe("hasn-x4-small", ["optimizer.warmup=50"], iterations=830)
+    kept = load_recipe("hasn-x4-small", ["optimizer.warmup=50"], iterations=1000)
     assert kept.optimizer.warmup == 50
-    longer = load_recipe("hasn-x4-small", iterations=83_000)
+    longer = load_recipe("hasn-x4-small", iterations=100_000)
     assert longer.optimizer.warmup == 2000
 
 
