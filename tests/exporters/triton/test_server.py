@@ -147,7 +147,8 @@ def test_what_is_wrong_is_answered_and_the_next_request_is_right(client, x, said
 
 
 def test_many_clients_at_once_are_joined_into_batches(client):
-    images = [noise(1, 3, *((24, 20), (9, 40))[i % 2], seed=i) for i in range(32)]
+    # One size after the other: the server closes a batch when an image of another size arrives.
+    images = [noise(1, 3, *((24, 20), (9, 40))[i // 16], seed=i) for i in range(32)]
     before = client.get_inference_statistics("patient").model_stats[0]
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda x: ask(client, x, model="patient"), images))
