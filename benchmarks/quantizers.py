@@ -1,29 +1,38 @@
 """Our INT8 beside other quantizers of ONNX graphs: same network, same calibration images, same emulation.
 
-    python benchmarks/quantizers.py --model HASN.pth --data Set5=DIR
+    python benchmarks/quantizers.py --model HASN.pth --data Set5=DIR --data Set14=DIR
+    python benchmarks/quantizers.py ... --only search            one row again, the others stay
 
 ONNX Runtime's static quantizer comes with the extra [export]; NNCF and AIMET are measured where they are
-installed (`pip install nncf aimet-onnx`; both run on a CPU). Each quantizes every convolution, and then only
-those of our default recipe, so that observer and placement are told apart. Everything is INT8 and symmetric,
-as TensorRT wants it. AdaRound takes ``--adaround`` iterations a layer, which is off by default: its authors
-advise 10,000, hours on a CPU, and the weights' rounding is the smaller part of this network's loss.
+installed (extra [benchmarks]; both run on a CPU). Each quantizes every convolution, and then only those of
+our default recipe, so that observer and placement are told apart. Everything is INT8 and symmetric, as
+TensorRT wants it. Two that search have a bounded budget, which their rows name: AIMET's AdaRound learns how
+to round the weights of each convolution in so many iterations (its authors advise 10,000, hours on a CPU),
+and NNCF's accuracy control leaves operations in float, one a round, until half of the held-out images keep
+the drop.
+
+The figures are kept in JSON beside the table: a run replaces the rows that it measures and keeps the others.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
+import shlex
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import onnx
 from onnx import ModelProto
 
 from hasn_edge.data.calibration import CalibrationData, load_calibration
-from hasn_edge.data.pairs import held_out_sets, load_eval_set
-from hasn_edge.evaluation.evaluate import drift, score_images
+from hasn_edge.data.pairs import EvalSet, Pair, held_out_sets, load_eval_set
+from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
@@ -37,6 +46,11 @@ from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
 
 Quantizer = Callable[[], ModelProto]
+
+PACKAGES = ("onnxruntime", "nncf", "aimet-onnx")
+
+DROP, ROUNDS = 0.03, 15
+"""What NNCF's accuracy control may lose in dB, and how many operations it may leave in float."""
 
 
 def ours(checkpoint: Checkpoint, data: CalibrationData, name: str) -> ModelProto:
@@ -100,6 +114,37 @@ def by_nncf(graph: ModelProto, data: CalibrationData, nodes: list[str]) -> Model
     )
 
 
+def by_nncf_with_control(graph: ModelProto, data: CalibrationData, parts: Sequence[EvalSet]) -> ModelProto:
+    """Quantize as `by_nncf`, then leave in float what costs most until the validation images keep `DROP`.
+
+    These are every other one of ``parts``; what costs most is ranked on the four of them that lose most.
+    """
+    import nncf
+
+    scale = parts[0].scale
+
+    def validate(model: ModelProto, pairs: Iterable[Pair]) -> tuple[float, list[float]]:
+        chosen = EvalSet(name="validation", scale=scale, pairs=tuple(pairs))
+        scores = score_images(Emulator(model, exact=True).run, chosen, keep_outputs=False)
+        return scores.psnr_y, [image.psnr_y for image in scores.images]
+
+    copy = ModelProto()
+    copy.CopyFrom(graph)
+    name = graph.graph.input[0].name
+    return nncf.quantize_with_accuracy_control(
+        copy,
+        nncf.Dataset(list(data), lambda batch: {name: batch}),
+        nncf.Dataset([pair for part in parts for pair in part.pairs[::2]]),
+        validate,
+        max_drop=DROP,
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(data),
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+            max_num_iterations=ROUNDS, ranking_subset_size=4, num_ranking_workers=1
+        ),
+    )
+
+
 def by_aimet(
     graph: ModelProto, data: CalibrationData, nodes: list[str], *, equalized: bool = False, adaround: int = 0
 ) -> ModelProto:
@@ -128,7 +173,9 @@ def by_aimet(
             quantizer.use_symmetric_encodings = True
     batches = [{name: batch} for batch in data]
     if adaround:
-        Adaround.apply_adaround(sim, batches, adaround, node_names_to_optimize=nodes)
+        # Left to itself, AIMET measures the weights with an image of 1 x 1, smaller than the network takes.
+        sim._compute_param_encodings(dummy_input=batches[0])
+        Adaround.apply_adaround(sim, batches, adaround, nodes_to_include=nodes)
     sim.compute_encodings(batches)
     return sim.to_onnx_qdq(force_activation_as="signed")
 
@@ -154,85 +201,133 @@ def int8_share(quantized: ModelProto, macs: dict[str, int]) -> float:
 
 
 def quantizers(
-    checkpoint: Checkpoint, data: CalibrationData, adaround: int
-) -> Iterator[tuple[str, Quantizer]]:
-    """Yield each quantizer by name, those of every convolution first."""
+    checkpoint: Checkpoint, data: CalibrationData, parts: tuple[EvalSet, ...], adaround: int
+) -> Iterator[tuple[str, str, Quantizer]]:
+    """Yield each quantizer's package, its name and itself, those of every convolution first."""
     graph = GraphExporter(checkpoint).fp32()
     every = [conv.name for conv in convolutions(graph)]
     default = list(load_quant_recipe().select(every))
-    nncf, aimet = (installed_version(name) is not None for name in ("nncf", "aimet-onnx"))
     for where, nodes in (("every convolution", every), ("those of `default`", default)):
         for recipe in ("search", "extensive") if nodes is every else ("default",):
-            yield f"hasn-edge, `{recipe}`", lambda recipe=recipe: ours(checkpoint, data, recipe)
-        if nncf:
-            yield f"NNCF, {where}", lambda n=nodes: by_nncf(graph, data, n)
-        if aimet:
-            yield f"AIMET, {where}", lambda n=nodes: by_aimet(graph, data, n)
-        if aimet and nodes is every:
-            yield f"AIMET, equalized, {where}", lambda: by_aimet(graph, data, every, equalized=True)
+            yield "onnx", f"hasn-edge, `{recipe}`", lambda recipe=recipe: ours(checkpoint, data, recipe)
+        yield "nncf", f"NNCF, {where}", lambda n=nodes: by_nncf(graph, data, n)
+        if nodes is every:
+            name = f"NNCF, accuracy control, {DROP} dB, at most {ROUNDS} rounds"
+            yield "nncf", name, lambda: by_nncf_with_control(graph, data, parts)
+        yield "aimet-onnx", f"AIMET, {where}", lambda n=nodes: by_aimet(graph, data, n)
+        if nodes is every:
+            name = f"AIMET, equalized, {where}"
+            yield "aimet-onnx", name, lambda: by_aimet(graph, data, every, equalized=True)
+            name = f"AIMET, AdaRound of {adaround} iterations a layer, {where}"
+            yield "aimet-onnx", name, lambda: by_aimet(graph, data, every, adaround=adaround)
         for method in ("MinMax", "Percentile"):
-            yield (
-                f"ONNX Runtime, {method}, {where}",
-                lambda m=method, n=nodes: by_onnxruntime(graph, data, m, n),
-            )
-    if aimet and adaround:
-        yield (
-            f"AIMET, equalized, AdaRound of {adaround} iterations, every convolution",
-            lambda: by_aimet(graph, data, every, equalized=True, adaround=adaround),
-        )
+            name = f"ONNX Runtime, {method}, {where}"
+            yield "onnxruntime", name, lambda m=method, n=nodes: by_onnxruntime(graph, data, m, n)
+
+
+def page(title: str, kept: dict[str, Any]) -> str:
+    """Return the table of all rows that are kept, and below it which command printed which row."""
+    sets = list(dict.fromkeys(name for row in kept["rows"].values() for name in row["sets"]))
+    lines = [
+        f"# {title}",
+        "",
+        f"| quantizer | MACs in INT8 | CPU minutes | {' | '.join(sets)} | run |",
+        "|---" * (len(sets) + 4) + "|",
+    ]
+    runs = list(dict.fromkeys(row["run"] for row in kept["rows"].values()))
+    for name, row in kept["rows"].items():
+        if "failed" in row:
+            cells = [f"failed: {row['failed']}", *[""] * (len(sets) + 1)]
+        else:
+            lost = [row["sets"].get(each) for each in sets]
+            drops = [f"{each[0]:+.4f} ({each[1]} {each[2]:+.3f})" if each else "not run" for each in lost]
+            cells = [f"{row['int8_share']:.1%}", f"{row['cpu_minutes']:.2f}", *drops]
+        lines.append(f"| {name} | {' | '.join(cells)} | {runs.index(row['run']) + 1} |")
+    notes = [
+        f"{kept['patches']} calibration patches, fingerprint {kept['fingerprint'][:16]}; dPSNR-Y in dB "
+        "against FP32 and the worst image; ONNX Runtime without graph optimizations runs every graph.",
+        "CPU minutes are processor time of the quantizing alone, on a machine that was busy otherwise.",
+        "NNCF's accuracy control saw every other image of the first two sets, which no other quantizer did.",
+        *(f"Run {index}: {run}" for index, run in enumerate(runs, 1)),
+    ]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def keep(stem: Path, title: str, head: dict[str, Any], row: dict[str, Any], order: list[str]) -> None:
+    """Put one row beside those that are kept, in the order of the quantizers, and write JSON and table.
+
+    Raises:
+        ClickException: what is kept was measured with other calibration images.
+    """
+    path, rows = stem.with_suffix(".json"), {}
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if {key: kept[key] for key in head} != head:
+            raise click.ClickException(f"{path} holds rows of other calibration images; move it away")
+        rows = kept["rows"]
+    rows |= {row["quantizer"]: row}
+    names = sorted(rows, key=lambda name: order.index(name) if name in order else len(order))
+    kept = {**head, "rows": {name: rows[name] for name in names}}
+    for suffix, text in ((".json", json.dumps(kept, indent=1) + "\n"), (".md", page(title, kept))):
+        with writing(stem.with_suffix(suffix)) as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def measure(
+    quantize: Quantizer, sets: list[EvalSet], reference: list[Scores], macs: dict[str, int]
+) -> dict[str, Any]:
+    """Return the share of MACs, CPU minutes, and of each set the drift, the worst image and its drift."""
+    begin = time.process_time()
+    try:
+        graph = quantize()
+    except Exception as exc:  # of other packages, with errors of their own
+        return {"failed": f"{type(exc).__name__}: {str(exc)[:150]}", "sets": {}}
+    minutes = (time.process_time() - begin) / 60
+    run = Emulator(graph, exact=True).run
+    lost = [drift(before, score_images(run, each)) for before, each in zip(reference, sets, strict=True)]
+    return {
+        "int8_share": int8_share(graph, macs),
+        "cpu_minutes": minutes,
+        "sets": {each.name: [each.dpsnr, each.worst_image, each.worst_dpsnr] for each in lost},
+    }
 
 
 @click.command(help=__doc__)
 @click.option("--model", required=True, help="Bundled name or weights file.")
 @click.option("--data", multiple=True, help="NAME=DIR of an evaluation set; repeatable.")
-@click.option("--adaround", type=click.IntRange(0), default=0, help="Iterations of AIMET's AdaRound a layer.")
+@click.option(
+    "--adaround", type=click.IntRange(1), default=200, help="Iterations of AIMET's AdaRound a layer."
+)
 @click.option("--only", multiple=True, help="A part of the names of the quantizers to run; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
 def main(model: str, data: tuple[str, ...], adaround: int, only: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
     checkpoint, images = load_model_checkpoint(model), load_calibration()
     scale, plain = checkpoint.spec.scale, GraphExporter(checkpoint).fp32()
-    sets = [*held_out_sets(scale), *(load_eval_set(each, scale) for each in data)]
-    macs, run = conv_macs(plain), Emulator(plain, exact=False).run
-    reference = [score_images(run, each) for each in sets]
-    lines = [
-        f"# Quantizers of {model_name(model)}",
-        "",
-        f"| quantizer | MACs in INT8 | CPU minutes | {' | '.join(each.name for each in sets)} |",
-        "|---" * (len(sets) + 3) + "|",
-    ]
-    versions = {
-        name: installed_version(name) or "not installed" for name in ("onnxruntime", "nncf", "aimet-onnx")
-    }
-    notes = [
-        f"{len(images)} calibration patches, fingerprint {images.fingerprint[:16]}; dPSNR-Y in dB against "
-        "FP32 and the worst image; ONNX Runtime without graph optimizations runs every graph.",
-        "CPU minutes are processor time of the quantizing alone, on a machine that was busy otherwise.",
-        "; ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
-        f"Printed by `python benchmarks/quantizers.py --model {Path(model).name} "
-        f"{' '.join(f'--data {each.name}={each.name}' for each in sets[2:])}` on {datetime.date.today()}.",
-    ]
-    for name, quantize in quantizers(checkpoint, images, adaround):
-        if only and not any(part in name for part in only):
+    parts = held_out_sets(scale)
+    sets = [*parts, *(load_eval_set(each, scale) for each in data)]
+    reference = [score_images(Emulator(plain, exact=False).run, each) for each in sets]
+    every = list(quantizers(checkpoint, images, parts, adaround))
+    host = describe_host()
+    typed = [a.rpartition("=")[0] + "=" + Path(a).name if "=" in a else Path(a).name for a in sys.argv[1:]]
+    versions = ", ".join(f"{name} {installed_version(name) or 'not installed'}" for name in PACKAGES)
+    run = (
+        f"`python benchmarks/quantizers.py {shlex.join(typed)}` on {datetime.date.today()}; {versions}; "
+        + ", ".join(f"{key} {host[key]}" for key in ("cpu", "vector units", "load average"))
+    )
+    for package, name, quantize in every:
+        if installed_version(package) is None or (only and not any(part in name for part in only)):
             continue
-        begin = time.process_time()
-        try:
-            graph = quantize()
-        except Exception as exc:  # of other packages, with errors of their own
-            cells = [f"failed: {type(exc).__name__}: {str(exc)[:150]}", *[""] * (len(sets) + 1)]
-        else:
-            minutes = (time.process_time() - begin) / 60
-            emulate = Emulator(graph, exact=True).run
-            lost = [drift(a, score_images(emulate, each)) for a, each in zip(reference, sets, strict=True)]
-            drops = [f"{each.dpsnr:+.4f} ({each.worst_image} {each.worst_dpsnr:+.3f})" for each in lost]
-            cells = [f"{int8_share(graph, macs):.1%}", f"{minutes:.2f}", *drops]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-        click.echo(lines[-1])
+        row = {"quantizer": name, "run": run, **measure(quantize, sets, reference, conv_macs(plain))}
         # After each row: what was measured stays where a later one takes too long.
-        text = "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
-        with writing(output / f"quantizers_{model_name(model)}_{datetime.date.today():%Y%m}.md") as path:
-            path.write_text(text, encoding="utf-8")
+        keep(
+            output / f"quantizers_{model_name(model)}_{datetime.date.today():%Y%m}",
+            f"Quantizers of {model_name(model)}",
+            {"patches": len(images), "fingerprint": images.fingerprint},
+            row,
+            [each[1] for each in every],
+        )
+        click.echo({key: value for key, value in row.items() if key != "run"})
 
 
 if __name__ == "__main__":
