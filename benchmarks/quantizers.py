@@ -218,7 +218,7 @@ def quantizers(
         if nodes is every:
             name = f"AIMET, equalized, {where}"
             yield "aimet-onnx", name, lambda: by_aimet(graph, data, every, equalized=True)
-            name = f"AIMET, AdaRound of {adaround} iterations a layer, {where}"
+            name = f"AIMET, AdaRound of {adaround} iterations a layer"
             yield "aimet-onnx", name, lambda: by_aimet(graph, data, every, adaround=adaround)
         for method in ("MinMax", "Percentile"):
             name = f"ONNX Runtime, {method}, {where}"
