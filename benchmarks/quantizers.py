@@ -236,12 +236,9 @@ def page(title: str, kept: dict[str, Any]) -> str:
     ]
     runs = list(dict.fromkeys(row["run"] for row in kept["rows"].values()))
     for name, row in kept["rows"].items():
-        if "failed" in row:
-            cells = [f"failed: {row['failed']}", *[""] * (len(sets) + 1)]
-        else:
-            lost = [row["sets"].get(each) for each in sets]
-            drops = [f"{each[0]:+.4f} ({each[1]} {each[2]:+.3f})" if each else "not run" for each in lost]
-            cells = [f"{row['int8_share']:.1%}", f"{row['cpu_minutes']:.2f}", *drops]
+        lost = [row["sets"].get(each) for each in sets]
+        drops = [f"{each[0]:+.4f} ({each[1]} {each[2]:+.3f})" if each else "not run" for each in lost]
+        cells = [f"{row['int8_share']:.1%}", f"{row['cpu_minutes']:.2f}", *drops]
         lines.append(f"| {name} | {' | '.join(cells)} | {runs.index(row['run']) + 1} |")
     notes = [
         f"{kept['patches']} calibration patches, fingerprint {kept['fingerprint'][:16]}; dPSNR-Y in dB "
@@ -278,10 +275,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return the share of MACs, CPU minutes, and of each set the drift, the worst image and its drift."""
     begin = time.process_time()
-    try:
-        graph = quantize()
-    except Exception as exc:  # of other packages, with errors of their own
-        return {"failed": f"{type(exc).__name__}: {str(exc)[:150]}", "sets": {}}
+    graph = quantize()
     minutes = (time.process_time() - begin) / 60
     run = Emulator(graph, exact=True).run
     lost = [drift(before, score_images(run, each)) for before, each in zip(reference, sets, strict=True)]
@@ -318,7 +312,12 @@ def main(model: str, data: tuple[str, ...], adaround: int, only: tuple[str, ...]
     for package, name, quantize in every:
         if installed_version(package) is None or (only and not any(part in name for part in only)):
             continue
-        row = {"quantizer": name, "run": run, **measure(quantize, sets, reference, conv_macs(plain))}
+        try:
+            measured = measure(quantize, sets, reference, conv_macs(plain))
+        except Exception as exc:  # of other packages, with errors of their own
+            click.echo(f"{name} failed, its row stays as it was: {type(exc).__name__}: {exc}", err=True)
+            continue
+        row = {"quantizer": name, "run": run, **measured}
         # After each row: what was measured stays where a later one takes too long.
         keep(
             output / f"quantizers_{model_name(model)}_{datetime.date.today():%Y%m}",

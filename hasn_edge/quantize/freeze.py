@@ -7,6 +7,7 @@ an approximation: its loss is measured as INT8's is, and only a search or a reci
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,14 +82,20 @@ def freeze_gates(proto: ModelProto, values: Mapping[str, Iterable[float]]) -> Mo
     result.CopyFrom(proto)
     gates, constants = find_gates(result), initializers(result)
     nodes = {node.name: node for node in result.graph.node}
+    readers = Counter(name for node in result.graph.node for name in node.input)
     for name, factors in values.items():
         conv, product = nodes[gates[name].conv], nodes[gates[name].product]
         scale = np.fromiter(factors, np.float64)
         for index, shape in ((1, (-1, 1, 1, 1)), (2, (-1,))):
             if index < len(conv.input) and conv.input[index]:
-                old = array_of(constants[conv.input[index]])
+                tensor = constants[conv.input[index]]
+                old = array_of(tensor)
+                if readers[tensor.name] > 1:  # another node reads the values as they were
+                    readers[tensor.name] -= 1
+                    tensor = result.graph.initializer.add(name=f"{tensor.name}.{conv.name}")
+                    conv.input[index] = tensor.name
                 new = (old.astype(np.float64) * scale.reshape(shape)).astype(old.dtype)
-                constants[conv.input[index]].CopyFrom(onnx.numpy_helper.from_array(new, conv.input[index]))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
         conv.output[0] = product.output[0]
         result.graph.node.remove(product)
     remove_dead_nodes(result)

@@ -59,6 +59,19 @@ def test_a_constant_gate_folds_exactly(constant, rules):
     assert not any("attention" in tensor.name for tensor in frozen.graph.initializer)
 
 
+def test_what_another_node_reads_too_is_left_as_it_was(constant):
+    """onnxsim merges initializers of equal values: here the bias of the scaled convolution and of g."""
+    model, gate = constant
+    proto = in_doubles(onnx_from_model(model, opset=17))
+    nodes = {node.name: node for node in proto.graph.node}
+    conv, other = nodes[find_gates(proto)[NAME].conv], nodes["block_1.g.conv"]
+    other.input[2] = conv.input[2]
+    frozen = freeze_gates(proto, {NAME: gate})
+    x = np.random.default_rng(0).random((1, 3, 16, 18))
+    a, b = (ReferenceEvaluator(graph).run(None, {"input": x})[0] for graph in (proto, frozen))
+    assert np.abs(a - b).max() < 1e-12 * np.abs(a).max()
+
+
 def test_gates_are_means_over_images(tiny, images):
     ((mean, spread),) = measure_gates(tiny.weakly_typed, images(), [NAME]).values()
     seen = []
