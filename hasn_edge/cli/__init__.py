@@ -22,7 +22,7 @@ VERBS = {
     "inspect": "Show what a built engine or graph does, layer by layer; compare two.",
     "sensitivity": "Measure what INT8 costs each group of convolutions.",
     "bench": "Measure latency, memory, quality and drift; print one table.",
-    "data": "Prepare training images.",
+    "data": "Prepare, draw and degrade images for training.",
     "train": "Train a network; resume a run.",
 }
 """Every verb with its one-line help, so that ``--help`` loads none of them."""

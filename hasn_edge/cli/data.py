@@ -12,7 +12,7 @@ from hasn_edge.cli.terminal import progress, say, status, write_json
 
 @click.group("data")
 def command() -> None:
-    """Prepare training images.
+    """Prepare, draw and degrade images for training.
 
     \b
     Example:
@@ -23,7 +23,7 @@ def command() -> None:
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-@command.command("prepare")
+@command.command("prepare", short_help="Check images and write them with their LR, for training.")
 @click.argument("photos", type=FOLDER, nargs=-1, required=True)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
@@ -100,7 +100,7 @@ def prepare_command(
     )
 
 
-@command.command("synthesize")
+@command.command("synthesize", short_help="Draw text, line art, patterns and charts.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
 )
@@ -154,7 +154,7 @@ def synthesize_command(
     write_json(lambda: {"folder": str(output), "files": list(map(str, files)), "side": side, "seed": seed})
 
 
-@command.command("degrade")
+@command.command("degrade", short_help="Write a set with blur, noise and JPEG in its LR.")
 @click.argument("source", metavar="SET")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
@@ -191,7 +191,7 @@ def degrade_command(source: str, output: Path, recipe: str, seed: int) -> None:
     write_json(lambda: {"folder": str(output), "images": list(names), "recipe": plan.name, "seed": seed})
 
 
-@command.command("bench")
+@command.command("bench", short_help="Compare the loader's rate with what training takes.")
 @click.argument("folder", type=FOLDER)
 @click.option(
     "--recipe",

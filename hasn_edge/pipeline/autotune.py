@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +16,7 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 
-from hasn_edge.artifact import Artifact
+from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.data.pairs import held_out_sets
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import (
@@ -143,8 +143,8 @@ def autotune(
     precision that misses its budget, that the compiler cannot build, or whose engine does not compute what
     its graph does, is left out as long as another one remains. A coarser one is kept only where it is at
     least :data:`WORTH` times as fast as the finer one, and with :data:`BACKEND_WORTH` more where it needs
-    another backend than ONNX Runtime. The sidecar records the choice for this machine, see
-    :func:`hasn_edge.runtime.choice.find_choice`.
+    another backend than ONNX Runtime. The sidecar of the file that runs records the choice for this machine,
+    see :func:`hasn_edge.runtime.choice.find_choice`.
 
     Args:
         options: What is built; every precision takes the rest of them.
@@ -200,7 +200,8 @@ def autotune(
         when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         max_latency_ms=options.max_latency,
     )
-    kept = tuple(_publish(artifact, output, record) for artifact in chosen.built.artifacts)
+    *beside, runs = chosen.built.artifacts
+    kept = (*(_publish(artifact, output) for artifact in beside), _publish(runs, output, record))
     return Built(
         artifacts=kept,
         summary=(*chosen.built.summary, *record.candidates, why),
@@ -428,7 +429,15 @@ def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:
         cuda.choose().close()
 
 
-def _publish(artifact: Artifact, folder: Path, record: AutotuneRecord) -> Artifact:
-    """Publish a candidate once more, where the user wants it."""
+def _publish(artifact: Artifact, folder: Path, record: AutotuneRecord | None = None) -> Artifact:
+    """Publish a candidate once more, where the user wants it.
+
+    What lies there already with the same content stays untouched, its sidecar included: it may be a graph of
+    the bundle that is built from, whose checksums list both.
+    """
+    path = folder / artifact.path.name
     details = msgspec.structs.replace(artifact.details, autotune=record)
-    return artifact.publish_copy(artifact.path.read_bytes(), folder / artifact.path.name, details)
+    with suppress(ArtifactError):
+        if (there := load_artifact(path)) == replace(artifact, path=path, details=details):
+            return there
+    return artifact.publish_copy(artifact.path.read_bytes(), path, details)

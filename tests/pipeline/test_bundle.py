@@ -19,6 +19,8 @@ from hasn_edge.errors import ArtifactError, OutputError, UnsupportedError, Verif
 from hasn_edge.files import file_sha256
 from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.pipeline.api import build
+from hasn_edge.pipeline.autotune import autotune
+from hasn_edge.pipeline.build import Built
 from hasn_edge.pipeline.bundle import (
     FORMS,
     INDEX,
@@ -37,6 +39,7 @@ from hasn_edge.progress import ignore
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.sidecar import Form, Kind
 from hasn_edge.spec import Precision
+from tests.support.fake_session import FakeSession
 
 pytestmark = pytest.mark.slow
 
@@ -223,6 +226,27 @@ def test_a_graph_goes_on_with_its_own_sidecar(bundle, tmp_path):
     assert (there.path, Path(f"{graph}.json").read_bytes()) == (graph, side)
     copy = publish_file(variants.context, made, tmp_path / "out", ignore)
     assert copy == replace(load_artifact(graph), path=tmp_path / "out" / graph.name)
+
+
+def test_choosing_a_precision_in_its_own_folder_leaves_its_checksums_true(bundle, tmp_path):
+    folder = copied(bundle, tmp_path)
+    options = BuildOptions(model=folder, precision="auto", target="cpu", size=(32, 40), output=folder)
+
+    def builds(one, **rest):
+        """Stand in for an engine build: the bundle's graph of any size, and a file that runs."""
+        variants, out = BundleVariants(one, load_target("tensorrt"), ignore), Path(one.output)
+        file = variants.make_graph(Form.WEAKLY_TYPED, Precision(one.precision), size=None)
+        graph = publish_file(variants.context, file, out, ignore)
+        return Built(artifacts=(graph, graph.publish_copy(b"x", out / f"{one.precision}.onnx")), summary=())
+
+    def opens(artifact, **how):
+        return FakeSession(precision=artifact.precision)
+
+    graph, runs = autotune(options, build=builds, open_one=opens, seconds=0.0).artifacts
+    assert (graph.path.parent, graph.details.autotune) == (folder, None)
+    assert load_artifact(runs.path).details.autotune is not None, "the file that runs states the choice"
+    done = subprocess.run(["sha256sum", "-c", SUMS], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_what_a_graph_alone_does_not_have_is_refused(bundle, tmp_path):
