@@ -8,7 +8,7 @@ installed (extra [benchmarks]; both run on a CPU). Each quantizes every convolut
 our default recipe, so that observer and placement are told apart. Everything is INT8 and symmetric, as
 TensorRT wants it. Two that search have a bounded budget, which their rows name: AIMET's AdaRound learns how
 to round the weights of each convolution in so many iterations (its authors advise 10,000, hours on a CPU),
-and NNCF's accuracy control leaves operations in float, one a round, until half of the held-out images keep
+and NNCF's accuracy control leaves operations in float, round by round, until half of the held-out images keep
 the drop.
 
 The figures are kept in JSON beside the table: a run replaces the rows that it measures and keeps the others.
@@ -50,7 +50,7 @@ Quantizer = Callable[[], ModelProto]
 PACKAGES = ("onnxruntime", "nncf", "aimet-onnx")
 
 DROP, ROUNDS = 0.03, 15
-"""What NNCF's accuracy control may lose in dB, and how many operations it may leave in float."""
+"""What NNCF's accuracy control may lose in dB, and its rounds: in each it leaves some operations in float."""
 
 
 def ours(checkpoint: Checkpoint, data: CalibrationData, name: str) -> ModelProto:
