@@ -58,41 +58,58 @@ def initialize(
     convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
         for name, conv in convolutions:
-            nn.init.zeros_(_bias(conv))
-            if ".attention." in name:
-                _set_attention(name, conv, config.gate_bias, random)
-            elif config.kind is InitKind.DELTA:
-                _set_delta(conv, random)
-            else:
-                _set_orthogonal(conv, random)
-            if name.endswith("esa.conv4"):
-                conv.weight.mul_(0.5)  # the gate begins near 0.5 everywhere, where its slope is largest
+            begin(name, conv, config, random)
         targets = {**_TARGETS, "conv_2": config.body}
         if linear is not None:
             begin_linear(model, *linear, random)
-            gain = _TARGETS["conv_1"] / max(_signal(model, model.conv_1, patches_NCHW), 1e-6)
+            gain = _TARGETS["conv_1"] / max(signal(model, model.conv_1, patches_NCHW), 1e-6)
             model.conv_1.weight.mul_(gain)
             next(model.upsampler.parameters()).div_(gain)
         set_already = () if linear is None else ("conv_1", "upsampler.0")
         for name, conv in convolutions:
             if ".attention." not in name and ".esa." not in name and name not in set_already:
                 target = next((t for end, t in targets.items() if name.endswith(end)), 1.0)
-                conv.weight.mul_(target / max(_signal(model, conv, patches_NCHW), 1e-6))
+                conv.weight.mul_(target / max(signal(model, conv, patches_NCHW), 1e-6))
+
+
+def begin(name: str, conv: nn.Conv2d, config: InitConfig, random: torch.Generator) -> None:
+    """Set a convolution's weights by ``config.kind``, which is not ``default``; their scale is still open.
+
+    Args:
+        name: Of the convolution in the network or in its block.
+        conv: Changed in place, without a record for gradients: the caller turns those off.
+        config: What to do.
+        random: Makes the matrices.
+    """
+    nn.init.zeros_(_bias(conv))
+    if ".attention." in name:
+        _set_attention(name, conv, config.gate_bias, random)
+    elif config.kind is InitKind.DELTA:
+        _set_delta(conv, random)
+    else:
+        _set_orthogonal(conv, random)
+    if name.endswith("esa.conv4"):
+        conv.weight.mul_(0.5)  # the gate begins near 0.5 everywhere, where its slope is largest
+
+
+def signal(model: nn.Module, module: nn.Module, x_NCHW: Tensor) -> float:
+    """Return the root mean square around the channel means of what ``module`` gives; see :func:`outputs`."""
+    y = outputs(model, module, x_NCHW)
+    return float((y - y.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
+
+
+def outputs(model: nn.Module, module: nn.Module, x_NCHW: Tensor) -> Tensor:
+    """Return what ``module`` of ``model`` gives, ``(N, C, H, W)``, while ``model`` computes ``x``."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model(x_NCHW)
+    handle.remove()
+    return seen[0]
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias
-
-
-def _signal(model: HASN, conv: nn.Conv2d, x_NCHW: Tensor) -> float:
-    """Return the root mean square of ``conv``'s output around its channel means."""
-    seen: list[Tensor] = []
-    handle = conv.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    model(x_NCHW)
-    handle.remove()
-    y = seen[0]
-    return float((y - y.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
 
 
 def _set_orthogonal(conv: nn.Conv2d, random: torch.Generator) -> None:

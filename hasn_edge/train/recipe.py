@@ -75,6 +75,10 @@ class OptimizerConfig:
     muon: bool = False
     """Step the 1x1 convolutions of the blocks with Muon (Jordan et al. 2024, ``torch.optim.Muon``) instead of
     Adam: its momentum, made orthogonal, and scaled so that ``lr`` means what it means to Adam."""
+    cab: Positive = 1.0
+    """Factor of the rate for the 3x3 convolutions of CAB. They read features that are not normalised, and
+    what those have in common adds up over 468 weights: at the full rate a few steps push their GELUs into
+    silence (``benchmarks/results/training_init.md``)."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     """Adam's decay of the first and second moment."""
     weight_decay: NotNegative = 0.0
@@ -149,7 +153,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Weights at iteration 0, where no others are given."""
+    """Weights at iteration 0, where no others are given; ``revive`` where they are."""
 
     kind: InitKind = InitKind.DEFAULT
     """``"default"`` (PyTorch's), ``"variance"`` or ``"delta"``; see ``train/init.py``."""
@@ -162,6 +166,8 @@ class InitConfig:
     least_squares: bool = False
     """Begin stem and upsampler as the linear 5x5 upsampler with the smallest squared error on training
     patches, instead of as ``kind`` has them. Not with ``default``."""
+    revive: bool = False
+    """Begin hidden units of CAB anew that the given weights have silent; see ``train/silence.py``."""
 
     def __post_init__(self) -> None:
         if self.least_squares and self.kind is InitKind.DEFAULT:

@@ -19,6 +19,7 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Step
 from hasn_edge.train.run_folder import prune, save_state, state_path
+from hasn_edge.train.silence import describe, silent_units
 from hasn_edge.train.trainer import Trainer
 
 LOG = "log.csv"
@@ -69,7 +70,7 @@ class Recorder:
             loader_patches_per_s=f"{loader_per_second:.4g}",
         )
         self._add_scalars({"train/loss": loss, "train/lr": rate, "speed/it_per_s": per_second})
-        scores = self._validate() if last or done % recipe.validate_every == 0 else {}
+        scores, silent = self._validate() if last or done % recipe.validate_every == 0 else ({}, "")
         if last or done % recipe.checkpoint_every == 0 or done in recipe.kept_always:
             self.save()
         if last:
@@ -83,6 +84,7 @@ class Recorder:
             f"  {name} {psnr:.3f} dB {ssim:.4f} (bicubic {self._baselines[name]['bicubic']:.3f} dB)"
             for name, (psnr, ssim) in scores.items()
         )
+        text += f"  {silent}" if silent else ""
         return Step(text, done, recipe.iterations, keep=bool(scores))
 
     def save(self) -> None:
@@ -91,8 +93,13 @@ class Recorder:
         save_state(state_path(self._folder, self._trainer.iteration), self._trainer.state())
         prune(self._folder, keep=recipe.keep, always=recipe.kept_always)
 
-    def _validate(self) -> dict[str, tuple[float, float]]:
+    def _validate(self) -> tuple[dict[str, tuple[float, float]], str]:
+        """Return the scores by set, and which hidden units are silent."""
         trainer = self._trainer
+        weights, more = trainer.exported(trainer.averaged)
+        silent = silent_units(weights, trainer.watched)
+        count = sum(int(units.sum()) for units in silent.values())
+        self._add_scalars({"train/silent_units": count})
         scores = validate(trainer.averaged, self._sets, trainer.world.device)
         if not self._baselines:  # they do not change over the run
             for each in self._sets:
@@ -101,14 +108,19 @@ class Recorder:
                     name: score_images(run, each, keep_outputs=False).psnr_y for name, run in runs.items()
                 }
         for name, (psnr, ssim) in scores.items():
-            self._log.add(iteration=trainer.iteration, set=name, psnr_y=f"{psnr:.4f}", ssim_y=f"{ssim:.5f}")
+            self._log.add(
+                iteration=trainer.iteration,
+                set=name,
+                psnr_y=f"{psnr:.4f}",
+                ssim_y=f"{ssim:.5f}",
+                silent=count,
+            )
             self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
         first = scores[self._sets[0].name][0] if self._sets else math.inf
         if first > self._best or not self._sets:
             self._best = first
-            weights, more = trainer.exported(trainer.averaged)
             save_checkpoint(self._folder / BEST, weights, provenance=self._provenance_with(scores) | more)
-        return scores
+        return scores, describe(silent)
 
     def _finish(self, scores: Mapping[str, tuple[float, float]]) -> None:
         trainer = self._trainer
@@ -199,7 +211,17 @@ def _draw_curve(folder: Path, baselines: Mapping[str, Mapping[str, float]]) -> N
 class CsvLog:
     """``log.csv``: a row per interval and per validation; resuming cuts it to the state's iteration."""
 
-    COLUMNS = ("iteration", "lr", "loss", "it_per_s", "loader_patches_per_s", "set", "psnr_y", "ssim_y")
+    COLUMNS = (
+        "iteration",
+        "lr",
+        "loss",
+        "it_per_s",
+        "loader_patches_per_s",
+        "set",
+        "psnr_y",
+        "ssim_y",
+        "silent",
+    )
 
     def __init__(self, path: Path, *, iteration: int) -> None:
         """Open ``path``, keeping the rows up to ``iteration``."""

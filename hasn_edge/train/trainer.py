@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
+import re
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,13 +25,17 @@ from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.init import fit_linear, fit_upsampler, initialize
 from hasn_edge.train.recipe import Autocast, LossConfig, MemoryFormat, Recipe
+from hasn_edge.train.silence import revive
 
 if TYPE_CHECKING:
     from hasn_edge.quantize.fake_quant import FakeQuantHASN
 
+log = logging.getLogger(__name__)
+
 RESCALE_STEPS = 50
 """Steps after which the ranges of rounded weights are chosen again."""
 
+_CAB = re.compile(r"\.cab\.cab\.[02]\.(weight|bias)$")
 _INIT_PATCHES = 16
 _FIT_PATCHES = 256
 _DTYPES = {Autocast.BF16: torch.bfloat16, Autocast.FP16: torch.float16}
@@ -70,7 +77,7 @@ class Trainer:
                 stem and body, and the upsampler is fitted to them.
             compiled: Run the network through ``torch.compile``.
         """
-        self.recipe, self.world = recipe, world
+        self.recipe, self.world, self._source = recipe, world, source
         self.iteration = 0
         torch.manual_seed(recipe.seed)
         self.model = HASN(recipe.model)
@@ -78,6 +85,11 @@ class Trainer:
             _initialize(self.model, recipe, source)
         else:
             _load_start(self.model, start, recipe, source)
+            if recipe.init.revive:
+                was = revive(self.model, _patches(recipe, source, _INIT_PATCHES)[0], seed=recipe.seed)
+                log.warning(
+                    "%s", f"{was}: begun anew" if was else "no hidden unit is silent: none begins anew"
+                )
         self.rounded = bool(recipe.quantize.recipe)
         """Whether the network computes as its INT8 graph does."""
         if self.rounded:
@@ -112,7 +124,7 @@ class Trainer:
         rate = recipe.optimizer.learning_rate(self.iteration, recipe.iterations)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
         self.model.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.world.device)
         for number, part in enumerate(parts):
@@ -144,6 +156,11 @@ class Trainer:
         if recipe.ema > 0:
             self.ema.update(self.model, self.iteration)
         return total
+
+    @cached_property
+    def watched(self) -> Tensor:
+        """LR patches on which hidden units are watched, on the device."""
+        return _patches(self.recipe, self._source, _INIT_PATCHES)[0].to(self.world.device)
 
     @property
     def averaged(self) -> HASN:
@@ -212,8 +229,14 @@ def _optimizers(model: HASN, recipe: Recipe, matrices: list[nn.Parameter]) -> li
     """Return Adam for the weights that are not among ``matrices``, and Muon for these if there are any."""
     settings = recipe.optimizer
     shared = {matrix.data_ptr() for matrix in matrices}
+    rest = [(name, p) for name, p in model.named_parameters() if p.data_ptr() not in shared]
+    groups: list[dict[str, Any]] = [{"params": [weight for _, weight in rest]}]
+    if settings.cab != 1:
+        slow = [weight for name, weight in rest if _CAB.search(name)]
+        others = [weight for name, weight in rest if not _CAB.search(name)]
+        groups = [{"params": others}, {"params": slow, "factor": settings.cab}]
     adam = torch.optim.Adam(
-        [weight for weight in model.parameters() if weight.data_ptr() not in shared],
+        groups,
         lr=settings.lr,
         betas=settings.betas,
         weight_decay=settings.weight_decay,

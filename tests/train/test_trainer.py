@@ -44,10 +44,11 @@ def test_accumulated_parts_are_the_whole_batch(recipe, shards):
     assert not torch.equal(weights(whole), weights(steps(replace(recipe, seed=1), shards)))
 
 
-def test_one_step_is_adam_on_the_l1_gradient(recipe, shards):
+@pytest.mark.parametrize("cab", [1.0, 0.125])
+def test_one_step_is_adam_on_the_l1_gradient(recipe, shards, cab):
     """Against the update rule written out in float64."""
     source = PatchSource([shards], seed=0)
-    recipe = replace(recipe, optimizer=replace(recipe.optimizer, warmup=0))
+    recipe = replace(recipe, optimizer=replace(recipe.optimizer, warmup=0, cab=cab))
     trainer = Trainer(recipe, source, ALONE)
     batch = source.batch(0, 4, 15)
     before = {n: p.detach().double().clone() for n, p in trainer.model.named_parameters()}
@@ -57,7 +58,8 @@ def test_one_step_is_adam_on_the_l1_gradient(recipe, shards):
     trainer.step([batch])
     for (name, parameter), g in zip(model.named_parameters(), gradients, strict=True):
         g = g.double()  # first step: m / (1 - b1) = g and sqrt(v / (1 - b2)) = |g|
-        expected = before[name] - recipe.optimizer.lr * g / (g.abs() + 1e-8)
+        factor = cab if ".cab.cab.0." in name or ".cab.cab.2." in name else 1.0
+        expected = before[name] - factor * recipe.optimizer.lr * g / (g.abs() + 1e-8)
         certain = g.abs() > 1e-6
         assert torch.allclose(parameter.double()[certain], expected[certain], atol=1e-5), name
 
@@ -267,7 +269,7 @@ def test_muon_and_fp16_are_refused_together(recipe):
 
 @pytest.mark.slow
 def test_a_run_with_muon_goes_on_bit_for_bit(recipe, shards):
-    recipe = replace(recipe, optimizer=replace(recipe.optimizer, muon=True, clip=0.1))
+    recipe = replace(recipe, optimizer=replace(recipe.optimizer, muon=True, clip=0.1, cab=0.1))
     first = steps(recipe, shards, count=2)
     second = steps(recipe, shards, count=0)
     second.restore(copy.deepcopy(first.state()))
