@@ -69,6 +69,7 @@ def _print_part(
 
     # The box's line between columns is a space, and the other one is on the right of each column.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+    table.show_header = any(headings)
     for index, width in zip(chosen, widths, strict=True):
         heading = Text(headings[index])
         table.add_column(heading, justify="right" if index else "left", overflow="fold", width=width)
