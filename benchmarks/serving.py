@@ -1,6 +1,7 @@
 """Images a second through a Triton server against the session alone, in rounds on the same machine.
 
-    hasn-edge export --format triton --backend python --artifact FILE --name net      # then start the server
+    python benchmarks/serving.py FILE --triton .venv/triton          # starts the wheel's server, as tests do
+    hasn-edge export --format triton --backend python --artifact FILE --name net      # or start one yourself
     python benchmarks/serving.py FILE --model net --url localhost:8001
 
 Each round times the file in a session of this process, one image after the other, and then the same number of
@@ -12,16 +13,24 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import shlex
 import statistics
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from hasn_edge import open_session
+from hasn_edge import load_artifact, open_session
+from hasn_edge.exporters.triton.pbtxt import message_text, parameter_fields
+from hasn_edge.exporters.triton.repository import triton_repository
 from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
 
@@ -38,10 +47,38 @@ def ask(client: Any, model: str, x: np.ndarray) -> np.ndarray:
     return answer
 
 
+@contextmanager
+def served(file: Path, wheel: Path, model: str, parameters: dict[str, str]) -> Iterator[str]:
+    """Serve a file by the Python backend of the server in the wheel ``nvidia-pytriton``; its gRPC address."""
+    os.environ["HASN_EDGE_TRITON"] = str(wheel)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.support.triton_server import TritonServer, find_wheel
+
+    if find_wheel() != wheel:
+        raise click.ClickException(
+            f"no Triton in {wheel}; pip install --no-deps --target {wheel} nvidia-pytriton"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder, "models")
+        triton_repository(load_artifact(file), models, name=model, backend="python")
+        with (models / model / "config.pbtxt").open("a", encoding="utf-8") as config:
+            config.write("\n" + message_text(parameter_fields(parameters)))
+        running = TritonServer.started(models, Path(folder, "server"))
+        try:
+            yield f"localhost:{running.grpc}"
+        finally:
+            running.stop()
+
+
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option("--model", required=True, help="What the server calls it.")
+@click.option("--model", default="net", show_default=True, help="What the server calls it.")
 @click.option("--url", default="localhost:8001", show_default=True, help="The server's gRPC address.")
+@click.option(
+    "--triton",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of the wheel nvidia-pytriton: its server is started, with FILE alone, and stopped again.",
+)
 @click.option("--backend", default=None, help="Of the session, where it is not the file's own.")
 @click.option("--threads", type=int, default=None, help="CPU threads of the session.")
 @click.option("--size", default="320x180", show_default=True)
@@ -53,6 +90,7 @@ def main(
     file: Path,
     model: str,
     url: str,
+    triton: Path | None,
     backend: str | None,
     threads: int | None,
     size: str,
@@ -61,7 +99,31 @@ def main(
     clients: int,
     name: str,
 ) -> None:
-    """Measure a server that is running, which serves FILE as MODEL."""
+    """Measure a server, which serves FILE as MODEL."""
+    record = load_artifact(file).details.autotune
+    backend = backend or (record.backend if record else None)  # what the repository states too
+    if triton is None:
+        measure(file, model, url, backend, threads, size, images, rounds, clients, name)
+        return
+    asked = {"session_backend": backend, "session_threads": threads}
+    parameters = {key: str(value) for key, value in asked.items() if value is not None}
+    with served(file, triton.resolve(), model, parameters) as address:
+        measure(file, model, address, backend, threads, size, images, rounds, clients, name)
+
+
+def measure(
+    file: Path,
+    model: str,
+    url: str,
+    backend: str | None,
+    threads: int | None,
+    size: str,
+    images: int,
+    rounds: int,
+    clients: int,
+    name: str,
+) -> None:
+    """Measure, print, write."""
     import tritonclient.grpc as triton
 
     width, height = map(int, size.split("x"))
@@ -73,6 +135,7 @@ def main(
         for _ in range(images)
     ]
     run = session.run_pixels if session.pixels else session.run
+    what = f"{session.backend} {session.number_format}"
     samples: list[dict[str, float]] = []
     with session, triton.InferenceServerClient(url) as client, ThreadPoolExecutor(clients) as pool:
         difference = float(np.abs(run(given[0]).astype(np.float32) - ask(client, model, given[0])).max())
@@ -88,7 +151,7 @@ def main(
     medians = {what: statistics.median(sample[what] for sample in samples) for what in ("session", "server")}
     facts = describe_host()
     lines = [
-        f"# Serving {file.name} at {size}\n",
+        f"# Serving {file.name} at {size}, {what}\n",
         f"{images} images a part, {rounds} rounds, {clients} clients over gRPC; largest difference of the "
         f"answers {difference:.2g}.\n",
         "| | images/s, median |",
@@ -98,6 +161,8 @@ def main(
         f"\nRatio, median of {rounds} rounds: **{statistics.median(ratios):.2f}** "
         f"({min(ratios):.2f} to {max(ratios):.2f})\n",
         "\n".join(f"- {key}: {value}" for key, value in facts.items()),
+        f"- Printed by `python benchmarks/serving.py {file.name} {shlex.join(sys.argv[2:])}` on "
+        f"{datetime.date.today()}.",
     ]
     text = "\n".join(lines) + "\n"
     click.echo(text)

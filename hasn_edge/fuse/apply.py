@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from hasn_edge.errors import UnsupportedError, say
-from hasn_edge.fuse.modules import EVEN, FusedBlock
+from hasn_edge.fuse.modules import EVEN, FEW, LANES, FusedBlock
 from hasn_edge.fuse.rules import LARGEST_CONDITION, condition
 from hasn_edge.model.blocks import HASB
 from hasn_edge.model.hasn import HASN
@@ -20,6 +20,7 @@ RULES: Mapping[str, str] = {
     "fold_esa": "ESA's conv_f into the convolution behind it, and its inverse into the one before the resize",
     "norm_factor": "LayerNorm as a factor for each pixel, behind the 1x1 convolutions that read it",
     "pad_cab": "CAB's hidden channels padded with zeros to an even number",
+    "split_cab": "CAB's hidden channels in blocks of 16, and the one or two that are left apart from them",
     "squeeze_first": "channel attention's squeeze composed with CAB's second 3x3, before the average",
 }
 """Every rule by name. Each is exact: same outputs up to rounding, at the border too."""
@@ -27,7 +28,7 @@ RULES: Mapping[str, str] = {
 DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
     "pytorch": (),
     "torchscript": (),
-    "onnxruntime": ("norm_affine", "compose_esa"),
+    "onnxruntime": ("norm_affine", "compose_esa", "split_cab"),
     "tensorrt": ("compose_esa", "pad_cab", "squeeze_first"),
     "rtx": ("compose_esa", "fold_esa", "norm_factor", "pad_cab", "squeeze_first"),
 }
@@ -41,13 +42,11 @@ standard error, else median of 10): ``benchmarks/results/fusion_cpu_202611.md`` 
   shorter run 1.02 +- 0.03 and 0.99 +- 0.03: the gain is small, its size uncertain, the machine was busy);
   ``compose_esa`` alone 1.03 +- 0.012; ``norm_affine`` alone is within the noise. ``merge_branches`` is
   *slower*, 0.90: the split copies what one larger convolution saves.
-- OpenVINO runs the same graphs. On a CPU with AVX2 alone, over the unfused network in ONNX Runtime, at a
-  fixed size in CPU time (median of 12 rounds, with quartiles): ``norm_affine`` with ``compose_esa`` 1.05
-  (1.01-1.15), in ONNX Runtime 1.04 (0.97-1.12); ``compose_esa`` alone 1.09 (1.02-1.16), with LayerNorm in
-  single operations 1.02 (0.97-1.10); all three rules 0.95. That is within the noise of what both share, so
-  there is no graph for OpenVINO of its own: ``benchmarks/results/fusion_cpu_openvino_202611.md``. On one with
-  AVX-512, VNNI and BF16, two threads: 1.11 in FP32 and 2.20 in BF16, with LayerNorm in single operations 1.17
-  and 2.20 (``fusion_cpu_bf16_202611.md``), which is too little for a second file.
+- ``split_cab``, on a CPU with AVX-512, one thread, a fixed size: 1.05 in ONNX Runtime, 1.04 in OpenVINO in
+  FP32 and 1.03 in BF16. Kernels compute 16 output channels at a time (8 with AVX2), so the 17th of a 3x3
+  convolution costs as much as 16 and a ninth of that as nine taps of a 1x1. INT8 gains less than 2 %.
+- OpenVINO runs the same graphs, in forms of its own that its session puts in when it opens them: see
+  :mod:`hasn_edge.runtime.openvino_forms` and ``benchmarks/results/fusion_cpu_forms_202611.md``.
 - PyTorch, TorchScript: 1.00 and 0.99, no gain, so the network stays as it was trained.
 - TensorRT for RTX: by the bytes that its compiler lists for FP16 at 320 x 180, each of these moves fewer,
   together 1,530 MB instead of 1,769 (``hasn-x4``, compute capability 8.6); ``merge_branches`` moves more.
@@ -110,10 +109,13 @@ def _why_skipped(rule: str, model: HASN) -> str:
         return "this network has no LayerNorm"
     if rule in ("compose_esa", "fold_esa") and not spec.esa:
         return "this network has no ESA"
-    if rule in ("pad_cab", "squeeze_first") and not spec.cab:
+    if rule in ("pad_cab", "split_cab", "squeeze_first") and not spec.cab:
         return "this network has no CAB"
     if rule == "pad_cab" and spec.cab_channels % EVEN == 0:
         return f"CAB's {spec.cab_channels} hidden channels need no padding"
+    left = spec.cab_channels % LANES
+    if rule == "split_cab" and not (spec.cab_channels > LANES and 0 < left <= FEW):
+        return f"CAB's {spec.cab_channels} hidden channels leave none or too many over {LANES} at a time"
     if rule == "fold_esa":
         worst = max(condition(block.esa.conv_f) for block in model.blocks if block.esa is not None)
         if not worst <= LARGEST_CONDITION:

@@ -19,8 +19,13 @@ from hasn_edge.fuse.rules import (
     invert,
     merge,
     pad_between,
+    split_outputs,
 )
 from hasn_edge.model.blocks import CAB, ESA, HASB, ChannelNorm
+
+LANES, FEW = 16, 2
+"""What a CPU's convolution kernels compute at a time is this many output channels (or half of them), and
+``FEW`` more cost as much as a whole block; so many are cheaper apart."""
 
 EVEN = 2
 """What the number of CAB's hidden channels becomes a multiple of. TensorRT for RTX copies an odd number of
@@ -92,6 +97,19 @@ class ScaledConv(nn.Module):
         x_NCHW, factor_N1HW = pair
         out: Tensor = self.conv(x_NCHW) * factor_N1HW + self.bias
         return out
+
+
+class SplitHidden(nn.Module):
+    """CAB's first convolution and its activation, the last :data:`FEW` channels apart from the others."""
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
+        super().__init__()
+        self.wide, self.taps, self.narrow = split_outputs(conv, conv.out_channels // LANES * LANES)
+        self.act = act
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the hidden features, ``(N, M, H, W)``."""
+        return torch.cat([self.act(self.wide(x_NCHW)), self.act(self.narrow(self.taps(x_NCHW)))], 1)
 
 
 class _SqueezedGate(nn.Module):
@@ -178,6 +196,9 @@ class FusedBlock(HASB):
             if "pad_cab" in rules:
                 body = block.cab.cab
                 body[0], body[2] = pad_between(body[0], body[2], EVEN)  # type: ignore[arg-type]
+            if "split_cab" in rules:
+                body = block.cab.cab
+                body[0], body[1] = SplitHidden(body[0], body[1]), nn.Identity()  # type: ignore[arg-type]
             if "squeeze_first" in rules:
                 self.cab = SqueezedCAB(block.cab)
 

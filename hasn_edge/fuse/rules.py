@@ -115,6 +115,35 @@ def pad_between(first: nn.Conv2d, second: nn.Conv2d, multiple: int) -> tuple[nn.
     return _conv_like(first, w1, bias), _conv_like(second, w2, _bias(second))
 
 
+def split_outputs(conv: nn.Conv2d, first: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+    """Return three convolutions that make together what ``conv`` makes.
+
+    The first makes the ``first`` channels. For the others, the second, a 1x1, makes one channel for each of
+    their taps, and the third sums these, each shifted to its tap's place: ``sum_t (w_t x)(p + t)`` instead of
+    ``sum_t w_t x(p + t)``. The padding's zeros stay zeros behind a 1x1 without a bias: the border is exact.
+
+    Raises:
+        UnsupportedError: ``conv`` is grouped.
+    """
+    if conv.groups != 1:
+        raise UnsupportedError(f"cannot split the output channels of {_describe(conv)}", APART)
+    weight, bias = conv.weight.detach().double(), _bias(conv)
+    rest, inputs, *kernel = weight[first:].shape
+    count = math.prod(kernel)
+    taps = nn.Conv2d(inputs, rest * count, 1, bias=False, dtype=conv.weight.dtype, device=conv.weight.device)
+    with torch.no_grad():
+        taps.weight.copy_(weight[first:].permute(0, 2, 3, 1).reshape(-1, inputs, 1, 1))
+    # Each output channel reads its own taps, tap t at place t only.
+    places = torch.eye(count).expand(rest, count, count)
+    summed = torch.zeros(rest, rest, count, count)
+    summed[range(rest), range(rest)] = places
+    return (
+        _conv_like(conv, weight[:first], bias[:first]),
+        taps.requires_grad_(conv.weight.requires_grad).train(conv.training),
+        _conv_like(conv, summed.reshape(rest, rest * count, *kernel), bias[first:]),
+    )
+
+
 def centre(conv: nn.Conv2d) -> nn.Conv2d:
     """Return the 1x1 convolution that does to ``x`` what ``conv`` does to ``x`` less its mean over channels.
 

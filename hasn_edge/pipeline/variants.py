@@ -40,7 +40,8 @@ WEAKLY_TYPED_OPSET, STRONGLY_TYPED_OPSET = 17, 20
 
 def adapted_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
     """Return the fusion rules that leave what INT8 convolutions read as it was when weights were adapted."""
-    return tuple(rule for rule in rules if rule not in ("norm_affine", "norm_factor", "fold_esa"))
+    changing = ("norm_affine", "norm_factor", "fold_esa", "split_cab")
+    return tuple(rule for rule in rules if rule not in changing)
 
 
 class GraphExporter:
@@ -109,10 +110,10 @@ class GraphExporter:
         """Return the exporter of INT8 graphs: of the equalized network where the recipe equalizes.
 
         LayerNorm's weight is what makes its channels alike, so it is not fused into what follows then. With
-        LayerNorm as a factor behind the convolutions, they would read and quantize what is not normalized.
-        Weights that were adapted to INT8 are taken as they are.
+        LayerNorm as a factor behind the convolutions, they would read and quantize what is not normalized; a
+        split CAB would quantize one more tensor. Weights that were adapted to INT8 are taken as they are.
         """
-        rules = tuple(rule for rule in rules if rule != "norm_factor")
+        rules = tuple(rule for rule in rules if rule not in ("norm_factor", "split_cab"))
         if isinstance(checkpoint, ForeignGraph):
             return cls(checkpoint, rules)
         from hasn_edge.quantize.ranges import learned_ranges

@@ -11,6 +11,7 @@ from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.optional import require
 from hasn_edge.runtime.golden import find_difference, make_golden
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.runtime.openvino_forms import rewrite
 from hasn_edge.runtime.session import Pending, Session, out_of_memory
 from hasn_edge.spec import NetworkSpec, Precision
 
@@ -44,6 +45,8 @@ class OpenVinoSession(Session):
             hint, by which an image takes longer and many together less.
         cache: Folder for what OpenVINO compiled, which makes the next opening faster; nothing is kept where
             ``None``.
+        as_stated: Compile the graph as it is, for comparison, and not in the forms of
+            :mod:`hasn_edge.runtime.openvino_forms`, which are for CPUs.
         core: ``openvino.Core()``, or what stands for it.
 
     Raises:
@@ -67,6 +70,7 @@ class OpenVinoSession(Session):
         frame: tuple[int, int] | None = None,
         in_flight: int = 1,
         cache: Path | None = None,
+        as_stated: bool = False,
         core: Any = None,
     ) -> None:
         openvino = require("openvino", extra="openvino", needed_for="Running an ONNX file in OpenVINO")
@@ -94,6 +98,8 @@ class OpenVinoSession(Session):
                 size, batch = frame, 1
                 fixed = (1, *frame, spec.channels) if self.pixels else (1, spec.channels, *frame)
                 graph.reshape(list(fixed))
+            if place == "CPU" and not as_stated:
+                rewrite(graph)
             compiled = core.compile_model(graph, place, properties)
             self._requests = [compiled.create_infer_request() for _ in range(in_flight)]
         except RuntimeError as exc:

@@ -147,6 +147,7 @@ def test_what_was_done_is_returned_and_recorded():
         ({"esa": False}, "compose_esa", "no ESA"),
         ({"esa": False}, "fold_esa", "no ESA"),
         ({"cab": False}, "pad_cab", "no CAB"),
+        ({"cab": False}, "split_cab", "no CAB"),
         ({"cab": False}, "squeeze_first", "no CAB"),
     ],
 )
@@ -159,6 +160,22 @@ def test_a_rule_with_nothing_to_fuse_is_skipped_with_the_reason(fields, rule, re
 def test_channels_that_are_even_already_are_not_called_padded():
     fused, done = fuse(network(tiny(features=32, cab_compression=2)), ("pad_cab",))
     assert (fused.fused, done) == ((), ["pad_cab: skipped, CAB's 16 hidden channels need no padding"])
+
+
+@pytest.mark.parametrize(("hidden", "left"), [(17, 1), (18, 2), (33, 1), (16, 0), (19, 0), (2, 0)])
+def test_only_one_or_two_hidden_channels_over_whole_blocks_are_split_off(hidden, left):
+    model = network(tiny(blocks=1, features=2 * hidden, expansion=1, cab_compression=2))
+    x = torch.rand(1, 3, 17, 15, dtype=torch.float64)
+    fused, done = fuse(model, ("split_cab",))
+    assert float((fused(x) - model(x)).abs().max()) <= 1e-12 * float(model(x).abs().max())
+    if not left:
+        assert f"split_cab: skipped, CAB's {hidden} hidden channels" in done[0]
+        return
+    weights = {name: tuple(tensor.shape) for name, tensor in fused.state_dict().items()}
+    first = "block_1.cab.cab.0"
+    assert weights[f"{first}.wide.weight"] == (hidden - left, 2 * hidden, 3, 3)
+    assert weights[f"{first}.taps.weight"] == (9 * left, 2 * hidden, 1, 1)
+    assert weights[f"{first}.narrow.weight"] == (left, 9 * left, 3, 3)
 
 
 def test_weights_without_an_inverse_are_left_as_they_are():
