@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hasn_edge.errors import ConfigError
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
@@ -91,6 +92,12 @@ def test_the_rest_of_the_network_hardly_notices():
             assert torch.equal(now[name], before[name]), name
 
 
+def test_where_all_blocks_are_silent_there_is_nothing_to_go_on_from():
+    model = network(silent=[(block, unit) for block in range(3) for unit in range(UNITS)])
+    with pytest.raises(ConfigError, match="all blocks of these weights are silent"):
+        revive(model, patches(), seed=3)
+
+
 def test_nothing_changes_where_none_is_silent():
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -108,9 +115,8 @@ def test_a_run_counts_them_and_begins_them_anew_where_its_recipe_says_so(
 ):
     model = HASN(recipe.model)
     initialize(model, recipe.init, patches(), seed=0)
-    units = recipe.model.cab_channels
     with torch.no_grad():
-        model.block_1.cab.cab[0].bias[:] = -50
+        model.block_1.cab.cab[0].bias[1] = -50
     save_checkpoint(tmp_path / "start.safetensors", model)
     recipe = replace(recipe, init=replace(recipe.init, revive=asked), iterations=1)
     folder, reported = tmp_path / "run", []
@@ -118,13 +124,13 @@ def test_a_run_counts_them_and_begins_them_anew_where_its_recipe_says_so(
     run = begin_run(recipe, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=start)
     train_run(folder, run, DistributedContext(device=torch.device("cpu")), progress=reported.append)
 
-    said = f"silent: {units} of {units * recipe.model.blocks} hidden units, all of block_1"
+    said = f"silent: 1 of {recipe.model.cab_channels * recipe.model.blocks} hidden units"
     assert (f"{said}: begun anew" in caplog.text) == asked
     assert (said in reported[-1].text) != asked
     counts = [int(row["silent"]) for row in read_log(folder / "log.csv") if row["silent"]]
-    assert counts == [0 if asked else units]
+    assert counts == [0 if asked else 1]
     silent = silent_units(load_model_of(folder / "last.safetensors"), patches())
-    assert bool(silent["block_1"].all()) != asked
+    assert bool(silent["block_1"][1]) != asked
 
 
 def load_model_of(path):
