@@ -42,8 +42,8 @@ standard error, else median of 10): ``benchmarks/results/fusion_cpu_202611.md`` 
   shorter run 1.02 +- 0.03 and 0.99 +- 0.03: the gain is small, its size uncertain, the machine was busy);
   ``compose_esa`` alone 1.03 +- 0.012; ``norm_affine`` alone is within the noise. ``merge_branches`` is
   *slower*, 0.90: the split copies what one larger convolution saves.
-- ``split_cab``, on a CPU with AVX-512, one thread, a fixed size: 1.05 in ONNX Runtime, 1.04 in OpenVINO in
-  FP32 and 1.03 in BF16. Kernels compute 16 output channels at a time (8 with AVX2), so the 17th of a 3x3
+- ``split_cab``, on a CPU with AVX-512, one thread, a fixed size: 1.05 in ONNX Runtime, 1.03 in OpenVINO in
+  BF16. Kernels compute 16 output channels at a time (8 with AVX2), so the 17th of a 3x3
   convolution costs as much as 16 and a ninth of that as nine taps of a 1x1. INT8 gains less than 2 %.
 - OpenVINO runs the same graphs, in forms of its own that its session puts in when it opens them: see
   :mod:`hasn_edge.runtime.openvino_forms` and ``benchmarks/results/fusion_cpu_forms_202611.md``.

@@ -19,7 +19,8 @@ def rewrite(graph: Any) -> dict[str, int]:
     And a sigmoid behind a convolution is computed by the convolution's kernel on its way out, more slowly
     than in the kernel that multiplies by it: ``x * sigmoid(z)`` becomes ``x / (1 + exp(-z))``.
 
-    Measured with ``benchmarks/fusion.py``: ``benchmarks/results/openvino_profile_202611.md``.
+    Measured with ``benchmarks/fusion.py``: ``benchmarks/results/fusion_cpu_forms_202611.md``; where the time
+    goes: ``benchmarks/openvino_profile.py``.
 
     Args:
         graph: ``openvino.Model``, changed in place.
