@@ -3,7 +3,7 @@
     python benchmarks/budget.py --model HASN.pth --model hasn-x4 --data Set5=DIR --data Set14=DIR
 
 Every recipe is measured in exact Q/DQ arithmetic on the two parts that a build is held to and on the sets
-that are given. Networks are prepared and ranges measured once, with the calibration patches that ship.
+that are given. Networks are prepared once and ranges measured for each recipe, on the patches that ship.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def measure(model: str, recipes: tuple[str, ...], given: tuple[str, ...]) -> lis
     sets: list[EvalSet] = [*held_out_sets(scale), *(load_eval_set(each, scale) for each in given)]
     data, everything = load_calibration(), replace(load_quant_recipe("search"), keep_float=())
     exporter = GraphExporter.for_int8(checkpoint, (), data, everything)
-    ranges = exporter.measure_ranges(data, everything)
     names = [conv.name for conv in convolutions(exporter.fp32())]
     run = Emulator(exporter.fp32(), exact=False).run
     reference = [score_images(run, each) for each in sets]
     rows = []
     loaded = {**{name: load_quant_recipe(name) for name in recipes}, "everything": everything}
     for name, recipe in loaded.items():
+        ranges = exporter.measure_ranges(data, recipe)
         graph = exporter.export(Form.WEAKLY_TYPED, Precision.INT8, ranges=ranges, recipe=recipe)
         run = Emulator(graph, exact=True).run
         lost = [drift(before, score_images(run, each)) for before, each in zip(reference, sets, strict=True)]

@@ -134,6 +134,7 @@ class RangesRecord(_Record, frozen=True, kw_only=True):
     values: dict[str, float]
     peaks: dict[str, float]
     lows: dict[str, float] = {}
+    spread: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
     gates: dict[str, tuple[float, ...]] = {}
 
 

@@ -313,13 +313,15 @@ class _Run:
 
     def _validate(self) -> None:
         from hasn_edge.pipeline.variants import GraphExporter
+        from hasn_edge.quantize.ranges import with_codes
 
         if self.tuner.step_count == 0:
             return
         network: FakeQuantHASN = self.tuner.averaged
         model, ranges = network.network(), network.ranges()
         try:
-            found = self._measure(GraphExporter(self.checkpoint, self._rules, model), ranges)
+            exporter = GraphExporter(self.checkpoint, self._rules, model)
+            found = self._measure(exporter, with_codes(ranges, exporter.fp32(), self.images, self.recipe))
         except HasnEdgeError as exc:  # outputs that are no numbers, ranges of no size
             log.warning("step %d: %s", self.tuner.step_count, exc)
             return
@@ -334,7 +336,12 @@ class _Run:
         kept = None
         if self._kept is not None:
             weights, ranges = self._kept
-            kept = {"weights": weights, "values": dict(ranges.values), "lows": dict(ranges.lows)}
+            learned = {
+                "values": dict(ranges.values),
+                "lows": dict(ranges.lows),
+                "spread": dict(ranges.spread),
+            }
+            kept = {"weights": weights, **learned}
         state = {
             "tuner": self.tuner.state(),
             "spent": self.spent,
@@ -360,5 +367,6 @@ class _Run:
         best = self._judge(state["best"]["mean"], state["best"]["worst"])
         if (kept := state["kept"]) is not None and best.share < self.best.share:
             self.best, self.best_step = best, int(state["best"]["step"])
-            ranges = replace(self.tuner.network.ranges(), values=kept["values"], lows=kept["lows"])
+            learned = {key: kept[key] for key in ("values", "lows", "spread")}
+            ranges = replace(self.tuner.network.ranges(), **learned)
             self._kept = kept["weights"], ranges

@@ -129,13 +129,16 @@ class GraphExporter:
 
     def measure_ranges(self, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
         """Measure the ranges that INT8 needs, by convolution, but for those learned with the weights."""
-        from hasn_edge.quantize.ranges import learned_ranges, ranges_from_onnx
+        from hasn_edge.quantize.ranges import learned_ranges, ranges_from_onnx, with_codes
+        from hasn_edge.quantize.recipe import Rounding
 
-        measured = ranges_from_onnx(self.fp32(), data, recipe)
-        if isinstance(self.checkpoint, ForeignGraph):
-            return measured
-        learned = learned_ranges(self.checkpoint.provenance, data)
-        return measured if learned is None else measured.learned(learned)
+        learned = None
+        if not isinstance(self.checkpoint, ForeignGraph):
+            learned = learned_ranges(self.checkpoint.provenance, data)
+        if learned is None:
+            return ranges_from_onnx(self.fp32(), data, recipe)
+        measured = ranges_from_onnx(self.fp32(), data, replace(recipe, rounding=Rounding.NEAREST))
+        return with_codes(measured.learned(learned), self.fp32(), data, recipe)
 
     def export(
         self,

@@ -28,13 +28,14 @@ from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.int8 import DEAD_RANGE, scale_of, weight_ranges
 from hasn_edge.quantize.observers import LEVELS
 from hasn_edge.quantize.ranges import LEARNED, ranges_from_onnx
-from hasn_edge.quantize.recipe import Granularity
+from hasn_edge.quantize.recipe import Granularity, Rounding
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from hasn_edge.quantize.ranges import CalibrationBatches, Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
+    from hasn_edge.quantize.spread import Spread
 
 RANGE_GAIN = 1000.0
 """How many times faster than a weight the logarithm of a range or a factor moves at one learning rate."""
@@ -81,9 +82,16 @@ class _RoundWeights(torch.autograd.Function):
 
 
 class InputPair(nn.Module):
-    """The Q/DQ pair on a tensor, which all convolutions that read it share."""
+    """The Q/DQ pair on a tensor, which all convolutions that read it share, and what is in front of it."""
 
-    def __init__(self, limit: float, low: float | None, *, exact: bool = False) -> None:
+    steps: Tensor
+    """Whole steps that are subtracted from each channel ``(C, 1, 1)``, where it is spread."""
+    factors: Tensor
+    """What a channel is multiplied by then."""
+
+    def __init__(
+        self, limit: float, low: float | None, spread: Spread | None = None, *, exact: bool = False
+    ) -> None:
         super().__init__()
         self.base = limit
         self.exact = exact
@@ -91,7 +99,11 @@ class InputPair(nn.Module):
         self.offset = nn.Parameter(torch.zeros((), dtype=torch.float64), not exact)
         scale = float(scale_of(limit, np.dtype(np.float32)))
         self.least = -LEVELS - 1 if low is None else int(np.rint(low / scale))
-        self.shifted = low is not None
+        self.shifted, self.spread = low is not None, spread is not None
+        if spread is not None:
+            shifts, factors = (np.array(each).reshape(-1, 1, 1) for each in spread)
+            self.register_buffer("steps", torch.from_numpy(np.rint(shifts * factors / scale)))
+            self.register_buffer("factors", torch.from_numpy(factors))
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -99,18 +111,24 @@ class InputPair(nn.Module):
         """What code 127 stands for, before a shift; float64."""
         return self.base * torch.exp(RANGE_GAIN * self.offset)
 
-    def record(self) -> tuple[float, float | None]:
-        """Return range and low as :class:`~hasn_edge.quantize.ranges.Ranges` has them."""
+    def record(self) -> tuple[float, float | None, Spread | None]:
+        """Return range, low and spread as :class:`~hasn_edge.quantize.ranges.Ranges` has them."""
         limit = float(self.limit.detach())
         scale = float(scale_of(limit, np.dtype(np.float32)))
-        return limit, self.least * scale if self.shifted else None
+        if self.spread:
+            shifts = self.steps * scale / self.factors
+            return limit, None, (tuple(shifts.ravel().tolist()), tuple(self.factors.ravel().tolist()))
+        return limit, self.least * scale if self.shifted else None, None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the codes of ``x`` stand for; once for all that read it."""
         if self._last is None or self._last[0] is not x:
-            scale = (self.limit / LEVELS).to(x.dtype)
-            made: Tensor = _RoundInput.apply(x, scale, self.least)  # type: ignore[no-untyped-call]
-            self._last = x, made
+            scale, y = self.limit / LEVELS, x
+            if self.spread:  # in the graph's order, so that the same values are rounded
+                shifts, factors = (self.steps * scale / self.factors).to(x.dtype), self.factors.to(x.dtype)
+                y = (x - shifts) * factors
+            made: Tensor = _RoundInput.apply(y, scale.to(x.dtype), self.least)  # type: ignore[no-untyped-call]
+            self._last = x, made / factors + shifts if self.spread else made
         return self._last[1]
 
     def forget(self) -> None:
@@ -165,7 +183,7 @@ class FakeConv(nn.Module):
         # In lists, so that they are not this module's children: others own them.
         self._pair, self._before, self._factors = [pair], [before], [read, written]
         self.register_buffer("fractions", torch.ones(conv.out_channels, 1, 1, 1, dtype=torch.float64))
-        self._together = False
+        self._together, self._rounds = False, True
 
     def own_parameters(self) -> tuple[Tensor, Tensor]:
         """Return weights and bias with the factors in them, not composed and not rounded."""
@@ -193,7 +211,11 @@ class FakeConv(nn.Module):
     def rescale(self, recipe: QuantRecipe) -> None:
         """Choose the weights' ranges by a recipe; until the next time they follow the largest weight."""
         self._together = recipe.weights is Granularity.PER_TENSOR
-        weights = self.parameters_now()[0].detach()
+        # Codes whose errors cancel are chosen for the finished weights, and hardly cost anything then.
+        self._rounds = recipe.rounding is Rounding.NEAREST
+        if not self._rounds:
+            return
+        weights = self._spread(self.parameters_now()[0].detach())
         limits = torch.from_numpy(np.asarray(weight_ranges(weights.cpu().numpy(), recipe)))
         largest = self._largest(weights).cpu()
         found = torch.where(largest > 0, limits.view(-1, 1, 1, 1) / largest, 1.0)
@@ -205,18 +227,28 @@ class FakeConv(nn.Module):
             magnitudes.amax().view(1, 1, 1, 1) if self._together else magnitudes.amax((1, 2, 3), keepdim=True)
         )
 
+    def _spread(self, weights: Tensor, *, back: bool = False) -> Tensor:
+        """Return weights as they are behind the factors in front of the pair, or what those stand for."""
+        pair = self._pair[0]
+        if pair is None or not pair.spread:
+            return weights
+        factors = pair.factors.to(weights.dtype).view(
+            (-1, 1, 1, 1) if self.inner.groups > 1 else (1, -1, 1, 1)
+        )
+        return weights * factors if back else weights / factors
+
     def _rounded(self, weights: Tensor) -> Tensor:
+        weights = self._spread(weights)
         limits = self.fractions * self._largest(weights)
         scales = (torch.where(limits > 0, limits, DEAD_RANGE) / LEVELS).to(weights.dtype)
-        rounded: Tensor = _RoundWeights.apply(weights, scales)  # type: ignore[no-untyped-call]
-        return rounded
+        return self._spread(_RoundWeights.apply(weights, scales), back=True)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution's output."""
         conv, pair = self.inner, self._pair[0]
         weights, bias = self.parameters_now()
         if pair is not None:
-            x, weights = pair(x), self._rounded(weights)
+            x, weights = pair(x), self._rounded(weights) if self._rounds else weights
         return F.conv2d(x, weights, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
@@ -246,17 +278,16 @@ class FakeQuantHASN(FusedHASN):
         """Of channels that are divided where they are written and multiplied where they are read: they change
         what is rounded and leave the FP32 function as it is."""
         self._names: dict[str, int] = {}
-        made: dict[tuple[str, float | None], int] = {}
+        made: dict[tuple[str, float | None, Spread | None], int] = {}
         image = proto.graph.input[0].name
         for name, conv in chosen.items():
-            low = ranges.lows.get(name)
-            key = conv.input, low
+            key = _, low, spread = conv.input, ranges.lows.get(name), ranges.spread.get(name)
             if key not in made:
-                readers = [each for each in chosen.values() if each.input == conv.input]
-                limit = max(ranges.of(each.name) for each in readers)
+                others = ((c.input, ranges.lows.get(n), ranges.spread.get(n), n) for n, c in chosen.items())
+                limit = max(ranges.of(other) for *read, other in others if tuple(read) == key)
                 made[key] = len(self.pairs)
                 exact = limit <= 0 or (low is not None and conv.input == image)
-                self.pairs.append(InputPair(limit if limit > 0 else 1.0, low, exact=exact))
+                self.pairs.append(InputPair(limit if limit > 0 else 1.0, low, spread, exact=exact))
             self._names[name] = made[key]
         self._replace(model, composed, {name: conv.shape[2:] for name, conv in chosen.items()})
         self.rescale()
@@ -318,15 +349,19 @@ class FakeQuantHASN(FusedHASN):
     def ranges(self) -> Ranges:
         """Return the ranges of all that is rounded, as they are now."""
         kept = self._ranges.only(self._names)
-        values, lows = dict(kept.values), dict(kept.lows)
+        values, lows, spread = dict(kept.values), dict(kept.lows), dict(kept.spread)
         for name, number in self._names.items():
             pair = self.pairs[number]
             assert isinstance(pair, InputPair)
             if not pair.exact:
-                values[name], low = pair.record()
+                values[name], low, channels = pair.record()
                 if low is not None:
                     lows[name] = low
-        return replace(kept, values=values, lows=lows, codes={})  # these weights are rounded to the nearest
+                if channels is not None:
+                    spread[name] = channels
+        return replace(
+            kept, values=values, lows=lows, spread=spread, codes={}
+        )  # these weights are rounded to the nearest
 
     def provenance(self) -> dict[str, Any]:
         """Return what a checkpoint of :meth:`network` has to state, so that a build takes these ranges."""
@@ -339,6 +374,7 @@ def provenance_of(ranges: Ranges) -> dict[str, Any]:
         LEARNED: {
             "values": dict(ranges.values),
             "lows": dict(ranges.lows),
+            "spread": dict(ranges.spread),
             "fingerprint": ranges.fingerprint,
         }
     }

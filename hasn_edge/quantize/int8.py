@@ -16,10 +16,12 @@ from hasn_edge.images.arrays import Float64
 from hasn_edge.quantize.graph import Convolution, array_of, convolutions, initializers, opset_of
 from hasn_edge.quantize.observers import LEVELS, mse_ranges
 from hasn_edge.quantize.recipe import Granularity, WeightRange
+from hasn_edge.quantize.spread import in_dtype, spread_inputs, weighted_sum
 
 if TYPE_CHECKING:
     from hasn_edge.quantize.ranges import Ranges
     from hasn_edge.quantize.recipe import QuantRecipe
+    from hasn_edge.quantize.spread import Spread
 
 SMALLEST_SCALE = {"float32": 2.0**-100, "float16": 2.0**-14}
 """Scales are never below this: smaller FP16 numbers are subnormal, and 1 / scale must stay finite."""
@@ -67,10 +69,13 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
         ArtifactError: a selected convolution has no measured range.
         ConfigError: the recipe selects nothing.
     """
+    names = recipe.select(conv.name for conv in convolutions(proto))
     result = onnx.ModelProto()
-    result.CopyFrom(proto)
+    result.CopyFrom(
+        spread_inputs(proto, {name: ranges.spread[name] for name in names if name in ranges.spread})
+    )
     found = {conv.name: conv for conv in convolutions(result)}
-    chosen = [found[name] for name in recipe.select(found)]
+    chosen = [found[name] for name in names]
     weights = initializers(result)
     dtypes = {array_of(weights[conv.weight]).dtype for conv in chosen}
     _check(result, chosen, dtypes, ranges)
@@ -82,6 +87,8 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
         else:
             codes, limits = rounded.codes_of(own)
             writer.weights(conv, limits, codes)
+        if conv.name in ranges.spread:
+            writer.shift_of_codes(conv, own, ranges.spread[conv.name])
     for number, readers in enumerate(_by_input(chosen, ranges).values()):
         limit = max(ranges.of(conv.name) for conv in readers)
         writer.activation(readers, limit, ranges.lows.get(readers[0].name), number)
@@ -144,7 +151,7 @@ class _PairWriter:
         self._before: dict[str, list[NodeProto]] = {}
         self._constants: list[TensorProto] = []
         self._named: set[str] = set()
-        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._rounded: dict[str, Float64] = {}
         self._nodes = {node.name: node for node in model.graph.node if node.op_type == "Conv"}
         self._readers = Counter(name for node in model.graph.node for name in node.input)
 
@@ -189,7 +196,7 @@ class _PairWriter:
         constants = initializers(self._model)
         bias = 0.0 if conv.bias is None else array_of(constants[conv.bias]).astype(np.float64)
         # Of the weights as they are after rounding: most values lie near zero, far from the shift.
-        total = bias + shift * self._sums[conv.name]
+        total = bias + shift * self._rounded[conv.name].sum(axis=(1, 2, 3))
         name = self._constant(total.astype(self._dtype), f"{conv.name}.bias.shifted")
         node = self._nodes[conv.name]
         node.input[2:] = [name]
@@ -212,8 +219,17 @@ class _PairWriter:
                 source = self._constant(moved, f"{conv.name}.weight.rounded")
             else:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(moved, source))
-        self._sums[conv.name] = (codes * steps).sum(axis=(1, 2, 3))
+        self._rounded[conv.name] = codes * steps
         self._nodes[conv.name].input[1] = self._pair(source, conv.name, scales, name=f"{conv.name}.weight.q")
+
+    def shift_of_codes(self, conv: Convolution, own: NDArray[np.floating], spread: Spread) -> None:
+        """Let the bias of ``conv`` take what its codes, not its weights, make of its input's shift."""
+        assert conv.bias is not None
+        shifts, factors = in_dtype(spread, self._dtype)
+        tensor = initializers(self._model)[conv.bias]
+        lost = weighted_sum(self._rounded[conv.name] - own.astype(np.float64), shifts * factors, conv)
+        values = (array_of(tensor).astype(np.float64) + lost).astype(self._dtype)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, conv.bias))
 
     def write(self) -> None:
         graph = self._model.graph

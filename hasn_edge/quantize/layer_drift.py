@@ -72,6 +72,20 @@ def float_graph(proto: ModelProto) -> ModelProto:
                     if item.name == "pads":
                         item.ints[:] = [*around[2:4], *around[6:8]]
             source = shift.input[0]
+        spread = made.get(source)
+        if spread is not None and spread.name.endswith("/Spread") and conv.input[1] in made:
+            # The float graph has it too; its bias has the share of the weights, not of their codes.
+            scale = values[made[made[conv.input[1]].input[0]].input[1]].astype(np.float64)
+            steps, own = scale.reshape(-1, 1, 1, 1), values[weights].astype(np.float64)
+            codes = np.clip(np.rint(own / steps), -LEVELS - 1, LEVELS)
+            zero = values[made[spread.input[0]].input[1]] * values[spread.input[1]].astype(np.float64)
+            shape = (-1, 1, 1, 1) if len(own) == zero.size and own.shape[1] == 1 else (1, -1, 1, 1)
+            lost = ((codes * steps - own) * zero.reshape(shape)).sum(axis=(1, 2, 3))
+            plain = onnx.numpy_helper.from_array(
+                (values[conv.input[2]] - lost).astype(values[conv.input[2]].dtype), f"{conv.name}.bias.float"
+            )
+            result.graph.initializer.append(plain)
+            conv.input[2] = plain.name
         conv.input[0], conv.input[1] = source, weights
     return result
 

@@ -19,6 +19,13 @@ from hasn_edge.quantize.graph import convolutions
 from hasn_edge.quantize.observers import LEVELS, MagnitudeHistogram, Observer, observed_range
 from hasn_edge.quantize.recipe import Rounding
 from hasn_edge.quantize.rounding import RoundedWeights, compensated_codes
+from hasn_edge.quantize.spread import (
+    Spread,
+    channel_counts,
+    choose_steps,
+    spread_inputs,
+    spread_of,
+)
 from hasn_edge.sidecar import RangesRecord
 
 if TYPE_CHECKING:
@@ -53,6 +60,9 @@ class Ranges:
     """Largest magnitude seen, by convolution name: above 65504 FP16 cannot hold the tensor."""
     lows: Mapping[str, float] = field(default_factory=dict)
     """The value that code -128 stands for, where the input is shifted so that all 256 codes are used."""
+    spread: Mapping[str, Spread] = field(default_factory=dict)
+    """What is subtracted from each channel, and what it is multiplied by then, in front of a convolution; its
+    range is that of the result."""
     gates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Mean over the calibration images of each channel attention that is frozen, a value a channel."""
     codes: Mapping[str, RoundedWeights] = field(default_factory=dict, repr=False, compare=False)
@@ -91,23 +101,29 @@ class Ranges:
             values=chosen(self.values),
             peaks=chosen(self.peaks),
             lows=chosen(self.lows),
+            spread=chosen(self.spread),
             codes=chosen(self.codes),
         )
 
-    def learned(self, found: Mapping[str, Mapping[str, float]]) -> Ranges:
+    def learned(self, found: Mapping[str, Mapping[str, Any]]) -> Ranges:
         """Return them with those in place that were learned with the weights, see :func:`learned_ranges`.
 
-        A convolution whose input is shifted in one of the two only keeps its own.
+        A convolution whose input is shifted or spread in one of the two only keeps its own.
         """
-        lows = found["lows"]
-        same = {name for name in found["values"] if (name in lows) == (name in self.lows)} & set(self.values)
+        lows, spread = found["lows"], found.get("spread", {})
+        same = {
+            name
+            for name in set(found["values"]) & set(self.values)
+            if (name in lows, name in spread) == (name in self.lows, name in self.spread)
+        }
         return replace(
             self,
             values={
                 name: found["values"][name] if name in same else own for name, own in self.values.items()
             },
             lows={name: lows[name] if name in same else own for name, own in self.lows.items()},
-            codes={},  # such weights were learned as they are rounded to the nearest
+            spread={name: _pair(spread[name]) if name in same else own for name, own in self.spread.items()},
+            codes={},  # those of other ranges: see `with_codes`
         )
 
     def to_record(self) -> RangesRecord:
@@ -118,8 +134,8 @@ class Ranges:
 
 def learned_ranges(
     provenance: Mapping[str, Any], data: CalibrationBatches
-) -> Mapping[str, Mapping[str, float]] | None:
-    """Return ranges that were learned together with a checkpoint's weights: ``values`` and ``lows`` by name.
+) -> Mapping[str, Mapping[str, Any]] | None:
+    """Return ranges that were learned with a checkpoint's weights: ``values``, ``lows``, ``spread`` by name.
 
     They hold for a network as it is, without equalization. ``None`` where there are none, or where ``data``
     is not what they were learned on: then ranges are to be measured, as of any checkpoint.
@@ -142,6 +158,9 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
         ConfigError: the recipe selects no convolution.
     """
     chosen = recipe.select(conv.name for conv in convolutions(proto))
+    found_spread = measure_spread(proto, data, recipe.spread_out(chosen), recipe.error_power)
+    spread = {name: each for name, (each, _) in found_spread.items()}
+    plain, proto = proto, spread_inputs(proto, spread)
     lows = input_minima(proto, data, recipe.shifted(chosen))
     histograms = input_histograms(proto, data, chosen, lows, apart=recipe.observer is Observer.BALANCED)
     percentile = recipe.percentile if recipe.observer is Observer.PERCENTILE else None
@@ -149,10 +168,6 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     found: dict[tuple[int, int], float] = {}
     values: dict[str, float] = {}
     gates = measure_gates(proto, data, recipe.frozen(find_gates(proto)))
-    codes: dict[str, RoundedWeights] = {}
-    if recipe.rounding is Rounding.COMPENSATED:
-        read = set(_readers(proto, chosen).values())
-        codes = compensated_codes(proto, tensors_on(proto, data, read), chosen, recipe)
     image = {conv.name for conv in convolutions(proto) if conv.input == proto.graph.input[0].name}
     for name, histogram in histograms.items():
         levels = 2 * LEVELS + 1 if name in lows else LEVELS
@@ -165,17 +180,37 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
             found[key] = max(limit, -lows.get(name, 0.0)) * LEVELS / levels
         # An image has 8 bits: shifted by half, its codes are its levels, and nothing is lost.
         values[name] = LEVELS / 255 if name in image and name in lows else found[key]
-    return Ranges(
+    values.update({name: limit for name, (_, limit) in found_spread.items()})
+    found_ranges = Ranges(
         values=values,
         peaks={name: histogram.peak for name, histogram in histograms.items()},
         lows=lows,
-        codes=codes,
+        spread=spread,
         gates={name: mean for name, (mean, _) in gates.items()},
         observer=recipe.observer,
         percentile=percentile,
         fingerprint=data.fingerprint,
         images=len(data),
     )
+    return with_codes(found_ranges, plain, data, recipe)
+
+
+def with_codes(ranges: Ranges, proto: ModelProto, data: CalibrationBatches, recipe: QuantRecipe) -> Ranges:
+    """Return them with the weights' codes that go with them, where ``recipe`` does not round to the nearest.
+
+    Args:
+        ranges: Of the same network; as the rest of :func:`ranges_from_onnx`.
+        proto: The FP32 graph.
+        data: Images.
+        recipe: Chooses the convolutions and the rounding.
+    """
+    codes: dict[str, RoundedWeights] = {}
+    if recipe.rounding is Rounding.COMPENSATED:
+        proto = spread_inputs(proto, ranges.spread)
+        chosen = recipe.select(conv.name for conv in convolutions(proto))
+        read = set(_readers(proto, chosen).values())
+        codes = compensated_codes(proto, tensors_on(proto, data, read), chosen, recipe, ranges.spread)
+    return replace(ranges, codes=codes)
 
 
 def input_histograms(
@@ -259,6 +294,7 @@ def shares_outside(proto: ModelProto, ranges: Ranges, images: Iterable[Pixels]) 
     Raises:
         InputError: there is no image.
     """
+    proto = spread_inputs(proto, ranges.spread)
     readers = _readers(proto, ranges.values)
     counts, sizes = dict.fromkeys(readers, 0), dict.fromkeys(readers, 0)
     for tensors in tensors_on(proto, map(to_tensor, images), set(readers.values())):
@@ -267,6 +303,8 @@ def shares_outside(proto: ModelProto, ranges: Ranges, images: Iterable[Pixels]) 
             # Shifted, 256 codes begin at the low; else 127 go in either direction.
             high = ranges.of(name) if low is None else low + ranges.of(name) * (2 * LEVELS + 1) / LEVELS
             least = -high if low is None else low
+            if name in ranges.spread:  # all 256 codes, and what is rounded to the outermost
+                high, least = high * (LEVELS + 0.5) / LEVELS, -high * (LEVELS + 1.5) / LEVELS
             sizes[name] += values.size
             counts[name] += int(np.count_nonzero(values > high) + np.count_nonzero(values < least))
     return {name: counts[name] / sizes[name] for name in readers}
@@ -286,6 +324,47 @@ def input_minima(
         for tensors in tensors_on(proto, batches, set(found)):
             found = {tensor: min(low, float(tensors[tensor].min())) for tensor, low in found.items()}
     return {name: found[tensor] for name, tensor in readers.items()}
+
+
+def measure_spread(
+    proto: ModelProto, batches: Iterable[NDArray[np.float32]], names: Iterable[str], power: float
+) -> dict[str, tuple[Spread, float]]:
+    """Return shifts and factors of the channels that each of some convolutions reads, and its range.
+
+    Convolutions whose input is zero everywhere have none.
+
+    Args:
+        proto: The FP32 graph.
+        batches: As of :func:`ranges_from_onnx`.
+        names: Convolutions.
+        power: What errors are raised to.
+
+    Raises:
+        InputError: there is no calibration image.
+        CheckpointError: a value is not finite.
+    """
+    readers = _readers(proto, names)
+    if not readers:
+        return {}
+    ends: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    for tensors in tensors_on(proto, batches, set(readers.values())):
+        for name, tensor in readers.items():
+            own = tensors[tensor].min(axis=(0, 2, 3)), tensors[tensor].max(axis=(0, 2, 3))
+            if not (np.isfinite(own[0]).all() and np.isfinite(own[1]).all()):
+                raise CheckpointError(
+                    f"the input of convolution {name} has values that are not finite on a calibration image: "
+                    "this checkpoint overflows float32",
+                    say("use another checkpoint"),
+                )
+            low, high = ends.get(tensor, (np.zeros(len(own[0])), np.zeros(len(own[0]))))
+            ends[tensor] = np.minimum(low, own[0]), np.maximum(high, own[1])
+    ends = {tensor: pair for tensor, pair in ends.items() if (pair[1] > pair[0]).any()}
+    counts = channel_counts(tensors_on(proto, batches, set(ends)), ends)
+    found = {
+        tensor: spread_of(*choose_steps(counts[tensor], low, high, power), high > low)
+        for tensor, (low, high) in ends.items()
+    }
+    return {name: found[tensor] for name, tensor in readers.items() if tensor in found}
 
 
 def _readers(proto: ModelProto, names: Iterable[str]) -> dict[str, str]:
@@ -314,3 +393,8 @@ def tensors_on(
         yield {**emulator.run_all(batch), graph_input: batch}
     if empty:
         raise InputError("there is no calibration image", say("give a folder with images"))
+
+
+def _pair(values: Any) -> Spread:
+    shifts, factors = values
+    return tuple(shifts), tuple(factors)

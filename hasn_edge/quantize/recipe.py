@@ -87,6 +87,9 @@ class QuantRecipe:
     shift: tuple[str, ...] = ()
     """Names of convolutions whose input is shifted by a constant first, so that all 256 codes are used
     although the zero point is 0: for what lies on one side of zero, as the image and what leaves GELU."""
+    spread: tuple[str, ...] = ()
+    """Names of convolutions whose input is shifted and scaled first, each channel by itself, so that each
+    channel uses all 256 codes; see `quantize/spread.py`. For these, `shift` has no effect."""
     freeze: tuple[str, ...] = ()
     """Names of channel attentions whose gates become constants, their mean over the calibration images: the
     convolution that they scale with .gate behind, as block_4.cab.cab.2.gate. What that loses counts like
@@ -161,8 +164,12 @@ class QuantRecipe:
         return chosen
 
     def shifted(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return those of ``names`` whose input is shifted."""
-        return tuple(name for name in names if _matches(name, self.shift))
+        """Return those of ``names`` whose input is shifted by one constant."""
+        return tuple(name for name in names if _matches(name, self.shift) and not _matches(name, self.spread))
+
+    def spread_out(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of ``names`` whose input is shifted and scaled by channel."""
+        return tuple(name for name in names if _matches(name, self.spread))
 
     def frozen(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of ``names`` that become constants."""

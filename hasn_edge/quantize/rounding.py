@@ -23,6 +23,7 @@ from hasn_edge.quantize.observers import LEVELS
 
 if TYPE_CHECKING:
     from hasn_edge.quantize.recipe import QuantRecipe
+    from hasn_edge.quantize.spread import Spread
 
 SAMPLES = 400
 """Places of an image's output that are looked at, chosen by a fixed seed."""
@@ -61,6 +62,7 @@ def compensated_codes(
     tensors: Iterable[Mapping[str, NDArray[np.float32]]],
     names: Iterable[str],
     recipe: QuantRecipe,
+    spread: Mapping[str, Spread] | None = None,
 ) -> dict[str, RoundedWeights]:
     """Return the codes of the weights of each convolution called in ``names``.
 
@@ -69,17 +71,23 @@ def compensated_codes(
         tensors: What the convolutions read, by tensor, ``(N, C, H, W)`` a batch.
         names: Convolutions.
         recipe: Chooses the scales, see :func:`hasn_edge.quantize.int8.weight_ranges`.
+        spread: Shifts and factors that the graph has in front of some of them. Biases take up what codes make
+            of a shift, so errors are those on the input without it.
     """
     from hasn_edge.quantize.int8 import scale_of, weight_ranges
 
     wanted = set(names)
     convs = [conv for conv in convolutions(proto) if conv.name in wanted]
     moments: dict[str, Float64] = {}
+    zeros = {
+        name: np.multiply(*each).astype(np.float32).reshape(-1, 1, 1) for name, each in (spread or {}).items()
+    }
     images = 0
     for batch in tensors:
         for number in range(len(batch[convs[0].input])):
             for conv in convs:
-                own = input_moments(conv, batch[conv.input][number], seed=images)
+                x = batch[conv.input][number]
+                own = input_moments(conv, x + zeros[conv.name] if conv.name in zeros else x, seed=images)
                 moments[conv.name] = own if conv.name not in moments else moments[conv.name] + own
             images += 1
     constants = initializers(proto)

@@ -221,6 +221,7 @@ class Meter:
             how,
             dict(self._ranges.values),
             dict(self._ranges.lows),
+            dict(self._ranges.spread),
             [part.fingerprint for part in parts],
             *([] if reference is None else [reference]),
         ]

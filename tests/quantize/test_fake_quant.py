@@ -29,6 +29,7 @@ from hasn_edge.quantize.recipe import Granularity, QuantRecipe, WeightRange
 from tests.quantize.conftest import Images, run, tiny_model
 
 SHIFTED = QuantRecipe(keep_float=("*.attention.*",), shift=("conv_1", "*.cab.cab.2"))
+SPREAD = replace(SHIFTED, shift=("conv_1",), spread=("*.g.conv", "*.cab.cab.?", "*.dwconv2.conv", "conv_2"))
 RULES = ("compose_esa", "pad_cab", "squeeze_first")
 
 
@@ -58,6 +59,7 @@ def levels_apart(network: torch.nn.Module, expected: np.ndarray, x: np.ndarray) 
         pytest.param(QuantRecipe(), (), {}, id="everything"),
         pytest.param(SHIFTED, ("compose_esa",), {"blocks": 2}, id="shifted, composed"),
         pytest.param(SHIFTED, RULES, {"features": 9}, id="as for TensorRT"),
+        pytest.param(SPREAD, ("compose_esa",), {"blocks": 2}, id="spread"),
         pytest.param(
             QuantRecipe(weights=Granularity.PER_TENSOR, weight_range=WeightRange.MSE),
             ("compose_esa",),
@@ -75,12 +77,16 @@ def test_the_forward_pass_is_that_of_the_int8_graph(recipe, rules, changes):
     assert levels_apart(network, exact, x) < 1e-3
     found = network.ranges()
     assert found.values == pytest.approx({name: ranges.values[name] for name in found.values}, rel=1e-12)
-    again = int8_onnx_from_onnx(proto, replace(ranges, lows={**ranges.lows, **found.lows}), recipe)
+    spread = {**ranges.spread, **found.spread}
+    again = int8_onnx_from_onnx(
+        proto, replace(ranges, lows={**ranges.lows, **found.lows}, spread=spread), recipe
+    )
     assert run(again, x) == pytest.approx(exact, abs=1e-6)  # lows in whole steps have the same codes
 
 
-def test_moved_ranges_and_weights_are_those_of_the_exported_graph():
-    model, _, ranges, network = rounded(SHIFTED, ("compose_esa",))
+@pytest.mark.parametrize("recipe", [SHIFTED, SPREAD], ids=["shifted", "spread"])
+def test_moved_ranges_and_weights_are_those_of_the_exported_graph(recipe):
+    model, _, ranges, network = rounded(recipe, ("compose_esa",))
     with torch.no_grad():
         for number, pair in enumerate(network.pairs):
             if pair.offset.requires_grad:
@@ -97,8 +103,8 @@ def test_moved_ranges_and_weights_are_those_of_the_exported_graph():
     # What is exact on 8-bit images is not learned.
     assert moved.values["conv_1"] == ranges.values["conv_1"] == 127 / 255
     assert moved.values["conv_2"] != pytest.approx(ranges.values["conv_2"], rel=0.1)
-    x = photo()
-    assert levels_apart(network, run(int8_onnx_from_onnx(proto, moved, SHIFTED), x), x) < 1e-3
+    x = photo(7)  # whose values are not half-way between two codes
+    assert levels_apart(network, run(int8_onnx_from_onnx(proto, moved, recipe), x), x) < 1e-3
 
 
 @pytest.mark.parametrize("changes", [{"blocks": 2}, {"residual": True, "cab": False}, {"skip": False}])
@@ -143,7 +149,7 @@ def test_the_gradients_of_rounding_are_those_of_the_papers():
     assert x.grad.tolist() == [1, 1, 0, 0]
     # One step is 0.01: 2.49 steps become 2, -50 stay, and what is cut off moves with the range.
     assert float(pair.offset.grad) == pytest.approx(RANGE_GAIN * 0.01 * ((2 - 2.49) + 0 + 127 - 128))
-    assert pair.record() == (1.27, None)
+    assert pair.record() == (1.27, None, None)
 
 
 def test_the_gradients_of_weights_are_those_of_the_papers():
