@@ -125,8 +125,8 @@ class Bench:
             variants = {
                 "as it is": recipe,
                 "not equalized": replace(recipe, equalize=None),
-                "not shifted": replace(recipe, shift=()),
-                "neither": replace(recipe, equalize=None, shift=()),
+                "neither shifted nor spread": replace(recipe, shift=(), spread=()),
+                "none of these": replace(recipe, equalize=None, shift=(), spread=()),
             }
             for label, variant in variants.items():
                 if label == "as it is" or variant != recipe:

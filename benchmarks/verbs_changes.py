@@ -95,7 +95,7 @@ CHANGES: tuple[Change, ...] = (
         for verb in ("upscale", "export", "build")
     ),
     Change("build-plain-recipe", "the same nodes in another order|sha256", ORDER),
-    Change("build-*", r"details\.(recipe\.(shift|equalize)|ranges\.lows): nothing", SHIFT),
+    Change("build-*", r"details\.(recipe\.(shift|spread|equalize)|ranges\.(lows|spread)): nothing", SHIFT),
     Change("*", r"shards\.json: images\[.*\]\.(lr_)?source: nothing", SHARDS),
     Change("train*", "the same values, packed otherwise", TRAIN),
     Change("train*", r"run\.json: (recipe\.|branched_at: )|(best|last).*the same tensors", TRAIN),

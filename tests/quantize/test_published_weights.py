@@ -91,8 +91,7 @@ def test_the_extensive_recipe_on_set5(shared_data):
     bench = Bench(exporter, exporter.measure_ranges(load_calibration(), recipe), shared_data / "eval")
     names = [conv.name for conv in convolutions(exporter.fp32())]
     assert mac_share(exporter.fp32(), recipe.select(names)) >= 0.94
-    # 0.045 with ranges of photographs alone, which lose 0.3 dB on drawn images.
-    assert bench.loss("Set5", Form.WEAKLY_TYPED, Precision.INT8, recipe) <= 0.075
+    assert bench.loss("Set5", Form.WEAKLY_TYPED, Precision.INT8, recipe) <= 0.05 + CPUS
 
 
 @pytest.mark.slow
