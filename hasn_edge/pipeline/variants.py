@@ -132,13 +132,13 @@ class GraphExporter:
         from hasn_edge.quantize.ranges import learned_ranges, ranges_from_onnx, with_codes
         from hasn_edge.quantize.recipe import Rounding
 
-        learned = None
+        graph, learned = self.fp32(), None
         if not isinstance(self.checkpoint, ForeignGraph):
             learned = learned_ranges(self.checkpoint.provenance, data)
         if learned is None:
-            return ranges_from_onnx(self.fp32(), data, recipe)
-        measured = ranges_from_onnx(self.fp32(), data, replace(recipe, rounding=Rounding.NEAREST))
-        return with_codes(measured.learned(learned), self.fp32(), data, recipe)
+            return ranges_from_onnx(graph, data, recipe)
+        measured = ranges_from_onnx(graph, data, replace(recipe, rounding=Rounding.NEAREST))
+        return with_codes(measured.learned(learned), graph, data, recipe)
 
     def export(
         self,

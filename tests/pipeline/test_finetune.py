@@ -33,6 +33,7 @@ inherit = false
 observer = "percentile"
 percentile = 97.0
 equalize = 0.5
+rounding = "compensated"
 quantize = ["conv_1", "upsampler.0"]
 budget_db = 9.0
 """
