@@ -27,6 +27,8 @@ from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from hasn_edge.model.checkpoint import Checkpoint
     from hasn_edge.pipeline.variants import GraphExporter, Variants
     from hasn_edge.quantize.fake_quant import FakeQuantHASN, Tuner
@@ -159,6 +161,7 @@ def finetune(
         notes = (*notes, "finetune: nothing was better than the start, so the weights stay as they were")
         return Adapted(variants=variants, notes=notes, weights=None, path=path, state=run.path)
     adapted, data = run.result()
+    notes = (*notes, f"finetune: without rounding, in FP32, the adapted weights lose {run.plain}")
     context = replace(context, checkpoint=adapted, name=path.stem, model=path.name)
     other = type(variants)(context, variants.progress)
     other.acceptance = variants.acceptance  # all is held against the network that it began with
@@ -192,6 +195,8 @@ class _Run:
         self.progress: Progress = variants.progress
         self.spent = 0.0
         self.best, self.best_step = GateLoss(mean=0, worst=0, share=0), 0
+        self.plain = self.best
+        """What the best weights lose in FP32, once :meth:`result` has measured it."""
         self._kept: tuple[dict[str, Any], Ranges] | None = None
         self._stop: list[int] = []
         facts = {
@@ -266,12 +271,14 @@ class _Run:
         """Return the best weights as a checkpoint, and its file."""
         from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
         from hasn_edge.model.hasn import HASN
+        from hasn_edge.pipeline.variants import GraphExporter
         from hasn_edge.quantize.fake_quant import provenance_of
 
         assert self._kept is not None
         weights, ranges = self._kept
         model = HASN(self.checkpoint.spec)
         model.load_state_dict(weights)
+        self.plain = self._loss(GraphExporter(self.checkpoint, self._rules, model).fp32())
         provenance = {
             "finetuned": {
                 "parent": self.checkpoint.sha256,
@@ -281,6 +288,7 @@ class _Run:
                 "settings": asdict(self.settings),
                 "recipe": self.recipe.to_dict(),
                 "loss_db": asdict(self.best),
+                "fp32_loss_db": asdict(self.plain),
             },
             **provenance_of(ranges),
             "parent": dict(self.checkpoint.provenance),
@@ -293,11 +301,13 @@ class _Run:
 
     def _measure(self, exporter: GraphExporter, ranges: Ranges) -> GateLoss:
         """Return what the real INT8 graph of ``exporter`` loses against the FP32 network of the build."""
+        self.progress(Step("measuring the INT8 graph on the held-out images"))
+        return self._loss(exporter.export(Form.CPU, Precision.INT8, ranges=ranges, recipe=self.recipe))
+
+    def _loss(self, graph: ModelProto) -> GateLoss:
         from hasn_edge.exporters.onnx_graph import Emulator
 
-        self.progress(Step("measuring the INT8 graph on the held-out images"))
         acceptance = self.variants.acceptance
-        graph = exporter.export(Form.CPU, Precision.INT8, ranges=ranges, recipe=self.recipe)
         run = Emulator(graph, exact=True).run
         parts = [
             drift(before, score_images(run, part))

@@ -106,7 +106,7 @@ def test_adapted_weights_are_published_with_the_graph_that_is_made_of_them(folde
     path = tmp_path / "a" / "tiny-finetuned.safetensors"
     assert built["artifacts"][0]["path"] == str(tmp_path / "a" / "tiny-finetuned-int8-cpu.onnx")
     assert built["summary"][0].startswith("finetune: ")
-    assert built["summary"][1] == f"finetune: wrote {path}"
+    assert built["summary"][2] == f"finetune: wrote {path}"
     assert not list((tmp_path / "a" / "cache").glob("finetune-*"))
     artifact = hasn_edge.artifact.load_artifact(built["artifacts"][0]["path"])
     assert artifact.source == file_sha256(path)
@@ -128,6 +128,11 @@ def test_adapted_weights_are_published_with_the_graph_that_is_made_of_them(folde
     (note,) = (line for line in later.summary if line.startswith("tiny-finetuned: weights that were adapted"))
     assert f"lost {stated['loss_db']['mean']:.4f} dB then" in note
     assert not any("that were adapted" in line for line in built["summary"])
+    # And what their own FP32 network lost.
+    kept = again.details.measured.held_out
+    fp32 = [each.psnr_y_db - each.dpsnr_db for each in (before, kept)]
+    assert stated["fp32_loss_db"]["mean"] == pytest.approx(fp32[0] - fp32[1], abs=1e-3)
+    assert f"in FP32, the adapted weights lose {stated['fp32_loss_db']['mean']:.4f} dB" in built["summary"][1]
     references = [each.details.measured.against for each in (artifact, again)]
     assert references == ["PyTorch FP32, unfused", "PyTorch FP32, unfused, of the adapted weights"]
 
