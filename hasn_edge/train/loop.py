@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from hasn_edge.train.run_folder import RunFile, load_newest, saved_iterations, s
 from hasn_edge.train.runs import load_start
 from hasn_edge.train.speed import keep_freed_memory
 from hasn_edge.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 LOG_EVERY = 50
 """Iterations between log lines, and between reads of the losses on a CUDA device."""
@@ -124,6 +127,8 @@ def _open_trainer(
     trainer = Trainer(run.recipe, source, world, start=weights, compiled=compiled)
     if state is not None:
         trainer.restore(state)
+    elif trainer.revived and world.is_main:
+        log.warning("the weights to begin with: %s; what is silent begins anew", trainer.revived)
     return trainer
 
 

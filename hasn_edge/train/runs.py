@@ -93,6 +93,10 @@ def begin_run(
             f"{recipe.name} rounds a trained network to INT8, so it needs weights to begin with",
             use(start="FILE"),
         )
+    if recipe.init.revive and weights is None:
+        raise ConfigError(
+            f"{recipe.name} has init.revive, which needs weights to begin with", use(start="FILE")
+        )
     recipe, quantize_sha256 = _resolve_quantize(recipe)
     if recipe.memory_format is MemoryFormat.AUTO:
         recipe = replace(recipe, memory_format=faster_memory_format(recipe, source, device))

@@ -1,9 +1,9 @@
 """Hidden units of CAB that pass nothing on: found, and begun anew.
 
-CAB is two 3x3 convolutions around a GELU. A hidden unit that sees only large negative values gives zero, and
-so is its gradient: it never learns again. Large early steps do this to whole blocks, because the quickest way
-to a smaller loss is then to switch the body's noise off. The loss does not show it: the other blocks go on
-learning. A bundled hasn-x4 had three silent blocks of six for 27,000 iterations.
+CAB is two 3x3 convolutions around a GELU. Where a hidden unit sees only large negative values, its output is
+zero, and so is its gradient: it never learns again. Large early steps do this to whole blocks, because the
+quickest way to a smaller loss is then to switch the body's noise off. The loss does not show it: the other
+blocks go on learning. A bundled hasn-x4 had three silent blocks of six for 27,000 iterations.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.train.init import begin, outputs
 from hasn_edge.train.recipe import InitConfig, InitKind
 
-_ON = 0.02
-"""What a unit has to give at one pixel at least, in units of a GELU's input, to count as alive."""
+_SPAN = 0.02
+"""How far the outputs of a living unit lie apart at least, from the least to the largest."""
+_SHARE = 0.02
+"""What a living block adds at least, relative to its input: root mean squares around the channel means."""
 _QUIET = 0.1
 """Weights behind what begins anew, relative to those of its like."""
 _NOISE = 0.05
@@ -27,6 +29,9 @@ _INIT = InitConfig(kind=InitKind.DELTA)
 
 def silent_units(model: HASN, patches_NCHW: Tensor) -> dict[str, Tensor]:
     """Return by block which hidden units of its CAB are silent on patches: ``(units,)`` bool.
+
+    A unit is silent if its output hardly varies. All units of a block are if the block adds next to nothing
+    to its input (without a residual: puts out next to nothing).
 
     Args:
         model: Blocks without CAB are left out.
@@ -38,7 +43,8 @@ def silent_units(model: HASN, patches_NCHW: Tensor) -> dict[str, Tensor]:
         x = model.conv_1(patches_NCHW)
         for number, block in enumerate(model.blocks, 1):
             if isinstance(block.cab, CAB):
-                found[f"block_{number}"] = _silent(block, x)
+                dead = _dead(block, x)
+                found[f"block_{number}"] = dead | True if _adds_nothing(block, x) else dead
             x = block(x)
     return found
 
@@ -53,11 +59,13 @@ def describe(silent: dict[str, Tensor]) -> str:
 
 
 def revive(model: HASN, patches_NCHW: Tensor, *, seed: int) -> str:
-    """Begin silent units of CAB anew, in place, so quietly that what ``model`` computes hardly changes.
+    """Begin silent units of CAB anew, in place, quietly: what ``model`` computes changes by a few per cent.
 
     A silent unit gets a new filter, a bias that centres its values on zero, and small weights behind it. A
-    block whose units are all silent becomes a quiet copy of the nearest one that is not, with 5 % of noise: a
+    block whose units are all silent becomes a copy of the nearest one that is not, with 5 % of noise: a
     trained block stays alive at usual rates, one with random weights was silent again within 500 iterations.
+    The copy is quiet where blocks have a residual. Without one nothing passes a silent block, and there is
+    nothing to keep.
 
     Args:
         model: Changed in place.
@@ -83,20 +91,32 @@ def revive(model: HASN, patches_NCHW: Tensor, *, seed: int) -> str:
     with torch.no_grad():
         x = model.conv_1(patches_NCHW)
         for name, block in blocks.items():
-            if name in before and name not in alive:
-                # The next one rather than the last: with a residual both read the same.
-                nearest = min(reversed(alive), key=lambda other: abs(names.index(other) - names.index(name)))
-                _copy_quietly(blocks[nearest], block, random)
-            if name in before and (silent := _silent(block, x)).any():
-                _begin_units(block, x, silent, random)
+            if name in before:
+                # Measured again: a block before it may feed it now.
+                if name not in alive and _adds_nothing(block, x):
+                    # The following block before the preceding one: with a residual it reads the same.
+                    away = {other: abs(names.index(other) - names.index(name)) for other in reversed(alive)}
+                    _copy_quietly(blocks[min(away, key=away.__getitem__)], block, random)
+                if (dead := _dead(block, x)).any():
+                    _begin_units(block, x, dead, random)
             x = block(x)
     return describe(before)
 
 
-def _silent(block: HASB, x_NCHW: Tensor) -> Tensor:
+def _dead(block: HASB, x_NCHW: Tensor) -> Tensor:
     assert isinstance(block.cab, CAB)
-    silent: Tensor = outputs(block, block.cab.cab[1], x_NCHW).amax((0, 2, 3)) < _ON
-    return silent
+    y = outputs(block, block.cab.cab[1], x_NCHW)
+    dead: Tensor = y.amax((0, 2, 3)) - y.amin((0, 2, 3)) < _SPAN
+    return dead
+
+
+def _adds_nothing(block: HASB, x_NCHW: Tensor) -> bool:
+    y = block(x_NCHW)
+    return _size(y - x_NCHW if block.residual else y) < _SHARE * _size(x_NCHW)
+
+
+def _size(y_NCHW: Tensor) -> float:
+    return float((y_NCHW - y_NCHW.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
 
 
 def _copy_quietly(source: HASB, block: HASB, random: torch.Generator) -> None:
@@ -124,7 +144,8 @@ def _begin_units(block: HASB, x_NCHW: Tensor, silent: Tensor, random: torch.Gene
     factor = 0.5 / (y - mean[:, None, None]).square().mean((0, 2, 3)).sqrt().clamp_min(1e-6)
     first.weight[silent] *= factor[:, None, None, None]
     first.bias[silent] = -mean * factor
-    alive = float(last.weight[:, ~silent].std())
+    others = last.weight if silent.all() else last.weight[:, ~silent]
+    alive = float(others.std())
     last.weight[:, silent] = (
         0.3 * _QUIET * alive * torch.randn(last.weight[:, silent].shape, generator=random)
     )

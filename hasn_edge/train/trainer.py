@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -29,8 +28,6 @@ from hasn_edge.train.silence import revive
 
 if TYPE_CHECKING:
     from hasn_edge.quantize.fake_quant import FakeQuantHASN
-
-log = logging.getLogger(__name__)
 
 RESCALE_STEPS = 50
 """Steps after which the ranges of rounded weights are chosen again."""
@@ -79,6 +76,8 @@ class Trainer:
         """
         self.recipe, self.world, self._source = recipe, world, source
         self.iteration = 0
+        self.revived = ""
+        """Which hidden units of the weights to begin with were silent, where they begin anew."""
         torch.manual_seed(recipe.seed)
         self.model = HASN(recipe.model)
         if start is None:
@@ -86,10 +85,8 @@ class Trainer:
         else:
             _load_start(self.model, start, recipe, source)
             if recipe.init.revive:
-                was = revive(self.model, _patches(recipe, source, _INIT_PATCHES)[0], seed=recipe.seed)
-                log.warning(
-                    "%s", f"{was}: begun anew" if was else "no hidden unit is silent: none begins anew"
-                )
+                lr, _ = _patches(recipe, source, _INIT_PATCHES)
+                self.revived = revive(self.model, lr, seed=recipe.seed) or "no hidden unit is silent"
         self.rounded = bool(recipe.quantize.recipe)
         """Whether the network computes as its INT8 graph does."""
         if self.rounded:

@@ -75,6 +75,36 @@ def test_begun_anew_they_learn_again(residual):
     assert gradients(model).min() > 0
 
 
+def test_a_unit_that_works_below_zero_is_alive():
+    model = network()
+    with torch.no_grad():  # GELU is between -0.17 and 0 there, and falls and rises
+        model.block_1.cab.cab[0].weight[2] *= 0.3
+        model.block_1.cab.cab[0].bias[2] = -0.7
+    assert describe(silent_units(model, patches())) == ""
+    assert gradients(model)[0, 2] > 0
+
+
+def test_a_block_that_adds_next_to_nothing_is_silent():
+    model = network()
+    with torch.no_grad():
+        model.block_3.cab.cab[2].weight *= 1e-4
+    assert describe(silent_units(model, patches())) == "silent: 6 of 18 hidden units, all of block_3"
+    revive(model, patches(), seed=3)
+    assert describe(silent_units(model, patches())) == ""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_stay_numbers_where_a_block_is_fed_anew(seed):
+    model = network(
+        silent=[*((0, unit) for unit in range(UNITS)), *WHOLE, *((2, unit) for unit in range(1, UNITS))]
+    )
+    with torch.no_grad():
+        model.block_3.cab.cab[0].weight[0] *= 0.05
+        model.block_3.cab.cab[2].weight *= 100
+    revive(model, patches(), seed=seed)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
 def test_the_rest_of_the_network_hardly_notices():
     model = network(silent=[(0, 2), *WHOLE])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -125,12 +155,18 @@ def test_a_run_counts_them_and_begins_them_anew_where_its_recipe_says_so(
     train_run(folder, run, DistributedContext(device=torch.device("cpu")), progress=reported.append)
 
     said = f"silent: 1 of {recipe.model.cab_channels * recipe.model.blocks} hidden units"
-    assert (f"{said}: begun anew" in caplog.text) == asked
+    assert (f"{said}; what is silent begins anew" in caplog.text) == asked
     assert (said in reported[-1].text) != asked
     counts = [int(row["silent"]) for row in read_log(folder / "log.csv") if row["silent"]]
     assert counts == [0 if asked else 1]
     silent = silent_units(load_model_of(folder / "last.safetensors"), patches())
     assert bool(silent["block_1"][1]) != asked
+
+
+def test_there_must_be_weights_to_revive(recipe, shards, tmp_path):
+    recipe = replace(recipe, init=replace(recipe.init, revive=True))
+    with pytest.raises(ConfigError, match="needs weights to begin with"):
+        begin_run(recipe, tmp_path / "run", data=[shards.folder], sets=[], start=None)
 
 
 def load_model_of(path):
