@@ -23,7 +23,7 @@ BF16_TOLERANCE = (0.004, 0.02)
 BF16 on a CPU, with the bundled and the published network: 0.0014 to 0.0018, and 0.0042 to 0.0053."""
 
 _ELSEWHERE = use(backend="onnxruntime")
-_BF16, _HINTS = "BF16", {Precision.FP32: "f32", Precision.FP16: "f16", Precision.INT8: "f32"}
+_BF16 = "BF16"
 
 
 class OpenVinoSession(Session):
@@ -277,7 +277,10 @@ def _number_format(core: Any, place: str, precision: Precision, *, bf16: bool) -
         raise UnsupportedError(
             "openvino: a graph of FP16 is not computed in BF16", say("take the FP32 graph")
         )
-    return "bf16" if bf16 else _HINTS[precision]
+    if bf16:
+        return "bf16"
+    # A CPU that has BF16 and no FP16 would take BF16 for it.
+    return "f16" if precision is Precision.FP16 and "FP16" in able else "f32"
 
 
 def _shape(shape: Any, *, pixels: bool) -> tuple[int | None, tuple[int, int] | None]:

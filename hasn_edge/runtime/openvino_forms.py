@@ -20,7 +20,7 @@ def rewrite(graph: Any) -> dict[str, int]:
     than in the kernel that multiplies by it: ``x * sigmoid(z)`` becomes ``x / (1 + exp(-z))``.
 
     Measured with ``benchmarks/fusion.py``: ``benchmarks/results/fusion_cpu_forms_202611.md``; where the time
-    goes: ``benchmarks/openvino_profile.py``.
+    goes: ``benchmarks/openvino_profile.py``. What is not recognised stays as it is: no graph is refused here.
 
     Args:
         graph: ``openvino.Model``, changed in place.
@@ -43,11 +43,15 @@ def rewrite(graph: Any) -> dict[str, int]:
 
 def _decompose_norm(ops: Any, norm: Any) -> bool:
     """Normalize over dimension 1 of NCHW what a transpose, ``norm`` and a transpose back do."""
+    if norm.get_input_size() != 2:  # the first MVN of OpenVINO, which states no axes
+        return False
     before, options = norm.input_value(0).get_node(), norm.get_attributes()
     axes = _axes(norm.input_value(1).get_node())
     if (
         _order(before) != TO_NHWC
         or axes not in ([-1], [3])
+        # In FP16 the squares could overflow and epsilon vanish; the norm itself computes in FP32.
+        or norm.get_output_element_type(0).get_type_name() != "f32"
         or not options["normalize_variance"]
         or options["eps_mode"].upper() != "INSIDE_SQRT"
     ):
@@ -57,7 +61,7 @@ def _decompose_norm(ops: Any, norm: Any) -> bool:
     while (after := _only_reader(last)) is not None and after.get_type_name() in ("Multiply", "Add"):
         inputs = [after.input_value(index).get_node() for index in (0, 1)]
         values = next((each for each in map(_constant, inputs) if each is not None), None)
-        if values is None or values.size != values.shape[-1]:
+        if values is None or values.shape[-1:] != (values.size,):
             return False  # not one value a channel
         affine.append((after.get_type_name(), values.reshape(1, -1, 1, 1)))
         last = after
@@ -84,7 +88,7 @@ def _divide_by_gate(ops: Any, product: Any) -> bool:
         one = shape.rank.is_dynamic or len(shape) != 4 or (shape[2].is_static and shape[2].get_length() == 1)
         if one or not _is_convolution(z.get_node()):
             continue
-        one_more = ops.add(ops.exp(ops.negative(z)), ops.constant(np.float32(1)))
+        one_more = ops.add(ops.exp(ops.negative(z)), ops.constant(1, z.get_element_type()))
         _replace(product, ops.divide(x, one_more))
         return True
     return False

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import openvino
+import openvino.opset2
 import openvino.opset13 as ops
 import pytest
 import torch
 from torch import nn
 
 from hasn_edge.exporters.onnx import onnx_from_model
+from hasn_edge.runtime.openvino import OpenVinoSession
 from hasn_edge.runtime.openvino_forms import rewrite
-from tests.runtime.test_session import int8_onnx_bytes, network, noise
+from hasn_edge.spec import Precision
+from tests.runtime.test_session import SPEC, fp16_onnx_bytes, int8_onnx_bytes, network, noise
 
 
 def run(graph, x) -> np.ndarray:
@@ -56,12 +59,24 @@ def test_an_int8_graph_keeps_its_quantization():
     assert len(quantized) == len(before) > 0
 
 
-def normed(order=(0, 2, 3, 1), axes=(-1,), back=(0, 3, 1, 2), *, scale=(5,), mode="INSIDE_SQRT"):
+def test_an_fp16_graph_is_rewritten_and_computes_what_pytorch_does():
+    graph = openvino.Core().read_model(fp16_onnx_bytes(), b"")
+    assert rewrite(graph)["gate"] == len(network().blocks)  # the norms are between conversions to FP32
+    x = noise(1, 3, 20, 23)
+    with torch.inference_mode():
+        expected = network().double()(torch.from_numpy(x).double()).numpy()
+    with OpenVinoSession(fp16_onnx_bytes(), SPEC, precision=Precision.FP16, threads=1) as session:
+        assert np.abs(session.run(x) - expected).max() < 2e-3
+
+
+def normed(
+    order=(0, 2, 3, 1), axes=(-1,), back=(0, 3, 1, 2), *, scale=(5,), mode="INSIDE_SQRT", kind=np.float32
+):
     """A graph with a norm between transposes, over 5 channels."""
-    x = ops.parameter([1, 5, 4, 6], np.float32)
+    x = ops.parameter([1, 5, 4, 6], kind)
     y = ops.transpose(x, ops.constant(np.array(order)))
     y = ops.mvn(y, ops.constant(np.array(axes)), True, 1e-3, mode)
-    values = np.random.default_rng(0).random(scale, dtype=np.float32)
+    values = np.random.default_rng(0).random(scale, dtype=np.float32).astype(kind)
     y = ops.transpose(ops.multiply(y, ops.constant(values)), ops.constant(np.array(back)))
     return openvino.Model([y], [x])
 
@@ -71,18 +86,28 @@ def normed(order=(0, 2, 3, 1), axes=(-1,), back=(0, 3, 1, 2), *, scale=(5,), mod
     [
         ({}, 1),
         ({"axes": (3,), "scale": (1, 1, 1, 5)}, 1),
+        ({"kind": np.float16}, 0),
         ({"axes": (2, 3)}, 0),
         ({"order": (0, 3, 2, 1), "back": (0, 3, 2, 1)}, 0),
         ({"back": (0, 1, 2, 3)}, 0),
         ({"scale": (6, 1)}, 0),
+        ({"scale": ()}, 0),
         ({"mode": "OUTSIDE_SQRT"}, 0),
     ],
 )
 def test_only_a_norm_over_channels_between_transposes_is_rewritten(options, count):
-    graph, x = normed(**options), noise(1, 5, 4, 6)
+    kind = options.get("kind", np.float32)
+    graph, x = normed(**options), noise(1, 5, 4, 6).astype(kind)
     expected = run(normed(**options), x)
     assert rewrite(graph)["norm"] == count
     assert np.abs(run(graph, x) - expected).max() < 1e-5
+
+
+def test_the_first_mvn_of_openvino_which_states_no_axes_stays():
+    x = ops.parameter([1, 5, 4, 6], np.float32)
+    y = openvino.opset2.mvn(ops.transpose(x, ops.constant(np.array([0, 2, 3, 1]))), False, True, 1e-3)
+    graph = openvino.Model([ops.transpose(y, ops.constant(np.array([0, 3, 1, 2])))], [x])
+    assert rewrite(graph) == {"norm": 0, "gate": 0}
 
 
 def gated(*, by="convolution", swap=False, twice=False):
