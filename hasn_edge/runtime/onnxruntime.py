@@ -19,6 +19,13 @@ from hasn_edge.spec import NetworkSpec, Precision
 SPEC_KEY = "hasn_edge.spec"
 """Key of the graph's metadata under which the exporter writes the spec as JSON."""
 
+FP16_BIAS_OPTIMIZER = "WeightBiasQuantization"
+"""Divides a convolution's bias by the product of two scales in FP16 where these are FP16: ONNX Runtime 1.32.
+From 65520 on the quotient is infinite, and the whole channel becomes the lowest code."""
+
+_TO_FP16 = b"\x0a\x02to\x18\x0a"
+"""The attribute ``to`` with the value FLOAT16, 10, as files have it: AttributeProto, fields 1 and 3."""
+
 _AGAIN, _ON_CPU = call("export"), use(device="cpu")
 _FATAL, _ERROR = 4, 3  # ONNX Runtime's log severities
 _PROVIDERS = {
@@ -78,7 +85,12 @@ class OnnxRuntimeSession(Session):
             raise ArtifactError(f"{name}: no such file", _AGAIN)
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session: Any = ort.InferenceSession(source, options, providers=providers)
+            self._session: Any = ort.InferenceSession(
+                source,
+                options,
+                providers=providers,
+                disabled_optimizers=[FP16_BIAS_OPTIMIZER] if _quantizes_fp16(model) else None,
+            )
         except Exception as exc:  # ONNX Runtime's exceptions share no base of their own
             raise _refusal(name, exc) from exc
         chosen = self._session.get_providers()[0]
@@ -135,6 +147,13 @@ def _options(ort: Any, *, exact: bool, threads: int) -> Any:
     options.enable_cpu_mem_arena = True
     options.enable_mem_pattern = False
     return options
+
+
+def _quantizes_fp16(model: Path | bytes) -> bool:
+    """Whether a graph has Q/DQ nodes and FP16 tensors, which begin at a Cast: no graph here takes FP16."""
+    data = model if isinstance(model, bytes) else model.read_bytes()
+    # The package onnx reads graphs and need not be installed here.
+    return b"QuantizeLinear" in data and _TO_FP16 in data
 
 
 def _providers(ort: Any, device: str) -> list[tuple[str, dict[str, str]]]:

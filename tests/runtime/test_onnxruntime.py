@@ -172,7 +172,7 @@ def test_a_provider_that_silently_falls_back_is_an_error(monkeypatch):
     asked = []
 
     class Fallen:
-        def __init__(self, source, options, providers):
+        def __init__(self, source, options, providers, disabled_optimizers):
             asked.append(providers)
 
         def get_providers(self):
@@ -242,3 +242,52 @@ def test_nothing_is_printed_and_a_real_shortage_of_memory_is_one_message(tmp_pat
     assert done.returncode == 0
     assert done.stdout.startswith("onnxruntime: not enough memory for an input of 700 x 700 pixels")
     assert len(done.stdout.splitlines()) == 1
+
+
+def one_quantized_convolution(biases, kind) -> bytes:
+    """A graph of any size whose 1x1 convolution has weights of 0, so that each channel is its bias."""
+    make, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+    count = len(biases)
+    constants = {
+        "x_scale": kind(2.0**-7),
+        "y_scale": kind(2.0**-8),
+        "zero": np.int8(0),
+        "scales": np.full(count, 2.0**-12, kind),
+        "zeros": np.zeros(count, np.int8),
+        "weights": np.zeros((count, 3, 1, 1), kind),
+        "biases": np.array(biases, kind),
+    }
+    nodes = [
+        make("Cast", ["input"], ["x"], to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))),
+        make("QuantizeLinear", ["x", "x_scale", "zero"], ["x_codes"]),
+        make("DequantizeLinear", ["x_codes", "x_scale", "zero"], ["x_rounded"]),
+        make("QuantizeLinear", ["weights", "scales", "zeros"], ["codes"], axis=0),
+        make("DequantizeLinear", ["codes", "scales", "zeros"], ["rounded"], axis=0),
+        make("Conv", ["x_rounded", "rounded", "biases"], ["y"]),
+        make("QuantizeLinear", ["y", "y_scale", "zero"], ["y_codes"]),
+        make("DequantizeLinear", ["y_codes", "y_scale", "zero"], ["y_rounded"]),
+        make("Cast", ["y_rounded"], ["z"], to=onnx.TensorProto.FLOAT),
+        make("DepthToSpace", ["z"], ["output"], blocksize=2, mode="CRD"),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "one",
+        [value("input", onnx.TensorProto.FLOAT, [1, 3, "height", "width"])],
+        [value("output", onnx.TensorProto.FLOAT, None)],
+        [tensor(np.asarray(values), name) for name, values in constants.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", 20)]
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_large_biases_of_quantized_convolutions_stay_what_they_are(kind):
+    codes = np.array([1000, 3001, 65000, 65536, 70000, -70000, 200000, 131072, 0, 512, -512, 2048])
+    biases = codes * 2.0**-19  # in units of the product of both scales, of which FP16 has up to 65504
+    spec = ModelSpec(features=8, blocks=1, esa_channels=4, scale=2)
+    with opened(one_quantized_convolution(biases, kind), spec=spec) as session:
+        y = session.run(np.zeros((1, 3, 16, 16), np.float32))
+    # Each output channel holds four biases, one a place of its squares of 2x2 pixels.
+    found = y[0, :, :2, :2].reshape(-1)
+    assert np.abs(found - biases).max() <= 2.0**-9 * 1.01
