@@ -284,12 +284,8 @@ class Variants:
         if size is not None:
             require_size(context.name, context.checkpoint, size)
             if count is None:
-                raise UnsupportedError(
-                    "a graph of one size takes one image at a time",
-                    omit("size"),
-                    omit("batch"),
-                    say("build an engine, which has both"),
-                )
+                cures = omit("size"), omit("batch"), say("build an engine, which has both")
+                raise UnsupportedError("a graph of one size takes one image at a time", *cures)
         suffix = f"-{form.value}" if suffix is None else suffix
         what = f"{precision.value}{suffix}"
         exporter, ranges = self.int8 if precision is Precision.INT8 else (self.exporter, None)
@@ -309,8 +305,7 @@ class Variants:
             builder_flags=FLAGS[precision] if form.weakly_typed else (),
             fused=exporter.rules,
             least_side=context.checkpoint.spec.size.minimum,
-            padded=size is None
-            and context.checkpoint.spec.size.minimum > 1 == context.checkpoint.spec.size.multiple,
+            padded=size is None and exporter.pads,
         )
         notes: list[str] = []
         if ranges is not None:
