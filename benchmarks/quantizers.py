@@ -225,6 +225,21 @@ def quantizers(
             yield "onnxruntime", name, lambda m=method, n=nodes: by_onnxruntime(graph, data, m, n)
 
 
+def select(names: list[str], only: tuple[str, ...]) -> list[str]:
+    """Return the names that hold a part of ``only``; all of them where it is empty.
+
+    Raises:
+        BadParameter: no name holds a part.
+    """
+    for part in only:
+        if not any(part in name for name in names):
+            known = "\n".join(f"  {name}" for name in names)
+            raise click.BadParameter(
+                f"no row's name holds {part!r}; the rows are\n{known}", param_hint="--only"
+            )
+    return [name for name in names if not only or any(part in name for part in only)]
+
+
 def page(title: str, kept: dict[str, Any]) -> str:
     """Return the table of all rows that are kept, and below it which command printed which row."""
     sets = list(dict.fromkeys(name for row in kept["rows"].values() for name in row["sets"]))
@@ -299,9 +314,10 @@ def main(model: str, data: tuple[str, ...], adaround: int, only: tuple[str, ...]
     checkpoint, images = load_model_checkpoint(model), load_calibration()
     scale, plain = checkpoint.spec.scale, GraphExporter(checkpoint).fp32()
     parts = held_out_sets(scale)
+    every = list(quantizers(checkpoint, images, parts, adaround))
+    chosen = select([name for _, name, _ in every], only)
     sets = [*parts, *(load_eval_set(each, scale) for each in data)]
     reference = [score_images(Emulator(plain, exact=False).run, each) for each in sets]
-    every = list(quantizers(checkpoint, images, parts, adaround))
     host = describe_host()
     typed = [a.rpartition("=")[0] + "=" + Path(a).name if "=" in a else Path(a).name for a in sys.argv[1:]]
     versions = ", ".join(f"{name} {installed_version(name) or 'not installed'}" for name in PACKAGES)
@@ -310,7 +326,7 @@ def main(model: str, data: tuple[str, ...], adaround: int, only: tuple[str, ...]
         + ", ".join(f"{key} {host[key]}" for key in ("cpu", "vector units", "load average"))
     )
     for package, name, quantize in every:
-        if installed_version(package) is None or (only and not any(part in name for part in only)):
+        if installed_version(package) is None or name not in chosen:
             continue
         try:
             measured = measure(quantize, sets, reference, conv_macs(plain))

@@ -51,3 +51,11 @@ def test_a_row_is_measured_again_and_the_others_stay(script, tmp_path):
     assert [line for line in page if line.startswith("- Run")] == ["- Run 1: second", "- Run 2: first"]
     with pytest.raises(click.ClickException, match="rows of other calibration images"):
         script.keep(stem, "Quantizers of net", {**head, "patches": 32}, row("ours", 0.0, "third"), order)
+
+
+def test_a_part_that_no_row_holds_is_refused_with_the_rows(script):
+    names = ["ours, `search`", "ours, `default`", "theirs"]
+    assert script.select(names, ()) == names
+    assert script.select(names, ("search", "their")) == ["ours, `search`", "theirs"]
+    with pytest.raises(click.BadParameter, match="(?s)'serach'.*ours, `search`.*ours, `default`.*theirs"):
+        script.select(names, ("theirs", "serach"))
