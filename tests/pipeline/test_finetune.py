@@ -137,7 +137,16 @@ def test_adapted_weights_are_published_with_the_graph_that_is_made_of_them(folde
     assert references == ["PyTorch FP32, unfused", "PyTorch FP32, unfused, of the adapted weights"]
 
 
+@pytest.fixture
+def _interruptible():
+    """Whatever the tests were started by: what a job in the background starts ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_interruptible")
 def test_a_run_that_is_stopped_goes_on_where_it_was(folder, tmp_path):
     taken: list[list[str]] = [[], [], []]
 
