@@ -31,26 +31,6 @@ from hasn_edge.hardware.host import describe_host, has_bf16
 from hasn_edge.model.zoo import load_model
 from hasn_edge.runtime.openvino_forms import rewrite
 
-TRIED = """\
-Tried by hand with hasn-x4, one thread and 320x180 on an AMD EPYC with AVX-512, VNNI and BF16, and not kept,
-whatever was measured above; the figures are speeds against what is kept:
-
-- LayerNorm: one MVN between reshapes 0.93 (INT8); as a factor behind the convolutions (`norm_factor`) 0.96;
-  in single operations in ONNX Runtime 0.98. Gates: by tanh 0.99; as a division in ONNX Runtime 0.89.
-- 1x1 convolutions as matrix products 0.69; the pixel shuffle as reshapes and a transpose of NCHW or of NHWC
-  1.00; channel attention's squeeze before the average (`squeeze_first`) 0.98; the split CAB as a sum of two
-  convolutions instead of a concatenation 1.01.
-- OpenVINO's properties (denormals, execution mode, TBB's partitioner, dynamic quantization, pinning): 1.00
-  to 1.02, within the noise.
-- INT8 activations as unsigned codes around 128: no convolution stays in INT8, and the pictures are wrong.
-- INT8 in what the default recipe leaves (CAB's second, the upsampler, `g` of blocks 1 and 6): 9 % less time
-  by the counters, and over the budget on drawn images (`extensive`: -0.056 dB, one image -0.42). Of those
-  that are INT8, all but ESA's `conv4`, which gains nothing, are faster than in BF16: `f1` to `f3` and
-  `cab.0` 1.4 to 1.9 times, `g`, `conv_2` 2.0 to 2.3 times.
-- Bands of 16 rows, which the second cache holds, would save at most 8 %, before what cutting and joining
-  cost.
-"""
-
 LANES = 16
 FORMATS = ("f32", "bf16", "i8")
 
@@ -184,7 +164,6 @@ def main(model: str, int8: Path | None, size: str, threads: int, runs: int, outp
                 )
     lines += [
         "",
-        TRIED,
         "- Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
         f"- Printed by `python {shlex.join(sys.argv)}` on {datetime.date.today()}.",
         "",

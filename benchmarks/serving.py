@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,36 +87,25 @@ def served(file: Path, wheel: Path, model: str, parameters: dict[str, str]) -> I
 @click.option("--clients", default=4, show_default=True, help="At once.")
 @click.option("--name", default="cpu", show_default=True, help="Of the result's file.")
 def main(
-    file: Path,
-    model: str,
-    url: str,
-    triton: Path | None,
-    backend: str | None,
-    threads: int | None,
-    size: str,
-    images: int,
-    rounds: int,
-    clients: int,
-    name: str,
+    file: Path, url: str, triton: Path | None, backend: str | None, threads: int | None, **how: Any
 ) -> None:
     """Measure a server, which serves FILE as MODEL."""
     record = load_artifact(file).details.autotune
     backend = backend or (record.backend if record else None)  # what the repository states too
-    if triton is None:
-        measure(file, model, url, backend, threads, size, images, rounds, clients, name)
-        return
     asked = {"session_backend": backend, "session_threads": threads}
     parameters = {key: str(value) for key, value in asked.items() if value is not None}
-    with served(file, triton.resolve(), model, parameters) as address:
-        measure(file, model, address, backend, threads, size, images, rounds, clients, name)
+    server = served(file, triton.resolve(), how["model"], parameters) if triton else nullcontext(url)
+    with server as address:
+        measure(file, address, backend, threads, **how)
 
 
 def measure(
     file: Path,
-    model: str,
     url: str,
     backend: str | None,
     threads: int | None,
+    *,
+    model: str,
     size: str,
     images: int,
     rounds: int,
@@ -150,6 +139,7 @@ def measure(
     ratios = [sample["server"] / sample["session"] for sample in samples]
     medians = {what: statistics.median(sample[what] for sample in samples) for what in ("session", "server")}
     facts = describe_host()
+    typed = [Path(each).name if Path(each).exists() else each for each in sys.argv[1:]]
     lines = [
         f"# Serving {file.name} at {size}, {what}\n",
         f"{images} images a part, {rounds} rounds, {clients} clients over gRPC; largest difference of the "
@@ -161,8 +151,7 @@ def measure(
         f"\nRatio, median of {rounds} rounds: **{statistics.median(ratios):.2f}** "
         f"({min(ratios):.2f} to {max(ratios):.2f})\n",
         "\n".join(f"- {key}: {value}" for key, value in facts.items()),
-        f"- Printed by `python benchmarks/serving.py {file.name} {shlex.join(sys.argv[2:])}` on "
-        f"{datetime.date.today()}.",
+        f"- Printed by `python benchmarks/serving.py {shlex.join(typed)}` on {datetime.date.today()}.",
     ]
     text = "\n".join(lines) + "\n"
     click.echo(text)

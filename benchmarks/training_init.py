@@ -22,8 +22,10 @@ from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards
 from hasn_edge.model.checkpoint import load_checkpoint
 from hasn_edge.train.distributed import DistributedContext
+from hasn_edge.train.init import size
 from hasn_edge.train.recipe import InitConfig, InitKind, load_recipe
 from hasn_edge.train.recorder import validate
+from hasn_edge.train.silence import added, describe, silent_units
 from hasn_edge.train.speed import keep_freed_memory
 from hasn_edge.train.trainer import Trainer
 
@@ -37,19 +39,15 @@ VARIANTS = {
 
 
 def signals(model, x):
-    """Signal after each block relative to the stem's."""
-    seen = {}
-    names = ["conv_1", *(f"block_{i + 1}" for i in range(model.spec.blocks))]
-    handles = [
-        model.get_submodule(n).register_forward_hook(lambda _m, _i, y, n=n: seen.__setitem__(n, y))
-        for n in names
-    ]
+    """Signal after each block relative to the stem's, and what each block adds relative to its input."""
     with torch.no_grad():
-        model(x)
-    for handle in handles:
-        handle.remove()
-    rms = [float((seen[n] - seen[n].mean((0, 2, 3), keepdim=True)).square().mean().sqrt()) for n in names]
-    return [value / rms[0] for value in rms[1:]]
+        y = model.conv_1(x)
+        stem, after, adds = size(y), [], []
+        for block in model.blocks:
+            adds.append(added(block, y))
+            y = block(y)
+            after.append(size(y) / stem)
+    return after, adds
 
 
 def named_starts(arguments, plan):
@@ -83,7 +81,11 @@ def row(name, plan, source, sets, points):
     """Train ``plan`` and return its row of the table."""
     trainer = Trainer(plan, source, DistributedContext(rank=0, size=1, device=torch.device("cpu")))
     first = torch.from_numpy(source.batch(0, 16, plan.phase(0).patch // plan.model.scale).lr).float() / 255
-    cells = [name, ", ".join(f"{value:.3g}" for value in signals(trainer.model, first)), score(trainer, sets)]
+    cells = [
+        name,
+        ", ".join(f"{value:.3g}" for value in signals(trainer.model, first)[0]),
+        score(trainer, sets),
+    ]
     cpu = 0.0
     for number in range(plan.iterations):
         phase = plan.phase(number)
@@ -104,7 +106,10 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--val", nargs="+", default=[], help="NAME=DIR")
     parser.add_argument(
-        "--weights", nargs="+", type=Path, help="only print the signal after each block of these checkpoints"
+        "--weights",
+        nargs="+",
+        type=Path,
+        help="only print of these checkpoints: the signal after each block, what each adds, what is silent",
     )
     parser.add_argument("--recipe", default="hasn-x4-small")
     parser.add_argument("--iterations", type=int, default=400)
@@ -128,8 +133,9 @@ def main():
             torch.from_numpy(source.batch(0, 16, plan.phase(0).patch // plan.model.scale).lr).float() / 255
         )
         for path in arguments.weights:
-            shown = ", ".join(f"{value:.3g}" for value in signals(load_checkpoint(path).model(), patches))
-            print(f"| {path.stem} | {shown} |")
+            model = load_checkpoint(path).model()
+            shown = (", ".join(f"{value:.3g}" for value in values) for values in signals(model, patches))
+            print(f"| {path.stem} | {' | '.join(shown)} | {describe(silent_units(model, patches))} |")
         return
     if not arguments.val:
         parser.error("--val is needed to score")

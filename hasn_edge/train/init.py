@@ -93,9 +93,13 @@ def begin(name: str, conv: nn.Conv2d, config: InitConfig, random: torch.Generato
 
 
 def signal(model: nn.Module, module: nn.Module, x_NCHW: Tensor) -> float:
-    """Return the root mean square around the channel means of what ``module`` gives; see :func:`outputs`."""
-    y = outputs(model, module, x_NCHW)
-    return float((y - y.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
+    """Return the :func:`size` of what ``module`` gives; see :func:`outputs`."""
+    return size(outputs(model, module, x_NCHW))
+
+
+def size(y_NCHW: Tensor) -> float:
+    """Return the root mean square around the channel means."""
+    return float((y_NCHW - y_NCHW.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
 
 
 def outputs(model: nn.Module, module: nn.Module, x_NCHW: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Recorder:
             for name, (psnr, ssim) in scores.items()
         )
         text += f"  {silent}" if silent else ""
-        return Step(text, done, recipe.iterations, keep=bool(scores))
+        return Step(text, done, recipe.iterations, keep=bool(scores or silent))
 
     def save(self) -> None:
         """Write the full state and delete those that are no longer kept."""
@@ -107,6 +107,8 @@ class Recorder:
                 self._baselines[each.name] = {
                     name: score_images(run, each, keep_outputs=False).psnr_y for name, run in runs.items()
                 }
+        if not scores:
+            self._log.add(iteration=trainer.iteration, silent=count)
         for name, (psnr, ssim) in scores.items():
             self._log.add(
                 iteration=trainer.iteration,

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from hasn_edge.errors import ConfigError, say
 from hasn_edge.model.blocks import CAB, HASB
 from hasn_edge.model.hasn import HASN
-from hasn_edge.train.init import begin, outputs
+from hasn_edge.train.init import begin, outputs, size
 from hasn_edge.train.recipe import InitConfig, InitKind
 
 _SPAN = 0.02
 """How far the outputs of a living unit lie apart at least, from the least to the largest."""
-_SHARE = 0.02
-"""What a living block adds at least, relative to its input: root mean squares around the channel means."""
+_SHARE = 0.05
+"""What a living block adds at least, relative to its input: those seen to learn had 0.1 and more, others 0.04."""
 _QUIET = 0.1
 """Weights behind what begins anew, relative to those of its like."""
 _NOISE = 0.05
@@ -44,9 +44,16 @@ def silent_units(model: HASN, patches_NCHW: Tensor) -> dict[str, Tensor]:
         for number, block in enumerate(model.blocks, 1):
             if isinstance(block.cab, CAB):
                 dead = _dead(block, x)
-                found[f"block_{number}"] = dead | True if _adds_nothing(block, x) else dead
+                silent = added(block, x) < _SHARE
+                found[f"block_{number}"] = torch.ones_like(dead) if silent else dead
             x = block(x)
     return found
+
+
+def added(block: HASB, x_NCHW: Tensor) -> float:
+    """Return the size of what a block adds to its input, relative to it; without a residual, of its output."""
+    y = block(x_NCHW)
+    return size(y - x_NCHW if block.residual else y) / max(size(x_NCHW), 1e-12)
 
 
 def describe(silent: dict[str, Tensor]) -> str:
@@ -93,7 +100,7 @@ def revive(model: HASN, patches_NCHW: Tensor, *, seed: int) -> str:
         for name, block in blocks.items():
             if name in before:
                 # Measured again: a block before it may feed it now.
-                if name not in alive and _adds_nothing(block, x):
+                if name not in alive and added(block, x) < _SHARE:
                     # The following block before the preceding one: with a residual it reads the same.
                     away = {other: abs(names.index(other) - names.index(name)) for other in reversed(alive)}
                     _copy_quietly(blocks[min(away, key=away.__getitem__)], block, random)
@@ -108,15 +115,6 @@ def _dead(block: HASB, x_NCHW: Tensor) -> Tensor:
     y = outputs(block, block.cab.cab[1], x_NCHW)
     dead: Tensor = y.amax((0, 2, 3)) - y.amin((0, 2, 3)) < _SPAN
     return dead
-
-
-def _adds_nothing(block: HASB, x_NCHW: Tensor) -> bool:
-    y = block(x_NCHW)
-    return _size(y - x_NCHW if block.residual else y) < _SHARE * _size(x_NCHW)
-
-
-def _size(y_NCHW: Tensor) -> float:
-    return float((y_NCHW - y_NCHW.mean((0, 2, 3), keepdim=True)).square().mean().sqrt())
 
 
 def _copy_quietly(source: HASB, block: HASB, random: torch.Generator) -> None:
