@@ -20,7 +20,8 @@ from hasn_edge.train.recipe import InitConfig, InitKind
 _SPAN = 0.02
 """How far the outputs of a living unit lie apart at least, from the least to the largest."""
 _SHARE = 0.05
-"""What a living block adds at least, relative to its input: those seen to learn had 0.1 and more, others 0.04."""
+"""What a living block adds at least, relative to its input. Those that learned had 0.1 and more, those that
+had gone silent 0.045 and less."""
 _QUIET = 0.1
 """Weights behind what begins anew, relative to those of its like."""
 _NOISE = 0.05
