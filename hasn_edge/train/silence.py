@@ -52,7 +52,7 @@ def silent_units(model: HASN, patches_NCHW: Tensor) -> dict[str, Tensor]:
 
 
 def added(block: HASB, x_NCHW: Tensor) -> float:
-    """Return the size of what a block adds to its input, relative to it; without a residual, of its output."""
+    """Return the size of what a block adds to its input (without a residual: puts out), relative to it."""
     y = block(x_NCHW)
     return size(y - x_NCHW if block.residual else y) / max(size(x_NCHW), 1e-12)
 
