@@ -157,7 +157,8 @@ def _pareto(
     shown = [(number, case) for number, case in cases if number in costs]
     if not shown:
         return
-    decibels = {number: case.quality[name].psnr_y_db for number, case in shown}
+    # As the table has them: what differs by less is not better.
+    decibels = {number: round(case.quality[name].psnr_y_db, 3) for number, case in shown}
     plot = Plot(
         Axis.of(unit, list(costs.values()), log=True, least=max(costs.values()) * 0.1),
         Axis.of("PSNR-Y, dB", list(decibels.values()), least=0.02),

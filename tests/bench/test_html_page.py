@@ -110,6 +110,22 @@ def test_the_page_states_what_the_report_states(page_report):
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
 
 
+@pytest.mark.parametrize(("more", "points"), [(0.0002, 1), (0.002, 2)])
+def test_the_line_of_the_best_joins_no_difference_that_the_table_does_not_show(page_report, more, points):
+    quick, slow = sorted(
+        (case for case in page_report.cases if case.latency), key=lambda case: case.latency.median_ms
+    )[:2]
+    name = next(iter(quick.quality))
+    level = {quick.label: 30.0, slow.label: 30.0 + more}
+    cases = tuple(
+        replace(case, quality={name: replace(quick.quality[name], psnr_y_db=level[case.label])})
+        for case in page_report.cases
+        if case.label in level
+    )
+    (path,) = re.findall(r'class="line front" points="([^"]*)"', html_page(replace(page_report, cases=cases)))
+    assert len(path.split()) == points
+
+
 def test_a_file_alone_is_not_called_fp32(page_report):
     """Where its network is unknown, the first file is what the others are compared with."""
     text = text_of(html_page(replace(page_report, own_reference=True)))
