@@ -232,7 +232,9 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     if threads is not None:
         torch.set_num_threads(threads)
     plan = load_recipe(recipe)
-    source = PatchSource([Shards(folder)], seed=plan.seed, degradation=plan.degradation)
+    source = PatchSource(
+        [Shards(folder)], seed=plan.seed, degradation=plan.degradation, augmentation=plan.augmentation
+    )
     phase = plan.phase(0)
     delivered = loader_rate(plan, source, seconds=seconds)
     with join_processes(device) as here:

@@ -9,13 +9,34 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hasn_edge.config import Fraction
 from hasn_edge.data.degrade import Degradation, degrade_patch
 from hasn_edge.data.shards import Shards
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import UInt8
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What is done to a patch and its LR alike, besides the eight orientations: more of few images.
+
+    Bicubic reduction commutes with each of these up to rounding. They are three of those that Yoo et al. 2020
+    (arXiv 2004.00448) compare, who find that they pay where images are few; the negative is ours.
+    """
+
+    colors: Fraction = 0.0
+    """Share of patches whose three channels come in an order drawn at random."""
+    negative: Fraction = 0.0
+    """Share of patches that are turned into their negatives."""
+    blend: Fraction = 0.0
+    """Share of patches that another one shines through, with a weight of 0 to 0.5."""
+
+    def __bool__(self) -> bool:
+        return max(self.colors, self.negative, self.blend) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +60,12 @@ class PatchSource:
     """
 
     def __init__(
-        self, shards: Sequence[Shards], *, seed: int, degradation: Degradation | None = None
+        self,
+        shards: Sequence[Shards],
+        *,
+        seed: int,
+        degradation: Degradation | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Join the images of ``shards``.
 
@@ -47,6 +73,7 @@ class PatchSource:
             shards: Prepared folders.
             seed: Decides which patches are drawn, and what is done to them.
             degradation: What is done to LR patches; nothing by default.
+            augmentation: What is done to patches and their LR; nothing by default.
 
         Raises:
             InputError: no shards, or folders of different scales.
@@ -59,6 +86,7 @@ class PatchSource:
         self.scale = scales.pop()
         self.seed = seed
         self._degradation = degradation if degradation is not None and degradation.share > 0 else None
+        self._augmentation = augmentation or None
         self._images = [(each, index) for each in shards for index in range(len(each))]
         sizes = [(each.entries[i].height, each.entries[i].width) for each, i in self._images]
         self._heights, self._widths = np.array(sizes, np.int64).T
@@ -96,18 +124,54 @@ class PatchSource:
         side = patch * self.scale
         lr = np.empty((len(picks), 3, patch, patch), np.uint8)
         hr = np.empty((len(picks), 3, side, side), np.uint8)
-        for n, (each, index, top, left, orientation) in enumerate(picks):
-            shards, inside = self._images[index]
-            if self._degradation is None:
-                cut = shards.lr(inside)[top : top + patch, left : left + patch]
-            else:
-                random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, each, number]))
-                cut = degrade_patch(shards.lr(inside), top, left, patch, self._degradation, random)
-            lr[n] = orient(cut, orientation)
-            top, left = top * self.scale, left * self.scale
-            hr[n] = orient(shards.hr(inside)[top : top + side, left : left + side], orientation)
+        for n, (each, image, top, left, orientation) in enumerate(picks):
+            random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, each, number]))
+            pair = self._cut(image, top, left, orientation, patch, random)
+            if self._augmentation is not None:
+                random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 1, each, number]))
+                pair = self._augment(pair, patch, positions, self._augmentation, random)
+            lr[n], hr[n] = pair
         names = tuple(self._images[i][0].entries[self._images[i][1]].name for _, i, *_ in picks)
         return Batch(lr=lr, hr=hr, names=names)
+
+    def _cut(
+        self, image: int, top: int, left: int, orientation: int, patch: int, random: np.random.Generator
+    ) -> tuple[UInt8, UInt8]:
+        """Return LR ``(3, P, P)`` and HR ``(3, scale P, scale P)`` of a place."""
+        shards, index = self._images[image]
+        if self._degradation is None:
+            lr = shards.lr(index)[top : top + patch, left : left + patch]
+        else:
+            lr = degrade_patch(shards.lr(index), top, left, patch, self._degradation, random)
+        top, left, side = top * self.scale, left * self.scale, patch * self.scale
+        hr = shards.hr(index)[top : top + side, left : left + side]
+        return orient(lr, orientation), orient(hr, orientation)
+
+    def _augment(
+        self,
+        pair: tuple[UInt8, UInt8],
+        patch: int,
+        positions: NDArray[np.int64],
+        settings: Augmentation,
+        random: np.random.Generator,
+    ) -> tuple[UInt8, UInt8]:
+        """Return LR and HR with the same changes."""
+        mixed, negative, blended = random.random(3) < (settings.colors, settings.negative, settings.blend)
+        lr, hr = pair
+        if blended:
+            image = int(np.searchsorted(positions, random.integers(positions[-1]), side="right"))
+            top = int(random.integers(self._heights[image] - patch + 1))
+            left = int(random.integers(self._widths[image] - patch + 1))
+            other = self._cut(image, top, left, int(random.integers(8)), patch, random)
+            weight = np.float32(random.uniform(0, 0.5))
+            lr, hr = (
+                np.rint(own * (1 - weight) + through * weight).astype(np.uint8)
+                for own, through in zip((lr, hr), other, strict=True)
+            )
+        if mixed:
+            order = random.permutation(3)
+            lr, hr = lr[order], hr[order]
+        return (255 - lr, 255 - hr) if negative else (lr, hr)
 
 
 def orient(pixels: UInt8, orientation: int) -> UInt8:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from hasn_edge.config import Count, Fraction, NotNegative, Positive, load_config
 from hasn_edge.data.degrade import Degradation
+from hasn_edge.data.patches import Augmentation
 from hasn_edge.errors import ConfigError
 from hasn_edge.spec import ModelSpec
 
@@ -209,6 +210,8 @@ class Recipe:
     """Weights of the terms that are added up; zero leaves a term out."""
     degradation: Degradation = field(default_factory=Degradation)
     """What is done to LR before the network sees it: nothing, unless ``share`` says otherwise."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """What is done to patches and their LR alike: nothing, unless shares say otherwise."""
     init: InitConfig = field(default_factory=InitConfig)
     """Weights at iteration 0, where none are given."""
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
@@ -238,6 +241,11 @@ class Recipe:
             raise ConfigError(
                 'optimizer.muon with autocast "fp16": gradients that overflow would be skipped by one of two '
                 'optimizers; set autocast to "bf16" or "fp32", or muon to false'
+            )
+        if self.degradation.share and (self.augmentation.negative or self.augmentation.blend):
+            raise ConfigError(
+                "augmentation.negative and augmentation.blend are not for recipes with degradation, whose "
+                "noise would be no sensor's then; set them to 0, or degradation.share"
             )
         bounds = [phase.until for phase in self.phases]
         if not bounds or bounds[-1] != 1.0 or bounds != sorted(set(bounds)):

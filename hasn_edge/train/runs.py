@@ -69,7 +69,9 @@ def begin_run(
     shards = [Shards(path) for path in data]
     if len({each.fingerprint for each in shards}) < len(shards):
         raise InputError(f"the same prepared data is named twice: {', '.join(str(path) for path in data)}")
-    source = PatchSource(shards, seed=recipe.seed, degradation=recipe.degradation)
+    source = PatchSource(
+        shards, seed=recipe.seed, degradation=recipe.degradation, augmentation=recipe.augmentation
+    )
     if source.scale != recipe.model.scale:
         raise InputError(
             f"the data was prepared for x{source.scale}, the recipe trains x{recipe.model.scale}; prepare it "

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hasn_edge.data.degrade import Degradation
-from hasn_edge.data.patches import PatchSource, Prefetcher, orient
+from hasn_edge.data.patches import Augmentation, PatchSource, Prefetcher, orient
+from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import InputError
 
@@ -130,3 +131,60 @@ def test_degraded_patches_are_decided_by_seed_and_number_and_hr_stays(coordinate
     assert np.array_equal(np.concatenate([p.lr for p in parts]), whole.lr)
     unchanged = PatchSource([coordinates], seed=0, degradation=Degradation(share=0.0))
     assert np.array_equal(unchanged.batch(4, 10, 9).lr, plain.batch(4, 10, 9).lr)
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Two images of noise with their MATLAB-bicubic LR, one dark and one bright."""
+    random = np.random.default_rng(0)
+    writer = ShardWriter(tmp_path / "noise", 4)
+    with writer:
+        for low, high in ((0, 60), (180, 255)):
+            hr = random.integers(low, high, (160, 160, 3), dtype=np.uint8)
+            writer.add(f"{low}.png", imresize(hr, scale=1 / 4), hr)
+    return writer.publish({})
+
+
+@pytest.mark.parametrize("name", ["colors", "negative", "blend"])
+def test_augmented_lr_is_the_reduced_augmented_hr(noise, name):
+    plain = PatchSource([noise], seed=2).batch(3, 48, 16)
+    changed = PatchSource([noise], seed=2, augmentation=Augmentation(**{name: 1.0})).batch(3, 48, 16)
+    assert not np.array_equal(changed.hr, plain.hr)
+    for lr, hr in zip(changed.lr, changed.hr, strict=True):
+        reduced = imresize(np.ascontiguousarray(hr.transpose(1, 2, 0)), scale=1 / 4).transpose(2, 0, 1)
+        inside = (slice(None), slice(2, -2), slice(2, -2))  # the patch's border saw its neighbours
+        assert np.abs(lr[inside].astype(int) - reduced[inside]).max() <= 1
+
+
+def test_what_each_augmentation_does(noise):
+    plain = PatchSource([noise], seed=2).batch(3, 256, 8)
+
+    def changed(**shares):
+        return PatchSource([noise], seed=2, augmentation=Augmentation(**shares)).batch(3, 256, 8).hr
+
+    assert np.array_equal(changed(negative=1.0), 255 - plain.hr)
+    colors = changed(colors=1.0)
+    orders = {
+        tuple(next(c for c in range(3) if np.array_equal(own[c], channel)) for channel in new)
+        for own, new in zip(plain.hr, colors, strict=True)
+    }
+    assert len(orders) == 6
+    blended = changed(blend=1.0).mean((1, 2, 3))
+    own = plain.hr.mean((1, 2, 3))
+    assert blended[own < 60].max() == pytest.approx(30 + (217 - 30) / 2, abs=4)  # at most half of the other
+    assert blended[own < 60].min() < 35
+    assert blended[own > 180].min() == pytest.approx(217 - (217 - 30) / 2, abs=4)
+    half = (changed(negative=0.5) != plain.hr).any((1, 2, 3)).mean()
+    assert 0.4 < half < 0.6
+
+
+def test_augmented_batches_are_decided_by_seed_and_number_and_shares_of_zero_change_nothing(noise):
+    every = Augmentation(colors=1.0, negative=0.5, blend=0.5)
+    source = PatchSource([noise], seed=5, augmentation=every)
+    whole = source.batch(9, 12, 10)
+    again = PatchSource([noise], seed=5, augmentation=every).batch(9, 12, 10, part=slice(4, 9))
+    assert np.array_equal(again.hr, whole.hr[4:9])
+    assert np.array_equal(again.lr, whole.lr[4:9])
+    assert not np.array_equal(source.batch(8, 12, 10).hr, whole.hr)
+    nothing = PatchSource([noise], seed=5, augmentation=Augmentation()).batch(9, 12, 10)
+    assert np.array_equal(nothing.hr, PatchSource([noise], seed=5).batch(9, 12, 10).hr)

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from hasn_edge.data.degrade import Degradation
+from hasn_edge.data.patches import Augmentation
 from hasn_edge.errors import ConfigError
 from hasn_edge.spec import ModelSpec
 from hasn_edge.train.recipe import (
@@ -86,6 +88,10 @@ def test_a_name_that_does_not_exist_lists_those_that_do():
         ({"phases": (Phase(until=0.5),)}, "end with 1.0"),
         ({"phases": (Phase(until=1.0), Phase(until=0.5))}, "end with 1.0"),
         ({"accumulate": 3}, "not a multiple of accumulate 3"),
+        (
+            {"degradation": Degradation(share=0.5), "augmentation": Augmentation(negative=0.5)},
+            "no sensor's then",
+        ),
         (
             {"model": ModelSpec(features=16), "init": InitConfig(kind=InitKind.DELTA, least_squares=True)},
             "needs model.features of 27 or more.*it is 16",
