@@ -24,6 +24,10 @@ from hasn_edge.quantize.observers import LEVELS
 Spread = tuple[tuple[float, ...], tuple[float, ...]]
 """What is subtracted from each channel, and what it is multiplied by then."""
 
+FINEST = 1 / 128
+"""The least step of a channel, of the middle one of all. A channel that hardly varies needs no 256 codes of
+its own, and the factor that would give it these is no FP16 number."""
+
 _CODES = 2 * LEVELS + 1
 _BINS = 256
 _BEYOND = (0.0, 2e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -99,8 +103,10 @@ def spread_of(steps: Float64, least: Float64, alive: NDArray[np.bool_]) -> tuple
         least: ``(C,)`` number of the least code, whole.
         alive: Channels that are not zero everywhere; there is one at least.
     """
-    common = float(np.exp(np.log(steps[alive]).mean()))
-    steps, least = np.where(alive, steps, common), np.where(alive, least, -LEVELS - 1.0)
+    bounded = np.maximum(steps, np.median(steps[alive]) * FINEST)
+    common = float(np.exp(np.log(bounded[alive]).mean()))
+    least = np.where(alive, np.rint(least * steps / bounded), -LEVELS - 1.0)
+    steps = np.where(alive, bounded, common)
     shifts = (least + LEVELS + 1) * steps
     return (tuple(shifts.tolist()), tuple((common / steps).tolist())), common * LEVELS
 

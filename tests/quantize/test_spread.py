@@ -117,3 +117,29 @@ def test_little_lies_outside(tiny, images):
     levels = [np.rint(x[0].transpose(1, 2, 0) * 255).astype(np.uint8) for x in images()]
     shares = shares_outside(tiny.weakly_typed, ranges, levels)
     assert all(shares[name] < 0.01 for name in NAMES), shares
+
+
+def test_a_channel_that_hardly_varies_gets_a_factor_that_fp16_has(tiny, images, run_graph):
+    """Training leaves such channels behind; a factor of 1e8 is infinite in FP16."""
+    steps, least = np.array([1e-2, 4e-11, 2e-2, 1e-2]), np.array([-128.0, -255.0, 0.0, -255.0])
+    (shifts, factors), limit = spread_of(steps, least, np.ones(4, bool))
+    assert max(factors) < 256
+    common = limit / 127
+    assert np.allclose(common / np.array(factors), [1e-2, 1e-2 / 128, 2e-2, 1e-2])
+    # Every channel still reaches as far down as it did.
+    assert np.allclose(np.array(shifts) - 128 * common / np.array(factors), [-1.28, 0, 0, -2.55], atol=4e-5)
+    weights = {init.name: init for init in tiny.strongly_typed.graph.initializer}
+    graph = onnx.ModelProto()
+    graph.CopyFrom(tiny.strongly_typed)
+    conv = next(node for node in graph.graph.node if node.name == "block_1.cab.cab.0")
+    for name in conv.input[1:]:  # the first channel behind it hardly varies
+        array = onnx.numpy_helper.to_array(weights[name]).copy()
+        array[0] *= 1e-8
+        next(i for i in graph.graph.initializer if i.name == name).CopyFrom(
+            onnx.numpy_helper.from_array(array, name)
+        )
+    ranges = ranges_from_onnx(graph, images(), RECIPE)
+    assert max(ranges.spread["block_1.cab.cab.2"][1]) < 256
+    x = next(iter(images(1, 20, 5)))
+    made = int8_onnx_from_onnx(fp16_onnx_from_onnx(graph), ranges, RECIPE)
+    assert np.abs(run_graph(made, x) - run_graph(graph, x)).mean() < 0.02
