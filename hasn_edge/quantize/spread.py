@@ -30,8 +30,9 @@ its own, and the factor that would give it these is no FP16 number."""
 
 _CODES = 2 * LEVELS + 1
 _BINS = 256
-_BEYOND = (0.0, 2e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-"""Shares of a channel's values that are cut off at either end: what is tried."""
+_BEYOND = (0.0, 2e-5, 1e-4)
+"""Shares of a channel's values that are cut off at either end: what is tried. Larger ones cut periodic
+patterns, which no calibration image shows: the bundled network lost 0.31 dB on one instead of 0.22."""
 
 
 def channel_counts(

@@ -25,8 +25,7 @@ from hasn_edge.spec import Precision
 FORMS = (Form.WEAKLY_TYPED, Form.STRONGLY_TYPED)
 
 CPUS = 0.008
-"""dB that CPUs differ by: sums in another order flip single codes. The default recipe loses 0.023 dB
-on Set5 with AVX2 and 0.030 with AVX-512."""
+"""dB that CPUs differ by: sums in another order flip single codes."""
 
 
 @dataclass
@@ -74,13 +73,13 @@ def test_the_default_recipe_on_set5(bench, form):
         mac_share(bench.exporter.fp32(), recipe.select(c.name for c in convolutions(bench.exporter.fp32())))
         >= 0.70
     )
-    assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.025 + CPUS
+    assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.025
     assert bench.reference["Set5"] == pytest.approx(32.181, abs=0.005)
 
 
 @pytest.mark.slow
 def test_the_default_recipe_on_set14(bench):
-    assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_quant_recipe()) <= 0.015 + CPUS
+    assert bench.loss("Set14", Form.WEAKLY_TYPED, Precision.INT8, load_quant_recipe()) <= 0.015
 
 
 @pytest.mark.slow
@@ -97,11 +96,11 @@ def test_the_extensive_recipe_on_set5(shared_data):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_conservative_recipe_on_set5(bench, form):
-    recipe, default = load_quant_recipe("conservative"), load_quant_recipe()
-    # Prepared and measured the same way, so the graph and the ranges at hand serve this recipe.
-    for field in ("observer", "error_power", "equalize"):
-        assert getattr(recipe, field) == getattr(default, field)
-    assert bench.loss("Set5", form, Precision.INT8, recipe) <= 0.02
+    recipe = load_quant_recipe("conservative")
+    assert recipe.equalize == load_quant_recipe().equalize  # prepared the same way: the graph serves both
+    ranges = bench.exporter.measure_ranges(load_calibration(), recipe)
+    own = Bench(bench.exporter, ranges, bench.folder)
+    assert own.loss("Set5", form, Precision.INT8, recipe) <= 0.02
 
 
 @pytest.mark.slow
