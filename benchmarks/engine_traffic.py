@@ -37,7 +37,7 @@ from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
-from hasn_edge.quantize.recipe import Granularity, QuantRecipe, load_quant_recipe
+from hasn_edge.quantize.recipe import Granularity, QuantRecipe, Rounding, load_quant_recipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.sidecar import Form, KernelRecord
@@ -277,7 +277,8 @@ def table_of_attempts(model: HASN, quality: Quality) -> Rows:
 
 def table_of_int8(checkpoint: Checkpoint, quality: Quality) -> Rows:
     """Return the rows of what is INT8, with weight scales for each tensor and for each channel."""
-    recipe = load_quant_recipe("default")
+    # Compensated codes belong to one kind of scales, and both kinds are compared here.
+    recipe = replace(load_quant_recipe("default"), rounding=Rounding.NEAREST)
     images = load_calibration(recipe.calibration)
     exporter = GraphExporter.for_int8(checkpoint, INT8_RULES, images, recipe)
     ranges = exporter.measure_ranges(images, recipe)

@@ -22,18 +22,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is done to a patch and its LR alike, besides the eight orientations: more of few images.
+    """What is done to a patch and its LR alike, besides the eight orientations: few images give more variety.
 
-    Bicubic reduction commutes with each of these up to rounding. They are three of those that Yoo et al. 2020
-    (arXiv 2004.00448) compare, who find that they pay where images are few; the negative is ours.
+    Bicubic reduction commutes with each of these up to rounding. Other orders of the colours and mixes of two
+    patches are among those that Yoo et al. 2020 (arXiv 2004.00448) compare.
     """
 
     colors: Fraction = 0.0
-    """Share of patches whose three channels come in an order drawn at random."""
+    """Share of patches whose three channels come in an order drawn at random; degradation comes after it."""
     negative: Fraction = 0.0
     """Share of patches that are turned into their negatives."""
     blend: Fraction = 0.0
-    """Share of patches that another one shines through, with a weight of 0 to 0.5."""
+    """Share of patches that are mixed with another one, whose weight is 0 to 0.5."""
 
     def __bool__(self) -> bool:
         return max(self.colors, self.negative, self.blend) > 0
@@ -48,7 +48,7 @@ class Batch:
     hr: UInt8
     """``(N, 3, scale P, scale P)`` RGB."""
     names: tuple[str, ...]
-    """The image that each patch came from."""
+    """The image that each patch came from; not the one that it is mixed with."""
 
 
 class PatchSource:
@@ -125,27 +125,41 @@ class PatchSource:
         lr = np.empty((len(picks), 3, patch, patch), np.uint8)
         hr = np.empty((len(picks), 3, side, side), np.uint8)
         for n, (each, image, top, left, orientation) in enumerate(picks):
-            random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, each, number]))
-            pair = self._cut(image, top, left, orientation, patch, random)
-            if self._augmentation is not None:
+            place = image, top, left, orientation
+            if self._augmentation is None:
+                lr[n], hr[n] = self._cut(*place, patch, each, number)
+            else:
                 random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 1, each, number]))
-                pair = self._augment(pair, patch, positions, self._augmentation, random)
-            lr[n], hr[n] = pair
+                order = random.permutation(3) if random.random() < self._augmentation.colors else None
+                pair = self._cut(*place, patch, each, number, order)
+                lr[n], hr[n] = self._augment(pair, patch, positions, self._augmentation, random)
         names = tuple(self._images[i][0].entries[self._images[i][1]].name for _, i, *_ in picks)
         return Batch(lr=lr, hr=hr, names=names)
 
     def _cut(
-        self, image: int, top: int, left: int, orientation: int, patch: int, random: np.random.Generator
+        self,
+        image: int,
+        top: int,
+        left: int,
+        orientation: int,
+        patch: int,
+        each: int,
+        number: int,
+        order: NDArray[np.int64] | None = None,
     ) -> tuple[UInt8, UInt8]:
-        """Return LR ``(3, P, P)`` and HR ``(3, scale P, scale P)`` of a place."""
+        """Return LR ``(3, P, P)`` and HR ``(3, scale P, scale P)`` of a place, its channels in ``order``."""
         shards, index = self._images[image]
+        lr = shards.lr(index)
         if self._degradation is None:
-            lr = shards.lr(index)[top : top + patch, left : left + patch]
-        else:
-            lr = degrade_patch(shards.lr(index), top, left, patch, self._degradation, random)
+            lr = lr[top : top + patch, left : left + patch]
+        if order is not None:  # before the noise and the JPEG of a sensor's own colours
+            lr = lr[..., order]
+        if self._degradation is not None:
+            random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, each, number]))
+            lr = degrade_patch(lr, top, left, patch, self._degradation, random)
         top, left, side = top * self.scale, left * self.scale, patch * self.scale
         hr = shards.hr(index)[top : top + side, left : left + side]
-        return orient(lr, orientation), orient(hr, orientation)
+        return orient(lr, orientation), orient(hr if order is None else hr[..., order], orientation)
 
     def _augment(
         self,
@@ -155,22 +169,21 @@ class PatchSource:
         settings: Augmentation,
         random: np.random.Generator,
     ) -> tuple[UInt8, UInt8]:
-        """Return LR and HR with the same changes."""
-        mixed, negative, blended = random.random(3) < (settings.colors, settings.negative, settings.blend)
+        """Return LR and HR with the same changes; their channels are in order already."""
+        negative, blended = random.random(2) < (settings.negative, settings.blend)
         lr, hr = pair
         if blended:
             image = int(np.searchsorted(positions, random.integers(positions[-1]), side="right"))
             top = int(random.integers(self._heights[image] - patch + 1))
             left = int(random.integers(self._widths[image] - patch + 1))
-            other = self._cut(image, top, left, int(random.integers(8)), patch, random)
-            weight = np.float32(random.uniform(0, 0.5))
+            other = self._cut(image, top, left, int(random.integers(8)), patch, 0, 0)  # without degradation
+            weight = random.uniform(0, 0.5)
             lr, hr = (
-                np.rint(own * (1 - weight) + through * weight).astype(np.uint8)
-                for own, through in zip((lr, hr), other, strict=True)
+                np.rint(own.astype(np.float32) * np.float32(1 - weight) + np.float32(weight) * second).astype(
+                    np.uint8
+                )
+                for own, second in zip((lr, hr), other, strict=True)
             )
-        if mixed:
-            order = random.permutation(3)
-            lr, hr = lr[order], hr[order]
         return (255 - lr, 255 - hr) if negative else (lr, hr)
 
 

@@ -127,7 +127,7 @@ class QuantRecipe:
             raise ConfigError(
                 'a gate that is frozen scales each channel of weights, and rounding = "compensated" with '
                 'weights = "per_tensor" has one scale for all; expected one of freeze and these two',
-                say('write weights = "per_channel"'),
+                say('write weights = "per_channel" or rounding = "nearest"'),
             )
         if not self.quantize:
             raise ConfigError(

@@ -24,9 +24,9 @@ from hasn_edge.quantize.observers import LEVELS
 Spread = tuple[tuple[float, ...], tuple[float, ...]]
 """What is subtracted from each channel, and what it is multiplied by then."""
 
-FINEST = 1 / 128
-"""The least step of a channel, of the middle one of all. A channel that hardly varies needs no 256 codes of
-its own, and the factor that would give it these is no FP16 number."""
+FINEST = 1 / 1024
+"""The smallest step that a channel gets, as a share of the largest. A channel that hardly varies needs no 256
+codes of its own, and the factor that would give it these does not fit into FP16."""
 
 _CODES = 2 * LEVELS + 1
 _BINS = 256
@@ -104,7 +104,7 @@ def spread_of(steps: Float64, least: Float64, alive: NDArray[np.bool_]) -> tuple
         least: ``(C,)`` number of the least code, whole.
         alive: Channels that are not zero everywhere; there is one at least.
     """
-    bounded = np.maximum(steps, np.median(steps[alive]) * FINEST)
+    bounded = np.maximum(steps, steps[alive].max() * FINEST)
     common = float(np.exp(np.log(bounded[alive]).mean()))
     least = np.where(alive, np.rint(least * steps / bounded), -LEVELS - 1.0)
     steps = np.where(alive, bounded, common)

@@ -244,8 +244,8 @@ class Recipe:
             )
         if self.degradation.share and (self.augmentation.negative or self.augmentation.blend):
             raise ConfigError(
-                "augmentation.negative and augmentation.blend are not for recipes with degradation, whose "
-                "noise would be no sensor's then; set them to 0, or degradation.share"
+                "augmentation.negative and augmentation.blend cannot be combined with degradation: the noise "
+                "would not be that of a sensor; set both to 0, or set degradation.share to 0"
             )
         bounds = [phase.until for phase in self.phases]
         if not bounds or bounds[-1] != 1.0 or bounds != sorted(set(bounds)):

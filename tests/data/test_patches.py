@@ -172,7 +172,6 @@ def test_what_each_augmentation_does(noise):
     blended = changed(blend=1.0).mean((1, 2, 3))
     own = plain.hr.mean((1, 2, 3))
     assert blended[own < 60].max() == pytest.approx(30 + (217 - 30) / 2, abs=4)  # at most half of the other
-    assert blended[own < 60].min() < 35
     assert blended[own > 180].min() == pytest.approx(217 - (217 - 30) / 2, abs=4)
     half = (changed(negative=0.5) != plain.hr).any((1, 2, 3)).mean()
     assert 0.4 < half < 0.6
@@ -185,6 +184,28 @@ def test_augmented_batches_are_decided_by_seed_and_number_and_shares_of_zero_cha
     again = PatchSource([noise], seed=5, augmentation=every).batch(9, 12, 10, part=slice(4, 9))
     assert np.array_equal(again.hr, whole.hr[4:9])
     assert np.array_equal(again.lr, whole.lr[4:9])
+    assert len({tuple(hr.mean((1, 2)).argsort()) for hr in whole.hr}) > 1  # not one change for all
     assert not np.array_equal(source.batch(8, 12, 10).hr, whole.hr)
     nothing = PatchSource([noise], seed=5, augmentation=Augmentation()).batch(9, 12, 10)
-    assert np.array_equal(nothing.hr, PatchSource([noise], seed=5).batch(9, 12, 10).hr)
+    plain = PatchSource([noise], seed=5).batch(9, 12, 10)
+    assert np.array_equal(nothing.hr, plain.hr)
+    assert np.array_equal(nothing.lr, plain.lr)
+
+
+def test_colours_change_their_order_before_noise_and_jpeg(noise):
+    """What is done to the other colours is what would be done to an image that has them."""
+    degradation = Degradation(share=1.0, blur=(0.0, 0.0), read_noise=(0.0, 0.0), shot_noise=(0.0, 0.0))
+    settings = {"seed": 4, "degradation": degradation}
+    plain = PatchSource([noise], **settings).batch(1, 32, 8)
+    colors = PatchSource([noise], **settings, augmentation=Augmentation(colors=1.0)).batch(1, 32, 8)
+    same = (colors.hr == plain.hr).all((1, 2, 3))
+    assert 0 < same.sum() < 32
+    assert np.array_equal(colors.lr[same], plain.lr[same])
+    # JPEG keeps green best: another order is compressed in another way.
+    anew = []
+    for number in np.flatnonzero(~same):
+        order = [
+            next(c for c in range(3) if np.array_equal(plain.hr[number, c], h)) for h in colors.hr[number]
+        ]
+        anew.append(not np.array_equal(colors.lr[number], plain.lr[number][order]))
+    assert np.mean(anew) > 0.5  # bright and even patches may come out alike

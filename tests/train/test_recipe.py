@@ -90,7 +90,11 @@ def test_a_name_that_does_not_exist_lists_those_that_do():
         ({"accumulate": 3}, "not a multiple of accumulate 3"),
         (
             {"degradation": Degradation(share=0.5), "augmentation": Augmentation(negative=0.5)},
-            "no sensor's then",
+            "would not be that of a sensor",
+        ),
+        (
+            {"degradation": Degradation(share=0.5), "augmentation": Augmentation(blend=0.5)},
+            "cannot be combined",
         ),
         (
             {"model": ModelSpec(features=16), "init": InitConfig(kind=InitKind.DELTA, least_squares=True)},
