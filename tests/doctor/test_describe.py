@@ -175,7 +175,7 @@ def test_a_device_without_a_profile():
 def test_bundled_models_say_their_describe_training():
     found = describe(Environment())[f"{zoo.DEFAULT_MODEL} (default)"]
     assert found.detail == describe_training(zoo.bundled_provenance(zoo.DEFAULT_MODEL))
-    assert "225 images for 9900 iterations; reaches Set5 31.43 dB, Set14 28.14 dB (" in found.detail
+    assert "628 images for 22000 iterations; reaches Set5 31.55 dB, Set14 28.27 dB (" in found.detail
     assert "the paper's x4 network 32.17 dB on Set5" in found.detail
 
 
