@@ -35,6 +35,7 @@ def rounded(recipe, eval_folder, tmp_path_factory):
     """A training recipe that rounds by an INT8 recipe of its own."""
     path = tmp_path_factory.mktemp("recipe") / "int8.toml"
     keys = 'quantize = ["*"]\nkeep_float = ["*.attention.*"]\nshift = ["conv_1"]\nequalize = 0.6\n'
+    keys += 'spread = []\nrounding = "nearest"\n'
     path.write_text(f'{keys}calibration = "{eval_folder / "HR"}"\n')
     return replace(
         recipe,
