@@ -220,7 +220,6 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     Example:
       hasn-edge data bench data/train --recipe hasn-x4-small
     """
-    from hasn_edge.data.patches import PatchSource
     from hasn_edge.data.shards import Shards
     from hasn_edge.optional import require
 
@@ -232,9 +231,7 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     if threads is not None:
         torch.set_num_threads(threads)
     plan = load_recipe(recipe)
-    source = PatchSource(
-        [Shards(folder)], seed=plan.seed, degradation=plan.degradation, augmentation=plan.augmentation
-    )
+    source = plan.patches([Shards(folder)])
     phase = plan.phase(0)
     delivered = loader_rate(plan, source, seconds=seconds)
     with join_processes(device) as here:

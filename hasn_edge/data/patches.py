@@ -112,51 +112,55 @@ class PatchSource:
                 f"an LR patch of {patch} pixels does not fit into an image of {self.smallest_side()}; "
                 "prepare larger images or use a smaller patch"
             )
-        random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
-        # An image is as likely as it has patch positions, which makes every position equally likely.
-        positions = ((self._heights - patch + 1) * (self._widths - patch + 1)).cumsum()
-        chosen = np.searchsorted(positions, random.integers(positions[-1], size=size), side="right")
-        tops = random.integers(self._heights[chosen] - patch + 1)
-        lefts = random.integers(self._widths[chosen] - patch + 1)
-        orientations = random.integers(8, size=size)
-        numbers = np.arange(1, size + 1)
-        picks = np.stack([numbers, chosen, tops, lefts, orientations], axis=1)[part].tolist()
+        places = self._places(self._random(0, 0, number), size, patch)
+        picks = list(enumerate(places, 1))[part]
         side = patch * self.scale
         lr = np.empty((len(picks), 3, patch, patch), np.uint8)
         hr = np.empty((len(picks), 3, side, side), np.uint8)
-        for n, (each, image, top, left, orientation) in enumerate(picks):
-            place = image, top, left, orientation
+        for n, (each, place) in enumerate(picks):
+            noise = self._random(0, each, number) if self._degradation is not None else None
             if self._augmentation is None:
-                lr[n], hr[n] = self._cut(*place, patch, each, number)
+                lr[n], hr[n] = self._cut(place, patch, noise=noise)
             else:
-                random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 1, each, number]))
+                random = self._random(1, each, number)
                 order = random.permutation(3) if random.random() < self._augmentation.colors else None
-                pair = self._cut(*place, patch, each, number, order)
-                lr[n], hr[n] = self._augment(pair, patch, positions, self._augmentation, random)
-        names = tuple(self._images[i][0].entries[self._images[i][1]].name for _, i, *_ in picks)
+                pair = self._cut(place, patch, order=order, noise=noise)
+                lr[n], hr[n] = self._augment(pair, patch, self._augmentation, random)
+        names = tuple(self._images[i][0].entries[self._images[i][1]].name for _, (i, *_) in picks)
         return Batch(lr=lr, hr=hr, names=names)
+
+    def _random(self, stream: int, each: int, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, stream, each, number]))
+
+    def _places(self, random: np.random.Generator, count: int, patch: int) -> list[list[int]]:
+        """Return image, top, left and orientation of ``count`` patches."""
+        # An image is as likely as it has patch positions, which makes every position equally likely.
+        positions = ((self._heights - patch + 1) * (self._widths - patch + 1)).cumsum()
+        images = np.searchsorted(positions, random.integers(positions[-1], size=count), side="right")
+        tops = random.integers(self._heights[images] - patch + 1)
+        lefts = random.integers(self._widths[images] - patch + 1)
+        orientations = random.integers(8, size=count)
+        places: list[list[int]] = np.stack([images, tops, lefts, orientations], axis=1).tolist()
+        return places
 
     def _cut(
         self,
-        image: int,
-        top: int,
-        left: int,
-        orientation: int,
+        place: list[int],
         patch: int,
-        each: int,
-        number: int,
+        *,
         order: NDArray[np.int64] | None = None,
+        noise: np.random.Generator | None = None,
     ) -> tuple[UInt8, UInt8]:
-        """Return LR ``(3, P, P)`` and HR ``(3, scale P, scale P)`` of a place, its channels in ``order``."""
+        """Return LR ``(3, P, P)``, degraded by ``noise``, and HR, their channels in ``order``."""
+        image, top, left, orientation = place
         shards, index = self._images[image]
         lr = shards.lr(index)
-        if self._degradation is None:
+        if noise is None or self._degradation is None:
             lr = lr[top : top + patch, left : left + patch]
         if order is not None:  # before the noise and the JPEG of a sensor's own colours
             lr = lr[..., order]
-        if self._degradation is not None:
-            random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, each, number]))
-            lr = degrade_patch(lr, top, left, patch, self._degradation, random)
+        if noise is not None and self._degradation is not None:
+            lr = degrade_patch(lr, top, left, patch, self._degradation, noise)
         top, left, side = top * self.scale, left * self.scale, patch * self.scale
         hr = shards.hr(index)[top : top + side, left : left + side]
         return orient(lr, orientation), orient(hr if order is None else hr[..., order], orientation)
@@ -165,7 +169,6 @@ class PatchSource:
         self,
         pair: tuple[UInt8, UInt8],
         patch: int,
-        positions: NDArray[np.int64],
         settings: Augmentation,
         random: np.random.Generator,
     ) -> tuple[UInt8, UInt8]:
@@ -173,18 +176,17 @@ class PatchSource:
         negative, blended = random.random(2) < (settings.negative, settings.blend)
         lr, hr = pair
         if blended:
-            image = int(np.searchsorted(positions, random.integers(positions[-1]), side="right"))
-            top = int(random.integers(self._heights[image] - patch + 1))
-            left = int(random.integers(self._widths[image] - patch + 1))
-            other = self._cut(image, top, left, int(random.integers(8)), patch, 0, 0)  # without degradation
-            weight = random.uniform(0, 0.5)
+            (place,) = self._places(random, 1, patch)
+            weight = np.float32(random.uniform(0, 0.5))
             lr, hr = (
-                np.rint(own.astype(np.float32) * np.float32(1 - weight) + np.float32(weight) * second).astype(
-                    np.uint8
-                )
-                for own, second in zip((lr, hr), other, strict=True)
+                _mix(own, other, weight) for own, other in zip(pair, self._cut(place, patch), strict=True)
             )
         return (255 - lr, 255 - hr) if negative else (lr, hr)
+
+
+def _mix(own: UInt8, other: UInt8, weight: np.float32) -> UInt8:
+    mixed: UInt8 = np.rint(own + weight * (other.astype(np.float32) - own)).astype(np.uint8)
+    return mixed
 
 
 def orient(pixels: UInt8, orientation: int) -> UInt8:

@@ -95,9 +95,7 @@ def _train(
                 f"{folder}: the INT8 recipe changed since the run began ({rounding}); put back what it was, "
                 "or begin a new run"
             )
-    source = PatchSource(
-        shards, seed=recipe.seed, degradation=recipe.degradation, augmentation=recipe.augmentation
-    )
+    source = recipe.patches(shards)
     trainer = _open_trainer(folder, run, source, world, compiled)
     sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]
     provenance = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,8 @@ from msgspec import Meta
 
 from hasn_edge.config import Count, Fraction, NotNegative, Positive, load_config
 from hasn_edge.data.degrade import Degradation
-from hasn_edge.data.patches import Augmentation
+from hasn_edge.data.patches import Augmentation, PatchSource
+from hasn_edge.data.shards import Shards
 from hasn_edge.errors import ConfigError
 from hasn_edge.spec import ModelSpec
 
@@ -283,6 +284,12 @@ class Recipe:
         """Iterations after which the state is saved and never deleted."""
         begin = self.optimizer.decay_begin(self.iterations)
         return (*self.keep_at, begin) if begin < self.iterations else self.keep_at
+
+    def patches(self, shards: Sequence[Shards]) -> PatchSource:
+        """Return the patches of a run on ``shards``."""
+        return PatchSource(
+            shards, seed=self.seed, degradation=self.degradation, augmentation=self.augmentation
+        )
 
     def phase(self, iteration: int) -> Phase:
         """Return the phase that ``iteration`` (from 0) belongs to."""

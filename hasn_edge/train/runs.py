@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from hasn_edge.data.pairs import load_eval_set
-from hasn_edge.data.patches import PatchSource
 from hasn_edge.data.shards import Shards, combined_fingerprint
 from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say, use
 from hasn_edge.files import file_sha256
@@ -69,9 +68,7 @@ def begin_run(
     shards = [Shards(path) for path in data]
     if len({each.fingerprint for each in shards}) < len(shards):
         raise InputError(f"the same prepared data is named twice: {', '.join(str(path) for path in data)}")
-    source = PatchSource(
-        shards, seed=recipe.seed, degradation=recipe.degradation, augmentation=recipe.augmentation
-    )
+    source = recipe.patches(shards)
     if source.scale != recipe.model.scale:
         raise InputError(
             f"the data was prepared for x{source.scale}, the recipe trains x{recipe.model.scale}; prepare it "

@@ -9,7 +9,7 @@ import pytest
 from hasn_edge.config import dump_config
 from hasn_edge.errors import ConfigError
 from hasn_edge.quantize.observers import Observer
-from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe, shipped_recipes
+from hasn_edge.quantize.recipe import QuantRecipe, Rounding, load_quant_recipe, shipped_recipes
 
 NAMES = (
     "conv_1",
@@ -33,6 +33,8 @@ def test_the_conservative_recipe_quantizes_less_and_promises_more():
     default, conservative = load_quant_recipe("default"), load_quant_recipe("conservative")
     assert set(conservative.select(NAMES)) < set(default.select(NAMES))
     assert conservative.budget_db < default.budget_db
+    assert (conservative.rounding, conservative.spread) == (Rounding.NEAREST, ())
+    assert conservative.observer is Observer.MSE
 
 
 def test_div2k_is_the_default_recipe_on_other_images():
