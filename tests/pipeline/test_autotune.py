@@ -241,7 +241,7 @@ def test_the_fastest_on_this_cpu_is_published_with_the_reason(tiny, tmp_path):
     assert "onnxruntime int8" in names  # OpenVINO's is wrong on some CPUs
     kept, said, _ = facts["why"].partition(" is kept: ")
     assert said
-    assert kept in names
+    assert any(text.startswith(f"{kept} ") for text in facts["candidates"])  # which one, speed decides
     assert kept.split()[0] == facts["backend"].split("-")[0], "openvino-bf16 is OpenVINO in BF16"
     assert facts["machine"] == describe_machine()
     assert built.summary[-1] == facts["why"]
