@@ -309,14 +309,15 @@ def _models() -> Iterator[CheckResult]:
 
 
 def describe_training(provenance: dict[str, Any]) -> str:
-    """State in one sentence what a bundled model was trained on and what it reaches, at x4 next to the paper."""
+    """State in one sentence what a model was trained on and what it reaches, at x4 next to the paper."""
     every = provenance.get("scores", {})
     scores = {name: every[name] for name in ("Set5", "Set14") if name in every} or every
     reached = ", ".join(f"{name} {values['psnr_y']:.2f} dB" for name, values in scores.items())
     data = provenance.get("data", {})
     images = data.get("images", data.get("pictures", "unknown"))  # "pictures": as version 0.1 wrote it
     iterations = provenance.get("iterations", "unknown")
-    scale = provenance.get("settings", {}).get("model", {}).get("scale", 4)  # recipes state what differs from x4
+    # The settings name what differs from the published network, which is x4.
+    scale = provenance.get("settings", {}).get("model", {}).get("scale", 4)
     return (
         f"trained by us on {images} images for {iterations} iterations; reaches "
         f"{reached or 'unmeasured quality'} (PSNR-Y)"

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from hasn_edge.errors import UnsupportedError, say, use
+from hasn_edge.errors import ConfigError, UnsupportedError, say, use
 from hasn_edge.images.arrays import Float64
 from hasn_edge.quantize.graph import Convolution, array_of, convolutions, initializers, opset_of
 from hasn_edge.quantize.observers import LEVELS, mse_ranges
@@ -67,7 +67,8 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
         UnsupportedError: the graph is quantized already, its opset is too old, or FP16 cannot hold an
             activation that was measured.
         ArtifactError: a selected convolution has no measured range.
-        ConfigError: the recipe selects nothing.
+        ConfigError: the recipe selects nothing, or weights were rounded together for scales of the other
+            granularity.
     """
     names = recipe.select(conv.name for conv in convolutions(proto))
     result = onnx.ModelProto()
@@ -82,6 +83,11 @@ def int8_onnx_from_onnx(proto: ModelProto, ranges: Ranges, recipe: QuantRecipe) 
     writer = _PairWriter(result, dtypes.pop())
     for conv in chosen:
         own, rounded = array_of(weights[conv.weight]), ranges.codes.get(conv.name)
+        if rounded is not None and bool(rounded.limits.ndim) != (recipe.weights is Granularity.PER_CHANNEL):
+            raise ConfigError(
+                f"{conv.name}: its weights were rounded together for scales of another kind than "
+                f"{recipe.weights.value!r}, which the recipe has; measure the ranges with this recipe"
+            )
         if rounded is None:
             writer.weights(conv, weight_ranges(own, recipe), None)
         else:

@@ -120,6 +120,13 @@ def test_codes_keep_their_scales_where_a_gate_is_frozen(tiny, images):
         replace(recipe, weights=Granularity.PER_TENSOR, freeze=("*.gate",))
 
 
+def test_codes_of_other_scales_are_refused(tiny, images):
+    recipe = QuantRecipe(rounding=Rounding.COMPENSATED)
+    ranges = ranges_from_onnx(tiny.weakly_typed, images(), recipe)
+    with pytest.raises(ConfigError, match="rounded together for scales of another kind than .*'per_tensor'"):
+        int8_onnx_from_onnx(tiny.weakly_typed, ranges, replace(recipe, weights=Granularity.PER_TENSOR))
+
+
 def test_convolutions_that_share_weights_have_codes_of_their_own(tiny, images):
     names = ("block_1.f1.conv", "block_1.f2.conv")
     shared = onnx.ModelProto()
