@@ -93,7 +93,7 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
                     "name": group.name,
                     "share": group.gain,
                     "loss_db": {
-                        part: {"mean": mean, "worst": worst} for part, mean, worst in group.loss.parts
+                        part.name: {"mean": part.mean, "worst": part.worst} for part in group.loss.parts
                     },
                 }
                 for group in groups

@@ -201,15 +201,23 @@ def search_build(
 
 
 def describe(placement: Placement) -> tuple[str, ...]:
-    """Return what was chosen, and what each group in float saves, a sentence each."""
-    chosen = placement.chosen
-    lost = ", ".join(f"{name} {-mean:+.4f} dB" for name, mean, _ in chosen.loss.parts)
+    """Return what was chosen, why not more, and what each group in float saves, a sentence each."""
+    chosen, nearest = placement.chosen, placement.nearest
+    lost = ", ".join(f"{part.name} {-part.mean:+.4f} dB" for part in chosen.loss.parts)
     out = [group for group in placement.groups if group.name not in chosen.groups]
     frozen = placement.recipe.freeze
     notes = [
         f"search: {chosen.gain:.1%} {placement.saving.words}, {lost} on crops of the held-out "
-        f"images; {len(placement.points)} placements measured"
+        f"images (worst: {chosen.loss.worst_image} {-chosen.loss.worst:+.4f}); {len(placement.points)} "
+        "placements measured"
     ]
+    if nearest is not None:
+        mean, worst = (f"{limit:.4f}" for limit in placement.limits)
+        notes.append(
+            f"search: {nearest.gain:.1%} {placement.saving.words} would lose {nearest.loss.mean:.4f} dB, "
+            f"where {mean} are spent at most, and {nearest.loss.worst:.4f} on one image "
+            f"({nearest.loss.worst_image}), where {worst} are"
+        )
     if placement.confirmed:
         notes.append(f"search: {placement.confirmed}")
     if frozen:
@@ -247,14 +255,17 @@ def draw_curve(placement: Placement) -> bytes:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    mean, worst = placement.limits
+    kept = [point for point in placement.points if point.loss.worst <= worst]
     for points, style, label in (
-        (placement.points, "o", "measured"),
-        (placement.frontier, "-", "best of them"),
+        (kept, "o", "measured"),
+        ([p for p in placement.points if p not in kept], "x", f"one image loses more than {worst:.3g} dB"),
+        (placement.frontier, "-", "least mean loss"),
         ((placement.chosen,), "D", "chosen"),
     ):
         gains, losses = [100 * point.gain for point in points], [point.loss.mean for point in points]
         axes.plot(gains, losses, style, label=label)
-    axes.axhline(placement.recipe.budget_db, color="gray", linestyle="--", label="budget")
+    axes.axhline(mean, color="gray", linestyle="--", label=f"{placement.spend:.0%} of the budget")
     axes.set_xlabel(f"[%] {placement.saving.words}")
     axes.set_ylabel("PSNR-Y lost, largest mean of a part [dB]")
     axes.grid(alpha=0.3)
@@ -266,7 +277,7 @@ def draw_curve(placement: Placement) -> bytes:
 
 def sensitivity_rows(groups: Sequence[Group], saving: Saving = Saving.MACS) -> list[tuple[str, ...]]:
     """Return a table of what each group saves and loses alone, the costliest first, with its heading."""
-    parts = [name for name, _, _ in groups[0].loss.parts]
+    parts = [part.name for part in groups[0].loss.parts]
     heading = (
         COLUMNS[0],
         saving.words.removeprefix("of the "),
@@ -275,8 +286,8 @@ def sensitivity_rows(groups: Sequence[Group], saving: Saving = Saving.MACS) -> l
     )
     rows = [heading]
     for group in sorted(groups, key=lambda each: (-each.loss.mean, each.name)):
-        means = [f"{mean:.4f}" for _, mean, _ in group.loss.parts]
-        worst = [f"{each:.4f}" for _, _, each in group.loss.parts]
+        means = [f"{part.mean:.4f}" for part in group.loss.parts]
+        worst = [f"{part.worst:.4f}" for part in group.loss.parts]
         rows.append((group.name, f"{group.gain:.1%}", *means, *worst))
     return rows
 

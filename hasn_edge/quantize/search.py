@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -50,22 +50,37 @@ LOOKS = 8
 """How many groups that were left out are tried once more at the end."""
 
 
+class PartLoss(NamedTuple):
+    """What a selection loses on one part of the images, in dB of PSNR-Y; above zero where quality is lost."""
+
+    name: str
+    mean: float
+    worst: float
+    image: str
+    """Name of the image that loses most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What a selection loses against FP32, in dB of PSNR-Y; above zero where quality is lost."""
+    """What a selection loses against FP32."""
 
-    parts: tuple[tuple[str, float, float], ...]
-    """(name, loss of the mean, loss of the worst image) of each part of the images."""
+    parts: tuple[PartLoss, ...]
 
     @property
     def mean(self) -> float:
         """The largest loss of a part's mean."""
-        return max(mean for _, mean, _ in self.parts)
+        return max(part.mean for part in self.parts)
 
     @property
     def worst(self) -> float:
         """The largest loss of an image."""
-        return max(worst for _, _, worst in self.parts)
+        return max(part.worst for part in self.parts)
+
+    @property
+    def worst_image(self) -> str:
+        """Part and name of the image that loses most."""
+        part = max(self.parts, key=lambda part: part.worst)
+        return f"{part.name} {part.image}"
 
     def within(self, budget: tuple[float, float]) -> bool:
         """Say whether it keeps a budget: of each part's mean, and of each image."""
@@ -108,10 +123,26 @@ class Placement:
     chosen: Measurement
     recipe: QuantRecipe
     """Reproduces the choice without searching."""
+    spend: float = SPEND
+    """Part of the budget that was spent at most."""
     saving: Saving = Saving.MACS
     """What gains are shares of."""
     confirmed: str = ""
     """What the choice costs on its target, as a sentence; gains of groups only predict it."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """What was accepted at most, in dB: of each part's mean, and of an image."""
+        mean, worst = self.recipe.budget
+        return mean * self.spend, worst * self.spend
+
+    @property
+    def nearest(self) -> Measurement | None:
+        """The measured selection of larger gain that misses the limits by the least for what it gains."""
+        least = self.chosen.gain + 1e-9
+        larger = [point for point in self.points if point.gain > least]
+        misses = [(_share(point.loss, self.limits) - 1) / (point.gain - least) for point in larger]
+        return larger[int(np.argmin(misses))] if larger else None
 
     @property
     def frontier(self) -> tuple[Measurement, ...]:
@@ -162,6 +193,7 @@ class Meter:
         self._parts = [
             (part.name, [_crop(pair.lr(), pair.hr(), pair.scale) for pair in part]) for part in parts
         ]
+        self._names = [[pair.name for pair in part] for part in parts]
         run = Emulator(proto, exact=False).run
         self._floats = [_output_luma(run, lr) for _, pairs in self._parts for lr, _ in pairs]
         self._truths = [luma(hr) for _, pairs in self._parts for _, hr in pairs]
@@ -194,10 +226,11 @@ class Meter:
             10 * math.log10(max(b, 1e-9) / max(a, 1e-9)) for a, b in zip(self._before, squares, strict=True)
         ]
         parts, start = [], 0
-        for name, pairs in self._parts:
-            own = drops[start : start + len(pairs)]
-            parts.append((name, math.fsum(own) / len(own), max(own)))
-            start += len(pairs)
+        for (name, _), images in zip(self._parts, self._names, strict=True):
+            own = drops[start : start + len(images)]
+            worst, image = max(zip(own, images, strict=True))
+            parts.append(PartLoss(name, math.fsum(own) / len(own), worst, image))
+            start += len(images)
         return Loss(parts=tuple(parts))
 
     def _run(self, chosen: list[str]) -> list[list[float]]:
@@ -324,6 +357,7 @@ def search_placement(
             budget_db=budget[0],
             max_drop_worst=budget[1],
         ),
+        spend=spend,
         saving=saving,
     )
 
@@ -349,11 +383,7 @@ class _Search:
     def excess(self, chosen: Sequence[Group]) -> float:
         """Return the predicted loss of a selection over its limit: 1 where it just keeps it."""
         squares = np.sum([self.meter.floor, *(group.errors for group in chosen)], axis=0)
-        return self.share(self.meter.loss_of(squares.tolist()))
-
-    def share(self, loss: Loss) -> float:
-        """Return a loss over its limit."""
-        return max(loss.mean / max(self.limits[0], 1e-9), loss.worst / max(self.limits[1], 1e-9))
+        return _share(self.meter.loss_of(squares.tolist()), self.limits)
 
     def best_predicted(self) -> list[Group]:
         """Return the best measured selection of those that are predicted to keep the limits.
@@ -371,7 +401,7 @@ class _Search:
                 high = limit
             if len(best) == len(self.groups):
                 break
-            limit /= max(self.share(loss), 1e-3)
+            limit /= max(_share(loss, self.limits), 1e-3)
             if not low < limit < high:
                 limit = math.sqrt(low * high) if low > 0 and high < math.inf else max(2 * low, high / 2)
         return best
@@ -401,6 +431,11 @@ class _Search:
             out, key=lambda group: (self.excess([*kept, group]) / max(group.gain, 1e-6), group.name)
         )
         return alone[:LOOKS]
+
+
+def _share(loss: Loss, limits: tuple[float, float]) -> float:
+    """Return a loss over its limit."""
+    return max(loss.mean / max(limits[0], 1e-9), loss.worst / max(limits[1], 1e-9))
 
 
 def _gain(groups: Sequence[Group]) -> float:

@@ -20,6 +20,8 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline.acceptance import Acceptance
 from hasn_edge.pipeline.context import load_context
 from hasn_edge.pipeline.placement import (
+    describe,
+    draw_curve,
     measure_sensitivity,
     sensitivity_page,
     sensitivity_rows,
@@ -28,8 +30,8 @@ from hasn_edge.pipeline.placement import (
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import ignore
 from hasn_edge.quantize import search, sensitivity
-from hasn_edge.quantize.recipe import load_quant_recipe
-from hasn_edge.quantize.search import Group, Loss
+from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
+from hasn_edge.quantize.search import Group, Loss, Measurement, PartLoss, Placement
 from hasn_edge.spec import ModelSpec
 
 
@@ -102,9 +104,10 @@ def test_what_adapted_weights_lost_themselves_counts(folder, tmp_path):
 
     drops = [10 * np.log10(error(model, pair) / error(began, pair)) for pair in context.held_out[0]]
     assert abs(np.mean(drops)) > 0.01
+    worst = context.held_out[0].pairs[int(np.argmax(drops))]
     nothing, _ = meter.measure([])
     assert nothing.parts == (
-        ("mine", pytest.approx(np.mean(drops), abs=1e-3), pytest.approx(max(drops), abs=1e-3)),
+        ("mine", pytest.approx(np.mean(drops), abs=1e-3), pytest.approx(max(drops), abs=1e-3), worst.name),
     )
     exporter, ranges = adapted.int8
     alone = search.Meter(exporter.fp32(), ranges, context.recipe, context.held_out, tmp_path)
@@ -178,7 +181,7 @@ def test_the_costliest_group_comes_first():
             name=name,
             convolutions=(name,),
             gain=gain,
-            loss=Loss(parts=(("a", loss, 2 * loss), ("<b>", 0.0, 0.0))),
+            loss=Loss(parts=(PartLoss("a", loss, 2 * loss, "x"), PartLoss("<b>", 0.0, 0.0, "y"))),
             errors=(1.0,),
         )
         for name, gain, loss in (("cheap", 0.5, 0.001), ("dear", 0.25, 0.1))
@@ -190,6 +193,28 @@ def test_the_costliest_group_comes_first():
     ]
     assert len(heading) == 6
     assert "&lt;b&gt;" in sensitivity_page(groups, "title")
+
+
+def test_a_search_says_which_image_kept_it_from_more():
+    def point(names: tuple[str, ...], gain: float, mean: float, worst: float) -> Measurement:
+        parts = (PartLoss("shipped", mean, mean, "cat"), PartLoss("drawn", mean / 2, worst, "page-3"))
+        return Measurement(groups=names, gain=gain, loss=Loss(parts=parts))
+
+    chosen = point(("a",), 0.5, 0.01, 0.05)
+    further = (point(("a", "b"), 0.75, 0.02, 0.2), point(("a", "b", "c"), 1.0, 0.03, 0.3))
+    groups = tuple(
+        Group(name=name, convolutions=(name,), gain=0.25, loss=chosen.loss, errors=(1.0,)) for name in "abc"
+    )
+    recipe = QuantRecipe(quantize=("a",), budget_db=0.05)
+    found = Placement(groups=groups, points=(chosen, *further), chosen=chosen, recipe=recipe, spend=0.8)
+    notes = describe(found)
+    assert "(worst: drawn page-3 -0.0500); 3 placements measured" in notes[0]
+    assert notes[1] == (
+        "search: 75.0% of the MACs in INT8 would lose 0.0200 dB, where 0.0400 are spent at most, and "
+        "0.2000 on one image (drawn page-3), where 0.2000 are"
+    )
+    assert "would lose" not in " ".join(describe(replace(found, points=(chosen,))))
+    assert draw_curve(found).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

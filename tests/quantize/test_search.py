@@ -15,7 +15,16 @@ from hasn_edge.images.metrics import psnr_y
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
 from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
-from hasn_edge.quantize.search import SPEND, Group, Loss, Meter, group_of, measure_groups, search_placement
+from hasn_edge.quantize.search import (
+    SPEND,
+    Group,
+    Loss,
+    Meter,
+    PartLoss,
+    group_of,
+    measure_groups,
+    search_placement,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def test_a_loss_is_the_difference_of_psnr_y(tiny, parts):
     loss, errors = meter.measure(names)
     graph = int8_onnx_from_onnx(tiny.weakly_typed, tiny.ranges, QuantRecipe(quantize=tuple(names)))
     runs = [Emulator(proto, exact=True).run for proto in (tiny.weakly_typed, graph)]
-    for part, (name, mean, worst) in zip(parts, loss.parts, strict=True):
+    for part, (name, mean, worst, image) in zip(parts, loss.parts, strict=True):
         drops = []
         for pair in part:
             floats, int8 = (
@@ -51,6 +60,7 @@ def test_a_loss_is_the_difference_of_psnr_y(tiny, parts):
         assert name == part.name
         assert mean == pytest.approx(np.mean(drops), abs=2e-3)  # outputs are not rounded to 8 bits here
         assert worst == pytest.approx(max(drops), abs=2e-3)
+        assert drops[[pair.name for pair in part].index(image)] == pytest.approx(worst, abs=2e-3)
     assert len(errors) == 4
     assert min(errors) > 0
 
@@ -102,7 +112,8 @@ class Additive:
 
     def loss_of(self, squares):
         drops = [10 * np.log10(b / a) for a, b in zip(self.floor, squares, strict=True)]
-        return Loss(parts=(("a", float(np.mean(drops[:2])), max(drops[:2])), ("b", drops[2], drops[2])))
+        first = PartLoss("a", float(np.mean(drops[:2])), max(drops[:2]), f"{int(np.argmax(drops[:2]))}")
+        return Loss(parts=(first, PartLoss("b", drops[2], drops[2], "2")))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -132,6 +143,8 @@ def test_the_choice_keeps_the_budget_and_hardly_any_other_gains_more(seed):
     losses = [point.loss.mean for point in found.frontier]
     assert gains_of == sorted(gains_of)
     assert losses == sorted(losses)
+    assert found.limits == pytest.approx(limits)
+    assert found.nearest is None or not found.nearest.loss.within(limits)
     assert search_placement(groups, meter, QuantRecipe(), budget=budget) == found
 
 
