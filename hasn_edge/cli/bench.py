@@ -18,7 +18,7 @@ from hasn_edge.cli.common import (
     data_option,
     model_option,
     network_names,
-    quant_recipe_names,
+    quant_recipe_option,
     threads_option,
 )
 from hasn_edge.cli.cures import cure_text
@@ -127,15 +127,7 @@ markdown_option = click.option(
     help="Jetson, as root: clocks at the power mode's maximum while measuring, then as they were. Nothing is "
     "changed without it.",
 )
-@click.option(
-    "--recipe",
-    cls=NamesOption,
-    names=quant_recipe_names,
-    default="default",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="INT8 recipe: {names}, or a TOML file.",
-)
+@quant_recipe_option()
 @click.option(
     "--tile", type=click.IntRange(32, 4096), default=None, help="Also report the drift of tiles of N pixels."
 )

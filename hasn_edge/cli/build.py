@@ -16,7 +16,7 @@ from hasn_edge.cli.common import (
     model_option,
     name_option,
     output_option,
-    quant_recipe_names,
+    quant_recipe_option,
     target_names,
 )
 from hasn_edge.cli.terminal import note, say, status, write_json
@@ -70,15 +70,7 @@ cost_option = click.option(
 )
 @calibration_option
 @evaluation_option
-@click.option(
-    "--recipe",
-    cls=NamesOption,
-    names=quant_recipe_names,
-    default="default",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="INT8 recipe: {names}, or a TOML file of what differs from default.",
-)
+@quant_recipe_option()
 @click.option(
     "--max-drop",
     type=float,

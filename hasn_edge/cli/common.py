@@ -107,6 +107,20 @@ source_model_option = click.option(
     "comes from cameras, streams, videos or JPEG files.  [default: the bundled model]",
 )
 
+
+def quant_recipe_option(what: str = "INT8 recipe", *, default: str = "default") -> Callable[[F], F]:
+    """Return the option that names an INT8 recipe, described as ``what``."""
+    return click.option(
+        "--recipe",
+        cls=NamesOption,
+        names=quant_recipe_names,
+        default=default,
+        show_default=True,
+        metavar="NAME|FILE",
+        help=f"{what}: {{names}}, or a TOML file of what differs from default.",
+    )
+
+
 artifact_option = click.option(
     "--artifact",
     type=click.Path(path_type=Path),

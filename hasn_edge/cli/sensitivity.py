@@ -14,7 +14,7 @@ from hasn_edge.cli.common import (
     chosen_model,
     model_option,
     output_option,
-    quant_recipe_names,
+    quant_recipe_option,
     target_names,
 )
 from hasn_edge.cli.tables import print_table
@@ -23,15 +23,7 @@ from hasn_edge.cli.terminal import console, note, say, status, write_json
 
 @click.command("sensitivity")
 @model_option
-@click.option(
-    "--recipe",
-    cls=NamesOption,
-    names=quant_recipe_names,
-    default="search",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="What may become INT8, and how: {names}, or a TOML file of what differs from default.",
-)
+@quant_recipe_option("What may become INT8, and how", default="search")
 @click.option(
     "--target",
     cls=NamesOption,
