@@ -219,6 +219,9 @@ class _PairWriter:
         if codes is None:
             codes = np.clip(np.rint(array_of(tensor).astype(np.float64) / steps), -LEVELS - 1, LEVELS)
         else:
+            # FP16 has no scale below SMALLEST_SCALE: codes that were chosen for a smaller one stand for less.
+            meant = codes * (np.reshape(limits, (-1, 1, 1, 1)) / LEVELS)
+            codes = np.clip(np.rint(meant / steps), -LEVELS - 1, LEVELS)
             moved = (codes * steps).astype(self._dtype)
             if self._readers[source] > 1:  # others read the same weights and have codes of their own
                 self._readers[source] -= 1

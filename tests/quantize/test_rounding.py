@@ -120,6 +120,21 @@ def test_codes_keep_their_scales_where_a_gate_is_frozen(tiny, images):
         replace(recipe, weights=Granularity.PER_TENSOR, freeze=("*.gate",))
 
 
+def test_small_weights_keep_their_size_where_fp16_has_no_such_scale(tiny, images):
+    name, plain = "block_1.f2.conv", onnx.ModelProto()
+    plain.CopyFrom(tiny.strongly_typed)
+    (conv,) = (conv for conv in convolutions(plain) if conv.name == name)
+    tensor = initializers(plain)[conv.weight]
+    weights = array_of(tensor).copy()
+    weights[0] *= 1e-3 / np.abs(weights[0]).max()  # one code stands for 7.9e-6, and FP16's least for 6.1e-5
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, conv.weight))
+    recipe = QuantRecipe(quantize=(name,), rounding=Rounding.COMPENSATED)
+    ranges = ranges_from_onnx(plain, images(), recipe)
+    graph = int8_onnx_from_onnx(fp16_onnx_from_onnx(plain), ranges, recipe)
+    meant = ranges.codes[name].codes[0] * (ranges.codes[name].limits[0] / 127)
+    np.testing.assert_allclose(stored(graph, name)[0], meant, rtol=1e-3, atol=2.0**-15)
+
+
 def test_codes_of_other_scales_are_refused(tiny, images):
     recipe = QuantRecipe(rounding=Rounding.COMPENSATED)
     ranges = ranges_from_onnx(tiny.weakly_typed, images(), recipe)
