@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from hasn_edge.errors import BuildError, use
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32
 from hasn_edge.optional import require
+from hasn_edge.spec import NetworkSpec, SizeRule
 
 INPUT, OUTPUT = "input", "output"
 """Names of the one input and the one output of every graph of hasn-edge."""
@@ -191,6 +193,8 @@ class Emulator:
 
     With ``exact`` nothing is fused: every Q/DQ pair rounds where it stands in the graph, which is the
     arithmetic that a prediction of INT8's cost needs (fused integer kernels shift results on some CPUs).
+    Images of sizes that the network does not take, which the graph's metadata states, are padded at the bottom
+    and the right by repeating their edges: ONNX Runtime ends the process where nothing is left of one.
 
     Raises:
         BuildError: ONNX Runtime refuses the graph.
@@ -211,15 +215,28 @@ class Emulator:
             raise BuildError(f"ONNX Runtime cannot load the graph: {exc}") from exc
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
+        spec = metadata(proto).get("hasn_edge.spec")
+        self._sizes = SizeRule() if spec is None else NetworkSpec.from_dict(json.loads(spec)).size
 
     def run(self, x_NCHW: Float32) -> Float32:
         """Return the graph's first output for float32 RGB in [0, 1]."""
-        output: Float32 = self._session.run(self._outputs[:1], {self._input: x_NCHW})[0]
-        return output
+        padded = self._padded(x_NCHW)
+        output: Float32 = self._session.run(self._outputs[:1], {self._input: padded})[0]
+        if padded is x_NCHW:
+            return output
+        scale = output.shape[2] // padded.shape[2]
+        return output[:, :, : x_NCHW.shape[2] * scale, : x_NCHW.shape[3] * scale]
 
     def run_all(self, x_NCHW: Float32) -> Mapping[str, NDArray[Any]]:
-        """Return every output of the graph by name."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: x_NCHW}), strict=True))
+        """Return every output of the graph by name, of the padded image where it is padded."""
+        outputs = self._session.run(self._outputs, {self._input: self._padded(x_NCHW)})
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def _padded(self, x_NCHW: Float32) -> Float32:
+        rows, columns = self._sizes.padding(*x_NCHW.shape[2:])
+        if not rows and not columns:
+            return x_NCHW
+        return np.pad(x_NCHW, ((0, 0), (0, 0), (0, rows), (0, columns)), mode="edge")
 
 
 def largest_difference(

@@ -206,7 +206,7 @@ class _Run:
             "images": images.fingerprint,
             "held_out": [part.fingerprint for part in variants.context.held_out],
             "settings": asdict(self.settings),
-            "torch": installed_version("torch"),
+            "versions": [installed_version(name) for name in ("hasn-edge", "torch")],
         }
         self.identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.path = cache / f"finetune-{self.identity[:16]}.pt"

@@ -167,7 +167,7 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     # Convolutions that read one tensor share a histogram; searching it once is enough.
     found: dict[tuple[int, int], float] = {}
     values: dict[str, float] = {}
-    gates = measure_gates(proto, data, recipe.frozen(find_gates(proto)))
+    gates = measure_gates(plain, data, recipe.frozen(find_gates(plain)))
     image = {conv.name for conv in convolutions(proto) if conv.input == proto.graph.input[0].name}
     for name, histogram in histograms.items():
         levels = 2 * LEVELS + 1 if name in lows else LEVELS

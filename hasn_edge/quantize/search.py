@@ -23,6 +23,7 @@ from hasn_edge.errors import BuildError, say
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.files import KeptValues
 from hasn_edge.images.arrays import Float32, Float64, luma, to_tensor
+from hasn_edge.optional import installed_version
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.freeze import freeze_gates
 from hasn_edge.quantize.graph import conv_macs, convolutions
@@ -256,9 +257,12 @@ class Meter:
             dict(self._ranges.lows),
             dict(self._ranges.spread),
             [part.fingerprint for part in parts],
+            installed_version("hasn-edge"),
             *([] if reference is None else [reference]),
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())
+        for name, rounded in sorted(self._ranges.codes.items()):
+            digest.update(name.encode() + rounded.codes.tobytes() + rounded.limits.tobytes())
         return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineTarget, ShapeRange
 from hasn_edge.exporters.least_side import PADDING, with_padding, without_padding
 from hasn_edge.exporters.onnx import onnx_from_model
-from hasn_edge.exporters.onnx_graph import metadata
+from hasn_edge.exporters.onnx_graph import Emulator, metadata
 from hasn_edge.exporters.uint8_io import with_pixels
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.check_qdq import check_qdq
@@ -75,6 +75,16 @@ def test_it_is_the_network_on_an_image_with_repeated_edges(tmp_path):
     for x, y in zip(images, made, strict=True):
         height, width = x.shape[2] * 4, x.shape[3] * 4
         expected = model(torch.from_numpy(padded(x)))[:, :, :height, :width].numpy()
+        assert y.shape == expected.shape
+        assert np.abs(y - expected).max() < 1e-5
+
+
+def test_measuring_a_graph_pads_as_files_do():
+    model = network()
+    emulator = Emulator(onnx_from_model(model), exact=True)
+    for x in noise():
+        expected = model(torch.from_numpy(padded(x)))[:, :, : x.shape[2] * 4, : x.shape[3] * 4].numpy()
+        y = emulator.run(x)
         assert y.shape == expected.shape
         assert np.abs(y - expected).max() < 1e-5
 

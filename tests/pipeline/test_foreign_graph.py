@@ -43,6 +43,16 @@ def path(network, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_int8_of_a_network_whose_sides_are_multiples(tmp_path):
+    path = foreign_onnx(tmp_path / "theirs.onnx", Halving(4))
+    images = tmp_path / "mine"
+    images.mkdir()
+    write_image(images / "odd.png", np.random.default_rng(0).integers(0, 256, (4 * 37, 4 * 43, 3), np.uint8))
+    built = build(path, precision="int8", target="cpu", output=tmp_path, force=True, evaluation=images)
+    assert load_artifact(built.artifacts[0].path).spec.size.multiple == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.02)])
 def test_a_file_computes_what_the_network_does(path, network, tmp_path, precision, apart):
     built = build(path, precision=precision, target="cpu", output=tmp_path, force=True)

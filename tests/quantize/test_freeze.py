@@ -97,6 +97,16 @@ def test_a_recipe_freezes_in_int8_graphs(tiny, images, run_graph):
     assert with_frozen_gates(tiny.weakly_typed, ranges, replace(recipe, freeze=())) is tiny.weakly_typed
 
 
+def test_a_gate_is_found_behind_channels_that_are_spread(tiny, images):
+    recipe = QuantRecipe(quantize=("*",), spread=("*",), freeze=("*",))
+    ranges = ranges_from_onnx(tiny.weakly_typed, images(), recipe)
+    ((mean, _),) = measure_gates(tiny.weakly_typed, images(), [NAME]).values()
+    assert ranges.gates == {NAME: mean}
+    frozen = with_frozen_gates(tiny.weakly_typed, ranges, recipe)
+    graph = int8_onnx_from_onnx(frozen, ranges, recipe)
+    assert not [node.name for node in graph.graph.node if node.op_type == "GlobalAveragePool"]
+
+
 @pytest.mark.slow
 def test_a_search_chooses_it_where_it_saves_something(tiny, tmp_path):
     parts = [EvalSet(name=p.name, scale=p.scale, pairs=p.pairs[:1]) for p in held_out_sets(4)]

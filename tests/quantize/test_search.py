@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -14,7 +15,8 @@ from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.images.metrics import psnr_y
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
-from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
+from hasn_edge.quantize.ranges import ranges_from_onnx
+from hasn_edge.quantize.recipe import QuantRecipe, Rounding, load_quant_recipe
 from hasn_edge.quantize.search import (
     SPEND,
     Group,
@@ -63,6 +65,20 @@ def test_a_loss_is_the_difference_of_psnr_y(tiny, parts):
         assert drops[[pair.name for pair in part].index(image)] == pytest.approx(worst, abs=2e-3)
     assert len(errors) == 4
     assert min(errors) > 0
+
+
+@pytest.mark.slow
+def test_other_codes_of_the_same_ranges_are_measured_anew(tiny, images, parts, tmp_path):
+    names = ("block_1.g.conv",)
+    recipe = QuantRecipe(quantize=names, rounding=Rounding.COMPENSATED)
+    ranges = ranges_from_onnx(tiny.weakly_typed, images(), recipe)
+    own = ranges.codes[names[0]]
+    other = replace(ranges, codes={names[0]: replace(own, codes=np.clip(own.codes, -1, 1))})
+    losses = [
+        Meter(tiny.weakly_typed, each, recipe, parts, memory).measure(names)[0]
+        for each, memory in ((ranges, tmp_path / "a"), (other, tmp_path / "a"), (other, tmp_path / "b"))
+    ]
+    assert losses[0] != losses[1] == losses[2]
 
 
 @pytest.mark.slow
