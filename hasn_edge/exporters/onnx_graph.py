@@ -193,8 +193,8 @@ class Emulator:
 
     With ``exact`` nothing is fused: every Q/DQ pair rounds where it stands in the graph, which is the
     arithmetic that a prediction of INT8's cost needs (fused integer kernels shift results on some CPUs).
-    Images of sizes that the network does not take, which the graph's metadata states, are padded at the bottom
-    and the right by repeating their edges: ONNX Runtime ends the process where nothing is left of one.
+    Images of sizes that the network does not take (the graph's metadata states them) are padded below and at
+    the right by repeating their edges: ONNX Runtime ends the process where nothing is left of one.
 
     Raises:
         BuildError: ONNX Runtime refuses the graph.
