@@ -108,6 +108,11 @@ source_model_option = click.option(
 )
 
 
+def is_given(context: click.Context, option: str) -> bool:
+    """Whether the user gave the option."""
+    return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
+
+
 def quant_recipe_option(what: str = "INT8 recipe", *, default: str = "default") -> Callable[[F], F]:
     """Return the option that names an INT8 recipe, described as ``what``."""
     return click.option(

@@ -12,6 +12,7 @@ from hasn_edge.cli.common import (
     chosen_model,
     describe_artifact,
     force_option,
+    is_given,
     model_option,
     name_option,
     output_option,
@@ -114,12 +115,14 @@ def command(
         raise click.UsageError("--artifact goes with --format triton")
     if kind != "triton" and backend is not None:
         raise click.UsageError("--backend goes with --format triton")
+    if kind == "triton" and force:
+        raise click.UsageError("--format triton adds a version and replaces none; leave out --force")
     clash = [
-        option for option in ("model", "precision", "size", "batch", "opset") if _is_given(context, option)
+        option for option in ("model", "precision", "size", "batch", "opset") if is_given(context, option)
     ]
     if artifact is not None and clash:
         raise click.UsageError(f"--artifact is a finished file; leave out --{clash[0]}")
-    if kind == "triton" and not _is_given(context, "output"):
+    if kind == "triton" and not is_given(context, "output"):
         output = Path("triton")  # 'engines' may hold folders that the server would take for models
     wanted: dict[str, Any] = {"precision": precision, "opset": opset, "size": size, "batch": batch}
     wanted["output"] = output
@@ -139,16 +142,11 @@ def _export_bundle(
     from hasn_edge.pipeline.bundle import export_bundle
 
     taken = ("artifact", "precision", "size", "batch", "opset", "backend")
-    clash = [option for option in taken if _is_given(context, option)]
+    clash = [option for option in taken if is_given(context, option)]
     if clash:
         raise click.UsageError(f"a bundle has all precisions, for any size; leave out --{clash[0]}")
-    folder = output if _is_given(context, "output") else Path("bundle")
+    folder = output if is_given(context, "output") else Path("bundle")
     with status("exporting") as update:
         made = export_bundle(chosen_model(model), folder, name=name, force=force, progress=update)
     say(str(made))
     write_json(lambda: {"bundle": str(made)})
-
-
-def _is_given(context: click.Context, option: str) -> bool:
-    """Whether the user gave the option."""
-    return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT

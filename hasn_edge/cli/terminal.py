@@ -189,11 +189,11 @@ def progress(description: str, *, show: bool = True) -> Iterator[Progress]:
 
     out = messages()
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[current]}"),
+        TextColumn("{task.fields[current]}", markup=False),
         console=out,
         transient=True,
         disable=_quiet or not show or not out.is_interactive,  # else an empty line in a pipe

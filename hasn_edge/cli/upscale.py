@@ -16,6 +16,7 @@ from hasn_edge.cli.common import (
     cuda_option,
     device_option,
     engines_option,
+    is_given,
     model_of_source,
     open_chosen,
     source_model_option,
@@ -136,7 +137,9 @@ from hasn_edge.progress import Step
 @device_option()
 @cuda_option
 @threads_option
+@click.pass_context
 def command(
+    context: click.Context,
     inputs: tuple[str, ...],
     output: Path,
     suffix: str | None,
@@ -193,8 +196,20 @@ def command(
     wanted = ResultSize(outscale=outscale, size=size)
     check_pipes(inputs, output)
     files, folders = find_files(inputs, output, recursive=recursive)
-    if (start_s, end_s) != (None, None) and not any(map(is_video, files)):
-        raise click.UsageError("--start and --end are for videos")
+    videos_alone = {
+        "codec": "codec",
+        "quality": "quality",
+        "audio": "audio",
+        "start_s": "start",
+        "end_s": "end",
+    }
+    for kind, flags, there in (
+        ("videos", videos_alone, any(map(is_video, files))),
+        ("images", {"suffix": "format"}, not all(map(is_video, files))),
+    ):
+        given = [f"--{name}" for parameter, name in flags.items() if is_given(context, parameter)]
+        if given and not there:
+            raise click.UsageError(f"{given[0]} is for {kind}, and none is among the files")
     check_output(files, output, suffix)
     failures: list[dict[str, str]] = []
     results: list[dict[str, Any]] = []

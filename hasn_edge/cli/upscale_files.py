@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -187,7 +189,10 @@ def name_results(
     audio: Any,
     folders: Mapping[Path, Path] | None = None,
 ) -> list[tuple[Path, Path]]:
-    """Pair every file with its result; files of the same name in different folders get a number.
+    """Pair every file with its result.
+
+    Files whose results would be called alike keep their ending in it, so that which other files are there
+    changes no result into another one's; those of the same name in different folders get a number.
 
     Raises:
         OutputError: a result would overwrite one of the files.
@@ -197,19 +202,25 @@ def name_results(
     sources = {file.resolve() for file in files}
     # check_output has seen to it that a file's name stands for one file of its kind.
     named = _is_file_name(output)
+    plain: dict[Path, Path] = {}
+    kinds: dict[str, set[str]] = defaultdict(set)
     for file in files:
         ending = f".{suffix or 'png'}"
         if is_video(file) and not named:
             from hasn_edge.video.tracks import output_suffix
 
             ending = output_suffix(file, audio)
-        folder = output / (folders or {}).get(file, "")
         stem = "stdin" if file == PIPE else file.stem
-        name = f"{stem}_{label}{ending}"
-        count = 2
-        while str(folder / name).lower() in taken:
-            name = f"{stem}_{label}_{count}{ending}"
+        plain[file] = output / (folders or {}).get(file, "") / f"{stem}_{label}{ending}"
+        kinds[str(plain[file]).lower()].add(file.suffix.lower())
+    for file, found in plain.items():
+        if len(kinds[str(found).lower()]) > 1:
+            found = found.with_stem(f"{file.stem}_{file.suffix[1:].lower()}_{label}")
+        name, count = found.name, 2
+        while str(found.with_name(name)).lower() in taken:
+            name = f"{found.stem}_{count}{found.suffix}"
             count += 1
+        folder = found.parent
         taken.add(str(folder / name).lower())
         target = output if named else folder / name
         if target != PIPE and target.resolve() in sources:
@@ -227,8 +238,14 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
     Args:
         work: Files and their results.
         skip: Whether results that are there shall stay. They are whole: only whole files take their names.
+            Numbered ones do not say whose they are: those of files of one name are made again.
     """
-    there = [target for _, target in work if target.exists() and target != PIPE]
+    same = Counter((target.parent, file.name.lower()) for file, target in work)
+    there = [
+        target
+        for file, target in work
+        if target.exists() and target != PIPE and not (skip and same[target.parent, file.name.lower()] > 1)
+    ]
     if not there:
         return work
     what = "1 result is" if len(there) == 1 else f"{len(there)} of {len(work)} results are"
@@ -248,11 +265,16 @@ def say_result(file: Path, target: Path, label: str, *, several: bool) -> None:
 
 
 def _holds_files(path: Path) -> bool:
-    from hasn_edge.images.listing import SUFFIXES
+    from hasn_edge.images.listing import SUFFIXES, files_in
     from hasn_edge.video.formats import VIDEO_SUFFIXES
 
     known = (*SUFFIXES, *VIDEO_SUFFIXES)
-    return not path.is_dir() or any(each.suffix.lower() in known for each in path.iterdir())
+    # One that may not be read is kept: what lists it says so.
+    return (
+        not os.access(path, os.R_OK)
+        or not path.is_dir()
+        or any(each.suffix.lower() in known for each in files_in(path))
+    )
 
 
 def _refuse_address(text: str) -> None:

@@ -84,7 +84,7 @@ def files_left_out(paths: Iterable[str | os.PathLike[str]], *, also: tuple[str, 
         also: As for `find_images`.
     """
     given = {Path(path).resolve() for path in paths}
-    inside = (file for path in map(Path, paths) if path.is_dir() for file in sorted(path.iterdir()))
+    inside = (file for path in map(Path, paths) if path.is_dir() for file in files_in(path))
     return [
         file
         for file in inside
@@ -93,6 +93,14 @@ def files_left_out(paths: Iterable[str | os.PathLike[str]], *, also: tuple[str, 
         and not _has_suffix(file.name, (*SUFFIXES, *also))
         and file.resolve() not in given
     ]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """List what is in a folder; nothing where it may not be read, of which `find_images` speaks."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def folders_inside(

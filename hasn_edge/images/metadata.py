@@ -160,7 +160,7 @@ def _read_png(stream: BinaryIO) -> ImageMetadata:
     icc, hdr, dpi, exif = b"", "", None, b""
     stream.seek(25)
     gray = not stream.read(1)[0] & 2  # by the colour type in the header
-    with suppress(struct.error, zlib.error, IndexError, ValueError):
+    with suppress(struct.error, zlib.error, IndexError, ValueError, ArithmeticError):
         # The first that is there decides, in the order of the standard.
         if b"cICP" in found:
             primaries, transfer, _, _ = found[b"cICP"][:4]
@@ -210,11 +210,16 @@ def _pick(exif: Any) -> bytes:
     kept, exposure = image.Exif(), exif.get_ifd(_EXPOSURE)
     for tag in _TAGS:
         if isinstance(exif.get(tag), str):
-            kept[tag] = exif[tag]
+            kept[tag] = _as_stored(exif[tag])
     for tag in _EXPOSURE_TAGS:
         if isinstance(exposure.get(tag), str):
             kept.get_ifd(_EXPOSURE)[tag] = exposure[tag]
     return kept.tobytes().removeprefix(b"Exif\0\0") if kept or kept.get_ifd(_EXPOSURE) else b""
+
+
+def _as_stored(text: str) -> bytes:
+    """Return the bytes that Pillow read as Latin-1, whatever they are: it would write ``?`` for many."""
+    return text.encode("latin-1", "replace")
 
 
 def _profile_name(icc: bytes) -> str:
@@ -289,7 +294,7 @@ def _embed_tiff(content: bytes, pixels: Pixels, metadata: ImageMetadata) -> byte
         image: Any = require("PIL.Image", extra="all", needed_for="Writing images")
         exif = image.Exif()
         exif.load(b"Exif\0\0" + metadata.exif)
-        entries |= {tag: (_ASCII, exif[tag].encode() + b"\0") for tag in _TAGS if tag in exif}
+        entries |= {tag: (_ASCII, _as_stored(exif[tag]) + b"\0") for tag in _TAGS if tag in exif}
     return add_tiff_tags(content, entries)
 
 

@@ -27,12 +27,13 @@ def summary_table(snapshot: Snapshot) -> Table:
     """Return the figures of the whole run, for people."""
     from rich.box import SIMPLE
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in table_rows(snapshot):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # file names have brackets, which are no markup
     return table
 
 

@@ -39,8 +39,9 @@ class TritonPythonModel:
         options: dict[str, Any] = {}
         if args["model_instance_kind"] == "GPU":
             options["device"] = f"cuda:{args['model_instance_device_id']}"
-        if "session_backend" in asked:
-            options["backend"] = asked["session_backend"]
+        measured = asked.get(f"hasn_edge.{args['model_version']}.session_backend")  # for this version's file
+        if backend := asked.get("session_backend", measured):
+            options["backend"] = backend
         if "session_threads" in asked:
             options["threads"] = int(asked["session_threads"])
         self.session = open_session(sidecar.with_suffix(""), **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,10 @@ class Colour:
         """The matrix that is computed with, both ways."""
         return self.matrix if self.matrix in _CONVERTED else BT709
 
+    def without_name(self, size: tuple[int, int]) -> Colour:
+        """Return the colours of a result of ``size`` ``(height, width)`` that cannot name its matrix."""
+        return replace(self, matrix=_guessed_matrix(*size))
+
     @classmethod
     def rgb(cls) -> Colour:
         """Return the colours for images that never were a video: BT.709, limited range, 8 bits."""
@@ -73,8 +77,7 @@ class Colour:
             matrix, level = BT709, LIMITED
             notes.append("its frames are RGB; the result is YUV by BT.709")
         elif matrix in (0, UNSPECIFIED):
-            hd = frame.width >= 1280 or frame.height > 576
-            matrix = BT2020 if primaries == BT2020 else BT709 if hd else SMPTE170M
+            matrix = BT2020 if primaries == BT2020 else _guessed_matrix(frame.height, frame.width)
         elif matrix not in _CONVERTED:
             notes.append(
                 f"its colour matrix (number {matrix} of H.273) is none that FFmpeg converts by; the network "
@@ -96,6 +99,10 @@ class Colour:
             bits=max(component.bits for component in components),
             notes=tuple(notes),
         )
+
+
+def _guessed_matrix(height: int, width: int) -> int:
+    return BT709 if width >= 1280 or height > 576 else SMPTE170M
 
 
 class RgbFromFrame:

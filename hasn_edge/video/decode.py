@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
@@ -101,7 +102,8 @@ class Decoder:
 
     def __init__(self, path: Path, *, start_s: float = 0.0, end_s: float | None = None) -> None:
         if start_s < 0 or (end_s is not None and end_s <= start_s):
-            raise InputError(f"{path}: nothing is between {start_s:g} and {end_s:g} s of it")
+            until = "its end" if end_s is None else f"{end_s:g} s"
+            raise InputError(f"{path}: nothing of it begins at {start_s:g} s and ends before {until}")
         self.path = path
         self.tally = Tally()
         self.notes: list[str] = []
@@ -130,7 +132,8 @@ class Decoder:
             self._last_byte = 0
             self._suspects: set[int | None] = set()
             if self._from is not None and self._container.format.name.startswith(_INDEXED):
-                self._container.seek(int(self._from * 1_000_000))
+                with suppress(self._av.error.FFmpegError):  # else it is read from its beginning
+                    self._container.seek(int(self._from * 1_000_000))
             self._incoming = self._demux()
             self._frames = self._select() if self._partly else self._decode()
             self._packets: list[Packet] = []

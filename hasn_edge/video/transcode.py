@@ -129,7 +129,7 @@ def upscale_video(
             size=size,
             time_base=decoder.time_base,
             rate=decoder.rate,
-            colour=decoder.colour,
+            colour=decoder.colour.without_name(size) if output == PIPE else decoder.colour,
             aspect=decoder.aspect,
             sample_rates=decoder.sample_rates,
             codec=codec,

@@ -66,6 +66,7 @@ def test_from_python(tiny, tmp_path):
     [
         (["--artifact", "x.onnx"], "--artifact goes with --format triton"),
         (["--format", "triton", "--artifact", "x.onnx", "--model", "m"], "leave out --model"),
+        (["--format", "triton", "--force"], "adds a version and replaces none; leave out --force"),
         (["--format", "triton", "--artifact", "x.onnx", "--precision", "fp16"], "leave out --precision"),
         (["--format", "triton", "--artifact", "x.onnx", "--size", "32x32"], "leave out --size"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -219,8 +220,43 @@ def test_results_of_the_same_name_are_told_apart(here, model):
     image("odd.jpg")
     image("odd.png")
     result = run("upscale", "odd.jpg", "odd.png", "photo.png", "-o", "out", "--model", model)
-    assert said(result) == "odd.png -> out/odd_x4_2.png"
-    assert result.stdout == "out/odd_x4.png\nout/odd_x4_2.png\nout/photo_x4.png\n"
+    assert said(result) == "odd.jpg -> out/odd_jpg_x4.png odd.png -> out/odd_png_x4.png"
+    assert result.stdout == "out/odd_jpg_x4.png\nout/odd_png_x4.png\nout/photo_x4.png\n"
+
+
+def test_no_result_is_taken_for_that_of_another_file(here, model):
+    image("p.png")
+    said(run("upscale", "p.png", "-o", "out", "--model", model))
+    image("p.jpg")
+    run("upscale", "p.jpg", "p.png", "-o", "out", "--model", model, "--skip-existing")
+    assert {path.name for path in Path("out").iterdir()} == {"p_x4.png", "p_jpg_x4.png", "p_png_x4.png"}
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        image(f"{folder}/same.png")
+    said(run("upscale", "b/same.png", "-o", "two", "--model", model))
+    both = run("upscale", "a/same.png", "b/same.png", "-o", "two", "--model", model, "--skip-existing")
+    assert both.stdout == "two/same_x4.png\ntwo/same_x4_2.png\n", "whose the first one was is not known"
+
+
+@pytest.mark.parametrize(
+    "options", [("--quality", "80"), ("--codec", "libx265"), ("--audio", "none"), ("--end", "3")]
+)
+def test_options_of_videos_are_refused_without_one(here, model, options):
+    message = said(run("upscale", "photo.png", "--model", model, *options), 2)
+    assert f"{options[0]} is for videos, and none is among the files" in message
+
+
+def test_a_folder_that_may_not_be_read_is_named(here, model, monkeypatch):
+    Path("closed").mkdir()
+
+    def refuse(path, *_: object):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # As root reads everything, what asks the system is refused instead.
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    for more in ((), ("--recursive",)):
+        assert "closed: cannot be listed" in said(run("upscale", "closed", "--model", model, *more), 1)
 
 
 def test_results_that_are_there_are_named_or_left_alone(here, model):

@@ -20,6 +20,8 @@ av = pytest.importorskip("av")
 from hasn_edge.cli import cli
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.runtime.open import open_model
+from hasn_edge.video.colour import RgbFromFrame
+from hasn_edge.video.decode import Decoder
 from tests.support.children import hear
 from tests.support.clips import frames, make, packets, times
 
@@ -253,9 +255,9 @@ cli({args!r}, prog_name="hasn-edge")
     assert not list((tmp_path / "out").iterdir())
 
 
-def raw(source: Path, *options: str) -> bytes:
-    """Frames of a video as FFmpeg's own program writes them into a pipe."""
-    command = ["ffmpeg", "-v", "error", "-i", source, *options, "-strict", "-1", "-f", "yuv4mpegpipe", "-"]
+def raw(*source: object) -> bytes:
+    """Frames of what FFmpeg's own program is given, as it writes them into a pipe."""
+    command = ["ffmpeg", "-v", "error", *map(str, source), "-strict", "-1", "-f", "yuv4mpegpipe", "-"]
     return subprocess.run(command, capture_output=True, check=True).stdout
 
 
@@ -268,7 +270,7 @@ def piped(data: bytes, *args: object) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
 def test_raw_frames_go_through_pipes(clip, tmp_path, pix_fmt):
-    data = raw(clip, "-pix_fmt", pix_fmt)
+    data = raw("-i", clip, "-pix_fmt", pix_fmt)
     done = piped(data, "-", "-o", "-", "--outscale", 2)
     assert done.returncode == 0, done.stderr
     (tmp_path / "big.y4m").write_bytes(done.stdout)
@@ -284,8 +286,22 @@ def test_raw_frames_go_through_pipes(clip, tmp_path, pix_fmt):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
+def test_colours_of_a_large_result_are_those_that_a_reader_of_raw_frames_takes(tmp_path):
+    source = ["-f", "lavfi", "-i", "color=c=0x1DC81E:s=320x180:r=5:d=0.2", "-pix_fmt", "yuv420p"]
+    data = raw(*source)  # swscale makes BT.601 of it, which is what is taken for this size
+    done = piped(data, "-", "-o", "-")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "big.y4m").write_bytes(done.stdout)
+    with Decoder(tmp_path / "big.y4m") as decoder:
+        assert decoder.size == (720, 1280)
+        rgb = RgbFromFrame(decoder.colour)(frames(tmp_path / "big.y4m")[0])
+    assert np.abs(rgb[300:400, 600:700].astype(int) - (0x1D, 0xC8, 0x1E)).max() <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
 def test_raw_frames_go_into_a_file_and_may_end_too_early(clip, tmp_path):
-    data = raw(clip, "-pix_fmt", "yuv420p")
+    data = raw("-i", clip, "-pix_fmt", "yuv420p")
     into_file = piped(data, "-", "-o", tmp_path / "folder")
     assert into_file.stdout.decode().strip() == str(tmp_path / "folder" / "stdin_x4.mp4")
     cut = piped(data[:-1000], "-", "-o", tmp_path / "cut.mp4")
@@ -324,7 +340,9 @@ def test_a_part_of_another_size_with_figures(clip, tmp_path):
     )  # fmt: skip
     for text in ("1:60", "x", "-1", "1:2:3:4", "90:00:00.5x"):
         assert "is no time; expected seconds or H:MM:SS" in said(run(clip, f"--start={text}"), 2)
-    assert "--start and --end are for videos" in said(run(tmp_path / "a.png", "--end", "3"), 2)
+    assert "--end is for videos, and none is among the files" in said(
+        run(tmp_path / "a.png", "--end", "3"), 2
+    )
 
 
 def test_figures_name_what_failed(clip, tmp_path):

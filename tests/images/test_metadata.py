@@ -68,6 +68,16 @@ def test_everything_goes_from_each_format_into_each(tmp_path, source, target):
     np.testing.assert_allclose(read_image(tmp_path / f"out{target}"), pixels, atol=12)
 
 
+@pytest.mark.parametrize("suffix", HOLD)
+def test_names_keep_their_letters(tmp_path, suffix):
+    name, block = "© 2024 Jörg".encode(), Image.Exif()  # UTF-8, as most cameras and programs write it
+    block[33432] = name
+    Image.fromarray(NOISE[..., :3]).save(tmp_path / "in.jpg", exif=block)
+    metadata = read_metadata(tmp_path / "in.jpg")
+    write_image(tmp_path / f"out{suffix}", np.ascontiguousarray(NOISE[..., :3]), metadata=metadata)
+    assert name in (tmp_path / f"out{suffix}").read_bytes()
+
+
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff"])
 @pytest.mark.parametrize("quality", [95, 100])
 def test_transparency_stays_beside_it(tmp_path, suffix, quality):
@@ -128,6 +138,7 @@ def test_chunks_of_a_png_stay_in_a_png_and_become_a_profile_elsewhere(tmp_path, 
         [(b"gAMA", struct.pack(">I", 45455))],
         [(b"gAMA", struct.pack(">I", 0))],
         [(b"gAMA", b"1")],
+        [(b"cHRM", bytes(32))],
         [(b"iCCP", b"broken\0\0" + b"nonsense")],
         [(b"cICP", bytes([1, 13, 0, 1])), (b"iCCP", b"p\0\0" + zlib.compress(P3))],
         [(b"eXIf", b"nonsense"), (b"pHYs", b"12")],

@@ -195,9 +195,18 @@ def test_a_long_image_is_cut_at_the_end(tmp_path):
         assert container.duration == 4_000_000
 
 
+def test_a_part_of_a_file_that_is_cut_off(tmp_path):
+    source = make(tmp_path / "clip.mkv", 40)
+    source.write_bytes(source.read_bytes()[:2000])
+    with pytest.raises(InputError):
+        upscale(source, tmp_path / "part.mp4", start_s=0.2, end_s=0.3)
+
+
 def test_a_part_that_is_none(tmp_path):
     source = make(tmp_path / "clip.mp4", 5)
-    with pytest.raises(InputError, match=r"nothing is between 2 and 1\.5 s of it"):
+    with pytest.raises(InputError, match="nothing of it begins at -1 s and ends before its end"):
+        upscale(source, tmp_path / "part.mp4", start_s=-1)
+    with pytest.raises(InputError, match=r"nothing of it begins at 2 s and ends before 1\.5 s"):
         upscale(source, tmp_path / "part.mp4", start_s=2, end_s=1.5)
     with pytest.raises(InputError, match="no image of the part that was asked for could be decoded"):
         upscale(source, tmp_path / "part.mp4", start_s=60)

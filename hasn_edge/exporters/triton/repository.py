@@ -91,8 +91,8 @@ def triton_repository(
         _check_repository(output)
     facts = _parameters(artifact, chosen)
     autotune = artifact.details.autotune
-    if config.backend == PYTHON and autotune is not None and autotune.backend and not present:
-        facts["session_backend"] = autotune.backend  # what was measured to be fastest
+    if config.backend == PYTHON and autotune is not None and autotune.backend:
+        facts[f"hasn_edge.{chosen}.session_backend"] = autotune.backend  # what was measured to be fastest
     try:
         with _staging(output, config.name) as staging:
             made = staging / str(chosen)

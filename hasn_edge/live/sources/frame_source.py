@@ -140,6 +140,7 @@ class Paced(FrameSource):
     def read(self) -> Frame | None:
         """Return the next frame when it is due; when playing fell behind, at once."""
         frame = self._source.read()
+        self.dropped = self._source.dropped
         if frame is None:
             return None
         due_s = frame.time_s if frame.time_s is not None else frame.index / (self.fps or 30.0)

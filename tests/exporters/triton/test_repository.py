@@ -213,7 +213,7 @@ def test_backends_are_not_mixed_and_take_their_files(tmp_path, artifact):
 def test_what_was_measured_to_be_fastest_is_what_the_session_runs(tmp_path, artifact):
     record = {"candidates": [], "left_out": [], "why": "", "backend": "openvino", "machine": "", "when": ""}
     version = triton_repository(artifact("any", autotune=record), tmp_path / "repo", backend="python")
-    assert 'key: "session_backend"\n  value {\n    string_value: "openvino"' in text_of(version)
+    assert 'key: "hasn_edge.1.session_backend"\n  value {\n    string_value: "openvino"' in text_of(version)
 
 
 def test_what_triton_cannot_run(tmp_path, artifact):

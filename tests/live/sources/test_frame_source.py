@@ -76,6 +76,15 @@ def test_paced_plays_at_the_recordings_speed():
     assert captured[-1] - captured[0] >= 0.09
 
 
+def test_paced_counts_what_its_recording_lost():
+    inner = PatternSource((16, 16), fps=1000, frames=2, live=False)
+    source = Paced(inner)
+    inner.dropped = 3
+    source.read()
+    assert source.dropped == 3
+    source.close()
+
+
 def test_paced_does_not_make_up_for_lost_time():
     source = Paced(PatternSource((16, 16), fps=20, frames=4, live=False))
     source.read()
