@@ -12,8 +12,8 @@ from hasn_edge.bench.board import Board
 from hasn_edge.bench.case_process import Case, ComparedNetwork
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.engine.capabilities import find_module
-from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import InputError, MissingDependencyError
+from hasn_edge.engine.target import EngineRuntime, rtx_target_for
+from hasn_edge.errors import InputError, MissingDependencyError, UnsupportedError, use
 from hasn_edge.files import distinct_names
 from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
 from hasn_edge.model.complexity import PAPER_SIZE
@@ -45,8 +45,8 @@ _NAMES = {
 class Backends:
     """What runs networks on the GPU of a benchmark; nothing of it for a benchmark on the CPU."""
 
-    engines: EngineRuntime | None = None
-    """What compiles and runs engines; ``None`` where only other backends run."""
+    engines: str | None = None
+    """The target of the engines, by name; ``None`` where only other backends run."""
     torch_gpu: bool = False
     """Whether PyTorch sees the GPU."""
     onnxruntime_gpu: bool = False
@@ -62,6 +62,7 @@ def find_backends(board: Board, *, engines: bool = True) -> Backends:
 
     Raises:
         MissingDependencyError: nothing on this machine runs engines on the device.
+        UnsupportedError: TensorRT for RTX has no target for this GPU.
     """
     if board.kind == "cpu":
         return Backends()
@@ -69,9 +70,15 @@ def find_backends(board: Board, *, engines: bool = True) -> Backends:
     if not engines:
         return Backends(torch_gpu=torch_gpu)
     runtime = EngineRuntime.RTX if board.kind == "rtx" else EngineRuntime.TENSORRT
-    installed: EngineRuntime | None = runtime
+    installed: str | None = runtime.value
     try:
         find_module(runtime)
+        if runtime is EngineRuntime.RTX and board.gpu is not None:
+            installed = rtx_target_for(board.gpu)
+            if installed is None:
+                raise UnsupportedError(
+                    f"no target of TensorRT for RTX is for {board.gpu.title}", use(device="cuda")
+                )
     except MissingDependencyError:
         if board.kind != "cuda" or not (torch_gpu or onnxruntime_gpu):
             raise
@@ -224,7 +231,7 @@ class CaseMaker:
         found = [self._reference(model, gpu=gpu), *self._compiled_case(model, gpu=gpu)]
         for precision in precisions:
             if self.backends.engines is not None:
-                for one in self._build(model, precision, self.backends.engines.value, self.size):
+                for one in self._build(model, precision, self.backends.engines, self.size):
                     if isinstance(one, Case) or one.kind is Kind.ENGINE:
                         found += self._cases_of([one])
                     elif precision is Precision.INT8:

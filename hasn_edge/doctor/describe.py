@@ -12,6 +12,7 @@ from hasn_edge.doctor.commands import apt_install, make_virtual_environment, pip
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
+from hasn_edge.engine.target import rtx_target_for
 from hasn_edge.errors import CheckpointError, Cure, call, say, shell, use
 from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.host import has_integer_dot_product
@@ -79,7 +80,8 @@ def next_step(environment: Environment) -> Cure | None:
     if {"tensorrt", *RTX_MODULES}.isdisjoint(environment.modules):
         return shell("pip install 'hasn-edge[tensorrt]'") if environment.jetson is None else None
     if "tensorrt" not in environment.modules:
-        return call("build", target="rtx")
+        target = rtx_target_for(environment.gpu)
+        return call("build", target=target) if target else shell("pip install 'hasn-edge[tensorrt]'")
     found = match_profile(environment)
     if environment.missing_libraries:
         return None

@@ -8,7 +8,7 @@ from typing import Any
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import NAMES
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
-from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target, shipped_targets
+from hasn_edge.engine.target import EngineRuntime, load_target, rtx_target_for, shipped_targets
 from hasn_edge.errors import ArtifactError, Cure, HasnEdgeError, call
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.optional import version_tuple
@@ -110,21 +110,10 @@ def _target(details: EngineDetails, gpu: GpuFacts | None) -> str:
     if name not in shipped_targets():
         return f"{name}.toml"
     target = load_target(name)
-    if gpu is None or _is_for(target, gpu):
+    if gpu is None or target.runs_on(gpu):
         return name
-    if target.runtime is EngineRuntime.RTX:
-        for other in shipped_targets():
-            candidate = load_target(other)
-            if candidate.runtime is EngineRuntime.RTX and _is_for(candidate, gpu):
-                return other
-    return EngineRuntime.TENSORRT.value
-
-
-def _is_for(target: EngineTarget, gpu: GpuFacts) -> bool:
-    if target.device is not None:
-        return target.device.compute_capability == gpu.compute_capability
-    able = target.compute_capabilities
-    return not able or gpu.compute_capability in able
+    other = rtx_target_for(gpu) if target.runtime is EngineRuntime.RTX else None
+    return other or EngineRuntime.TENSORRT.value
 
 
 def _range(details: EngineDetails) -> dict[str, Any]:

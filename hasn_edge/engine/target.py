@@ -183,6 +183,8 @@ class EngineTarget:
         """Whether an engine of this target runs on a GPU of this machine."""
         if gpu is None or not self.runtime.compiles:
             return False
+        if self.device is not None:
+            return gpu.compute_capability == self.device.compute_capability
         wanted = self.compute_capabilities  # of TensorRT for RTX alone; TensorRT compiles for the GPU here
         return not wanted or gpu.compute_capability in wanted
 
@@ -192,7 +194,7 @@ class EngineTarget:
         Raises:
             UnsupportedError: TensorRT would compile for the GPU here, which is another, or there is none.
         """
-        if self.device is None or (gpu and gpu.compute_capability == self.device.compute_capability):
+        if self.device is None or self.runs_on(gpu):
             return
         here = f"the GPU here is {gpu.title}" if gpu else "there is no NVIDIA GPU with its driver here"
         raise UnsupportedError(
@@ -213,6 +215,18 @@ def _is_capability(text: str) -> bool:
 def shipped_targets() -> dict[str, Path]:
     """Return the target files that ship with hasn-edge, by name."""
     return {path.stem: path for path in sorted(shipped_path("engines", "targets").glob("*.toml"))}
+
+
+def rtx_target_for(gpu: GpuFacts) -> str | None:
+    """Return the shipped target of TensorRT for RTX whose engines run on a GPU, or ``None``.
+
+    ``"rtx"`` comes first: others take one size only, or are for older GPUs.
+    """
+    for name in (EngineRuntime.RTX.value, *shipped_targets()):
+        target = load_target(name)
+        if target.runtime is EngineRuntime.RTX and target.runs_on(gpu):
+            return name
+    return None
 
 
 def load_target(name_or_path: str | os.PathLike[str]) -> EngineTarget:

@@ -18,12 +18,13 @@ import numpy as np
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.data.pairs import held_out_sets
-from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, rtx_target_for
 from hasn_edge.errors import (
     ArtifactError,
     BuildError,
     HasnEdgeError,
     MissingDependencyError,
+    OutOfMemoryError,
     UnsupportedError,
     VerificationError,
     omit,
@@ -31,7 +32,7 @@ from hasn_edge.errors import (
     use,
 )
 from hasn_edge.evaluation.evaluate import Drift, Scores, drift, score_session
-from hasn_edge.evaluation.latency import Latency, latency_of, time_session
+from hasn_edge.evaluation.latency import Latency, Round, latency_of, time_session
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline.acceptance import FP16_BUDGET
@@ -61,7 +62,7 @@ ROUNDS, CALLS, SECONDS = 5, 5, 0.3
 CANDIDATES = Path(CACHE, "candidates")
 """Where the candidates lie, below the output folder: the next ``auto`` finds engines that did not change."""
 
-OF_ONE_PRECISION = (VerificationError, BuildError, ArtifactError, UnsupportedError)
+OF_ONE_PRECISION = (VerificationError, BuildError, ArtifactError, UnsupportedError, OutOfMemoryError)
 """What one precision may fail with while another one can be built: some TensorRTs fail to build INT8 at all,
 and an engine may compute something else than its graph."""
 
@@ -234,7 +235,7 @@ def measure(
         evaluation: Images instead of those that ship.
 
     Returns:
-        What was timed, and what does not open or misses its budget.
+        What was timed, and what does not open, fails while it runs or misses its budget.
     """
     batch, channels, height, width = target.shapes.opt
     on_cpu = target.runtime is EngineRuntime.CPU
@@ -247,7 +248,7 @@ def measure(
     failures: list[Failure] = []
     quality = _Quality(open_one, evaluation)
     with ExitStack() as stack:
-        opened: list[tuple[Candidate, Session, Any]] = []
+        opened: list[tuple[Candidate, Session, Any, list[Round]]] = []
         for built, backend in ((built, backend) for built in made for backend in backends):
             artifact = built.artifacts[-1]
             chosen: dict[str, Any] = {} if backend is None else {"backend": backend}
@@ -256,10 +257,11 @@ def measure(
                 change = None if backend is None else quality.check(artifact, backend)
                 session = stack.enter_context(open_one(artifact, frame=frame, eager=True, **chosen))
             except MissingDependencyError as exc:
-                if all(failure.backend != backend for failure in failures):  # once is enough
+                named = (f for f in failures if isinstance(f.error, MissingDependencyError))
+                if all(failure.backend != backend for failure in named):  # once is enough
                     failures.append(Failure(precision=artifact.precision, error=exc, backend=backend))
                 continue
-            except (ArtifactError, UnsupportedError, VerificationError) as exc:
+            except HasnEdgeError as exc:
                 failures.append(Failure(precision=artifact.precision, error=exc, backend=backend))
                 continue
             candidate = Candidate(
@@ -269,16 +271,24 @@ def measure(
                 name=f"{session.backend} {session.number_format}" if backend else "",
                 change=change,
             )
-            opened.append((candidate, session, _noise_frame(session, (batch, channels, height, width))))
-        samples: list[list[Any]] = [[] for _ in opened]
+            x = _noise_frame(session, (batch, channels, height, width))
+            opened.append((candidate, session, x, []))
         for number in range(ROUNDS):
-            for (candidate, session, x), timed in zip(opened, samples, strict=True):
+            for one in list(opened):
+                candidate, session, x, timed = one
                 progress(Step(f"timing {candidate.called}, round", number + 1, ROUNDS))
-                session.run_pixels(x) if session.pixels else session.run(x)
-                timed.append(time_session(session, x, at_least=CALLS, seconds=seconds))
+                try:
+                    session.run_pixels(x) if session.pixels else session.run(x)
+                    timed.append(time_session(session, x, at_least=CALLS, seconds=seconds))
+                except HasnEdgeError as exc:
+                    opened = [each for each in opened if each is not one]
+                    session.close()  # the others may need its memory
+                    failures.append(
+                        Failure(precision=candidate.artifact.precision, error=exc, backend=candidate.backend)
+                    )
     candidates = tuple(
         replace(candidate, latency=latency)
-        for (candidate, _, _), timed in zip(opened, samples, strict=True)
+        for candidate, _, _, timed in opened
         if (latency := latency_of(timed)) is not None
     )
     return candidates, tuple(failures)
@@ -330,8 +340,11 @@ class _Quality:
 
 def _join_failures(failures: Sequence[Failure]) -> HasnEdgeError:
     """Return one error for all precisions; the first one's own where none of them is about a precision."""
-    first = failures[0].error
-    if all(isinstance(failure.error, UnsupportedError) for failure in failures):
+    # What is not installed comes last: it says the least of why nothing runs.
+    first = min(failures, key=lambda failure: isinstance(failure.error, MissingDependencyError)).error
+    if isinstance(first, MissingDependencyError) or all(
+        isinstance(failure.error, UnsupportedError) for failure in failures
+    ):
         return first
     as_error = [failure.as_error() for failure in failures]
     cures = {str(cure): cure for error in as_error for cure in error.cures}  # each once
@@ -417,10 +430,13 @@ def _noise_frame(session: Session, shape: tuple[int, int, int, int]) -> Any:
 
 
 def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:
-    runs = target.runtime is EngineRuntime.CPU or (target.runtime.compiles and gpu is not None)
-    if not runs:
+    target.require_gpu(gpu)  # which has more to say of the board that it is for
+    if target.runtime is not EngineRuntime.CPU and not target.runs_on(gpu):
+        other = rtx_target_for(gpu) if gpu is not None and target.runtime is EngineRuntime.RTX else None
         raise UnsupportedError(
-            f"auto runs what it builds, and what is built for {target.name!r} cannot run on this machine",
+            f"auto runs what it builds, and what is built for {target.name!r} cannot run on this machine"
+            + ("" if gpu is None else f", whose GPU is {gpu.title}"),
+            *([use(target=other)] if other is not None else []),
             use(precision="fp16"),
             use(precision="int8"),
             say("build on the device"),

@@ -17,7 +17,7 @@ from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.engine.caches import engine_key, graph_of, lookup
 from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
 from hasn_edge.engine.compile import BuiltEngine, engine_from_onnx, kernels_from_onnx
-from hasn_edge.engine.target import EngineRuntime, EngineTarget
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, rtx_target_for
 from hasn_edge.engine.worker_process import CalibratorInput
 from hasn_edge.errors import (
     ArtifactError,
@@ -299,12 +299,17 @@ class _Build:
 
 
 def default_target(gpu: GpuFacts | None) -> str:
-    """Return the target of a build that names none: TensorRT where it and its GPU are, else this CPU."""
+    """Return the target of a build that names none: TensorRT where it and its GPU are, else this CPU.
+
+    TensorRT for RTX counts where a target that ships is for this GPU: it has none for Hopper, for example.
+    """
     if gpu is not None:
-        for runtime in (EngineRuntime.TENSORRT, EngineRuntime.RTX):
-            with suppress(HasnEdgeError):
-                find_module(runtime)
-                return str(runtime.value)
+        with suppress(HasnEdgeError):
+            find_module(EngineRuntime.TENSORRT)
+            return EngineRuntime.TENSORRT.value
+        with suppress(HasnEdgeError):
+            find_module(EngineRuntime.RTX)
+            return rtx_target_for(gpu) or EngineRuntime.CPU.value
     return EngineRuntime.CPU.value
 
 

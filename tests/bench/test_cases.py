@@ -9,12 +9,11 @@ from hasn_edge.bench import cases
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.cases import Backends, CaseMaker, find_backends, find_compared
 from hasn_edge.bench.options import BenchOptions
-from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import BuildError, InputError, MissingDependencyError
+from hasn_edge.errors import BuildError, InputError, MissingDependencyError, UnsupportedError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
-from tests.support.samples import details_of
+from tests.support.samples import ADA, HOPPER, TURING, details_of
 
 
 class Builds:
@@ -76,7 +75,7 @@ def compare(tmp_path):
 
 def test_a_precision_that_cannot_be_built_is_a_case_that_states_so(compare):
     """The INT8 of JetPack 6's TensorRT does not build some networks; FP16 is measured all the same."""
-    found, _ = compare("jetson", fails=("int8",), engines=EngineRuntime.TENSORRT)
+    found, _ = compare("jetson", fails=("int8",), engines="tensorrt")
     assert [(case.label, case.failure and case.failure.message) for case in found] == [
         ("PyTorch fp32, CPU", None),
         ("TensorRT fp32", None),
@@ -86,18 +85,18 @@ def test_a_precision_that_cannot_be_built_is_a_case_that_states_so(compare):
     found, _ = compare("cpu", fails=("int8",))
     assert [case.label for case in found if case.failure] == ["ONNX Runtime int8"]
     with pytest.raises(BuildError, match="fp32 fails"):
-        compare("jetson", fails=("fp32", "fp16", "int8"), engines=EngineRuntime.TENSORRT)
+        compare("jetson", fails=("fp32", "fp16", "int8"), engines="tensorrt")
 
 
 def test_the_compiled_network_stands_beside_the_eager_one(compare):
     for kind, gpu, where in (("cpu", False, ""), ("cuda", True, ", GPU")):
-        found, _ = compare(kind, compiled=True, engines=EngineRuntime.TENSORRT, torch_gpu=gpu)
+        found, _ = compare(kind, compiled=True, engines="tensorrt", torch_gpu=gpu)
         assert [case.label for case in found][:2] == [f"PyTorch fp32{where}", f"torch.compile fp32{where}"]
         assert [(case.compiled, case.threads) for case in found][:3] == [(False, 2), (True, 2), (False, 2)]
 
 
 def test_what_is_compared_on_a_jetson(compare):
-    found, asked = compare("jetson", engines=EngineRuntime.TENSORRT, torch_gpu=True)
+    found, asked = compare("jetson", engines="tensorrt", torch_gpu=True)
     assert [(case.label, case.device, case.cuda, case.timed) for case in found] == [
         ("PyTorch fp32, GPU", "cuda", None, True),
         ("TensorRT fp32", "cuda", "torch", True),
@@ -123,7 +122,7 @@ def test_each_graph_is_a_case_of_each_backend_on_a_cpu(compare):
 
 
 def test_what_is_compared_where_little_is_installed(compare):
-    found, asked = compare("rtx", engines=EngineRuntime.RTX)
+    found, asked = compare("rtx", engines="rtx")
     assert found[0].label == "PyTorch fp32, CPU"
     assert found[0].device is None
     assert {target for _, target, _ in asked} == {"rtx"}
@@ -154,7 +153,7 @@ def test_other_networks_are_cases_as_the_models_own(compare):
     )
     assert network.counts[256, 256].macs / 1e9 == pytest.approx(9.83, abs=0.01)
     assert network.counts[48, 64].macs * 256 * 256 == network.counts[256, 256].macs * 48 * 64
-    found, asked = compare("jetson", engines=EngineRuntime.TENSORRT, torch_gpu=True, compared=("fsrcnn",))
+    found, asked = compare("jetson", engines="tensorrt", torch_gpu=True, compared=("fsrcnn",))
     assert [(case.label, case.device) for case in found if case.network] == [
         ("fsrcnn, PyTorch fp32, GPU", "cuda"),
         ("fsrcnn, TensorRT fp32", "cuda"),
@@ -171,7 +170,7 @@ def test_names_of_other_networks_are_refused_at_once():
 
 
 def test_what_is_installed_for_a_device(monkeypatch):
-    def find(kind, *, torch_gpu, ort_gpu=False, modules=("tensorrt", "rtx")):
+    def find(kind, *, torch_gpu, ort_gpu=False, modules=("tensorrt", "rtx"), gpu=None):
         def find_module(runtime):
             if runtime.value not in modules:
                 raise MissingDependencyError(runtime.value, extra=runtime.value, needed_for="Building")
@@ -179,10 +178,14 @@ def test_what_is_installed_for_a_device(monkeypatch):
         monkeypatch.setattr(cases, "find_module", find_module)
         monkeypatch.setattr(cases, "_torch_has_gpu", lambda: torch_gpu)
         monkeypatch.setattr(cases, "_onnxruntime_has_gpu", lambda: ort_gpu)
-        return find_backends(Board(kind=kind, title=kind))
+        return find_backends(Board(kind=kind, title=kind, gpu=gpu))
 
-    assert find("jetson", torch_gpu=True) == Backends(engines=EngineRuntime.TENSORRT, torch_gpu=True)
-    assert find("rtx", torch_gpu=False) == Backends(engines=EngineRuntime.RTX)
+    assert find("jetson", torch_gpu=True) == Backends(engines="tensorrt", torch_gpu=True)
+    assert find("rtx", torch_gpu=False) == Backends(engines="rtx")
+    assert find("rtx", torch_gpu=False, gpu=ADA).engines == "rtx"
+    assert find("rtx", torch_gpu=False, gpu=TURING).engines == "rtx-turing"
+    with pytest.raises(UnsupportedError, match="no target of TensorRT for RTX is for NVIDIA H200 .*cuda"):
+        find("rtx", torch_gpu=False, gpu=HOPPER)
     assert find("cuda", torch_gpu=False, ort_gpu=True, modules=()) == Backends(onnxruntime_gpu=True)
     assert find("cpu", torch_gpu=True, ort_gpu=True) == Backends()
     with pytest.raises(MissingDependencyError, match="tensorrt"):

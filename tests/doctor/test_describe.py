@@ -152,11 +152,12 @@ def test_the_next_step_of_a_desktop(desktop):
     whole = replace(desktop, modules={**desktop.modules, **more})
     rtx = {name: place for name, place in whole.modules.items() if name != "tensorrt"}
     build = {"tensorrt_rtx_bindings": Path("/site/tensorrt_rtx_bindings")}
-    unknown = replace(whole.gpu, name="NVIDIA H200")
+    unknown = replace(whole.gpu, name="NVIDIA H200", compute_capability="9.0")
     for machine, command in (
         (whole, "run: hasn-edge build --target rtx-4090"),
         (replace(whole, gpu=unknown), "run: hasn-edge build --target tensorrt"),
         (replace(whole, modules={**rtx, **build}), "run: hasn-edge build --target rtx"),
+        (replace(whole, modules={**rtx, **build}, gpu=unknown), "pip install 'hasn-edge[tensorrt]'"),
         (replace(whole, modules=rtx), "pip install 'hasn-edge[tensorrt]'"),
         (replace(whole, cuda=None), "pip install 'cuda-python>=13,<14'"),
         (desktop, "pip install pillow"),

@@ -17,7 +17,9 @@ from hasn_edge.engine.target import load_target
 from hasn_edge.errors import (
     ArtifactError,
     BuildError,
+    InputError,
     MissingDependencyError,
+    OutOfMemoryError,
     UnsupportedError,
     VerificationError,
     say,
@@ -33,7 +35,7 @@ from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
-from tests.support.samples import details_of, measured
+from tests.support.samples import ADA, HOPPER, TURING, details_of, measured
 
 
 def candidate(precision: str, milliseconds: list[float], loss: float = 0.0) -> Candidate:
@@ -157,6 +159,40 @@ def test_candidates_are_timed_in_rounds():
     assert failures == ()
 
 
+@pytest.mark.parametrize("calls", [None, 0, 1 + module.CALLS], ids=["opened", "first run", "second round"])
+@pytest.mark.parametrize("error", [BuildError, OutOfMemoryError, InputError])
+def test_a_candidate_that_does_not_run_leaves_the_others(calls, error):
+    """TensorRT gives no context, or a call fails, where memory does not suffice for one precision."""
+    made = [candidate("fp16", [1.0]).built, candidate("int8", [1.0]).built]
+    opened = []
+
+    class Fails(FakeSession):
+        def _run(self, x_NCHW):
+            if self.precision is Precision.INT8 and len(self.calls) >= calls:
+                raise error("no memory")
+            return super()._run(x_NCHW)
+
+    def open_one(artifact, *, frame, eager):
+        if calls is None and artifact.precision is Precision.INT8:
+            raise error("no memory")
+        opened.append(Fails(precision=artifact.precision))
+        return opened[-1]
+
+    found, failures = measure(made, load_target("rtx").with_size(16, 20), open_one, seconds=0.0)
+    assert [(c.called, len(c.latency.seconds)) for c in found] == [("fp16", module.CALLS * module.ROUNDS)]
+    assert [str(failure.as_error()) for failure in failures] == ["int8 is left out: no memory"]
+    assert all(session.closed for session in opened)
+
+
+def test_where_none_runs_the_reason_is_not_what_is_missing_beside_it():
+    lacks = MissingDependencyError("openvino", extra="openvino", needed_for="Running it in OpenVINO")
+    parts = [(Precision.FP32, lacks, "openvino"), (Precision.FP32, BuildError("it fell."), "onnxruntime")]
+    failures = [Failure(precision=one, error=error, backend=by) for one, error, by in parts]
+    found = module._join_failures(failures)
+    assert type(found) is BuildError
+    assert "fp32 by onnxruntime is left out: it fell" in str(found)
+
+
 class Backend(FakeSession):
     """Repeats pixels; what it loses makes them darker."""
 
@@ -264,9 +300,10 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path):
         ("built", BuildError("assertion checkLinks::218")),
         ("built", ArtifactError("its golden image came out wrong")),
         ("built", UnsupportedError("TensorRT 9.9 has no INT8")),
+        ("built", OutOfMemoryError("8 GB do not suffice")),
         ("opened", ArtifactError("it computes something else")),
     ],
-    ids=["compiler", "golden", "unsupported", "opened"],
+    ids=["compiler", "golden", "unsupported", "memory", "opened"],
 )
 def test_a_candidate_that_fails_leaves_the_others(tmp_path, where, error):
     """TensorRT 10.3 of JetPack 6 cannot build some INT8 networks; an engine may compute something else."""
@@ -380,6 +417,21 @@ def test_what_cannot_run_here_cannot_be_timed(tiny, tmp_path, target, monkeypatc
     ):
         hasn_edge.build(tiny, precision="auto", target=target, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_the_target_is_not_for_is_named_with_the_target_that_is(monkeypatch, tmp_path):
+    """An engine for other GPUs would be compiled for minutes, and refused when it is opened."""
+
+    def refused(gpu, target):
+        monkeypatch.setattr(module, "gpu_facts", lambda: gpu)
+        with pytest.raises(UnsupportedError, match="NVIDIA") as info:
+            options = BuildOptions(model="net", precision="auto", target=target, output=tmp_path)
+            autotune(options, build=lambda *_, **rest: pytest.fail("it was built"))
+        return [str(cure) for cure in info.value.cures]
+
+    assert refused(TURING, "rtx")[0] == "use target='rtx-turing'"
+    assert refused(HOPPER, "rtx") == ["use precision='fp16'", "use precision='int8'", "build on the device"]
+    assert "use target='tensorrt'" in refused(ADA, "orin-nano")
 
 
 def test_pixels_are_timed_as_pixels():

@@ -19,7 +19,14 @@ from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.compile import BuiltEngine
 from hasn_edge.engine.engine_file import parse_plan_header
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError, NoCudaError, ShapeError, UnsupportedError, say
+from hasn_edge.errors import (
+    ArtifactError,
+    MissingDependencyError,
+    NoCudaError,
+    ShapeError,
+    UnsupportedError,
+    say,
+)
 from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
@@ -32,7 +39,7 @@ from hasn_edge.runtime.tensorrt import open_engine
 from hasn_edge.runtime.tensorrt.trial import NoMemoryError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
-from tests.support.samples import ADA, NANO, USUAL
+from tests.support.samples import ADA, HOPPER, NANO, TURING, USUAL
 
 JETPACK_6 = Capabilities(
     runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, native_normalization=True,
@@ -204,6 +211,27 @@ def test_sizes_below_the_networks_are_refused_before_anything_is_made(
     ):
         hasn_edge.build(tiny, precision=precision, output=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "target"),
+    [
+        ((EngineRuntime.TENSORRT, EngineRuntime.RTX), ADA, "tensorrt"),
+        ((EngineRuntime.TENSORRT,), HOPPER, "tensorrt"),
+        ((EngineRuntime.RTX,), ADA, "rtx"),
+        ((EngineRuntime.RTX,), TURING, "rtx-turing"),
+        ((EngineRuntime.RTX,), HOPPER, "cpu"),
+        ((EngineRuntime.RTX,), None, "cpu"),
+        ((), ADA, "cpu"),
+    ],
+)
+def test_what_is_built_without_a_target_runs_on_the_gpu_that_is_here(monkeypatch, installed, gpu, target):
+    def find(runtime):
+        if runtime not in installed:
+            raise MissingDependencyError(runtime.value, extra="tensorrt", needed_for="Building")
+
+    monkeypatch.setattr(builder, "find_module", find)
+    assert builder.default_target(gpu) == target
 
 
 def test_export_refuses_such_a_size_as_well(tiny, tmp_path):
