@@ -27,6 +27,11 @@ TEST = (
 LEAST_DB, LEAST_SSIM = 0.0005, 0.00005
 """Changes below these are rounding."""
 
+_LEAST = {"psnr": LEAST_DB, "ssim": LEAST_SSIM, "worst": LEAST_DB}
+
+OTHER_IMAGES_DB = 0.01
+"""By how much PSNR-Y of bicubic interpolation differs on other images; on the same ones it hardly does."""
+
 LEAST_SHARE = 0.02
 """Share by which memory and energy differ from run to run: no change."""
 
@@ -40,6 +45,13 @@ PLACES = {
     "energy": (1, "mJ"),
 }
 """Figures that limits can be set on, with decimals and unit; ``worst`` is the drift of the worst image."""
+
+_DEVICE = {
+    "gpu": ("name", "sm_count", "driver", "cuda", "l4t"),
+    "jetson": ("jetpack", "power_mode", "clocks_locked", "cpu_governor"),
+    "card": ("power_limit_watts",),
+}
+"""What a device reports that decides how fast it is, and does not change from moment to moment."""
 
 HEADINGS = ("", "figure", "old", "new", "change", "95% interval")
 
@@ -110,7 +122,7 @@ class FigureChange:
     def cells(self) -> list[str]:
         """Name, old and new value, the change, and the interval that it lies in."""
         digits, unit = PLACES[self.figure]
-        name = f"{self.figure} on {self.of}" if self.of else self.figure
+        name = _of(self.figure, self.of)
         moved = f"{self.new - self.old:+.{digits}f}"
         noise = ""
         if self.interval is not None:
@@ -139,18 +151,29 @@ class BenchDiff:
     gone: tuple[str, ...]
     """Cases that only the old one has, or that failed in the new one alone."""
     added: tuple[str, ...]
+    missing: tuple[tuple[str, str, str], ...]
+    """Case, figure and set of what the old one has and the new one lacks."""
     files: tuple[str, ...]
     """What is different about the files and how they ran, a sentence each."""
     machine: tuple[str, ...]
     """What is different about the machines, a sentence each."""
 
     def broken(self, limits: Sequence[FigureLimit]) -> list[str]:
-        """Return what breaks a limit, a sentence each; a case that is gone breaks all."""
+        """Return what breaks a limit, a sentence each.
+
+        A case that is gone breaks all limits, a figure that is gone those that are about it.
+        """
         found = [
             f"{change.case}: {change} breaks {limit}"
             for change in self.changes
             for limit in limits
             if limit.broken_by(change)
+        ]
+        found += [
+            f"{case}: {_of(figure, of)} is in the old report alone, which breaks {limit}"
+            for case, figure, of in self.missing
+            for limit in limits
+            if limit.figure == figure
         ]
         return found + [f"{case} has no figures any more" for case in self.gone if limits]
 
@@ -164,6 +187,9 @@ class BenchDiff:
         lines = [f"{still} of {len(self.changes)} figures are within the noise, or equal"]
         lines += [f"gone or failed: {case}" for case in self.gone]
         lines += [f"new: {case}" for case in self.added]
+        for case in dict.fromkeys(case for case, _, _ in self.missing):
+            lost = ", ".join(_of(figure, of) for name, figure, of in self.missing if name == case)
+            lines.append(f"{case}: in the old report alone: {lost}")
         return [*lines, *self.files, *self.machine, TEST]
 
     def markdown(self, broken: Sequence[str] = (), limits: Sequence[FigureLimit] = ()) -> str:
@@ -182,7 +208,8 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
     """Compare two JSON reports of ``bench``, case by case.
 
     Raises:
-        InputError: a file is no such report, or they were measured at other sizes or on other images.
+        InputError: a file is no such report, or they were measured at other sizes, or a set of one name has
+            other images.
     """
     before, after = _load(old), _load(new)
     if before["size"] != after["size"]:
@@ -191,17 +218,26 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
             f"{old} was measured at {sizes[0]} and {new} at {sizes[1]}: times of other sizes do not compare",
             say("bench both at one size"),
         )
+    _require_same_images((old, new), (before, after))
     cases = [{case["label"]: case for case in one["cases"]} for one in (before, after)]
     both = [label for label in cases[0] if label in cases[1]]
     failed = [label for label in both if cases[1][label]["failure"] and not cases[0][label]["failure"]]
     changes: list[FigureChange] = []
-    files: list[str] = []
+    missing: list[tuple[str, str, str]] = []
+    how = (
+        {"model": one.get("model"), "one after the other": bool(one.get("one_after_the_other"))}
+        for one in (before, after)
+    )
+    files = [*_different("", *how)]
     for label in both:
         if cases[0][label]["failure"] or cases[1][label]["failure"]:
             continue
         changes += _changes(label, cases[0][label], cases[1][label])
+        left = _figures(cases[1][label])
+        missing += [(label, *key) for key in _figures(cases[0][label]) if key not in left]
         files += _file_changes(label, cases[0][label], cases[1][label])
     machine = [*_different("", before["environment"], after["environment"], but=("load average",))]
+    machine += _different("", *(_device(one) for one in (before, after)))
     machine += [
         f"{path.name}: the machine was busy, other programs used {one['busy_cores']:.1f} cores"
         for path, one in ((old, before), (new, after))
@@ -213,6 +249,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
         changes=tuple(changes),
         gone=(*(label for label in cases[0] if label not in cases[1]), *failed),
         added=tuple(label for label in cases[1] if label not in cases[0]),
+        missing=tuple(missing),
         files=tuple(files),
         machine=tuple(machine),
     )
@@ -261,45 +298,77 @@ def _load(path: Path) -> dict[str, Any]:
     )
 
 
-def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[FigureChange]:
-    for name in old["quality"]:
-        if name not in new["quality"]:
-            continue
-        one, two = old["quality"][name], new["quality"][name]
-        for figure, key, least in (
-            ("psnr", "psnr_y_db", LEAST_DB),
-            ("ssim", "ssim_y", LEAST_SSIM),
-            ("worst", "worst_dpsnr_db", LEAST_DB),
-        ):
-            if one[key] is None or two[key] is None:
+def _require_same_images(paths: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse sets of one name that are of other images, as far as reports show it: number, and bicubic."""
+    rows = [
+        [report.get("bicubic") or {}, *(case["quality"] for case in report["cases"])] for report in reports
+    ]
+    counts = [{name: one.get("images") for row in each for name, one in row.items()} for each in rows]
+    bicubic = [each[0] for each in rows]
+    for name in counts[0].keys() & counts[1].keys():
+        numbers = [each[name] for each in counts]
+        said = [f"{number} images" for number in numbers]
+        if numbers[0] == numbers[1]:
+            if not all(name in each for each in bicubic):
                 continue
-            changed = abs(two[key] - one[key]) >= least
-            yield FigureChange(
-                case=label, figure=figure, of=name, old=one[key], new=two[key], changed=changed
-            )
-    if old["latency"] and new["latency"]:
-        low, high = median_ratio_interval(old["latency"]["rounds_seconds"], new["latency"]["rounds_seconds"])
-        yield FigureChange(
-            case=label,
-            figure="latency",
-            of="",
-            old=old["latency"]["median_ms"],
-            new=new["latency"]["median_ms"],
-            interval=(low, high),
-            changed=not low <= 1 <= high,
+            levels = [each[name]["psnr_y_db"] for each in bicubic]
+            if None in levels or abs(levels[0] - levels[1]) < OTHER_IMAGES_DB:
+                continue
+            said = [f"images that bicubic interpolation enlarges with {level:.3f} dB" for level in levels]
+        raise InputError(
+            f"set {name} has {said[0]} in {paths[0]} and {said[1]} in {paths[1]}: figures of other images do "
+            "not compare",
+            say("bench both on the same images"),
         )
-    energies = [(one["energy"] or {}).get("joules_per_frame") for one in (old, new)]
-    plain: tuple[tuple[str, float | None, float | None, float, float], ...] = (
-        ("memory", old["peak_bytes"], new["peak_bytes"], 1e-6, LEAST_SHARE),
-        ("file", old["file_bytes"], new["file_bytes"], 1e-6, 0.0),
-        ("energy", energies[0], energies[1], 1e3, LEAST_SHARE),
-    )
-    for figure, one, two, factor, least in plain:
-        if one is not None and two is not None:
-            changed = abs(two - one) > least * one
-            yield FigureChange(
-                case=label, figure=figure, of="", old=one * factor, new=two * factor, changed=changed
-            )
+
+
+def _figures(case: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """Return what a case has of :data:`PLACES`, in their units, by figure and set of images."""
+    found: dict[tuple[str, str], float | None] = {}
+    for name, quality in case["quality"].items():
+        for figure, key in (("psnr", "psnr_y_db"), ("ssim", "ssim_y"), ("worst", "worst_dpsnr_db")):
+            found[figure, name] = quality[key]
+    found["latency", ""] = case["latency"]["median_ms"] if case["latency"] else None
+    for figure, value, factor in (
+        ("memory", case["peak_bytes"], 1e-6),
+        ("file", case["file_bytes"], 1e-6),
+        ("energy", (case["energy"] or {}).get("joules_per_frame"), 1e3),
+    ):
+        found[figure, ""] = None if value is None else value * factor
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[FigureChange]:
+    after = _figures(new)
+    for (figure, of), one in _figures(old).items():
+        if (figure, of) not in after:
+            continue
+        two, interval = after[figure, of], None
+        if figure == "latency":
+            rounds = [case["latency"]["rounds_seconds"] for case in (old, new)]
+            interval = median_ratio_interval(*rounds)
+            changed = not interval[0] <= 1 <= interval[1]
+        elif figure in _LEAST:
+            changed = abs(two - one) >= _LEAST[figure]
+        else:
+            changed = abs(two - one) > (0.0 if figure == "file" else LEAST_SHARE) * one
+        yield FigureChange(
+            case=label, figure=figure, of=of, old=one, new=two, interval=interval, changed=changed
+        )
+
+
+def _of(figure: str, of: str) -> str:
+    return f"{figure} on {of}" if of else figure
+
+
+def _device(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the device reported before the first round; older reports state less."""
+    before = (report.get("device") or {}).get("before") or {}
+    found = {"device": before.get("title")} if before.get("gpu") else {}  # a CPU is in the environment
+    for part, keys in _DEVICE.items():
+        values = before.get(part) or {}
+        found.update({f"{part} {key}": values[key] for key in keys if key in values})
+    return found
 
 
 def _file_changes(label: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from click.testing import CliRunner
 
+from hasn_edge.bench import diff
 from hasn_edge.bench.diff import FigureLimit, diff_reports, median_ratio_interval
 from hasn_edge.cli import cli
 from hasn_edge.errors import InputError
@@ -109,6 +110,89 @@ def test_a_case_that_is_gone_breaks_every_limit(written, report):
     assert found.broken(()) == []
     assert len(found.broken(FigureLimit.parse("psnr<-1"))) == 2
     assert diff_reports(new, old).added == ("same",)
+
+
+def change_report(path, name, change):
+    """Write a report again, with other content; return the new file."""
+    content = json.loads(path.read_text())
+    for case in content["cases"]:
+        change(content, case)
+    new = path.with_name(name)
+    new.write_text(json.dumps(content))
+    return new
+
+
+@pytest.mark.parametrize(
+    ("change", "limits", "broken"),
+    [
+        ({"quality": {}}, "psnr<-1", ["psnr on Set5"]),
+        ({"quality": {}}, "ssim<-1,worst<-1", ["ssim on Set5", "worst on Set5"]),
+        ({"latency": None}, "latency>5%", ["latency"]),
+        ({"energy": None}, "energy>5%", ["energy"]),
+        ({"peak_bytes": None}, "memory>5%,file>5%", ["memory"]),
+        ({"quality": {}, "latency": None}, "file>5%", []),
+    ],
+)
+def test_a_figure_that_is_gone_breaks_the_limits_about_it(written, monkeypatch, change, limits, broken):
+    monkeypatch.setattr(diff, "RESAMPLES", 20)
+    old = change_report(
+        written("raw.json"), "a.json", lambda _, case: case.update(energy={"joules_per_frame": 0.02})
+    )
+    new = change_report(old, "b.json", lambda _, case: case.update(change if case["label"] == "int8" else {}))
+    found, parsed = diff_reports(old, new), FigureLimit.parse(limits)
+    said = [text for text in found.broken(parsed) if text.startswith("int8: ")]
+    assert (
+        said
+        == [
+            f"int8: {figure} is in the old report alone, which breaks {limit}"
+            for figure, limit in zip(broken, parsed, strict=False)
+        ]
+        == found.broken(parsed)
+    )
+    (lost,) = [text for text in found.sentences() if text.startswith("int8: in the old report alone: ")]
+    assert all(figure in lost for figure in broken)
+    assert diff_reports(new, old).broken(parsed) == []
+
+
+def test_other_images_are_refused(written):
+    """Five images against two, or others of the same number, which bicubic interpolation tells apart."""
+    old = change_report(written("raw.json"), "a.json", lambda *_: None)
+
+    def fewer(_, case):
+        for quality in case["quality"].values():
+            quality["images"] = 2
+
+    with pytest.raises(InputError, match=r"set Set5 has 5 images in .*a.json and 2 images in .*b.json: "):
+        diff_reports(old, change_report(old, "b.json", fewer))
+
+    def with_bicubic(level):
+        row = {"images": 5, "psnr_y_db": level}
+        return lambda content, _: content.update(bicubic={"Set5": row})
+
+    first = change_report(old, "c.json", with_bicubic(28.42))
+    with pytest.raises(InputError, match=r"enlarges with 28.420 dB in .*c.json and .* with 28.520 dB"):
+        diff_reports(first, change_report(old, "d.json", with_bicubic(28.52)))
+    for level in (28.4201, None):
+        diff_reports(first, change_report(old, "e.json", with_bicubic(level)))
+    diff_reports(first, old)  # which has none
+
+
+def test_what_decides_a_devices_speed_is_compared(written, monkeypatch):
+    monkeypatch.setattr(diff, "RESAMPLES", 20)
+
+    def on(mode, locked, driver, celsius):
+        jetson = {"power_mode": mode, "clocks_locked": locked, "celsius.gpu": celsius}
+        return {"title": "Jetson", "gpu": {"name": "Orin", "driver": driver}, "jetson": jetson}
+
+    old = written("a.json", before=on("15W", False, "540.3.0", 41.0))
+    new = written("b.json", before=on("MAXN", True, "540.4.0", 55.0), apart="8 GB hold one case alone")
+    found = diff_reports(old, new)
+    assert found.machine == (
+        "gpu driver 540.3.0 -> 540.4.0",
+        "jetson power_mode 15W -> MAXN",
+        "jetson clocks_locked False -> True",
+    )
+    assert found.files == ("one after the other False -> True",)
 
 
 @pytest.mark.parametrize("text", ["psnr", "psnr<", "fps>3", "psnr<-0.02;latency>5%", "", "latency>5%%"])
