@@ -26,6 +26,9 @@ LEAVE_S = 1.5
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+HANG_UP: tuple[signal.Signals, ...] = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+"""What the end of a terminal or of an SSH connection sends; Windows has none."""
+
 _AGAIN_S = 0.02  # how long an interrupt waits before it looks again whether modules are still being loaded
 _PATIENCE_S = 1.0  # how long it waits for them at most
 
@@ -91,7 +94,9 @@ def ignore() -> None:
 
 
 @contextmanager
-def catching(handle: Callable[[int], None], *, once: bool = False) -> Iterator[Collection[int]]:
+def catching(
+    handle: Callable[[int], None], *, once: bool = False, signals: Collection[signal.Signals] = _SIGNALS
+) -> Iterator[Collection[int]]:
     """Give SIGINT and SIGTERM to a function meanwhile; yield the numbers of those that it receives.
 
     What is ignored stays ignored, and in any but the main thread nothing changes: yields nothing then.
@@ -99,6 +104,7 @@ def catching(handle: Callable[[int], None], *, once: bool = False) -> Iterator[C
     Args:
         handle: Receives the signal's number, in the main thread, between two steps of Python's.
         once: Let the second one of each kind do what it did before.
+        signals: Others than these two.
     """
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -109,7 +115,7 @@ def catching(handle: Callable[[int], None], *, once: bool = False) -> Iterator[C
     main = threading.current_thread() is threading.main_thread()
     before = {
         int(number): handler
-        for number in _SIGNALS
+        for number in signals
         if main and (handler := signal.getsignal(number)) is not signal.SIG_IGN
     }
     for number in before:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from hasn_edge.errors import BuildError, UnsupportedError, say
+from hasn_edge.interrupt import HANG_UP, catching
 
 PROGRAM = Path("/usr/bin/jetson_clocks")
 
@@ -22,7 +25,9 @@ def full_clocks(*, program: Path = PROGRAM, run: RunProgram | None = None) -> It
     """Set every clock to the power mode's maximum while the block runs; the fan too where the script does.
 
     The state before is stored by ``jetson_clocks --store`` and restored at the end, whatever happens in
-    the block. The power mode itself (nvpmodel) stays as it is.
+    the block. The power mode itself (nvpmodel) stays as it is. In the main thread SIGTERM and SIGHUP end the
+    block too, by ``SystemExit``, and nothing but SIGKILL ends the restoring: what comes meanwhile takes
+    effect after it.
 
     Raises:
         UnsupportedError: no ``jetson_clocks`` here, or this process is not root's.
@@ -31,14 +36,26 @@ def full_clocks(*, program: Path = PROGRAM, run: RunProgram | None = None) -> It
     if run is None:
         require_clocks(program)
         run = _run
-    with tempfile.TemporaryDirectory(prefix="hasn-edge-clocks-") as folder:
+    ends = (signal.SIGTERM, *HANG_UP)
+    with (
+        catching(_end, signals=ends),
+        tempfile.TemporaryDirectory(prefix="hasn-edge-clocks-") as folder,
+    ):
         state = str(Path(folder) / "state")  # must not exist: the script would ask whether to overwrite it
         run((str(program), "--store", state))
         try:
             run((str(program),))
             yield
         finally:
-            run((str(program), "--restore", state))
+            held: list[int] = []
+            with catching(held.append, signals=(signal.SIGINT, *ends)):
+                run((str(program), "--restore", state))
+            if held:
+                signal.raise_signal(held[0])
+
+
+def _end(number: int) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def require_clocks(program: Path = PROGRAM) -> None:
@@ -59,8 +76,9 @@ def require_clocks(program: Path = PROGRAM) -> None:
 def _run(argv: Sequence[str]) -> None:
     try:
         done = subprocess.run(
-            list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-        )
+            list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+            start_new_session=True,  # a terminal sends Ctrl-C to all processes of its session
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise BuildError(f"{' '.join(argv)}: {exc}") from exc
     if done.returncode != 0:

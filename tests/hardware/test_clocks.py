@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,64 @@ def test_clocks_are_given_back_whatever_happens(program):
     with pytest.raises(BuildError), full_clocks(program=program, run=script):
         pytest.fail("the block must not run")
     assert len(script.calls) == 1, "without a stored state nothing is set"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_program_gives_the_clocks_back_first(program, number):
+    """A scheduler ends a job by SIGTERM, a lost SSH connection by SIGHUP: the block must not just vanish."""
+    script, before = Script(), signal.signal(number, lambda *_: pytest.fail("it came late"))
+    try:
+        with pytest.raises(SystemExit) as info, full_clocks(program=program, run=script):
+            signal.raise_signal(number)
+        assert info.value.code == 128 + number
+        assert script.calls[-1][1] == "--restore"
+        mine = signal.signal(number, signal.SIG_IGN)
+        assert mine.__name__ == "<lambda>", "the handler before is back"
+        with full_clocks(program=program, run=script):  # nohup
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_nothing_interrupts_the_restoring(program, number):
+    done = []
+
+    def run(argv):
+        if argv[1:2] == ("--restore",):
+            signal.raise_signal(number)
+            done.append(argv)
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)), full_clocks(program=program, run=run):
+        pass
+    assert done, "it was cut short"
+    done.clear()
+    with pytest.raises((KeyboardInterrupt, SystemExit)), full_clocks(program=program, run=run):
+        raise KeyboardInterrupt
+    assert done, "the second Ctrl-C cut it short"
+
+
+def test_a_terminals_ctrl_c_does_not_reach_the_script(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    program.write_text(f"#!/bin/sh\ncat /proc/$$/stat >> {tmp_path}/log\n")
+    with full_clocks(program=program):
+        pass
+    sessions = [int(line.split()[5]) for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(sessions) == 3
+    assert os.getsid(0) not in sessions
+
+
+def test_other_threads_set_clocks_too(program):
+    script = Script()
+
+    def work():
+        with full_clocks(program=program, run=script):
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert script.calls[-1][1] == "--restore"
 
 
 def test_clocks_need_the_script_and_root(program, tmp_path, monkeypatch):
