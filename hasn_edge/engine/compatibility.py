@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from hasn_edge.artifact import Artifact
@@ -72,11 +74,12 @@ def rebuild(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = Fa
     arguments = {
         "model": details.model,
         "precision": artifact.precision.value,
-        **(_int8(details) if artifact.precision is Precision.INT8 else {}),
+        **(_int8(artifact) if artifact.precision is Precision.INT8 else {}),
         "target": _target(details, gpu),
         "int8_method": "calibrator" if details.int8_method == "calibrator" else None,
         "pixels": details.pixels,
         **fixed,
+        "batch": _batch(details),
         "output": str(artifact.path.parent),
         "rebuild": again,
     }
@@ -91,16 +94,19 @@ def unknown_folders(cure: Cure) -> str:
     named = [
         repr(value)
         for name, value in cure.arguments.items()
-        if name == "calibration" or (name in _FILES and value.endswith(_FILES[name]))
+        if name == "calibration"
+        or (name in _FILES and value.endswith(_FILES[name]) and not Path(value).is_file())
     ]
     only = f"only the name of {' and of '.join(named)} is known here: write the folder as well"
     return f"; {only}" if named else ""
 
 
-def _int8(details: EngineDetails) -> dict[str, str]:
-    """Return the arguments for ranges that are not the default's."""
-    usual = {"recipe": "default", "calibration": None}
-    given = {name: details.asked and getattr(details.asked, name) for name in usual}
+def _int8(artifact: Artifact) -> dict[str, str]:
+    """Return the arguments for ranges that are not the default's; a search leaves its recipe beside them."""
+    usual, asked = {"recipe": "default", "calibration": None}, artifact.engine.asked
+    given = {name: asked and getattr(asked, name) for name in usual}
+    if asked is not None and (beside := artifact.path.parent / asked.recipe).is_file():
+        given["recipe"] = str(beside)
     return {name: str(value) for name, value in given.items() if value not in (None, usual[name])}
 
 
@@ -114,6 +120,15 @@ def _target(details: EngineDetails, gpu: GpuFacts | None) -> str:
         return name
     other = rtx_target_for(gpu) if target.runtime is EngineRuntime.RTX else None
     return other or EngineRuntime.TENSORRT.value
+
+
+def _batch(details: EngineDetails) -> int | None:
+    """Return the argument for how many images an engine takes, where it is not its target's own."""
+    largest = details.batch[1]
+    with suppress(HasnEdgeError):
+        if load_target(details.target).shapes.max[0] == largest:
+            return None
+    return largest if largest > 1 else None
 
 
 def _range(details: EngineDetails) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from hasn_edge.pipeline.context import (
 )
 from hasn_edge.pipeline.finetune import finetune
 from hasn_edge.pipeline.inspection import engine_lines, megabytes
-from hasn_edge.pipeline.placement import describe, search_build, target_cost, write_placement
+from hasn_edge.pipeline.placement import describe, recipe_name, search_build, target_cost, write_placement
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
@@ -282,7 +282,7 @@ class _Build:
             details=msgspec.structs.replace(
                 built.details(),
                 cache_key=key,
-                **_facts(options, context, files[-1]),
+                **_facts(options, variants, files[-1]),
                 golden=golden_of(context, files[-1], wanted, target, OWN_RANGES if calibrator else None),
             ),
             notes=(
@@ -335,16 +335,18 @@ def _compare_with_fp16(
     return replace(int8, warnings=(text, *int8.warnings))
 
 
-def _facts(options: BuildOptions, context: BuildContext, nearest: FinishedFile) -> dict[str, Any]:
+def _facts(options: BuildOptions, variants: Variants, nearest: FinishedFile) -> dict[str, Any]:
     """Return what an engine's sidecar states of its graph and ranges.
 
     Args:
         options: What was asked for.
-        context: What was built.
+        variants: What was built.
         nearest: The graph whose arithmetic on a CPU is nearest to the engine's: what it measured and what it
             computes is what the engine is held to.
     """
     assert isinstance(nearest.details, GraphDetails)
+    context = variants.context
+    recipe = recipe_name(context.name) if variants.searched else Path(options.int8_recipe).name
     facts: dict[str, Any] = {
         "model": context.model,
         "emulated_as": f"{nearest.details.form.words} graph, {nearest.precision.value}",
@@ -357,9 +359,7 @@ def _facts(options: BuildOptions, context: BuildContext, nearest: FinishedFile) 
         **facts,
         "int8_method": options.int8_method if options.calibrator else None,
         "calibration": CalibrationRecord(fingerprint=context.images.fingerprint, images=len(context.images)),
-        "asked": RangesAskedFor(
-            recipe=Path(options.recipe).name, calibration=None if given is None else Path(given).name
-        ),
+        "asked": RangesAskedFor(recipe=recipe, calibration=None if given is None else Path(given).name),
     }
 
 

@@ -228,6 +228,11 @@ def describe(placement: Placement) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def recipe_name(name: str) -> str:
+    """Return what the file of a search's recipe is called, by the start of the build's names."""
+    return f"{name}-int8-search.toml"
+
+
 def write_placement(placement: Placement, folder: Path, name: str) -> tuple[Path, ...]:
     """Write the recipe that reproduces a placement without searching, and where matplotlib is the curve.
 
@@ -236,7 +241,7 @@ def write_placement(placement: Placement, folder: Path, name: str) -> tuple[Path
         folder: Where the build's files are.
         name: The start of their names.
     """
-    recipe = folder / f"{name}-int8-search.toml"
+    recipe = folder / recipe_name(name)
     lines = [f"# {note}" for note in describe(placement)]
     text = "\n".join([*lines, "inherit = false", dump_config(placement.recipe, comments=False)])
     with writing(recipe) as path:

@@ -203,7 +203,8 @@ class Variants:
         self.acceptance = Acceptance(context.checkpoint, context.held_out, force=context.force)
         """What files are held against: the checkpoint's network, unless these are other weights for it."""
         self._fused: list[str] = []
-        self._searched = False
+        self.searched = False
+        """Whether a search chose the placement of INT8."""
 
     @cached_property
     def exporter(self) -> GraphExporter:
@@ -229,7 +230,7 @@ class Variants:
         other = Variants(replace(self.context, recipe=recipe), self.progress)
         other._fused = self._fused
         other.acceptance = self.acceptance  # FP32 is the same and was scored
-        other._searched = True
+        other.searched = True
         steady = self.steady_gates if recipe.freeze else {}
         gates = {name: steady[name] for name in recipe.frozen(steady)}
         other.int8 = exporter, replace(ranges.only(chosen), gates=gates)
@@ -456,7 +457,7 @@ class Variants:
         """Say which convolutions cost the most, where it is INT8 that lost too much, and what helps."""
         if "int8" not in vars(self) or self.context.recipe is None:
             return "", ()
-        if self._searched:  # which measured that, and whose next attempt spends less
+        if self.searched:  # which measured that, and whose next attempt spends less
             return "", (say("allow a larger drop"), say("build FP16"))
         from hasn_edge.images.arrays import to_tensor
         from hasn_edge.quantize.sensitivity import advice, sensitivity

@@ -141,6 +141,21 @@ def test_rtx_engines_run_on_the_gpus_they_were_built_for(tmp_path: Path) -> None
     assert "built by TensorRT for RTX 1.7.1.116, and 1.8.0.1 is here" in refused(artifact, ADA, "1.8.0.1")
 
 
+def test_the_build_is_for_as_many_images(tmp_path: Path) -> None:
+    assert " --size 320x180 --batch 4 " in command(engine(tmp_path, batch=[1, 4]))
+    assert " --batch" not in command(engine(tmp_path))
+
+
+def test_the_build_takes_the_recipe_that_a_search_left(tmp_path: Path) -> None:
+    """With the default one it would be another INT8, which loses more than was asked for."""
+    searched = engine(tmp_path, asked={"recipe": "net-int8-search.toml", "calibration": None})
+    assert " --recipe net-int8-search.toml " in command(searched)
+    assert "only the name of 'net-int8-search.toml' is known here" in refused(searched, ADA)
+    (tmp_path / "net-int8-search.toml").touch()
+    assert f" --recipe {tmp_path}/net-int8-search.toml " in command(searched)
+    assert "is known here" not in refused(searched, ADA)
+
+
 @pytest.mark.slow
 def test_the_build_is_one_for_the_gpu_that_is_here(tmp_path: Path) -> None:
     """The engine's own target would give the same engine again, or refuse."""

@@ -32,6 +32,7 @@ from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import autotune as fastest
 from hasn_edge.pipeline import build as builder
+from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.pipeline.variants import GraphExporter
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.runtime.golden import OWN_RANGES
@@ -39,7 +40,7 @@ from hasn_edge.runtime.tensorrt import open_engine
 from hasn_edge.runtime.tensorrt.trial import NoMemoryError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
-from tests.support.samples import ADA, HOPPER, NANO, TURING, USUAL
+from tests.support.samples import ADA, HOPPER, NANO, TURING, USUAL, details_of
 
 JETPACK_6 = Capabilities(
     runtime=EngineRuntime.TENSORRT, version="10.3.0", strong_typing=False, native_normalization=True,
@@ -232,6 +233,23 @@ def test_what_is_built_without_a_target_runs_on_the_gpu_that_is_here(monkeypatch
 
     monkeypatch.setattr(builder, "find_module", find)
     assert builder.default_target(gpu) == target
+
+
+@pytest.mark.parametrize(
+    ("options", "searched", "recipe"),
+    [
+        ({}, False, "default"),
+        ({"recipe": "/home/me/mine.toml"}, False, "mine.toml"),
+        ({"max_drop": 0.03}, True, "net-int8-search.toml"),
+        ({"max_drop": 0.03, "finetune": "90s"}, False, "search"),  # what was adapted kept the drop
+    ],
+)
+def test_a_sidecar_names_the_recipe_that_makes_the_same_int8(options, searched, recipe):
+    context = SimpleNamespace(model="net", name="net", images=load_calibration())
+    graph = SimpleNamespace(details=details_of(Kind.ONNX), precision=Precision.INT8)
+    built = SimpleNamespace(context=context, searched=searched)
+    facts = builder._facts(BuildOptions(model="net", precision="int8", **options), built, graph)
+    assert (facts["asked"].recipe, facts["asked"].calibration) == (recipe, None)
 
 
 def test_export_refuses_such_a_size_as_well(tiny, tmp_path):
