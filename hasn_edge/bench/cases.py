@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from hasn_edge.artifact import Artifact, load_artifact
+from hasn_edge.artifact import Artifact, load_artifact, read_sidecar
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.case_process import Case, ComparedNetwork
 from hasn_edge.bench.options import BenchOptions
+from hasn_edge.engine.caches import graph_of
 from hasn_edge.engine.capabilities import find_module
-from hasn_edge.engine.target import EngineRuntime, rtx_target_for
-from hasn_edge.errors import InputError, MissingDependencyError, UnsupportedError, use
+from hasn_edge.engine.compatibility import require_compatible
+from hasn_edge.engine.target import EngineRuntime, load_target, rtx_target_for
+from hasn_edge.errors import (
+    HasnEdgeError,
+    InputError,
+    MissingDependencyError,
+    UnsupportedError,
+    call,
+    use,
+)
 from hasn_edge.files import distinct_names
 from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
 from hasn_edge.model.complexity import PAPER_SIZE
@@ -24,6 +34,7 @@ from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION
 from hasn_edge.pipeline.build import Built, build_one
 from hasn_edge.pipeline.context import CACHE, BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.choice import source_of
 from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
@@ -178,7 +189,8 @@ class CaseMaker:
             return Case(label="ONNX Runtime fp32, as given", model=model, threads=self.options.threads)
         onnx = None if installed_version("torch") else bundled_onnx(model)
         if onnx is not None:
-            return self._artifact_case(load_artifact(onnx), label="ONNX Runtime fp32, as it ships")
+            case = self._artifact_case(load_artifact(onnx), label="ONNX Runtime fp32, as it ships")
+            return case if self.backends.onnxruntime_gpu else replace(case, device=None)
         device = "cuda" if gpu else None
         return Case(label=f"PyTorch fp32{where}", model=model, threads=self.options.threads, device=device)
 
@@ -268,10 +280,37 @@ class CaseMaker:
                 known=(self.engines,) if engines else (),
                 progress=self.progress,
             ).artifacts
-        except OF_ONE_PRECISION as exc:
+        except (*OF_ONE_PRECISION, MissingDependencyError) as exc:
+            failure: HasnEdgeError = exc
+            if isinstance(exc, MissingDependencyError):
+                if not engines:
+                    raise
+                # A board without PyTorch runs what was built there from the graphs of another machine.
+                if found := self._known_engine(model, precision, target):
+                    return found
+                failure = UnsupportedError(
+                    f"{exc.needed_for} needs the Python package {exc.module!r}, which is not installed, and "
+                    f"no engine of this model, size and GPU is in {self.engines}",
+                    use(artifacts="FILE.engine"),
+                    call("build", model="BUNDLE", precision=precision.value, target=target, size=size),
+                )
             label = f"{_NAMES[Kind.ENGINE if engines else Kind.ONNX]} {precision.value}"
             device = None if self.board.kind == "cpu" else "cuda"
-            return [Case(label=label, precision=precision.value, device=device, failure=exc, timed=False)]
+            return [Case(label=label, precision=precision.value, device=device, failure=failure, timed=False)]
+
+    def _known_engine(self, model: str, precision: Precision, target: str) -> list[Artifact]:
+        """Return an engine that lies here and its graph, of the same weights, size and kind of GPU."""
+        wanted = (source_of(model), precision, self.size, False, load_target(target).runtime.value)
+        for folder in (self.engines, self.engines / CANDIDATES):
+            for path in sorted(folder.glob(f"*{Kind.ENGINE.suffix}")):
+                with suppress(HasnEdgeError):
+                    one = read_sidecar(path)
+                    if wanted != (one.source, one.precision, one.size, one.pixels, one.engine.runtime):
+                        continue
+                    require_compatible(one, gpu=self.board.gpu, runtime_version=None)
+                    graph = graph_of(one)
+                    return [*([] if graph is None else [load_artifact(graph)]), load_artifact(path)]
+        return []
 
     def _cases_of(self, built: Sequence[Artifact | Case]) -> list[Case]:
         cases = ([one] if isinstance(one, Case) else self._artifact_cases(one) for one in built)

@@ -9,11 +9,13 @@ from hasn_edge.bench import cases
 from hasn_edge.bench.board import Board
 from hasn_edge.bench.cases import Backends, CaseMaker, find_backends, find_compared
 from hasn_edge.bench.options import BenchOptions
+from hasn_edge.cli import bench
+from hasn_edge.cli.cures import cure_text
 from hasn_edge.errors import BuildError, InputError, MissingDependencyError, UnsupportedError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
-from tests.support.samples import ADA, HOPPER, TURING, details_of
+from tests.support.samples import ADA, AGX, HOPPER, NANO, TURING, details_of, plan
 
 
 class Builds:
@@ -86,6 +88,47 @@ def test_a_precision_that_cannot_be_built_is_a_case_that_states_so(compare):
     assert [case.label for case in found if case.failure] == ["ONNX Runtime int8"]
     with pytest.raises(BuildError, match="fp32 fails"):
         compare("jetson", fails=("fp32", "fp16", "int8"), engines="tensorrt")
+
+
+def test_a_board_without_pytorch_takes_the_engines_that_lie_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(cases, "source_of", lambda model: "0" * 64)
+    monkeypatch.setattr(cases, "installed_version", lambda name: None)
+
+    def build(options, **rest):
+        raise MissingDependencyError("torch", extra="export", needed_for="Building")
+
+    for name, precision, size in (("one", "fp16", (48, 64)), ("other", "int8", (180, 320))):
+        facts = {"gpu": "Orin", "compute_capability": "8.7", "sm_count": 8, "size": list(size)}
+        graph = publish(
+            b"graph" + name.encode(), tmp_path / f"{name}.onnx", spec=SPEC,
+            precision=Precision(precision), source="0" * 64, details=details_of(Kind.ONNX),
+        )  # fmt: skip
+        publish(
+            plan(b"ftrt", (10, 3, 0, 30)), tmp_path / f"{name}.engine", spec=SPEC, parent=graph.sha256,
+            precision=Precision(precision), source="0" * 64, details=details_of(Kind.ENGINE, **facts),
+        )  # fmt: skip
+
+    def made(gpu, model="hasn-x4"):
+        return CaseMaker(
+            options=BenchOptions(model=model, precisions=("fp16", "int8"), threads=1),
+            board=Board(kind="jetson", title="x", gpu=gpu),
+            backends=Backends(engines="tensorrt"),
+            size=(48, 64),
+            folder=tmp_path,
+            engines=tmp_path,
+            build=build,
+        ).cases([])
+
+    reference, fp16, int8 = made(NANO)
+    assert (reference.label, reference.device) == ("ONNX Runtime fp32, as it ships", None)
+    assert (fp16.label, fp16.artifact.path.name) == ("TensorRT fp16", "one.engine")
+    assert int8.label == "TensorRT int8"
+    assert int8.failure.message.startswith("Building needs the Python package 'torch', which is not")
+    assert [cure_text(cure, bench.command) for cure in int8.failure.cures] == [
+        "use --artifact FILE.engine",
+        "run: hasn-edge build --model BUNDLE --precision int8 --target tensorrt --size 64x48",
+    ]
+    assert [case.failure is None for case in made(AGX)] == [True, False, False], "of another GPU"
 
 
 def test_the_compiled_network_stands_beside_the_eager_one(compare):
