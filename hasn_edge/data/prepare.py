@@ -187,10 +187,17 @@ def _prepared_folders(output: Path, known: Sequence[Path]) -> list[Path]:
 
 
 def source_of(path: Path | None) -> str | None:
-    """Return what tells a file and its content from others without reading it; nothing of nothing."""
+    """Return what tells a file and its content from others without reading it; nothing of nothing.
+
+    Raises:
+        InputError: the file is gone.
+    """
     if path is None:
         return None
-    facts = path.stat()
+    try:
+        facts = path.stat()
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     text = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hasn_edge.errors import Cure, InputError, call
-from hasn_edge.files import writing
+from hasn_edge.files import output_error, writing
 from hasn_edge.images.arrays import UInt8
 
 INDEX = "shards.json"
@@ -98,20 +99,34 @@ class ShardWriter:
         self._entries: list[Entry] = []
         self._digest = hashlib.sha256(f"{SCHEMA} {scale}".encode())
         self._offset = 0
-        self._contexts = [writing(self._folder / name) for name in ("lr.u8", "hr.u8")]
-        self._streams: list[BinaryIO] = []
+        self._streams: dict[Path, BinaryIO] = {}
+        """LR's and HR's, by the names that the files are to have."""
+        self._files = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        self._streams = [context.__enter__().open("wb") for context in self._contexts]
+        with ExitStack() as files:
+            for name in ("lr.u8", "hr.u8"):
+                path = self._folder / name
+                temporary = files.enter_context(writing(path))
+                self._streams[path] = files.enter_context(temporary.open("wb"))
+            self._files = files.pop_all()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        for stream in self._streams:
-            stream.close()
-        if error[0] is None:  # from here until publish() the folder has no index
-            (self._folder / INDEX).unlink(missing_ok=True)
-        for context in self._contexts:
-            context.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:
+            for stream in self._streams.values():
+                with suppress(OSError):  # the disk is still full; what failed first is what to report
+                    stream.close()
+            # Not the error itself: an OSError of a photograph would be taken for one of these files.
+            stop = RuntimeError("not whole")
+            self._files.__exit__(type(stop), stop, None)
+            return
+        with self._files:
+            for path, stream in self._streams.items():
+                with _naming(path):  # which writes what its buffer still holds
+                    stream.close()
+            with _naming(self._folder / INDEX):  # from here until publish() the folder has no index
+                (self._folder / INDEX).unlink(missing_ok=True)
 
     def add(
         self, name: str, lr: UInt8, hr: UInt8, *, source: str | None = None, lr_source: str | None = None
@@ -124,6 +139,10 @@ class ShardWriter:
             hr: ``(scale H, scale W, 3)``.
             source: As :attr:`Entry.source`.
             lr_source: As :attr:`Entry.lr_source`.
+
+        Raises:
+            InputError: HR is not ``scale`` times as large.
+            OutputError: one of the two files cannot be written; names it.
         """
         height, width = lr.shape[:2]
         if hr.shape != (height * self._scale, width * self._scale, 3) or lr.shape[2] != 3:
@@ -141,10 +160,11 @@ class ShardWriter:
             )
         )
         self._digest.update(f"{name} {height} {width}\n".encode())
-        for stream, pixels in zip(self._streams, (lr, hr), strict=True):
+        for (path, stream), pixels in zip(self._streams.items(), (lr, hr), strict=True):
             data = np.ascontiguousarray(pixels).data
             self._digest.update(data)
-            stream.write(data)
+            with _naming(path):
+                stream.write(data)
         self._offset += lr.size
 
     def publish(self, details: dict[str, Any]) -> Shards:
@@ -165,6 +185,15 @@ class ShardWriter:
         with writing(self._folder / INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         return Shards(self._folder)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make an OSError the message that ``path`` cannot be written: further out two files are open."""
+    try:
+        yield
+    except OSError as exc:
+        raise output_error(path, exc) from exc
 
 
 def is_prepared(folder: Path) -> bool:

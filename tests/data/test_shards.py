@@ -1,10 +1,11 @@
 import json
+import resource
 
 import numpy as np
 import pytest
 
 from hasn_edge.data.shards import INDEX, Shards, ShardWriter, combined_fingerprint
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, OutputError
 
 
 def write(folder, *sizes, seed=0):
@@ -46,6 +47,31 @@ def test_an_error_leaves_what_was_there(tmp_path):
     with pytest.raises(InputError, match=r"expected HR 4 times"), writer:
         writer.add("new.png", np.zeros((30, 30, 3), np.uint8), np.zeros((120, 120, 3), np.uint8))
         writer.add("bad.png", np.zeros((20, 20, 3), np.uint8), np.zeros((60, 60, 3), np.uint8))
+    assert Shards(tmp_path).fingerprint == before.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hr.u8", "lr.u8", INDEX]
+
+
+@pytest.mark.parametrize(("limit", "name"), [(5000, "lr.u8"), (20_000, "hr.u8"), (175_000, "hr.u8")])
+def test_a_full_disk_is_said_of_the_file_that_it_stopped(tmp_path, limit, name):
+    """LR has 10,800 bytes an image, HR 172,800; the system refuses more than ``limit`` in one file."""
+    before, _ = write(tmp_path, (10, 10))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(
+            OutputError, match=rf"cannot write {tmp_path}/{name}: .*, nothing was left behind"
+        ):
+            write(tmp_path, (60, 60), (60, 60))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["hr.u8", "lr.u8", INDEX]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Shards(tmp_path).fingerprint == before.fingerprint
+
+
+def test_an_error_of_another_file_is_not_taken_for_one_of_the_two(tmp_path):
+    before, _ = write(tmp_path, (20, 30))
+    with pytest.raises(FileNotFoundError, match="photo"), ShardWriter(tmp_path, 4):
+        (tmp_path / "photo.png").read_bytes()
     assert Shards(tmp_path).fingerprint == before.fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hr.u8", "lr.u8", INDEX]
 
