@@ -179,8 +179,10 @@ def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None
         UnsupportedError: the model is fused.
     """
     _refuse_fused(model)
-    params = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    averaged = dict(ema) if ema is not None else params
+    params, averaged = (
+        {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        for state in (model.state_dict(), model.state_dict() if ema is None else ema)
+    )
     with writing(Path(path)) as temporary:
         spec = json.dumps(model.spec.to_dict(), sort_keys=True)
         torch.save({"params": params, "params_ema": averaged, SPEC_KEY: spec}, temporary)

@@ -336,8 +336,8 @@ class FakeQuantHASN(FusedHASN):
         return out
 
     def network(self) -> HASN:
-        """Return the FP32 network with these weights, not fused: what a checkpoint holds."""
-        result = HASN(self.spec)
+        """Return the FP32 network with these weights, where they are, not fused: what a checkpoint holds."""
+        result = HASN(self.spec).to(next(self.parameters()).device)
         with torch.no_grad():
             for name, module in self.named_modules():
                 if isinstance(module, FakeConv | FakeNorm):

@@ -59,6 +59,13 @@ def test_averaged_weights_win(model, tmp_path):
     assert same(load_checkpoint(tmp_path / "m.pth").weights, averaged)
 
 
+def test_an_average_on_a_gpu_is_written_from_the_cpu(model, tmp_path):
+    """PyTorch's meta device stands for a GPU: a copy to the CPU is all that it refuses here."""
+    averaged = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        save_pth(tmp_path / "m.pth", model, ema=averaged)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -118,6 +118,16 @@ def test_factors_leave_the_fp32_network_as_it_was(changes):
     assert not torch.equal(network.network().conv_2.weight, model.conv_2.weight.float())
 
 
+@pytest.mark.slow  # the first use of that device
+def test_everything_stays_on_the_parameters_device(monkeypatch):
+    """PyTorch's meta device stands for a GPU: it has no values, and refuses tensors of the CPU beside it."""
+    monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
+    _, _, _, network = rounded(SPREAD, ("compose_esa",))
+    network.to("meta")  # in place, as to a GPU
+    network(torch.empty(1, 3, 24, 24, device="meta")).sum().backward()
+    assert {parameter.device.type for parameter in network.network().parameters()} == {"meta"}
+
+
 def test_gradients_are_those_of_a_composed_network_where_nothing_rounds():
     # The stem alone is rounded: what follows is smooth in its parameters.
     _, _, _, network = rounded(QuantRecipe(quantize=("conv_1",)), ("compose_esa",))
