@@ -84,8 +84,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     type=click.IntRange(1),
     default=None,
     help="End here instead of where the recipe says, warm-up and milestones in proportion; with --resume, "
-    "replan the rest; with --branch, end the decay here (by default it takes the recipe's optimizer.decay of "
-    "all iterations).",
+    "replan the rest and leave what is done as it was (not of a cosine that has begun to fall); with "
+    "--branch, end the decay here (by default it takes the recipe's optimizer.decay of all iterations).",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where.")
 @click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")

@@ -291,6 +291,10 @@ class Recipe:
             shards, seed=self.seed, degradation=self.degradation, augmentation=self.augmentation
         )
 
+    def learning_rate(self, iteration: int) -> float:
+        """Return the rate of step ``iteration`` (from 0)."""
+        return self.optimizer.learning_rate(iteration, self.iterations)
+
     def phase(self, iteration: int) -> Phase:
         """Return the phase that ``iteration`` (from 0) belongs to."""
         return next(p for p in self.phases if iteration < round(p.until * self.iterations))

@@ -191,12 +191,13 @@ def branch_run(start: str, folder: Path, *, iterations: int | None = None) -> Ru
 def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
     """Return the run in ``folder``, replanned to end at ``iterations`` where that is given.
 
-    A ``wsd`` run may be replanned as long as it has not begun to decay and would not have to have begun: what
-    is done is then what the new plan would have done too.
+    What is done stays what the plan says: phases keep changing at the iterations at which they did, warm-up
+    and milestones stay where they are. A ``wsd`` run may be replanned as long as it has not begun to decay
+    and would not have to have begun, a ``cosine`` one only until its rate begins to fall.
 
     Raises:
-        ConfigError: no run there, the new end has passed already, a decay is in the way, or another process
-            trains the run.
+        ConfigError: no run there, the new end has passed already, the rates of what is done would have been
+            others, or another process trains the run.
     """
     run = read_run_file(folder)
     if iterations is None or iterations == run.recipe.iterations:
@@ -204,9 +205,8 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
     recipe, done = run.recipe, next(iter(saved_iterations(folder)), 0)
     if iterations < done:
         raise ConfigError(f"{folder} has done {done} iterations already; it cannot end at {iterations}")
-    plan = replace(recipe, iterations=iterations)
+    plan = _move_end(recipe, iterations)
     if recipe.optimizer.schedule is Schedule.WSD:
-        plan = _move_end(recipe, iterations)
         begin, new = (each.optimizer.decay_begin(each.iterations) for each in (recipe, plan))
         if done > begin:
             raise _decay_error(folder, begin, done)
@@ -216,6 +216,17 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
                 f"and {done} are done at the constant one; for a decay now",
                 call("train", branch=str(folder), output="DIR"),
             )
+    # The last step speaks for all: a schedule that depends on the end departs from another's and stays apart.
+    elif (
+        done and len({each.optimizer.learning_rate(done - 1, each.iterations) for each in (recipe, plan)}) > 1
+    ):
+        raise ConfigError(
+            f"{folder}: {done} iterations are done on a {recipe.optimizer.schedule.value} that ends at "
+            f"{recipe.iterations}; with its end at {iterations} their rates would have been others, and the "
+            "rate would jump",
+            call("train", recipe="RECIPE", data="DIR", start=f"{folder}@{done}", output="DIR"),
+            say('choose optimizer.schedule "wsd" for runs whose end may move'),
+        )
     run = replace(run, recipe=plan)
     with trained_here(folder):
         write_run_file(folder, run)
@@ -241,12 +252,15 @@ def _end_of_decay(recipe: Recipe, iteration: int) -> int:
 def _move_end(recipe: Recipe, iterations: int) -> Recipe:
     """Return ``recipe`` with another end, its phases changing at the iterations at which they did."""
     phases: list[Phase] = []
+    before = 0
     for phase in recipe.phases:
         end = round(phase.until * recipe.iterations)
         if phase is recipe.phases[-1] or end >= iterations:
             phases.append(replace(phase, until=1.0))
             break
-        phases.append(replace(phase, until=end / iterations))
+        if end > before:  # a phase may be so short a share that it has no iteration
+            phases.append(replace(phase, until=end / iterations))
+        before = end
     return replace(recipe, iterations=iterations, phases=tuple(phases))
 
 

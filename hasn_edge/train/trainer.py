@@ -118,7 +118,7 @@ class Trainer:
         recipe = self.recipe
         if self.rounded and self.iteration % RESCALE_STEPS == 0:
             cast("FakeQuantHASN", self.model).rescale()
-        rate = recipe.optimizer.learning_rate(self.iteration, recipe.iterations)
+        rate = recipe.learning_rate(self.iteration)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)

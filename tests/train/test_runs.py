@@ -20,7 +20,14 @@ from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.loop import Interrupted, train_run
 from hasn_edge.train.recipe import Phase, Schedule
 from hasn_edge.train.recorder import read_log
-from hasn_edge.train.run_folder import load_state, read_run_file, saved_iterations, state_path
+from hasn_edge.train.run_folder import (
+    load_state,
+    read_run_file,
+    save_state,
+    saved_iterations,
+    state_path,
+    write_run_file,
+)
 from hasn_edge.train.runs import begin_run, branch_run, resume_run
 
 ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
@@ -210,13 +217,50 @@ def test_a_warm_start_takes_the_plain_weights_of_an_iteration(recipe, shards, fi
 
 
 @pytest.mark.slow
-def test_a_run_can_be_replanned(finished, tmp_path):
+@pytest.mark.parametrize("schedule", [Schedule.CONSTANT, Schedule.STEPS])
+def test_a_run_is_replanned_without_another_past(schedule, finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
-    assert resume_run(folder, iterations=16).recipe.iterations == 16
-    train_run(folder, resume_run(folder), ALONE)
-    assert saved_iterations(folder)[0] == 16
-    with pytest.raises(ConfigError, match="has done 16 iterations already; it cannot end at 10"):
+    run = read_run_file(folder)
+    optimizer = replace(run.recipe.optimizer, schedule=schedule, milestones=(9, 14))
+    write_run_file(folder, replace(run, recipe=replace(run.recipe, optimizer=optimizer)))
+    plan = resume_run(folder, iterations=16).recipe
+    assert (plan.iterations, plan.optimizer) == (16, optimizer)
+    # The second phase began after 6 of 12, and it still did.
+    assert [plan.phase(n).patch for n in (5, 6, 7, 15)] == [60, 72, 72, 72]
+    with pytest.raises(ConfigError, match="has done 12 iterations already; it cannot end at 10"):
         resume_run(folder, iterations=10)
+    if schedule is Schedule.CONSTANT:
+        train_run(folder, resume_run(folder), ALONE)
+        assert saved_iterations(folder)[0] == 16
+        assert load_checkpoint(folder / "last.safetensors").provenance["iterations"] == 16
+
+
+def test_a_rate_that_has_begun_to_fall_towards_its_end_keeps_it(recipe, finished, shards, tmp_path):
+    folder = finished[0]
+    with pytest.raises(
+        ConfigError, match=rf"12 iterations are done on a cosine .* would jump; .*start=.{folder}@12.*wsd"
+    ):
+        resume_run(folder, iterations=16)
+    assert read_run_file(folder).recipe.iterations == 12
+    # Before the first step, and while the rate warms up, nothing depends on the end.
+    begin_run(recipe, tmp_path / "run", data=[shards.folder], sets=[], start=None)
+    assert resume_run(tmp_path / "run", iterations=100).recipe.phase(6).patch == 72
+    save_state(state_path(tmp_path / "run", 4), {})  # at full rate, which cosine leaves after it
+    assert resume_run(tmp_path / "run", iterations=50).recipe.iterations == 50
+    save_state(state_path(tmp_path / "run", 5), {})
+    with pytest.raises(ConfigError, match="5 iterations are done on a cosine"):
+        resume_run(tmp_path / "run", iterations=60)
+
+
+@pytest.mark.slow
+def test_a_run_may_end_where_it_was_stopped(endless, shards, eval_folder, tmp_path):
+    folder = tmp_path / "run"
+    constant = replace(endless, optimizer=replace(endless.optimizer, schedule=Schedule.CONSTANT))
+    run = begin_run(constant, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
+    stopped_after(folder, run, 2)  # before anything was logged
+    train_run(folder, resume_run(folder, iterations=2), ALONE)
+    assert load_checkpoint(folder / "last.safetensors").provenance["iterations"] == 2
+    assert (folder / "curve.png").is_file()
 
 
 @pytest.mark.slow
