@@ -141,6 +141,8 @@ def _take_steps(
     stop: Callable[[], bool],
 ) -> None:
     recipe, world = trainer.recipe, trainer.world
+    if recorder is not None and (step := recorder.catch_up()) is not None:
+        progress(step)
     losses = _Losses(recipe, source, folder, each=world.device.type == "cpu")
     loader = _Loader(recipe, source, world, trainer.iteration)
     clock, since = time.monotonic(), trainer.iteration

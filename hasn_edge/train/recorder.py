@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +12,29 @@ from typing import Any
 import torch
 
 from hasn_edge.data.pairs import EvalSet, bicubic_baseline, linear_baseline
+from hasn_edge.errors import CheckpointError
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.files import writing
-from hasn_edge.images.arrays import Float32
-from hasn_edge.model.checkpoint import save_checkpoint, save_pth
+from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Step
+from hasn_edge.runtime.pytorch import ModuleSession
+from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.train.run_folder import prune, save_state, state_path
 from hasn_edge.train.silence import describe, silent_units
 from hasn_edge.train.trainer import Trainer
 
 LOG = "log.csv"
 BEST = "best.safetensors"
+LAST = "last.safetensors"
+LAST_PTH = "last.pth"
+CURVE = "curve.png"
+
+_WHOLE = 1 << 62
+"""Bytes: what happens to be free must not decide whether a validation has tiles, so resuming stays exact."""
+
+log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -60,32 +71,77 @@ class Recorder:
         """
         trainer, recipe = self._trainer, self._trainer.recipe
         done = trainer.iteration
-        last = done == recipe.iterations
-        rate = recipe.optimizer.learning_rate(done - 1, recipe.iterations)
+        rate = recipe.learning_rate(done - 1)
         self._log.add(
-            iteration=done,
-            lr=f"{rate:.6g}",
-            loss=f"{loss:.6g}",
-            it_per_s=f"{per_second:.4g}",
-            loader_patches_per_s=f"{loader_per_second:.4g}",
+            {
+                "iteration": done,
+                "lr": f"{rate:.6g}",
+                "loss": f"{loss:.6g}",
+                "it_per_s": f"{per_second:.4g}",
+                "loader_patches_per_s": f"{loader_per_second:.4g}",
+            }
         )
         self._add_scalars({"train/loss": loss, "train/lr": rate, "speed/it_per_s": per_second})
-        scores, silent = self._validate() if last or done % recipe.validate_every == 0 else ({}, "")
-        if last or done % recipe.checkpoint_every == 0 or done in recipe.kept_always:
+        saved = self._ends or done % recipe.checkpoint_every == 0 or done in recipe.kept_always
+        if saved:  # before what may fail: an image of a validation set that can no longer be read
             self.save()
-        if last:
+        scores: Mapping[str, tuple[float, float]] = {}
+        silent = ""
+        if self._ends or done % recipe.validate_every == 0:
+            try:
+                scores, silent = self._validate()
+            except Exception:
+                if not saved:
+                    self.save()
+                raise
+        if self._ends:
             self._finish(scores)
         hours, minutes = divmod(round((recipe.iterations - done) / max(1e-9, per_second)) // 60, 60)
         text = (
             f"loss {loss:.5f}  lr {rate:.2e}  {per_second:.2f} it/s  ETA {hours}:{minutes:02d} h  patches/s: "
             f"network {per_second * recipe.phase(done - 1).batch_size:.0f}, loader {loader_per_second:.0f}"
         )
-        text += "".join(
+        text += self._in_words(scores, silent)
+        return Step(text, done, recipe.iterations, keep=bool(scores or silent))
+
+    def catch_up(self) -> Step | None:
+        """Do what a run left undone that ended between saving its newest state and this.
+
+        Validate where its log has the steps before the state and not the validation after it; write what a
+        run leaves at its end, where any of it is missing or is that of an earlier end.
+
+        Returns:
+            The validation's scores to show; ``None`` where nothing was left undone.
+        """
+        trainer, recipe = self._trainer, self._trainer.recipe
+        done = trainer.iteration
+        ends = self._ends and not self._finished()
+        due = (self._ends or done % recipe.validate_every == 0) and self._log.last == done
+        if not ends and not (due and self._log.last_validated != done):
+            return None
+        scores, silent = self._validate()
+        if ends:
+            self._finish(scores)
+        text = f"validated after resuming{self._in_words(scores, silent)}"
+        return Step(text, done, recipe.iterations, keep=True)
+
+    @property
+    def _ends(self) -> bool:
+        return self._trainer.iteration == self._trainer.recipe.iterations
+
+    def _finished(self) -> bool:
+        """Whether what :meth:`_finish` writes is there, of this very end."""
+        wanted = [LAST_PTH, LAST] + [CURVE] * (installed_version("matplotlib") is not None)
+        if not all((self._folder / name).is_file() for name in wanted):
+            return False
+        return _provenance(self._folder / LAST).get("iterations") == self._trainer.iteration
+
+    def _in_words(self, scores: Mapping[str, tuple[float, float]], silent: str) -> str:
+        text = "".join(
             f"  {name} {psnr:.3f} dB {ssim:.4f} (bicubic {self._baselines[name]['bicubic']:.3f} dB)"
             for name, (psnr, ssim) in scores.items()
         )
-        text += f"  {silent}" if silent else ""
-        return Step(text, done, recipe.iterations, keep=bool(scores or silent))
+        return text + (f"  {silent}" if silent else "")
 
     def save(self) -> None:
         """Write the full state and delete those that are no longer kept."""
@@ -107,35 +163,35 @@ class Recorder:
                 self._baselines[each.name] = {
                     name: score_images(run, each, keep_outputs=False).psnr_y for name, run in runs.items()
                 }
-        if not scores:
-            self._log.add(iteration=trainer.iteration, silent=count)
-        for name, (psnr, ssim) in scores.items():
-            self._log.add(
-                iteration=trainer.iteration,
-                set=name,
-                psnr_y=f"{psnr:.4f}",
-                ssim_y=f"{ssim:.5f}",
-                silent=count,
-            )
-            self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
         first = scores[self._sets[0].name][0] if self._sets else math.inf
         if first > self._best or not self._sets:
             self._best = first
             save_checkpoint(self._folder / BEST, weights, provenance=self._provenance_with(scores) | more)
+        # The log comes last: what it has is not validated again.
+        if self._log.last_validated != trainer.iteration:
+            rows = [
+                {"set": name, "psnr_y": f"{psnr:.4f}", "ssim_y": f"{ssim:.5f}"}
+                for name, (psnr, ssim) in scores.items()
+            ]
+            self._log.add(*({"iteration": trainer.iteration, "silent": count, **row} for row in rows or [{}]))
+        for name, (psnr, ssim) in scores.items():
+            self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
         return scores, describe(silent)
 
     def _finish(self, scores: Mapping[str, tuple[float, float]]) -> None:
         trainer = self._trainer
         averaged, more = trainer.exported(trainer.averaged)
         provenance = self._provenance_with(scores) | more
-        save_checkpoint(self._folder / "last.safetensors", averaged, provenance=provenance)
         # As BasicSR writes weights and their average, for other projects to read.
-        save_pth(self._folder / "last.pth", trainer.exported(trainer.model)[0], ema=averaged.state_dict())
+        save_pth(self._folder / LAST_PTH, trainer.exported(trainer.model)[0], ema=averaged.state_dict())
         if installed_version("matplotlib") is not None:
             _draw_curve(self._folder, self._baselines)
+        # Last, because it states the iteration: where it is there, so is all else.
+        save_checkpoint(self._folder / LAST, averaged, provenance=provenance)
 
     def _provenance_with(self, scores: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-        plain = {n: {"psnr_y": round(p, 4), "ssim_y": round(s, 5)} for n, (p, s) in scores.items()}
+        # Not rounded: a resumed run compares with the best one's.
+        plain = {name: {"psnr_y": psnr, "ssim_y": ssim} for name, (psnr, ssim) in scores.items()}
         return {**self._provenance, "iterations": self._trainer.iteration, "scores": plain}
 
     def _add_scalars(self, values: Mapping[str, float]) -> None:
@@ -159,21 +215,27 @@ def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict
 
     Args:
         model: In evaluation mode, on ``device``.
-        sets: What to score on; each image is upscaled whole.
+        sets: What to score on. Each image is upscaled whole, unless the memory turns out not to suffice, and
+            one below the network's smallest size is padded, as :class:`~hasn_edge.runtime.upscaler.Upscaler`
+            does it for a user.
         device: Where ``model`` is.
+
+    Raises:
+        InputError: an image cannot be read or measured, or the output is not finite; names the image.
     """
-
-    def upscale(x_NCHW: Float32) -> Float32:
-        with torch.inference_mode():
-            y: Float32 = model(torch.from_numpy(x_NCHW).to(device)).float().cpu().numpy()
-        return y
-
-    scores = {each.name: score_images(upscale, each, keep_outputs=False) for each in sets}
+    upscaler = Upscaler(_InTraining(model, device, None, model.spec), memory_limit_bytes=_WHOLE)
+    scores = {each.name: score_images(upscaler.run, each, keep_outputs=False) for each in sets}
     return {name: (score.psnr_y, score.ssim_y) for name, score in scores.items()}
 
 
+class _InTraining(ModuleSession):
+    """A network in training: ``PyTorchSession`` would turn TF32 off, for the steps that follow too."""
+
+    backend = "pytorch"
+
+
 def _draw_curve(folder: Path, baselines: Mapping[str, Mapping[str, float]]) -> None:
-    """Draw ``curve.png`` from a run's ``log.csv``, which has at least one row of a loss.
+    """Draw ``curve.png`` from a run's ``log.csv``.
 
     Args:
         folder: The run's.
@@ -197,7 +259,8 @@ def _draw_curve(folder: Path, baselines: Mapping[str, Mapping[str, float]]) -> N
         # Above the axes: levels of several sets leave no corner free.
         upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize="small", frameon=False)
     upper.grid(alpha=0.3)
-    iterations, losses, rates = zip(*steps, strict=True)
+    # A run that was stopped early and is to end there may have logged no step.
+    iterations, losses, rates = zip(*steps, strict=True) if steps else ((), (), ())
     lower.plot(iterations, losses, linewidth=0.8)
     lower.set_yscale("log")
     lower.set_ylabel("training loss")
@@ -206,7 +269,7 @@ def _draw_curve(folder: Path, baselines: Mapping[str, Mapping[str, float]]) -> N
     right = lower.twinx()
     right.plot(iterations, rates, color="tab:orange", linewidth=0.8)
     right.set_ylabel("learning rate", color="tab:orange")
-    with writing(folder / "curve.png") as temporary:
+    with writing(folder / CURVE) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -232,12 +295,17 @@ class CsvLog:
             writer = csv.DictWriter(stream, self.COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
+        self.last = max((int(row["iteration"]) for row in rows), default=0)
+        """Iteration of the newest row that was kept."""
+        validated = (int(row["iteration"]) for row in rows if row["set"] or row.get("silent"))
+        self.last_validated = max(validated, default=0)
+        """That of the newest validation that was kept."""
         self._stream = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._stream, self.COLUMNS)
 
-    def add(self, **values: Any) -> None:
-        """Append one row; columns that are not given stay empty."""
-        self._writer.writerow(values)
+    def add(self, *rows: Mapping[str, Any]) -> None:
+        """Append rows in one piece; columns that are not given stay empty."""
+        self._writer.writerows(rows)
         self._stream.flush()
 
     def close(self) -> None:
@@ -256,8 +324,22 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def _best_score(folder: Path, name: str) -> float:
-    """Return the highest PSNR-Y on set ``name`` in the log while ``best.safetensors`` exists."""
-    if not (folder / BEST).is_file():
+    """Return the PSNR-Y on set ``name`` that ``best.safetensors`` states; without such a file the lowest.
+
+    Not the highest one of the log, which has four decimals.
+    """
+    try:
+        return float(_provenance(folder / BEST)["scores"][name]["psnr_y"])
+    except (KeyError, TypeError, ValueError):
         return -math.inf
-    values = [float(row["psnr_y"]) for row in read_log(folder / LOG) if row["set"] == name and row["psnr_y"]]
-    return max(values, default=-math.inf)
+
+
+def _provenance(path: Path) -> Mapping[str, Any]:
+    """Return what a run's weights state of it; nothing where there are none."""
+    if not path.is_file():
+        return {}
+    try:
+        return load_checkpoint(path).provenance
+    except CheckpointError as exc:
+        log.warning("%s; it is written anew", exc)
+        return {}

@@ -2,21 +2,27 @@
 
 import csv
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.shards import ShardWriter
-from hasn_edge.errors import ConfigError, HasnEdgeError
+from hasn_edge.errors import ConfigError, HasnEdgeError, InputError
 from hasn_edge.evaluation.evaluate import score_images
-from hasn_edge.model.checkpoint import load_checkpoint
+from hasn_edge.images.codec import write_image
+from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from hasn_edge.model.hasn import HASN
+from hasn_edge.train import recorder
 from hasn_edge.train.distributed import DistributedContext
 from hasn_edge.train.loop import Interrupted, train_run
-from hasn_edge.train.recorder import read_log
+from hasn_edge.train.recorder import read_log, validate
 from hasn_edge.train.run_folder import load_state, read_run_file, saved_iterations, state_path
 from hasn_edge.train.runs import begin_run, resume_run
+from tests.train.conftest import TINY, image
 
 ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
@@ -59,11 +65,25 @@ def test_the_weights_are_the_average_and_say_what_made_them(finished, shards, ev
     assert last.provenance["settings"]["optimizer"]["lr"] == 2e-3
     assert last.provenance["versions"]["torch"] == torch.__version__
     # The figure in the file is what `eval` measures on the file.
-    from hasn_edge.data.pairs import load_eval_set
-
     model = last.model()
     score = score_images(lambda x: model(torch.from_numpy(x)).numpy(), load_eval_set(("Two", eval_folder), 4))
     assert last.provenance["scores"]["Two"]["psnr_y"] == pytest.approx(score.psnr_y, abs=1e-3)
+
+
+def test_small_images_are_validated_with_the_padding_that_eval_has(tmp_path):
+    write_image(tmp_path / "0.png", image(40, 48, 0))
+    small = load_eval_set(("Small", tmp_path), 4)
+    torch.manual_seed(0)
+    model = HASN(TINY).eval()
+
+    def padded(x_NCHW):
+        x = torch.nn.functional.pad(torch.from_numpy(x_NCHW), (0, 15 - 12, 0, 15 - 10), mode="replicate")
+        with torch.no_grad():
+            return model(x)[:, :, :40, :48].numpy()
+
+    expected = score_images(padded, small)
+    found = validate(model, [small], torch.device("cpu"))["Small"]
+    assert found == pytest.approx((expected.psnr_y, expected.ssim_y), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -144,3 +164,81 @@ def test_resuming_on_other_data_is_refused(recipe, shards, tmp_path):
     prepared(1)
     with pytest.raises(ConfigError, match="data changed since the run began"):
         train_run(tmp_path / "run", run, ALONE)
+
+
+def validations(folder):
+    return [(r["iteration"], r["set"], r["psnr_y"]) for r in read_log(folder / "log.csv") if r["silent"]]
+
+
+@pytest.mark.slow
+def test_a_validation_that_fails_costs_no_training(recipe, shards, finished, eval_folder, tmp_path):
+    photos = shutil.copytree(eval_folder, tmp_path / "photos")
+    rare = replace(recipe, checkpoint_every=100)
+    folder = tmp_path / "run"
+    run = begin_run(rare, folder, data=[shards.folder], sets=[f"Two={photos}"], start=None)
+    whole = (photos / "HR/1.png").read_bytes()
+
+    def damage():
+        (photos / "HR/1.png").write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(InputError, match=r"HR/1\.png"):
+        train_run(folder, run, ALONE, stop=damage)
+    assert saved_iterations(folder) == [6]
+    (photos / "HR/1.png").write_bytes(whole)
+    train_run(folder, resume_run(folder), ALONE)
+    assert validations(folder) == validations(finished[0])
+    assert all(torch.equal(t, final(finished[0])["ema"][n]) for n, t in final(folder)["ema"].items())
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves_at_its_end_is_made_by_resuming_too(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    ends = ("last.safetensors", "last.pth", "curve.png")
+    best, log = ((folder / name).read_bytes() for name in ("best.safetensors", "log.csv"))
+    facts = load_checkpoint(folder / "last.safetensors").provenance
+
+    def resume():
+        steps = []
+        train_run(folder, resume_run(folder), ALONE, progress=steps.append)
+        return [step.text.partition("  ")[0] for step in steps]
+
+    def check():
+        assert [(folder / name).read_bytes() for name in ("best.safetensors", "log.csv")] == [best, log]
+        assert load_checkpoint(folder / "last.safetensors").provenance == facts
+        assert (folder / "curve.png").is_file()
+        weights = load_checkpoint(folder / "last.pth").weights
+        assert all(torch.equal(weights[name], t) for name, t in final(folder)["ema"].items())
+
+    assert resume() == []
+    # Its process was killed right after it had saved its last state.
+    for name in ends:
+        (folder / name).unlink()
+    lines = (folder / "log.csv").read_text().splitlines(keepends=True)
+    (folder / "log.csv").write_text("".join(lines[:-1]))
+    assert resume() == ["validated after resuming"]
+    check()
+    # Or between two of the files; what the log has is not written twice.
+    (folder / "curve.png").unlink()
+    assert resume() == ["validated after resuming"]
+    check()
+    # Or they are those of the end that it had before.
+    model = load_checkpoint(folder / "last.safetensors").model()
+    save_checkpoint(folder / "last.safetensors", model, provenance={**facts, "iterations": 8})
+    assert resume() == ["validated after resuming"]
+    check()
+
+
+@pytest.mark.slow
+def test_the_best_is_the_best_to_the_last_digit_after_resuming(
+    recipe, shards, eval_folder, tmp_path, monkeypatch
+):
+    scores = iter([30.00004, 30.00001])
+    monkeypatch.setattr(recorder, "validate", lambda *_: {"Two": (next(scores), 0.9)})
+    folder = tmp_path / "run"
+    run = begin_run(recipe, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
+    asked = iter([False] * 7 + [True])
+    with pytest.raises(Interrupted):
+        train_run(folder, run, ALONE, stop=lambda: next(asked))
+    train_run(folder, resume_run(folder), ALONE)
+    facts = load_checkpoint(folder / "best.safetensors").provenance
+    assert (facts["iterations"], facts["scores"]["Two"]["psnr_y"]) == (6, 30.00004)
