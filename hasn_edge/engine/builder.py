@@ -117,16 +117,21 @@ def compile_plan(
     )
 
 
-def inspect_plan(trt: Any, plan: bytes, shape: Shape | None = None) -> tuple[Kernel, ...]:
+def inspect_plan(
+    trt: Any, plan: bytes, shape: Shape | None = None, *, host_code: bool = False
+) -> tuple[Kernel, ...]:
     """Load a plan for the GPU here and list its kernels; nothing where TensorRT does not load it.
 
     Args:
         trt: The loaded module.
         plan: Of this TensorRT, for this GPU.
         shape: Of the input that sizes shall be of, where the plan takes several.
+        host_code: The plan may hold code for the CPU, as version-compatible ones do.
     """
     with listening(trt, lambda severity, text: None) as logger:
         runtime = trt.Runtime(logger)
+        if host_code:
+            runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             return ()

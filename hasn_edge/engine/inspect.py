@@ -65,7 +65,8 @@ def kernels_of_engine(
     progress(Step(f"loading {engine.path.name}"))
     with tempfile.TemporaryDirectory(prefix="hasn-edge-list-") as folder:
         shape = map(str, details.profile.opt)
-        arguments = ("--list", runtime.value, str(engine.path.resolve()), *shape)
+        host_code = str(int(details.flags.version_compatible))
+        arguments = ("--list", runtime.value, str(engine.path.resolve()), host_code, *shape)
         worker = run_worker(Path(folder), worker_command(*arguments))
         worker.outcome(NAMES[runtime])
     if worker.kernels is None:

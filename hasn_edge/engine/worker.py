@@ -75,8 +75,9 @@ def main(arguments: list[str]) -> int:
         if arguments[0] == "--ask":
             channel.send("done", result=asdict(_load(EngineRuntime(arguments[1]), channel)[1]))
         elif arguments[0] == "--list":
-            shape = tuple(map(int, arguments[3:]))
-            list_kernels(EngineRuntime(arguments[1]), Path(arguments[2]), shape, channel)
+            runtime, plan, host_code, *sides = arguments[1:]
+            shape = tuple(map(int, sides))
+            list_kernels(EngineRuntime(runtime), Path(plan), shape, channel, host_code=bool(int(host_code)))
         else:
             build(Path(arguments[0]), channel)
     except HasnEdgeError as exc:
@@ -151,7 +152,8 @@ def build(folder: Path, channel: Channel) -> None:
     channel.send("done", result=result)
     dynamic = facts["profile"]["min"] != facts["profile"]["max"]
     if gpu is not None:
-        kernels = inspect_plan(trt, compiled.plan, tuple(facts["profile"]["opt"]) if dynamic else None)
+        shape = tuple(facts["profile"]["opt"]) if dynamic else None
+        kernels = inspect_plan(trt, compiled.plan, shape, host_code=target.version_compatible)
     else:
         # Where sizes are open, an engine of the optimal one tells what is read and written.
         compiled = _compile_twin(trt, capabilities, onnx, request) if dynamic else compiled
@@ -166,10 +168,12 @@ def build(folder: Path, channel: Channel) -> None:
         channel.send("kernels", kernels=msgspec.to_builtins(record), unverified=unverified)
 
 
-def list_kernels(runtime: EngineRuntime, plan: Path, shape: tuple[int, ...], channel: Channel) -> None:
+def list_kernels(
+    runtime: EngineRuntime, plan: Path, shape: tuple[int, ...], channel: Channel, *, host_code: bool
+) -> None:
     """Report the kernels of a plan for the GPU here, with an input of ``shape``, which it must take."""
     trt = _load(runtime, channel)[0]
-    kernels = inspect_plan(trt, plan.read_bytes(), shape)  # type: ignore[arg-type]
+    kernels = inspect_plan(trt, plan.read_bytes(), shape, host_code=host_code)  # type: ignore[arg-type]
     if kernels:
         channel.send("kernels", kernels=msgspec.to_builtins(describe_kernels(kernels)), unverified=())
     channel.send("done", result={})

@@ -54,7 +54,10 @@ def test_from_the_sidecar_or_from_the_graph_beside_it(hasn_onnx: MakeOnnx, tmp_p
         kernels_of_engine(stated, loaded=True, find_gpu=lambda: None)
 
 
-def test_from_tensorrt_on_its_gpu(libcuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compatible", [False, True])
+def test_from_tensorrt_on_its_gpu(
+    libcuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compatible: bool
+) -> None:
     """The inspector of a fake TensorRT 10.3, in the real child process."""
     monkeypatch.setenv("LD_LIBRARY_PATH", str(libcuda.parent))
     site = tmp_path / "site"
@@ -65,9 +68,10 @@ def test_from_tensorrt_on_its_gpu(libcuda: Path, tmp_path: Path, monkeypatch: py
     layers = [{"Name": "conv_1", "LayerType": "CaskConvolution", "Inputs": ends, "Outputs": ends}]
     (site / "tensorrt.py").write_text(
         "import sys\nfrom tests.support.fake_builder import fake_tensorrt\n"
-        f"sys.modules[__name__] = fake_tensorrt('10.3.0', layers={layers!r}, plan={b'plan'!r})\n"
+        f"sys.modules[__name__] = fake_tensorrt('10.3.0', layers={layers!r}, plan={b'plan'!r}, "
+        f"host_code={compatible})\n"
     )
-    engine = samples.engine(tmp_path, content=b"plan", size=None)
+    engine = samples.engine(tmp_path, content=b"plan", size=None, flags={"version_compatible": compatible})
     assert engine.kind is Kind.ENGINE
     kernels = kernels_of_engine(engine, find_gpu=lambda: samples.NANO)
     assert (kernels.all, kernels.convolutions, kernels.size) == (1, {"Half -> Half": 1}, (180, 320))

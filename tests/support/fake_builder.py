@@ -56,7 +56,7 @@ def fake_tensorrt(version: str, **settings: Any) -> Any:
     Its ``calls`` record networks and builds, its ``config`` is the last one. Settings: ``device`` (False: no
     builder), ``refuses`` (an error instead of a plan), ``refuses_profiles``, ``unknown_operators``,
     ``good_timings``, ``chatter`` (messages of every build), ``layers`` (what the inspector lists),
-    ``crashes_when_it_loads``.
+    ``crashes_when_it_loads``, ``host_code`` (in the plan; as in those that are version-compatible).
     """
     module: Any = types.ModuleType("tensorrt_rtx" if version.startswith("rtx") else "tensorrt")
     module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)  # who looks for it finds it
@@ -65,7 +65,7 @@ def fake_tensorrt(version: str, **settings: Any) -> Any:
     module.device, module.refuses, module.refuses_profiles = True, None, False
     module.unknown_operators, module.good_timings = (), ()
     module.chatter, module.first_logger = [], None
-    module.layers, module.crashes_when_it_loads = None, False
+    module.layers, module.crashes_when_it_loads, module.host_code = None, False, False
     module.runs_on_device = not version.startswith("rtx")
     module.plan = plan(module.__version__, b"ftrt" if module.runs_on_device else b"vtrt")
     for name, value in settings.items():

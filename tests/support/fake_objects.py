@@ -183,11 +183,19 @@ class Runtime(Strict):
         if self._trt.first_logger is None:
             self._trt.first_logger = weakref.ref(logger)
         assert logger is self._trt.first_logger()
+        self._host_code = False
+
+    def _set_engine_host_code_allowed(self, value: bool) -> None:
+        self._host_code = value
 
     def _do_deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         assert bytes(serialized_engine) == self._trt.plan
         if self._trt.crashes_when_it_loads:
             os.kill(os.getpid(), signal.SIGKILL)
+        flags = self._trt.config._flags if self._trt.config is not None else ()
+        compatible = "VERSION_COMPATIBLE" in [flag.name for flag in flags]
+        if (compatible or self._trt.host_code) and not self._host_code:
+            return None
         return None if self._trt.layers is None else self._trt.ICudaEngine()
 
 
