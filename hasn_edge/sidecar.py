@@ -213,7 +213,7 @@ class KernelRecord(_Record, frozen=True, kw_only=True):
     convolutions: dict[str, int]
     """How many read and write which types: ``"Half -> Half"``, ``"Int8 -> Float"``."""
     read_bytes: int | None = None
-    """For one input; ``None`` where its size is open."""
+    """For one input of :attr:`images`; ``None`` where its size is open."""
     written_bytes: int | None = None
     rounding: int = 0
     """Kernels that quantize or dequantize alone: Q/DQ that was not fused into a convolution."""
@@ -221,12 +221,14 @@ class KernelRecord(_Record, frozen=True, kw_only=True):
     """Scratch memory of one execution at ``size``, as the compiler states it; ``None`` where it does not."""
     size: tuple[int, int] | None = None
     """(height, width) that all sizes here hold for: of an engine that takes several, its optimal one."""
+    images: int = 1
+    """How many images of that size they hold for: an engine's optimal batch."""
     lines: tuple[KernelLine, ...] = ()
     """All of them, in the order that they run in."""
 
     @property
     def moved_bytes(self) -> int | None:
-        """Read and written for one input."""
+        """Read and written for one input of :attr:`images`."""
         return _both(self.read_bytes, self.written_bytes)
 
     @property

@@ -364,7 +364,11 @@ def _engine_facts(details: EngineDetails) -> Iterator[tuple[str, str]]:
         yield (
             "kernels",
             f"{details.kernels.all}; convolutions: {types}"
-            + (f"; they move {moved / 1e6:.1f} MB an image" if moved is not None else ""),
+            + (
+                f"; they move {moved / details.profile.opt[0] / 1e6:.1f} MB an image"
+                if moved is not None
+                else ""
+            ),
         )
     yield (
         "build",

@@ -49,7 +49,8 @@ def kernels_of_engine(
     """
     details = engine.engine
     if not loaded and details.kernels is not None and details.kernels.lines:
-        return details.kernels
+        # Sidecars that do not state the number have the sizes of the optimal batch as well.
+        return msgspec.structs.replace(details.kernels, images=details.profile.opt[0])
     runtime = EngineRuntime(details.runtime)
     if not loaded and runtime is EngineRuntime.RTX and (graph := graph_of(engine)) is not None:
         progress(Step(f"compiling {graph.name} again"))
@@ -74,7 +75,8 @@ def kernels_of_engine(
             f"{engine.path}: {NAMES[runtime]} does not load it on the GPU here, or does not list its kernels",
             call("build"),
         )
-    return msgspec.structs.replace(worker.kernels, size=_target_of(engine).shapes.opt[2:])
+    opt = _target_of(engine).shapes.opt
+    return msgspec.structs.replace(worker.kernels, size=opt[2:], images=opt[0])
 
 
 def _target_of(engine: Artifact) -> EngineTarget:

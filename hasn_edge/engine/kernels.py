@@ -91,7 +91,11 @@ def kernels_of_inspector(text: str) -> tuple[Kernel, ...]:
 
 
 def describe_kernels(
-    kernels: Sequence[Kernel], *, size: tuple[int, int] | None = None, activation_bytes: int | None = None
+    kernels: Sequence[Kernel],
+    *,
+    size: tuple[int, int] | None = None,
+    images: int = 1,
+    activation_bytes: int | None = None,
 ) -> KernelRecord:
     """Return what a sidecar states of an engine's kernels.
 
@@ -102,6 +106,7 @@ def describe_kernels(
     Args:
         kernels: In the order that they run in.
         size: (height, width) of the input that their sizes hold for.
+        images: Of the input likewise.
         activation_bytes: Scratch memory of one execution, as the compiler states it.
     """
     lines = tuple(_line(kernel) for kernel in kernels if kernel.reads or kernel.writes)
@@ -113,6 +118,7 @@ def describe_kernels(
         rounding=sum(kernel.rounding for kernel in kernels),
         activation_bytes=activation_bytes,
         size=size,
+        images=images,
         lines=lines,
     )
 

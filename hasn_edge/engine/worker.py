@@ -163,6 +163,7 @@ def build(folder: Path, channel: Channel) -> None:
         record = describe_kernels(
             kernels,
             size=target.shapes.opt[2:],
+            images=facts["profile"]["opt"][0],
             activation_bytes=None if gpu is not None and dynamic else compiled.activation_bytes,
         )
         channel.send("kernels", kernels=msgspec.to_builtins(record), unverified=unverified)

@@ -16,7 +16,7 @@ from hasn_edge.engine.target import load_target
 from hasn_edge.errors import ArtifactError, InputError, UnsupportedError, call, omit, say
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
-from hasn_edge.sidecar import KernelRecord, Kind
+from hasn_edge.sidecar import KernelLine, KernelRecord, Kind
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -187,7 +187,8 @@ def compare_layers(before: Inspection, after: Inspection) -> tuple[Change, ...]:
 
 def engine_lines(kernels: KernelRecord, precision: Precision, name: str) -> tuple[str, str]:
     """Return the two sentences on an engine that matter: what it moves, and what its convolutions are."""
-    size = "" if kernels.size is None else f" for one image of {kernels.size[1]}x{kernels.size[0]}"
+    count = "one image" if kernels.images == 1 else f"{kernels.images} images"
+    size = "" if kernels.size is None else f" for {count} of {kernels.size[1]}x{kernels.size[0]}"
     moved = "an unknown number of bytes" if kernels.moved_bytes is None else megabytes(kernels.moved_bytes)
     memory = "" if kernels.activation_bytes is None else f", {megabytes(kernels.activation_bytes)} of scratch"
     first = f"{name}: {kernels.all} kernels read and write {moved}{size}{memory}"
@@ -237,6 +238,7 @@ def _of_kernels(
     path: Path, words: str, kernels: KernelRecord, precision: Precision | None, warnings: tuple[str, ...]
 ) -> Inspection:
     at = "" if kernels.size is None else f", at {kernels.size[1]}x{kernels.size[0]}"
+    at += "" if kernels.images == 1 else f", {kernels.images} images at a time: bytes moved are of one"
     return Inspection(
         path=path,
         title=f"{path.name}: {words}{at}",
@@ -249,24 +251,27 @@ def _of_kernels(
                 for types, number in sorted(kernels.convolutions.items())
             ),
             Figure(name="Q/DQ kernels (unfused)", value=kernels.rounding),
-            Figure(name="read", value=kernels.read_bytes, unit=BYTES),
-            Figure(name="written", value=kernels.written_bytes, unit=BYTES),
-            Figure(name="moved", value=kernels.moved_bytes, unit=BYTES),
+            *_traffic(kernels, kernels.images),
             Figure(name="activation memory", value=kernels.activation_bytes, unit=BYTES),
         ),
         layers=tuple(
             InspectedLayer(
                 name=shorten_nodes(line.nodes.split()) or line.name,
                 types=f"{line.reads} -> {line.writes}",
-                figures=(
-                    Figure(name="read", value=line.read_bytes, unit=BYTES),
-                    Figure(name="written", value=line.written_bytes, unit=BYTES),
-                    Figure(name="moved", value=line.moved_bytes, unit=BYTES),
-                ),
+                figures=_traffic(line, kernels.images),
             )
             for line in kernels.lines
         ),
         remarks=(*_contradictions(kernels, precision), *warnings),
+    )
+
+
+def _traffic(of: KernelRecord | KernelLine, images: int) -> tuple[Figure, ...]:
+    """Return what is moved for one image: engines of different batches compare by that."""
+    bytes_ = (("read", of.read_bytes), ("written", of.written_bytes), ("moved", of.moved_bytes))
+    return tuple(
+        Figure(name=name, value=value if value is None or images == 1 else value / images, unit=BYTES)
+        for name, value in bytes_
     )
 
 

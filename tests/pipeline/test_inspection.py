@@ -29,7 +29,7 @@ def tensor(kind: str, *shape: int) -> KernelTensor:
     return KernelTensor(kind, shape)
 
 
-def kernels(*kinds: str) -> KernelRecord:
+def kernels(*kinds: str, images: int = 1) -> KernelRecord:
     """A convolution of each pair of types, and a kernel that rounds alone."""
     made = [
         Kernel(
@@ -43,12 +43,13 @@ def kernels(*kinds: str) -> KernelRecord:
     ]
     half = (tensor("Half", 1, 4, 10, 10),)
     made.append(Kernel(name="__myl_MulMinMaxRounCast_0", kind="kgen", reads=half, writes=half, nodes=()))
-    return describe_kernels(made, size=(10, 10), activation_bytes=1_500_000)
+    return describe_kernels(made, size=(10, 10), images=images, activation_bytes=1_500_000)
 
 
-def engine(folder: Path, found: KernelRecord) -> Path:
+def engine(folder: Path, found: KernelRecord, images: int = 1) -> Path:
     folder.mkdir()
-    return samples.engine(folder, kernels=samples.msgspec.to_builtins(found)).path
+    shape = {name: [images, 3, 10, 10] for name in ("min", "opt", "max")}
+    return samples.engine(folder, kernels=samples.msgspec.to_builtins(found), profile=shape).path
 
 
 def values(path: Path) -> dict[str, float | None]:
@@ -82,6 +83,19 @@ def test_an_engines_kernels(tmp_path):
     assert engine_lines(kernels("Half -> Half"), Precision.FP16, "rtx")[1] == (
         "FP16: 1 convolutions Half -> Half"
     )
+
+
+def test_bytes_of_several_images_are_not_said_to_be_of_one(tmp_path):
+    """Kernels are listed at the profile's optimum, which is the largest batch; older sidecars miss it."""
+    found = kernels("Half -> Half", images=4)
+    assert engine_lines(found, Precision.FP16, "rtx")[0].endswith(" for 4 images of 10x10, 1.5 MB of scratch")
+    one = inspect_file(engine(tmp_path / "one", kernels("Half -> Half")))
+    for name, record in (("new", found), ("old", kernels("Half -> Half"))):
+        four = inspect_file(engine(tmp_path / name, record, images=4))
+        assert four.title.endswith(", at 10x10, 4 images at a time: bytes moved are of one")
+        assert four.figure("moved").value == one.figure("moved").value / 4
+        assert sum(layer.weight for layer in four.layers) == four.figure("moved").value
+        assert four.figure("activation memory").value == 1_500_000
 
 
 def test_an_engine_that_is_not_what_it_is_called(tmp_path):
