@@ -24,7 +24,7 @@ from hasn_edge.errors import (
     call,
     use,
 )
-from hasn_edge.files import distinct_names
+from hasn_edge.files import distinct_names, require_writable
 from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
 from hasn_edge.model.complexity import PAPER_SIZE
 from hasn_edge.model.zoo import bundled_onnx, is_foreign_network
@@ -158,7 +158,8 @@ class CaseMaker:
         A build that fails or misses its budget is a case that states so; the others go on.
 
         Raises:
-            HasnEdgeError: nothing could be built, with the reason of the first.
+            OutputError: engines cannot be written where they are kept.
+        HasnEdgeError: nothing could be built, with the reason of the first.
         """
         found: list[Case] = []
         if self.options.model is not None:
@@ -239,6 +240,9 @@ class CaseMaker:
 
     def _device_cases(self, model: str, precisions: Sequence[Precision]) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
+        if self.backends.engines is not None:
+            for kept in (CANDIDATES, CACHE):  # before minutes of compiling; another user may have made them
+                require_writable(self.engines / kept, folder=True)
         gpu = self.backends.torch_gpu and not is_graph(model)
         found = [self._reference(model, gpu=gpu), *self._compiled_case(model, gpu=gpu)]
         for precision in precisions:

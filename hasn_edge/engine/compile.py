@@ -25,11 +25,13 @@ from hasn_edge.engine.worker_process import (
     run_worker,
     worker_command,
 )
-from hasn_edge.errors import BuildError, UnsupportedError, say, use
+from hasn_edge.errors import BuildError, OutputError, UnsupportedError, say, use
 from hasn_edge.files import writing
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.sidecar import EngineDetails, KernelRecord
 from hasn_edge.spec import Precision
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ def engine_from_onnx(
         BuildError: the compiler refused, crashed or was killed; carries its messages. Or it made an INT8
             engine without INT8.
         ShapeError: calibration images of several shapes, or none.
-        OutputError: no room for the temporary files, or in ``cache``.
+        OutputError: no room for the temporary files.
     """
     built = _compile(onnx, target, precision, progress, cache, calibrator)
     kernels = built.kernels
@@ -208,9 +210,15 @@ def _doubts(worker: WorkerProcess) -> list[str]:
 
 
 def _keep(folder: Path, cache: Path, names: Mapping[str, str]) -> None:
-    """Move what the compiler left for the next build into the cache, each file whole or not at all."""
+    """Move what the compiler left for the next build into the cache, each file whole or not at all.
+
+    Where that is not possible the next build is slower: no reason to lose the engine.
+    """
     for made, name in names.items():
         source = folder / made
         if source.is_file():
-            with writing(cache / name) as temporary:
-                temporary.write_bytes(source.read_bytes())
+            try:
+                with writing(cache / name) as temporary:
+                    temporary.write_bytes(source.read_bytes())
+            except OutputError as exc:
+                log.warning("the next build begins anew: %s", exc)

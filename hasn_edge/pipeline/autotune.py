@@ -33,6 +33,7 @@ from hasn_edge.errors import (
 )
 from hasn_edge.evaluation.evaluate import Drift, Scores, drift, score_session
 from hasn_edge.evaluation.latency import Latency, Round, latency_of, time_session
+from hasn_edge.files import require_writable
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline.acceptance import FP16_BUDGET
@@ -173,6 +174,8 @@ def autotune(
     if options.calibrator:
         raise UnsupportedError("auto takes INT8's ranges from the graph", use(precision="int8"))
     _require_runnable(target, gpu)
+    for folder in (CANDIDATES, CACHE):  # before minutes of compiling; another user may have made them
+        require_writable(output / folder, folder=True)
     finest = Precision.FP32 if target.runtime is EngineRuntime.CPU else Precision.FP16
     made: list[Built] = []
     unbuilt: list[Failure] = []

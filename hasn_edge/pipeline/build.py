@@ -29,7 +29,7 @@ from hasn_edge.errors import (
     omit,
     use,
 )
-from hasn_edge.files import output_error
+from hasn_edge.files import output_error, require_writable
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.optional import require
@@ -116,6 +116,8 @@ def build_one(
             omit("int8_method"),
         )
     target.require_gpu(gpu)
+    if options.max_drop is not None or options.finetune is not None:  # which keep there what they found
+        require_writable(cache or output / CACHE, folder=True)
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     low, high = target.shapes.min[0], target.shapes.max[0]

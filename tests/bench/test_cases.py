@@ -11,7 +11,7 @@ from hasn_edge.bench.cases import Backends, CaseMaker, find_backends, find_compa
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.cli import bench
 from hasn_edge.cli.cures import cure_text
-from hasn_edge.errors import BuildError, InputError, MissingDependencyError, UnsupportedError
+from hasn_edge.errors import BuildError, InputError, MissingDependencyError, OutputError, UnsupportedError
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
@@ -129,6 +129,12 @@ def test_a_board_without_pytorch_takes_the_engines_that_lie_there(tmp_path, monk
         "run: hasn-edge build --model BUNDLE --precision int8 --target tensorrt --size 64x48",
     ]
     assert [case.failure is None for case in made(AGX)] == [True, False, False], "of another GPU"
+
+
+def test_a_folder_for_engines_that_cannot_be_written_is_found_out_first(compare, tmp_path):
+    (tmp_path / "engines").write_text("in the way")
+    with pytest.raises(OutputError, match="engines"):
+        compare("jetson", engines="tensorrt")
 
 
 def test_the_compiled_network_stands_beside_the_eager_one(compare):

@@ -20,6 +20,7 @@ from hasn_edge.errors import (
     InputError,
     MissingDependencyError,
     OutOfMemoryError,
+    OutputError,
     UnsupportedError,
     VerificationError,
     say,
@@ -432,6 +433,14 @@ def test_a_gpu_that_the_target_is_not_for_is_named_with_the_target_that_is(monke
     assert refused(TURING, "rtx")[0] == "use target='rtx-turing'"
     assert refused(HOPPER, "rtx") == ["use precision='fp16'", "use precision='int8'", "build on the device"]
     assert "use target='tensorrt'" in refused(ADA, "orin-nano")
+
+
+def test_folders_that_cannot_be_written_are_found_out_before_anything_is_built(tmp_path):
+    """A build as root leaves folders of root's below a folder of the user's."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "candidates").write_text("in the way")
+    with pytest.raises(OutputError, match="candidates"):
+        autotune(auto("net", output=tmp_path), build=lambda *_, **rest: pytest.fail("it was built"))
 
 
 def test_pixels_are_timed_as_pixels():
