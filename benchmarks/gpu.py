@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                   # both networks, 320x180 and 640x360, 8 minutes at most
     python benchmarks/gpu.py --model hasn-x4-small --size 320x180 --seconds 3 --deadline 180
+    python benchmarks/gpu.py --deadline 7200   # on a Jetson, which compiles an engine for minutes
     python benchmarks/gpu.py --rehearse        # each call twice on the CPU; writes no result
 
 In this order, each step in a process of its own that builds what it needs: does an engine load; the golden
@@ -18,6 +19,7 @@ import datetime
 import json
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from gpu_isolate import LIMIT_S, run_steps
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +36,7 @@ from hasn_edge.bench.board import Board, find_board
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
+from hasn_edge.interrupt import HANG_UP
 from hasn_edge.optional import installed_version
 
 MODELS = ("hasn-x4", "hasn-x4-small")
@@ -123,6 +127,12 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 @click.option(
     "--deadline", default=DEADLINE_S, show_default=True, help="Seconds in all; what is left then is skipped."
 )
+@click.option(
+    "--limit",
+    type=float,
+    default=None,
+    help=f"Seconds for one step, builds included; {LIMIT_S:g}, on a Jetson the deadline alone.",
+)
 @click.option("--rehearse", is_flag=True, help="On the CPU, without a result file unless -o names one.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Result file.")
 def main(
@@ -131,6 +141,7 @@ def main(
     seconds: float,
     runs: int,
     deadline: float,
+    limit: float | None,
     rehearse: bool,
     output: Path | None,
 ) -> None:
@@ -140,14 +151,14 @@ def main(
         board = find_board("cpu" if rehearse else "cuda")
     except HasnEdgeError as exc:
         raise click.ClickException(f"{exc.message}; --rehearse goes through the steps on this CPU") from exc
-    from gpu_isolate import run_steps
-
     if find_spec("torch") is None:
         raise click.ClickException("every step needs PyTorch; install one, a build for the CPU will do")
     from gpu_steps import Setting, steps_of
 
     if rehearse:  # a CPU needs seconds for what takes a GPU milliseconds
         seconds, runs = 0.0, min(runs, 2)
+    if limit is None:
+        limit = LIMIT_S if board.jetson is None else deadline
     no_power = "rehearsal" if rehearse else _why_no_power(board)
     before = board.facts()
     with tempfile.TemporaryDirectory(prefix="hasn-edge-gpu-") as folder:
@@ -160,7 +171,7 @@ def main(
                 runs=runs,
                 folder=Path(folder),
             )
-            steps += steps_of(setting, _sizes(sizes), engine_runtimes(board))
+            steps += steps_of(setting, _sizes(sizes), engine_runtimes(board), limit_s=limit)
         last = ""
 
         def report(found: list[dict[str, Any]]) -> None:
@@ -221,4 +232,6 @@ def write(
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, *HANG_UP):  # so that the step under way is ended too
+        signal.signal(number, signal.default_int_handler)
     main()

@@ -28,7 +28,7 @@ Call = Callable[[], torch.Tensor]
 
 @dataclass(kw_only=True)
 class Case:
-    """One way to run one network at one size; ``error`` is why it did not."""
+    """One way to run one network at one size; ``error`` is why it did not, or what is wrong with it."""
 
     label: str
     precision: str
@@ -48,9 +48,14 @@ class Case:
         self.error = reason
         self.gpu = self.host = self.enqueue = self.output = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether there is an output, all of whose values are numbers."""
+        return self.output is not None and bool(np.isfinite(self.output).all())
+
     def difference(self, reference: Output | None) -> tuple[float, float] | None:
-        """Return the largest difference from ``reference`` and the PSNR of it in dB."""
-        if reference is None or self.output is None:
+        """Return the largest difference from ``reference`` and the PSNR of it in dB; of numbers alone."""
+        if reference is None or self.output is None or not self.finite:
             return None
         delta = np.abs(self.output.astype(np.float64) - reference)
         mean = float(np.mean(delta**2))
@@ -58,6 +63,10 @@ class Case:
 
     def to_dict(self, reference: Output | None) -> dict[str, Any]:
         """Return plain JSON values."""
+        error = self.error
+        if error is None and self.output is not None and not self.finite:
+            wrong = np.count_nonzero(~np.isfinite(self.output))
+            error = f"{wrong} of {self.output.size} values of its output are no numbers (NaN or infinity)"
         largest, psnr = self.difference(reference) or (None, None)
         return {
             "label": self.label,
@@ -68,7 +77,7 @@ class Case:
             "psnr_db": None if psnr is None or math.isinf(psnr) else psnr,
             "joules_per_frame": self.joules_per_frame,
             "session": self.facts,
-            "error": self.error,
+            "error": error,
             "refused": list(self.refused),
         }
 

@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.engine.worker import die_with_parent
 from hasn_edge.errors import HasnEdgeError
 
 WAITING, RUNNING, DONE, FAILED, SKIPPED = "waiting", "running", "done", "failed", "skipped"
+LIMIT_S = 120.0
+"""What a step may take where nothing else is asked for."""
 LEAST_S = 5.0
 """With less time than this left no step begins: starting Python and CUDA alone takes it."""
 WORDS = 4000
@@ -36,7 +39,7 @@ class Step:
     name: str
     work: Callable[[], dict[str, Any]]
     """Returns plain JSON values. It is pickled for the other process: a function of a module, not of main."""
-    limit_s: float = 120.0
+    limit_s: float = LIMIT_S
 
 
 def run_steps(
@@ -117,6 +120,7 @@ def words(exc: BaseException) -> str:
 
 def main(answer: Path) -> None:
     """Do the step of the standard input and write its result, or the reason, whole."""
+    die_with_parent()  # it would go on timing on the GPU, in a session that no Ctrl-C reaches
     try:
         text = json.dumps([pickle.load(sys.stdin.buffer)(), None], allow_nan=False)
     except HasnEdgeError as exc:

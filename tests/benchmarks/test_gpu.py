@@ -8,6 +8,8 @@ import json
 import math
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -114,6 +116,35 @@ class TestSteps:
             assert time.monotonic() < until, alive
             time.sleep(0.05)
 
+    @pytest.mark.slow
+    @pytest.mark.skipif(sys.platform != "linux", reason="the system's parent-death signal is Linux's")
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_one_ends_with_the_program_that_is_killed(self, isolate, tmp_path, number):
+        """It would go on timing on the GPU beside whatever is measured next."""
+        mark = tmp_path / "mark"
+        program = (
+            "import functools, signal, sys\n"
+            "from pathlib import Path\n"
+            f"sys.path[:0] = {[str(Path(isolate.__file__).parent), str(Path(__file__).parents[2])]!r}\n"
+            "import gpu_isolate\n"
+            "from tests.support import gpu_steps_fake\n"
+            "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+            f"work = functools.partial(gpu_steps_fake.stay, Path({str(mark)!r}))\n"
+            "gpu_isolate.run_alone(gpu_isolate.Step(name='stay', work=work), limit_s=60)\n"
+        )
+        parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while not (mark.exists() and mark.read_text()):
+            assert time.monotonic() < until
+            assert parent.poll() is None
+            time.sleep(0.02)
+        parent.send_signal(number)
+        parent.wait(10)
+        until = time.monotonic() + 10
+        while _text(Path("/proc", mark.read_text(), "cmdline")):
+            assert time.monotonic() < until, "the step lives on"
+            time.sleep(0.02)
+
     def test_the_deadline_ends_one_and_skips_the_rest(self, isolate, monkeypatch):
         now, limits = [0.0], []
 
@@ -130,6 +161,14 @@ class TestSteps:
         assert [entry["reason"] for entry in found[2:]] == [
             "out of time: it took longer than it may", "out of time", "out of time",
         ]  # fmt: skip
+
+    def test_the_limit_of_each_is_what_is_asked_for(self, steps, setting):
+        """A Jetson compiles one engine for minutes."""
+        for limit, every in (
+            (None, steps.steps_of(setting, [(16, 18)], [steps.TENSORRT])),
+            (900.0, steps.steps_of(setting, [(16, 18)], [steps.TENSORRT], limit_s=900.0)),
+        ):
+            assert {one.limit_s for one in every} == {limit or steps.LIMIT_S}
 
     def test_their_order(self, steps, gpu, setting):
         assert gpu._sizes(gpu.SIZES) == [(180, 320), (360, 640)]
@@ -165,6 +204,27 @@ def test_a_module_is_timed_and_its_output_kept(steps, bench, model, x):
     largest, psnr = case.difference(case.output + np.float32(0.01))
     assert largest == pytest.approx(0.01, rel=1e-3)
     assert psnr == pytest.approx(40, abs=1e-2)
+
+
+def test_an_output_that_is_no_number_is_the_reason_beside_the_times(steps, bench, setting, x):
+    """A plan in FP16 may overflow: that is the finding, and JSON has no NaN to lose the times by."""
+    size = (16, 18)
+
+    def overflows(tensor):
+        result = tensor.clone()
+        result[0, 0, 0, :2] = math.nan
+        result[0, 1, 0, 0] = math.inf
+        return result
+
+    for precision in ("fp32", "fp16"):  # the first is the reference of the others
+        case = steps.Case(label="PyTorch eager", precision=precision)
+        work = functools.partial(bench.module, case, overflows, torch.from_numpy(x))
+        (found,) = steps._whole([steps._run(setting, size, case, work)])["cases"]
+        text = json.dumps(found, allow_nan=False)
+        assert "3 of 864 values of its output are no numbers (NaN or infinity)" in text
+        assert (found["max_abs_difference"], found["psnr_db"]) == (None, None)
+        assert (found["gpu"]["samples"], found["host"]["samples"]) == (3, 3)
+    assert not list(setting.folder.glob("*.npy")), "it is no reference"
 
 
 @pytest.mark.slow
@@ -339,7 +399,9 @@ def test_the_result_is_written_after_each_step(gpu, steps, isolate, tmp_path, mo
 
     monkeypatch.setattr(isolate, "run_alone", alone)
     monkeypatch.setattr(
-        steps, "steps_of", lambda *args: [isolate.Step(name=name, work=dict) for name in ("a", "b", "c")]
+        steps,
+        "steps_of",
+        lambda *args, **rest: [isolate.Step(name=name, work=dict) for name in ("a", "b", "c")],
     )
     CliRunner().invoke(gpu.main, ["--rehearse", "--model", "hasn-x4-small", "-o", str(path)])
     assert seen == [["running", "waiting", "waiting"], ["done", "running", "waiting"]]

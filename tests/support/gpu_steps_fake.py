@@ -32,6 +32,11 @@ def hang(mark: Path):
     time.sleep(60)
 
 
+def stay(mark: Path):
+    mark.write_text(str(os.getpid()))
+    time.sleep(20)
+
+
 def not_json():
     return {"value": float("nan")}
 
