@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.engine.worker import die_with_parent
 from hasn_edge.errors import HasnEdgeError
+from hasn_edge.interrupt import die_with_parent
 
 WAITING, RUNNING, DONE, FAILED, SKIPPED = "waiting", "running", "done", "failed", "skipped"
 LIMIT_S = 120.0

@@ -93,6 +93,17 @@ def ignore() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+def die_with_parent(platform: str = sys.platform) -> None:
+    """Let the system kill this process when its parent dies, however it does; Linux only."""
+    if platform != "linux":  # Windows does not even know the name None
+        return
+    import ctypes  # which only such processes need
+
+    set_parent_death_signal = 1
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
 @contextmanager
 def catching(
     handle: Callable[[int], None], *, once: bool = False, signals: Collection[signal.Signals] = _SIGNALS

@@ -194,6 +194,7 @@ class Worker:
 
 def _serve(connection: Connection, case: Case) -> None:
     interrupt.ignore()  # the parent handles Ctrl-C and closes us
+    interrupt.die_with_parent()  # which, when it is killed, would leave minutes of load behind
     host = CaseHost(case.open, tile=case.tile)
     while True:
         try:

@@ -1,18 +1,16 @@
 """The child process that compiles: ``python -m hasn_edge.engine.worker FOLDER``.
 
-``--ask RUNTIME`` states what a TensorRT can do, ``--list RUNTIME PLAN N C H W`` the kernels of a plan.
-The compiler runs apart from the program that asks, because it can crash or be killed for memory. FOLDER holds
-the request and the graph; the plan is left there. Standard output carries one JSON object per line: messages,
-progress, and at last either ``done`` or ``failed``.
+``--ask RUNTIME`` states what a TensorRT can do, ``--list RUNTIME PLAN HOST_CODE N C H W`` the kernels of a
+plan, which holds code for the CPU where HOST_CODE is 1. The compiler runs apart from the program that asks,
+because it can crash or be killed for memory. FOLDER holds the request and the graph; the plan is left there.
+Standard output carries one JSON object per line: messages, progress, and at last either ``done`` or
+``failed``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
-import signal
 import sys
 import threading
 from dataclasses import asdict, replace
@@ -34,6 +32,7 @@ from hasn_edge.engine.worker_process import CALIBRATION, GRAPH, PLAN, TIMING, Bu
 from hasn_edge.errors import HasnEdgeError, UnsupportedError, error_to_values, say, use
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
+from hasn_edge.interrupt import die_with_parent
 
 INTEGRATED_SHARE = 4
 """On a Jetson a quarter of the free memory: compiler, weights and all other programs live in the same."""
@@ -214,15 +213,6 @@ def choose_workspace(
         return None, "the compiler's default"
     share = free_bytes // (INTEGRATED_SHARE if gpu.integrated else DISCRETE_SHARE)
     return max(share, _LEAST) >> 20 << 20, "free memory"
-
-
-def die_with_parent(platform: str = sys.platform) -> None:
-    """Let the system kill this process when its parent dies, however it does; Linux only."""
-    if platform != "linux":  # Windows does not even know the name None
-        return
-    set_parent_death_signal = 1
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _load(runtime: EngineRuntime, channel: Channel) -> tuple[ModuleType, Capabilities, GpuFacts | None]:

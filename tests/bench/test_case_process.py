@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hasn_edge.artifact import Artifact
+from hasn_edge.bench import case_process
 from hasn_edge.bench.case_process import Case, CaseHost, Worker
 from hasn_edge.errors import BuildError, CheckpointError
 from hasn_edge.runtime import open as opening
@@ -57,6 +58,21 @@ def test_killed_worker_is_a_message(tmp_path):
             match="case: stopped while asked to open: the system killed it, .*; bench a smaller size",
         ):
             worker.open((32, 32))
+
+
+def test_a_case_ends_with_a_benchmark_that_is_killed(monkeypatch):
+    """Before it computes anything, for minutes perhaps."""
+    done = []
+
+    class Gone:
+        def recv(self):
+            done.append("recv")
+            raise EOFError
+
+    for name in ("ignore", "die_with_parent"):
+        monkeypatch.setattr(case_process.interrupt, name, lambda name=name: done.append(name))
+    case_process._serve(Gone(), Case(label="x"))
+    assert done == ["ignore", "die_with_parent", "recv"]
 
 
 def test_times_of_pixels_are_of_pixels():

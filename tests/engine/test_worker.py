@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from hasn_edge.artifact import publish
-from hasn_edge.engine import worker
 from hasn_edge.engine.capabilities import ask_capabilities
 from hasn_edge.engine.compatibility import require_compatible
 from hasn_edge.engine.compile import BuiltEngine, engine_from_onnx
@@ -24,6 +23,7 @@ from hasn_edge.engine.worker import choose_workspace
 from hasn_edge.engine.worker_process import CalibratorInput
 from hasn_edge.errors import ArtifactError, BuildError, ShapeError, UnsupportedError
 from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.interrupt import die_with_parent
 from hasn_edge.progress import Step
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.compiling import MakeOnnx
@@ -318,7 +318,7 @@ def test_a_child_dies_with_a_parent_that_is_killed(install: Install) -> None:
 def test_the_compilers_process_starts_on_windows_too() -> None:
     """That knows neither the call nor the library it is in; here both would do something."""
     get_parent_death_signal, found = 2, ctypes.c_int()
-    worker.die_with_parent("win32")
+    die_with_parent("win32")
     assert ctypes.CDLL(None).prctl(get_parent_death_signal, ctypes.byref(found)) == 0
     assert found.value == 0
 
