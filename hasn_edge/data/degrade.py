@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from hasn_edge.config import Fraction, NotNegative
+from hasn_edge.config import Fraction
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.errors import ConfigError, InputError, say
 from hasn_edge.images.arrays import Float32, UInt8
@@ -33,6 +33,9 @@ _SUBSAMPLED = 0.75
 """Share of JPEGs whose colour has half the resolution (4:2:0), as cameras and browsers write it."""
 
 Quality = Annotated[int, Meta(ge=1, le=100)]
+Levels = Annotated[float, Meta(ge=0, le=255)]
+Sigma = Annotated[float, Meta(ge=0, le=20)]
+"""More is no lens, and takes the longer the more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +44,11 @@ class Degradation:
 
     share: Fraction = 0.0
     """Probability of each of the three steps, independent of the others; 0 leaves LR as it is."""
-    blur: tuple[NotNegative, NotNegative] = (0.0, 1.0)
+    blur: tuple[Sigma, Sigma] = (0.0, 1.0)
     """Standard deviation of a Gaussian in LR pixels."""
-    read_noise: tuple[NotNegative, NotNegative] = (0.0, 4.0)
+    read_noise: tuple[Levels, Levels] = (0.0, 4.0)
     """Standard deviation of the noise that does not depend on brightness, in levels of 255."""
-    shot_noise: tuple[NotNegative, NotNegative] = (0.0, 10.0)
+    shot_noise: tuple[Levels, Levels] = (0.0, 10.0)
     """Standard deviation at full brightness of the noise whose variance grows with brightness, in levels."""
     gray_noise: Fraction = 0.4
     """Share of images whose noise is the same in all three colours."""

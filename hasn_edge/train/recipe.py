@@ -20,6 +20,14 @@ from hasn_edge.data.shards import Shards
 from hasn_edge.errors import ConfigError
 from hasn_edge.spec import ModelSpec
 
+# Beyond these, PyTorch's and NumPy's own limits end a run with theirs.
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Steps = Annotated[int, Meta(ge=1, le=999_999_999)]
+"""What nine digits of a state's name hold."""
+Below1 = Annotated[float, Meta(ge=0, lt=1)]
+UpTo1 = Annotated[float, Meta(gt=0, le=1)]
+UpTo100 = Annotated[float, Meta(gt=0, le=100)]
+
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -64,7 +72,7 @@ class Phase:
     """Fraction of all iterations at which the phase ends; the last phase ends at 1."""
     patch: Count = 192
     """Side of the HR patch in pixels, a multiple of the scale."""
-    batch_size: Count = 128
+    batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
     """Patches in one optimizer step, over all processes and accumulation steps together."""
 
 
@@ -72,27 +80,27 @@ class Phase:
 class OptimizerConfig:
     """Adam, Muon beside it where a recipe asks for it, and the learning rate of both."""
 
-    lr: Positive = 2e-4
+    lr: UpTo100 = 2e-4
     """Peak learning rate."""
     muon: bool = False
     """Step the 1x1 convolutions of the blocks with Muon (Jordan et al. 2024, ``torch.optim.Muon``) instead of
     Adam: its momentum, made orthogonal, and scaled so that ``lr`` means what it means to Adam."""
-    cab: Positive = 1.0
+    cab: UpTo100 = 1.0
     """Factor of the rate for the 3x3 convolutions of CAB. They read features that are not normalised, and
     what those have in common adds up over 468 weights: at the full rate a few steps push their GELUs into
     silence (``benchmarks/results/training_init.md``)."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    betas: tuple[Below1, Below1] = (0.9, 0.99)
     """Adam's decay of the first and second moment."""
-    weight_decay: NotNegative = 0.0
+    weight_decay: Annotated[float, Meta(ge=0, le=100)] = 0.0
     """L2 penalty as Adam has it, added to the gradient; what Muon steps has none."""
     schedule: Schedule = Schedule.STEPS
     """How the rate moves after the warm-up: ``"constant"``, ``"steps"``, ``"cosine"`` or ``"wsd"`` (constant,
     then a decay at the end, which a branch may also begin earlier)."""
     warmup: Annotated[int, Meta(ge=0)] = 0
     """Iterations of linear warm-up."""
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Annotated[int, Meta(ge=0)], ...] = ()
     """Iterations at which the learning rate is multiplied by ``gamma`` (``steps`` only)."""
-    gamma: Positive = 0.5
+    gamma: UpTo1 = 0.5
     """Factor at each milestone."""
     decay: Fraction = 0.1
     """Fraction of all iterations, the last ones, over which ``wsd`` decays."""
@@ -159,10 +167,10 @@ class InitConfig:
 
     kind: InitKind = InitKind.DEFAULT
     """``"default"`` (PyTorch's), ``"variance"`` or ``"delta"``; see ``train/init.py``."""
-    gate_bias: float = 0.0
+    gate_bias: Annotated[float, Meta(ge=-100, le=100)] = 0.0
     """Bias in front of the sigmoid of channel attention: 2 starts the gates at 0.88 instead of 0.5.
     Not used by ``default``."""
-    body: Positive = 0.25
+    body: UpTo100 = 0.25
     """Root mean square of what the body adds to the stem at first. The larger, the sooner training finds that
     silencing the body is the quickest way to be rid of its noise. Not used by ``default``."""
     least_squares: bool = False
@@ -191,15 +199,15 @@ class QuantizeConfig:
 class Recipe:
     """One training run. Everything here decides the result; where files lie and on which device does not."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     """Name that messages and the checkpoint's provenance use."""
     about: str = ""
     """What the recipe is for, in a sentence."""
     model: ModelSpec = field(default_factory=ModelSpec)
     """The network; the published one unless said otherwise."""
-    iterations: Count = 500_000
+    iterations: Steps = 500_000
     """Optimizer steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the starting weights, the order of patches and their flips."""
     phases: tuple[Phase, ...] = (Phase(),)
     """Patch and batch sizes over the run, in order."""
@@ -234,10 +242,17 @@ class Recipe:
     keep: Count = 3
     """Full states that are kept; those asked for with ``keep_at`` stay besides, and the one that a ``wsd``
     decay began with."""
-    keep_at: tuple[int, ...] = ()
+    keep_at: tuple[Count, ...] = ()
     """Iterations whose state is never deleted: the start of a later stage."""
 
     def __post_init__(self) -> None:
+        self._check_phases()
+        self._check_start()
+        if self.ema == 1 and not self.ema_warmup:
+            raise ConfigError(
+                "ema is 1, and the averaged weights would stay those of the start; expected less than 1, or "
+                "ema_warmup"
+            )
         if self.optimizer.muon and self.autocast is Autocast.FP16:
             raise ConfigError(
                 'optimizer.muon with autocast "fp16": gradients that overflow would be skipped by one of two '
@@ -248,6 +263,16 @@ class Recipe:
                 "augmentation.negative and augmentation.blend cannot be combined with degradation: the noise "
                 "would not be that of a sensor; set both to 0, or set degradation.share to 0"
             )
+        if not (self.loss.l1 or self.loss.mse or self.loss.kl or self.loss.fft):
+            raise ConfigError("loss: every term has weight 0; give at least one a positive weight")
+        if self.quantize.recipe and self.autocast is not Autocast.FP32:
+            raise ConfigError(
+                f'autocast is "{self.autocast.value}", and rounding to INT8 (quantize.recipe) needs "fp32"'
+            )
+        if self.optimizer.milestones != tuple(sorted(self.optimizer.milestones)):
+            raise ConfigError("optimizer.milestones must rise")
+
+    def _check_phases(self) -> None:
         bounds = [phase.until for phase in self.phases]
         if not bounds or bounds[-1] != 1.0 or bounds != sorted(set(bounds)):
             raise ConfigError(f"phases.until is {bounds}; expected rising fractions that end with 1.0")
@@ -265,14 +290,18 @@ class Recipe:
                 raise ConfigError(
                     f"phases.batch_size {phase.batch_size} is not a multiple of accumulate {self.accumulate}"
                 )
-        if not (self.loss.l1 or self.loss.mse or self.loss.kl or self.loss.fft):
-            raise ConfigError("loss: every term has weight 0; give at least one a positive weight")
-        if self.quantize.recipe and self.autocast is not Autocast.FP32:
+
+    def _check_start(self) -> None:
+        if self.model.channels != 3:
             raise ConfigError(
-                f'autocast is "{self.autocast.value}", and rounding to INT8 (quantize.recipe) needs "fp32"'
+                f"model.channels is {self.model.channels}; expected 3: training images are RGB, and gray is "
+                "upscaled as RGB"
             )
-        if self.optimizer.milestones != tuple(sorted(self.optimizer.milestones)):
-            raise ConfigError("optimizer.milestones must rise")
+        if self.init.least_squares and (side := self.phase(0).patch // self.model.scale) < 5:
+            raise ConfigError(
+                f"init.least_squares fits 5x5 filters to LR patches of {side} pixels; expected a first phase "
+                f"with a patch of {5 * self.model.scale} or more"
+            )
         if self.init.least_squares and self.model.features < 9 * self.model.channels:
             raise ConfigError(
                 f"init.least_squares needs model.features of {9 * self.model.channels} or more, one for each "

@@ -75,6 +75,32 @@ def test_overrides_win_and_are_checked():
         load_recipe("hasn-x4-stage1", ["lr=1"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("seed=-1", "an integer >= 0"),  # NumPy's Philox
+        ("seed=9223372036854775808", "an integer <= 9223372036854775807"),  # PyTorch's generator
+        ("optimizer.betas=[0.9, 1.0]", "a number < 1.0"),  # Adam
+        ("optimizer.lr=1e300", "a number <= 100.0"),  # no float32
+        ("optimizer.gamma=1e200", "a number <= 1.0"),
+        ("optimizer.weight_decay=1e300", "a number <= 100.0"),
+        ("init.gate_bias=1e39", "a number <= 100.0"),
+        ("degradation.blur=[0, 1000000]", "a number <= 20.0"),  # a filter of 8,000,001 pixels a side
+        ("iterations=1000000000", "an integer <= 999999999"),  # ten digits, which no state's name has
+        ("phases.0.batch_size=100000000000000000000", "an integer <= 1000000"),
+        ("keep_at=[-1]", "an integer >= 1"),
+        ("name=", "length >= 1"),
+        ("ema=1", "expected less than 1, or ema_warmup"),
+        ("model.channels=1", "expected 3: training images are RGB"),
+    ],
+)
+def test_values_that_no_run_could_use_are_refused(setting, expected):
+    with pytest.raises(ConfigError) as error:
+        load_recipe("hasn-x4-stage1", [setting])
+    assert expected in str(error.value)
+    assert setting.partition("=")[0].replace(".0.", "[0].") in str(error.value)
+
+
 def test_a_name_that_does_not_exist_lists_those_that_do():
     with pytest.raises(ConfigError, match=r"hasn-x4-smal'.*hasn-x4-stage1"):
         load_recipe("hasn-x4-smal")
@@ -99,6 +125,14 @@ def test_a_name_that_does_not_exist_lists_those_that_do():
         (
             {"model": ModelSpec(features=16), "init": InitConfig(kind=InitKind.DELTA, least_squares=True)},
             "needs model.features of 27 or more.*it is 16",
+        ),
+        (
+            {
+                "model": ModelSpec(esa=False),
+                "phases": (Phase(patch=16),),
+                "init": InitConfig(kind=InitKind.DELTA, least_squares=True),
+            },
+            "fits 5x5 filters to LR patches of 4 pixels",
         ),
     ],
 )
