@@ -231,7 +231,13 @@ def write(
     return output
 
 
+def end_by_signals() -> None:
+    """Let SIGTERM and a lost connection end the step under way too, unless they are ignored (nohup)."""
+    for number in (signal.SIGTERM, *HANG_UP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, *HANG_UP):  # so that the step under way is ended too
-        signal.signal(number, signal.default_int_handler)
+    end_by_signals()
     main()

@@ -108,14 +108,14 @@ def die_with_parent(platform: str = sys.platform) -> None:
 def catching(
     handle: Callable[[int], None], *, once: bool = False, signals: Collection[signal.Signals] = _SIGNALS
 ) -> Iterator[Collection[int]]:
-    """Give SIGINT and SIGTERM to a function meanwhile; yield the numbers of those that it receives.
+    """Give signals to a function meanwhile; yield the numbers of those that it receives.
 
     What is ignored stays ignored, and in any but the main thread nothing changes: yields nothing then.
 
     Args:
         handle: Receives the signal's number, in the main thread, between two steps of Python's.
         once: Let the second one of each kind do what it did before.
-        signals: Others than these two.
+        signals: Which; SIGINT and SIGTERM by default.
     """
 
     def receive(number: int, frame: FrameType | None) -> None:

@@ -24,18 +24,19 @@ from hasn_edge.errors import (
     call,
     use,
 )
-from hasn_edge.files import distinct_names, require_writable
+from hasn_edge.files import distinct_names
 from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
 from hasn_edge.model.complexity import PAPER_SIZE
 from hasn_edge.model.zoo import bundled_onnx, is_foreign_network
 from hasn_edge.optional import installed_version, require
 from hasn_edge.pipeline.api import export
-from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION
+from hasn_edge.pipeline.autotune import CANDIDATES, OF_ONE_PRECISION, require_engine_folders
 from hasn_edge.pipeline.build import Built, build_one
 from hasn_edge.pipeline.context import CACHE, BuildOptions
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.choice import source_of
 from hasn_edge.runtime.open import GraphBackend
+from hasn_edge.runtime.tensorrt.open_engine import tensorrt_version
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 
@@ -159,14 +160,14 @@ class CaseMaker:
 
         Raises:
             OutputError: engines cannot be written where they are kept.
-        HasnEdgeError: nothing could be built, with the reason of the first.
+            HasnEdgeError: nothing could be built, with the reason of the first.
         """
         found: list[Case] = []
         if self.options.model is not None:
             make = self._cpu_cases if self.board.kind == "cpu" else self._device_cases
             found += make(self.options.model, self._precisions)
             failures = [case.failure for case in found if case.failure is not None]
-            built = [case for case in found if case.model is None]  # the others are the network itself
+            built = [case for case in found[1:] if case.model is None]  # the others are the network itself
             if failures and len(failures) == len(built):
                 raise failures[0]
         names = distinct_names([artifact.path for artifact in artifacts])
@@ -241,8 +242,7 @@ class CaseMaker:
     def _device_cases(self, model: str, precisions: Sequence[Precision]) -> list[Case]:
         """The reference, then for each precision the engine, TorchScript and ONNX Runtime where they run."""
         if self.backends.engines is not None:
-            for kept in (CANDIDATES, CACHE):  # before minutes of compiling; another user may have made them
-                require_writable(self.engines / kept, folder=True)
+            require_engine_folders(self.engines)
         gpu = self.backends.torch_gpu and not is_graph(model)
         found = [self._reference(model, gpu=gpu), *self._compiled_case(model, gpu=gpu)]
         for precision in precisions:
@@ -287,31 +287,39 @@ class CaseMaker:
         except (*OF_ONE_PRECISION, MissingDependencyError) as exc:
             failure: HasnEdgeError = exc
             if isinstance(exc, MissingDependencyError):
-                if not engines:
+                if self.board.kind == "cpu":
                     raise
                 # A board without PyTorch runs what was built there from the graphs of another machine.
-                if found := self._known_engine(model, precision, target):
+                if engines and (found := self._known_engine(model, precision, target)):
                     return found
-                failure = UnsupportedError(
-                    f"{exc.needed_for} needs the Python package {exc.module!r}, which is not installed, and "
-                    f"no engine of this model, size and GPU is in {self.engines}",
-                    use(artifacts="FILE.engine"),
-                    call("build", model="BUNDLE", precision=precision.value, target=target, size=size),
-                )
+                if engines:
+                    failure = UnsupportedError(
+                        f"{exc.needed_for} needs the Python package {exc.module!r}, which is not installed, "
+                        f"and no engine of this model, size and GPU is in {self.engines}",
+                        use(artifacts="FILE.engine"),
+                        call("build", model="BUNDLE", precision=precision.value, target=target, size=size),
+                    )
             label = f"{_NAMES[Kind.ENGINE if engines else Kind.ONNX]} {precision.value}"
             device = None if self.board.kind == "cpu" else "cuda"
             return [Case(label=label, precision=precision.value, device=device, failure=failure, timed=False)]
 
     def _known_engine(self, model: str, precision: Precision, target: str) -> list[Artifact]:
-        """Return an engine that lies here and its graph, of the same weights, size and kind of GPU."""
-        wanted = (source_of(model), precision, self.size, False, load_target(target).runtime.value)
+        """Return an engine that lies here and its graph, of these weights, size, recipe and GPU."""
+        runtime = load_target(target).runtime
+        wanted = (source_of(model), precision, self.size, False, runtime.value)
+        version = tensorrt_version(runtime)
         for folder in (self.engines, self.engines / CANDIDATES):
             for path in sorted(folder.glob(f"*{Kind.ENGINE.suffix}")):
                 with suppress(HasnEdgeError):
                     one = read_sidecar(path)
                     if wanted != (one.source, one.precision, one.size, one.pixels, one.engine.runtime):
                         continue
-                    require_compatible(one, gpu=self.board.gpu, runtime_version=None)
+                    if (
+                        one.engine.asked is not None
+                        and one.engine.asked.recipe != Path(self.options.recipe).name
+                    ):
+                        continue
+                    require_compatible(one, gpu=self.board.gpu, runtime_version=version)
                     graph = graph_of(one)
                     return [*([] if graph is None else [load_artifact(graph)]), load_artifact(path)]
         return []

@@ -128,7 +128,8 @@ from hasn_edge.progress import Step
 @click.option(
     "--skip-existing",
     is_flag=True,
-    help="Leave results alone that are there already, and go on with the rest.  [default: replace them]",
+    help="Leave results alone that are there already, unless files of one name make it unclear whose they "
+    "are, and go on with the rest.  [default: replace them]",
 )
 @source_model_option
 @artifact_option

@@ -241,20 +241,17 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
             Numbered ones do not say whose they are: those of files of one name are made again.
     """
     same = Counter((target.parent, file.name.lower()) for file, target in work)
-    there = [
-        target
-        for file, target in work
-        if target.exists() and target != PIPE and not (skip and same[target.parent, file.name.lower()] > 1)
-    ]
-    if not there:
-        return work
-    what = "1 result is" if len(there) == 1 else f"{len(there)} of {len(work)} results are"
-    if skip:
-        note(f"{what} there already and stay as they are")
-        return [(file, target) for file, target in work if target not in there]
-    names = ", ".join(map(str, there[:_NAMED])) + (", ..." if len(there) > _NAMED else "")
-    note(f"{what} there already and will be replaced: {names}; --skip-existing leaves them")
-    return work
+    there = [(file, target) for file, target in work if target.exists() and target != PIPE]
+    kept = [each for each in there if skip and same[each[1].parent, each[0].name.lower()] == 1]
+    made = [target for file, target in there if (file, target) not in kept]
+    for count, what in ((len(kept), "stay as they are"), (len(made), "will be replaced")):
+        if count:
+            begin = "1 result is" if count == 1 else f"{count} of {len(work)} results are"
+            names = ", ".join(map(str, made[:_NAMED])) + (", ..." if len(made) > _NAMED else "")
+            why = "whose they are is not known" if skip else "--skip-existing leaves them"
+            more = "" if what.startswith("stay") else f": {names}; {why}"
+            note(f"{begin} there already and {what}{more}")
+    return [each for each in work if each not in kept]
 
 
 def say_result(file: Path, target: Path, label: str, *, several: bool) -> None:

@@ -126,8 +126,7 @@ def _batch(details: EngineDetails) -> int | None:
     """Return the argument for how many images an engine takes, where it is not its target's own."""
     largest = details.batch[1]
     with suppress(HasnEdgeError):
-        if load_target(details.target).shapes.max[0] == largest:
-            return None
+        return None if load_target(details.target).shapes.max[0] == largest else largest
     return largest if largest > 1 else None
 
 

@@ -174,8 +174,7 @@ def autotune(
     if options.calibrator:
         raise UnsupportedError("auto takes INT8's ranges from the graph", use(precision="int8"))
     _require_runnable(target, gpu)
-    for folder in (CANDIDATES, CACHE):  # before minutes of compiling; another user may have made them
-        require_writable(output / folder, folder=True)
+    require_engine_folders(output)
     finest = Precision.FP32 if target.runtime is EngineRuntime.CPU else Precision.FP16
     made: list[Built] = []
     unbuilt: list[Failure] = []
@@ -417,11 +416,25 @@ def choose_within(
     )
 
 
+def require_engine_folders(output: Path) -> None:
+    """Refuse folders for candidates that cannot be written before minutes of compiling.
+
+    Raises:
+        OutputError: one cannot be; another user may have made it.
+    """
+    for folder in (CANDIDATES, CACHE):
+        require_writable(output / folder, folder=True)
+
+
 def _moved(candidates: Sequence[Candidate]) -> list[str]:
     """Return what each engine moves, where its compiler stated that: the reason of most differences."""
     engines = [(c.called, c.artifact.details) for c in candidates]
     kernels = [(name, one.kernels) for name, one in engines if isinstance(one, EngineDetails) and one.kernels]
-    return [f"{name} moves {megabytes(one.moved_bytes)}" for name, one in kernels if one.moved_bytes]
+    return [
+        f"{name} moves {megabytes(one.moved_bytes)}" + (f" for {one.images} images" if one.images > 1 else "")
+        for name, one in kernels
+        if one.moved_bytes
+    ]
 
 
 def _noise_frame(session: Session, shape: tuple[int, int, int, int]) -> Any:

@@ -214,9 +214,9 @@ def describe(placement: Placement) -> tuple[str, ...]:
     if nearest is not None:
         mean, worst = (f"{limit:.4f}" for limit in placement.limits)
         notes.append(
-            f"search: {nearest.gain:.1%} {placement.saving.words} would lose {nearest.loss.mean:.4f} dB, "
-            f"where {mean} are spent at most, and {nearest.loss.worst:.4f} on one image "
-            f"({nearest.loss.worst_image}), where {worst} are"
+            f"search: {nearest.gain:.1%} {placement.saving.words} would lose {nearest.loss.mean:.4f} dB "
+            f"on average (limit {mean}) and {nearest.loss.worst:.4f} on one image, "
+            f"{nearest.loss.worst_image} (limit {worst})"
         )
     if placement.confirmed:
         notes.append(f"search: {placement.confirmed}")

@@ -217,9 +217,7 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
                 call("train", branch=str(folder), output="DIR"),
             )
     # The last step speaks for all: a schedule that depends on the end departs from another's and stays apart.
-    elif (
-        done and len({each.optimizer.learning_rate(done - 1, each.iterations) for each in (recipe, plan)}) > 1
-    ):
+    elif done and recipe.learning_rate(done - 1) != plan.learning_rate(done - 1):
         raise ConfigError(
             f"{folder}: {done} iterations are done on a {recipe.optimizer.schedule.value} that ends at "
             f"{recipe.iterations}; with its end at {iterations} their rates would have been others, and the "

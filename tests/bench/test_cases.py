@@ -108,11 +108,11 @@ def test_a_board_without_pytorch_takes_the_engines_that_lie_there(tmp_path, monk
             precision=Precision(precision), source="0" * 64, details=details_of(Kind.ENGINE, **facts),
         )  # fmt: skip
 
-    def made(gpu, model="hasn-x4"):
+    def made(gpu, model="hasn-x4", onnxruntime_gpu=False):
         return CaseMaker(
             options=BenchOptions(model=model, precisions=("fp16", "int8"), threads=1),
             board=Board(kind="jetson", title="x", gpu=gpu),
-            backends=Backends(engines="tensorrt"),
+            backends=Backends(engines="tensorrt", onnxruntime_gpu=onnxruntime_gpu),
             size=(48, 64),
             folder=tmp_path,
             engines=tmp_path,
@@ -128,7 +128,9 @@ def test_a_board_without_pytorch_takes_the_engines_that_lie_there(tmp_path, monk
         "use --artifact FILE.engine",
         "run: hasn-edge build --model BUNDLE --precision int8 --target tensorrt --size 64x48",
     ]
-    assert [case.failure is None for case in made(AGX)] == [True, False, False], "of another GPU"
+    with pytest.raises(UnsupportedError, match="no engine of this model, size and GPU"):
+        made(AGX)  # both engines are of another GPU: nothing but the reference would run
+    assert [case.failure is None for case in made(NANO, onnxruntime_gpu=True)] == [True, True, False, False]
 
 
 def test_a_folder_for_engines_that_cannot_be_written_is_found_out_first(compare, tmp_path):

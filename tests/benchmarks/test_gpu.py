@@ -128,7 +128,10 @@ class TestSteps:
             f"sys.path[:0] = {[str(Path(isolate.__file__).parent), str(Path(__file__).parents[2])]!r}\n"
             "import gpu_isolate\n"
             "from tests.support import gpu_steps_fake\n"
-            "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+            "import gpu\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "gpu.end_by_signals()\n"
+            "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
             f"work = functools.partial(gpu_steps_fake.stay, Path({str(mark)!r}))\n"
             "gpu_isolate.run_alone(gpu_isolate.Step(name='stay', work=work), limit_s=60)\n"
         )

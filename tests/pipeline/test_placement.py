@@ -210,8 +210,8 @@ def test_a_search_says_which_image_kept_it_from_more():
     notes = describe(found)
     assert "(worst: drawn page-3 -0.0500); 3 placements measured" in notes[0]
     assert notes[1] == (
-        "search: 75.0% of the MACs in INT8 would lose 0.0200 dB, where 0.0400 are spent at most, and "
-        "0.2000 on one image (drawn page-3), where 0.2000 are"
+        "search: 75.0% of the MACs in INT8 would lose 0.0200 dB on average (limit 0.0400) and "
+        "0.2000 on one image, drawn page-3 (limit 0.2000)"
     )
     assert "would lose" not in " ".join(describe(replace(found, points=(chosen,))))
     assert draw_curve(found).startswith(b"\x89PNG")

@@ -56,7 +56,7 @@ def open_engine(
     if gpu is None:
         raise no_gpu(artifact, header, index)
     find_module(header.runtime, needed_for="Running an engine")
-    require_compatible(artifact, gpu=gpu, runtime_version=_installed_version(header.runtime))
+    require_compatible(artifact, gpu=gpu, runtime_version=tensorrt_version(header.runtime))
     _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
     require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
     # Nothing that the build looks at has changed: only one that compiles anyway would not return this file.
@@ -78,7 +78,7 @@ def open_engine(
     return session
 
 
-def _installed_version(runtime: EngineRuntime) -> str | None:
+def tensorrt_version(runtime: EngineRuntime) -> str | None:
     """Return TensorRT's version as its package states it, without importing it."""
     versions = (installed_version(name) for name in _DISTRIBUTIONS[runtime])
     return next((version for version in versions if version is not None), None)
