@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,19 @@ def image(height: int, width: int, seed: int) -> np.ndarray:
     return imresize(coarse, size=(height, width))
 
 
-@pytest.fixture(autouse=True, scope="module")  # runs that a module shares must have it too
-def _one_thread():
+@contextmanager
+def one_thread():
+    """Runs are bit-identical with the same number of threads only."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")  # runs that a module shares must have it too
+def _one_thread():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -88,5 +96,6 @@ def finished(recipe, shards, eval_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     steps = []
     run = begin_run(recipe, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
-    train_run(folder, run, DistributedContext(device=torch.device("cpu")), progress=steps.append)
+    with one_thread():  # this fixture may be made before that of the module
+        train_run(folder, run, DistributedContext(device=torch.device("cpu")), progress=steps.append)
     return folder, steps
