@@ -197,18 +197,11 @@ def command(
     wanted = ResultSize(outscale=outscale, size=size)
     check_pipes(inputs, output)
     files, folders = find_files(inputs, output, recursive=recursive)
-    videos_alone = {
-        "codec": "codec",
-        "quality": "quality",
-        "audio": "audio",
-        "start_s": "start",
-        "end_s": "end",
-    }
-    for kind, flags, there in (
-        ("videos", videos_alone, any(map(is_video, files))),
-        ("images", {"suffix": "format"}, not all(map(is_video, files))),
+    for kind, names, there in (
+        ("videos", ("codec", "quality", "audio", "start_s", "end_s"), any(map(is_video, files))),
+        ("images", ("suffix",), not all(map(is_video, files))),
     ):
-        given = [f"--{name}" for parameter, name in flags.items() if is_given(context, parameter)]
+        given = [p.opts[0] for p in context.command.params if p.name in names and is_given(context, p.name)]
         if given and not there:
             raise click.UsageError(f"{given[0]} is for {kind}, and none is among the files")
     check_output(files, output, suffix)

@@ -244,13 +244,16 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
     there = [(file, target) for file, target in work if target.exists() and target != PIPE]
     kept = [each for each in there if skip and same[each[1].parent, each[0].name.lower()] == 1]
     made = [target for file, target in there if (file, target) not in kept]
-    for count, what in ((len(kept), "stay as they are"), (len(made), "will be replaced")):
-        if count:
-            begin = "1 result is" if count == 1 else f"{count} of {len(work)} results are"
-            names = ", ".join(map(str, made[:_NAMED])) + (", ..." if len(made) > _NAMED else "")
-            why = "whose they are is not known" if skip else "--skip-existing leaves them"
-            more = "" if what.startswith("stay") else f": {names}; {why}"
-            note(f"{begin} there already and {what}{more}")
+
+    def begin(count: int) -> str:
+        return ("1 result is" if count == 1 else f"{count} of {len(work)} results are") + " there already and"
+
+    if kept:
+        note(f"{begin(len(kept))} stay as they are")
+    if made:
+        names = ", ".join(map(str, made[:_NAMED])) + (", ..." if len(made) > _NAMED else "")
+        why = "whose they are is not known" if skip else "--skip-existing leaves them"
+        note(f"{begin(len(made))} will be replaced: {names}; {why}")
     return [each for each in work if each not in kept]
 
 
