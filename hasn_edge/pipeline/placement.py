@@ -234,7 +234,9 @@ def recipe_name(name: str) -> str:
 
 
 def write_placement(placement: Placement, folder: Path, name: str) -> tuple[Path, ...]:
-    """Write the recipe that reproduces a placement without searching, and where matplotlib is the curve.
+    """Write the recipe that reproduces a placement, a page of what was measured, and the curve.
+
+    The curve, alone and in the page, needs matplotlib.
 
     Args:
         placement: What was found.
@@ -246,12 +248,15 @@ def write_placement(placement: Placement, folder: Path, name: str) -> tuple[Path
     text = "\n".join([*lines, "inherit = false", dump_config(placement.recipe, comments=False)])
     with writing(recipe) as path:
         path.write_text(text, encoding="utf-8")
+    page, title = recipe.with_suffix(".html"), f"INT8 of {name}: what was chosen, and each group alone"
+    with writing(page) as path:
+        path.write_text(sensitivity_page(placement.groups, title, placement.saving, placement), "utf-8")
     if installed_version("matplotlib") is None:
-        return (recipe,)
+        return recipe, page
     curve = recipe.with_suffix(".png")
     with writing(curve) as path:
         path.write_bytes(draw_curve(placement))
-    return recipe, curve
+    return recipe, page, curve
 
 
 def draw_curve(placement: Placement) -> bytes:
@@ -304,10 +309,11 @@ def sensitivity_page(
     first, *rows = sensitivity_rows(groups, saving)
     cells = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
     curve = ""
-    if placement is not None and installed_version("matplotlib") is not None:
-        data = base64.b64encode(draw_curve(placement)).decode()
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in describe(placement))
-        curve = f'{notes}<img alt="dB lost over what INT8 saves" src="data:image/png;base64,{data}">'
+    if placement is not None:
+        curve = "".join(f"<p>{html.escape(note)}</p>" for note in describe(placement))
+        if installed_version("matplotlib") is not None:
+            data = base64.b64encode(draw_curve(placement)).decode()
+            curve += f'<img alt="dB lost over what INT8 saves" src="data:image/png;base64,{data}">'
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from hasn_edge.pipeline.placement import (
     sensitivity_page,
     sensitivity_rows,
     spend_less,
+    write_placement,
 )
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import ignore
@@ -195,7 +197,7 @@ def test_the_costliest_group_comes_first():
     assert "&lt;b&gt;" in sensitivity_page(groups, "title")
 
 
-def test_a_search_says_which_image_kept_it_from_more():
+def test_a_search_says_which_image_kept_it_from_more(tmp_path):
     def point(names: tuple[str, ...], gain: float, mean: float, worst: float) -> Measurement:
         parts = (PartLoss("shipped", mean, mean, "cat"), PartLoss("drawn", mean / 2, worst, "page-3"))
         return Measurement(groups=names, gain=gain, loss=Loss(parts=parts))
@@ -215,6 +217,12 @@ def test_a_search_says_which_image_kept_it_from_more():
     )
     assert "would lose" not in " ".join(describe(replace(found, points=(chosen,))))
     assert draw_curve(found).startswith(b"\x89PNG")
+    files = write_placement(found, tmp_path, "net")
+    assert [path.suffix for path in files] == [".toml", ".html", ".png"]
+    page = files[1].read_text(encoding="utf-8")
+    assert notes[1] in page
+    assert base64.b64encode(files[2].read_bytes()[:300]).decode() in page
+    assert page.count("<tr>") == 4
 
 
 @pytest.mark.slow
