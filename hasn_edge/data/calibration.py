@@ -89,13 +89,15 @@ class CalibrationData:
 
     def describe(self) -> tuple[str, ...]:
         """Return what ranges are measured on, and what is doubtful about it, a sentence each."""
-        count = f"{len(self.patches)} patches" + (f" of {len(self.sizes)} images" if self.sizes else "")
+        count = f"{len(self.patches)} patch" + ("es" if len(self.patches) != 1 else "")
+        if self.sizes:
+            count += f" of {len(self.sizes)} image" + ("s" if len(self.sizes) != 1 else "")
         notes = [f"calibration: {count}, {self.source}"]
         if self.skipped:
             notes.append(f"calibration: {len(self.skipped)} images left out, the first: {self.skipped[0]}")
         if len(self.patches) < FEW_PATCHES or 0 < len(self.sizes) < FEW_IMAGES:
             notes.append(
-                f"warning: {count} are few to measure ranges on, which then depend on what these images "
+                f"warning: {count}: few to measure ranges on, which then depend on what these images "
                 f"happen to show; give {FEW_IMAGES} images or more, and room for {FEW_PATCHES} patches"
             )
         small = sum(min(patch.shape[:2]) < SMALL for patch in self.patches)

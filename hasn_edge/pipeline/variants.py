@@ -454,11 +454,16 @@ class Variants:
         return tuple(parts)
 
     def _advice(self) -> tuple[str, tuple[Cure, ...]]:
-        """Say which convolutions cost the most, where it is INT8 that lost too much, and what helps."""
+        """Say what is doubtful about the calibration, which convolutions cost the most, and what helps.
+
+        Nothing where it is not INT8 that lost too much.
+        """
         if "int8" not in vars(self) or self.context.recipe is None:
             return "", ()
+        begin, notes = "warning: ", self.context.notes
+        doubts = [note.removeprefix(begin).capitalize() for note in notes if note.startswith(begin)]
         if self.searched:  # which measured that, and whose next attempt spends less
-            return "", (say("allow a larger drop"), say("build FP16"))
+            return ". ".join(doubts), (say("allow a larger drop"), say("build FP16"))
         from hasn_edge.images.arrays import to_tensor
         from hasn_edge.quantize.sensitivity import advice, sensitivity
 
@@ -467,6 +472,7 @@ class Variants:
         exporter, ranges = self.int8
         costs = sensitivity(exporter.fp32(), ranges, self.context.recipe, images, by_kind=True)
         text, cure = advice(costs)
+        text = ". ".join([*doubts, text])
         budget = self.context.recipe.budget_db
         return text, (cure, use(max_drop=budget)) if budget else (cure,)
 

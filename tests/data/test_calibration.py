@@ -266,9 +266,9 @@ def test_few_small_large_and_soft_images_are_named(tmp_path):
     assert warnings(several) == []
     few = CalibrationData("few", several.patches[:15], sizes=((64, 64),) * 4)
     (text,) = warnings(few)
-    assert text.startswith("warning: 15 patches of 4 images are few")
+    assert text.startswith("warning: 15 patches of 4 images: few")
     (text,) = warnings(CalibrationData("one", several.patches, sizes=((64, 64),)))
-    assert "16 patches of 1 images are few" in text
+    assert "16 patches of 1 image: few" in text
     (text,) = warnings(CalibrationData("small", tuple(noise(47) for _ in range(16))))
     assert text.startswith("warning: 16 calibration patches have a side below 48 pixels")
     (text,) = warnings(CalibrationData("large", several.patches, sizes=((1080, 1920),) * 3 + ((64, 64),)))

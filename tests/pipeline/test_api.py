@@ -17,6 +17,7 @@ from hasn_edge.cli import cli
 from hasn_edge.errors import ArtifactError, HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.evaluation.compare import Budget
 from hasn_edge.files import file_sha256
+from hasn_edge.images.codec import write_image
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import acceptance
@@ -91,7 +92,9 @@ def test_a_new_file_replaces_the_old_only_if_it_passed(tiny, tmp_path, monkeypat
 def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
     recipe = tmp_path / "strict.toml"
     recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
-    out = tmp_path / "out"
+    out, one = tmp_path / "out", tmp_path / "one"
+    one.mkdir()
+    write_image(one / "a.png", np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8))
     result = CliRunner().invoke(
         cli,
         [
@@ -102,6 +105,8 @@ def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
             "int8",
             "--recipe",
             str(recipe),
+            "--calibration",
+            str(one),
             "-o",
             str(out),
             "--force",
@@ -109,7 +114,8 @@ def test_missed_budget_names_the_costliest_layers(tiny, tmp_path):
     )
     assert result.exit_code == 3, result.output
     message = " ".join(result.output.split())
-    assert "over the budget of 0 dB, nothing was written. The costliest layers:" in message
+    assert "over the budget of 0 dB, nothing was written. 1 patch of 1 image: few to measure" in message
+    assert ". The costliest layers:" in message
     assert "keep_float" in message
     assert not out.exists()
 
