@@ -23,7 +23,7 @@ from hasn_edge.files import shipped_path, writing
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.images.listing import find_images
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
-from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.ranges import shares_outside
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.sidecar import Form

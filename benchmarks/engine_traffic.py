@@ -35,7 +35,7 @@ from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.optional import installed_version
-from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
 from hasn_edge.quantize.recipe import Granularity, QuantRecipe, Rounding, load_quant_recipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession

@@ -31,7 +31,7 @@ from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
-from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.ranges import Ranges

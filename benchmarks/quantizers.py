@@ -39,7 +39,7 @@ from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
 from hasn_edge.optional import installed_version
-from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.sidecar import Form

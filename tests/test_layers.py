@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,19 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(parsed(path)) or ""
+
+
+def lines_of(path: Path) -> int:
+    return path.read_text(encoding="utf-8").count("\n")
+
+
 def place(path: Path) -> str:
     return str(path.relative_to(PACKAGE).with_suffix(""))
 
@@ -125,12 +139,10 @@ def target(name: str) -> str | None:
 
 def offenders(*, top_only: bool) -> Iterator[tuple[Path, str, int]]:
     for path in modules():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for name, line in imports(tree, top_only=top_only):
+        for name, line in imports(parsed(path), top_only=top_only):
             yield path, name, line
 
 
-@pytest.mark.slow
 def test_imports_point_one_way():
     wrong = [
         f"{place(path)}.py:{line} imports {name}"
@@ -148,7 +160,6 @@ def test_a_modules_name_is_its_own():
     assert twice == set(re.findall(r"`(\w+)`\s\(", text))
 
 
-@pytest.mark.slow
 def test_heavy_packages_load_on_use():
     wrong = [
         f"{place(path)}.py:{line} imports {name} at its top"
@@ -158,30 +169,22 @@ def test_heavy_packages_load_on_use():
     assert wrong == []
 
 
-@pytest.mark.slow
 def test_every_module_says_its_job_in_at_most_500_lines():
     wrong = []
     for path in modules():
-        text = path.read_text(encoding="utf-8")
-        first = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].rstrip()
+        first = docstring(path).split("\n\n")[0].rstrip()
         if not first.endswith((".", ":")):
             wrong.append(f"{place(path)}.py has no docstring that says its job")
-        if (lines := text.count("\n")) > MAX_LINES:
+        if (lines := lines_of(path)) > MAX_LINES:
             wrong.append(f"{place(path)}.py has {lines} lines")
     assert wrong == []
 
 
-@pytest.mark.slow
 def test_no_module_is_a_crumb():
-    texts = {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path.read_text(encoding="utf-8")
-        for path in modules()
-    }
-    importers: dict[str, set[str]] = {name: set() for name in texts}
-    for name, text in texts.items():
-        for node in ast.walk(
-            ast.parse(text)
-        ):  # for type checkers too: whoever needs the types reads the module
+    paths = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in modules()}
+    importers: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        for node in ast.walk(parsed(path)):  # for type checkers too: whoever needs the types reads the module
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -193,11 +196,11 @@ def test_no_module_is_a_crumb():
     wrong = [
         f"{name} has {lines} lines and one importer, {next(iter(importers[name]))}: merge them, or write "
         "into its docstring 'It stands alone because ...'"
-        for name, text in texts.items()
+        for name, path in paths.items()
         if len(importers[name]) == 1
         and not name.endswith("__")
-        and (lines := text.count("\n")) < CRUMB_LINES
-        and "stands alone because" not in " ".join((ast.get_docstring(ast.parse(text)) or "").split())
+        and (lines := lines_of(path)) < CRUMB_LINES
+        and "stands alone because" not in " ".join(docstring(path).split())
     ]
     assert wrong == []
 

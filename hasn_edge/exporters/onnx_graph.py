@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from hasn_edge.errors import BuildError, use
 from hasn_edge.hardware.host import compute_cores
-from hasn_edge.images.arrays import Float32
 from hasn_edge.optional import require
 from hasn_edge.spec import NetworkSpec, SizeRule
 
@@ -215,28 +214,39 @@ class Emulator:
             raise BuildError(f"ONNX Runtime cannot load the graph: {exc}") from exc
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
+        self._height = 1 if self._session.get_inputs()[0].type == "tensor(uint8)" else 2
         spec = metadata(proto).get("hasn_edge.spec")
         self._sizes = SizeRule() if spec is None else NetworkSpec.from_dict(json.loads(spec)).size
 
-    def run(self, x_NCHW: Float32) -> Float32:
-        """Return the graph's first output for float32 RGB in [0, 1]."""
-        padded = self._padded(x_NCHW)
-        output: Float32 = self._session.run(self._outputs[:1], {self._input: padded})[0]
-        if padded is x_NCHW:
-            return output
-        scale = output.shape[2] // padded.shape[2]
-        return output[:, :, : x_NCHW.shape[2] * scale, : x_NCHW.shape[3] * scale]
+    def run(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return the graph's first output for images as it takes them.
 
-    def run_all(self, x_NCHW: Float32) -> Mapping[str, NDArray[Any]]:
-        """Return every output of the graph by name, of the padded image where it is padded."""
-        outputs = self._session.run(self._outputs, {self._input: self._padded(x_NCHW)})
+        Args:
+            x: float32 RGB in [0, 1] as NCHW, or uint8 RGB as NHWC for a graph of 8-bit pixels.
+        """
+        padded = self._padded(x)
+        output: NDArray[Any] = self._session.run(self._outputs[:1], {self._input: padded})[0]
+        if padded is x:
+            return output
+        scale = output.shape[self._height] // padded.shape[self._height]
+        rows, columns = (side * scale for side in self._sides(x))
+        return output[:, :rows, :columns] if self._height == 1 else output[..., :rows, :columns]
+
+    def run_all(self, x: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        """Return every output of the graph by name, of the padded images where they are padded."""
+        outputs = self._session.run(self._outputs, {self._input: self._padded(x)})
         return dict(zip(self._outputs, outputs, strict=True))
 
-    def _padded(self, x_NCHW: Float32) -> Float32:
-        rows, columns = self._sizes.padding(*x_NCHW.shape[2:])
+    def _sides(self, x: NDArray[Any]) -> tuple[int, int]:
+        return x.shape[self._height], x.shape[self._height + 1]
+
+    def _padded(self, x: NDArray[Any]) -> NDArray[Any]:
+        rows, columns = self._sizes.padding(*self._sides(x))
         if not rows and not columns:
-            return x_NCHW
-        return np.pad(x_NCHW, ((0, 0), (0, 0), (0, rows), (0, columns)), mode="edge")
+            return x
+        amounts = [(0, 0)] * 4
+        amounts[self._height : self._height + 2] = (0, rows), (0, columns)
+        return np.pad(x, amounts, mode="edge")
 
 
 def largest_difference(

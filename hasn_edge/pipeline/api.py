@@ -20,7 +20,8 @@ from hasn_edge.pipeline.context import (
     publish_file,
     refuse_other_sources,
 )
-from hasn_edge.pipeline.variants import STRONGLY_TYPED_OPSET, Variants
+from hasn_edge.pipeline.graph_exporter import STRONGLY_TYPED_OPSET
+from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import Precision

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from hasn_edge.model.checkpoint import Checkpoint
-    from hasn_edge.pipeline.variants import GraphExporter, Variants
+    from hasn_edge.pipeline.graph_exporter import GraphExporter
+    from hasn_edge.pipeline.variants import Variants
     from hasn_edge.quantize.fake_quant import FakeQuantHASN, Tuner
     from hasn_edge.quantize.ranges import Ranges
 
@@ -213,13 +214,13 @@ class _Run:
 
     @property
     def _rules(self) -> tuple[str, ...]:
-        from hasn_edge.pipeline.variants import adapted_rules
+        from hasn_edge.pipeline.graph_exporter import adapted_rules
 
         return adapted_rules(self.variants.context.rules)
 
     def measure_start(self) -> GateLoss:
         """Prepare the network and return what a build without fine-tuning loses."""
-        from hasn_edge.pipeline.variants import GraphExporter
+        from hasn_edge.pipeline.graph_exporter import GraphExporter
         from hasn_edge.quantize.fake_quant import FakeQuantHASN, Tuner
 
         exporter, ranges = self.variants.int8
@@ -271,7 +272,7 @@ class _Run:
         """Return the best weights as a checkpoint, and its file."""
         from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
         from hasn_edge.model.hasn import HASN
-        from hasn_edge.pipeline.variants import GraphExporter
+        from hasn_edge.pipeline.graph_exporter import GraphExporter
         from hasn_edge.quantize.fake_quant import provenance_of
 
         assert self._kept is not None
@@ -322,7 +323,7 @@ class _Run:
         return GateLoss(mean=mean, worst=worst, share=share)
 
     def _validate(self) -> None:
-        from hasn_edge.pipeline.variants import GraphExporter
+        from hasn_edge.pipeline.graph_exporter import GraphExporter
         from hasn_edge.quantize.ranges import with_codes
 
         if self.tuner.step_count == 0:

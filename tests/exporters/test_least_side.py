@@ -87,6 +87,13 @@ def test_measuring_a_graph_pads_as_files_do():
         y = emulator.run(x)
         assert y.shape == expected.shape
         assert np.abs(y - expected).max() < 1e-5
+    pixels = Emulator(with_pixels(onnx_from_model(model)), exact=True)
+    for x in noise():
+        codes = np.rint(x.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+        floats = emulator.run(codes.transpose(0, 3, 1, 2) / np.float32(255)).transpose(0, 2, 3, 1)
+        y = pixels.run(codes)
+        assert y.shape == floats.shape
+        assert np.abs(y - np.clip(floats, 0, 1) * 255).max() < 0.51  # half a level of rounding
 
 
 @pytest.mark.slow

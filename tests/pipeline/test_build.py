@@ -33,7 +33,7 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import autotune as fastest
 from hasn_edge.pipeline import build as builder
 from hasn_edge.pipeline.context import BuildOptions
-from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.runtime.golden import OWN_RANGES
 from hasn_edge.runtime.tensorrt import open_engine

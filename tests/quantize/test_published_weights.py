@@ -15,7 +15,7 @@ from hasn_edge.exporters.uint8_io import with_pixels
 from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.images.metrics import psnr_y
 from hasn_edge.model.checkpoint import load_checkpoint
-from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.ranges import Ranges
 from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe

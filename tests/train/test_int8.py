@@ -15,7 +15,7 @@ from hasn_edge.errors import ConfigError
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.model.checkpoint import load_checkpoint
-from hasn_edge.pipeline.variants import GraphExporter
+from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.fake_quant import RANGE_GAIN, fake_quantized
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.sidecar import Form
