@@ -28,6 +28,8 @@ _STDOUT = "-"
 _quiet = False
 _json: str | None = None
 _taken = False  # standard output, by what is neither JSON nor for people
+_drawn: Console | None = None
+"""Where a progress bar or a spinner is drawn just now."""
 
 
 class _Lines(logging.Handler):
@@ -198,7 +200,7 @@ def progress(description: str, *, show: bool = True) -> Iterator[Progress]:
         transient=True,
         disable=_quiet or not show or not out.is_interactive,  # else an empty line in a pipe
     )
-    with bar:
+    with bar, _drawn_on(bar.console):
         task = bar.add_task(description, total=None, current="")
         yield lambda step: bar.update(task, completed=step.done, total=step.total, current=step.text)
 
@@ -209,12 +211,24 @@ def status(text: str) -> Iterator[Progress]:
     if _quiet:
         yield ignore
         return
-    with messages().status(text) as spinner:
+    out = messages()
+    with out.status(text) as spinner, _drawn_on(out):
 
         def show(step: Step) -> None:
             spinner.update(step.text if step.total is None else f"{step.text} ({step.done} of {step.total})")
 
         yield show
+
+
+@contextmanager
+def _drawn_on(out: Console) -> Iterator[None]:
+    """Print lines above what is drawn on a console until the block ends."""
+    global _drawn
+    _drawn = out
+    try:
+        yield
+    finally:
+        _drawn = None
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -223,17 +237,19 @@ def say(text: str, *, err: bool = False) -> None:
     Where standard output holds something else, results go to standard error, and with ``-q`` nowhere.
 
     click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
-    line.
+    line. Rich breaks lines at the terminal's width unless it is told not to: a path must stay whole.
     """
     if not err and _is_taken():
         if _quiet:
             return
         err = True
     stream, own = (sys.stderr, sys.__stderr__) if err else (sys.stdout, sys.__stdout__)
-    if own is not None and own.isatty() and stream is not own:
+    if own is None or not own.isatty() or stream is own:
+        click.echo(text, err=err)
+    elif _drawn is None:
         stream.write(f"{text}\n")
     else:
-        click.echo(text, err=err)
+        _drawn.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def note(text: str) -> None:

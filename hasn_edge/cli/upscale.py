@@ -26,6 +26,7 @@ from hasn_edge.cli.terminal import interruption, note, progress, say, write_json
 from hasn_edge.cli.upscale_files import (
     ResultSize,
     check_existing,
+    check_files,
     check_output,
     check_pipes,
     find_files,
@@ -205,6 +206,7 @@ def command(
         if given and not there:
             raise click.UsageError(f"{given[0]} is for {kind}, and none is among the files")
     check_output(files, output, suffix)
+    check_files(files)
     failures: list[dict[str, str]] = []
     results: list[dict[str, Any]] = []
     padded: list[Path] = []

@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from hasn_edge.cli.terminal import json_on_stdout, note, say, take_stdout
-from hasn_edge.errors import HasnEdgeError, OutputError
+from hasn_edge.errors import HasnEdgeError, InputError, OutputError
+from hasn_edge.errors import say as advise
 from hasn_edge.files import require_writable
 from hasn_edge.video.formats import PIPE
 
@@ -111,10 +112,12 @@ def find_files(
     if unknown := files_left_out(inputs, also=VIDEO_SUFFIXES):
         names = ", ".join(map(str, unknown[:_NAMED]))
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-        what, them = (
-            ("1 file", "its ending") if len(unknown) == 1 else (f"{len(unknown)} files", "their endings")
+        what = (
+            "1 file was left out: its ending is"
+            if len(unknown) == 1
+            else f"{len(unknown)} files were left out: their endings are"
         )
-        note(f"{what} left out, {them} not of an image or video that is known here: {names}{more}")
+        note(f"{what} not of an image or video that is known here: {names}{more}")
     # A folder that holds nothing but folders has no images directly.
     folders = [text for text in inputs if not recursive or _holds_files(Path(text))] or list(inputs)
     files = find_images(folders, also=VIDEO_SUFFIXES)
@@ -123,6 +126,14 @@ def find_files(
     roots = [Path(text) for text in given if Path(text).is_dir()]
     inside = {file: root for file in files for root in roots if file.is_relative_to(root)}
     return files, {file: file.parent.relative_to(root) for file, root in inside.items()}
+
+
+def check_files(files: Sequence[Path]) -> None:
+    """Refuse names of which no file has one, before a network is opened; single ones are skipped later."""
+    if not any(file == PIPE or file.exists() for file in files):
+        pattern = any(sign in str(files[0]) for sign in "*?")
+        cures = [advise("name files that are there: the shell found none like this")] if pattern else []
+        raise InputError(f"{files[0]}: no such file", *cures)
 
 
 def check_pipes(inputs: tuple[str, ...], output: Path) -> None:
@@ -249,7 +260,7 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
         return ("1 result is" if count == 1 else f"{count} of {len(work)} results are") + " there already and"
 
     if kept:
-        note(f"{begin(len(kept))} stay as they are")
+        note(f"{begin(len(kept))} " + ("stays as it is" if len(kept) == 1 else "stay as they are"))
     if made:
         names = ", ".join(map(str, made[:_NAMED])) + (", ..." if len(made) > _NAMED else "")
         why = "whose they are is not known" if skip else "--skip-existing leaves them"

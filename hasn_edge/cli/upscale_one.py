@@ -48,7 +48,7 @@ def upscale_file(upscaler: Upscaler, path: Path, target: Path, wanted: ResultOpt
 
 def _upscale_image(upscaler: Upscaler, path: Path, target: Path, wanted: ResultOptions) -> dict[str, Any]:
     from hasn_edge.files import require_writable
-    from hasn_edge.images.codec import check_size, read_image, write_image
+    from hasn_edge.images.codec import check_size, conversions, read_image, write_image
     from hasn_edge.images.metadata import keep_colours, read_metadata
 
     require_writable(target)  # computing what cannot be written takes minutes
@@ -66,8 +66,8 @@ def _upscale_image(upscaler: Upscaler, path: Path, target: Path, wanted: ResultO
         result = imresize(result, size=final)
     write_image(target, result, convert=True, metadata=metadata)
     say_result(path, target, wanted.size.label(upscaler.session.spec.scale), several=wanted.several)
-    if colours:
-        note(f"  {colours}")
+    for text in (*conversions(target, result), *filter(None, [colours])):
+        note(f"  {text}")
     if metadata.further:
         what = "page" if path.suffix.lower() in (".tif", ".tiff") else "frame"
         many = f"{metadata.further} further {what}s are" if metadata.further > 1 else f"1 further {what} is"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -104,7 +105,8 @@ def compile_plan(
         if severity == "VERBOSE" and text.startswith(LIST_START):
             listed.append(text)
         if text.startswith(ACTIVATIONS):
-            scratch.append(int(text.removeprefix(ACTIVATIONS).split()[0]))
+            with suppress(ValueError, IndexError):  # the compiler calls this; versions word it anew
+                scratch.append(int(text.removeprefix(ACTIVATIONS).split()[0]))
         if options.verbose or severity != "VERBOSE":
             on_message(severity, text)
 

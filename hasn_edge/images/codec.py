@@ -143,6 +143,17 @@ def write_image(
         temporary.write_bytes(content if metadata is None else embed(content, suffix, pixels, metadata))
 
 
+def conversions(path: str | os.PathLike[str], pixels: Pixels) -> list[str]:
+    """Return what :func:`write_image` changes with ``convert``, because the format cannot hold it."""
+    kind = FORMATS[usual_suffix(Path(path))]
+    changes = []
+    if pixels.dtype == np.uint16 and not kind.sixteen_bits:
+        changes.append(f"{kind.name} holds 8 bits: the image's 16 were rounded")
+    if pixels.shape[2] in (2, 4) and not kind.alpha:
+        changes.append(f"{kind.name} has no transparency: the image was laid on white")
+    return changes
+
+
 def check_size(path: str | os.PathLike[str], height: int, width: int) -> None:
     """Refuse sizes in pixels that the format of a file's name cannot hold, before the pixels are computed.
 

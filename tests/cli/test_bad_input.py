@@ -76,6 +76,20 @@ def test_bad_image(folder, tmp_path, name, words):
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["none.png", "more.png"], "Error: none.png: no such file"),
+        (["*.gif"], "Error: *.gif: no such file; name files that are there: the shell found none like this"),
+    ],
+)
+def test_names_of_no_file_cost_no_time(folder, tmp_path, monkeypatch, names, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hasn_edge.cli.upscale.open_chosen", None)  # not called
+    result = run("upscale", *names, "-o", tmp_path / "out", "--model", folder / "tiny.safetensors")
+    assert one_message(result) == expected
+
+
 def test_one_bad_image_does_not_stop_the_rest(folder, tmp_path):
     images = [folder / "text.png", folder / "good.png", folder / "truncated.png"]
     result = run("upscale", *images, "-o", tmp_path, "--model", folder / "tiny.safetensors")
@@ -148,7 +162,7 @@ def test_usage_errors_exit_with_2(folder, tmp_path):
     assert "'int4' is not one of" in one_message(run("build", "--precision", "int4"), code=2)
     assert "No such command 'upscal'" in one_message(run("upscal"), code=2)
     assert "--model and --artifact" in one_message(
-        run("upscale", "z.png", "--model", "x", "--artifact", tmp_path / "y.onnx"), code=2
+        run("upscale", folder / "text.png", "--model", "x", "--artifact", tmp_path / "y.onnx"), code=2
     )
     assert "is no size" in one_message(run("export", "--size", "320"), code=2)
     assert "Missing argument" in one_message(run("upscale"), code=2)

@@ -29,6 +29,21 @@ def test_on_a_terminal_a_line_goes_through_what_draws_the_bar(monkeypatch, name)
     assert (bar.getvalue(), terminal.getvalue()) == ("out/[1]_x4.png\n", "")
 
 
+@pytest.mark.parametrize("context", [terminal.progress, terminal.status])
+def test_a_line_above_a_bar_is_not_broken_at_the_width(monkeypatch, context):
+    from rich.console import Console
+
+    screen = Terminal()
+    out = Console(file=screen, force_terminal=True, width=40, color_system=None)
+    monkeypatch.setattr(terminal, "messages", lambda: out)
+    monkeypatch.setattr(sys, "__stderr__", screen)
+    path = "a folder/" * 12 + "[red]photo_x4.png"
+    with context("working") as update:
+        update(Step("more", 1, 2))
+        say(path, err=True)
+    assert f"{path}\n" in screen.getvalue()
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_pipe_gets_the_plain_line_though_the_bar_replaced_the_stream(monkeypatch, capfd, name):
     monkeypatch.setattr(sys, f"__{name}__", io.StringIO())

@@ -61,6 +61,15 @@ def said(result: Result, code: int = 0) -> str:
     return " ".join(" ".join(line for line in result.stderr.splitlines() if not USUAL.search(line)).split())
 
 
+def test_what_the_format_cannot_hold_is_said(here, model):
+    pixels = np.random.default_rng(0).integers(0, 65536, (24, 20, 4), np.uint16)
+    write_image("deep.png", pixels)
+    message = said(run("upscale", "deep.png", "-o", "out.jpg", "--model", model))
+    assert "JPEG holds 8 bits: the image's 16 were rounded" in message
+    assert "JPEG has no transparency: the image was laid on white" in message
+    assert "8 bits" not in said(run("upscale", "deep.png", "-o", "out.tiff", "--model", model))
+
+
 def test_a_video_is_known_by_its_name():
     assert is_video(Path("a/B.MKV"))
     assert not is_video(Path("a.png"))
@@ -392,7 +401,7 @@ def test_what_is_left_out_is_said_once(here, model):
         Path("mixed", name).write_text("")
     message = said(run("upscale", "mixed", "-o", "out", "--model", model))
     assert message.endswith("here: mixed/b.heic, mixed/c.txt, mixed/d and 1 more")
-    assert message.startswith("4 files left out, their endings not of an image or video")
+    assert message.startswith("4 files were left out: their endings are not of an image or video")
 
 
 def test_a_still_gif_is_an_image(here, model):

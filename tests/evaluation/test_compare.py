@@ -78,6 +78,15 @@ def test_one_bad_image_is_not_averaged_away():
         agreement.require(Budget(max_abs=1, min_psnr_db=30), what="the graph")
 
 
+def test_the_worst_image_is_the_one_of_the_lowest_psnr_whatever_its_size():
+    def spoil(y):
+        y += np.float32(0.1 if y.shape[2] == 60 else 0.05)
+
+    agreement = compare(FakeSession(SPEC), Spoiled(spoil), batches((1, 3, 15, 15), (1, 3, 64, 48)))
+    assert agreement.worst == 0  # the other's squares add up to more
+    assert agreement.worst_psnr_db == pytest.approx(20, abs=1e-4)
+
+
 def test_budget_is_inclusive_and_each_half_counts():
     agreement = Agreement(max_abs=0.25, psnr_db=40, worst_psnr_db=30, worst=0, images=1)
     agreement.require(Budget(max_abs=0.25, min_psnr_db=30), what="x")

@@ -45,6 +45,17 @@ def test_groups_are_patterns_that_select_their_members(tiny):
     assert group_of("block_1.cab.cab.2") == "block_1.cab.cab.2"
 
 
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [((0.03, 0.2), True), ((0.02, 0.1), True), ((0.019, 0.2), False), ((0.03, 0.099), False)],
+)
+def test_a_loss_keeps_both_halves_of_a_budget_on_every_part(budget, expected):
+    parts = PartLoss("photographs", 0.02, 0.03, "a"), PartLoss("drawn", -0.01, 0.1, "b")
+    loss = Loss(parts=parts)
+    assert loss.within(budget) is expected
+    assert loss.worst_image == "drawn b"
+
+
 @pytest.mark.slow
 def test_a_loss_is_the_difference_of_psnr_y(tiny, parts):
     meter = Meter(tiny.weakly_typed, tiny.ranges, QuantRecipe(), parts)
