@@ -5,6 +5,9 @@
     python benchmarks/gpu.py --deadline 7200   # on a Jetson, which compiles an engine for minutes
     python benchmarks/gpu.py --rehearse        # each call twice on the CPU; writes no result
 
+Needs ``pip install 'hasn-edge[export,rtx,cuda,nvml]'``: PyTorch, where a build for the CPU will do, a
+compiler of engines, CUDA from Python, and what reads the power.
+
 In this order, each step in a process of its own that builds what it needs: does an engine load; the golden
 image; FP16 against INT8 against torch.compile and eager at each size; CUDA graphs; mapped memory; what
 TensorRT's inspector states on the device; then the rest (TF32, TorchScript, ONNX Runtime's CUDA provider,
@@ -162,7 +165,7 @@ def main(
     no_power = "rehearsal" if rehearse else _why_no_power(board)
     before = board.facts()
     with tempfile.TemporaryDirectory(prefix="hasn-edge-gpu-") as folder:
-        steps = []
+        of_models = []
         for name in models:
             setting = Setting(
                 model=name,
@@ -171,7 +174,9 @@ def main(
                 runs=runs,
                 folder=Path(folder),
             )
-            steps += steps_of(setting, _sizes(sizes), engine_runtimes(board), limit_s=limit)
+            of_models.append(steps_of(setting, _sizes(sizes), engine_runtimes(board), limit_s=limit))
+        # What matters most of each network comes before what matters less of the first.
+        steps = [step for alike in zip(*of_models, strict=True) for step in alike]
         last = ""
 
         def report(found: list[dict[str, Any]]) -> None:

@@ -237,7 +237,7 @@ def say(text: str, *, err: bool = False) -> None:
     Where standard output holds something else, results go to standard error, and with ``-q`` nowhere.
 
     click.echo writes past the stream that rich puts in the place of a terminal's; a pipe must get the plain
-    line. Rich breaks lines at the terminal's width unless it is told not to: a path must stay whole.
+    line. Rich breaks lines at the terminal's width by default: a path must stay whole.
     """
     if not err and _is_taken():
         if _quiet:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +23,7 @@ from hasn_edge.cli.common import (
     source_model_option,
     threads_option,
 )
-from hasn_edge.cli.terminal import interruption, note, progress, say, write_json
+from hasn_edge.cli.terminal import Interruption, interruption, note, progress, say, write_json
 from hasn_edge.cli.upscale_files import (
     ResultSize,
     check_existing,
@@ -38,6 +39,9 @@ from hasn_edge.cli.upscale_files import (
 from hasn_edge.cli.upscale_one import ResultOptions, describe_failure, is_padded, say_padded, upscale_file
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.progress import Step
+
+if TYPE_CHECKING:
+    from hasn_edge.runtime.upscaler import Upscaler
 
 
 @click.command("upscale")
@@ -207,9 +211,6 @@ def command(
             raise click.UsageError(f"{given[0]} is for {kind}, and none is among the files")
     check_output(files, output, suffix)
     check_files(files)
-    failures: list[dict[str, str]] = []
-    results: list[dict[str, Any]] = []
-    padded: list[Path] = []
     if artifact is None:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         model = model_of_source(model, f"{files[0]}{more}", lossy=all(map(is_lossy, files)))
@@ -245,26 +246,7 @@ def command(
         runs = f"{session.number_format} by {session.backend} on {session.device}"
         note(f"{what}, {runs}: x{session.spec.scale}{then}")
         work = check_existing(name_results(files, output, label, suffix, audio, folders), skip=skip_existing)
-        videos = [(file, target) for file, target in work if is_video(file)]
-        images = [(file, target) for file, target in work if not is_video(file)]
-
-        def take(path: Path, target: Path) -> None:
-            try:
-                results.append(upscale_file(upscaler, path, target, options))
-                padded.extend([path] if is_padded(upscaler) else [])
-            except (HasnEdgeError, MemoryError) as exc:
-                text = describe_failure(path, exc)
-                failures.append({"source": str(path), "error": text})
-                say(f"Skipped: {text}", err=True)
-
-        with progress("upscaling", show=len(images) > 1) as show:
-            for number, (path, target) in enumerate(images, 1):
-                take(path, target)
-                show(Step(path.name, number, len(images)))
-        for video, target in videos:
-            interrupted.sentence = f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
-            take(video, target)
-            interrupted.sentence = "Interrupted"
+        done = _upscale_all(upscaler, work, options, interrupted)
         ran = {
             "model": what,
             "precision": session.number_format,
@@ -272,12 +254,57 @@ def command(
             "device": session.device,
             "scale": session.spec.scale,
         }
-    if padded:
-        say_padded(padded, upscaler)
-    bad = len(failures) + sum(not result.get("whole", True) for result in results)
+    if done.padded:
+        say_padded(done.padded, upscaler)
+    bad = len(done.failures) + sum(not result.get("whole", True) for result in done.results)
     if bad and options.several:
-        kind = "files could not be upscaled whole" if videos else "images could not be upscaled"
+        kind = (
+            "files could not be upscaled whole"
+            if any(map(is_video, files))
+            else "images could not be upscaled"
+        )
         say(f"{bad} of {len(files)} {kind}", err=True)
-    write_json(lambda: {**ran, "results": results, "failures": failures})
+    write_json(lambda: {**ran, "results": done.results, "failures": done.failures})
     if bad:
         sys.exit(1)
+
+
+@dataclass
+class _Outcome:
+    """What became of the files."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    padded: list[Path] = field(default_factory=list)
+
+
+def _upscale_all(
+    upscaler: Upscaler, work: list[tuple[Path, Path]], options: ResultOptions, interrupted: Interruption
+) -> _Outcome:
+    """Upscale images, then videos; those that fail are named, and the rest go on."""
+    done = _Outcome()
+    videos = [(file, target) for file, target in work if is_video(file)]
+    images = [(file, target) for file, target in work if not is_video(file)]
+
+    def take(path: Path, target: Path) -> None:
+        try:
+            done.results.append(upscale_file(upscaler, path, target, options))
+            done.padded.extend([path] if is_padded(upscaler) else [])
+        except (HasnEdgeError, MemoryError) as exc:
+            text = describe_failure(path, exc)
+            done.failures.append({"source": str(path), "error": text})
+            say(f"Skipped: {text}", err=True)
+
+    with progress("upscaling", show=len(images) > 1) as show:
+        for number, (path, target) in enumerate(images, 1):
+            take(path, target)
+            show(Step(path.name, number, len(images)))
+            if len(work) > 1:
+                so_far = f"Interrupted after {number} of {len(work)} files"
+                interrupted.sentence = f"{so_far}; the same command with --skip-existing goes on"
+    usual = interrupted.sentence
+    for video, target in videos:
+        interrupted.sentence = f"Interrupted: nothing of {target} was kept; the next run starts it afresh"
+        take(video, target)
+        interrupted.sentence = usual
+    return done

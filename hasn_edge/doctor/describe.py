@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hasn_edge.doctor.checks import run_checks
@@ -182,7 +183,7 @@ def _cpu(environment: Environment) -> Iterator[CheckResult]:
     yield CheckResult(
         name="CPU",
         state=State.INFO,
-        detail=f"{environment.cpu}, {environment.cores} cores, {units}",
+        detail=f"{environment.cpu}, {environment.cores} core{'s' * (environment.cores > 1)}, {units}",
     )
     yield CheckResult(
         name="INT8 on this CPU",
@@ -219,7 +220,11 @@ def _packages(environment: Environment) -> Iterator[CheckResult]:
     # pip has it for these only; graphs are exported without it too, so that a board may lack it.
     if "onnxsim" in environment.modules or (environment.python >= (3, 11) and environment.jetson is None):
         yield _package(environment, "onnxsim", ("onnxsim",), "simplifies graphs", exporting)
-    if environment.jetson is None:  # TensorRT for RTX is for desktop GPUs
+    if environment.jetson is None:  # TensorRT for RTX is for desktop GPUs, OpenVINO for other CPUs
+        install = pip_install(environment, "openvino")
+        openvino = _package(environment, "openvino", ("openvino",), "runs .onnx files on a CPU", install)
+        # ONNX Runtime does the same: nothing fails without it.
+        yield replace(openvino, state=State.INFO) if openvino.state is State.MISSING else openvino
         yield _package(
             environment, RTX, RTX_MODULES, "builds engines without a GPU", "pip install 'hasn-edge[rtx]'"
         )

@@ -86,8 +86,6 @@ class Welcome(msgspec.Struct, tag="welcome"):
     source: str
     engines: tuple[str, ...]
     scale: int
-    tick_s: float
-    """Seconds between two :class:`RunFigures`."""
     history: list[tuple[float | None, ...]]
     """Seconds, p50, p95, and frames a second captured, shown and on a screen, of the last ticks."""
 

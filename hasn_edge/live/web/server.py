@@ -237,7 +237,6 @@ class Server:
             source=run.stats.source,
             engines=run.engines,
             scale=run.scale,
-            tick_s=TICK_S,
             history=list(self._history),
         )
 
