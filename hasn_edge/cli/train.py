@@ -62,7 +62,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     default=None,
     metavar="RUN[@N]",
     help="Begin a run of its own with the full state of a wsd run, its newest or that of iteration N, and "
-    "let the rate decay from there; RUN stays as it is, and may be training. Needs -o.",
+    "let the rate decay from there; RUN stays as it is, and may be training. Needs -o. Choose the decay with "
+    "--set optimizer.decay=0.1 (its part of all iterations) or --iterations.",
 )
 @click.option(
     "--init",
@@ -77,7 +78,9 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change the recipe (optimizer.lr=1e-3, phases.0.batch_size=4); repeatable.",
+    help="Change the recipe (optimizer.lr=1e-3, phases.0.batch_size=4); repeatable. With --branch only what "
+    "the steps before it do not depend on: optimizer.decay, .final and .schedule, name, about, keep, "
+    "keep_at, validate_every, checkpoint_every. Not with --resume.",
 )
 @click.option(
     "--iterations",
@@ -85,7 +88,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     default=None,
     help="End here instead of where the recipe says, warm-up and milestones in proportion; with --resume, "
     "replan the rest and leave what is done as it was (not of a cosine that has begun to fall); with "
-    "--branch, end the decay here (by default it takes the recipe's optimizer.decay of all iterations).",
+    "--branch, end the decay here (by default it takes optimizer.decay of all iterations).",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where.")
 @click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
@@ -119,7 +122,7 @@ def command(
     Examples:
       hasn-edge train --recipe hasn-x4-small --data data/train --val Set5=datasets/Set5
       hasn-edge train --resume runs/hasn-x4-small
-      hasn-edge train --branch runs/hasn-x4 -o runs/hasn-x4-decayed
+      hasn-edge train --branch runs/hasn-x4 -o runs/hasn-x4-decayed --set optimizer.decay=0.1
       hasn-edge train --recipe hasn-x4-small --show > my.toml
       hasn-edge train --recipe hasn-x4-stage2 --data data/df2k --init runs/hasn-x4-stage1@100k
       torchrun --nproc-per-node 4 -m hasn_edge train --recipe hasn-x4-stage1 --data data/div2k
@@ -127,7 +130,7 @@ def command(
     if show:
         _show(recipe, overrides, iterations)
         return
-    _check_usage(recipe, data, output, resume, branched, bool(sets or start or overrides))
+    _check_usage(recipe, data, output, resume, branched, bool(sets or start), overrides)
     torch = require("torch", extra="train", needed_for="Training")
     require("safetensors", extra="train", needed_for="Training")
     if threads is not None:
@@ -150,7 +153,7 @@ def command(
             with interruption() as last:  # until there is something to save
                 last.sentence = "Interrupted before the first step; nothing half-written was kept"
                 if folder is not None and (resume is not None or branched is not None):
-                    run = _go_on(folder, branched, iterations)
+                    run = _go_on(folder, branched, iterations, overrides)
                 else:
                     assert recipe is not None
                     plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
@@ -188,15 +191,17 @@ def _check_usage(
     resume: Path | None,
     branched: str | None,
     others: bool,
+    overrides: tuple[str, ...],
 ) -> None:
     """Refuse options that contradict each other; ``others`` are those that only a new run takes."""
-    if resume is not None and (recipe or data or output or branched or others):
+    if resume is not None and (recipe or data or output or branched or others or overrides):
         raise click.UsageError(
-            "--resume continues a run as it began; only --iterations, --device, --compile, --threads fit"
+            "--resume continues a run as it began; only --iterations, --device, --compile, --threads fit; "
+            "for another decay use --branch, for other settings --recipe with --init RUN@N"
         )
     if branched is not None and (recipe or data or others):
         raise click.UsageError(
-            "--branch goes on from a run as it began; only -o, --iterations, --device, --compile and "
+            "--branch goes on from a run as it began; only -o, --set, --iterations, --device, --compile and "
             "--threads fit"
         )
     if branched is not None and output is None:
@@ -218,12 +223,12 @@ def _show(recipe: str | None, overrides: tuple[str, ...], iterations: int | None
     write_json(lambda: msgspec.to_builtins(plan))
 
 
-def _go_on(folder: Path, branched: str | None, iterations: int | None) -> RunFile:
+def _go_on(folder: Path, branched: str | None, iterations: int | None, overrides: tuple[str, ...]) -> RunFile:
     """Return the run in a folder, which is a new one where it is branched from another."""
     from hasn_edge.train.runs import branch_run, resume_run
 
     if branched is not None:
-        return branch_run(branched, folder, iterations=iterations)
+        return branch_run(branched, folder, iterations=iterations, overrides=overrides, label=SET)
     return resume_run(folder, iterations=iterations)
 
 

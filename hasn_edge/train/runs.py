@@ -7,12 +7,15 @@ takes a tenth of the steps and gives weights to publish, and the run itself goes
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 
+from hasn_edge.config import config_from_mapping
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.shards import Shards, combined_fingerprint
 from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say, use
@@ -35,6 +38,14 @@ from hasn_edge.train.run_folder import (
     write_run_file,
 )
 from hasn_edge.train.speed import faster_memory_format
+
+CHANGEABLE = frozenset(
+    {
+        *("optimizer.schedule", "optimizer.decay", "optimizer.final"),  # what comes after the constant part
+        *("name", "about", "validate_every", "checkpoint_every", "keep", "keep_at"),  # what is written
+    }
+)
+"""Keys of a recipe that a branch may change: no weight of its run depends on them."""
 
 
 def begin_run(
@@ -141,51 +152,102 @@ def load_start(start: str, recipe: Recipe) -> Checkpoint:
     return found
 
 
-def branch_run(start: str, folder: Path, *, iterations: int | None = None) -> RunFile:
+def branch_run(
+    start: str,
+    folder: Path,
+    *,
+    iterations: int | None = None,
+    overrides: Iterable[str] = (),
+    label: str = "override",
+) -> RunFile:
     """Begin a run in ``folder`` with the full state of another one: weights, optimizer, average and batches.
+
+    A branch is the run that was planned to end there: what may be changed is :data:`CHANGEABLE`, on which no
+    step that is done depends.
 
     Args:
         start: ``RUN``, which means the newest state of its constant part, or ``RUN@N``. ``RUN`` is only read,
             and may be training.
         folder: Where the new run will live; must not hold a run.
         iterations: Where it ends, counted from the very beginning. By default it decays at once, over the
-            part of all its steps that is the recipe's ``optimizer.decay``; an earlier end makes the decay
-            shorter, a later one lets the constant part go on first.
+            part of all its steps that is ``optimizer.decay``; an earlier end makes the decay shorter (unless
+            ``overrides`` state its part), a later one lets the constant part go on first.
+        overrides: ``"key=value"`` settings that win over the run's own.
+        label: What messages call an override.
 
     Raises:
-        ConfigError: ``RUN`` is no run, has another schedule than ``wsd`` or is decaying by then; ``folder``
-            holds a run; or the end has passed.
+        ConfigError: ``RUN`` is no run, is decaying by then, or had other rates until then than a ``wsd`` has;
+            ``folder`` holds a run; the end has passed; or ``overrides`` change what the steps that are done
+            depend on, or state a decay that would have begun before.
         CheckpointError: no such state, or a damaged one.
     """
     run_folder, iteration = parse_state(start) or (Path(start), None)
     run = read_run_file(run_folder)
-    recipe = run.recipe
-    if recipe.optimizer.schedule is not Schedule.WSD:
-        raise ConfigError(
-            f"{run_folder}: its schedule is {recipe.optimizer.schedule.value!r}, whose rate has no constant "
-            'part to branch from; that needs optimizer.schedule = "wsd"'
-        )
+    old = run.recipe
     if saved_iterations(folder) or folder.resolve() == run_folder.resolve():
         raise ConfigError(f"{folder} holds a run already; give a new folder")
-    begin = recipe.optimizer.decay_begin(recipe.iterations)
+    begin = old.optimizer.decay_begin(old.iterations)
     if parse_state(start) is None:
         iteration = next((n for n in saved_iterations(run_folder) if n <= begin), None)
         if iteration is None:
             raise CheckpointError(f"{run_folder}: it has no state of its constant part yet")
     state = load_state(find_state(run_folder, iteration, named=start))
     assert iteration is not None
+    recipe = _change(run_folder, iteration, old, tuple(overrides), label)
     end = iterations or _end_of_decay(recipe, iteration)
     if end <= iteration:
         raise ConfigError(f"{start}: {iteration} iterations are done; it cannot end at {end}")
     if iteration > begin:
         raise _decay_error(run_folder, begin, iteration)
     plan = _move_end(recipe, end)
-    if plan.optimizer.decay_begin(end) < iteration:
+    if (late := plan.optimizer.decay_begin(end)) < iteration:
+        if recipe.optimizer.decay != old.optimizer.decay:
+            raise ConfigError(
+                f"{start}: {iteration} iterations are done, and a decay over {recipe.optimizer.decay:g} of "
+                f"{end} would have begun after {late}; state its end or optimizer.decay, not both, or an end "
+                f"from {_end_of_decay(recipe, iteration)} on"
+            )
         plan = replace(plan, optimizer=replace(plan.optimizer, decay=(end - iteration) / end))
     new = replace(run, recipe=plan, branched_at=iteration)
     write_run_file(folder, new)
     save_state(state_path(folder, iteration), state)
     return new
+
+
+def _change(folder: Path, iteration: int, old: Recipe, overrides: tuple[str, ...], label: str) -> Recipe:
+    """Return the recipe of a branch: that of the run in ``folder``, with ``overrides``."""
+    recipe = config_from_mapping(
+        msgspec.to_builtins(old), Recipe, source=str(folder), overrides=overrides, label=label
+    )
+    changed = sorted(_changed(msgspec.to_builtins(old), msgspec.to_builtins(recipe)))
+    if "iterations" in changed:
+        raise ConfigError(f"{folder}: the end of a branch is no override", use(iterations=recipe.iterations))
+    if refused := [key for key in changed if key not in CHANGEABLE]:
+        raise ConfigError(
+            f"{folder}: its {iteration} iterations depend on {', '.join(refused)}; a branch may change "
+            f"{', '.join(sorted(CHANGEABLE))}; for a run of its own that begins with these weights",
+            call("train", recipe="RECIPE", data="DIR", start=f"{folder}@{iteration}", output="DIR"),
+        )
+    # The last step speaks for all: a rate that has begun to fall does not come back.
+    past = iteration - 1
+    same = iteration == 0 or old.learning_rate(past) == recipe.optimizer.learning_rate(past, 2 * iteration)
+    if recipe.optimizer.schedule is not Schedule.WSD or (
+        old.optimizer.schedule is not Schedule.WSD and not same
+    ):
+        raise ConfigError(
+            f"{folder}: its schedule is {old.optimizer.schedule.value!r}, and a branch needs a constant rate "
+            'to decay from; that is optimizer.schedule "wsd", which a branch may set for a "constant" one'
+        )
+    return recipe
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """Yield the dotted keys whose values are not the same."""
+    for key, value in new.items():
+        if isinstance(value, dict):
+            yield from _changed(old[key], value, f"{before}{key}.")
+        elif value != old[key]:
+            yield before + key
 
 
 def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:

@@ -77,8 +77,8 @@ def test_decayed_weights_beside_a_run_that_goes_on(photos, tmp_path):
         "--threads", 1, "--device", "cpu",
     )  # fmt: skip
     done = run(
-        "train", "--branch", f"{tmp_path / 'run'}@2", "-o", tmp_path / "decayed", "--iterations", 3,
-        "--threads", 1, "--device", "cpu",
+        "train", "--branch", f"{tmp_path / 'run'}@2", "-o", tmp_path / "decayed",
+        "--set", "optimizer.decay=0.33", "--threads", 1, "--device", "cpu",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "3/3  loss" in done.output
@@ -137,7 +137,8 @@ def test_the_loader_is_measured_beside_the_network(photos, tmp_path):
         ),
         (("--resume", ".", "--recipe", "hasn-x4-small"), 2, "continues a run as it began"),
         (("--resume", "."), 1, "not a training run"),
-        (("--branch", ".", "-o", "x", "--set", "seed=1"), 2, "goes on from a run as it began"),
+        (("--resume", ".", "--set", "seed=1"), 2, "for another decay use --branch"),
+        (("--branch", ".", "-o", "x", "--init", "hasn-x4"), 2, "goes on from a run as it began"),
         (("--branch", "."), 2, "give its folder with -o"),
         (("--branch", ".", "-o", "x"), 1, "not a training run"),
     ],

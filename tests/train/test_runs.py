@@ -119,6 +119,58 @@ def test_the_end_decides_how_long_the_rate_decays(trunk, tmp_path, end, decay_be
     assert [run.recipe.phase(n).patch for n in (9, 10, 13)] == [60, 72, 72]  # as the run itself has them
 
 
+@pytest.mark.parametrize(("decay", "end"), [("0.5", None), ("0.05", None), ("0.5", 40)])
+def test_a_branch_chooses_how_long_it_decays(trunk, tmp_path, decay, end):
+    changes = (f"optimizer.decay={decay}", "optimizer.final=0.1", "name=mine", "keep_at=[14]")
+    run = branch_run(str(trunk), tmp_path / "branch", iterations=end, overrides=changes)
+    assert run == read_run_file(tmp_path / "branch")
+    plan = run.recipe
+    # By hand: 13 constant steps are half of 26; of 14 the last 5 % are one step.
+    assert (plan.iterations, plan.optimizer.decay_begin(plan.iterations)) == {
+        ("0.5", None): (26, 13), ("0.05", None): (14, 13), ("0.5", 40): (40, 20),
+    }[decay, end]  # fmt: skip
+    assert (plan.optimizer.decay, plan.optimizer.final) == (float(decay), 0.1)
+    assert (plan.name, plan.keep_at) == ("mine", (14,))
+    old = read_run_file(trunk).recipe
+    assert old.name == "tiny"
+    assert [plan.learning_rate(n) for n in range(13)] == [old.learning_rate(n) for n in range(13)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "end", "message"),
+    [
+        (["optimizer.lr=1e-3", "seed=1"], None, r"13 iterations depend on optimizer.lr, seed; .*start=.*@13"),
+        (["phases.0.patch=64"], None, "depend on phases"),
+        (["iterations=20"], None, "no override.*iterations"),
+        (["optimizer.decay=0.5"], 18, "would have begun after 9; .* an end from 26 on"),
+        (["optimizer.decay=1"], None, "needs a constant part"),
+        (["optimizer.schedule=cosine"], None, "needs a constant rate"),
+        (["optimizer.dekay=0.5"], None, "unknown key optimizer.dekay"),
+    ],
+)
+def test_a_branch_changes_nothing_that_its_past_depends_on(trunk, tmp_path, changes, end, message):
+    with pytest.raises(ConfigError, match=message):
+        branch_run(str(trunk), tmp_path / "branch", iterations=end, overrides=changes)
+    assert not (tmp_path / "branch").exists()
+    same = [f"optimizer.lr={read_run_file(trunk).recipe.optimizer.lr}"]  # which changes nothing
+    assert branch_run(str(trunk), tmp_path / "branch", overrides=same).recipe.iterations == 17
+
+
+@pytest.mark.parametrize("schedule", [Schedule.CONSTANT, Schedule.STEPS])
+def test_a_constant_run_is_branched_into_a_decay(trunk, tmp_path, schedule):
+    folder = shutil.copytree(trunk, tmp_path / "run")
+    run = read_run_file(folder)
+    optimizer = replace(run.recipe.optimizer, schedule=schedule, milestones=(12,))
+    write_run_file(folder, replace(run, recipe=replace(run.recipe, optimizer=optimizer)))
+    with pytest.raises(ConfigError, match="needs a constant rate"):
+        branch_run(str(folder), tmp_path / "a")
+    changes = ["optimizer.schedule=wsd"]
+    assert branch_run(f"{folder}@12", tmp_path / "b", overrides=changes).recipe.iterations == 16
+    if schedule is Schedule.STEPS:  # the 13th step had half the rate
+        with pytest.raises(ConfigError, match="needs a constant rate"):
+            branch_run(f"{folder}@13", tmp_path / "c", overrides=changes)
+
+
 def test_what_cannot_be_branched(trunk, endless, recipe, shards, tmp_path):
     with pytest.raises(ConfigError, match="holds a run already; give a new folder"):
         branch_run(str(trunk), trunk)
@@ -127,7 +179,8 @@ def test_what_cannot_be_branched(trunk, endless, recipe, shards, tmp_path):
     with pytest.raises(ConfigError, match="13 iterations are done; it cannot end at 13"):
         branch_run(str(trunk), tmp_path / "b", iterations=13)
     begin_run(recipe, tmp_path / "cosine", data=[shards.folder], sets=[], start=None)
-    with pytest.raises(ConfigError, match="schedule is 'cosine', whose rate has no constant part"):
+    save_state(state_path(tmp_path / "cosine", 6), {})
+    with pytest.raises(ConfigError, match="schedule is 'cosine', and a branch needs a constant rate"):
         branch_run(str(tmp_path / "cosine"), tmp_path / "c")
     begin_run(endless, tmp_path / "new", data=[shards.folder], sets=[], start=None)
     with pytest.raises(CheckpointError, match="no state of its constant part yet"):
