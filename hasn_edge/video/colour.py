@@ -149,7 +149,7 @@ class FrameFromRgb:
         layout = "rgb24"
         if rgb_HWC.dtype == np.uint16:
             layout = "rgb48le"
-            rgb_HWC = rgb_HWC - (rgb_HWC >> _white_shift(self._colour.range, bits=10))
+            rgb_HWC = rgb_HWC - (rgb_HWC >> 8)  # what swscale makes of it is 256/255 of that, in both ranges
         rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format=layout)
         frame: VideoFrame = self._reformatter.reformat(
             _clear_tags(rgb, matrix),
@@ -204,7 +204,7 @@ def _clear_tags(frame: VideoFrame, matrix: int) -> VideoFrame:
 
 
 def _white_shift(level: int, bits: int) -> int:
-    """Return how swscale's 16-bit RGB falls short: its white is 65535 less 65535 shifted by this."""
+    """Return how the 16-bit RGB that swscale makes falls short: white is 65535 less 65535 shifted by this."""
     return bits if level == FULL else 8
 
 

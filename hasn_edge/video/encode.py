@@ -41,6 +41,9 @@ _TRIED = (180, 320)  # small, and not too small for an encoder in hardware
 _OF_A_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
 _OF_A_STREAM = ("language", "title", "handler_name", "creation_time")
 
+_TASKS = Path("/proc/self/task")
+"""Where Linux lists the threads of this process."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
@@ -312,7 +315,7 @@ class Encoder:
         before = logging.get_level()
         logging.set_level(logging.ERROR)
         try:
-            with logging.Capture() as messages:
+            with logging.Capture() as messages, _same_scheduling():
                 context.open()
         # Before OSError: without a GPU, NVENC's failure is FFmpeg's "operation not permitted".
         except self._av.error.FFmpegError as exc:
@@ -363,3 +366,24 @@ def _cannot_hold(path: Path, encoder_name: str) -> UnsupportedError:
         f"cannot write {path}: a {suffix} file cannot hold what {encoder_name} makes; choose another "
         f"codec{wider}"
     )
+
+
+@contextmanager
+def _same_scheduling() -> Iterator[None]:
+    """Leave every thread to the scheduler it had before the block, and new ones to the caller's.
+
+    For root, as in most containers, SVT-AV1 starts its threads in real time (SCHED_FIFO 99) and moves the
+    thread that opens it there too, with all programs that it starts later: nothing else would get a core.
+    """
+    if not hasattr(os, "sched_setscheduler") or not _TASKS.is_dir():  # Linux has both
+        yield
+        return
+    own = os.sched_getscheduler(0), os.sched_getparam(0)
+    before = {task.name: os.sched_getscheduler(int(task.name)) for task in _TASKS.iterdir()}
+    try:
+        yield
+    finally:
+        for task in _TASKS.iterdir():
+            with suppress(OSError):  # the thread has ended
+                if os.sched_getscheduler(int(task.name)) != before.get(task.name, own[0]):
+                    os.sched_setscheduler(int(task.name), *own)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hasn_edge.engine.builder import compile_plan
+from hasn_edge.engine.builder import _make_monitor, compile_plan
 from hasn_edge.engine.capabilities import probe
 from hasn_edge.engine.target import EngineRuntime, ShapeRange
 from hasn_edge.errors import BuildError, UnsupportedError
@@ -204,6 +204,16 @@ def test_a_caller_can_cancel_through_the_monitor(hasn_onnx: MakeOnnx) -> None:
             on_message=lambda *_: None,
             on_step=lambda *_: False,
         )
+
+
+def test_what_was_cancelled_stays_cancelled() -> None:
+    answers = iter([True, False, True])
+    monitor: Any = _make_monitor(fake_tensorrt("10.3.0"), lambda *_: next(answers))
+    monitor.phase_start("outer", None, 2)
+    assert monitor.step_complete("outer", 0)
+    monitor.phase_start("inner", "outer", 2)  # the caller says no
+    monitor.phase_finish("inner")
+    assert not monitor.step_complete("outer", 1)
 
 
 @pytest.mark.parametrize(

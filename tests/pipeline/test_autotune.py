@@ -25,6 +25,7 @@ from hasn_edge.errors import (
     VerificationError,
     say,
 )
+from hasn_edge.evaluation.evaluate import ImageScore, Scores
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline import autotune as module
@@ -71,6 +72,28 @@ def test_a_coarser_format_must_earn_its_place(fp16, int8, kept):
     best, why = choose_fastest([candidate("fp16", fp16), candidate("int8", int8, -0.02)])
     assert best.artifact.precision.value == kept
     assert why.startswith(f"{kept} is kept: ")
+
+
+def test_one_bad_image_is_over_the_budget_whatever_the_mean(monkeypatch, tiny):
+    level = np.zeros((16, 16, 3), np.uint8)
+
+    def scored(*decibels: float) -> Scores:
+        named = zip("ab", decibels, strict=True)
+        images = tuple(ImageScore(name=name, psnr_y=dB, ssim_y=1, output=level) for name, dB in named)
+        return Scores(name="drawn", images=images, border=4)
+
+    found = iter([scored(30, 30), scored(30.2, 29.8), scored(30.3, 29.7)])
+    monkeypatch.setattr(module, "held_out_sets", lambda *_: [None])
+    monkeypatch.setattr(module, "score_session", lambda *_: next(found))
+    limited = measured(0.0)
+    limited["held_out"].update(budget_db=0.03, budget_worst_db=0.25)
+    artifact = replace(candidate("int8", [1]).artifact, details=details_of(Kind.ONNX, measured=limited))
+    quality = module._Quality(lambda *_, **__: FakeSession(), None)
+    assert quality.check(artifact, "onnxruntime") is None
+    change = quality.check(artifact, "onnxruntime")
+    assert change.worst_dpsnr == pytest.approx(-0.2)
+    with pytest.raises(VerificationError, match=r"loses 0\.3000 dB .*\(drawn, b\), over the limit"):
+        quality.check(artifact, "onnxruntime")
 
 
 def test_a_candidate_is_described_by_its_time_and_loss():

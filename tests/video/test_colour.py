@@ -51,6 +51,17 @@ def test_network_gets_the_colours_of_the_tags(colour, pix_fmt, matrix, full):
         assert [int(p[10, 10]) for p in back] == pytest.approx(values, abs=1 << (bits - 8))
 
 
+@pytest.mark.parametrize(
+    "level",
+    [0, 1, 300, 700, 1000, 1019, 1021, 1023],
+)
+def test_full_range_in_10_bits_is_exact_both_ways(level):
+    stated = Colour(matrix=1, primaries=2, transfer=2, range=2, bits=10)
+    rgb = RgbFromFrame(stated)(clips.frame_of(flat((level, 512, 512), "yuv420p10le"), "yuv420p10le"))
+    assert rgb[20, 30].tolist() == pytest.approx([65535 * level / 1023] * 3, abs=2)
+    assert int(planes_in(FrameFromRgb(stated, "yuv420p10le")(rgb))[0][10, 10]) == level
+
+
 @pytest.mark.parametrize("level", [16, 126, 235])
 @pytest.mark.parametrize("value", [0, 1, 2])
 def test_gray_video(level, value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_lossy_result_is_close_to_the_upscaled_frames(tmp_path):
     assert levels["b.mp4"] > 42
     assert levels["c.mp4"] < levels["b.mp4"] - 8
     assert bad.path.stat().st_size < good.path.stat().st_size
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists a process's threads")
+def test_av1_leaves_the_machine_to_others(tmp_path):
+    """For root it would run in real time, before everything else, and so would what this process starts."""
+    source = make(tmp_path / "clip.mp4", 2)
+    upscale(source, tmp_path / "out.mp4", codec="libsvtav1")
+    policies = {os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+    assert policies == {os.SCHED_OTHER}
 
 
 def test_odd_sizes(tmp_path):
