@@ -202,8 +202,9 @@ def command(
     wanted = ResultSize(outscale=outscale, size=size)
     check_pipes(inputs, output)
     files, folders = find_files(inputs, output, recursive=recursive)
+    videos = any(map(is_video, files))
     for kind, names, there in (
-        ("videos", ("codec", "quality", "audio", "start_s", "end_s"), any(map(is_video, files))),
+        ("videos", ("codec", "quality", "audio", "start_s", "end_s"), videos),
         ("images", ("suffix",), not all(map(is_video, files))),
     ):
         given = [p.opts[0] for p in context.command.params if p.name in names and is_given(context, p.name)]
@@ -214,7 +215,7 @@ def command(
     if artifact is None:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         model = model_of_source(model, f"{files[0]}{more}", lossy=all(map(is_lossy, files)))
-    in_flight = 2 if any(map(is_video, files)) else 1  # copies to and from the device beside the network
+    in_flight = 2 if videos else 1  # copies to and from the device beside the network
     with (
         interruption() as interrupted,
         open_chosen(
@@ -258,11 +259,7 @@ def command(
         say_padded(done.padded, upscaler)
     bad = len(done.failures) + sum(not result.get("whole", True) for result in done.results)
     if bad and options.several:
-        kind = (
-            "files could not be upscaled whole"
-            if any(map(is_video, files))
-            else "images could not be upscaled"
-        )
+        kind = "files could not be upscaled whole" if videos else "images could not be upscaled"
         say(f"{bad} of {len(files)} {kind}", err=True)
     write_json(lambda: {**ran, "results": done.results, "failures": done.failures})
     if bad:

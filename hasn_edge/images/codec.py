@@ -43,6 +43,14 @@ class WritableFormat:
     largest_side: int = 1 << 20
     """In pixels; OpenCV's own limit where the format has none."""
 
+    def rounds(self, pixels: Pixels) -> bool:
+        """Whether the image has 16 bits, of which the format holds 8."""
+        return pixels.dtype == np.uint16 and not self.sixteen_bits
+
+    def flattens(self, pixels: Pixels) -> bool:
+        """Whether the image has transparency, which the format does not hold."""
+        return pixels.shape[2] in (2, 4) and not self.alpha
+
 
 FORMATS = {
     ".png": WritableFormat(name="PNG", sixteen_bits=True, alpha=True),
@@ -125,15 +133,15 @@ def write_image(
     if not 1 <= quality <= 100:
         raise InputError(f"cannot write {path}: quality is {quality}; expected 1 to 100")
     kind = FORMATS[suffix]
-    if convert and pixels.dtype == np.uint16 and not kind.sixteen_bits:
+    if convert and kind.rounds(pixels):
         pixels = to_uint8(pixels)
-    if convert and pixels.shape[2] in (2, 4) and not kind.alpha:
+    if convert and kind.flattens(pixels):
         pixels = _lay_on_white(pixels)
-    if pixels.dtype == np.uint16 and not kind.sixteen_bits:
+    if kind.rounds(pixels):
         raise InputError(
             f"cannot write {path}: {kind.name} holds 8 bits, the image has 16; use .png or .tiff"
         )
-    if pixels.shape[2] in (2, 4) and not kind.alpha:
+    if kind.flattens(pixels):
         raise InputError(
             f"cannot write {path}: {kind.name} has no transparency, the image has; use .png, .webp or .tiff"
         )
@@ -147,9 +155,9 @@ def conversions(path: str | os.PathLike[str], pixels: Pixels) -> list[str]:
     """Return what :func:`write_image` changes with ``convert``, because the format cannot hold it."""
     kind = FORMATS[usual_suffix(Path(path))]
     changes = []
-    if pixels.dtype == np.uint16 and not kind.sixteen_bits:
+    if kind.rounds(pixels):
         changes.append(f"{kind.name} holds 8 bits: the image's 16 were rounded")
-    if pixels.shape[2] in (2, 4) and not kind.alpha:
+    if kind.flattens(pixels):
         changes.append(f"{kind.name} has no transparency: the image was laid on white")
     return changes
 

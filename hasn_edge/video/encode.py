@@ -378,12 +378,20 @@ def _same_scheduling() -> Iterator[None]:
     if not hasattr(os, "sched_setscheduler") or not _TASKS.is_dir():  # Linux has both
         yield
         return
-    own = os.sched_getscheduler(0), os.sched_getparam(0)
-    before = {task.name: os.sched_getscheduler(int(task.name)) for task in _TASKS.iterdir()}
+    own, before = (os.sched_getscheduler(0), os.sched_getparam(0)), _schedulers()
     try:
         yield
     finally:
-        for task in _TASKS.iterdir():
-            with suppress(OSError):  # the thread has ended
-                if os.sched_getscheduler(int(task.name)) != before.get(task.name, own[0]):
-                    os.sched_setscheduler(int(task.name), *own)
+        for thread, scheduler in _schedulers().items():
+            if scheduler != before.get(thread, own[0]):
+                with suppress(OSError):  # it has ended
+                    os.sched_setscheduler(thread, *own)
+
+
+def _schedulers() -> dict[int, int]:
+    """Return the scheduler of each thread of this process."""
+    found = {}
+    for thread in (int(task.name) for task in _TASKS.iterdir()):
+        with suppress(OSError):  # it has ended
+            found[thread] = os.sched_getscheduler(thread)
+    return found
