@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hasn_edge.data.layouts import HR, LR, read_name
 from hasn_edge.errors import InputError, use
 from hasn_edge.files import shipped_path
 from hasn_edge.images.arrays import Float32, Pixels, luma, to_rgb, to_tensor, to_uint8
@@ -71,6 +72,8 @@ class CalibrationData:
     """One sentence for each image that was left out."""
     sizes: tuple[tuple[int, int], ...] = ()
     """(height, width) of each image that patches were taken from, where they are not images themselves."""
+    originals: int = 0
+    """How many of these images are high-resolution originals by their folder's name."""
 
     def __post_init__(self) -> None:
         if not self.patches:
@@ -105,6 +108,11 @@ class CalibrationData:
             notes.append(
                 f"warning: {small} calibration patches have a side below {SMALL} pixels: what the network "
                 "computes there is mostly about their border"
+            )
+        if self.originals:
+            notes.append(
+                f"warning: {self.originals} of {len(self.sizes)} calibration images are high-resolution "
+                "originals by their folder's name; give what the network will see"
             )
         large = sum(min(size) > LARGE for size in self.sizes)
         if large > len(self.sizes) / 2:
@@ -214,7 +222,8 @@ def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = L
     """Take at most ``limit`` crops of ``side`` pixels from the images in a folder and in those inside it.
 
     Of many images some are chosen, of few several crops are taken; small images are taken whole. Choice
-    and places depend on ``seed`` and on the images' names only. What cannot be used is left out and listed.
+    and places depend on ``seed`` and on the images' names only. What cannot be used is left out and listed,
+    and so are originals that lie beside LR images, as their folders' names state.
 
     Raises:
         InputError: no image, or none that can be used.
@@ -224,6 +233,11 @@ def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = L
     order = sorted(paths, key=lambda path: zlib.crc32(f"{seed} {names[path]}".encode()))
     patches: list[Pixels] = []
     skipped, sizes = [], []
+    hr = {path for path in paths if _role(path, folder) == HR}
+    if any(_role(path, folder) == LR for path in paths):
+        skipped = [f"{path}: an original beside LR images" for path in order if path in hr]
+        order = [path for path in order if path not in hr]
+    originals = 0
     for index, path in enumerate(order):
         if len(patches) >= limit:
             break
@@ -239,7 +253,14 @@ def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = L
         rng = np.random.default_rng([seed, zlib.crc32(names[path].encode())])
         patches.extend(_random_crops(pixels, side, share, rng))
         sizes.append((pixels.shape[0], pixels.shape[1]))
-    return CalibrationData(str(folder), tuple(patches), tuple(skipped), tuple(sizes))
+        originals += path in hr
+    return CalibrationData(str(folder), tuple(patches), tuple(skipped), tuple(sizes), originals)
+
+
+def _role(path: Path, folder: Path) -> str:
+    """Return whether the folders from ``folder`` to an image state HR, LR or nothing."""
+    inside = path.parent.relative_to(folder).parts if path != folder else ()
+    return read_name(path, (folder.resolve().name, *inside)).role
 
 
 def _sharpness(patches: Sequence[Pixels]) -> float:

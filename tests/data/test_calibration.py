@@ -280,3 +280,19 @@ def test_few_small_large_and_soft_images_are_named(tmp_path):
 
 def test_a_folder_knows_the_sizes_of_its_images(folder):
     assert load_folder(folder).sizes == (image(seed=0).shape[:2],) * 5
+
+
+def test_originals_are_left_out_beside_lr_images_and_named_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        write_image(tmp_path / "Set" / "HR" / f"{number}.png", rng.integers(0, 256, (256, 256, 3), np.uint8))
+        write_image(
+            tmp_path / "Set" / "LRbicx4" / f"{number}x4.png", rng.integers(0, 256, (64, 64, 3), np.uint8)
+        )
+    both = load_folder(tmp_path / "Set")
+    assert both.sizes == ((64, 64),) * 4
+    assert len(both.skipped) == 4
+    assert "originals by" not in " ".join(both.describe())
+    alone = load_folder(tmp_path / "Set" / "HR")
+    assert (alone.sizes, alone.skipped) == (((256, 256),) * 4, ())
+    assert "4 of 4 calibration images are high-resolution originals by" in " ".join(alone.describe())
