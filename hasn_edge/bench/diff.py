@@ -150,6 +150,8 @@ class BenchDiff:
     changes: tuple[FigureChange, ...]
     gone: tuple[str, ...]
     """Cases that only the old one has, or that failed in the new one alone."""
+    failed: tuple[str, ...]
+    """Cases that failed in the old one, and in the new one too."""
     added: tuple[str, ...]
     missing: tuple[tuple[str, str, str], ...]
     """Case, figure and set of what the old one has and the new one lacks."""
@@ -162,6 +164,9 @@ class BenchDiff:
         """Return what breaks a limit, a sentence each.
 
         A case that is gone breaks all limits, a figure that is gone those that are about it.
+
+        Raises:
+            InputError: a limit is about a figure that no case of both reports has, so that it could not break.
         """
         found = [
             f"{change.case}: {change} breaks {limit}"
@@ -175,7 +180,16 @@ class BenchDiff:
             for limit in limits
             if limit.figure == figure
         ]
-        return found + [f"{case} has no figures any more" for case in self.gone if limits]
+        found += [f"{case} has no figures any more" for case in self.gone if limits]
+        compared = {change.figure for change in self.changes} | {figure for _, figure, _ in self.missing}
+        idle = [str(limit) for limit in limits if limit.figure not in compared]
+        if idle and not found:
+            raise InputError(
+                f"no case of both {self.old} and {self.new} has what {', '.join(idle)} is about: nothing was "
+                f"compared; figures of both: {', '.join(sorted(compared)) or 'none'}",
+                say("bench both with what measures it, or leave that limit out"),
+            )
+        return found
 
     def rows(self) -> list[list[str]]:
         """Return a row for each figure that changed, under :data:`HEADINGS`."""
@@ -186,6 +200,7 @@ class BenchDiff:
         still = sum(not change.changed for change in self.changes)
         lines = [f"{still} of {len(self.changes)} figures are within the noise, or equal"]
         lines += [f"gone or failed: {case}" for case in self.gone]
+        lines += [f"failed in both: {case}" for case in self.failed]
         lines += [f"new: {case}" for case in self.added]
         for case in dict.fromkeys(case for case, _, _ in self.missing):
             lost = ", ".join(_of(figure, of) for name, figure, of in self.missing if name == case)
@@ -196,7 +211,11 @@ class BenchDiff:
         """Return a summary for a pull request; with ``limits``, whether they hold stands first."""
         lines = [f"### Benchmark: {self.old} -> {self.new}", ""]
         if limits:
-            state = f"**{len(broken)} limits broken**" if broken else "**Within all limits**"
+            state = (
+                f"**{len(broken)} limit{'s'[: len(broken) > 1]} broken**"
+                if broken
+                else "**Within all limits**"
+            )
             lines += [f"{state}: {', '.join(map(str, limits))}", "", *(f"- {text}" for text in broken)]
             lines += [""] if broken else []
         if self.rows():
@@ -248,6 +267,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
         new=new.name,
         changes=tuple(changes),
         gone=(*(label for label in cases[0] if label not in cases[1]), *failed),
+        failed=tuple(label for label in both if cases[0][label]["failure"] and cases[1][label]["failure"]),
         added=tuple(label for label in cases[1] if label not in cases[0]),
         missing=tuple(missing),
         files=tuple(files),

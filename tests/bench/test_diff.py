@@ -151,7 +151,33 @@ def test_a_figure_that_is_gone_breaks_the_limits_about_it(written, monkeypatch, 
     )
     (lost,) = [text for text in found.sentences() if text.startswith("int8: in the old report alone: ")]
     assert all(figure in lost for figure in broken)
-    assert diff_reports(new, old).broken(parsed) == []
+    # No other case has a worst image, so that nothing is left to compare with.
+    assert diff_reports(new, old).broken([one for one in parsed if one.figure != "worst"]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "limits", "idle"),
+    [
+        ({"energy": None}, "energy>5%,file>50%", "energy>5%"),
+        ({"quality": {}, "latency": None}, "psnr<-1,latency>5%,memory>5%", "psnr<-1 dB, latency>5%"),
+        ({"failure": "it did not open"}, "memory>5%", "memory>5%"),
+    ],
+)
+def test_a_limit_that_compares_nothing_is_refused(written, change, limits, idle):
+    """A gate that finds its figure in neither report would pass for ever."""
+    old, new = (
+        change_report(written("raw.json"), name, lambda _, case: case.update(change))
+        for name in ("a.json", "b.json")
+    )
+    found = diff_reports(old, new)
+    assert found.broken(()) == []
+    with pytest.raises(
+        InputError, match=f"no case of both a.json and b.json has what {idle} is about"
+    ) as caught:
+        found.broken(FigureLimit.parse(limits))
+    assert "bench both with what measures it" in str(caught.value.cures)
+    if "failure" in change:
+        assert "failed in both: int8" in found.sentences()
 
 
 def test_other_images_are_refused(written):
@@ -228,7 +254,7 @@ def test_the_verb_exits_with_3_and_writes_a_summary(written, tmp_path):
     assert "int8: latency, ms 100.149 -> 120.380" in result.output
     assert "breaks latency>5%" in result.output
     text = summary.read_text()
-    assert "**1 limits broken**: psnr<-0.02 dB, latency>5%" in text
+    assert "**1 limit broken**: psnr<-0.02 dB, latency>5%" in text
     assert "| int8 | latency, ms |" in text
     assert "hierarchical bootstrap" in text
     result = CliRunner().invoke(cli, [*arguments, "--fail-on", "latency>50%"])
