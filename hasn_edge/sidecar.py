@@ -279,11 +279,16 @@ class CalibrationRecord(_Record, frozen=True, kw_only=True):
     images: int
 
 
-class RangesAskedFor(_Record, frozen=True, kw_only=True):
-    """What the user gave for INT8 ranges: names of files, without their folders."""
+class BuildAskedFor(_Record, frozen=True, kw_only=True):
+    """What the user gave for a build and its result does not show: names of files, without their folders."""
 
-    recipe: str
-    calibration: str | None
+    recipe: str | None = None
+    """For INT8, as are the images of :attr:`calibration`."""
+    calibration: str | None = None
+    evaluation: str | None = None
+    """The images that the budget was kept on; those that ship where ``None``."""
+    name: str | None = None
+    """What the files' names begin with; the model's own where ``None``."""
 
 
 class Tolerance(_Record, frozen=True, kw_only=True):
@@ -398,7 +403,7 @@ class EngineDetails(Details, frozen=True, kw_only=True, omit_defaults=True):
     """``"calibrator"`` where TensorRT chose the ranges itself."""
     calibrator: CalibratorRecord | None = None
     calibration: CalibrationRecord | None = None
-    asked: RangesAskedFor | None = None
+    asked: BuildAskedFor | None = None
     emulated_as: str = ""
     """The graph that predicts on a CPU what the engine computes."""
     golden: Golden | None = None

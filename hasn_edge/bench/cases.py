@@ -314,10 +314,8 @@ class CaseMaker:
                     one = read_sidecar(path)
                     if wanted != (one.source, one.precision, one.size, one.pixels, one.engine.runtime):
                         continue
-                    if (
-                        one.engine.asked is not None
-                        and one.engine.asked.recipe != Path(self.options.recipe).name
-                    ):
+                    asked = one.engine.asked
+                    if asked is not None and asked.recipe not in (None, Path(self.options.recipe).name):
                         continue
                     require_compatible(one, gpu=self.board.gpu, runtime_version=version)
                     graph = graph_of(one)

@@ -166,7 +166,7 @@ class BenchDiff:
         A case that is gone breaks all limits, a figure that is gone those that are about it.
 
         Raises:
-            InputError: a limit is about a figure that no case of both reports has, so that it could not break.
+            InputError: a limit is about a figure that no case of both reports has: nothing could break it.
         """
         found = [
             f"{change.case}: {change} breaks {limit}"

@@ -14,15 +14,16 @@ from hasn_edge.engine.target import EngineRuntime, load_target, rtx_target_for, 
 from hasn_edge.errors import ArtifactError, Cure, HasnEdgeError, call
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.optional import version_tuple
-from hasn_edge.sidecar import EngineDetails
-from hasn_edge.spec import Precision
+from hasn_edge.sidecar import BuildAskedFor, EngineDetails
 
 _FILES: Mapping[str, tuple[str, ...]] = {
-    "model": (".safetensors", ".pth", ".pt", ".onnx"),
+    "model": (".safetensors", ".pth", ".pt", ".onnx", "/"),
     "recipe": (".toml",),
     "target": (".toml",),
+    "calibration": ("",),
+    "evaluation": ("",),
 }
-"""Arguments of a build that may be files of the user's, and how those end; all else ships or is a name."""
+"""Arguments of a build that may be files or folders of the user's, and how those end; all else ships."""
 
 
 def require_compatible(
@@ -62,28 +63,33 @@ def require_compatible(
 def rebuild(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> Cure:
     """Return the build of an engine like this one for the machine that it runs on.
 
-    What it builds takes the engine's place, unless that was renamed.
+    What it builds takes the engine's place, unless that was renamed. Every option that decides it is there,
+    as far as the sidecar shows it; that weights of another file may be replaced is for the user to say again.
 
     Args:
         artifact: The engine.
         gpu: The GPU there: where the engine's own target is for others, the build is for one that fits this.
         again: Compile even though the build would find nothing changed: the engine itself is what is wrong.
     """
-    details = artifact.engine
+    details, asked = artifact.engine, artifact.engine.asked or BuildAskedFor()
     fixed = {"size": artifact.size} if artifact.size is not None else _range(details)
     arguments = {
         "model": details.model,
         "precision": artifact.precision.value,
-        **(_int8(artifact) if artifact.precision is Precision.INT8 else {}),
+        "recipe": None if asked.recipe == "default" else asked.recipe,
+        "calibration": asked.calibration,
+        "evaluation": asked.evaluation,
         "target": _target(details, gpu),
         "int8_method": "calibrator" if details.int8_method == "calibrator" else None,
         "pixels": details.pixels,
         **fixed,
         "batch": _batch(details),
+        "name": asked.name,
         "output": str(artifact.path.parent),
         "rebuild": again,
     }
-    return call("build", **{name: value for name, value in arguments.items() if value})
+    given = {name: value for name, value in arguments.items() if value}
+    return call("build", **{name: _beside(artifact, name, value) for name, value in given.items()})
 
 
 def unknown_folders(cure: Cure) -> str:
@@ -94,20 +100,16 @@ def unknown_folders(cure: Cure) -> str:
     named = [
         repr(value)
         for name, value in cure.arguments.items()
-        if name == "calibration"
-        or (name in _FILES and value.endswith(_FILES[name]) and not Path(value).is_file())
+        if name in _FILES and value.endswith(_FILES[name]) and not Path(value).exists()
     ]
     only = f"only the name of {' and of '.join(named)} is known here: write the folder as well"
     return f"; {only}" if named else ""
 
 
-def _int8(artifact: Artifact) -> dict[str, str]:
-    """Return the arguments for ranges that are not the default's; a search leaves its recipe beside them."""
-    usual, asked = {"recipe": "default", "calibration": None}, artifact.engine.asked
-    given = {name: asked and getattr(asked, name) for name in usual}
-    if asked is not None and (beside := artifact.path.parent / asked.recipe).is_file():
-        given["recipe"] = str(beside)
-    return {name: str(value) for name, value in given.items() if value not in (None, usual[name])}
+def _beside(artifact: Artifact, name: str, value: Any) -> Any:
+    """Return the path of a file that lies beside the engine, as the recipe of a search does."""
+    ours = name in _FILES and value.endswith(_FILES[name])
+    return str(beside) if ours and (beside := artifact.path.parent / value).exists() else value
 
 
 def _target(details: EngineDetails, gpu: GpuFacts | None) -> str:

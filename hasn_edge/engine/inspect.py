@@ -14,10 +14,11 @@ import msgspec
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.caches import graph_of
 from hasn_edge.engine.capabilities import NAMES, find_module
+from hasn_edge.engine.compatibility import rebuild
 from hasn_edge.engine.compile import kernels_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
 from hasn_edge.engine.worker_process import run_worker, worker_command
-from hasn_edge.errors import UnsupportedError, call, say
+from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.sidecar import KernelRecord
@@ -60,7 +61,7 @@ def kernels_of_engine(
         raise UnsupportedError(
             f"{engine.path}: {why}there is no GPU here to load it on",
             say("look at it on its device"),
-            call("build"),
+            rebuild(engine, again=True),
         )
     find_module(runtime, needed_for="Listing an engine's kernels")
     progress(Step(f"loading {engine.path.name}"))
@@ -73,7 +74,7 @@ def kernels_of_engine(
     if worker.kernels is None:
         raise UnsupportedError(
             f"{engine.path}: {NAMES[runtime]} does not load it on the GPU here, or does not list its kernels",
-            call("build"),
+            rebuild(engine, again=True),
         )
     opt = _target_of(engine).shapes.opt
     return msgspec.structs.replace(worker.kernels, size=opt[2:], images=opt[0])

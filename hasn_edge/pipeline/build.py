@@ -52,11 +52,11 @@ from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.golden import OWN_RANGES, make_golden
 from hasn_edge.runtime.tensorrt.trial import NoMemoryError, try_engine
 from hasn_edge.sidecar import (
+    BuildAskedFor,
     CalibrationRecord,
     Form,
     Golden,
     GraphDetails,
-    RangesAskedFor,
 )
 from hasn_edge.spec import Precision
 
@@ -338,7 +338,7 @@ def _compare_with_fp16(
 
 
 def _facts(options: BuildOptions, variants: Variants, nearest: FinishedFile) -> dict[str, Any]:
-    """Return what an engine's sidecar states of its graph and ranges.
+    """Return what an engine's sidecar states of its graph, its ranges and what was asked for.
 
     Args:
         options: What was asked for.
@@ -348,21 +348,32 @@ def _facts(options: BuildOptions, variants: Variants, nearest: FinishedFile) -> 
     """
     assert isinstance(nearest.details, GraphDetails)
     context = variants.context
-    recipe = recipe_name(context.name) if variants.searched else Path(options.int8_recipe).name
+    # The name is what an adapted network's files begin with, where one was given for the first.
+    asked = BuildAskedFor(
+        evaluation=_without_folder(options.evaluation), name=context.name if options.name else None
+    )
     facts: dict[str, Any] = {
         "model": context.model,
         "emulated_as": f"{nearest.details.form.words} graph, {nearest.precision.value}",
         "measured": nearest.details.measured,
+        "asked": asked,
     }
     if context.images is None:
         return facts
-    given = options.calibration
+    recipe = recipe_name(context.name) if variants.searched else _without_folder(options.int8_recipe)
     return {
         **facts,
         "int8_method": options.int8_method if options.calibrator else None,
         "calibration": CalibrationRecord(fingerprint=context.images.fingerprint, images=len(context.images)),
-        "asked": RangesAskedFor(recipe=recipe, calibration=None if given is None else Path(given).name),
+        "asked": msgspec.structs.replace(
+            asked, recipe=recipe, calibration=_without_folder(options.calibration)
+        ),
     }
+
+
+def _without_folder(given: str | Path | None) -> str | None:
+    """Return the name of a file or folder: a sidecar goes to people who shall not see where it was."""
+    return None if given is None else Path(given).resolve().name  # "." has a name too
 
 
 def _reuse_engine(engine: Artifact) -> Built:

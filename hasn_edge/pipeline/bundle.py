@@ -352,7 +352,8 @@ class BundleVariants(Variants):
         bundle = load_bundle(path) if path.is_dir() else load_graph(path, Precision(options.precision))
         context = _BundleContext(
             name=bundle.index.name,
-            model=bundle.index.model,
+            # What it is built from again: with the weights it would be other graphs.
+            model=f"{path.resolve().name}/" if path.is_dir() else path.name,
             checkpoint=cast("ForeignGraph", bundle),  # a build of it asks for spec and hash only
             held_out=(),
             bundle=bundle,

@@ -322,7 +322,7 @@ def load_context(
         )
     return BuildContext(
         name=name,
-        model=str(model) if untrained else Path(model).name,
+        model=Path(model).name if other is None else f"{other[0]}={Path(other[1]).name}",
         checkpoint=checkpoint,
         # Random weights have no quality that could be lost.
         held_out=() if untrained else held_out_sets(checkpoint.spec.scale, evaluation),

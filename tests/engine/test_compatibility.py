@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hasn_edge.cli.cures import cure_text, message_of
 from hasn_edge.engine.compatibility import rebuild, require_compatible
 from hasn_edge.errors import ArtifactError
 from hasn_edge.hardware.gpu import GpuFacts
+from hasn_edge.pipeline.context import BuildOptions
 from tests.support.samples import ADA, AGX, HOPPER, NANO, TURING, engine, plan
 
 
@@ -252,6 +253,35 @@ def test_the_build_that_makes_it_again(tmp_path: Path, details: dict[str, Any], 
     read = build.command.make_context("build", shlex.split(typed)[2:])
     assert read.params["model"] == (model or None)
     assert read.params["output"] == folder
+
+
+ASKED = {"recipe": "mine.toml", "calibration": "photos", "evaluation": "own set", "name": "door"}
+
+
+def test_every_option_of_a_build_is_in_the_command(tmp_path: Path) -> None:
+    """Without one of them it would be another engine, or another file beside this one."""
+    made = engine(
+        tmp_path,
+        asked=ASKED,
+        target="rtx",
+        int8_method="calibrator",
+        pixels=True,
+        batch=[1, 4],
+        model="a.pth",
+    )
+    sized = rebuild(made, again=True).arguments
+    shapes = {"min": [1, 32, 48, 3], "opt": [1, 180, 320, 3], "max": [1, 360, 640, 3]}
+    ranged = rebuild(engine(tmp_path, size=None, profile=shapes, pixels=True)).arguments
+    assert ranged["dynamic"] == ((32, 48), (180, 320), (360, 640))
+    held_by_files = {"max_drop", "cost", "finetune"}  # the searched recipe and the adapted weights, beside it
+    for_others = {"max_latency", "force"}  # of several precisions; and the user's to say again
+    options = {field.name for field in fields(BuildOptions)}
+    assert {*sized, *ranged} == options - held_by_files - for_others
+    assert {name: sized[name] for name in ASKED} == ASKED
+    named = "'a.pth' and of 'mine.toml' and of 'photos' and of 'own set'"
+    assert f"only the name of {named} is known here" in refused(made, ADA)
+    (tmp_path / "own set").mkdir()
+    assert f" --evaluation '{tmp_path}/own set' " in command(made)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.upscaler import Upscaler
-from hasn_edge.sidecar import Form, InputProfile, Kind, RangesAskedFor
+from hasn_edge.sidecar import BuildAskedFor, Form, InputProfile, Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.fake_session import FakeSession
 
@@ -187,7 +187,7 @@ def test_engine_for_gpus_that_are_not_here(tiny, ada, tmp_path, monkeypatch):
     assert engine.details.measured == graph.details.measured
     assert engine.engine.emulated_as == "strongly typed graph, int8"
     assert engine.engine.model == tiny.name
-    assert engine.engine.asked == RangesAskedFor(recipe="loose.toml", calibration=None)
+    assert engine.engine.asked == BuildAskedFor(recipe="loose.toml")
     assert engine.engine.calibration.fingerprint == graph.graph.ranges.fingerprint
     kernels = engine.engine.kernels
     assert kernels.size == (48, 64)
@@ -258,10 +258,21 @@ def test_engine_for_gpus_that_are_not_here(tiny, ada, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_range_of_sizes_is_the_engines(tiny, ada, tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: extra [rtx]")
+    (tmp_path / "own").mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    write_image(tmp_path / "own" / "one.png", image)
     built = hasn_edge.build(
-        tiny, precision="fp32", target=ada, dynamic=((32, 32), (48, 64), (96, 128)), output=tmp_path
+        tiny,
+        precision="fp32",
+        target=ada,
+        dynamic=((32, 32), (48, 64), (96, 128)),
+        output=tmp_path,
+        name="door",
+        evaluation=f"mine={tmp_path}/own",
     )
     engine = built.artifacts[-1]
+    assert engine.path.name.startswith("door-")
+    assert engine.engine.asked == BuildAskedFor(name="door", evaluation="own")
     assert engine.size is None
     assert engine.engine.profile == InputProfile(min=(1, 3, 32, 32), opt=(1, 3, 48, 64), max=(1, 3, 96, 128))
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import load_tensorrt
+from hasn_edge.engine.compatibility import rebuild
 from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError, call, say
+from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError, say
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.backend import CudaBackend
@@ -235,7 +236,7 @@ class TensorRTSession(Session):
             raise ArtifactError(
                 f"{artifact.path}: the engine takes {size or 'any'} pixels of {end.dtype}, its sidecar "
                 f"states {artifact.size or 'any'} of {kind}",
-                call("build"),
+                rebuild(artifact, again=True),
             )
         super().__init__(
             artifact.spec,
