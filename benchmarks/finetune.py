@@ -68,7 +68,7 @@ def main(model: str, recipe: str, times: str, data: tuple[str, ...], output: Pat
     click.echo(f"start: {'; '.join(before)}", err=True)
     found = finetune(start, seconds, work, cache=work / "cache")
     after = measure(found.variants, reference, sets)
-    notes = found.publish()
+    found.publish()
     typed = " ".join(
         text.rpartition("=")[0] + "=" + Path(text).name if "=" in text else Path(text).name
         for text in sys.argv[1:]
@@ -81,7 +81,7 @@ def main(model: str, recipe: str, times: str, data: tuple[str, ...], output: Pat
         f"| as quantized | {' | '.join(before)} |",
         f"| after {times} | {' | '.join(after)} |",
         "",
-        f"- {notes[0]}.",
+        f"- {found.notes[0]}.",
         "- dPSNR-Y in dB against FP32 and the worst image; 8-bit rounded output, Y of BT.601 studio range, a "
         "border of the scale cut; exact Q/DQ arithmetic in the weakly typed graph.",
         "- Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",

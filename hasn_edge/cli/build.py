@@ -167,13 +167,14 @@ def command(model: str | None, bundle: Path | None, **options: Any) -> None:
     left_out = [message_of(error, click.get_current_context().command) for error in built.left_out]
     for text in left_out:
         say(text, err=True)
-    for line in built.summary:
+    for line in built.notes:
         note(line)
     for artifact in built.artifacts:
         say(str(artifact.path))
     write_json(
         lambda: {
             "artifacts": [describe_artifact(artifact) for artifact in built.artifacts],
+            "beside": [str(path) for path in built.beside],
             "summary": list(built.summary),
             "left_out": left_out,
         }

@@ -33,7 +33,7 @@ from hasn_edge.errors import (
 )
 from hasn_edge.evaluation.evaluate import Drift, Scores, drift, score_session
 from hasn_edge.evaluation.latency import Latency, Round, latency_of, time_session
-from hasn_edge.files import require_writable
+from hasn_edge.files import require_writable, writing
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline.acceptance import FP16_BUDGET
@@ -203,10 +203,12 @@ def autotune(
         when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         max_latency_ms=options.max_latency,
     )
-    *beside, runs = chosen.built.artifacts
-    kept = (*(_publish(artifact, output) for artifact in beside), _publish(runs, output, record))
+    written = tuple(_copy(path, output) for path in chosen.built.beside)
+    *graphs, runs = chosen.built.artifacts
+    kept = (*(_publish(artifact, output) for artifact in graphs), _publish(runs, output, record))
     return Built(
         artifacts=kept,
+        beside=written,
         summary=(*chosen.built.summary, *record.candidates, why),
         left_out=tuple(failure.as_error() for failure in failures),
     )
@@ -459,6 +461,13 @@ def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:
         )
     if target.runtime.compiles:  # minutes of compiling would be for nothing
         cuda.choose().close()
+
+
+def _copy(path: Path, folder: Path) -> Path:
+    copied = folder / path.name
+    with writing(copied) as temporary:
+        temporary.write_bytes(path.read_bytes())
+    return copied
 
 
 def _publish(artifact: Artifact, folder: Path, record: AutotuneRecord | None = None) -> Artifact:

@@ -69,12 +69,19 @@ class Built:
     """The files; the last one is the one to run."""
     summary: tuple[str, ...]
     """What the build measured, a sentence each."""
+    beside: tuple[Path, ...] = ()
+    """What else was written: the recipe, page and curve of a search, and adapted weights."""
     left_out: tuple[HasnEdgeError, ...] = ()
     """Why a precision was left out, where several were tried."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The summary, and what was written beside the files."""
+        return (*self.summary, *(f"wrote {path}" for path in self.beside))
+
     def __str__(self) -> str:
         left_out = (str(error) for error in self.left_out)
-        return "\n".join([*self.summary, *left_out, *(str(artifact.path) for artifact in self.artifacts)])
+        return "\n".join([*self.notes, *left_out, *(str(artifact.path) for artifact in self.artifacts)])
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
@@ -184,7 +191,8 @@ class _Build:
             if max_drop is None:
                 raise
             built = self.placed(adapted.variants)
-        return replace(built, summary=(*adapted.publish(), *built.summary))
+        written = adapted.publish()
+        return replace(built, summary=(*adapted.notes, *built.summary), beside=(*written, *built.beside))
 
     def placed(self, variants: Variants) -> Built:
         """Build the files of the recipe, or of the placement that a search finds where one is asked for."""
@@ -198,8 +206,7 @@ class _Build:
             variants, options.max_drop, cost, self.cache, self.progress, self.files
         )
         files = write_placement(placement, self.output, variants.context.name)
-        notes = (*describe(placement), *(f"search: wrote {path}" for path in files))
-        return replace(built, summary=(*notes, *built.summary))
+        return replace(built, summary=(*describe(placement), *built.summary), beside=files)
 
     def files(self, variants: Variants) -> Built:
         """Build the files of one placement."""

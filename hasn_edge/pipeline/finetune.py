@@ -79,16 +79,14 @@ class Adapted:
     state: Path | None
     """What a longer run goes on from; ``None`` where it is not this result's."""
 
-    def publish(self) -> tuple[str, ...]:
-        """Give the weights their name, remove the state, and return what is to be said of both."""
-        notes = self.notes
+    def publish(self) -> tuple[Path, ...]:
+        """Give the weights their name, remove the state, and return what was written."""
         if self.weights is not None:
             with writing(self.path) as path:
                 path.write_bytes(self.weights)
-            notes = (*notes, f"finetune: wrote {self.path}")
         if self.state is not None:  # after the weights: a full disk must not take both
             self.state.unlink(missing_ok=True)
-        return notes
+        return () if self.weights is None else (self.path,)
 
 
 def refuse_others_weights(name: str, source: str, folder: Path, *, force: bool) -> Path:

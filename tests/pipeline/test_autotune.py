@@ -402,7 +402,9 @@ def test_a_limit_on_the_latency_is_recorded_or_refused(tmp_path, monkeypatch):
             source="",
             details=details_of(Kind.ONNX, measured=measured(-0.01 * (options.precision == "int8"))),
         )
-        return Built(artifacts=(artifact,), summary=())
+        recipe = tmp_path / "candidates" / "net-int8-search.toml"
+        recipe.write_text("inherit = false")
+        return Built(artifacts=(artifact,), summary=(), beside=(recipe,) * (options.precision == "int8"))
 
     def times(made, *rest, **options):
         milliseconds = {Precision.FP32: 20.0, Precision.INT8: 10.0}
@@ -418,6 +420,11 @@ def test_a_limit_on_the_latency_is_recorded_or_refused(tmp_path, monkeypatch):
         built = autotune(auto("net", output=tmp_path, max_latency=limit), build=builds)
         record = load_artifact(tmp_path / f"{kept}.onnx").details.autotune
         assert (record.max_latency_ms, record.why) == (limit, built.summary[-1])
+        # With an INT8 file goes the recipe that makes it again, out of the candidates' folder.
+        beside = (tmp_path / "net-int8-search.toml",) * (kept == "int8")
+        assert built.beside == beside
+        assert [path.read_text() for path in beside] == ["inherit = false"] * len(beside)
+        assert built.notes[len(built.summary) :] == tuple(f"wrote {path}" for path in beside)
     with pytest.raises(BuildError, match="takes at most 5 ms here"):
         autotune(auto("net", output=tmp_path / "none", max_latency=5.0), build=builds)
     assert not (tmp_path / "none").exists()

@@ -106,7 +106,7 @@ def test_adapted_weights_are_published_with_the_graph_that_is_made_of_them(folde
     path = tmp_path / "a" / "tiny-finetuned.safetensors"
     assert built["artifacts"][0]["path"] == str(tmp_path / "a" / "tiny-finetuned-int8-cpu.onnx")
     assert built["summary"][0].startswith("finetune: ")
-    assert built["summary"][2] == f"finetune: wrote {path}"
+    assert built["beside"] == [str(path)]
     assert not list((tmp_path / "a" / "cache").glob("finetune-*"))
     artifact = hasn_edge.artifact.load_artifact(built["artifacts"][0]["path"])
     assert artifact.source == file_sha256(path)
@@ -186,7 +186,7 @@ def test_a_rate_that_destroys_leaves_the_start(folder, tmp_path, monkeypatch):
     found = finetune(variants := variants_of(folder), 70, tmp_path, cache=tmp_path, clock=Ticks())
     assert found.notes[-1] == "finetune: nothing was better than the start, so the weights stay as they were"
     assert (found.weights, found.variants) == (None, variants)
-    assert found.publish() == found.notes
+    assert found.publish() == ()
     assert list(tmp_path.iterdir()) == []
 
 
