@@ -226,6 +226,26 @@ def test_while_one_begins_the_next_is_still_being_opened():
     assert told[-1] == Notice(state=RunState.RUNNING, text="b computes now")
 
 
+def test_an_engine_that_is_open_only_after_the_end_is_closed_and_never_computes():
+    begun, going, late = threading.Event(), threading.Event(), Session()
+
+    def slow() -> Session:
+        begun.set()
+        assert going.wait(20)
+        return late
+
+    switch = EngineSwitch(Runner(Session()), "first", {"late": slow}, [].append, Clock())
+    switch.select("late")
+    opener = switch._opener
+    assert begun.wait(20)
+    switch.close(time.monotonic(), keep=False)
+    going.set()
+    opener.join(20)
+    assert late.closed
+    assert not switch.pending
+    assert switch.current(swap=True)[1] == "first"
+
+
 def test_a_run_takes_back_the_notice_of_an_engine(monkeypatch):
     monkeypatch.setattr(switching, "NOTICE_S", 0.1)
 

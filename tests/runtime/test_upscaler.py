@@ -374,6 +374,18 @@ def test_engines_need_memory_for_what_goes_in_and_out_only():
     assert bytes_per_pixel(ModelSpec(), "tensorrt") == 2 * 4 * (3 + 3 * 16)
 
 
+def test_the_images_of_a_batch_share_the_memory():
+    from hasn_edge.runtime.memory import bytes_per_pixel
+
+    x = np.zeros((4, 3, 150, 200), np.float32)
+    limit = 70_000_000  # one of these images would be computed whole
+    fake = FakeSession(SPEC)
+    y = Upscaler(fake, memory_limit_bytes=limit).run(x)
+    count, _, height, width = max(fake.calls)
+    taken = count * height * width * bytes_per_pixel(SPEC, "fake") + x.nbytes + y.nbytes
+    assert 0.7 * limit < taken <= limit
+
+
 class ShortOfMemory(FakeSession):
     """Has memory for inputs of so many pixels only, whatever is estimated."""
 

@@ -106,6 +106,19 @@ def test_a_state_of_another_network_is_refused(recipe, shards):
         trainer.restore(other.state())
 
 
+def test_a_state_brings_back_random_numbers_and_the_scale_of_gradients(recipe, shards):
+    recipe = replace(recipe, autocast=Autocast.FP16)
+    first = steps(recipe, shards, count=1)
+    torch.rand(5)  # a new trainer begins with the same seed
+    state = copy.deepcopy(first.state())
+    expected = torch.rand(3)
+    second = steps(recipe, shards, count=0)
+    assert second.scaler.state_dict() != first.scaler.state_dict()
+    second.restore(state)
+    assert torch.equal(torch.rand(3), expected)
+    assert second.scaler.state_dict() == first.scaler.state_dict()
+
+
 def test_weights_to_begin_with_are_taken_as_they_are(recipe, shards):
     from hasn_edge.model.checkpoint import Checkpoint
 

@@ -31,6 +31,15 @@ def test_frames_without_times_get_the_rate(tmp_path):
     assert "5 of its images had no time" in " ".join(report.notes)
 
 
+def test_two_frames_of_the_same_time_are_shown_one_after_the_other(tmp_path):
+    """Matroska has milliseconds: 33.3 and 33.4 are the same there."""
+    source = make(tmp_path / "clip.mkv", 4, pts=[0, 3000, 3010, 6000], options={"bf": "0"})
+    assert times(source) == (Fraction(1, 1000), [0, 33, 33, 67])
+    report = upscale(source, tmp_path / "out.mkv")
+    assert times(report.path) == (Fraction(1, 1000), [0, 33, 34, 67])
+    assert "1 of its images had no time, or none later than the one before" in " ".join(report.notes)
+
+
 @pytest.mark.parametrize("offset", [1.4, 60_000])
 def test_a_broadcast_begins_at_zero_and_its_audio_keeps_its_times(tmp_path, offset):
     """Into MP4 audio goes in units of its sample rate, and without the headers that each packet repeats."""

@@ -369,6 +369,14 @@ class TestShapes:
                 session.run(image(0, (3, 3, 32, 32)))
             run_and_check(session, shape=(2, 3, 64, 80))
 
+    def test_a_range_that_begins_below_what_the_network_takes(self, lab):
+        lab.set_up()
+        engine = lab.engine(minimum=(1, 3, 8, 9), maximum=(1, 3, 64, 80))
+        with TensorRTSession(engine, cuda="cuda-python") as session:
+            assert session.smallest == (15, 15)
+            with pytest.raises(ShapeError, match="at least 15 x 15 pixels, got 14 x 40"):
+                session.run(image(0, (1, 3, 14, 40)))
+
     @pytest.mark.parametrize(
         ("plan", "details"),
         [
