@@ -19,7 +19,7 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
-from hasn_edge.images.arrays import UInt8, to_rgb, to_uint8
+from hasn_edge.images.arrays import UInt8, enlarge_window, middle_window, to_rgb, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.images.listing import SUFFIXES, find_images
 from hasn_edge.images.metrics import psnr_rgb
@@ -354,11 +354,9 @@ def _alike(small: Path, large: Path, ratio: int) -> bool:
 
 def show_the_same(lr: UInt8, hr: UInt8, scale: int) -> bool:
     """Return whether the middle of ``lr`` shows what the middle of ``hr``, ``scale`` times larger, does."""
-    top, left = (max(0, side - _PROBE) // 2 for side in lr.shape[:2])
-    small = lr[top : top + _PROBE, left : left + _PROBE]
-    height, width = (side * scale for side in small.shape[:2])
-    large = hr[top * scale : top * scale + height, left * scale : left * scale + width]
-    return psnr_rgb(np.ascontiguousarray(small), imresize(large, scale=1 / scale)) > _ALIKE
+    window = middle_window(lr.shape, (_PROBE, _PROBE))
+    shrunk = imresize(hr[enlarge_window(window, scale)], scale=1 / scale)
+    return psnr_rgb(np.ascontiguousarray(lr[window]), shrunk) > _ALIKE
 
 
 def _is_image(name: str) -> bool:

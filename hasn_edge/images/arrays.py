@@ -18,6 +18,9 @@ Float64 = NDArray[np.float64]
 MAX_PIXELS = 1 << 28
 """Largest image that is decoded: 268 megapixels. A file of a few kilobytes can claim terapixels."""
 
+LUMA = (65.481, 128.553, 24.966)
+"""What R, G and B in [0, 1] add to Y of BT.601 in studio range, which begins at 16, of 255."""
+
 _STRIP = 64  # rows converted at a time: a x4 full-HD frame would need gigabytes of temporaries otherwise
 
 
@@ -61,6 +64,24 @@ def visible_window(alpha: Pixels, margin: int) -> tuple[slice, slice]:
         first, last = (seen[0], seen[-1] + 1) if len(seen) else (margin, -margin)
         slices.append(slice(max(0, int(first) - margin), max(0, int(last) + margin)))
     return slices[0], slices[1]
+
+
+def middle_window(size: tuple[int, ...], part: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns in the middle of an image.
+
+    Args:
+        size: Height and width of the image; what follows them does not matter.
+        part: Height and width of what is wanted at most.
+    """
+    high, wide = (min(sides) for sides in zip(size, part, strict=False))
+    top, left = (size[0] - high) // 2, (size[1] - wide) // 2
+    return slice(top, top + high), slice(left, left + wide)
+
+
+def enlarge_window(window: tuple[slice, slice], scale: int) -> tuple[slice, slice]:
+    """Return what a window of an image is in the same image ``scale`` times larger."""
+    rows, columns = (slice(scale * part.start, scale * part.stop) for part in window)
+    return rows, columns
 
 
 def bleed_colours(colour: Pixels, alpha: Pixels) -> Pixels:
@@ -182,7 +203,7 @@ def luma(rgb: UInt8) -> Float64:
         raise ShapeError(
             f"luma needs (H, W, 3) of uint8, got {rgb.shape} of {rgb.dtype}; see to_rgb, to_uint8"
         )
-    weights = np.array([65.481, 128.553, 24.966]) / 255.0
+    weights = np.array(LUMA) / 255.0
     y_HW: Float64 = rgb[..., 0] * weights[0]
     y_HW += rgb[..., 1] * weights[1]
     y_HW += rgb[..., 2] * weights[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.images.arrays import UInt8
+from hasn_edge.images.arrays import UInt8, middle_window
 from hasn_edge.optional import require
 
 
@@ -43,11 +43,9 @@ def fit(pixels: UInt8, size: tuple[int, int], aspect: float = 1.0) -> UInt8:
     height, width = pixels.shape[:2]
     if (height, width) == size and aspect == 1:
         return pixels
-    part_height, part_width = find_part((height, width), size, aspect)
-    top, left = (height - part_height) // 2, (width - part_width) // 2
-    part = pixels[top : top + part_height, left : left + part_width]
+    part = pixels[middle_window((height, width), find_part((height, width), size, aspect))]
     # One after the other: averaging knows no growing, and bicubic would leave out pixels where it shrinks.
-    less = min(part_height, size[0]), min(part_width, size[1])
+    less = min(part.shape[0], size[0]), min(part.shape[1], size[1])
     return _resize(_resize(part, less, "INTER_AREA"), size, "INTER_CUBIC")
 
 

@@ -10,19 +10,16 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hasn_edge.errors import CheckpointError, say
+from hasn_edge.images.arrays import UInt8, enlarge_window, from_tensor, middle_window, to_tensor
 from hasn_edge.images.metrics import mean_db, psnr_rgb
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import Activation, Gate, ModelSpec
-
-if TYPE_CHECKING:
-    from hasn_edge.images.arrays import UInt8
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +99,8 @@ def _crops(scale: int) -> Iterator[tuple[UInt8, UInt8]]:
 
     for pair in shipped_eval_set(scale).pairs[::EVERY]:
         lr, hr = pair.lr(), pair.hr()
-        top, left = (max(0, side - SIDE) // 2 for side in lr.shape[:2])
-        small = lr[top : top + SIDE, left : left + SIDE]
-        rows, columns = (side * scale for side in small.shape[:2])
-        yield (
-            np.ascontiguousarray(small),
-            np.ascontiguousarray(hr[top * scale : top * scale + rows, left * scale : left * scale + columns]),
-        )
+        window = middle_window(lr.shape, (SIDE, SIDE))
+        yield np.ascontiguousarray(lr[window]), np.ascontiguousarray(hr[enlarge_window(window, scale)])
 
 
 def _upscale(lr: UInt8, scale: int) -> UInt8:
@@ -125,8 +117,6 @@ def _rate(
     **choices: tuple[bool | Gate | Activation, ...],
 ) -> list[tuple[float, ModelSpec, UInt8]]:
     """Return each candidate's PSNR in dB, its spec and its outputs one below the other."""
-    from hasn_edge.images.arrays import from_tensor, to_tensor
-
     rated = []
     for values in product(*choices.values()):
         candidate = replace(spec, **dict(zip(choices, values, strict=True)))  # type: ignore[arg-type]

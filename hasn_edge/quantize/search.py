@@ -22,7 +22,7 @@ import numpy as np
 from hasn_edge.errors import BuildError, say
 from hasn_edge.exporters.onnx_graph import Emulator
 from hasn_edge.files import KeptValues
-from hasn_edge.images.arrays import Float32, Float64, luma, to_tensor
+from hasn_edge.images.arrays import LUMA, Float32, Float64, enlarge_window, luma, middle_window, to_tensor
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.freeze import freeze_gates
@@ -448,17 +448,16 @@ def _gain(groups: Sequence[Group]) -> float:
 
 def _crop(lr: UInt8, hr: UInt8, scale: int) -> tuple[Float32, UInt8]:
     """Return the middle of LR ``(1, C, h, w)`` and the same of HR."""
-    top, left = (max(0, side - LARGEST) // 2 for side in lr.shape[:2])
-    lr = lr[top : top + LARGEST, left : left + LARGEST]
-    height, width = (side * scale for side in lr.shape[:2])
-    hr = hr[top * scale : top * scale + height, left * scale : left * scale + width]
-    return np.ascontiguousarray(to_tensor(np.ascontiguousarray(lr))), np.ascontiguousarray(hr)
+    window = middle_window(lr.shape, (LARGEST, LARGEST))
+    return to_tensor(np.ascontiguousarray(lr[window])), np.ascontiguousarray(
+        hr[enlarge_window(window, scale)]
+    )
 
 
 def _output_luma(run: Callable[[Float32], Float32], lr: Float32) -> Float64:
     """Return the luma of an output as :func:`luma` has it, but not rounded: small errors would be lost."""
     y_CHW = np.clip(run(lr)[0], 0, 1).astype(np.float64)
-    return 16 + np.tensordot([65.481, 128.553, 24.966], y_CHW, 1)
+    return 16 + np.tensordot(LUMA, y_CHW, 1)
 
 
 def _mean_square(a: Float64, b: Float64, border: int) -> float:

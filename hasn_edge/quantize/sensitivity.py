@@ -12,7 +12,7 @@ import numpy as np
 
 from hasn_edge.errors import Cure, InputError, say
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.images.arrays import Float32
+from hasn_edge.images.arrays import Float32, middle_window
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.graph import conv_macs, convolutions
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx
@@ -73,7 +73,10 @@ def sensitivity(
         InputError: there is no image.
         ConfigError: the recipe selects nothing.
     """
-    crops = [_middle(image, largest) for image in images]
+    crops: list[Float32] = []
+    for image in images:
+        rows, columns = middle_window(image.shape[2:], (largest, largest))
+        crops.append(np.ascontiguousarray(image[:, :, rows, columns]))
     if not crops:
         raise InputError("measuring the layers' cost needs at least one image")
     groups: dict[str, list[str]] = {}
@@ -121,9 +124,3 @@ def _outputs(proto: ModelProto, crops: Sequence[Float32]) -> list[Float32]:
 
 def _mean_square(a: Float32, b: Float32) -> float:
     return float(np.mean(np.square(a - b, dtype=np.float64)))
-
-
-def _middle(image_NCHW: Float32, largest: int) -> Float32:
-    height, width = image_NCHW.shape[2:]
-    top, left = max(0, height - largest) // 2, max(0, width - largest) // 2
-    return np.ascontiguousarray(image_NCHW[:, :, top : top + largest, left : left + largest])

@@ -17,7 +17,9 @@ from hasn_edge.images.arrays import (
     Pixels,
     bleed_colours,
     check_pixels,
+    enlarge_window,
     from_tensor,
+    middle_window,
     split_alpha,
     to_rgb,
     to_tensor,
@@ -181,7 +183,7 @@ class Upscaler:
             out[:, :, channels:] = imresize(alpha, size=(height, width))
             window = visible_window(alpha, _MARGIN)
             colour = bleed_colours(colour[window], alpha[window])
-            inside = inside[tuple(slice(scale * part.start, scale * part.stop) for part in window)]
+            inside = inside[enlarge_window(window, scale)]
         if not colour.size:
             self.last_report = None
             return out
@@ -249,9 +251,7 @@ class Upscaler:
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
         if tile == region:
             tile = self._whole(Size(*(max(minimum, (side + self.overlap + 1) // 2) for side in region)))
-        top, left = (frame.height - region.height) // 2, (frame.width - region.width) // 2
-        middle = colour[top : top + region.height, left : left + region.width]
-        x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(middle)))
+        x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(colour[middle_window(frame, region)])))
         parts = TileGrid(frame=region, tile=tile, overlap=self.overlap)
         tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
         whole = self._forward(x_NCHW)

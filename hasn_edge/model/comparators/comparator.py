@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hasn_edge.data.resize import imresize
+from hasn_edge.images.arrays import LUMA
 from hasn_edge.model.complexity import NetworkCounts
 from hasn_edge.spec import GraphSpec
 
 SCALE = 4
 
-LUMA, BLACK, WHITE = (65.481, 128.553, 24.966), 16, 235
-"""What R, G and B in [0, 1] add to Y of BT.601 in studio range, and its black and white, of 255."""
+BLACK, WHITE = 16, 235
+"""Y of black and white, of 255."""
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean of DIV2K, which some networks take off their input."""
