@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from hasn_edge import interrupt
 from hasn_edge.artifact import Artifact
+from hasn_edge.closing import Closeable
 from hasn_edge.errors import BuildError, HasnEdgeError, UnsupportedError, say
 from hasn_edge.evaluation.latency import Round, time_session
 from hasn_edge.hardware.host import peak_memory_bytes
@@ -104,7 +104,7 @@ class Case:
 _GUARD = say('in a script of your own, call it under: if __name__ == "__main__":')
 
 
-class Worker:
+class Worker(Closeable):
     """The parent's handle on one case. Use as a context manager; the child ends with it."""
 
     def __init__(self, case: Case) -> None:
@@ -121,14 +121,6 @@ class Worker:
         with interrupt.hold():
             self._process.start()
         child.close()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def open(self, size: tuple[int, int]) -> Mapping[str, Any]:
         """Open the model for frames of one (height, width); return ``backend``, ``precision``, ``device``."""

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hasn_edge.closing import Closeable
 from hasn_edge.errors import ArtifactError, InputError, OutOfMemoryError, ShapeError, call, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.spec import NetworkSpec, Precision
 
-Self = TypeVar("Self", bound="Session")
 T = TypeVar("T", bound=NDArray[Any])
 U = TypeVar("U", bound=NDArray[Any])
 
@@ -84,7 +83,7 @@ class Timing:
     to_host_s: float | None = None
 
 
-class Session(ABC):
+class Session(Closeable):
     """A loaded model, ready to run: opening is slow, running is not. **Not thread-safe**.
 
     Subclasses implement :meth:`_run` and :meth:`_close`; everything a caller can get wrong is checked here,
@@ -216,10 +215,7 @@ class Session(ABC):
         Raises:
             HasnEdgeError: as :meth:`run_pixels`, now or with the result.
         """
-        if self._closed:
-            raise InputError(
-                f"{self.backend}: this session is closed", say("open it again with open_session")
-            )
+        self._check_open()
         channels = self.spec.channels
         good = isinstance(x_NHWC, np.ndarray) and x_NHWC.ndim == 4 and x_NHWC.shape[3] == channels
         if not good or x_NHWC.dtype != np.uint8 or x_NHWC.size == 0:
@@ -247,10 +243,7 @@ class Session(ABC):
             ShapeError: wrong rank, channels or dtype, or no pixels.
             InputError: values that are not finite or far outside [0, 1], or a closed session.
         """
-        if self._closed:
-            raise InputError(
-                f"{self.backend}: this session is closed", say("open it again with open_session")
-            )
+        self._check_open()
         channels = self.spec.channels
         wanted = f"{self.backend}: expected float32 (N, {channels}, H, W)"
         convert = say("make it of an image with hasn_edge.images.arrays.to_tensor")
@@ -307,16 +300,6 @@ class Session(ABC):
             self._closed = True
             self._close()
 
-    def __enter__(self: Self) -> Self:
-        """Return the session itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the session."""
-        self.close()
-
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<{type(self).__name__} {self.backend} {self.number_format} on {self.device}, {state}>"
@@ -337,8 +320,14 @@ class Session(ABC):
         """Begin to compute with a file of pixels."""
         return Pending.of(self._run_pixels(x_NHWC))
 
-    def _close(self) -> None:  # noqa: B027 - having nothing to free is the usual case
+    def _close(self) -> None:
         """Free; called once."""
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(
+                f"{self.backend}: this session is closed", say("open it again with open_session")
+            )
 
     def _check_output(self, computed: NDArray[Any], shape: tuple[int, ...], dtype: type[Any]) -> Any:
         if computed.shape != shape or (computed.dtype == np.uint8) != (dtype is np.uint8):

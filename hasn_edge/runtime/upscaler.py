@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
+from hasn_edge.closing import Closeable
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, OutOfMemoryError, ShapeError, UnsupportedError, say
 from hasn_edge.images.arrays import (
@@ -32,7 +32,6 @@ from hasn_edge.runtime.tiling import Size, TileGrid, even_side, tile_for, weight
 
 logger = logging.getLogger(__name__)
 
-Self = TypeVar("Self", bound="Upscaler")
 
 DEFAULT_OVERLAP = 16
 """Pixels that neighbouring tiles share.
@@ -93,7 +92,7 @@ class TileDrift:
         return f"{self.psnr_db:.1f} dB (middle {self.region} in tiles of {self.tile})"
 
 
-class Upscaler:
+class Upscaler(Closeable):
     """Upscales images with a session. Not thread-safe, as the session is not.
 
     A frame is computed whole while memory suffices, because HASN is not tile-equivariant: its channel
@@ -261,16 +260,6 @@ class Upscaler:
     def close(self) -> None:
         """Close the session. Safe to call twice."""
         self.session.close()
-
-    def __enter__(self: Self) -> Self:
-        """Return the upscaler itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the session."""
-        self.close()
 
     def _bands(self, x_NCHW: Float32, result_bytes: int) -> Iterator[tuple[int, Float32]]:
         """Yield the result in bands of whole rows, each with its first row; report how it was done.

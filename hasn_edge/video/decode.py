@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
+from hasn_edge.closing import Closeable
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
@@ -33,8 +33,6 @@ from hasn_edge.video.container import (
 )
 from hasn_edge.video.formats import PIPE
 from hasn_edge.video.wholeness import declared_length, find_cut
-
-Self = TypeVar("Self", bound="Decoder")
 
 _INDEXED = ("mov", "matroska")  # where one can begin in the middle without decoding what is before
 _ROUNDED_S = Fraction(1, 1000)  # times of Matroska are in milliseconds
@@ -85,7 +83,7 @@ class Tally:
         return [*sentences, f"it ends too early: {self.ending}"] if self.ending else sentences
 
 
-class Decoder:
+class Decoder(Closeable):
     """Reads one file. :attr:`first` is decoded on opening, because only then its colours are known.
 
     Args:
@@ -216,16 +214,6 @@ class Decoder:
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         self._container.close()
-
-    def __enter__(self: Self) -> Self:
-        """Return the decoder itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self.close()
 
     def _describe(self, frame: VideoFrame) -> None:
         """Take from the first frame what holds for all."""

@@ -14,7 +14,7 @@ from hasn_edge.engine.capabilities import load_tensorrt
 from hasn_edge.engine.compatibility import rebuild
 from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError, ConfigError, InputError, ShapeError, say
+from hasn_edge.errors import ArtifactError, ConfigError, ShapeError, say
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.backend import CudaBackend
@@ -258,10 +258,6 @@ class TensorRTSession(Session):
                 say("call run with other batches"),
             )
         super()._check_size(count, height, width)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InputError(f"{self.backend}: this session is closed; open it again with open_session")
 
     def _close(self) -> None:
         """Wait, then free: graphs, contexts, memory and streams, the engine, TensorRT, the GPU's context."""
