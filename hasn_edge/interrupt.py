@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import CodeType, FrameType
 from typing import NoReturn
 
 EXIT_CODE = 130
@@ -24,13 +24,17 @@ EXIT_CODE = 130
 LEAVE_S = 1.5
 """Seconds after which :func:`ending_in_time` leaves the process while a thread still hangs."""
 
+CALLED_BACK: set[CodeType] = set()
+"""Code of functions that a library calls which prints what they raise, and goes on. While it works, they are
+all of Python that runs, so that Ctrl-C would be raised there."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 HANG_UP: tuple[signal.Signals, ...] = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 """What the end of a terminal or of an SSH connection sends; Windows has none."""
 
 _AGAIN_S = 0.02  # how long an interrupt waits before it looks again whether modules are still being loaded
-_PATIENCE_S = 1.0  # how long it waits for them at most
+_PATIENCE_S = 1.0  # how long it waits for them, or for a library, at most
 
 _waiting: float | None = None  # since when an interrupt waits, by the monotonic clock
 
@@ -49,8 +53,9 @@ def working() -> Iterator[None]:
     """Let Ctrl-C raise ``KeyboardInterrupt`` meanwhile, so that what was begun is undone.
 
     Not into a module that is being loaded: there it would get lost, in the import system's callbacks, or a
-    library would make an ``ImportError`` of it. It is raised as soon as the module is there; where that takes
-    long, the process ends, and only files under a temporary name are removed.
+    library would make an ``ImportError`` of it. Nor into :data:`CALLED_BACK`. It is raised as soon as the
+    module is there, or the library is done; where that takes long, the process ends, and only files under a
+    temporary name are removed.
 
     Does nothing where :func:`leave_at_once` did nothing.
     """
@@ -256,7 +261,7 @@ def _write(words: bytes) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _waiting
-    if not _is_loading(frame):
+    if not _would_be_lost(frame):
         _waiting = None
         raise KeyboardInterrupt
     if _waiting is None:
@@ -264,7 +269,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         # Not by threading, whose locks this may have interrupted.
         _thread.start_new_thread(_interrupt_again, (_waiting, _thread.get_ident()))
     elif time.monotonic() - _waiting > _PATIENCE_S:
-        # In the middle of a large package; such are loaded before anything is begun.
+        # In the middle of a large package, which are loaded before anything is begun, or under a library.
         leave(EXIT_CODE, lambda: _write(b"Interrupted\n"))
 
 
@@ -283,9 +288,10 @@ def _interrupt_again(mine: float, main: int) -> None:
             _thread.interrupt_main()
 
 
-def _is_loading(frame: FrameType | None) -> bool:
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Whether an exception that is raised here does not reach the command."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code in CALLED_BACK or frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
         frame = frame.f_back
     return False

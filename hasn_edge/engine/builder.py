@@ -22,7 +22,7 @@ from hasn_edge.engine.kernels import (
     kernels_of_inspector,
     kernels_of_log,
 )
-from hasn_edge.engine.messages import OnMessage, listening
+from hasn_edge.engine.messages import Kept, OnMessage, listening
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import BuildError, UnsupportedError, omit, say
@@ -93,6 +93,7 @@ def compile_plan(
     Raises:
         BuildError: the parser or the compiler refused; its messages went to ``on_message``.
         UnsupportedError: this TensorRT cannot do what is asked for.
+        Exception: what ``on_message`` or ``on_step`` raised, which also cancels the build.
     """
     check_target_capabilities(capabilities, target.compute_capabilities)
     if options.calibration is not None:
@@ -157,7 +158,8 @@ def _compile(
     strongly_typed = capabilities.strong_typing and options.calibration is None
     on_step("reading the graph", 0, 1)
     # TensorRT keeps plain pointers to monitor and calibrator: they live until this function returns.
-    monitor = _make_monitor(trt, on_step) if capabilities.progress_monitor else None
+    kept = Kept()
+    monitor = _make_monitor(trt, on_step, kept) if capabilities.progress_monitor else None
     builder = _make_builder(trt, logger, capabilities)
     network = networks.make_network(trt, capabilities, builder, strongly_typed=strongly_typed)
     networks.parse(trt, capabilities, network, logger, onnx)
@@ -195,8 +197,12 @@ def _compile(
     else:
         on_step("compiling", 0, 1)
     plan = builder.build_serialized_network(network, config)
-    if calibrator is not None and calibrator.error is not None:
-        raise BuildError(f"calibration failed: {calibrator.error}") from calibrator.error
+    kept.raise_first()
+    if calibrator is not None:
+        try:
+            calibrator.kept.raise_first()
+        except Exception as exc:
+            raise BuildError(f"calibration failed: {exc}") from exc
     if plan is None:
         raise BuildError(f"{capabilities.title} could not compile the graph")
     if monitor is None:
@@ -291,7 +297,7 @@ def _set_compatibility(trt: Any, capabilities: Capabilities, config: Any, target
                 raise BuildError(f"{capabilities.title} refused compute capability {capability}")
 
 
-def _make_monitor(trt: Any, on_step: OnStep) -> object:
+def _make_monitor(trt: Any, on_step: OnStep, kept: Kept) -> object:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -301,18 +307,18 @@ def _make_monitor(trt: Any, on_step: OnStep) -> object:
             self._go_on = True
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            with self._lock:
+            with kept.keeping(), self._lock:
                 self._steps[phase] = steps
                 self._report(phase, 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            with self._lock:
+            with kept.keeping(), self._lock:
                 if time.monotonic() - self._reported >= _STEP_SECONDS:
                     self._report(phase, step + 1)
-                return self._go_on
+            return self._go_on and kept.error is None
 
         def phase_finish(self, phase: str) -> None:
-            with self._lock:
+            with kept.keeping(), self._lock:
                 self._report(phase, self._steps.pop(phase, 0))
 
         def _report(self, phase: str, done: int) -> None:

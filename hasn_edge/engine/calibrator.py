@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.engine.capabilities import Capabilities
+from hasn_edge.engine.messages import Kept
 from hasn_edge.errors import UnsupportedError, use
 
 Upload = Callable[[NDArray[np.float32]], int]
@@ -54,6 +56,8 @@ def make_calibrator(
 ) -> Any:
     """Return a calibrator; it must live until the engine is built, because TensorRT keeps a plain pointer.
 
+    What fails in it ends the calibration, and is in its ``kept``.
+
     Args:
         trt: The loaded module; :func:`require_calibrator` passed.
         batches: float32 ``(N, 3, H, W)`` in [0, 1], all of one shape.
@@ -67,36 +71,29 @@ def make_calibrator(
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)  # without this call a pybind subclass crashes
-            self.error: BaseException | None = None
+            self.kept = Kept()
             self._taken = 0
 
         def get_batch_size(self) -> int:
             return batch_size
 
         def get_batch(self, names: list[str]) -> list[int] | None:
-            # An exception must not pass through TensorRT's C++ frames: it is kept, and ends the calibration.
-            try:
+            with self.kept.keeping():
                 batch = next(batches, None)
-                if batch is None:
-                    return None
-                address = upload(np.ascontiguousarray(batch))
-                self._taken += 1
-                on_batch(self._taken)
-            except Exception as exc:
-                self.error = exc
-                return None
-            return [address]
+                if batch is not None:
+                    address = upload(np.ascontiguousarray(batch))
+                    self._taken += 1
+                    on_batch(self._taken)
+                    return [address]
+            return None  # which ends the calibration
 
         def read_calibration_cache(self) -> bytes | None:
-            try:
+            with self.kept.keeping(), suppress(OSError):
                 return None if known is None else known.read_bytes()
-            except OSError:
-                return None
+            return None
 
         def write_calibration_cache(self, cache: Any) -> None:
-            try:
+            with self.kept.keeping():
                 leave.write_bytes(bytes(cache))
-            except Exception as exc:
-                self.error = exc
 
     return Calibrator()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hasn_edge.interrupt import CALLED_BACK
+
 OnMessage = Callable[[str, str], object]
 """Called with a severity (``"ERROR"``, ``"VERBOSE"``, ...) and TensorRT's text, from any thread."""
 
@@ -49,15 +51,49 @@ def logger_of(trt: Any) -> Any:
     return vars(trt)[_NAME]
 
 
+class Kept:
+    """The first exception of the Python functions that TensorRT calls.
+
+    Its bindings print what such a function raises, and go on without it: the build ends without a reason, or
+    the message is lost. So each keeps it here, and who called TensorRT raises it afterwards.
+    """
+
+    error: BaseException | None = None
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep what the block raises instead of raising it."""
+        try:
+            yield
+        except BaseException as exc:
+            self.error = self.error or exc
+
+    def raise_first(self) -> None:
+        """Raise what was kept, once."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
 @contextmanager
 def listening(trt: Any, on_message: OnMessage) -> Iterator[Any]:
-    """Hand the module's messages to ``on_message`` while the block runs; gives the logger."""
+    """Hand the module's messages to ``on_message`` while the block runs; gives the logger.
+
+    What ``on_message`` raises is raised at the end of the block.
+    """
+    kept = Kept()
+
+    def listen(severity: str, text: str) -> None:
+        with kept.keeping():
+            on_message(severity, text)
+
     logger = logger_of(trt)
-    logger.listeners.append(on_message)
+    logger.listeners.append(listen)
     try:
         yield logger
     finally:
-        logger.listeners.remove(on_message)
+        logger.listeners.remove(listen)
+        kept.raise_first()
 
 
 def _make_logger(trt: Any) -> Any:
@@ -65,9 +101,11 @@ def _make_logger(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # without this call a pybind subclass crashes
             self.listeners: list[OnMessage] = []
+            """They raise nothing: :class:`Kept`."""
 
         def log(self, severity: Any, text: str) -> None:
             for listener in tuple(self.listeners):
                 listener(severity.name, text.strip())
 
+    CALLED_BACK.add(Logger.log.__code__)
     return Logger()

@@ -134,6 +134,30 @@ def test_it_does_not_wait_for_ever(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
+def test_what_comes_under_a_library_waits_for_it(tmp_path):
+    """In a function that C calls, as TensorRT does its logger, it would be printed and lost."""
+    code = (
+        "import ctypes, os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from hasn_edge import interrupt\n"
+        "from hasn_edge.engine.messages import logger_of\n"
+        "from tests.support.fake_builder import fake_tensorrt\n"
+        "logger = logger_of(fake_tensorrt('10.3.0'))\n"
+        "logger.listeners.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
+        "severity = type('Severity', (), {'name': 'INFO'})\n"
+        "library = ctypes.CFUNCTYPE(None)(lambda: logger.log(severity, 'text'))\n"
+        "interrupt.leave_at_once()\n"
+        "with interrupt.working():\n"
+        "    library()\n"
+        "    print('back', flush=True)\n"
+        "    for _ in range(1000): signal.sigtimedwait([], 0.01)\n"
+    )
+    root = Path(interrupt.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    assert done.stdout == "back\n"
+    assert "ctypes" not in done.stderr
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
 def test_a_job_in_the_background_goes_on(tmp_path):
     """A shell lets it ignore Ctrl-C, which is for the job in front."""
     code = (

@@ -11,6 +11,7 @@ import pytest
 
 from hasn_edge.engine.builder import _make_monitor, compile_plan
 from hasn_edge.engine.capabilities import probe
+from hasn_edge.engine.messages import Kept
 from hasn_edge.engine.target import EngineRuntime, ShapeRange
 from hasn_edge.errors import BuildError, UnsupportedError
 from hasn_edge.spec import Precision
@@ -208,7 +209,7 @@ def test_a_caller_can_cancel_through_the_monitor(hasn_onnx: MakeOnnx) -> None:
 
 def test_what_was_cancelled_stays_cancelled() -> None:
     answers = iter([True, False, True])
-    monitor: Any = _make_monitor(fake_tensorrt("10.3.0"), lambda *_: next(answers))
+    monitor: Any = _make_monitor(fake_tensorrt("10.3.0"), lambda *_: next(answers), Kept())
     monitor.phase_start("outer", None, 2)
     assert monitor.step_complete("outer", 0)
     monitor.phase_start("inner", "outer", 2)  # the caller says no

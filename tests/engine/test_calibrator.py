@@ -100,6 +100,16 @@ class TestCalibrator:
         with pytest.raises(BuildError, match="calibration failed: cuMemAlloc_v2 failed: the GPU's memory"):
             compile_with(fake_tensorrt("8.6.1"), graph, target_of("8.6.1"), calibration=calibration)
 
+    def test_an_interrupt_inside_stays_one(self, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
+        def interrupted(batch: np.ndarray) -> int:
+            raise KeyboardInterrupt
+
+        batches = [np.zeros((1, 3, 32, 32), np.float32)]
+        calibration, _, _ = self.calibration(tmp_path, batches, upload=interrupted)
+        graph = hasn_onnx("fp32", form="weakly-typed")
+        with pytest.raises(KeyboardInterrupt):
+            compile_with(fake_tensorrt("8.6.1"), graph, target_of("8.6.1"), calibration=calibration)
+
     def test_what_it_cannot_take(self, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
         def refused(graph: bytes, target: EngineTarget | None = None, **changes: Any) -> str:
             calibration, _, _ = self.calibration(tmp_path, [], **changes)

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from hasn_edge.engine.builder import compile_plan
+from hasn_edge.engine.capabilities import load_tensorrt
 from hasn_edge.engine.messages import listening, logger_of
+from hasn_edge.engine.target import EngineRuntime
 from tests.support.compiling import MakeOnnx, compile_with, target_of
 from tests.support.fake_builder import fake_tensorrt
 
@@ -59,3 +62,47 @@ def test_two_builds_have_one_logger(hasn_onnx: MakeOnnx) -> None:
         said: list[Any] = []
         compile_with(trt, hasn_onnx("fp32", form="weakly-typed-trt10"), target_of("10.3.0"), said=said)
         assert said == []
+
+
+def test_what_a_listener_raises_comes_after_the_call() -> None:
+    """TensorRT's bindings print it and go on; the other listeners get the message all the same."""
+    trt = fake_tensorrt("10.3.0")
+    heard: list[str] = []
+
+    def interrupted(severity: str, text: str) -> None:
+        raise KeyboardInterrupt(text)
+
+    with pytest.raises(KeyboardInterrupt, match="first"), listening(trt, lambda _, text: heard.append(text)):
+        with listening(trt, interrupted) as logger:
+            logger.log(SimpleNamespace(name="INFO"), "first")
+            logger.log(SimpleNamespace(name="INFO"), "second")
+        raise AssertionError
+    assert heard == ["first", "second"]
+    assert logger.listeners == []
+
+
+@pytest.mark.parametrize("where", ["message", "step"])
+def test_what_fails_in_a_build_is_raised_by_the_real_bindings_too(hasn_onnx: MakeOnnx, where: str) -> None:
+    trt, capabilities = load_tensorrt(EngineRuntime.RTX)
+    steps: list[str] = []
+
+    def on_message(severity: str, text: str) -> None:
+        if where == "message":
+            raise ValueError("of mine")
+
+    def on_step(phase: str, done: int, count: int) -> bool:
+        if where == "step" and phase != "reading the graph":
+            steps.append(phase)
+            raise ValueError("of mine")
+        return True
+
+    with pytest.raises(ValueError, match="of mine"):
+        compile_plan(
+            trt,
+            capabilities,
+            hasn_onnx("fp32"),
+            target_of("rtx"),
+            on_message=on_message,
+            on_step=on_step,
+        )
+    assert len(steps) < 5, "the build went on"

@@ -106,6 +106,7 @@ class TensorRTSession(Session):
                     execution = InFlight(self._cuda, self._plan, graphs=graphs, mapped=self._mapped)
                     self._executions.append(execution)
                     self._free.append(execution)
+                self._plan.kept.raise_first()
         except BaseException:
             self._close()
             raise

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.engine.messages import logger_of, means_no_memory
+from hasn_edge.engine.messages import Kept, logger_of, means_no_memory
 from hasn_edge.errors import ArtifactError, BuildError, Cure, HasnEdgeError, OutputError, call, say
 from hasn_edge.files import writing
 from hasn_edge.spec import NetworkSpec
@@ -126,6 +126,8 @@ class LoadedPlan:
         self._runtime_cache: Any = None
         self._messages: deque[tuple[int, str]] = deque(maxlen=_KEPT_MESSAGES)
         """With the thread that each is from: other engines of the process have the same logger."""
+        self.kept = Kept()
+        """What failed in our function that TensorRT calls with messages."""
         self._logger = logger_of(trt)
         self._logger.listeners.append(self._on_message)
         self._engines: list[Any] = []
@@ -221,10 +223,11 @@ class LoadedPlan:
     def _on_message(self, severity: str, text: str) -> None:
         if severity == "VERBOSE":
             return
-        problem = severity in ("INTERNAL_ERROR", "ERROR", "WARNING")
-        log.info("%s%s", f"{severity.lower()}: " if problem else "", text)
-        if problem:
-            self._messages.append((threading.get_ident(), text))
+        with self.kept.keeping():
+            problem = severity in ("INTERNAL_ERROR", "ERROR", "WARNING")
+            if problem:
+                self._messages.append((threading.get_ident(), text))
+            log.info("%s%s", f"{severity.lower()}: " if problem else "", text)
 
     def _deserialize(self) -> None:
         engine = self._runtime.deserialize_cuda_engine(self._plan)
