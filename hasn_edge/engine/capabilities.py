@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.engine.worker_process import no_room, run_worker, worker_command
+from hasn_edge.engine.worker_process import ANSWER_S, no_room, run_worker, worker_command
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError, say
 from hasn_edge.hardware.gpu import l4t_release
 from hasn_edge.optional import require, version_tuple
@@ -97,7 +97,7 @@ def ask_capabilities(runtime: EngineRuntime) -> Capabilities:
     find_module(runtime)
     try:
         with tempfile.TemporaryDirectory(prefix="hasn-edge-ask-") as name:
-            worker = run_worker(Path(name), worker_command("--ask", runtime.value))
+            worker = run_worker(Path(name), worker_command("--ask", runtime.value), limit_s=ANSWER_S)
             answer = worker.outcome(NAMES[runtime])
     except OSError as exc:
         raise no_room(exc) from exc

@@ -17,7 +17,7 @@ from hasn_edge.engine.capabilities import NAMES, find_module
 from hasn_edge.engine.compatibility import rebuild
 from hasn_edge.engine.compile import kernels_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
-from hasn_edge.engine.worker_process import run_worker, worker_command
+from hasn_edge.engine.worker_process import ANSWER_S, run_worker, worker_command
 from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.progress import Progress, Step, ignore
@@ -69,7 +69,7 @@ def kernels_of_engine(
         shape = map(str, details.profile.opt)
         host_code = str(int(details.flags.version_compatible))
         arguments = ("--list", runtime.value, str(engine.path.resolve()), host_code, *shape)
-        worker = run_worker(Path(folder), worker_command(*arguments))
+        worker = run_worker(Path(folder), worker_command(*arguments), limit_s=ANSWER_S)
         worker.outcome(NAMES[runtime])
     if worker.kernels is None:
         raise UnsupportedError(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,16 @@ MORE_MEMORY = say(
     "free some memory, lower workspace_bytes, the maximum shape or optimization_level in the target, or add "
     "swap"
 )
+
+ANSWER_S = 600.0
+"""After so long a process that compiles nothing has to have ended: what only loads TensorRT or an engine
+takes seconds, and a minute on a slow board."""
+
+NO_ANSWER = (
+    say("end other programs that use the GPU"),
+    say("restart the device, whose driver may hang"),
+)
+"""What helps where it does not end."""
 
 _REQUEST = "request.json"
 _VERBOSE = "VERBOSE"
@@ -217,10 +228,19 @@ class WorkerProcess:
         return type(failed)(_with_messages("\n".join(lines), f"messages of {title}", found), *cures)
 
 
-def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ignore) -> WorkerProcess:
+def run_worker(
+    folder: Path, command: Sequence[str], *, progress: Progress = ignore, limit_s: float | None = None
+) -> WorkerProcess:
     """Run the worker in ``folder`` and take in its events until it ends.
 
     The child dies with this call: Ctrl-C, or an exception out of ``progress``, kills it.
+
+    Args:
+        folder: Where it works.
+        command: What :func:`worker_command` returns.
+        progress: Receives its steps.
+        limit_s: It is killed after so many seconds, which is its failure then. ``None`` for one that
+            compiles: that may take hours.
     """
     worker = WorkerProcess()
     with (
@@ -235,6 +255,16 @@ def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ign
             encoding="utf-8",
         ) as child,
     ):
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(limit_s or 0, end)
+        timer.daemon = True
+        if limit_s is not None:
+            timer.start()
         try:
             assert child.stdout is not None
             for line in child.stdout:
@@ -242,7 +272,12 @@ def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ign
         except BaseException:  # Ctrl-C, or the caller's progress function: the child must not outlive this
             child.kill()
             raise
+        finally:
+            timer.cancel()
         worker.returncode = child.wait()
+        if late.is_set() and worker.result is None:
+            text = f"{worker.title or 'TensorRT'} did not answer within {limit_s:g} s and was stopped"
+            worker.failed = BuildError(text, *NO_ANSWER)
         stderr.seek(0)
         worker.stderr = stderr.read().decode("utf-8", errors="replace")
     return worker

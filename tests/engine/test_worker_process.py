@@ -70,6 +70,14 @@ class TestTheChild:
         with pytest.raises(BuildError, match=r"TensorRT for RTX crashed \(SIGSEGV\) while it compiled"):
             result_of("os.kill(os.getpid(), signal.SIGSEGV)")
 
+    def test_hung(self, tmp_path: Path) -> None:
+        loaded = '{"event": "loaded", "title": "TensorRT 9.9"}'
+        child = run_worker(tmp_path, ["sh", "-c", f"echo '{loaded}'; exec sleep 60"], limit_s=0.3)
+        with pytest.raises(BuildError, match=r"^TensorRT 9\.9 did not answer within 0\.3 s") as info:
+            child.outcome("TensorRT")
+        assert "restart the device" in info.value.cures[1].text
+        assert "memory" not in info.value.message
+
     def test_stopped_with_words_on_stderr(self, result_of: Callable[..., Any]) -> None:
         with pytest.raises(
             BuildError, match="exit code 1 before it was done; .*:\n  some library: cannot go"

@@ -9,48 +9,74 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hasn_edge.engine.messages import means_no_memory
-from hasn_edge.engine.worker_process import child_environment
+from hasn_edge.engine.worker_process import ANSWER_S, NO_ANSWER, child_environment
 from hasn_edge.errors import BuildError, HasnEdgeError, InputError, error_from_values, error_to_values, say
 from hasn_edge.runtime.tensorrt.open_engine import open_engine
+
+_OTHER_KERNELS = say("build it again with a lower optimization_level in the target")
+_GRACE_S = 5.0
+"""How long a process that was killed is waited for."""
 
 
 class NoMemoryError(BuildError):
     """There was not enough memory to open an engine beside what runs here; nothing is known against it."""
 
 
-def try_engine(path: Path, *, python: str = sys.executable) -> None:
+def try_engine(path: Path, *, python: str = sys.executable, limit_s: float = ANSWER_S) -> None:
     """Do nothing if an engine opens, and computes what its graph did, in a process of its own.
 
     Args:
         path: The engine, with its sidecar.
         python: The interpreter.
+        limit_s: Seconds after which the process is killed.
 
     Raises:
         NoMemoryError: memory did not suffice to find out.
+        BuildError: the process crashed, or did not end in time.
         HasnEdgeError: as :func:`~hasn_edge.runtime.open.open_session`.
     """
-    done = subprocess.run(
-        [python, "-m", "hasn_edge.runtime.tensorrt.trial", str(path.resolve())],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd="/",
-        env=child_environment(),
-    )  # fmt: skip
-    if done.returncode == 0:
+    code, output, errors = _run(path, python, limit_s)
+    if code == 0:
         return
-    if done.returncode == 1 and done.stdout.startswith("{"):
-        error = error_from_values(json.loads(done.stdout))
+    if code == 1 and output.startswith("{"):
+        error = error_from_values(json.loads(output))
         if isinstance(error, InputError) or means_no_memory(error.message):
             raise NoMemoryError(error.message, *error.cures)
         raise error
-    last = "\n  ".join(done.stderr.strip().splitlines()[-10:])
-    if done.returncode == -9 or means_no_memory(last):  # SIGKILL
+    last = "\n  ".join(errors.strip().splitlines()[-10:])
+    if code == -9 or means_no_memory(last):  # SIGKILL
         raise NoMemoryError("the system ended the process that tried it, most likely for its memory")
     raise BuildError(
-        f"{path.name}: the process that tried it crashed (exit code {done.returncode}): {last}",
-        say("build it again with a lower optimization_level in the target"),
+        f"{path.name}: the process that tried it crashed (exit code {code}): {last}", _OTHER_KERNELS
     )
+
+
+def _run(path: Path, python: str, limit_s: float) -> tuple[int, str, str]:
+    """Return the exit code, the output and the messages of the process that opens the engine."""
+    child = subprocess.Popen(
+        [python, "-m", "hasn_edge.runtime.tensorrt.trial", str(path.resolve())],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+        env=child_environment(),
+    )  # fmt: skip
+    try:
+        output, errors = child.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired as exc:
+        raise BuildError(
+            f"{path.name}: the process that tried it did not end within {limit_s:g} s and was stopped; the "
+            "engine was not kept",
+            *NO_ANSWER,
+            _OTHER_KERNELS,
+        ) from exc
+    finally:
+        if child.returncode is None:  # late, or Ctrl-C
+            child.kill()
+            with suppress(subprocess.TimeoutExpired):  # one that waits for a driver that hangs stays
+                child.communicate(timeout=_GRACE_S)
+    return child.returncode, output, errors
 
 
 def main(path: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -79,3 +80,13 @@ def test_one_that_crashes_its_process_is_an_error(engine, python):
     ) as info:
         try_engine(engine(), python=python("echo 'Segmentation fault' >&2; exit 139"))
     assert not isinstance(info.value, NoMemoryError)
+
+
+def test_one_that_hangs_is_ended(engine, python, tmp_path):
+    script = f"echo $$ > {tmp_path / 'pid'}; exec sleep 60"
+    with pytest.raises(BuildError, match=r"x4\.engine: .* did not end within 0\.3 s and was stopped") as info:
+        try_engine(engine(), python=python(script), limit_s=0.3)
+    assert not isinstance(info.value, NoMemoryError)
+    assert [cure.action for cure in info.value.cures] == ["say"] * 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
