@@ -14,7 +14,7 @@ from typing import Any
 from hasn_edge.engine import network as networks
 from hasn_edge.engine.caches import read_timings, use_timing_cache
 from hasn_edge.engine.calibrator import require_calibrator
-from hasn_edge.engine.capabilities import Capabilities, check_target_capabilities
+from hasn_edge.engine.capabilities import Capabilities, check_target
 from hasn_edge.engine.kernels import (
     ACTIVATIONS,
     LIST_START,
@@ -32,7 +32,6 @@ from hasn_edge.spec import Precision
 OnStep = Callable[[str, int, int], bool]
 """Called with a phase, the steps done and the steps in all, from any thread; ``False`` cancels the build."""
 
-_UNSET = say("leave it unset in the target")
 _STEP_SECONDS = 0.1
 """Progress is reported at most this often: a phase may have thousands of steps."""
 
@@ -95,7 +94,7 @@ def compile_plan(
         UnsupportedError: this TensorRT cannot do what is asked for.
         Exception: what ``on_message`` or ``on_step`` raised, which also cancels the build.
     """
-    check_target_capabilities(capabilities, target.compute_capabilities)
+    check_target(capabilities, target)
     if options.calibration is not None:
         require_calibrator(capabilities)
 
@@ -261,8 +260,6 @@ def _configure(
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if target.optimization_level is not None:
-        if not capabilities.optimization_level:
-            raise UnsupportedError(f"{capabilities.title} has no optimization_level", _UNSET)
         config.builder_optimization_level = target.optimization_level
     _set_compatibility(trt, capabilities, config, target)
     return {
@@ -277,17 +274,9 @@ def _configure(
 def _set_compatibility(trt: Any, capabilities: Capabilities, config: Any, target: EngineTarget) -> None:
     """Say where else than here the engine shall run."""
     if target.hardware_compatibility is not None:
-        if target.hardware_compatibility not in capabilities.hardware_compatibility:
-            known = ", ".join(capabilities.hardware_compatibility) or "none"
-            raise UnsupportedError(
-                f"{capabilities.title} has no hardware_compatibility {target.hardware_compatibility!r}; it "
-                f"has: {known}"
-            )
         level = getattr(trt.HardwareCompatibilityLevel, target.hardware_compatibility.upper())
         config.hardware_compatibility_level = level
     if target.version_compatible:
-        if not capabilities.version_compatible:
-            raise UnsupportedError(f"{capabilities.title} has no version_compatible", _UNSET)
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if target.compute_capabilities:
         config.num_compute_capabilities = len(target.compute_capabilities)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.engine.worker_process import ANSWER_S, no_room, run_worker, worker_command
 from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError, say
 from hasn_edge.hardware.gpu import l4t_release
@@ -26,6 +26,8 @@ _MODULES = {
     EngineRuntime.RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     EngineRuntime.TENSORRT: ("tensorrt",),
 }
+
+_UNSET = say("leave it unset in the target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,17 +195,30 @@ def probe(trt: ModuleType, runtime: EngineRuntime) -> Capabilities:
     )
 
 
-def check_target_capabilities(capabilities: Capabilities, wanted: tuple[str, ...]) -> None:
-    """Refuse GPUs that this TensorRT cannot compile for.
+def check_target(capabilities: Capabilities, target: EngineTarget) -> None:
+    """Refuse a target that this TensorRT cannot compile, before any work for it.
 
     Raises:
-        UnsupportedError: names those it cannot, and those that it can.
+        UnsupportedError: it lacks an option of the target, or GPUs; the message lists what it has.
     """
-    unknown = [c for c in wanted if c not in capabilities.compute_capabilities]
+    able = capabilities.compute_capabilities
+    unknown = [capability for capability in target.compute_capabilities if capability not in able]
     if unknown:
         raise UnsupportedError(
             f"{capabilities.title} cannot compile for compute capability {', '.join(unknown)}; "
-            f"it can for {', '.join(capabilities.compute_capabilities) or 'the GPU in this machine only'}"
+            f"it can for {', '.join(able) or 'the GPU in this machine only'}"
+        )
+    for name, wish, has in (
+        ("optimization_level", target.optimization_level is not None, capabilities.optimization_level),
+        ("version_compatible", target.version_compatible, capabilities.version_compatible),
+    ):
+        if wish and not has:
+            raise UnsupportedError(f"{capabilities.title} has no {name}", _UNSET)
+    level = target.hardware_compatibility
+    if level is not None and level not in capabilities.hardware_compatibility:
+        known = ", ".join(capabilities.hardware_compatibility) or "none"
+        raise UnsupportedError(
+            f"{capabilities.title} has no hardware_compatibility {level!r}; it has: {known}", _UNSET
         )
 
 

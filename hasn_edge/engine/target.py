@@ -31,6 +31,10 @@ _OLD_SHAPES = {"minimum": "min", "typical": "opt", "maximum": "max"}
 HARDWARE_LEVELS = ("ampere_plus", "same_compute_capability")
 """How far from the GPU it is built on an engine of TensorRT may go."""
 
+_NO_LEVELS = "TensorRT has no hardware_compatibility on a Jetson"
+_UNSET_LEVEL = say("leave hardware_compatibility unset in the target, and build on each kind of board")
+"""NVIDIA's developer guide, "Hardware Compatibility": not supported on JetPack."""
+
 
 class EngineRuntime(str, Enum):
     """What compiles and runs the graph."""
@@ -98,7 +102,7 @@ class EngineTarget:
     """0 (compiles fastest) to 5 (runs fastest, compiles for long); unset leaves the compiler's default, 3."""
     hardware_compatibility: str | None = None
     """TensorRT only: let the engine run on other GPUs than the one it is built on, ``"ampere_plus"`` or
-    ``"same_compute_capability"``; it runs slower for that. Not on a Jetson."""
+    ``"same_compute_capability"``; it runs slower for that. Not on a Jetson, where it is refused."""
     version_compatible: bool = False
     """TensorRT only: let newer versions run the engine; it may run slower for that."""
     tf32: bool = False
@@ -149,6 +153,8 @@ class EngineTarget:
                 "hardware_compatibility and version_compatible are options of TensorRT (runtime = "
                 f"'tensorrt'); runtime is {self.runtime.value!r}"
             )
+        if level is not None and self.device is not None and self.device.integrated:
+            raise ConfigError(f"{_NO_LEVELS}, and the target's device is {self.device.title}", _UNSET_LEVEL)
 
     def with_size(self, height: int, width: int) -> EngineTarget:
         """Return this target for one size in pixels only, keeping the batch of ``opt`` and channels."""
@@ -189,11 +195,14 @@ class EngineTarget:
         return not wanted or gpu.compute_capability in wanted
 
     def require_gpu(self, gpu: GpuFacts | None) -> None:
-        """Refuse to compile for a described device anywhere but on one of its kind.
+        """Refuse to compile for a described device anywhere but on one of its kind, or for many on a Jetson.
 
         Raises:
-            UnsupportedError: TensorRT would compile for the GPU here, which is another, or there is none.
+            UnsupportedError: TensorRT would compile for the GPU here, which is another, or there is none. Or
+                it is a Jetson's, and the engine shall run on other GPUs too.
         """
+        if self.hardware_compatibility is not None and gpu is not None and gpu.l4t is not None:
+            raise UnsupportedError(f"{_NO_LEVELS}, and this is one", _UNSET_LEVEL)
         if self.device is None or self.runs_on(gpu):
             return
         here = f"the GPU here is {gpu.title}" if gpu else "there is no NVIDIA GPU with its driver here"

@@ -15,7 +15,7 @@ import msgspec
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.engine.caches import engine_key, graph_of, lookup
-from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, find_module
+from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, check_target, find_module
 from hasn_edge.engine.compile import BuiltEngine, engine_from_onnx, kernels_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, rtx_target_for
 from hasn_edge.engine.worker_process import CalibratorInput
@@ -127,6 +127,8 @@ def build_one(
         require_writable(cache or output / CACHE, folder=True)
     # Before minutes of work, not after.
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
+    if capabilities is not None:
+        check_target(capabilities, target)
     low, high = target.shapes.min[0], target.shapes.max[0]
     build = _Build(
         options=options,

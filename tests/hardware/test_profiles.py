@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,17 @@ def test_a_board_is_built_for_on_such_a_board_only():
         nano.require_gpu(facts("8.9"))
     with pytest.raises(UnsupportedError, match="no NVIDIA GPU .* target='portable'.* estimate='orin-nano'"):
         nano.require_gpu(None)
+
+
+def test_an_engine_for_other_gpus_is_refused_on_a_jetson(tmp_path):
+    """NVIDIA's developer guide: hardware compatibility is not supported on JetPack."""
+    text = shipped_path("engines", "targets", "orin-nano.toml").read_text(encoding="utf-8")
+    path = tmp_path / "wide.toml"
+    path.write_text(f'hardware_compatibility = "ampere_plus"\n{text}')
+    with pytest.raises(ConfigError, match=r"wide\.toml: .* no hardware_compatibility on a Jetson.*Orin Nano"):
+        load_target(path)
+    path.write_text('runtime = "tensorrt"\nhardware_compatibility = "same_compute_capability"')
+    wide = load_target(path)
+    wide.require_gpu(facts("8.9"))  # shares the CPU's memory and is no Jetson
+    with pytest.raises(UnsupportedError, match="on a Jetson, and this is one; leave .* unset"):
+        wide.require_gpu(replace(facts("8.7"), l4t="36.4.3"))

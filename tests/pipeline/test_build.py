@@ -85,7 +85,8 @@ def told(monkeypatch) -> SimpleNamespace:
     for module in (builder, fastest):
         monkeypatch.setattr(module, "gpu_facts", lambda: NANO)
     monkeypatch.setattr(builder, "find_module", lambda runtime: "tensorrt")
-    monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: JETPACK_6)
+    seen.capabilities = JETPACK_6
+    monkeypatch.setattr(builder, "ask_capabilities", lambda runtime: seen.capabilities)
     monkeypatch.setattr(builder, "engine_from_onnx", compiles)
     monkeypatch.setattr(builder, "smoke_test", lambda *engine: "not run: the GPU is a description")
     return seen
@@ -97,6 +98,14 @@ def operators(graph: onnx.ModelProto) -> set[str]:
 
 def input_dims(graph: onnx.ModelProto) -> list[int]:
     return [dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
+
+
+def test_an_option_that_the_compiler_lacks_is_refused_before_any_work(tiny, told, tmp_path, monkeypatch):
+    (tmp_path / "wide.toml").write_text('runtime = "tensorrt"\noptimization_level = 5\n')
+    told.capabilities = replace(JETPACK_6, optimization_level=False)
+    monkeypatch.setattr(builder, "load_context", None)  # what comes next
+    with pytest.raises(UnsupportedError, match=r"TensorRT 10\.3\.0 has no optimization_level"):
+        hasn_edge.build(tiny, target=tmp_path / "wide.toml", output=tmp_path)
 
 
 @pytest.mark.slow
