@@ -218,8 +218,8 @@ def load_crops(crops: Sequence[Crop], *, source: str) -> CalibrationData:
     return CalibrationData(source, tuple(_cut(crop) for crop in crops))
 
 
-def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = LIMIT) -> CalibrationData:
-    """Take at most ``limit`` crops of ``side`` pixels from the images in a folder and in those inside it.
+def load_folder(folder: Path, *, seed: int = 0, limit: int = LIMIT) -> CalibrationData:
+    """Take at most ``limit`` crops of :data:`SIDE` pixels from the images in a folder and in those inside it.
 
     Of many images some are chosen, of few several crops are taken; small images are taken whole. Choice
     and places depend on ``seed`` and on the images' names only. What cannot be used is left out and listed,
@@ -251,7 +251,7 @@ def load_folder(folder: Path, *, seed: int = 0, side: int = SIDE, limit: int = L
             continue
         share = -(-(limit - len(patches)) // (len(order) - index))
         rng = np.random.default_rng([seed, zlib.crc32(names[path].encode())])
-        patches.extend(_random_crops(pixels, side, share, rng))
+        patches.extend(_random_crops(pixels, share, rng))
         sizes.append((pixels.shape[0], pixels.shape[1]))
         originals += path in hr
     return CalibrationData(str(folder), tuple(patches), tuple(skipped), tuple(sizes), originals)
@@ -302,13 +302,13 @@ def _read(path: Path) -> Pixels:
     return to_rgb(read_image(path))
 
 
-def _random_crops(pixels: Pixels, side: int, count: int, rng: np.random.Generator) -> Iterator[Pixels]:
+def _random_crops(pixels: Pixels, count: int, rng: np.random.Generator) -> Iterator[Pixels]:
     height, width = pixels.shape[:2]
     # More crops than fit side by side would be the same pixels again.
-    for _ in range(min(count, max(1, height // side) * max(1, width // side))):
-        top = int(rng.integers(max(1, height - side + 1)))
-        left = int(rng.integers(max(1, width - side + 1)))
-        yield np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    for _ in range(min(count, max(1, height // SIDE) * max(1, width // SIDE))):
+        top = int(rng.integers(max(1, height - SIDE + 1)))
+        left = int(rng.integers(max(1, width - SIDE + 1)))
+        yield np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE])
 
 
 def _cut(crop: Crop) -> Pixels:

@@ -99,7 +99,7 @@ def _lines(drawing: Drawing, box: tuple[float, float, float, float], pixels: flo
         top += step
 
 
-def _curve(drawing: Drawing, points: Sequence[Point], *, closed: bool) -> list[Point]:
+def _curve(points: Sequence[Point], *, closed: bool) -> list[Point]:
     """Return a smooth line through points (Catmull-Rom), close enough to be drawn as straight pieces."""
     given = np.array(points)
     around = np.concatenate([given[-1:], given, given[:2]] if closed else [given[:1], given, given[-1:]])
@@ -127,7 +127,7 @@ def _blob(drawing: Drawing, centre: Point, radius: float) -> list[Point]:
     corners = [
         (centre[0] + r * math.cos(a), centre[1] + r * math.sin(a)) for a, r in zip(angles, radii, strict=True)
     ]
-    return _curve(drawing, corners, closed=True)
+    return _curve(corners, closed=True)
 
 
 def draw_text(drawing: Drawing) -> None:
@@ -162,7 +162,7 @@ def draw_strokes(drawing: Drawing) -> None:
         for _ in range(drawing.random.integers(2, 6)):
             dx, dy = drawing.random.normal(0, reach, 2)
             points.append((points[-1][0] + dx, points[-1][1] + dy))
-        _stroke(drawing, _curve(drawing, points, closed=False), drawing.size(0.7, 6), drawing.ink)
+        _stroke(drawing, _curve(points, closed=False), drawing.size(0.7, 6), drawing.ink)
     for _ in range(drawing.random.integers(10, 40)):
         _hatch(drawing)
 

@@ -116,9 +116,9 @@ def has_integer_dot_product(units: Collection[str] | None = None) -> bool:
     )
 
 
-def has_bf16(units: Collection[str] | None = None) -> bool:
-    """Whether a CPU computes in BF16; by default this one."""
-    return not set(vector_units() if units is None else units).isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+def has_bf16() -> bool:
+    """Whether this CPU computes in BF16."""
+    return not set(vector_units()).isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def memory_bytes() -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import TracebackType
@@ -108,16 +108,9 @@ class PowerSampler:
     >>> sampler.trace().total_watts  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        source: PowerSource,
-        *,
-        interval_seconds: float = INTERVAL_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, source: PowerSource, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._source = source
         self._interval = interval_seconds
-        self._clock = clock
         self._seconds: list[float] = []
         self._samples: list[Sample] = []
         self._stopped_by: str | None = None
@@ -158,5 +151,5 @@ class PowerSampler:
             self._stopped_by = str(exc)  # a busy sensor may answer the next time
             return
         self._stopped_by = None
-        self._seconds.append(self._clock())
+        self._seconds.append(time.monotonic())
         self._samples.append(sample)

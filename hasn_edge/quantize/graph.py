@@ -162,9 +162,9 @@ def count_graph(proto: ModelProto, size: tuple[int, int]) -> NetworkCounts:
     )
 
 
-def mac_share(proto: ModelProto, names: Iterable[str], size: tuple[int, int] = (256, 256)) -> float:
+def mac_share(proto: ModelProto, names: Iterable[str]) -> float:
     """Return the part of all convolutions' multiply-accumulates that those called ``names`` do, 0 to 1."""
-    costs = conv_macs(proto, size)
+    costs = conv_macs(proto)
     total = sum(costs.values())
     return sum(costs[name] for name in names) / total if total else 0.0
 

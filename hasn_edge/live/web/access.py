@@ -67,11 +67,6 @@ class AccessPolicy:
             own |= {mine, f"{mine.split('.')[0]}.local"}
         self._names = own | named
 
-    @property
-    def needs_token(self) -> bool:
-        """Whether viewers must know a token."""
-        return self._token is not None
-
     def knows_token(self, token: str | None) -> bool:
         """Return whether a viewer may watch; takes equally long for every wrong token."""
         if self._token is None:

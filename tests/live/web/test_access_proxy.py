@@ -125,9 +125,9 @@ def test_without_being_allowed_a_proxys_name_is_refused():
 def test_whoever_comes_through_a_proxy_needs_a_token():
     for allowed in ({"allow_hosts": ["demo.example.com"]}, {"allow_origins": ["https://demo.example.com"]}):
         policy = AccessPolicy("127.0.0.1", None, **allowed)
-        assert policy.needs_token
+        assert not policy.knows_token(None)
         assert "#token=" in policy.addresses(80)[0]
-    assert not AccessPolicy("127.0.0.1", None, allow_hosts=["localhost"]).needs_token
+    assert AccessPolicy("127.0.0.1", None, allow_hosts=["localhost"]).knows_token(None)
     with serving(allow_origins=["https://demo.example.com"]) as (view, _):
         place = f"127.0.0.1:{port(view)}"
         with connect(f"ws://{place}/live", origin="https://demo.example.com") as viewer:
