@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, known by their bytes, and those that ship with hasn-edge."""
+"""Files on disk: written whole or not at all, known by their bytes, closed, and what ships with hasn-edge."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Generic, TypeVar
 from hasn_edge.errors import InputError, OutputError, say
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="Closeable")
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +135,22 @@ class KeptValues(Generic[T]):
                 with writing(self._path) as path:
                     path.write_text(json.dumps(self._values), encoding="utf-8")
         return self._values[key]
+
+
+class Closeable(ABC):
+    """What holds a file, or more, until it is closed; as a context manager, at the end of the block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what it holds. Safe to call twice."""
+
+    def __enter__(self: Self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close it."""
+        self.close()
 
 
 def require_writable(path: Path, *, folder: bool = False) -> None:

@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 FLOORS = (
-    {"closing", "errors", "interrupt", "optional", "progress", "spec"},
+    {"errors", "interrupt", "optional", "progress", "spec"},
     {"config", "files", "sidecar"},
     {"artifact"},
     {"hardware"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -165,15 +165,8 @@ def run_benchmark(
                 if result.failure is not None:
                     finished.append(_failed_case(result.case, result.facts, result.failure))
                     continue
-                measured = result.measured if device != "cpu" else None
-                gaps = tuple(_gaps(measured, timer.no_power)) if measured else ()
-                quality = quality_of(reference, result.scores)
-                if result.case.tile is not None:
-                    gaps += tuple(
-                        f"drift on {name}: no image is larger than a tile" for name in sorted(whole)
-                    )
-                    quality = {name: one for name, one in quality.items() if name not in whole}
-                finished.append(_bench_case(result, quality, gaps))
+                no_power = None if device == "cpu" else timer.no_power
+                finished.append(_bench_case(result, quality_of(reference, result.scores), whole, no_power))
                 if options.evidence and result.scores:
                     progress(Step(f"looking at where {result.case.label} differs"))
                     evidence[result.case.label] = collect_evidence(
@@ -223,8 +216,22 @@ def _device(asked: str | None, artifacts: Sequence[Artifact]) -> str:
     return "jetson" if Jetson().present else "cuda"
 
 
-def _bench_case(result: CaseResult, quality: Mapping[str, SetQuality], gaps: tuple[str, ...]) -> BenchCase:
+def _bench_case(
+    result: CaseResult, quality: Mapping[str, SetQuality], whole: Set[str], no_power: str | None
+) -> BenchCase:
+    """Return what is reported of a case.
+
+    Args:
+        result: What was measured.
+        quality: Of each set.
+        whole: Sets that have no image larger than a tile.
+        no_power: Why power was not measured, empty where it was; ``None`` on a CPU, where nothing is missed.
+    """
     case, measured = result.case, result.measured
+    gaps = tuple(_gaps(measured, no_power)) if measured and no_power is not None else ()
+    if case.tile is not None:
+        gaps += tuple(f"drift on {name}: no image is larger than a tile" for name in sorted(whole))
+        quality = {name: one for name, one in quality.items() if name not in whole}
     artifact = case.artifact
     kept = artifact.details.measured if artifact else None
     return BenchCase(

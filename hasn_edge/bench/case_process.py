@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from hasn_edge import interrupt
 from hasn_edge.artifact import Artifact
-from hasn_edge.closing import Closeable
 from hasn_edge.errors import BuildError, HasnEdgeError, UnsupportedError, say
 from hasn_edge.evaluation.latency import Round, time_session
+from hasn_edge.files import Closeable
 from hasn_edge.hardware.host import peak_memory_bytes
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,13 +204,7 @@ def command(
     check_pipes(inputs, output)
     files, folders = find_files(inputs, output, recursive=recursive)
     videos = any(map(is_video, files))
-    for kind, names, there in (
-        ("videos", ("codec", "quality", "audio", "start_s", "end_s"), videos),
-        ("images", ("suffix",), not all(map(is_video, files))),
-    ):
-        given = [p.opts[0] for p in context.command.params if p.name in names and is_given(context, p.name)]
-        if given and not there:
-            raise click.UsageError(f"{given[0]} is for {kind}, and none is among the files")
+    _refuse_idle_options(context, files)
     check_output(files, output, suffix)
     check_files(files)
     if artifact is None:
@@ -264,6 +259,17 @@ def command(
     write_json(lambda: {**ran, "results": done.results, "failures": done.failures})
     if bad:
         sys.exit(1)
+
+
+def _refuse_idle_options(context: click.Context, files: Sequence[Path]) -> None:
+    """Refuse options for images where there are none, and so for videos."""
+    for kind, names, there in (
+        ("videos", ("codec", "quality", "audio", "start_s", "end_s"), any(map(is_video, files))),
+        ("images", ("suffix",), not all(map(is_video, files))),
+    ):
+        given = [p.opts[0] for p in context.command.params if p.name in names and is_given(context, p.name)]
+        if given and not there:
+            raise click.UsageError(f"{given[0]} is for {kind}, and none is among the files")
 
 
 @dataclass

@@ -149,6 +149,20 @@ def build(folder: Path, channel: Channel) -> None:
         }
     result = {"facts": {**facts, **_device(gpu)}, "keep": kept, "version": capabilities.version}
     channel.send("done", result=result)
+    _report_kernels(trt, capabilities, onnx, request, compiled, gpu, channel)
+
+
+def _report_kernels(
+    trt: Any,
+    capabilities: Capabilities,
+    onnx: bytes,
+    request: BuildRequest,
+    compiled: Compiled,
+    gpu: GpuFacts | None,
+    channel: Channel,
+) -> None:
+    """Report the kernels of an engine that was compiled just now, as far as this machine knows them."""
+    target, facts = request.target, compiled.facts
     dynamic = facts["profile"]["min"] != facts["profile"]["max"]
     if gpu is not None:
         shape = tuple(facts["profile"]["opt"]) if dynamic else None

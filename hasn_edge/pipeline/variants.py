@@ -23,7 +23,14 @@ from hasn_edge.pipeline.context import BuildContext, FinishedFile, ImageSize, re
 from hasn_edge.pipeline.foreign_graph import ForeignGraph
 from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.progress import Progress, Step
-from hasn_edge.sidecar import Form, GraphDetails, PixelLevels, ProgramDetails, TorchScriptDetails
+from hasn_edge.sidecar import (
+    Form,
+    GraphDetails,
+    PixelLevels,
+    ProgramDetails,
+    QualityRecord,
+    TorchScriptDetails,
+)
 from hasn_edge.spec import Precision
 
 if TYPE_CHECKING:
@@ -158,20 +165,7 @@ class Variants:
         if ranges is not None:
             check_qdq(graph)
             details = self._with_quantization(details, ranges, notes)
-        outside = () if ranges is None else self._outside
-        on_cpu = form is Form.CPU and precision is Precision.INT8
-        as_run = self._open(graph, precision, exact=False) if on_cpu else nullcontext()
-        with as_run as optimized, self._open(graph, precision) as session:
-            measured, found = self.acceptance.check(
-                session,
-                what=f"the ONNX graph {what}",
-                budget=self._budget(precision),
-                optimized=optimized,
-                outside=outside,
-                advice=self._advice,
-            )
-            if count != 1:
-                check_batch(session)
+        measured, found = self._measure(graph, form, precision, f"the ONNX graph {what}")
         notes[:0] = found
         if size is not None or count not in (1, None):
             fixed = export(size, count)
@@ -193,6 +187,26 @@ class Variants:
             details=msgspec.structs.replace(details, measured=measured),
             notes=tuple(notes),
         )
+
+    def _measure(
+        self, graph: ModelProto, form: Form, precision: Precision, what: str
+    ) -> tuple[QualityRecord, tuple[str, ...]]:
+        """Hold a graph of any size against the network and its budget; INT8 for a CPU also as it runs."""
+        int8 = precision is Precision.INT8
+        outside = self._outside if int8 else ()
+        as_run = self._open(graph, precision, exact=False) if int8 and form is Form.CPU else nullcontext()
+        with as_run as optimized, self._open(graph, precision) as session:
+            found = self.acceptance.check(
+                session,
+                what=what,
+                budget=self._budget(precision),
+                optimized=optimized,
+                outside=outside,
+                advice=self._advice,
+            )
+            if self.context.count != 1:
+                check_batch(session)
+        return found
 
     def make_torchscript(self, precision: Precision) -> FinishedFile:
         """Make and check one TorchScript file.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,7 @@ ModelBackend = Literal["onnxruntime", "pytorch", "torch.compile"]
 
 GraphBackend = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """What runs an ONNX graph; the last computes in BF16 what the graph has in FP32."""
+_OPENVINO = ("openvino", "openvino-bf16")
 
 COMPILED = Path("cache", "openvino")
 """Folder beside a graph in which OpenVINO keeps what it compiled."""
@@ -71,38 +73,16 @@ def open_session(
     """
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
-    if exact and artifact.kind is not Kind.ONNX:
-        raise UnsupportedError(
-            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime, and this file is of kind "
-            f"{artifact.kind.value}",
-            omit("exact"),
-        )
-    if backend is not None and artifact.kind is not Kind.ONNX:
-        raise UnsupportedError(
-            f"{artifact.path}: a backend is chosen for ONNX graphs, and this file is of kind "
-            f"{artifact.kind.value}",
-            omit("backend"),
-        )
-    if backend not in (None, *get_args(GraphBackend)):
-        raise UnsupportedError(
-            f"unknown backend {backend!r}; choose one of: {', '.join(get_args(GraphBackend))}"
-        )
+    several = in_flight != 1 and backend not in _OPENVINO
+    given = {"cuda": cuda is not None, "in_flight": several, "mapped": mapped is not None}
+    _check_options(artifact, backend, exact, [name for name, asked in given.items() if asked])
     if artifact.kind is Kind.ENGINE:
         from hasn_edge.runtime.tensorrt.open_engine import open_engine
 
         return open_engine(
             artifact, device=device, cuda=cuda, in_flight=in_flight, eager=eager, mapped=mapped
         )
-    in_openvino = backend in ("openvino", "openvino-bf16")
-    several = in_flight != 1 and not in_openvino
-    given = {"cuda": cuda is not None, "in_flight": several, "mapped": mapped is not None}
-    if any(given.values()):
-        raise UnsupportedError(
-            f"{artifact.path}: a CUDA backend, several executions in flight and mapped memory are for "
-            f"engines, and this file is of kind {artifact.kind.value}",
-            omit(*(name for name, asked in given.items() if asked)),
-        )
-    if in_openvino:
+    if backend in _OPENVINO:
         return _open_in_openvino(
             artifact,
             bf16=backend == "openvino-bf16",
@@ -138,6 +118,34 @@ def open_session(
         size=artifact.size,
         threads=threads,
     )
+
+
+def _check_options(
+    artifact: Artifact, backend: GraphBackend | None, exact: bool, of_engines: Sequence[str]
+) -> None:
+    """Refuse what this kind of file does not have; ``of_engines`` are given and for engines alone."""
+    if exact and artifact.kind is not Kind.ONNX:
+        raise UnsupportedError(
+            f"{artifact.path}: exact arithmetic of Q/DQ is a mode of ONNX Runtime, and this file is of kind "
+            f"{artifact.kind.value}",
+            omit("exact"),
+        )
+    if backend is not None and artifact.kind is not Kind.ONNX:
+        raise UnsupportedError(
+            f"{artifact.path}: a backend is chosen for ONNX graphs, and this file is of kind "
+            f"{artifact.kind.value}",
+            omit("backend"),
+        )
+    if backend not in (None, *get_args(GraphBackend)):
+        raise UnsupportedError(
+            f"unknown backend {backend!r}; choose one of: {', '.join(get_args(GraphBackend))}"
+        )
+    if of_engines and artifact.kind is not Kind.ENGINE:
+        raise UnsupportedError(
+            f"{artifact.path}: a CUDA backend, several executions in flight and mapped memory are for "
+            f"engines, and this file is of kind {artifact.kind.value}",
+            omit(*of_engines),
+        )
 
 
 def _open_pt2(artifact: Artifact, *, device: str | None, threads: int | None) -> Session:

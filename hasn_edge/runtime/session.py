@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.closing import Closeable
 from hasn_edge.errors import ArtifactError, InputError, OutOfMemoryError, ShapeError, call, say, use
+from hasn_edge.files import Closeable
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.spec import NetworkSpec, Precision
 

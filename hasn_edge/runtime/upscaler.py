@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hasn_edge.closing import Closeable
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, OutOfMemoryError, ShapeError, UnsupportedError, say
+from hasn_edge.files import Closeable
 from hasn_edge.images.arrays import (
     Float32,
     Pixels,

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.closing import Closeable
 from hasn_edge.errors import InputError
+from hasn_edge.files import Closeable
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.optional import require
 from hasn_edge.video.colour import Colour, RgbFromFrame, Rotation
