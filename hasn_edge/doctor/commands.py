@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hasn_edge.doctor.environment import Environment, jetson_facts
 from hasn_edge.errors import Cure, shell
-from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
+from hasn_edge.hardware.gpu import GpuFacts, gpu_facts, tensorrt_extra
 
 CPU_TORCH = "torch<2.11"
 """Of which pip has a build for ARM's CPU; newer ones bring CUDA 13 for servers there."""
@@ -34,7 +34,8 @@ def pip_install(environment: Environment, extra: str) -> str:
     that hides JetPack's and a NumPy that JetPack's OpenCV was not built for.
     """
     if environment.jetson is None:
-        return f"pip install 'hasn-edge[{extra}]'"
+        fitting = tensorrt_extra(extra, environment.gpu) if extra in ("rtx", "tensorrt") else extra
+        return f"pip install 'hasn-edge[{fitting}]'"
     packages = [CPU_TORCH if one == "torch" and environment.old_jetson else one for one in EXTRAS[extra]]
     return f"pip install {' '.join(map(_quoted, (*packages, SYSTEM_NUMPY)))}"
 
@@ -78,3 +79,15 @@ def start_container(environment: Environment) -> Cure:
     """Return the command that starts a container with its GPU; on a Jetson only root and a group use it."""
     gpu = "--runtime nvidia --group-add video" if environment.jetson is not None else "--gpus all"
     return shell(f"docker run --rm {gpu} hasn-edge doctor", where="outside the container")
+
+
+def replace_tensorrt(requirement: str, *, rtx: bool = False) -> str:
+    """Return the command that installs another TensorRT of pip's: those for other CUDAs have the same files.
+
+    Args:
+        requirement: What pip installs instead of what is here.
+        rtx: It is TensorRT for RTX.
+    """
+    name = "tensorrt-rtx" if rtx else "tensorrt"
+    parts = [f"{name}-cu{cuda}{part}" for cuda in (13, 12) for part in ("", "-bindings", "-libs")]
+    return f"pip uninstall -y {name} {' '.join(parts)}; pip install '{requirement}'"

@@ -15,7 +15,7 @@ from hasn_edge.doctor.match import match_profile
 from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.engine.target import rtx_target_for
 from hasn_edge.errors import CheckpointError, Cure, call, say, shell, use
-from hasn_edge.hardware.gpu import cuda_python_install
+from hasn_edge.hardware.gpu import cuda_python_install, tensorrt_extra
 from hasn_edge.hardware.host import has_integer_dot_product
 from hasn_edge.hardware.jetson import jetpack_of
 from hasn_edge.model import zoo
@@ -79,10 +79,10 @@ def next_step(environment: Environment) -> Cure | None:
     if first is not None or environment.gpu is None:
         return first
     if {"tensorrt", *RTX_MODULES}.isdisjoint(environment.modules):
-        return shell("pip install 'hasn-edge[tensorrt]'") if environment.jetson is None else None
+        return shell(pip_install(environment, "tensorrt")) if environment.jetson is None else None
     if "tensorrt" not in environment.modules:
         target = rtx_target_for(environment.gpu)
-        return call("build", target=target) if target else shell("pip install 'hasn-edge[tensorrt]'")
+        return call("build", target=target) if target else shell(pip_install(environment, "tensorrt"))
     found = match_profile(environment)
     if environment.missing_libraries:
         return None
@@ -106,7 +106,7 @@ def list_abilities(environment: Environment) -> tuple[Ability, ...]:
             cuda_python_install(environment.gpu): environment.cuda is not None,
         }
     )
-    rtx_extras = "pip install 'hasn-edge[export,rtx]'"
+    rtx_extras = f"pip install 'hasn-edge[export,{tensorrt_extra('rtx', environment.gpu)}]'"
     abilities = (
         ("run .onnx files and the bundled model on the CPU", "" if ort else "pip install onnxruntime"),
         ("run checkpoints and .ts files with PyTorch", "" if torch and safetensors else exporting),
@@ -226,7 +226,7 @@ def _packages(environment: Environment) -> Iterator[CheckResult]:
         # ONNX Runtime does the same: nothing fails without it.
         yield replace(openvino, state=State.INFO) if openvino.state is State.MISSING else openvino
         yield _package(
-            environment, RTX, RTX_MODULES, "builds engines without a GPU", "pip install 'hasn-edge[rtx]'"
+            environment, RTX, RTX_MODULES, "builds engines without a GPU", pip_install(environment, "rtx")
         )
     if "tensorrt" in environment.modules:
         yield CheckResult(

@@ -14,8 +14,8 @@ import msgspec
 
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.engine.worker_process import ANSWER_S, no_room, run_worker, worker_command
-from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError, say
-from hasn_edge.hardware.gpu import l4t_release
+from hasn_edge.errors import BuildError, Cure, MissingDependencyError, UnsupportedError, say, shell
+from hasn_edge.hardware.gpu import gpu_facts, l4t_release, tensorrt_extra
 from hasn_edge.optional import require, version_tuple
 from hasn_edge.sidecar import Form
 
@@ -125,7 +125,9 @@ def find_module(runtime: EngineRuntime, *, needed_for: str = "Building an engine
             ),
         )
     raise MissingDependencyError(
-        _MODULES[runtime][0], extra=runtime.value, needed_for=f"{needed_for} with {NAMES[runtime]}"
+        _MODULES[runtime][0],
+        extra=tensorrt_extra(runtime.value, gpu_facts()),
+        needed_for=f"{needed_for} with {NAMES[runtime]}",
     )
 
 
@@ -143,7 +145,7 @@ def load_tensorrt(
     try:
         trt = require(name, extra=runtime.value, needed_for=needed_for)
     except (ImportError, OSError) as exc:
-        again = f"pip install --force-reinstall 'hasn-edge[{runtime.value}]'"
+        again = f"pip install --force-reinstall 'hasn-edge[{tensorrt_extra(runtime.value, gpu_facts())}]'"
         if l4t_release() is not None:
             again = "sudo apt install --reinstall python3-libnvinfer libnvinfer-bin"
         raise BuildError(
@@ -154,7 +156,7 @@ def load_tensorrt(
     if not hasattr(getattr(trt, "ICudaEngine", None), "num_io_tensors"):
         raise UnsupportedError(
             f"{needed_for} needs at least {NAMES[runtime]} 8.5, and {trt.__version__} is here",
-            say("install a newer one; on a Jetson it comes with JetPack 5.1 and newer"),
+            _newer(runtime),
         )
     return trt, probe(trt, runtime)
 
@@ -220,6 +222,16 @@ def check_target(capabilities: Capabilities, target: EngineTarget) -> None:
         raise UnsupportedError(
             f"{capabilities.title} has no hardware_compatibility {level!r}; it has: {known}", _UNSET
         )
+
+
+def _newer(runtime: EngineRuntime) -> Cure:
+    """Return where a TensorRT that is new enough comes from."""
+    if l4t_release() is None:
+        return shell(f"pip install --upgrade 'hasn-edge[{tensorrt_extra(runtime.value, gpu_facts())}]'")
+    return say(
+        "install JetPack 6 or newer; a board that stays on JetPack 5 (Xavier) needs 5.1, and one of the two "
+        "ways around its Python 3.8 that engines/README.md describes"
+    )
 
 
 def _all(owner: Any, *names: str) -> bool:

@@ -128,6 +128,19 @@ def cuda_python_install(gpu: GpuFacts | None, *, otherwise: str = "pip install '
     return f"pip uninstall -y cuda-bindings; pip install 'cuda-python>={major},<{major}.{minor + 1}'"
 
 
+def tensorrt_extra(extra: str, gpu: GpuFacts | None) -> str:
+    """Return the extra of hasn-edge that installs a TensorRT which the driver runs.
+
+    pip's ``tensorrt`` is made for CUDA 13 from 10.13.2 on, which a driver of CUDA 12 refuses; what is for
+    CUDA 12 has another name. So it is with TensorRT for RTX.
+
+    Args:
+        extra: ``"tensorrt"`` or ``"rtx"``.
+        gpu: The GPU whose driver it is for; ``None`` where no GPU answers.
+    """
+    return extra if gpu is None or version_tuple(gpu.cuda) >= (13,) else f"{extra}-cu12"
+
+
 def load_driver(library: str = LIBRARY) -> Any:
     """Return NVIDIA's driver library, or ``None`` where there is none; initializes nothing."""
     try:

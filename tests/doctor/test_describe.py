@@ -159,6 +159,10 @@ def test_the_next_step_of_a_desktop(desktop):
         (replace(whole, modules={**rtx, **build}), "run: hasn-edge build --target rtx"),
         (replace(whole, modules={**rtx, **build}, gpu=unknown), "pip install 'hasn-edge[tensorrt]'"),
         (replace(whole, modules=rtx), "pip install 'hasn-edge[tensorrt]'"),
+        (
+            replace(whole, modules=rtx, gpu=replace(whole.gpu, driver="570.1", cuda="12.8"), versions={}),
+            "pip install 'hasn-edge[tensorrt-cu12]'",
+        ),
         (replace(whole, cuda=None), "pip install 'cuda-python>=13,<14'"),
         (desktop, "pip install pillow"),
     ):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from hasn_edge.engine import capabilities
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import MissingDependencyError, UnsupportedError
 from tests.support.fake_builder import fake_tensorrt
+from tests.support.samples import ADA
 
 
 @pytest.mark.parametrize("doing", ["Building an engine", "Running an engine"])
@@ -20,8 +22,19 @@ def test_versions_before_8_5_are_refused_when_they_are_loaded(
     trt.__version__ = "8.4.1.5"
     del trt.ICudaEngine.num_io_tensors  # there were bindings then
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    with pytest.raises(
-        UnsupportedError,
-        match=rf"^{doing} needs at least TensorRT 8\.5, and 8\.4\.1\.5 is here; .* JetPack 5\.1",
-    ):
+    refused = rf"^{doing} needs at least TensorRT 8\.5, and 8\.4\.1\.5 is here; "
+    with pytest.raises(UnsupportedError, match=rf"{refused}pip install --upgrade 'hasn-edge\[tensorrt\]'"):
         capabilities.load_tensorrt(EngineRuntime.TENSORRT, needed_for=doing)
+    monkeypatch.setattr(capabilities, "l4t_release", lambda: "35.1")
+    with pytest.raises(UnsupportedError, match=rf"{refused}install JetPack 6 .*Python 3\.8"):
+        capabilities.load_tensorrt(EngineRuntime.TENSORRT, needed_for=doing)
+
+
+@pytest.mark.parametrize(("cuda", "extra"), [("13.2", "rtx"), ("12.8", "rtx-cu12"), (None, "rtx")])
+def test_what_is_missing_is_named_for_the_drivers_cuda(monkeypatch, cuda: str | None, extra: str) -> None:
+    """Without a GPU it only builds, which takes no driver."""
+    gpu = None if cuda is None else replace(ADA, cuda=cuda)
+    monkeypatch.setattr(capabilities, "gpu_facts", lambda: gpu)
+    monkeypatch.setattr(capabilities.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'hasn-edge\[{extra}\]'"):
+        capabilities.find_module(EngineRuntime.RTX)

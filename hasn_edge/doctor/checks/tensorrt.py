@@ -9,6 +9,7 @@ from hasn_edge.doctor.commands import (
     apt_install,
     make_virtual_environment,
     on_board,
+    replace_tensorrt,
     start_container,
 )
 from hasn_edge.doctor.environment import Environment
@@ -24,16 +25,20 @@ from hasn_edge.optional import version_tuple
 LEAST_PYTHON = (3, 10)
 """What hasn-edge runs on: JetPack 6 and newer have it, JetPack 5 has 3.8."""
 
-DRIVERS = {"13": (580, "13.0"), "12": (535, "12.2")}
-"""Oldest driver, and its CUDA, for TensorRT 11 by the CUDA that it was built with; from NVIDIA's
-prerequisites of TensorRT 11.4 and the release notes of CUDA 13."""
+DRIVERS = {"13": (580, "13.0"), "12": (525, "12.0")}
+"""Oldest driver, and its CUDA, by the CUDA that a TensorRT was built with; from the release notes of CUDA."""
+
+DRIVER_11 = (535, "12.2")
+"""What TensorRT 11 for CUDA 12 needs; NVIDIA's prerequisites of TensorRT 11.4."""
 
 SOURCES = "github.com/NVIDIA/TensorRT, branch release/8.5, folder python"
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 """The two ways that JetPack 5 leaves, whose TensorRT is for Python 3.8; engines/README.md describes them."""
 
-TURING = (7, 5)
-"""Compute capability of the oldest generation that TensorRT 11 supports; NVIDIA's prerequisites."""
+VOLTA, TURING = (7, 0), (7, 5)
+OLDEST = (((10, 5), TURING, "tensorrt-cu12<10.5"), ((10,), VOLTA, "tensorrt==8.6.1"))
+"""From which TensorRT on, the compute capability of the oldest generation that it runs on, and the newest one
+before it; NVIDIA's release notes of 10.5 and support matrix of 10.1."""
 
 
 def not_visible(environment: Environment) -> Iterator[CheckResult]:
@@ -130,24 +135,24 @@ def not_for_this_board(environment: Environment) -> Iterator[CheckResult]:
 
 
 def too_old_gpu(environment: Environment) -> Iterator[CheckResult]:
-    """TensorRT 11 left out the GPUs before Turing."""
-    gpu = environment.gpu
-    if gpu is None or environment.tensorrt is None or version_tuple(environment.tensorrt) < (11,):
+    """TensorRT 10 left out the GPUs before Volta, 10.5 those before Turing."""
+    gpu, version = environment.gpu, environment.tensorrt
+    if gpu is None or version is None:
         return
-    if version_tuple(gpu.compute_capability) < TURING:
+    capability = version_tuple(gpu.compute_capability)
+    for first, least, before in OLDEST:
+        if version_tuple(version) < first or capability >= least:
+            continue
+        # Of what runs on it the newest: the last entry that is too new for it.
+        before = next(older for _, oldest, older in reversed(OLDEST) if capability < oldest)
+        install = replace_tensorrt(before)
         yield CheckResult(
-            name=f"tensorrt {environment.tensorrt}",
+            name=f"tensorrt {version}",
             state=State.WARNING,
-            detail=f"runs on Turing and newer GPUs (compute capability {_dotted(TURING)}); here is "
-            f"{gpu.title}",
-            cures=(
-                shell(
-                    apt_install(environment, "python3-libnvinfer")
-                    if environment.l4t
-                    else "pip install 'tensorrt<11'"
-                ),
-            ),
+            detail=f"runs on GPUs of compute capability {_dotted(least)} and newer; here is {gpu.title}",
+            cures=(shell(apt_install(environment, "python3-libnvinfer") if environment.l4t else install),),
         )
+        return
 
 
 def lean_without_driver(environment: Environment) -> Iterator[CheckResult]:
@@ -164,25 +169,29 @@ def lean_without_driver(environment: Environment) -> Iterator[CheckResult]:
 
 
 def old_driver(environment: Environment) -> Iterator[CheckResult]:
-    """TensorRT 11, and what is built for CUDA 13, need a newer driver than this one."""
+    """A TensorRT is built for a newer CUDA than the driver runs: pip's own choice is CUDA 13."""
     gpu = environment.gpu
     if gpu is None or environment.l4t is not None:
         return
-    for name, cuda in _cuda_of_packages(environment):
-        number, needs = DRIVERS[cuda]
+    for name, (number, needs), rtx in _drivers_of_packages(environment):
         driver = gpu.driver
         have, least = (driver, str(number)) if driver else (gpu.cuda, needs)
-        if version_tuple(have) < version_tuple(least):
-            yield CheckResult(
-                name="NVIDIA driver",
-                state=State.WARNING,
-                detail=f"{f'{driver}, ' if driver else ''}for CUDA {gpu.cuda}; {name} needs driver "
-                f"{number} or newer (CUDA {needs})",
-                cures=(
-                    say(f"install driver {number} or newer"),
-                    shell("pip install 'tensorrt<11'"),
-                ),
+        if version_tuple(have) >= version_tuple(least):
+            continue
+        cures: tuple[Cure, ...] = (say(f"install driver {number} or newer"),)
+        if version_tuple(gpu.cuda) >= (12,):
+            extra = "rtx-cu12" if rtx else "tensorrt-cu12"
+            other = (
+                "tensorrt-cu12<11" if not rtx and version_tuple(gpu.cuda) < (12, 2) else f"hasn-edge[{extra}]"
             )
+            cures = (*cures, shell(replace_tensorrt(other, rtx=rtx)))
+        yield CheckResult(
+            name="NVIDIA driver",
+            state=State.WARNING,
+            detail=f"{f'{driver}, ' if driver else ''}for CUDA {gpu.cuda}; {name} needs driver "
+            f"{number} or newer (CUDA {needs})",
+            cures=cures,
+        )
 
 
 def stale_engines(environment: Environment) -> Iterator[CheckResult]:
@@ -225,14 +234,17 @@ def _library_cures(environment: Environment) -> tuple[Cure, ...]:
     return (shell("pip install --force-reinstall tensorrt"),)
 
 
-def _cuda_of_packages(environment: Environment) -> Iterator[tuple[str, str]]:
-    """Yield the installed TensorRTs that ask for a new driver, and the CUDA that each was built with."""
-    if environment.tensorrt is not None and version_tuple(environment.tensorrt) >= (11,):
-        cuda = "12" if "tensorrt-cu12-bindings" in environment.versions else "13"
-        yield f"TensorRT {environment.tensorrt}", cuda
+def _drivers_of_packages(environment: Environment) -> Iterator[tuple[str, tuple[int, str], bool]]:
+    """Yield of each TensorRT its title, the driver that it needs, and whether it is the one for RTX."""
+    version = environment.tensorrt
+    if version is not None:
+        new = version_tuple(version) >= (11,)
+        cuda = next((cuda for cuda in DRIVERS if f"tensorrt-cu{cuda}-bindings" in environment.versions), None)
+        if cuda is not None or new:  # the system's packages do not tell
+            yield f"TensorRT {version}", DRIVER_11 if new and cuda == "12" else DRIVERS[cuda or "13"], False
     rtx = environment.versions.get("tensorrt-rtx-cu13-bindings")
     if rtx is not None:
-        yield f"TensorRT for RTX {rtx} for CUDA 13", "13"
+        yield f"TensorRT for RTX {rtx} for CUDA 13", DRIVERS["13"], True
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -137,15 +137,19 @@ def test_tensorrt_11_on_a_gpu_before_turing(desktop):
     volta = replace(CARD, name="NVIDIA TITAN V", compute_capability="7.0", sm_count=80)
     found = only(tensorrt.too_old_gpu, replace(desktop, gpu=volta))
     assert found.detail == (
-        "runs on Turing and newer GPUs (compute capability 7.5); here is NVIDIA TITAN V (80 SM, compute "
-        "capability 7.0)"
+        "runs on GPUs of compute capability 7.5 and newer; here is NVIDIA TITAN V (80 SM, compute capability "
+        "7.0)"
     )
-    assert cures(found) == "pip install 'tensorrt<11'"
+    assert cures(found).endswith("tensorrt-cu12-libs; pip install 'tensorrt-cu12<10.5'")
     assert found in run_checks(replace(desktop, gpu=volta))
     assert not list(tensorrt.too_old_gpu(replace(desktop, gpu=replace(volta, compute_capability="7.5"))))
     assert not list(tensorrt.too_old_gpu(replace(desktop, gpu=replace(volta, compute_capability="12.0"))))
     old = replace(desktop, gpu=volta, versions={**desktop.versions, "tensorrt": "10.4.0"})
     assert not list(tensorrt.too_old_gpu(old))
+    assert only(tensorrt.too_old_gpu, replace(old, versions={**old.versions, "tensorrt": "10.5.0"}))
+    pascal = replace(volta, name="NVIDIA TITAN Xp", compute_capability="6.1")
+    for machine in (replace(old, gpu=pascal), replace(desktop, gpu=pascal)):
+        assert cures(only(tensorrt.too_old_gpu, machine)).endswith("pip install 'tensorrt==8.6.1'")
     xavier = replace(volta, name="Xavier", compute_capability="7.2")
     board = replace(desktop, gpu=xavier, jetson={"model": "Jetson-AGX Xavier", "l4t": "35.6.0"})
     assert "python3-libnvinfer" in cures(only(tensorrt.too_old_gpu, board))
@@ -164,13 +168,31 @@ class TestDriver:
         environment = replace(desktop, gpu=replace(CARD, driver="575.57.08", cuda="12.9"))
         found = only(tensorrt.old_driver, environment)
         assert "575.57.08, for CUDA 12.9; TensorRT 11.4.0.106 needs driver 580 or newer" in found.detail
+        # 'tensorrt<11' would be 10.16 for CUDA 13, and two sets of the same files end in neither.
+        assert cures(found) == (
+            "install driver 580 or newer, or pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu13-bindings "
+            "tensorrt-cu13-libs tensorrt-cu12 tensorrt-cu12-bindings tensorrt-cu12-libs; "
+            "pip install 'hasn-edge[tensorrt-cu12]'"
+        )
+
+    def test_pips_tensorrt_10_is_for_cuda_13_from_10_13_2_on(self, desktop):
+        versions = {"tensorrt": "10.16.1.11", "tensorrt-cu13-bindings": "10.16.1.11"}
+        environment = replace(desktop, versions=versions, gpu=replace(CARD, driver="570.1", cuda="12.8"))
+        assert "TensorRT 10.16.1.11 needs driver 580" in only(tensorrt.old_driver, environment).detail
+        for cuda, driver, least in (("12.0", "525.60", None), ("11.8", "520.61", "525")):
+            versions = {"tensorrt": "10.12.0.36", "tensorrt-cu12-bindings": "10.12.0.36"}
+            environment = replace(desktop, versions=versions, gpu=replace(CARD, driver=driver, cuda=cuda))
+            found = list(tensorrt.old_driver(environment))
+            assert [cures(one) for one in found] == ([f"install driver {least} or newer"] if least else [])
 
     def test_cuda_12_packages_need_less(self, desktop):
         versions = {"tensorrt": "11.4.0.106", "tensorrt-cu12-bindings": "11.4.0.106"}
         environment = replace(desktop, versions=versions, gpu=replace(CARD, driver="535.54.03", cuda="12.2"))
         assert not list(tensorrt.old_driver(environment))
         environment = replace(environment, gpu=replace(CARD, driver="530.30.02", cuda="12.1"))
-        assert "needs driver 535" in only(tensorrt.old_driver, environment).detail
+        found = only(tensorrt.old_driver, environment)
+        assert "needs driver 535" in found.detail
+        assert cures(found).endswith("pip install 'tensorrt-cu12<11'")
 
     def test_where_the_system_does_not_say_the_driver(self, desktop):
         environment = replace(desktop, gpu=replace(CARD, driver=None, cuda="12.9"))
@@ -182,7 +204,9 @@ class TestDriver:
             desktop, "tensorrt", versions={"tensorrt-rtx-cu13-bindings": "1.7.1.116"},
             gpu=replace(CARD, driver="570.1", cuda="12.8"),
         )  # fmt: skip
-        assert "TensorRT for RTX 1.7.1.116 for CUDA 13" in only(tensorrt.old_driver, environment).detail
+        found = only(tensorrt.old_driver, environment)
+        assert "TensorRT for RTX 1.7.1.116 for CUDA 13" in found.detail
+        assert cures(found).endswith("tensorrt-rtx-cu12-libs; pip install 'hasn-edge[rtx-cu12]'")
 
     def test_tensorrt_10_and_jetsons(self, desktop, jetson):
         old = replace(CARD, driver="530.30.02", cuda="12.1")

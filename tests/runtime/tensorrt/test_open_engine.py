@@ -126,7 +126,8 @@ class TestOrder:
         artifact = engine(behaviour="zeros", details={"compute_capability": "7.2"})
         monkeypatch.setitem(sys.modules, "tensorrt", None)
         with pytest.raises(
-            MissingDependencyError, match=r"^Running an engine with TensorRT needs .* 'hasn-edge\[tensorrt\]'"
+            MissingDependencyError,
+            match=r"^Running an engine with TensorRT needs .* 'hasn-edge\[tensorrt-cu12\]'",
         ):
             open_session(artifact.path)
 
