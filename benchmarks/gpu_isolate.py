@@ -26,6 +26,8 @@ from hasn_edge.interrupt import die_with_parent
 WAITING, RUNNING, DONE, FAILED, SKIPPED = "waiting", "running", "done", "failed", "skipped"
 LIMIT_S = 120.0
 """What a step may take where nothing else is asked for."""
+BUILD_LIMIT_S = 300.0
+"""What one may take that builds an engine first: TensorRT times every kernel that it knows."""
 LEAST_S = 5.0
 """With less time than this left no step begins: starting Python and CUDA alone takes it."""
 WORDS = 4000

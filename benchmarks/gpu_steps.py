@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_case import Bench, Case, Output
-from gpu_isolate import LIMIT_S, Step, words
+from gpu_isolate import BUILD_LIMIT_S, LIMIT_S, Step, words
 
 from hasn_edge.artifact import load_artifact
 from hasn_edge.bench.board import find_board
@@ -49,14 +49,19 @@ class Setting:
 
 
 def steps_of(
-    setting: Setting, sizes: list[Size], runtimes: list[str], *, limit_s: float = LIMIT_S
+    setting: Setting, sizes: list[Size], runtimes: list[str], *, limit_s: float | None = None
 ) -> list[Step]:
-    """Return the steps for one network: first whether engines load, last what is known elsewhere too."""
+    """Return the steps for one network: first whether engines load, last what is known elsewhere too.
+
+    ``limit_s`` is what each may take; ``None`` gives those that may build more time than the others.
+    """
     steps: list[Step] = []
+    builds = (load_engine, golden_image, built, graphs, mapped, inspect)
 
     def add(name: str, work: Callable[..., dict[str, Any]], *args: Any) -> None:
         where = f"{Path(setting.model).stem}: {name}"
-        steps.append(Step(name=where, work=functools.partial(work, setting, *args), limit_s=limit_s))
+        limit = limit_s or (BUILD_LIMIT_S if work in builds else LIMIT_S)
+        steps.append(Step(name=where, work=functools.partial(work, setting, *args), limit_s=limit))
 
     first = sizes[0]
     for runtime in runtimes:

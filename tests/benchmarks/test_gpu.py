@@ -167,11 +167,14 @@ class TestSteps:
 
     def test_the_limit_of_each_is_what_is_asked_for(self, steps, setting):
         """A Jetson compiles one engine for minutes."""
-        for limit, every in (
-            (None, steps.steps_of(setting, [(16, 18)], [steps.TENSORRT])),
-            (900.0, steps.steps_of(setting, [(16, 18)], [steps.TENSORRT], limit_s=900.0)),
-        ):
-            assert {one.limit_s for one in every} == {limit or steps.LIMIT_S}
+        every = steps.steps_of(setting, [(16, 18)], [steps.TENSORRT], limit_s=900.0)
+        assert {one.limit_s for one in every} == {900.0}
+
+    def test_what_builds_has_more_time(self, steps, setting):
+        """One that is ended while it builds takes the steps that need its engine along."""
+        limits = {one.name: one.limit_s for one in steps.steps_of(setting, [(16, 18)], [steps.TENSORRT])}
+        assert {limit for name, limit in limits.items() if "TensorRT" in name or "ONNX" in name} == {300.0}
+        assert {limit for name, limit in limits.items() if "PyTorch" in name or "torch." in name} == {120.0}
 
     def test_their_order(self, steps, gpu, setting):
         assert gpu._sizes(gpu.SIZES) == [(180, 320), (360, 640)]
