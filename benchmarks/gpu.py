@@ -134,8 +134,8 @@ def _sizes(text: str) -> list[tuple[int, int]]:
     "--limit",
     type=float,
     default=None,
-    help=f"Seconds for one step; {LIMIT_S:g}, {BUILD_LIMIT_S:g} where it may build an engine first, on a Jetson "
-    "the deadline alone.",
+    help=f"Seconds for one step; {LIMIT_S:g}, {BUILD_LIMIT_S:g} where it may build an engine first, on a "
+    "Jetson the deadline alone.",
 )
 @click.option("--rehearse", is_flag=True, help="On the CPU, without a result file unless -o names one.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Result file.")
