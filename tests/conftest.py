@@ -15,6 +15,8 @@ import pytest
 
 pytest_plugins = tuple(f"tests.support.{name}_fixtures" for name in ("board", "engine", "gpu", "live"))
 
+pytest.register_assert_rewrite("tests.support.engine_runs", "tests.support.session_contract")
+
 SHARED_DATA = Path(os.environ.get("HASN_EDGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Published images and weights that may be used for comparison but not redistributed."""
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,6 +219,25 @@ def test_capabilities_are_what_is_known_of_each_version() -> None:
     asked = set(Capabilities.__annotations__) - {"runtime", "version"}
     for version, able in expected.items():
         assert {name for name in asked if answer(version, name)} == able, version
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", record_api.load()["versions"])
+def test_the_fake_that_runs_engines_has_only_names_that_tensorrt_has(lab: Any, version: str) -> None:
+    rtx = version.startswith("rtx ")
+    trt = lab.fakes.make_tensorrt(lab.gpu, version=version.removeprefix("rtx "), rtx=rtx)
+    checked = 0
+    for name, thing in vars(trt).items():
+        if not isinstance(thing, type):
+            continue
+        assert name in names_of(version), f"TensorRT {version} has no {name}"
+        members = getattr(thing, "__members__", None) or {n for n in vars(thing) if not n.startswith("_")}
+        for member in members:
+            known = f"{name}.{member}" in names_of(version) or (name, member) == ("DataType", "FP8")
+            assert known, f"TensorRT {version} has no {name}.{member}"
+            checked += 1
+    assert checked >= 20
+    gc.collect()
 
 
 @pytest.mark.usefixtures("needs_rtx")

@@ -20,8 +20,8 @@ from hasn_edge.runtime.open import open_session
 from hasn_edge.runtime.openvino import OpenVinoSession, open_openvino
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
-from tests.runtime.test_session import SPEC, int8_onnx_bytes, network, noise, onnx_bytes
 from tests.support.samples import details_of
+from tests.support.session_contract import SPEC, int8_onnx_bytes, network, noise, onnx_bytes
 
 
 class CoreWithWrongKernels:

@@ -14,7 +14,7 @@ from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.runtime.openvino import OpenVinoSession
 from hasn_edge.runtime.openvino_forms import rewrite
 from hasn_edge.spec import Precision
-from tests.runtime.test_session import SPEC, fp16_onnx_bytes, int8_onnx_bytes, network, noise
+from tests.support.session_contract import SPEC, fp16_onnx_bytes, int8_onnx_bytes, network, noise
 
 
 def run(graph, x) -> np.ndarray:
