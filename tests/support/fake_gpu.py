@@ -97,6 +97,7 @@ class FakeGpu:
         self._current[thread] = self._current.get(thread, 0) + 1
 
     def leave(self) -> None:
+        self.require_current("a context is taken down")
         self._current[threading.get_ident()] -= 1
 
     def require_current(self, what: str) -> None:
