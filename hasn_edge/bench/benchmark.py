@@ -113,16 +113,7 @@ def run_benchmark(
         worker: Makes the process of a case.
         free_bytes: Returns the free memory of a GPU.
     """
-    if options.model is None and not options.artifacts:
-        raise InputError("nothing to bench; give a model or the path of a built file")
-    # What can be refused is refused before minutes of building.
-    for text in options.precisions:
-        Precision.parse(text)
-    artifacts = [load_artifact(path) for path in options.artifacts]
-    if options.model is None:  # nothing is built, but files are compared with the network that they came from
-        options = replace(options, model=bundled_by_hash(artifacts[0].source), precisions=())
-    if options.compiled and (options.model is None or is_graph(options.model)):
-        raise InputError("torch.compile takes a network of PyTorch, and there is none", omit("compiled"))
+    options, artifacts = _check_options(options)
     device = _device(options.device, artifacts)
     found_board = board(device)
     if options.set_clocks:
@@ -131,8 +122,6 @@ def run_benchmark(
     size = _common_size(artifacts, options.size)
     compared = find_compared(options.compare, spec.scale, size)
     sets = eval_sets(options.data, spec.scale)
-    if options.threads is None:
-        options = replace(options, threads=compute_cores())
     timing = options.timing(device)
     with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder:
         cases = CaseMaker(
@@ -197,6 +186,21 @@ def run_benchmark(
         evidence=evidence,
         command=options.command,
     )
+
+
+def _check_options(options: BenchOptions) -> tuple[BenchOptions, list[Artifact]]:
+    """Refuse before minutes of building what can be refused; return the options, completed, and the files."""
+    if options.model is None and not options.artifacts:
+        raise InputError("nothing to bench; give a model or the path of a built file")
+    for text in options.precisions:
+        Precision.parse(text)
+    artifacts = [load_artifact(path) for path in options.artifacts]
+    if options.model is None:  # nothing is built, but files are compared with the network that they came from
+        options = replace(options, model=bundled_by_hash(artifacts[0].source), precisions=())
+    if options.compiled and (options.model is None or is_graph(options.model)):
+        raise InputError("torch.compile takes a network of PyTorch, and there is none", omit("compiled"))
+    threads = compute_cores() if options.threads is None else options.threads
+    return replace(options, threads=threads), artifacts
 
 
 def _device(asked: str | None, artifacts: Sequence[Artifact]) -> str:
