@@ -11,10 +11,12 @@ RUN apt-get update \
 WORKDIR /opt/hasn-edge
 COPY . .
 ENV PATH=/opt/hasn-edge/.venv/bin:$PATH
-# That of the driver which will run it: a driver of CUDA 12 takes no cuda-python 13.
+# Those of the driver which will run it: a driver of CUDA 12 takes nothing that is made for CUDA 13.
 ARG CUDA_PYTHON="cuda-python>=13,<14"
+ARG TENSORRT="rtx,tensorrt"
 RUN python3 -m venv .venv \
-    && pip install --no-cache-dir -c constraints.txt '.[all,tensorrt,nvml]' "${CUDA_PYTHON}" \
+    && pip install --no-cache-dir -c constraints.txt \
+        ".[export,train,video,demo,openvino,nvml,${TENSORRT}]" "${CUDA_PYTHON}" \
     && hasn-edge --version
 
 # video is for NVENC. A user without a name has no other home.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hasn_edge.config import read_toml
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 
@@ -33,6 +35,21 @@ def test_a_jetson_gets_what_the_guide_has():
     for name in ("constraints-jetpack6.txt", "constraints-jetpack7.txt"):
         assert (ROOT / name).is_file()
         assert name in text_of("docs/jetson.md")
+
+
+def test_a_card_gets_all_extras_and_the_tensorrt_of_its_driver():
+    """What is made for CUDA 13 does not run on a driver of CUDA 12."""
+    extras = read_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    image = text_of("docker/cuda.Dockerfile")
+    installed = set(re.search(r'"\.\[(.*),\$\{TENSORRT\}\]"', image)[1].split(","))
+    default = set(re.search(r'^ARG TENSORRT="(.*)"$', image, re.M)[1].split(","))
+    (older,) = re.findall(r"--build-arg TENSORRT=(\S+)`,\n", text_of("docs/jetson.md"))
+    assert set(re.search(r"\[(.*)\]", extras["all"][0])[1].split(",")) <= installed | default
+    assert {f"{name}-cu12" for name in default} == set(older.split(","))
+    assert installed | default | set(older.split(",")) <= set(extras)
+    for name in default:
+        for_12 = [one.replace("cu13", "cu12") for one in extras[name]]
+        assert extras[f"{name}-cu12"] in (for_12, ["tensorrt-cu12>=10"])
 
 
 def test_an_image_gets_all_that_an_installation_needs():
