@@ -25,7 +25,7 @@ from hasn_edge.engine.kernels import (
 from hasn_edge.engine.messages import Kept, OnMessage, listening
 from hasn_edge.engine.precision import set_precision
 from hasn_edge.engine.target import EngineTarget
-from hasn_edge.errors import BuildError, UnsupportedError, omit, say
+from hasn_edge.errors import BuildError, UnsupportedError, call, omit, say
 from hasn_edge.sidecar import Shape
 from hasn_edge.spec import Precision
 
@@ -216,7 +216,8 @@ def _make_builder(trt: Any, logger: object, capabilities: Capabilities) -> Any:
     except TypeError as exc:  # pybind's word for a null pointer
         raise BuildError(
             f"{capabilities.title} cannot start its compiler; it compiles on the device, and needs an NVIDIA "
-            "GPU, its driver and libnvinfer_builder_resource of the same version"
+            "GPU, its driver and libnvinfer_builder_resource of the same version",
+            call("doctor"),
         ) from exc
 
 

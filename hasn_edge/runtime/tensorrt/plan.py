@@ -135,7 +135,7 @@ class LoadedPlan:
         try:
             self._runtime: Any = trt.Runtime(self._logger)
         except TypeError as exc:  # pybind's word for a null pointer
-            raise self.refusal(f"{title} cannot start on this GPU") from exc
+            raise self.refusal(f"{title} cannot start on this GPU", BuildError, call("doctor")) from exc
         if host_code:
             self._runtime.engine_host_code_allowed = True
         try:
