@@ -166,9 +166,9 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
     """
     path = Path(path)
     nearest = path.absolute() if folder else path.absolute().parent
-    while not nearest.exists():
-        nearest = nearest.parent
     try:
+        while not nearest.exists():
+            nearest = nearest.parent
         if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with tempfile.TemporaryFile(dir=nearest):

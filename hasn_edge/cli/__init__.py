@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -26,6 +27,16 @@ VERBS = {
     "train": "Train a network; resume a run.",
 }
 """Every verb with its one-line help, so that ``--help`` loads none of them."""
+
+
+_OF_A_PATH = {
+    errno.EACCES: "choose one that you may read and write",
+    errno.EPERM: "choose one that you may read and write",
+    errno.EROFS: "choose one that is not read-only",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead to each other; repair them",
+}
+"""What helps where the operating system refuses a path, whichever line of ours asks for it first."""
 
 
 class _Failure(click.ClickException):
@@ -77,6 +88,11 @@ class _Verbs(click.Group):
             from hasn_edge.cli.cures import message_of
 
             raise _Failure(message_of(exc, self._chosen), exc.exit_code) from exc
+        except OSError as exc:
+            if exc.errno not in _OF_A_PATH or not isinstance(exc.filename, str | os.PathLike):
+                raise
+            message = f"cannot use {os.fspath(exc.filename)}: {exc.strerror}; {_OF_A_PATH[exc.errno]}"
+            raise _Failure(message, 1) from exc
         except (KeyboardInterrupt, click.Abort):
             # click would say "Aborted!" and return 1, which is a failure's code.
             click.echo("Interrupted; nothing half-written was kept", err=True)

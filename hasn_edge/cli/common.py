@@ -168,11 +168,21 @@ data_option = click.option(
     "[default: the images that ship]",
 )
 
+
+def _writable(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    from hasn_edge.files import require_writable
+
+    if not ctx.resilient_parsing:  # a shell that completes
+        require_writable(value, folder=True)  # measuring what cannot be kept takes minutes
+    return value
+
+
 output_option = click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("engines"),
+    callback=_writable,
     show_default=True,
     help="Folder for the files.",
 )

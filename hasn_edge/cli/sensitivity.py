@@ -54,6 +54,7 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
       hasn-edge sensitivity --model HASN.pth --evaluation my_images/ --html costs.html
       hasn-edge sensitivity --target rtx --size 320x180
     """
+    from hasn_edge.files import require_writable, writing
     from hasn_edge.pipeline.context import BuildOptions
     from hasn_edge.pipeline.placement import (
         CONVENTIONS,
@@ -62,6 +63,8 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
         sensitivity_rows,
     )
 
+    if html_path is not None:
+        require_writable(html_path)  # measuring takes minutes
     name = chosen_model(model)
     with status("measuring") as update:
         groups, saving, notes = measure_costs(BuildOptions(model=name, precision="int8", **options), update)
@@ -71,8 +74,6 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
     heading, *rows = sensitivity_rows(groups, saving)
     print_table(console(), [title, *CONVENTIONS], heading, rows)
     if html_path is not None:
-        from hasn_edge.files import writing
-
         with writing(html_path) as path:
             path.write_text(sensitivity_page(groups, title, saving), encoding="utf-8")
         say(str(html_path))

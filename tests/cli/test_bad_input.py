@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -190,6 +191,57 @@ def test_unknown_recipe(folder):
 def test_misspelt_data_folder(folder, tmp_path):
     message = one_message(run("eval", "--model", folder / "tiny.pth", "--data", f"Set5={tmp_path / 'Set6'}"))
     assert "Set6" in message
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["upscale", LONG],
+        ["upscale", "GOOD", "-o", f"{LONG}.png"],
+        ["upscale", "GOOD", "--model", f"{LONG}.pth"],
+        ["eval", "--data", f"Set5={LONG}"],
+        ["build", "--calibration", LONG, "--precision", "int8"],
+        ["build", "-o", LONG],
+        ["export", "-o", LONG],
+        ["sensitivity", "--html", f"{LONG}.html"],
+    ],
+    ids=lambda words: " ".join(words).replace(LONG, "LONG"),
+)
+def test_a_name_that_the_system_refuses(folder, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    words = [str(folder / "good.png") if word == "GOOD" else word for word in words]
+    assert "File name too long; choose " in one_message(run(*words))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/in/a.png"),
+            "/in/a.png: Permission denied; choose",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", Path("/in")), "/in: Permission denied; choose"),
+        (
+            OSError(errno.EACCES, "Permission denied"),
+            None,
+        ),  # of no path: a fault of ours, which a traceback finds
+        (OSError(errno.EBADF, "Bad file descriptor", "/in"), None),
+    ],
+)
+def test_a_path_without_permission(folder, monkeypatch, error, message):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("hasn_edge.cli.upscale.find_files", fail)
+    result = run("upscale", folder / "good.png")
+    if message is None:
+        assert result.exception is error
+    else:
+        assert message in one_message(result)
 
 
 @pytest.mark.parametrize("verb", ["export", "upscale"])
