@@ -10,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +55,8 @@ NO_ANSWER = (
 )
 """What helps where it does not end."""
 
+_GRACE_S = 5.0
+"""How long a process that was killed is waited for."""
 _REQUEST = "request.json"
 _VERBOSE = "VERBOSE"
 _KEPT_MESSAGES = 40
@@ -238,14 +239,13 @@ def run_worker(
     Args:
         folder: Where it works.
         command: What :func:`worker_command` returns.
-        progress: Receives its steps.
+        progress: Receives its steps; with a limit all at its end.
         limit_s: It is killed after so many seconds, which is its failure then. ``None`` for one that
             compiles: that may take hours.
     """
     worker = WorkerProcess()
-    with (
-        (folder / "stderr.txt").open("w+b") as stderr,
-        subprocess.Popen(
+    with (folder / "stderr.txt").open("w+b") as stderr:
+        child = subprocess.Popen(
             command,
             cwd=folder,  # not the user's: a tensorrt.py there would be imported
             env=child_environment(),
@@ -253,34 +253,52 @@ def run_worker(
             stdout=subprocess.PIPE,
             stderr=stderr,
             encoding="utf-8",
-        ) as child,
-    ):
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            child.kill()
-
-        timer = threading.Timer(limit_s or 0, end)
-        timer.daemon = True
-        if limit_s is not None:
-            timer.start()
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
+        )
+        if limit_s is None:
+            with child:
+                try:
+                    assert child.stdout is not None
+                    for line in child.stdout:
+                        worker.on_event(line, progress)
+                except BaseException:  # Ctrl-C, or the caller's progress function: it must not outlive this
+                    child.kill()
+                    raise
+            worker.returncode = child.returncode
+        else:
+            output, _, late = communicate_until(child, limit_s)
+            for line in output.split("\n")[:-1]:  # the last one is empty, or cut
                 worker.on_event(line, progress)
-        except BaseException:  # Ctrl-C, or the caller's progress function: the child must not outlive this
-            child.kill()
-            raise
-        finally:
-            timer.cancel()
-        worker.returncode = child.wait()
-        if late.is_set() and worker.result is None:
-            text = f"{worker.title or 'TensorRT'} did not answer within {limit_s:g} s and was stopped"
-            worker.failed = BuildError(text, *NO_ANSWER)
+            if late and worker.result is None and worker.failed is None:
+                text = f"{worker.title or 'TensorRT'} did not answer within {limit_s:g} s and was stopped"
+                worker.failed = BuildError(text, *NO_ANSWER)
+            worker.returncode = child.returncode or 0
         stderr.seek(0)
         worker.stderr = stderr.read().decode("utf-8", errors="replace")
     return worker
+
+
+def communicate_until(child: subprocess.Popen[str], limit_s: float) -> tuple[str, str, bool]:
+    """Wait for a process and kill it after ``limit_s`` seconds, or with what is raised here, such as Ctrl-C.
+
+    Returns:
+        Standard output, standard error, and whether it was killed for its time. One that waits for a driver
+        that hangs survives even that: it is left alone, and what it wrote is lost.
+    """
+    output, late = ("", ""), False
+    try:
+        output = child.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        late = True
+    finally:
+        if child.returncode is None:
+            child.kill()
+            try:
+                output = child.communicate(timeout=_GRACE_S)
+            except subprocess.TimeoutExpired:
+                child.poll()
+                for pipe in filter(None, (child.stdout, child.stderr)):
+                    pipe.close()
+    return *output, late
 
 
 def worker_command(*arguments: str) -> list[str]:

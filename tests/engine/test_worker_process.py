@@ -78,6 +78,24 @@ class TestTheChild:
         assert "restart the device" in info.value.cures[1].text
         assert "memory" not in info.value.message
 
+    def test_one_that_no_signal_ends_is_left_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As one that waits for the driver: here another process holds the pipe open."""
+        monkeypatch.setattr(worker_process, "_GRACE_S", 0.1)
+        script = f"sleep 20 & echo $! > {tmp_path / 'pid'}; wait"
+        child = run_worker(tmp_path, ["sh", "-c", script], limit_s=0.3)
+        os.kill(int((tmp_path / "pid").read_text()), 9)  # it is still there
+        with pytest.raises(BuildError, match=r"^TensorRT did not answer within 0\.3 s and was stopped"):
+            child.outcome("TensorRT")
+
+    def test_hung_after_it_failed(self, tmp_path: Path) -> None:
+        error = {"kind": "BuildError", "message": "the reason", "cures": [], "more": {}}
+        failed = json.dumps({"event": "failed", "error": error})
+        child = run_worker(tmp_path, ["sh", "-c", f"echo '{failed}'; exec sleep 60"], limit_s=0.3)
+        with pytest.raises(BuildError, match="^the reason"):
+            child.outcome("TensorRT")
+
     def test_stopped_with_words_on_stderr(self, result_of: Callable[..., Any]) -> None:
         with pytest.raises(
             BuildError, match="exit code 1 before it was done; .*:\n  some library: cannot go"

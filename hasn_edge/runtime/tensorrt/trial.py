@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from hasn_edge.engine.messages import means_no_memory
-from hasn_edge.engine.worker_process import ANSWER_S, NO_ANSWER, child_environment
+from hasn_edge.engine.worker_process import ANSWER_S, NO_ANSWER, child_environment, communicate_until
 from hasn_edge.errors import BuildError, HasnEdgeError, InputError, error_from_values, error_to_values, say
 from hasn_edge.runtime.tensorrt.open_engine import open_engine
 
 _OTHER_KERNELS = say("build it again with a lower optimization_level in the target")
-_GRACE_S = 5.0
-"""How long a process that was killed is waited for."""
 
 
 class NoMemoryError(BuildError):
@@ -62,20 +59,14 @@ def _run(path: Path, python: str, limit_s: float) -> tuple[int, str, str]:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
         env=child_environment(),
     )  # fmt: skip
-    try:
-        output, errors = child.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired as exc:
+    output, errors, late = communicate_until(child, limit_s)
+    if late:
         raise BuildError(
             f"{path.name}: the process that tried it did not end within {limit_s:g} s and was stopped; the "
             "engine was not kept",
             *NO_ANSWER,
             _OTHER_KERNELS,
-        ) from exc
-    finally:
-        if child.returncode is None:  # late, or Ctrl-C
-            child.kill()
-            with suppress(subprocess.TimeoutExpired):  # one that waits for a driver that hangs stays
-                child.communicate(timeout=_GRACE_S)
+        )
     return child.returncode, output, errors
 
 
