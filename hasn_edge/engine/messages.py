@@ -91,9 +91,12 @@ def listening(trt: Any, on_message: OnMessage) -> Iterator[Any]:
     logger.listeners.append(listen)
     try:
         yield logger
+    except Exception:
+        kept.raise_first()  # which came first, and is the reason
+        raise
     finally:
         logger.listeners.remove(listen)
-        kept.raise_first()
+    kept.raise_first()
 
 
 def _make_logger(trt: Any) -> Any:

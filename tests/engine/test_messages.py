@@ -81,6 +81,19 @@ def test_what_a_listener_raises_comes_after_the_call() -> None:
     assert logger.listeners == []
 
 
+@pytest.mark.parametrize(
+    ("ending", "raised"), [(OSError, ValueError), (KeyboardInterrupt, KeyboardInterrupt)]
+)
+def test_what_a_listener_raises_is_the_reason_but_not_of_an_interrupt(ending: Any, raised: Any) -> None:
+    def fails(severity: str, text: str) -> None:
+        raise ValueError(text)
+
+    with pytest.raises(raised), listening(fake_tensorrt("10.3.0"), fails) as logger:
+        logger.log(SimpleNamespace(name="INFO"), "text")
+        raise ending
+    assert logger.listeners == []
+
+
 @pytest.mark.parametrize("where", ["message", "step"])
 def test_what_fails_in_a_build_is_raised_by_the_real_bindings_too(hasn_onnx: MakeOnnx, where: str) -> None:
     trt, capabilities = load_tensorrt(EngineRuntime.RTX)
