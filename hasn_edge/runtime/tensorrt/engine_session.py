@@ -99,6 +99,7 @@ class TensorRTSession(Session):
                     eager=eager,
                     host_code=artifact.engine.flags.version_compatible,
                     cache=self._cache.read() if header.runtime is EngineRuntime.RTX else b"",
+                    again=rebuild(artifact, again=True),
                 )
                 self._plan.check(artifact.spec)
                 self._describe(artifact, self._plan)
@@ -204,6 +205,8 @@ class TensorRTSession(Session):
         del self._busy[index]
         try:
             ticket.output = self._guard(ticket.shape, execution.finish)
+            if self._plan is not None:
+                self._plan.kept.raise_first()
         except BaseException as exc:
             ticket.error = exc
             if not isinstance(exc, Exception):  # Ctrl-C

@@ -34,7 +34,6 @@ _DTYPES: dict[str, type[np.generic]] = {
     "INT64": np.int64,
 }
 _KEPT_MESSAGES = 20
-_AGAIN = call("build")
 _MORE_MEMORY = say("free some of the GPU's memory, or build for smaller sizes")
 
 
@@ -93,6 +92,7 @@ class LoadedPlan:
         graphs: Let TensorRT for RTX record and launch CUDA graphs by itself.
         eager: Let it compile the kernels for a size before that first runs, where sizes change.
         cache: What :meth:`runtime_cache` returned in an earlier process.
+        again: The build that makes it again.
         host_code: The plan may hold code for the CPU, as version-compatible ones do.
 
     Raises:
@@ -111,6 +111,7 @@ class LoadedPlan:
         eager: bool = False,
         host_code: bool = False,
         cache: bytes = b"",
+        again: Cure,
     ) -> None:
         self.title = title
         self.name = name
@@ -123,6 +124,7 @@ class LoadedPlan:
         self._graphs = graphs
         self._eager = eager
         self._known_cache = cache
+        self._again = again
         self._runtime_cache: Any = None
         self._messages: deque[tuple[int, str]] = deque(maxlen=_KEPT_MESSAGES)
         """With the thread that each is from: other engines of the process have the same logger."""
@@ -190,7 +192,7 @@ class LoadedPlan:
                 f"{self.name}: expected float32 (N, {spec.channels}, H, W) or uint8 (N, H, W, "
                 f"{spec.channels}) in and out, got {x.dtype} {x.shape} in and {y.dtype} {y.shape} out; it is "
                 "no engine that hasn-edge built for this network",
-                _AGAIN,
+                self._again,
             )
 
     def refusal(self, text: str, kind: type[E] = BuildError, *cures: Cure) -> E:  # type: ignore[assignment]
@@ -236,7 +238,7 @@ class LoadedPlan:
                 f"{self.name}: {self.title} does not load this engine: it is damaged, or was built by "
                 "another version or for another GPU",
                 ArtifactError,
-                _AGAIN,
+                self._again,
             )
         self._engines.append(engine)
 
@@ -286,7 +288,7 @@ class LoadedPlan:
             raise ArtifactError(
                 f"{self.name}: expected one input and one output, got {len(inputs)} and {len(outputs)}; it "
                 "is no engine that hasn-edge built",
-                _AGAIN,
+                self._again,
             )
         return inputs[0], outputs[0]
 
@@ -306,7 +308,7 @@ class LoadedPlan:
 
     def _tensor(self, name: str, kind: str, *shapes: tuple[int, ...]) -> Tensor:
         if kind not in _DTYPES:
-            raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has", _AGAIN)
+            raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has", self._again)
         return Tensor(name, np.dtype(_DTYPES[kind]), *shapes)
 
 

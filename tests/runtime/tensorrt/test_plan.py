@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from hasn_edge.errors import ArtifactError, BuildError
+from hasn_edge.runtime.tensorrt import plan
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
+from hasn_edge.runtime.tensorrt.plan import LoadedPlan
 from tests.support.engine_runs import image, run_and_check
 
 
@@ -21,6 +24,15 @@ class TestLoading:
             r"TensorRT 10\.3\.0:\n  .*expecting compute 8\.9 got compute 8\.7",
         ):
             TensorRTSession(lab.engine(behaviour="foreign"), cuda="cuda-python")
+
+    def test_the_build_that_makes_it_again_is_of_this_engine(self, lab):
+        lab.set_up()
+        engine = lab.engine(behaviour="foreign", details={"model": "mine.pth", "target": "orin-nano"})
+        with pytest.raises(ArtifactError) as info:
+            TensorRTSession(engine, cuda="cuda-python")
+        (again,) = info.value.cures
+        given = {name: again.arguments.get(name) for name in ("model", "target", "rebuild")}
+        assert given == {"model": "mine.pth", "target": "orin-nano", "rebuild": True}
 
     def test_version_compatible_engines_bring_code_for_the_processor(self, lab):
         lab.set_up()
@@ -115,6 +127,31 @@ def test_engines_opened_one_after_the_other_have_one_logger(lab):
             run_and_check(session)
         del session
         gc.collect()
+
+
+@pytest.mark.parametrize("when", ["opened", "run"])
+def test_what_is_raised_under_a_message_comes_after_the_call(lab, monkeypatch, when):
+    """Ctrl-C in a program without handlers of ours is raised wherever Python runs, which is here."""
+
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    def message(loaded, *_) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(plan.log, "info", interrupted)
+            loaded._logger.log(SimpleNamespace(name="INFO"), "text")
+
+    lab.set_up()
+    if when == "opened":
+        monkeypatch.setattr(LoadedPlan, "check", message)
+        with pytest.raises(KeyboardInterrupt):
+            TensorRTSession(lab.engine(), cuda="cuda-python")
+        return
+    with TensorRTSession(lab.engine(), cuda="cuda-python") as session:
+        message(session._plan)
+        with pytest.raises(KeyboardInterrupt):
+            session.run(image())
+        run_and_check(session)
 
 
 def test_messages_of_another_engine_are_not_this_ones(lab):
