@@ -20,6 +20,7 @@ from hasn_edge.engine.engine_file import read_plan_header
 from hasn_edge.engine.known_issues import Severity, known_issues
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import Cure, HasnEdgeError, call, say, shell
+from hasn_edge.hardware.gpu import tensorrt_extra
 from hasn_edge.optional import version_tuple
 
 LEAST_PYTHON = (3, 10)
@@ -231,7 +232,15 @@ def _library_cures(environment: Environment) -> tuple[Cure, ...]:
         return (shell("sudo apt install --reinstall nvidia-jetpack"),)
     if any(name.startswith("libcuda.so") for name in names):
         return say("install NVIDIA's driver"), say(f"for a container {start_container(environment)}")
-    return (shell("pip install --force-reinstall tensorrt"),)
+    # One for another CUDA has the same files.
+    cuda = _cuda_of_package(environment)
+    package = tensorrt_extra("tensorrt", environment.gpu) if cuda is None else f"tensorrt-cu{cuda}"
+    return (shell(f"pip install --force-reinstall {package}"),)
+
+
+def _cuda_of_package(environment: Environment) -> str | None:
+    """Return the CUDA that pip's TensorRT here was built with; ``None`` where it is not from pip."""
+    return next((cuda for cuda in DRIVERS if f"tensorrt-cu{cuda}-bindings" in environment.versions), None)
 
 
 def _drivers_of_packages(environment: Environment) -> Iterator[tuple[str, tuple[int, str], bool]]:
@@ -239,7 +248,7 @@ def _drivers_of_packages(environment: Environment) -> Iterator[tuple[str, tuple[
     version = environment.tensorrt
     if version is not None:
         new = version_tuple(version) >= (11,)
-        cuda = next((cuda for cuda in DRIVERS if f"tensorrt-cu{cuda}-bindings" in environment.versions), None)
+        cuda = _cuda_of_package(environment)
         if cuda is not None or new:  # the system's packages do not tell
             yield f"TensorRT {version}", DRIVER_11 if new and cuda == "12" else DRIVERS[cuda or "13"], False
     rtx = environment.versions.get("tensorrt-rtx-cu13-bindings")

@@ -92,6 +92,20 @@ def test_missing_libraries(request, lack, kind, cure):
     assert cure in cures(found)
 
 
+def test_a_damaged_tensorrt_is_replaced_by_one_for_the_same_cuda(desktop):
+    lack = (MissingLibrary("libnvinfer.so.11", "tensorrt.so"),)
+    old = replace(CARD, driver="570.1", cuda="12.8")
+    for gpu, versions, package in (
+        (CARD, {"tensorrt-cu13-bindings": "11.4.0"}, "tensorrt-cu13"),
+        (CARD, {"tensorrt-cu12-bindings": "11.4.0"}, "tensorrt-cu12"),
+        (CARD, {}, "tensorrt"),
+        (old, {}, "tensorrt-cu12"),
+    ):
+        environment = replace(desktop, gpu=gpu, versions=versions, missing_libraries=lack)
+        found = only(tensorrt.missing_libraries, environment)
+        assert cures(found) == f"pip install --force-reinstall {package}"
+
+
 @pytest.mark.parametrize(
     ("kind", "version", "numpy", "said", "state"),
     [
