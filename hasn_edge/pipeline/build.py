@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -382,7 +383,8 @@ def _facts(options: BuildOptions, variants: Variants, nearest: FinishedFile) -> 
 
 def _without_folder(given: str | Path | None) -> str | None:
     """Return the name of a file or folder: a sidecar goes to people who shall not see where it was."""
-    return None if given is None else Path(given).resolve().name  # "." has a name too
+    # "." has a name too, and a link is found by its own.
+    return None if given is None else Path(os.path.abspath(given)).name  # noqa: PTH100 - follows links
 
 
 def _reuse_engine(engine: Artifact) -> Built:

@@ -108,6 +108,14 @@ def test_an_option_that_the_compiler_lacks_is_refused_before_any_work(tiny, told
         hasn_edge.build(tiny, target=tmp_path / "wide.toml", output=tmp_path)
 
 
+def test_a_sidecar_has_the_name_that_was_given_without_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    for given, name in ((tmp_path / "link", "link"), (".", "real"), ("../link/", "link"), (None, None)):
+        assert builder._without_folder(given) == name
+
+
 @pytest.mark.slow
 def test_fp16_comes_from_a_flag(tiny, told, tmp_path):
     built = hasn_edge.build(tiny, precision="fp16", size=(32, 40), output=tmp_path)
