@@ -244,7 +244,7 @@ REPORT = click.Path(path_type=Path, exists=True, dir_okay=False)
     metavar="LIMITS",
     help='Exit with 3 where a case changed by more, for example "psnr<-0.02,latency>5%". Figures: psnr, '
     "ssim, worst (drift of the worst image), latency, memory, file, energy. Noise breaks no limit; a case "
-    "that failed or is gone breaks all, and a limit whose figure neither file has is an error.",
+    "that failed or is gone breaks all, and a limit that finds nothing to compare is an error.",
 )
 @markdown_option
 def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path | None) -> None:
