@@ -107,7 +107,7 @@ def _graph(artifact: Artifact) -> tuple[Cure, ...]:
     graph = graph_of(artifact)
     if graph is not None:
         return (use(artifact=str(graph)),)
-    return (
-        say("name the .onnx file that it was made from"),
-        call("build", precision=artifact.precision.value, target="cpu"),
-    )
+    model, named = artifact.engine.model, say("name the .onnx file that it was made from")
+    if model.endswith("/"):  # a bundle has no graph for a CPU
+        return (named,)
+    return named, call("build", model=model, precision=artifact.precision.value, target="cpu")

@@ -222,9 +222,13 @@ class TestNoGpu:
             match=r"x4\.engine: this machine cannot run an engine: it has no NVIDIA driver \(libcuda\), so "
             r"no GPU that could run it\. It takes an NVIDIA GPU \(Orin\) with its driver, and TensorRT "
             r"10\.3\.0\.26\. Without them, run the graph that it was made from on any CPU; name the \.onnx "
-            r"file that it was made from, or call hasn_edge\.build\(precision='fp32', target='cpu'\)$",
+            r"file that it was made from, or call hasn_edge\.build\(model='net', precision='fp32', "
+            r"target='cpu'\)$",
         ):
             open_session(engine().path)
+        with pytest.raises(UnsupportedError) as info:  # a bundle has no graph for a CPU
+            open_session(engine("other", details={"model": "for-the-board/"}).path)
+        assert [cure.action for cure in info.value.cures] == ["say"]
 
     def test_a_driver_without_that_gpu(self, engine):
         with pytest.raises(UnsupportedError, match=r"knows no GPU number 3 \(a container .* --gpus all\)"):
