@@ -97,8 +97,13 @@ def test_a_board_without_pytorch_takes_the_engines_that_lie_there(tmp_path, monk
     def build(options, **rest):
         raise MissingDependencyError("torch", extra="export", needed_for="Building")
 
-    for name, precision, size in (("one", "fp16", (48, 64)), ("other", "int8", (180, 320))):
+    for name, precision, size, recipe in (
+        ("one", "fp16", (48, 64), None),
+        ("other", "int8", (180, 320), "default"),
+        ("third", "int8", (48, 64), "conservative"),
+    ):
         facts = {"gpu": "Orin", "compute_capability": "8.7", "sm_count": 8, "size": list(size)}
+        facts["asked"] = {"recipe": recipe}
         graph = publish(
             b"graph" + name.encode(), tmp_path / f"{name}.onnx", spec=SPEC,
             precision=Precision(precision), source="0" * 64, details=details_of(Kind.ONNX),

@@ -24,7 +24,7 @@ from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.model import zoo
 from hasn_edge.video.formats import QUALITY_SCALES
-from tests.support.environments import ORIN, cures
+from tests.support.environments import CARD, ORIN, cures
 
 ROOT = Path(__file__).parents[2]
 ALL = ("torch", "onnx", "onnxruntime", "safetensors", "tensorrt")
@@ -117,6 +117,9 @@ def test_engines_are_not_promised_without_what_they_need(orin):
     _, can, needs = abilities(with_modules())["build TensorRT engines for the GPU here"]
     assert not can
     assert needs == "an NVIDIA GPU with its driver, TensorRT, pip install 'hasn-edge[export]'"
+    for gpu, extra in ((None, "rtx"), (replace(CARD, cuda="12.8"), "rtx-cu12")):
+        needed = abilities(with_modules(gpu=gpu))["build TensorRT for RTX engines (no GPU needed)"].needs
+        assert needed == f"pip install 'hasn-edge[export,{extra}]'"
 
 
 def test_a_jetson(orin):

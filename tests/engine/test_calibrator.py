@@ -84,6 +84,13 @@ class TestCalibrator:
         assert uploaded == []
         assert not (tmp_path / "left").exists()
 
+    def test_ranges_that_are_not_there_yet_are_no_error(self, hasn_onnx: MakeOnnx, tmp_path: Path) -> None:
+        batches = [np.zeros((1, 3, 32, 32), np.float32)]
+        calibration, uploaded, _ = self.calibration(tmp_path, batches, known=tmp_path / "none")
+        graph = hasn_onnx("fp32", form="weakly-typed")
+        compile_with(fake_tensorrt("8.6.1"), graph, target_of("8.6.1"), calibration=calibration)
+        assert len(uploaded) == 1
+
     @pytest.mark.parametrize("version", STRONG_ONLY)
     def test_versions_without(self, tmp_path: Path, version: str) -> None:
         calibration, _, _ = self.calibration(tmp_path, [])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hasn_edge.engine import capabilities
-from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.engine import capabilities, compile, inspect
+from hasn_edge.engine.target import EngineRuntime, load_target
+from hasn_edge.engine.worker_process import ANSWER_S
 from hasn_edge.errors import MissingDependencyError, UnsupportedError
 from tests.support.fake_builder import fake_tensorrt
-from tests.support.samples import ADA
+from tests.support.samples import ADA, NANO, engine
 
 
 @pytest.mark.parametrize("doing", ["Building an engine", "Running an engine"])
@@ -28,6 +31,27 @@ def test_versions_before_8_5_are_refused_when_they_are_loaded(
     monkeypatch.setattr(capabilities, "l4t_release", lambda: "35.1")
     with pytest.raises(UnsupportedError, match=rf"{refused}install JetPack 6 .*Python 3\.8"):
         capabilities.load_tensorrt(EngineRuntime.TENSORRT, needed_for=doing)
+
+
+def test_what_only_answers_has_a_limit_and_what_compiles_has_none(monkeypatch, tmp_path: Path) -> None:
+    limits = []
+
+    def run(folder: Path, command: list[str], **options: Any) -> None:
+        limits.append((command[3], options.get("limit_s")))
+        raise OSError("x")
+
+    for module in (capabilities, inspect, compile):
+        monkeypatch.setattr(module, "run_worker", run)
+        monkeypatch.setattr(module, "find_module", lambda *_, **__: "tensorrt")
+    for ask in (
+        lambda: capabilities.ask_capabilities(EngineRuntime.TENSORRT),
+        lambda: inspect.kernels_of_engine(engine(tmp_path), loaded=True, find_gpu=lambda: NANO),
+        lambda: compile.engine_from_onnx(b"", load_target("tensorrt")),
+    ):
+        with pytest.raises(Exception, match="^x|temporary files"):
+            ask()
+    assert limits[:2] == [("--ask", ANSWER_S), ("--list", ANSWER_S)]
+    assert limits[2][1] is None
 
 
 @pytest.mark.parametrize(("cuda", "extra"), [("13.2", "rtx"), ("12.8", "rtx-cu12"), (None, "rtx")])

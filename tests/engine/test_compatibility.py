@@ -284,6 +284,14 @@ def test_every_option_of_a_build_is_in_the_command(tmp_path: Path) -> None:
     assert f" --evaluation '{tmp_path}/own set' " in command(made)
 
 
+def test_an_engine_of_a_bundle_is_built_from_it_again(tmp_path: Path) -> None:
+    made = engine(tmp_path, model="for-the-board/")
+    assert " --model for-the-board/ " in command(made)
+    assert "only the name of 'for-the-board/' is known here" in refused(made, ADA)
+    (tmp_path / "for-the-board").mkdir()
+    assert f" --model {tmp_path}/for-the-board " in command(made)
+
+
 @pytest.mark.parametrize(
     ("details", "files"),
     [

@@ -81,6 +81,13 @@ def test_hidden_colours_give_way_to_the_visible_ones_around_them():
     assert colour[arrays.visible_window(np.zeros_like(alpha), 16)].size == 0
 
 
+def test_the_middle_of_an_image_and_the_same_of_a_larger_one():
+    window = arrays.middle_window((9, 20, 3), (4, 50))
+    assert window == (slice(2, 6), slice(0, 20))
+    assert arrays.middle_window((9, 20), (9, 5)) == (slice(0, 9), slice(7, 12))
+    assert arrays.enlarge_window(window, 4) == (slice(8, 24), slice(0, 80))
+
+
 def test_sixteen_bits_become_eight_by_rounding():
     values = np.array([0, 128, 129, 257, 65535, 65535 - 128, 65535 - 129], np.uint16).reshape(1, -1, 1)
     expected = np.rint(values / 257).astype(np.uint8)

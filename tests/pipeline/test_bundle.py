@@ -178,6 +178,7 @@ def test_what_a_bundle_does_not_have_is_refused(bundle, options, left_out):
 
 def test_it_is_for_engines(bundle):
     variants = BundleVariants(BuildOptions(model=bundle), load_target("tensorrt"), ignore)
+    assert variants.context.model == f"{bundle.name}/", "what an engine is built from again"
     with pytest.raises(UnsupportedError, match=r"none of form cpu; use target='tensorrt'"):
         variants.make_graph(Form.CPU, Precision.FP32, size=None)
 
@@ -258,6 +259,7 @@ def test_what_a_graph_alone_does_not_have_is_refused(bundle, tmp_path):
     options = BuildOptions(model=weak, precision="int8")
     variants = BundleVariants(options, load_target("tensorrt"), ignore)
     assert variants.context.name == "net"
+    assert variants.context.model == weak.name
     assert variants.context.makes(Form.WEAKLY_TYPED, Precision.INT8)
     with pytest.raises(UnsupportedError, match="its form is weakly typed, and what compiles here reads s"):
         variants.context.identity(Form.STRONGLY_TYPED, Precision.INT8, None)
