@@ -253,12 +253,16 @@ def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
             use(precision=AUTO),
             omit("max_latency"),
         )
-    if options.precision != Precision.INT8.value and (
-        options.calibration is not None or str(options.recipe) != "default" or options.max_drop is not None
-    ):
+    for_int8 = {
+        "recipe": str(options.recipe) != "default",
+        "calibration": options.calibration is not None,
+        "max_drop": options.max_drop is not None,
+    }
+    given = [name for name, is_given in for_int8.items() if is_given]
+    if options.precision != Precision.INT8.value and given:
         raise UnsupportedError(
-            f"recipe, calibration and max_drop are for INT8; the precision asked for is {options.precision}",
+            f"for INT8 only: {', '.join(given)}; the precision is {options.precision}",
             use(precision="int8"),
-            omit("recipe", "calibration", "max_drop"),
+            omit(*given),
         )
     return build_one(options, progress=progress)
