@@ -188,14 +188,17 @@ def progress(description: str, *, show: bool = True) -> Iterator[Progress]:
     """Show a progress bar on standard error where that is a terminal; yield what takes the steps."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
     out = messages()
+    # At 80 columns a text that is wider would push the bar and the count out of the line.
+    room = Column(no_wrap=True, max_width=max(8, out.width - len(description) - 42))
     bar = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[current]}", markup=False),
+        TextColumn("{task.fields[current]}", markup=False, table_column=room),
         console=out,
         transient=True,
         disable=_quiet or not show or not out.is_interactive,  # else an empty line in a pipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 
 import click
@@ -42,6 +43,20 @@ def test_a_line_above_a_bar_is_not_broken_at_the_width(monkeypatch, context):
         update(Step("more", 1, 2))
         say(path, err=True)
     assert f"{path}\n" in screen.getvalue()
+
+
+@pytest.mark.parametrize("description", ["", "intel_car-detection.mp4"])
+def test_a_long_text_leaves_the_bar_and_the_count_on_80_columns(monkeypatch, description):
+    from rich.console import Console
+
+    screen = Terminal()
+    out = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(terminal, "messages", lambda: out)
+    with terminal.progress(description) as update:
+        update(
+            Step("loss 0.76373  lr 1.50e-03  0.32 it/s  ETA 0:00 h  patches/s: network 3, loader 4", 150, 300)
+        )
+    assert re.search(r"━ +150/300 .* loss 0\.", screen.getvalue())
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
