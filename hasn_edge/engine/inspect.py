@@ -14,7 +14,7 @@ import msgspec
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.caches import graph_of
 from hasn_edge.engine.capabilities import NAMES, find_module
-from hasn_edge.engine.compatibility import rebuild
+from hasn_edge.engine.compatibility import rebuild, unknown_folders
 from hasn_edge.engine.compile import kernels_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
 from hasn_edge.engine.worker_process import ANSWER_S, run_worker, worker_command
@@ -56,12 +56,17 @@ def kernels_of_engine(
     if not loaded and runtime is EngineRuntime.RTX and (graph := graph_of(engine)) is not None:
         progress(Step(f"compiling {graph.name} again"))
         return kernels_from_onnx(graph.read_bytes(), _target_of(engine), precision=engine.precision)
-    if find_gpu() is None:
+    gpu = find_gpu()
+    again = rebuild(engine, gpu=gpu, again=True)
+    if gpu is None:
+        # Its compiler lists them without a GPU, TensorRT's needs one, and so does what loads the engine.
+        lists = not loaded and runtime is EngineRuntime.RTX
         why = "" if loaded else "its sidecar does not list its kernels, and "
+        note = unknown_folders(again) if lists else ""
         raise UnsupportedError(
-            f"{engine.path}: {why}there is no GPU here to load it on",
+            f"{engine.path}: {why}there is no GPU here to load it on{note}",
             say("look at it on its device"),
-            rebuild(engine, again=True),
+            *([again] if lists else []),
         )
     find_module(runtime, needed_for="Listing an engine's kernels")
     progress(Step(f"loading {engine.path.name}"))
@@ -73,8 +78,9 @@ def kernels_of_engine(
         worker.outcome(NAMES[runtime])
     if worker.kernels is None:
         raise UnsupportedError(
-            f"{engine.path}: {NAMES[runtime]} does not load it on the GPU here, or does not list its kernels",
-            rebuild(engine, again=True),
+            f"{engine.path}: {NAMES[runtime]} does not load it on the GPU here, or does not list its kernels"
+            f"{unknown_folders(again)}",
+            again,
         )
     opt = _target_of(engine).shapes.opt
     return msgspec.structs.replace(worker.kernels, size=opt[2:], images=opt[0])

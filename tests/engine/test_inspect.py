@@ -54,6 +54,18 @@ def test_from_the_sidecar_or_from_the_graph_beside_it(hasn_onnx: MakeOnnx, tmp_p
         kernels_of_engine(stated, loaded=True, find_gpu=lambda: None)
 
 
+def test_a_build_is_named_only_where_it_would_list_them(tmp_path: Path) -> None:
+    """Without a GPU that is a build for TensorRT for RTX, which states them in the sidecar."""
+    named = []
+    for runtime, loaded in (("rtx", False), ("rtx", True), ("tensorrt", False)):
+        engine = samples.engine(tmp_path, runtime=runtime, target="rtx", model="mine.pth", kernels=None)
+        with pytest.raises(UnsupportedError, match="there is no GPU here to load it on") as info:
+            kernels_of_engine(engine, loaded=loaded, find_gpu=lambda: None)
+        calls = [cure.arguments["model"] for cure in info.value.cures if cure.action == "call"]
+        named.append((calls, "only the name of 'mine.pth' is known" in info.value.message))
+    assert named == [(["mine.pth"], True), ([], False), ([], False)]
+
+
 @pytest.mark.parametrize("compatible", [False, True])
 def test_from_tensorrt_on_its_gpu(
     libcuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compatible: bool

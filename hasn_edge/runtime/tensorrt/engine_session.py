@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.capabilities import load_tensorrt
-from hasn_edge.engine.compatibility import rebuild
+from hasn_edge.engine.compatibility import rebuild, unknown_folders
 from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, ConfigError, ShapeError, say
@@ -236,11 +236,11 @@ class TensorRTSession(Session):
         smallest, largest = (low[rows][0], low[rows][1]), (high[rows][0], high[rows][1])
         size = smallest if smallest == largest else None
         if artifact.size not in (None, size) or artifact.pixels != self.pixels:
-            kind = "uint8" if artifact.pixels else "float32"
+            kind, again = "uint8" if artifact.pixels else "float32", rebuild(artifact, again=True)
             raise ArtifactError(
                 f"{artifact.path}: the engine takes {size or 'any'} pixels of {end.dtype}, its sidecar "
-                f"states {artifact.size or 'any'} of {kind}",
-                rebuild(artifact, again=True),
+                f"states {artifact.size or 'any'} of {kind}{unknown_folders(again)}",
+                again,
             )
         super().__init__(
             artifact.spec,
