@@ -100,7 +100,9 @@ def unknown_folders(cure: Cure) -> str:
     named = [
         repr(value)
         for name, value in cure.arguments.items()
-        if name in _FILES and value.endswith(_FILES[name]) and not Path(value).exists()
+        if name in _FILES
+        and value.endswith(_FILES[name])
+        and not any(Path(text).exists() for text in (value, value.partition("=")[2] or value))  # NAME=FILE
     ]
     only = f"only the name of {' and of '.join(named)} is known here: write the folder as well"
     return f"; {only}" if named else ""

@@ -284,6 +284,15 @@ def test_every_option_of_a_build_is_in_the_command(tmp_path: Path) -> None:
     assert f" --evaluation '{tmp_path}/own set' " in command(made)
 
 
+def test_a_file_behind_a_name_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = engine(tmp_path, model="fsrcnn=a.pth")
+    assert "only the name of 'fsrcnn=a.pth' is known here" in refused(made, ADA)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pth").touch()
+    assert "only the name" not in refused(made, ADA)
+    assert " --model fsrcnn=a.pth " in command(made)
+
+
 def test_an_engine_of_a_bundle_is_built_from_it_again(tmp_path: Path) -> None:
     made = engine(tmp_path, model="for-the-board/")
     assert " --model for-the-board/ " in command(made)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from hasn_edge.artifact import publish
 from hasn_edge.errors import InputError, OutputError, UnsupportedError
 from hasn_edge.files import file_sha256
+from hasn_edge.pipeline import context
 from hasn_edge.pipeline.api import build, export
 from hasn_edge.pipeline.context import BuildOptions, load_context, refuse_other_sources
 from hasn_edge.progress import Step, ignore
@@ -96,3 +98,11 @@ def test_files_of_other_weights_are_not_replaced_unasked(tiny, tmp_path):
             verb(tiny, precision="fp32", output=tmp_path / "out")
     with pytest.raises(InputError, match="expected the start of a file's name"):
         build(tiny, precision="fp32", output=tmp_path / "out", name="a/b")
+
+
+def test_another_papers_network_keeps_its_name_and_loses_its_folder(monkeypatch):
+    checkpoint = SimpleNamespace(spec=ModelSpec(), provenance={})
+    monkeypatch.setattr(context, "load_foreign", lambda model: checkpoint)
+    monkeypatch.setattr("hasn_edge.data.pairs.held_out_sets", lambda *_: ())
+    found = load_context("span=some/where/a.pth", progress=ignore)
+    assert found.model == "span=a.pth"
