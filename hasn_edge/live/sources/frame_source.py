@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
-from typing import TypeVar
 
 import numpy as np
 
+from hasn_edge.files import Closeable
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.live.frame import Frame
 from hasn_edge.live.notices import Notice
-
-Self = TypeVar("Self", bound="FrameSource")
 
 DEFAULT_SIZE = (180, 320)
 """(height, width) that the network gets, and of the test pattern, where neither the user nor the engine says
 otherwise; of files and streams, which keep their shape, as many pixels at most."""
 
 
-class FrameSource(ABC):
+class FrameSource(Closeable):
     """Delivers frames one by one; one thread calls :meth:`read`, any thread :meth:`close`."""
 
     name: str
@@ -52,16 +49,6 @@ class FrameSource(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop: a :meth:`read` under way returns within a second. Safe to call twice, from any thread."""
-
-    def __enter__(self: Self) -> Self:
-        """Return the source itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the source."""
-        self.close()
 
 
 class PatternSource(FrameSource):
