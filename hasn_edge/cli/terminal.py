@@ -214,11 +214,14 @@ def status(text: str) -> Iterator[Progress]:
     if _quiet:
         yield ignore
         return
+    from rich.text import Text  # a string would be read as markup, and names of files have brackets
+
     out = messages()
-    with out.status(text) as spinner, _drawn_on(out):
+    with out.status(Text(text)) as spinner, _drawn_on(out):
 
         def show(step: Step) -> None:
-            spinner.update(step.text if step.total is None else f"{step.text} ({step.done} of {step.total})")
+            count = "" if step.total is None else f" ({step.done} of {step.total})"
+            spinner.update(Text(step.text + count))
 
         yield show
 

@@ -24,7 +24,7 @@ from hasn_edge.cli.common import (
     source_model_option,
     threads_option,
 )
-from hasn_edge.cli.terminal import Interruption, interruption, note, progress, say, write_json
+from hasn_edge.cli.terminal import Interruption, interruption, note, progress, say, status, write_json
 from hasn_edge.cli.upscale_files import (
     ResultSize,
     check_existing,
@@ -298,7 +298,8 @@ def _upscale_all(
             done.failures.append({"source": str(path), "error": text})
             say(f"Skipped: {text}", err=True)
 
-    with progress("upscaling", show=len(images) > 1) as show:
+    bar = status("upscaling") if len(images) == 1 else progress("upscaling", show=bool(images))
+    with bar as show:
         for number, (path, target) in enumerate(images, 1):
             take(path, target)
             show(Step(path.name, number, len(images)))

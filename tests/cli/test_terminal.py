@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import sys
+import time
 
 import click
 import pytest
@@ -43,6 +44,19 @@ def test_a_line_above_a_bar_is_not_broken_at_the_width(monkeypatch, context):
         update(Step("more", 1, 2))
         say(path, err=True)
     assert f"{path}\n" in screen.getvalue()
+
+
+@pytest.mark.parametrize("context", [terminal.progress, terminal.status])
+def test_brackets_of_a_name_are_no_markup(monkeypatch, context):
+    from rich.console import Console
+
+    screen = Terminal()
+    out = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(terminal, "messages", lambda: out)
+    with context("working") as update:
+        update(Step("writing a[/b]/[red]x.onnx", 1, 2))
+        time.sleep(0.15)  # a spinner is drawn every 0.08 s
+    assert "writing a[/b]/[red]x.onnx" in screen.getvalue()
 
 
 @pytest.mark.parametrize("description", ["", "intel_car-detection.mp4"])
