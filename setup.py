@@ -52,7 +52,7 @@ setup(
         "hasn_edge.train": ["recipes/*.toml"],
         "hasn_edge.pipeline": ["bundle.md"],
         "hasn_edge.live.web": ["page/*"],
-        "*": ["*.html", "*.css", "*.js", "*.j2"],
+        "hasn_edge.bench": ["*.j2"],
     },
     cmdclass={"build_py": BuildWithData},
 )

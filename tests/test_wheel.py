@@ -55,6 +55,16 @@ def test_only_one_package_is_installed(installed):
     assert {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")} == {"hasn_edge"}
 
 
+def test_every_file_beside_the_code_is_there(installed):
+    beside = {
+        path.relative_to(ROOT)
+        for path in (ROOT / "hasn_edge").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and path.name != "README.md"
+    }
+    assert Path("hasn_edge/bench/report.html.j2") in beside
+    assert not [path for path in beside if not (installed / path).is_file()]
+
+
 def test_everything_that_ships_is_there(installed, tmp_path):
     code = """
 import hasn_edge, json
