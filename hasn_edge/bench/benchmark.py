@@ -31,6 +31,7 @@ from hasn_edge.model.comparators import load_comparator, split_name
 from hasn_edge.model.complexity import PAPER_SIZE, NetworkCounts
 from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, is_foreign_network, load_model_checkpoint
 from hasn_edge.optional import installed_version
+from hasn_edge.pipeline.context import require_size
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.graph_probe import probe_graph
 from hasn_edge.runtime.open import GraphBackend
@@ -120,6 +121,7 @@ def run_benchmark(
         require_clocks()
     spec = _common_spec(options.model, artifacts)
     size = _common_size(artifacts, options.size)
+    require_size(options.model or artifacts[0].path.name, spec, size)
     compared = find_compared(options.compare, spec.scale, size)
     sets = eval_sets(options.data, spec.scale)
     timing = options.timing(device)

@@ -381,7 +381,7 @@ class BundleVariants(Variants):
             raise UnsupportedError(f"{made.path}: it takes one size only", use(size=made.size))
         if size is None or size == made.size:
             return graph
-        require_size(self.bundle.index.name, self.context.checkpoint, size)
+        require_size(self.bundle.index.name, self.context.checkpoint.spec, size)
         return with_fixed_size(without_padding(graph), size, self.bundle.spec.scale)
 
     def make_graph(

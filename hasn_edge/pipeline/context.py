@@ -35,7 +35,7 @@ from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import Saving, load_quant_recipe
 from hasn_edge.sidecar import Details, Form
-from hasn_edge.spec import Precision
+from hasn_edge.spec import NetworkSpec, Precision
 
 if TYPE_CHECKING:
     from hasn_edge.data.calibration import CalibrationData
@@ -304,7 +304,7 @@ def load_context(
         load_foreign(model) if is_foreign_network(model) else load_model_checkpoint(model)
     )
     if smallest is not None:
-        require_size(name, checkpoint, smallest)
+        require_size(name, checkpoint.spec, smallest)
     other = split_name(model)
     untrained = other is not None and other[1] == RANDOM
     loaded = None if recipe is None else load_quant_recipe(recipe)
@@ -377,13 +377,13 @@ def refuse_other_sources(
             )
 
 
-def require_size(name: str, checkpoint: Checkpoint | ForeignGraph, size: ImageSize) -> None:
+def require_size(name: str, spec: NetworkSpec, size: ImageSize) -> None:
     """Refuse a (height, width) that the network does not take, before anything is made for it.
 
     Raises:
         ShapeError: it is too small.
     """
-    least = checkpoint.spec.size.minimum
+    least = spec.size.minimum
     if min(size) < least:
         raise ShapeError(
             f"{name} takes no less than {least}x{least} pixels, and {size[1]}x{size[0]} was asked for: "

@@ -136,7 +136,7 @@ class Variants:
 
         context, count = self.context, self.context.count
         if size is not None:
-            require_size(context.name, context.checkpoint, size)
+            require_size(context.name, context.checkpoint.spec, size)
             if count is None:
                 cures = omit("size"), omit("batch"), say("build an engine, which has both")
                 raise UnsupportedError("a graph of one size takes one image at a time", *cures)

@@ -22,7 +22,7 @@ from hasn_edge.bench.cases import CaseMaker
 from hasn_edge.bench.options import DEVICE_RUNS, RUNS, BenchOptions
 from hasn_edge.bench.table import columns, machine_line, markdown, notes
 from hasn_edge.cli import cli
-from hasn_edge.errors import InputError, UnsupportedError
+from hasn_edge.errors import InputError, ShapeError, UnsupportedError
 from hasn_edge.files import file_sha256
 from hasn_edge.model.zoo import bundled_onnx, model_path
 from hasn_edge.sidecar import Kind
@@ -355,6 +355,11 @@ def test_a_file_of_an_unknown_network_is_not_silently_compared_with_itself(rig):
     assert any(
         "because the FP32 network it was made from is no bundled model" in c for c in report.conventions
     )
+
+
+def test_frames_that_the_network_does_not_take_are_refused_before_anything_is_timed():
+    with pytest.raises(ShapeError, match="takes no less than 15x15 pixels, and 20x14 was asked for"):
+        benchmark(model="hasn-x4-small", precisions=["fp32"], size=(14, 20), progress=pytest.fail)
 
 
 @pytest.mark.slow
