@@ -209,7 +209,7 @@ def _refuse(problems: Sequence[Problem], total: int, skip_bad: bool) -> None:
         raise InputError(
             f"{len(problems)} of {total} images cannot be used:{shown}{more}",
             say("repair or remove them"),
-            use(skip_bad=True),
+            *([use(skip_bad=True)] if len(problems) < total else []),
         )
 
 

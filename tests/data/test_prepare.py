@@ -121,6 +121,9 @@ def test_several_roots_share_the_search_for_duplicates(tmp_path):
 
 def test_nothing_usable(tmp_path):
     write_image(tmp_path / "in/a.png", image(20, 20))
+    with pytest.raises(InputError, match="1 of 1 images cannot be used") as got:
+        prepare([tmp_path / "in"], tmp_path / "out")
+    assert str(got.value).endswith("repair or remove them")  # leaving them out would leave nothing
     with pytest.raises(InputError, match=r"none of 1 images is usable; first: a\.png"):
         prepare([tmp_path / "in"], tmp_path / "out", skip_bad=True)
     with pytest.raises(InputError, match="downscale 0"):
