@@ -80,7 +80,7 @@ def prepare_command(
     for problem in report.skipped:
         say(f"left out: {problem}", err=True)
     say(
-        f"{output}: {report.images} image{'s'[: report.images != 1]}, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
+        f"{output}: {report.images} images, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
         f"LR made for {report.made_lr}, read for {report.images - report.made_lr}; "
         f"{len(report.skipped)} left out"
         + (f"; {report.reused} taken from what was prepared before" if report.reused else "")
