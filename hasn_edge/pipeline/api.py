@@ -261,7 +261,7 @@ def build_from(options: BuildOptions, progress: Progress = ignore) -> Built:
     given = [name for name, is_given in for_int8.items() if is_given]
     if options.precision != Precision.INT8.value and given:
         raise UnsupportedError(
-            f"for INT8 only: {', '.join(given)}; the precision is {options.precision}",
+            f"only INT8 takes {', '.join(given)}; the precision asked for is {options.precision}",
             use(precision="int8"),
             omit(*given),
         )

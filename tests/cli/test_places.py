@@ -75,7 +75,7 @@ def test_a_build_without_pytorch_says_what_to_install(tmp_path, target):
     [
         (["upscale", "{image}", "--model", "{text}"], "not weights but text that begins with 'these are"),
         (["bench", "--artifact", "{text}"], "not a built file, which ends in one of .ts, .pt2, .onnx"),
-        (["build", "--recipe", "conservative"], "use --precision int8, or leave out --recipe, --calibration"),
+        (["build", "--recipe", "conservative"], "use --precision int8, or leave out --recipe"),
     ],
 )
 def test_the_wrong_kind_of_file(tmp_path, arguments, said):

@@ -325,7 +325,7 @@ def test_export_refuses(tiny, tmp_path, options, message):
 @pytest.mark.parametrize("options", [{"recipe": "conservative"}, {"calibration": "."}])
 def test_what_is_for_int8_is_refused_without_it(tiny, tmp_path, options):
     with pytest.raises(
-        UnsupportedError, match=f"for INT8 only: {next(iter(options))}; the precision is fp16"
+        UnsupportedError, match=f"only INT8 takes {next(iter(options))}; the precision asked for is fp16"
     ):
         pipeline.build(tiny, precision="fp16", output=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

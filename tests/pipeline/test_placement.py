@@ -161,7 +161,7 @@ def test_a_budget_that_is_no_number_of_db_is_refused(folder, tmp_path):
     model = folder / "tiny.safetensors"
     with pytest.raises(UnsupportedError, match="max_drop is -1; expected a number of dB above 0"):
         hasn_edge.build(model, precision="int8", max_drop=-1, output=tmp_path)
-    with pytest.raises(UnsupportedError, match="for INT8 only: max_drop; the precision is fp16"):
+    with pytest.raises(UnsupportedError, match="only INT8 takes max_drop; the precision asked for is fp16"):
         hasn_edge.build(model, precision="fp16", max_drop=0.1, output=tmp_path)
 
 
