@@ -37,6 +37,7 @@ _LIMITS = {
     "capture": "the source, which delivers no more frames",
 }
 _BUSY = 0.85  # of the time: a stage above is what the others wait for
+_LONG_S = 1.0  # in a stage before any frame is shown: it is what all wait for
 _LEAST_SIDE = 16  # a smaller size is not advised
 
 
@@ -224,7 +225,8 @@ class Stats:
             screen = self._screen.count > 0
             now_figures = self._figures(now, captured, recent=True)
             run_figures = self._figures(now, captured, recent=False)
-            began = self._shown or self._running
+            # A first frame that passes through quickly has each stage busy all the time so far.
+            told = self._shown or any(now - start >= _LONG_S for start in self._running.values())
             busy = (now_figures if self._end is None else run_figures)["busy"]
             return {
                 "source": self.source,
@@ -257,7 +259,7 @@ class Stats:
                 "now": now_figures,
                 "run": run_figures,
                 "quality": summarize_quality(*self._quality),
-                "limit": self._limit(busy) if began else None,
+                "limit": self._limit(busy) if told else None,
             }
 
     def _state(self) -> RunState:

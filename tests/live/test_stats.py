@@ -121,6 +121,16 @@ def test_the_busiest_stage_limits(clock):
     assert limit["text"] == "showing the frames (91% busy); close views"
 
 
+def test_what_limits_is_told_before_the_first_frame_only_where_it_takes_long(clock):
+    stats = Stats(clock=clock)
+    with stats.busy("prepare"):
+        clock.now += 0.01
+        assert stats.snapshot()["limit"] is None
+    stats.began("infer")
+    clock.now += 2
+    assert stats.snapshot()["limit"]["stage"] == "infer"
+
+
 def test_a_view_that_knows_the_screen_ends_the_latency(clock):
     stats = Stats(clock=clock)
     stats.frame_shown(shown(clock, age=0.1))
