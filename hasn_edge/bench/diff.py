@@ -211,11 +211,8 @@ class BenchDiff:
         """Return a summary for a pull request; with ``limits``, whether they hold stands first."""
         lines = [f"### Benchmark: {self.old} -> {self.new}", ""]
         if limits:
-            state = (
-                f"**{len(broken)} limit{'s'[: len(broken) > 1]} broken**"
-                if broken
-                else "**Within all limits**"
-            )
+            noun = "limit" if len(broken) == 1 else "limits"
+            state = f"**{len(broken)} {noun} broken**" if broken else "**Within all limits**"
             lines += [f"{state}: {', '.join(map(str, limits))}", "", *(f"- {text}" for text in broken)]
             lines += [""] if broken else []
         if self.rows():

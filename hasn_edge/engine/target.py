@@ -32,8 +32,8 @@ HARDWARE_LEVELS = ("ampere_plus", "same_compute_capability")
 """How far from the GPU it is built on an engine of TensorRT may go."""
 
 _NO_LEVELS = "TensorRT has no hardware_compatibility on a Jetson"
-_UNSET_LEVEL = say("leave hardware_compatibility unset in the target, and build on each kind of board")
 """NVIDIA's developer guide, "Hardware Compatibility": not supported on JetPack."""
+_UNSET_LEVEL = say("leave hardware_compatibility unset in the target, and build on each kind of board")
 
 
 class EngineRuntime(str, Enum):
