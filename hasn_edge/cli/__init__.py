@@ -15,6 +15,7 @@ from hasn_edge.errors import HasnEdgeError
 
 VERBS = {
     "doctor": "Say what this machine can build and run, what is missing, and the cure.",
+    "models": "Show the bundled models: what each is for, its quality and its size.",
     "upscale": "Upscale images, videos and folders of them.",
     "demo": "Upscale a camera, stream or file live: window, browser or recording, honestly measured.",
     "eval": "Measure PSNR-Y and SSIM on a set of images, as the literature does.",

@@ -93,8 +93,9 @@ model_option = click.option(
     names=model_names,
     metavar="NAME|FILE",
     default=None,
-    help="Bundled name ({names}), a .safetensors or .pth file, any super-resolution network's .onnx, or "
-    "another paper's network as span=FILE.  [default: the bundled model]",
+    help="Bundled name ({names}; hasn-edge models says what each is for), a .safetensors or .pth file, any "
+    "super-resolution network's .onnx, or another paper's network as span=FILE.  [default: the bundled "
+    "model]",
 )
 
 source_model_option = click.option(

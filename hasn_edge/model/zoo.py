@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hasn_edge.errors import CheckpointError, call, say
 from hasn_edge.files import file_sha256
@@ -146,6 +147,50 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, spec: ModelSpec | None = Non
     return load_model_checkpoint(name, spec=spec).model()
 
 
+class BundledModel(NamedTuple):
+    """What a newcomer chooses a bundled model by. All of it is read from the files that ship."""
+
+    name: str
+    purpose: str
+    """What its card says that it is for, as plain text."""
+    scale: int
+    parameters: int
+    scores: dict[str, dict[str, float]]
+    """``psnr_y`` in dB and ``ssim_y`` by set, as its weights file states them: 8-bit output, luma of BT.601,
+    ``scale`` pixels cut from each side, LR by MATLAB's bicubic, no self-ensemble."""
+    weights_bytes: int
+    """Size of its weights file."""
+
+
+def describe_bundled(name: str) -> BundledModel:
+    """Return what a bundled model is, without loading its tensors.
+
+    Raises:
+        CheckpointError: a bundled file is missing or damaged.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    card = path.with_suffix(".md")
+    try:
+        purpose = re.search(r"^\*\*For\*\*: (.+?)\.?\n\n", card.read_text(encoding="utf-8"), re.M | re.S)
+        if purpose is None:
+            raise ValueError("it does not state what the model is for")
+    except (OSError, ValueError) as exc:
+        raise _damaged(card, exc) from exc
+    try:
+        header = _read_header(path)
+        facts = header.pop("__metadata__")
+        return BundledModel(
+            name=name,
+            purpose=" ".join(purpose[1].replace("`", "").split()),
+            scale=json.loads(facts["hasn_edge.spec"])["scale"],
+            parameters=sum(prod(tensor["shape"]) for tensor in header.values()),
+            scores=json.loads(facts["hasn_edge.provenance"])["scores"],
+            weights_bytes=path.stat().st_size,
+        )
+    except (OSError, ValueError, KeyError) as exc:
+        raise _damaged(path, exc) from exc
+
+
 def bundled_provenance(name: str) -> dict[str, Any]:
     """Return how a bundled model was trained and what it reaches, without loading its tensors.
 
@@ -156,9 +201,13 @@ def bundled_provenance(name: str) -> dict[str, Any]:
     try:
         return read_provenance(path)
     except (OSError, ValueError, KeyError) as exc:
-        raise CheckpointError(
-            f"{path}: damaged ({exc})", say("repair it with: pip install --force-reinstall hasn-edge")
-        ) from exc
+        raise _damaged(path, exc) from exc
+
+
+def _damaged(path: Path, exc: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: damaged ({exc})", say("repair it with: pip install --force-reinstall hasn-edge")
+    )
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -167,10 +216,14 @@ def read_provenance(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError, KeyError: no such file, no such header, or nothing of it there.
     """
+    provenance: dict[str, Any] = json.loads(_read_header(path)["__metadata__"]["hasn_edge.provenance"])
+    return provenance
+
+
+def _read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > path.stat().st_size:
             raise ValueError("header longer than the file")
-        header = json.loads(stream.read(length))
-    provenance: dict[str, Any] = json.loads(header["__metadata__"]["hasn_edge.provenance"])
-    return provenance
+        header: dict[str, Any] = json.loads(stream.read(length))
+    return header

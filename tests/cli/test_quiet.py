@@ -27,6 +27,7 @@ NETWORK = "--model tiny.safetensors"
 TRAINING = " --recipe train.toml --device cpu --threads 1"
 COMMANDS = {
     "doctor": ("doctor", ""),
+    "models": ("models", ""),
     "upscale": (f"upscale photos/0.png photos/deeper/0.png -o out --tile 32 {NETWORK}", "drift from the"),
     "eval": (f"eval --data photos {NETWORK}", ""),
     "export": (f"export {NETWORK}", ""),

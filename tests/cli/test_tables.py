@@ -6,9 +6,12 @@ import io
 import re
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from hasn_edge.cli import models
 from hasn_edge.cli.tables import print_table
+from hasn_edge.model import zoo
 
 NAMES = ("PyTorch fp32", "hasn-x4-small-int8-weakly-typed-trt10-320x180-b8.onnx, emulated exactly", "bicubic")
 
@@ -71,3 +74,18 @@ def test_a_long_heading_folds_and_its_figures_do_not():
         40, ["", "hasn-x4-int8-cpu.onnx (onnxruntime int8): PSNR-Y, dB"], [["coffee-0", "29.215"]]
     )
     assert [line.split() for line in lines if "coffee-0" in line] == [["coffee-0", "29.215"]]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_models_shows_every_bundled_model_whole(monkeypatch, width):
+    monkeypatch.setattr(models, "console", lambda: Console(width=width))
+    out = CliRunner().invoke(models.command, []).output
+    table, _, text = out.partition("\n\n")
+    assert max(map(len, table.splitlines())) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()[5:]}
+    assert next(iter(rows)) == zoo.DEFAULT_MODEL
+    assert set(rows) == set(zoo.bundled_models())
+    for name, row in rows.items():
+        scores = zoo.bundled_provenance(name)["scores"]
+        assert row[2:4] == [f"{scores[each]['psnr_y']:.2f}" for each in ("Set5", "Set14")]
+        assert re.search(rf"^{name}( \(default\))?: \w", text, re.M)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -47,6 +48,40 @@ def test_provenance_is_read_without_tensors():
     provenance = zoo.bundled_provenance(zoo.DEFAULT_MODEL)
     assert provenance["iterations"] > 0
     assert provenance["scores"]["Set5"]["psnr_y"] > 28.5
+
+
+@pytest.mark.parametrize("name", zoo.bundled_models())
+def test_what_a_bundled_model_is_comes_from_its_files(name):
+    found, model = zoo.describe_bundled(name), zoo.load_model(name)
+    assert found.parameters == sum(each.numel() for each in model.parameters())
+    assert f"{found.parameters:,} parameters" in " ".join(card(name).split())
+    assert found.scale == model.spec.scale
+    assert found.weights_bytes == zoo.model_path(name).stat().st_size
+    for dataset in ("Set5", "Set14"):
+        scores = found.scores[dataset]
+        assert on_card(name, dataset) == (round(scores["psnr_y"], 2), round(scores["ssim_y"], 4))
+    assert f"x{found.scale}" in found.purpose
+    assert 20 < len(found.purpose) < 160
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "match"),
+    [
+        (".md", "# m\n\nA network.\n", "m.md: damaged .it does not state what the model is for"),
+        (".md", None, "m.md: damaged"),
+        (".safetensors", "", "m.safetensors: damaged"),
+    ],
+)
+def test_a_damaged_bundled_model_is_named(monkeypatch, tmp_path, suffix, content, match):
+    for end in (".md", ".safetensors"):
+        shutil.copy(zoo.WEIGHTS / f"hasn-x4-small{end}", tmp_path / f"m{end}")
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    assert zoo.describe_bundled("m").name == "m"
+    (tmp_path / f"m{suffix}").unlink()
+    if content is not None:
+        (tmp_path / f"m{suffix}").write_text(content)
+    with pytest.raises(CheckpointError, match=match):
+        zoo.describe_bundled("m")
 
 
 def test_unknown_name_lists_the_bundled():
