@@ -138,7 +138,10 @@ class KeptValues(Generic[T]):
 
 
 class Closeable(ABC):
-    """What holds a file, or more, until it is closed; as a context manager, at the end of the block."""
+    """What holds a file, a process or a device until it is closed; as a context manager, at the block's end.
+
+    Sessions, sources, decoders and benched cases share it, and meet in no room: so it stands with the files.
+    """
 
     @abstractmethod
     def close(self) -> None:

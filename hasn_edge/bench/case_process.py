@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 
 from hasn_edge import interrupt
 from hasn_edge.artifact import Artifact
+from hasn_edge.engine.worker_process import NO_ANSWER
 from hasn_edge.errors import BuildError, HasnEdgeError, UnsupportedError, say
 from hasn_edge.evaluation.latency import Round, time_session
 from hasn_edge.files import Closeable
 from hasn_edge.hardware.host import peak_memory_bytes
+from hasn_edge.sidecar import Kind
 
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
@@ -32,6 +35,14 @@ if TYPE_CHECKING:
     from hasn_edge.model.complexity import NetworkCounts
     from hasn_edge.runtime.open import GraphBackend, ModelBackend
     from hasn_edge.runtime.session import Session
+
+SILENCE_S = 3600.0
+"""After so many seconds without a word a child hangs. One call, one image or opening a model takes less on the
+slowest board, where compiling a whole engine takes half of it; however many calls and images there are, the
+child gives signs of life between them."""
+
+ALIVE_S = 60.0
+"""Seconds between signs of life: so rare that they cost the calls that are timed nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +112,8 @@ class Case:
         return open_model(self.model, backend=backend, device=self.device, threads=self.threads)
 
 
+_GRACE_S = 5.0
+"""How long a child that was told to end is waited for."""
 _GUARD = say('in a script of your own, call it under: if __name__ == "__main__":')
 
 
@@ -160,17 +173,22 @@ class Worker(Closeable):
         with suppress(OSError, ValueError):
             self._connection.send(None)
             self._connection.close()
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join()
+        for end in (lambda: None, self._process.terminate, self._process.kill):
+            end()
+            self._process.join(timeout=_GRACE_S)
+            if not self._process.is_alive():
+                return  # one that waits for a driver survives even the last, and is left alone
 
     def _ask(self, verb: str, *args: object) -> Any:
         try:
             self._connection.send((verb, args))
-            ok, value = self._connection.recv()
+            answer = None
+            while answer is None:  # a sign of life
+                if not self._connection.poll(SILENCE_S):
+                    raise self._hanging(verb)
+                answer = self._connection.recv()
         except (EOFError, OSError) as exc:
-            self._process.join(timeout=5)
+            self._process.join(timeout=_GRACE_S)
             code = self._process.exitcode
             stopped = f"{self.case.label}: stopped while asked to {verb}"
             if code == -signal.SIGKILL:
@@ -179,15 +197,37 @@ class Worker(Closeable):
             script = getattr(sys.modules["__main__"], "__spec__", None) is None
             cures = (_GUARD,) if code == 1 and script else ()
             raise BuildError(f"{stopped}: its process ended with code {code}", *cures) from exc
+        ok, value = answer
         if not ok:
             raise value
         return value
+
+    def _hanging(self, verb: str) -> BuildError:
+        """Kill the child; return the error that says so."""
+        self._process.kill()
+        case = self.case
+        engine = case.artifact is not None and case.artifact.kind is Kind.ENGINE
+        on_cpu = not engine and case.device in (None, "cpu")
+        return BuildError(
+            f"{case.label}: stopped, because it did not answer for {SILENCE_S / 60:g} minutes while asked to "
+            f"{verb}",
+            *([say("bench it alone, or with a smaller size")] if on_cpu else NO_ANSWER),
+        )
 
 
 def _serve(connection: Connection, case: Case) -> None:
     interrupt.ignore()  # the parent handles Ctrl-C and closes us
     interrupt.die_with_parent()  # which, when it is killed, would leave minutes of load behind
-    host = CaseHost(case.open, tile=case.tile)
+    said = time.monotonic()
+
+    def alive() -> None:
+        nonlocal said
+        if time.monotonic() - said >= ALIVE_S:
+            said = time.monotonic()
+            with suppress(BrokenPipeError):  # the parent was interrupted
+                connection.send(None)
+
+    host = CaseHost(case.open, tile=case.tile, alive=alive)
     while True:
         try:
             request = connection.recv()
@@ -216,10 +256,17 @@ class CaseHost:
     Args:
         open_session: Opens the case, see :meth:`Case.open`.
         tile: See :attr:`Case.tile`.
+        alive: Is called between calls and images.
     """
 
-    def __init__(self, open_session: Callable[..., Session], *, tile: int | None = None) -> None:
-        self.open_session, self.tile = open_session, tile
+    def __init__(
+        self,
+        open_session: Callable[..., Session],
+        *,
+        tile: int | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.open_session, self.tile, self.alive = open_session, tile, alive
         self.sessions: list[Session] = []
         self.frame = (0, 0)
 
@@ -242,8 +289,8 @@ class CaseHost:
         if session.pixels:
             x = np.ascontiguousarray(np.rint(x * 255).astype(np.uint8).transpose(0, 2, 3, 1))
         if warmup:
-            time_session(session, x, at_least=warmup, seconds=0)
-        return time_session(session, x, at_least=at_least, seconds=seconds)
+            time_session(session, x, at_least=warmup, seconds=0, between=self.alive)
+        return time_session(session, x, at_least=at_least, seconds=seconds, between=self.alive)
 
     def facts(self) -> dict[str, Any]:
         """See :meth:`Worker.facts`."""
@@ -262,7 +309,7 @@ class CaseHost:
             self.sessions.append(self.open_session())  # images have other sizes than the timed frame
         # Whole frames in every case, whatever the memory: tiles of different sizes would count as drift.
         upscaler = Upscaler(self.sessions[-1], tile=self.tile, memory_limit_bytes=1 << 62)
-        return score_images(upscaler.run, eval_set)
+        return score_images(upscaler.run, eval_set, progress=lambda step: self.alive())
 
     def close(self) -> None:
         """Close what was opened."""

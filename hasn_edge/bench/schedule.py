@@ -14,6 +14,7 @@ from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.table import GAP
 from hasn_edge.data.pairs import EvalSet
+from hasn_edge.engine.worker_process import communicate_until
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware import host
@@ -31,6 +32,9 @@ Not measured by us; newer CUDA loads kernels when they are needed and may take l
 CARD_BYTES = 500_000_000
 """What its context takes of a card's own memory: 0.3 GB with CUDA 11.7 and newer, more before
 (github.com/pytorch/pytorch/issues/107667); rounded up."""
+
+FREE_S = 60.0
+"""How long a card is waited for that is asked for its free memory; nothing is known then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +166,9 @@ def free_bytes(gpu: GpuFacts) -> int | None:
     # In a process of its own: asking takes a context, which would stay in the memory that is asked about.
     code = "from hasn_edge.engine.device_memory import DeviceMemory; print(DeviceMemory().free_bytes())"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        return int(done.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return int(communicate_until(child, FREE_S)[0])
+    except (OSError, ValueError):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,14 @@ def latency_of(rounds: Sequence[Round], part: str = "total") -> Latency | None:
     return Latency(rounds=samples) if samples and all(samples) else None
 
 
-def time_session(session: Session, x: NDArray[Any], *, at_least: int, seconds: float) -> Round:
+def time_session(
+    session: Session,
+    x: NDArray[Any],
+    *,
+    at_least: int,
+    seconds: float,
+    between: Callable[[], None] = lambda: None,
+) -> Round:
     """Run one input until ``at_least`` samples exist and ``seconds`` have passed.
 
     Args:
@@ -110,11 +117,13 @@ def time_session(session: Session, x: NDArray[Any], *, at_least: int, seconds: f
         x: As for the session's ``run``, or for ``run_pixels`` where it is uint8.
         at_least: Samples.
         seconds: Time to fill.
+        between: Is called after each sample, outside of what is timed.
     """
     found: list[Timing] = []
     begin = time.perf_counter()
     while len(found) < at_least or time.perf_counter() - begin < seconds:
         found.append(session.times(x))
+        between()
     moved = [(t.to_device_s, t.to_host_s) for t in found]
     return Round(
         total=tuple(t.total_s for t in found),

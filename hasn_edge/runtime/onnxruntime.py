@@ -150,9 +150,14 @@ def _options(ort: Any, *, exact: bool, threads: int) -> Any:
 
 
 def _quantizes_fp16(model: Path | bytes) -> bool:
-    """Whether a graph has Q/DQ nodes and FP16 tensors, which begin at a Cast: no graph here takes FP16."""
+    """Whether a graph has Q/DQ nodes and FP16 tensors, which begin at a Cast: no graph here takes FP16.
+
+    It is looked for in the file's bytes, because the optimizers are chosen before ONNX Runtime reads the
+    file: what it knows of types and metadata it knows afterwards, so that the graph would be loaded twice,
+    and the package onnx, which reads graphs, is nothing that running one needs. A sidecar would not do:
+    graphs come as bytes too. Bytes of weights that look so by chance cost one optimization.
+    """
     data = model if isinstance(model, bytes) else model.read_bytes()
-    # The package onnx reads graphs and need not be installed here.
     return b"QuantizeLinear" in data and _TO_FP16 in data
 
 

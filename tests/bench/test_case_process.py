@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ import pytest
 from hasn_edge.artifact import Artifact
 from hasn_edge.bench import case_process
 from hasn_edge.bench.case_process import Case, CaseHost, Worker
+from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.errors import BuildError, CheckpointError
+from hasn_edge.images.codec import write_image
 from hasn_edge.runtime import open as opening
 from hasn_edge.runtime.session import Timing
 from hasn_edge.sidecar import Kind
@@ -58,6 +63,79 @@ def test_killed_worker_is_a_message(tmp_path):
             match="case: stopped while asked to open: the system killed it, .*; bench a smaller size",
         ):
             worker.open((32, 32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hanging(Case):
+    """Waits in a driver for ever."""
+
+    def open(self, frame=None):
+        time.sleep(3600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "cure"), [("cpu", "bench it alone"), ("cuda", "end other programs .* GPU")]
+)
+def test_a_worker_that_hangs_is_stopped(monkeypatch, device, cure):
+    monkeypatch.setattr(case_process, "SILENCE_S", 3)
+    with Worker(Hanging(label="case", device=device)) as worker:
+        with pytest.raises(
+            BuildError, match=f"case: stopped, .* for 0.05 minutes while asked to open; {cure}"
+        ):
+            worker.open((32, 32))
+        worker._process.join(timeout=60)
+        assert worker._process.exitcode == -signal.SIGKILL
+
+
+class Line:
+    """A connection that a case is served on: requests, and what is sent for them."""
+
+    def __init__(self, *requests):
+        self.requests, self.sent = [*requests, None], []
+
+    def recv(self):
+        return self.requests.pop(0)
+
+    def send(self, value):
+        self.sent.append(value)
+
+
+@pytest.mark.parametrize(("every", "signs"), [(0, 6), (1e9, 0)])
+def test_a_worker_that_works_gives_signs_of_life(monkeypatch, tmp_path, every, signs):
+    """Between calls and images, seldom: however long all of them take, it is not stopped."""
+    monkeypatch.setattr(case_process, "ALIVE_S", every)
+    for name in ("ignore", "die_with_parent"):
+        monkeypatch.setattr(case_process.interrupt, name, lambda: None)
+    for name in ("0.png", "1.png"):
+        write_image(tmp_path / "S" / name, np.zeros((96, 96, 3), np.uint8))
+    images = load_eval_set(("S", tmp_path / "S"), SPEC.scale)
+    line = Line(("open", ((32, 32),)), ("time", (1, 3, 0)), ("score", (images, True)))
+    case = Case(label="x")
+    monkeypatch.setattr(Case, "open", lambda self, frame=None: FakeSession(SPEC))
+    case_process._serve(line, case)
+    assert [answer for answer in line.sent if answer is not None and not answer[0]] == []
+    assert line.sent.count(None) == signs
+
+    answers = (answer for answer in line.sent if answer is None or not isinstance(answer[1], dict))
+
+    class Connection:
+        """The parent's end: what a child sent, as soon as it is asked for."""
+
+        def send(self, request):
+            pass
+
+        def poll(self, seconds):
+            assert seconds == case_process.SILENCE_S
+            return True
+
+        def recv(self):
+            return next(answers)
+
+    worker = object.__new__(Worker)
+    worker.case, worker._connection = case, Connection()
+    assert len(worker.time(warmup=1, at_least=3).total) == 3
+    assert len(worker.score(images).images) == 2
 
 
 def test_a_case_ends_with_a_benchmark_that_is_killed(monkeypatch):

@@ -151,11 +151,8 @@ def test_free_memory_of_a_board_and_of_a_card(monkeypatch):
     card = replace(ORIN, integrated=False)
     asked = []
 
-    def answer(argv, **options):
-        asked.append(argv)
-        return type("Done", (), {"stdout": "777\n"})
-
-    monkeypatch.setattr(schedule.subprocess, "run", answer)
+    monkeypatch.setattr(schedule.subprocess, "Popen", lambda argv, **options: asked.append(argv))
+    monkeypatch.setattr(schedule, "communicate_until", lambda child, limit_s: ("777\n", "", False))
     assert schedule.free_bytes(card) == 777
     compile(asked[0][2], "code", "exec")
 

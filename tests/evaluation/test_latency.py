@@ -38,7 +38,14 @@ def test_rounds_become_durations():
 
 
 def test_a_session_is_timed_until_there_are_samples_enough():
-    session = FakeSession(ModelSpec(features=8, blocks=1))
-    found = time_session(session, np.zeros((1, 3, 16, 16), np.float32), at_least=4, seconds=0)
+    session, between = FakeSession(ModelSpec(features=8, blocks=1)), []
+    found = time_session(
+        session,
+        np.zeros((1, 3, 16, 16), np.float32),
+        at_least=4,
+        seconds=0,
+        between=lambda: between.append(len(session.calls)),
+    )
     assert len(found.total) == len(session.calls) == 4
+    assert between == [1, 2, 3, 4]
     assert found.gpu == found.enqueue == found.transfers == ()
