@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from hasn_edge.runtime.session import Session
 
 SILENCE_S = 3600.0
-"""After so many seconds without a word a child hangs. One call, one image or opening a model takes less on the
-slowest board, where compiling a whole engine takes half of it; however many calls and images there are, the
-child gives signs of life between them."""
+"""After so many seconds without a word a child hangs. One call, one image or opening a model takes less on
+the slowest board, where compiling a whole engine takes half of it. However many calls and images there are,
+the child gives signs of life between them."""
 
 ALIVE_S = 60.0
 """Seconds between signs of life: so rare that they cost the calls that are timed nothing."""
@@ -173,11 +173,13 @@ class Worker(Closeable):
         with suppress(OSError, ValueError):
             self._connection.send(None)
             self._connection.close()
-        for end in (lambda: None, self._process.terminate, self._process.kill):
-            end()
+        self._process.join(timeout=_GRACE_S)
+        if self._process.is_alive():
+            self._process.terminate()
             self._process.join(timeout=_GRACE_S)
-            if not self._process.is_alive():
-                return  # one that waits for a driver survives even the last, and is left alone
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join(timeout=_GRACE_S)  # one that waits for a driver survives even that
 
     def _ask(self, verb: str, *args: object) -> Any:
         try:

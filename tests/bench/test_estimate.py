@@ -17,13 +17,14 @@ from hasn_edge.model.zoo import DEFAULT_MODEL
 
 @pytest.mark.slow
 def test_every_board_has_an_estimate():
-    assert len(boards()) == 14
+    assert len(boards()) == 21
     times = {}
     for board in boards():
         report = estimate_model("hasn-x4-small", board)
         fp32, fp16, int8 = (e.seconds for e in report.estimates)
         assert int8 < fp16 < fp32, board
         times[board] = fp16
+    assert times["rtx-4090"] < times["rtx-4070"] < times["rtx-4060"] < times["a2"]
     assert times["rtx-5090"] < times["rtx-4090"] < times["thor"] < times["agx-orin"] < times["orin-nano"]
 
 
@@ -78,7 +79,7 @@ def test_the_word_stands_wherever_a_figure_does(tmp_path):
 def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(
         UnsupportedError,
-        match="no profile of a board called 'nano'; choose one of: agx-orin-32gb, agx-orin, ",
+        match="no profile of a board called 'nano'; choose one of: a2, agx-orin-32gb, agx-orin, ",
     ):
         estimate_model("hasn-x4-small", "nano")
     with pytest.raises(UnsupportedError, match="no profile of a board called 'rtx'"):

@@ -85,6 +85,13 @@ def test_cards():
     assert (
         match_profile(Environment(gpu=replace(card, name="NVIDIA GeForce RTX 4090 D", sm_count=114))) is None
     )
+    old = replace(card, name="Tesla T4", compute_capability="7.5", sm_count=40)
+    assert match_profile(Environment(gpu=old)).target == "t4", "the driver's name for it"
+    for name, count, target in (("4070", 46, "rtx-4070"), ("4070 SUPER", 56, None)):
+        found = match_profile(
+            Environment(gpu=replace(card, name=f"NVIDIA GeForce RTX {name}", sm_count=count))
+        )
+        assert (found and found.target) == target
     assert match_profile(Environment()) is None
 
 
