@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -170,6 +171,31 @@ data_option = click.option(
 )
 
 
+def is_folder_name(text: str) -> bool:
+    """Return whether a name is a folder's whatever its ending: one is there, or a slash ends it."""
+    return text.endswith(("/", os.sep)) or Path(text).is_dir()
+
+
+class ResultFolder(click.Path):
+    """A folder to write, and no name of a file: one called ``net.onnx`` would be a folder in silence."""
+
+    _FILES = (".onnx", ".engine", ".plan", ".trt", ".ts", ".pt2", ".pt", ".pth", ".safetensors", ".npz")
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse a file's name; click refuses files that are there."""
+        text = os.fspath(value)
+        if text.lower().endswith(self._FILES) and not is_folder_name(text) and not Path(text).exists():
+            named = any(each.name == "name" for each in ctx.command.params) if ctx is not None else False
+            name = "; --name is what files' names begin with" if named else ""
+            self.fail(
+                f"{text!r} is a file's name, and a folder's is expected{name}; for a folder write {text}/"
+            )
+        return super().convert(value, param, ctx)
+
+
 def _writable(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path:
     from hasn_edge.files import require_writable
 
@@ -181,7 +207,7 @@ def _writable(ctx: click.Context, parameter: click.Parameter, value: Path) -> Pa
 output_option = click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=ResultFolder(),
     default=Path("engines"),
     callback=_writable,
     show_default=True,
@@ -267,24 +293,23 @@ def chosen_model(model: str | None) -> str:
     return DEFAULT_MODEL if model is None else model
 
 
-def model_of_source(model: str | None, what: str, *, lossy: bool) -> str:
-    """Return the model to use for a source, and note which one that is, or which one is made for it.
+def model_of_source(model: str | None, what: str, *, lossy: bool) -> tuple[str, str | None]:
+    """Return the model to use for a source, and a note: which one that is, or which one is made for it.
+
+    The note is for when all is open: before an error it would be what is read first.
 
     Args:
         model: What was asked for: a name, a file, ``auto`` or nothing.
-        what: What will be upscaled, as the notes call it.
+        what: What will be upscaled, as the note calls it.
         lossy: Whether all of it comes from cameras, streams, videos or JPEG files.
     """
-    from hasn_edge.cli.terminal import note
     from hasn_edge.model.zoo import CAMERA_MODEL, DEFAULT_MODEL
 
     if model == AUTO:
         chosen, why = (CAMERA_MODEL, "blur, noise and JPEG") if lossy else (DEFAULT_MODEL, "clean images")
-        note(f"{what}: {chosen}, which was trained for {why}")
-        return chosen
-    if model is None and lossy:
-        note(f"{what}: {DEFAULT_MODEL} keeps noise and JPEG's blocks; --model auto takes {CAMERA_MODEL}")
-    return chosen_model(model)
+        return chosen, f"{what}: {chosen}, which was trained for {why}"
+    text = f"{what}: {DEFAULT_MODEL} keeps noise and JPEG's blocks; --model auto takes {CAMERA_MODEL}"
+    return chosen_model(model), text if model is None and lossy else None
 
 
 def open_chosen(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hasn_edge.cli.common import NamesOption, threads_option, train_recipe_names
+from hasn_edge.cli.common import NamesOption, ResultFolder, threads_option, train_recipe_names
 from hasn_edge.cli.terminal import progress, say, status, write_json
 
 
@@ -25,9 +25,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @command.command("prepare", short_help="Check images and write them with their LR, for training.")
 @click.argument("photos", type=FOLDER, nargs=-1, required=True)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
-)
+@click.option("-o", "--output", type=ResultFolder(), required=True, help="Folder to write.")
 @click.option("--scale", type=click.IntRange(2, 4), default=4, show_default=True, help="Upscaling factor.")
 @click.option(
     "--downscale",
@@ -101,9 +99,7 @@ def prepare_command(
 
 
 @command.command("synthesize", short_help="Draw text, line art, patterns and charts.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
-)
+@click.option("-o", "--output", type=ResultFolder(), required=True, help="Folder to write.")
 @click.option("--images", type=click.IntRange(1, 100_000), default=42, show_default=True, help="How many.")
 @click.option(
     "--side",
@@ -156,9 +152,7 @@ def synthesize_command(
 
 @command.command("degrade", short_help="Write a set with blur, noise and JPEG in its LR.")
 @click.argument("source", metavar="SET")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
-)
+@click.option("-o", "--output", type=ResultFolder(), required=True, help="Folder to write.")
 @click.option(
     "--recipe",
     cls=NamesOption,

@@ -146,16 +146,17 @@ def command(model: str | None, artifacts: tuple[Path, ...], **options: Any) -> N
         raise click.UsageError("--codec and --quality belong to --record")
     from hasn_edge.live.launch import DemoOptions
 
+    hint = None
     if not artifacts:
         from hasn_edge.live.sources.opening import display_name
 
         source = options["source"]
         name = display_name(source) if "://" in (source or "") else source or "the camera"
         real = source != "pattern" and not options["self_test"]  # whose LR is bicubic
-        model = model_of_source(model, name, lossy=real)
+        model, hint = model_of_source(model, name, lossy=real)
     chosen = DemoOptions(model=chosen_model(model), artifacts=artifacts, **options)
     try:
-        code = _run(chosen)
+        code = _run(chosen, hint)
     except HasnEdgeError as exc:
         if not _lingering():
             raise
@@ -166,8 +167,11 @@ def command(model: str | None, artifacts: tuple[Path, ...], **options: Any) -> N
     sys.exit(code)
 
 
-def _run(options: DemoOptions) -> int:
-    """Run and report; return the exit code: 128 and the signal's number where one ended it."""
+def _run(options: DemoOptions, hint: str | None) -> int:
+    """Run and report; return the exit code: 128 and the signal's number where one ended it.
+
+    ``hint`` is printed when all is open.
+    """
     from hasn_edge.live.launch import open_live
     from hasn_edge.live.views.terminal_view import TerminalView
 
@@ -176,6 +180,8 @@ def _run(options: DemoOptions) -> int:
         with ExitStack() as stack:
             drawn = () if is_quiet() else (TerminalView(messages()),)
             live = open_live(options, stack, _tell, drawn, cure_text=_cure_text)
+            if hint is not None:
+                _tell(hint, note=True)
             with interrupt.catching(partial(_stop, live, options.record, received)):
                 whole = False
                 try:

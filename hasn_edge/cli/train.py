@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hasn_edge import interrupt
-from hasn_edge.cli.common import NamesOption, threads_option, train_recipe_names
+from hasn_edge.cli.common import NamesOption, ResultFolder, threads_option, train_recipe_names
 from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say, write_json
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
@@ -51,7 +51,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=ResultFolder(),
     default=None,
     help="Folder of the run.  [default: runs/RECIPE]",
 )

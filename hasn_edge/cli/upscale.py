@@ -50,11 +50,12 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    default=Path("out"),
+    "target",
+    type=click.Path(),
+    default="out",
     show_default=True,
     help="Folder for the results; for one image also a file: .png, .jpg, .jpeg, .webp, .bmp, .tif or "
-    ".tiff; for one video: .mp4, .mov, .mkv or .webm.",
+    ".tiff; for one video: .mp4, .mov, .mkv or .webm; with a slash at its end always a folder.",
 )
 @click.option(
     "--format",
@@ -148,7 +149,7 @@ if TYPE_CHECKING:
 def command(
     context: click.Context,
     inputs: tuple[str, ...],
-    output: Path,
+    target: str,
     suffix: str | None,
     tile: int | None,
     overlap: int,
@@ -201,15 +202,17 @@ def command(
     if outscale is not None and size is not None:
         raise click.UsageError("--outscale and --size exclude each other")
     wanted = ResultSize(outscale=outscale, size=size)
+    output = Path(target)
     check_pipes(inputs, output)
     files, folders = find_files(inputs, output, recursive=recursive)
     videos = any(map(is_video, files))
     _refuse_idle_options(context, files)
-    check_output(files, output, suffix)
+    named = check_output(inputs, files, target, suffix)
     check_files(files)
+    hint = None
     if artifact is None:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        model = model_of_source(model, f"{files[0]}{more}", lossy=all(map(is_lossy, files)))
+        model, hint = model_of_source(model, f"{files[0]}{more}", lossy=all(map(is_lossy, files)))
     in_flight = 2 if videos else 1  # copies to and from the device beside the network
     with (
         interruption() as interrupted,
@@ -240,8 +243,11 @@ def command(
         what = artifact.name if artifact is not None else str(model)
         then = f", then resampled to {label} (MATLAB bicubic)" if wanted.any else ""
         runs = f"{session.number_format} by {session.backend} on {session.device}"
+        if hint is not None:
+            note(hint)
         note(f"{what}, {runs}: x{session.spec.scale}{then}")
-        work = check_existing(name_results(files, output, label, suffix, audio, folders), skip=skip_existing)
+        results = name_results(files, output, label, suffix, audio, folders, named=named)
+        work = check_existing(results, skip=skip_existing)
         done = _upscale_all(upscaler, work, options, interrupted)
         ran = {
             "model": what,

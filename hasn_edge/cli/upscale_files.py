@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from hasn_edge.cli.common import is_folder_name
 from hasn_edge.cli.terminal import json_on_stdout, note, say, take_stdout
 from hasn_edge.errors import HasnEdgeError, InputError, OutputError
 from hasn_edge.errors import say as advise
@@ -21,6 +22,9 @@ from hasn_edge.files import require_writable
 from hasn_edge.video.formats import PIPE
 
 _NAMED = 3  # subfolders that are named before the rest are counted
+
+_ENDING = re.compile(r"\.(?![a-z]\d+$)[a-z][a-z0-9]{1,4}")
+"""What looks like the ending of a file, in lower case: no version (``out.v2``), no figure, no long word."""
 
 
 def frame_of(files: Sequence[Path]) -> tuple[int, int] | None:
@@ -150,13 +154,17 @@ def check_pipes(inputs: tuple[str, ...], output: Path) -> None:
         take_stdout()
 
 
-def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
+def check_output(inputs: Sequence[str], files: Sequence[Path], output: str, suffix: str | None) -> bool:
     """Refuse a file's name that the results cannot have, before any work.
 
     Args:
+        inputs: What was named.
         files: What is upscaled.
         output: A folder's name, or a file's.
         suffix: The format that images were asked for in; ``None`` for any.
+
+    Returns:
+        Whether ``output`` is the name of the one result, and no folder's.
 
     Raises:
         InputError: a video of a format that cannot be written.
@@ -165,31 +173,38 @@ def check_output(files: list[Path], output: Path, suffix: str | None) -> None:
     from hasn_edge.images.listing import OTHER_SUFFIXES, SUFFIXES, usual_suffix
     from hasn_edge.video.formats import CONTAINERS
 
+    path = Path(output)
     images = not all(map(is_video, files))
+    folder, ending = is_folder_name(output), path.suffix.lower()
     read_only = (*OTHER_SUFFIXES, ".gif") if images else OTHER_SUFFIXES
-    if output.suffix.lower() in read_only and not output.is_dir():
+    known = ending in SUFFIXES or is_video(path)
+    # Of one that was named itself: a loop over folders does not end at the one that holds one image.
+    one = [*map(Path, inputs)] == [files[0]] and _ENDING.fullmatch(ending) is not None
+    if not folder and (ending in read_only or (one and not known)):
         raise click.UsageError(
-            f"-o {output}: {output.suffix} cannot be written; name a folder, or a file in "
+            f"-o {output}: {path.suffix} cannot be written; name a folder, as {output}/, or a file in "
             f"{', '.join(SUFFIXES if images else CONTAINERS)}"
         )
-    if not _is_file_name(output):
-        require_writable(output, folder=True)
-        return
-    if output != PIPE:
-        require_writable(output)
-    kind, a_kind = ("video", "a video") if is_video(output) else ("image", "an image")
-    if len(files) != 1 or is_video(files[0]) != is_video(output):
+    if folder or not known:
+        require_writable(path, folder=True)
+        return False
+    if path != PIPE:
+        require_writable(path)
+    kind, a_kind = ("video", "a video") if is_video(path) else ("image", "an image")
+    if len(files) != 1 or is_video(files[0]) != is_video(path):
         raise click.UsageError(
-            f"-o {output} is the name of {a_kind} file, which one {kind} can become; name a folder"
+            f"-o {output} is the name of {a_kind} file, which one {kind} can become; name a folder, "
+            f"as {output}/"
         )
     if kind == "video":
         from hasn_edge.video.formats import check_container
 
-        check_container(output)
-    elif suffix is not None and f".{suffix}" != usual_suffix(output):
+        check_container(path)
+    elif suffix is not None and f".{suffix}" != usual_suffix(path):
         raise click.UsageError(
             f"--format {suffix} contradicts -o {output}; leave --format out, or name a file in .{suffix}"
         )
+    return True
 
 
 def name_results(
@@ -199,8 +214,10 @@ def name_results(
     suffix: str | None,
     audio: Any,
     folders: Mapping[Path, Path] | None = None,
+    *,
+    named: bool,
 ) -> list[tuple[Path, Path]]:
-    """Pair every file with its result.
+    """Pair every file with its result; with ``named``, ``output`` is the one result's own name.
 
     Files whose results would be called alike keep their ending in it, so that which other files are there
     changes no result into another one's; those of the same name in different folders get a number.
@@ -211,8 +228,6 @@ def name_results(
     pairs: list[tuple[Path, Path]] = []
     taken: set[str] = set()
     sources = {file.resolve() for file in files}
-    # check_output has seen to it that a file's name stands for one file of its kind.
-    named = _is_file_name(output)
     plain: dict[Path, Path] = {}
     kinds: dict[str, set[str]] = defaultdict(set)
     for file in files:
@@ -302,9 +317,3 @@ def _refuse_address(text: str) -> None:
         f"{display_name(text)} is an address, and upscale takes files: download the image or video first; "
         "live streams are for 'hasn-edge demo --source'"
     )
-
-
-def _is_file_name(output: Path) -> bool:
-    from hasn_edge.images.listing import SUFFIXES
-
-    return not output.is_dir() and (output.suffix.lower() in SUFFIXES or is_video(output))

@@ -131,6 +131,15 @@ def test_files_keep_their_shape_unless_a_size_is_asked_for(
     assert report["ended"] == "end of source"
 
 
+@pytest.mark.parametrize("source", ["none.mp4", "rtsq://nowhere/x"])
+@pytest.mark.parametrize("model", [(), ("--model", "auto")])
+def test_an_error_is_the_only_message(run, source, model):
+    result = run("--source", source, "--view", "none", *model)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {source}: no such ")
+    assert len(result.output.splitlines()) == 1
+
+
 def test_a_file_with_wide_pixels_keeps_the_shape_that_is_shown(run, monkeypatch):
     sources(monkeypatch, (180, 160), aspect=2.0)
     result = run("--source", "x.mp4", "--view", "none")

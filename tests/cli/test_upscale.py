@@ -413,15 +413,49 @@ def test_a_still_gif_is_an_image(here, model):
     assert not is_video(still)
 
 
-@pytest.mark.parametrize("name", ["x.avif", "k.tga", "a.HEIC", "b.jxl", "c.ppm"])
+@pytest.mark.parametrize(
+    "name", ["x.avif", "k.tga", "a.HEIC", "b.jxl", "c.ppm", "out.xyz", "big.pmg", "a.mp3"]
+)
 def test_the_name_of_an_image_that_cannot_be_written_is_no_folder(here, model, name):
     message = said(run("upscale", "photo.png", "-o", name, "--model", model), 2)
-    assert (
-        f"-o {name}: {Path(name).suffix} cannot be written; name a folder, or a file in .png, .jpg" in message
-    )
+    ending = Path(name).suffix
+    assert f"-o {name}: {ending} cannot be written; name a folder, as {name}/, or a file in .png, " in message
     assert not Path(name).exists()
     Path(name).mkdir()
     assert said(run("upscale", "photo.png", "-o", name, "--model", model)) == ""
+
+
+def test_which_name_is_a_folder(here, model):
+    image("b.png")
+    Path("set").mkdir()
+    Path("photo.png").rename("set/photo.png")
+    for name in ("out.xyz/", "big.png/", "a.heic/", "out.v2", "run.2024", "x4.0", "new.upscaled"):
+        assert said(run("upscale", "b.png", "-o", name, "--model", model)) == ""
+        assert [p.name for p in Path(name).iterdir()] == ["b_x4.png"]
+    for sources in (["set"], ["b.png", "set/photo.png"]):  # a loop does not end where a folder holds one
+        assert said(run("upscale", *sources, "-o", f"of{len(sources)}.xyz", "--model", model)) == ""
+    assert len(list(Path("of2.xyz").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "-o", "net.onnx"],
+        ["build", "-o", "out/net.engine"],
+        ["data", "prepare", "photos", "-o", "set.npz"],
+        ["data", "synthesize", "-o", "NET.PTH"],
+        ["data", "degrade", "photos", "-o", "a.pt"],
+        ["train", "-o", "best.safetensors"],
+    ],
+    ids=" ".join,
+)
+def test_the_name_of_a_built_file_is_no_folder(here, words):
+    Path("photos").mkdir()
+    message = said(run(*words), 2)
+    assert f"'{words[-1]}' is a file's name, and a folder's is expected; " in message
+    assert ("--name is what" in message) == (words[0] in ("export", "build"))
+    assert message.endswith(f"for a folder write {words[-1]}/")
+    assert {p.name for p in here.iterdir()} == {"photo.png", "photos"}
 
 
 def test_other_endings_of_jpeg(here, model):

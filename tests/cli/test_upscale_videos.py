@@ -128,8 +128,9 @@ def test_usage(clip, tmp_path):
     assert "which one video can become; name a folder" in said(run(clip, image, "-o", tmp_path / "o.mp4"), 2)
     assert "which one video can become" in said(run(image, "-o", tmp_path / "o.mp4"), 2)
     message = said(run(image, "-o", tmp_path / "o.gif"), 2)
-    assert ".gif cannot be written; name a folder, or a file in .png" in message
+    assert f".gif cannot be written; name a folder, as {tmp_path / 'o.gif'}/, or a file in .png" in message
     assert "video" not in message
+    assert "or a file in .mp4, .mov, .mkv, .webm" in said(run(clip, "-o", tmp_path / "o.xyz"), 2)
     assert "unknown ending '.avi'" in said(run(clip, "-o", tmp_path / "o.avi"), 1)
     assert "no video encoder 'x264'" in (
         message := said(run(clip, "-o", tmp_path / "o.mp4", "--codec", "x264"), 1)
