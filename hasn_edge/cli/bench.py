@@ -11,6 +11,7 @@ import click
 
 from hasn_edge.cli.common import (
     SIZE,
+    ExistingPath,
     NamesOption,
     board_names,
     chosen_model,
@@ -232,7 +233,7 @@ def command(
         say(str(html_path))
 
 
-REPORT = click.Path(path_type=Path, exists=True, dir_okay=False)
+REPORT = ExistingPath(dir_okay=False)
 
 
 @command.command("diff")

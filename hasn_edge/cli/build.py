@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hasn_edge.cli.common import (
+    EXISTING_FOLDER,
     SIZE,
     NamesOption,
     chosen_model,
@@ -130,7 +131,7 @@ cost_option = click.option(
 @click.option(
     "--from",
     "bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     default=None,
     metavar="DIR",
     help="Build engines of a bundle that 'export --format bundle' wrote; needs no PyTorch.",

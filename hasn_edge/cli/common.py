@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -174,6 +175,22 @@ data_option = click.option(
 def is_folder_name(text: str) -> bool:
     """Return whether a name is a folder's whatever its ending: one is there, or a slash ends it."""
     return text.endswith(("/", os.sep)) or Path(text).is_dir()
+
+
+class ExistingPath(click.Path):
+    """A file or folder that is there. Of one that cannot be looked for, click would say that it is not."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(exists=True, path_type=Path, **more)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raise what the operating system says, unless it is that nothing is there."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            Path(value).stat()
+        return super().convert(value, param, ctx)
+
+
+EXISTING_FOLDER = ExistingPath(file_okay=False)
 
 
 class ResultFolder(click.Path):

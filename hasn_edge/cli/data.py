@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from hasn_edge.cli.common import NamesOption, ResultFolder, threads_option, train_recipe_names
+from hasn_edge.cli.common import (
+    EXISTING_FOLDER,
+    NamesOption,
+    ResultFolder,
+    threads_option,
+    train_recipe_names,
+)
 from hasn_edge.cli.terminal import progress, say, status, write_json
 
 
@@ -20,11 +26,8 @@ def command() -> None:
     """
 
 
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-
-
 @command.command("prepare", short_help="Check images and write them with their LR, for training.")
-@click.argument("photos", type=FOLDER, nargs=-1, required=True)
+@click.argument("photos", type=EXISTING_FOLDER, nargs=-1, required=True)
 @click.option("-o", "--output", type=ResultFolder(), required=True, help="Folder to write.")
 @click.option("--scale", type=click.IntRange(2, 4), default=4, show_default=True, help="Upscaling factor.")
 @click.option(
@@ -117,7 +120,10 @@ def prepare_command(
     help="text, strokes, pattern, facade, halftone, chart or page; repeatable.  [default: all]",
 )
 @click.option(
-    "--fonts", type=FOLDER, multiple=True, help="Folder of fonts; repeatable.  [default: the system's]"
+    "--fonts",
+    type=EXISTING_FOLDER,
+    multiple=True,
+    help="Folder of fonts; repeatable.  [default: the system's]",
 )
 def synthesize_command(
     output: Path, images: int, side: int, seed: int, kinds: tuple[str, ...], fonts: tuple[Path, ...]
@@ -186,7 +192,7 @@ def degrade_command(source: str, output: Path, recipe: str, seed: int) -> None:
 
 
 @command.command("bench", short_help="Compare the loader's rate with what training takes.")
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=EXISTING_FOLDER)
 @click.option(
     "--recipe",
     cls=NamesOption,

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hasn_edge import interrupt
-from hasn_edge.cli.common import NamesOption, ResultFolder, threads_option, train_recipe_names
+from hasn_edge.cli.common import (
+    EXISTING_FOLDER,
+    NamesOption,
+    ResultFolder,
+    threads_option,
+    train_recipe_names,
+)
 from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say, write_json
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
     from hasn_edge.train.run_folder import RunFile
 
 SET = "--set"
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command("train")
@@ -37,7 +42,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 )
 @click.option(
     "--data",
-    type=FOLDER,
+    type=EXISTING_FOLDER,
     multiple=True,
     help="Folder made by 'hasn-edge data prepare', or photographs, which are prepared first; repeatable.",
 )
@@ -55,7 +60,9 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     default=None,
     help="Folder of the run.  [default: runs/RECIPE]",
 )
-@click.option("--resume", type=FOLDER, default=None, metavar="RUN", help="Continue from the newest state.")
+@click.option(
+    "--resume", type=EXISTING_FOLDER, default=None, metavar="RUN", help="Continue from the newest state."
+)
 @click.option(
     "--branch",
     "branched",
