@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -174,8 +176,8 @@ def command(
     \b
     Examples:
       hasn-edge bench
-      hasn-edge bench --precision fp32,int8 --data Set5=datasets/Set5 --markdown bench.md
-      hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --size 640x360 --html bench.html
+      hasn-edge bench --precision fp32,int8 --data Set5=sets/Set5 --markdown bench.md
+      hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --html bench.html
       hasn-edge bench --precision fp32 --compare span,rfdn,imdn,fsrcnn
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5
       hasn-edge bench --estimate orin-nano
@@ -255,7 +257,8 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
 
     \b
     Example:
-      hasn-edge bench diff main.json branch.json --fail-on "psnr<-0.02,latency>5%" --markdown summary.md
+      hasn-edge bench diff main.json branch.json --markdown summary.md \\
+        --fail-on "psnr<-0.02,latency>5%"
     """
     from hasn_edge.bench.diff import HEADINGS, FigureLimit, diff_reports
     from hasn_edge.errors import VerificationError
@@ -266,8 +269,13 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
         require_writable(markdown_path)
     found = diff_reports(old, new)
     broken = found.broken(limits)
-    if found.rows():
-        print_table(console(), [f"{old.name} -> {new.name}"], HEADINGS, found.rows())
+    rows = found.rows()
+    if rows:
+        # A case has a line of its own: names beside all six columns are wider than a terminal.
+        lines: list[list[str]] = []
+        for case, figures in itertools.groupby(rows, key=itemgetter(0)):
+            lines += [[case, "", "", "", ""], *([f"  {name}", *cells] for _, name, *cells in figures)]
+        print_table(console(), [f"{old.name} -> {new.name}"], ["", *HEADINGS[2:]], lines)
     for text in found.sentences():
         say(f"- {text}")
     if markdown_path is not None:
@@ -275,7 +283,7 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
             temporary.write_text(found.markdown(broken, limits), encoding="utf-8")
         say(str(markdown_path))
     keys = ("case", *HEADINGS[1:])
-    changes = [dict(zip(keys, row, strict=True)) for row in found.rows()]
+    changes = [dict(zip(keys, row, strict=True)) for row in rows]
     write_json(lambda: {"changes": changes, "notes": found.sentences(), "broken": list(broken)})
     if broken:
         raise VerificationError("; ".join(broken))

@@ -177,7 +177,7 @@ def degrade_command(source: str, output: Path, recipe: str, seed: int) -> None:
     \b
     Example:
       hasn-edge data degrade datasets/Set5 -o datasets/Set5-camera
-      hasn-edge eval --data datasets/Set5-camera --model hasn-x4-camera --model hasn-x4
+      hasn-edge eval --data datasets/Set5-camera --model hasn-x4-camera
     """
     from hasn_edge.data.degrade import degrade_set
     from hasn_edge.train.recipe import load_recipe

@@ -83,8 +83,10 @@ def command(
     \b
     Examples:
       hasn-edge eval --data Set5=datasets/Set5
-      hasn-edge eval --model net.pth --model hasn-x4 --data Set5=datasets/Set5 --self-ensemble
-      hasn-edge eval --model hasn-x4 --artifact engines/hasn-x4-int8-cpu.onnx --data photos/
+      hasn-edge eval --model net.pth --model hasn-x4 --self-ensemble \\
+        --data Set5=datasets/Set5
+      hasn-edge eval --model hasn-x4 --data photos/ \\
+        --artifact engines/hasn-x4-int8-cpu.onnx
     """
     from hasn_edge.bench.scores import eval_sets
     from hasn_edge.data.pairs import bicubic_baseline

@@ -102,8 +102,10 @@ def command(
       hasn-edge export --model net.pth --size 320x180
       hasn-edge export --format bundle -o for-the-board
       hasn-edge export --format triton --precision fp16 --batch 8
-      hasn-edge export --format triton --backend python --artifact engines/net-int8-cpu.onnx
-      hasn-edge export --format triton --artifact engines/net-int8-tensorrt.engine --name net
+      hasn-edge export --format triton --backend python \\
+        --artifact engines/net-int8-cpu.onnx
+      hasn-edge export --format triton --name net \\
+        --artifact engines/net-int8-tensorrt.engine
     """
     from hasn_edge.artifact import load_artifact
     from hasn_edge.pipeline.api import export, export_triton

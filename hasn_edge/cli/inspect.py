@@ -55,7 +55,7 @@ def command(
     Examples:
       hasn-edge inspect engines/hasn-x4-fp16-rtx.engine
       hasn-edge inspect fp16.engine int8.engine --layers
-      hasn-edge inspect engines/hasn-x4-int8-cpu.onnx --size 640x360 --json graph.json
+      hasn-edge inspect engines/hasn-x4-int8-cpu.onnx --json graph.json
       hasn-edge inspect engines/hasn-x4-fp16-strongly-typed.onnx --target rtx
     """
     from hasn_edge.pipeline.inspection import compare_files, inspect_file

@@ -51,7 +51,7 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
     \b
     Examples:
       hasn-edge sensitivity
-      hasn-edge sensitivity --model HASN.pth --evaluation my_images/ --html costs.html
+      hasn-edge sensitivity --model HASN.pth --evaluation mine/ --html costs.html
       hasn-edge sensitivity --target rtx --size 320x180
     """
     from hasn_edge.files import require_writable, writing

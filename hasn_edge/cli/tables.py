@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 _NAME, _HEADING = 16, 12
 """Characters of a name, and of a column's heading, that stay on one line where the terminal is narrow."""
@@ -20,7 +22,8 @@ def print_table(
 ) -> None:
     """Print a caption and a table.
 
-    Names in the first column and words of headings are folded where it is narrow. Figures that do not fit
+    Names in the first column, between their parts, and words of headings are folded where it is narrow.
+    Figures that do not fit
     beside each other at all go into further tables below, with the names again.
 
     Args:
@@ -74,6 +77,17 @@ def _print_part(
         heading = Text(headings[index])
         table.add_column(heading, justify="right" if index else "left", overflow="fold", width=width)
     for row in rows:
-        table.add_row(*(Text(row[index]) for index in chosen))
+        table.add_row(_fold_name(row[0], widths[0]), *(Text(row[index]) for index in chosen[1:]))
     out.print(table)
     out.print()
+
+
+def _fold_name(name: str, width: int) -> Text:
+    """Fold a name between its words and parts, where all of these have room: ``block.`` / ``attention``."""
+    from rich.text import Text
+
+    lines = [""]
+    for part in re.findall(r"[^\s./_-]*[\s./_-]*", name):
+        lines += [""] if lines[-1] and len((lines[-1] + part).rstrip()) > width else []
+        lines[-1] += part
+    return Text("\n".join(line.rstrip() for line in lines))

@@ -127,12 +127,14 @@ def command(
 
     \b
     Examples:
-      hasn-edge train --recipe hasn-x4-small --data data/train --val Set5=datasets/Set5
+      hasn-edge train --recipe hasn-x4-small --data data/train --val Set5=sets/Set5
       hasn-edge train --resume runs/hasn-x4-small
-      hasn-edge train --branch runs/hasn-x4 -o runs/hasn-x4-decayed --set optimizer.decay=0.1
+      hasn-edge train --branch runs/hasn-x4 -o runs/decayed --set optimizer.decay=0.1
       hasn-edge train --recipe hasn-x4-small --show > my.toml
-      hasn-edge train --recipe hasn-x4-stage2 --data data/df2k --init runs/hasn-x4-stage1@100k
-      torchrun --nproc-per-node 4 -m hasn_edge train --recipe hasn-x4-stage1 --data data/div2k
+      hasn-edge train --recipe hasn-x4-stage2 --data data/df2k \\
+        --init runs/hasn-x4-stage1@100k
+      torchrun --nproc-per-node 4 -m hasn_edge train --recipe hasn-x4-stage1 \\
+        --data data/div2k
     """
     if show:
         _show(recipe, overrides, iterations)

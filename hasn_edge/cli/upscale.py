@@ -194,7 +194,8 @@ def command(
       hasn-edge upscale holiday/ scan.tif -o out/ --tile 256
       hasn-edge upscale clip.mp4 -o clip_x4.mp4 --codec libx265 --quality 20
       hasn-edge upscale clip.mp4 --start 1:30 --end 1:40 --size 1920x1080
-      ffmpeg -i clip.avi -f yuv4mpegpipe - | hasn-edge upscale - -o - | ffmpeg -i - -pix_fmt yuv420p out.mp4
+      ffmpeg -i clip.avi -f yuv4mpegpipe - | hasn-edge upscale - -o - | \\
+        ffmpeg -i - -pix_fmt yuv420p out.mp4
       hasn-edge upscale photo.jpg --artifact engines/hasn-x4-fp16-rtx.engine
     """
     from hasn_edge.runtime.upscaler import Upscaler

@@ -247,7 +247,11 @@ def test_the_verb_exits_with_3_and_writes_a_summary(written, tmp_path):
     old, new = written("a.json", seed=1), written("b.json", factor=1.2, seed=2)
     summary = tmp_path / "summary.md"
     arguments = ["bench", "diff", str(old), str(new), "--markdown", str(summary)]
-    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0
+    table = result.stdout.partition("\n- ")[0]
+    assert [line.split()[0] for line in table.splitlines()[3:] if line] == ["int8", "latency,"]
+    assert max(map(len, table.splitlines())) <= 80
     assert "limits" not in summary.read_text()
     result = CliRunner().invoke(cli, [*arguments, "--fail-on", "psnr<-0.02,latency>5%"])
     assert result.exit_code == 3, result.output

@@ -284,6 +284,7 @@ def test_every_verb_has_an_example():
             assert result.exit_code == 0
             rest = result.output.partition("\n")[2]
             assert "hasn-edge " + " ".join(path) in rest, path
+            assert max(map(len, result.output.splitlines())) <= 80, path
 
 
 def test_a_result_never_overwrites_a_image_to_upscale(folder, tmp_path):

@@ -38,7 +38,8 @@ def test_figures_are_never_folded(width, count):
     for name, *figures in rows:
         found = [figure for figure in re.findall(r"(?<![\d.-])\d+\.\d+", tables) if figure in figures]
         assert found == figures, "each once, whole, in order"
-        assert name.split()[0][:16] in tables
+        places = [tables.index(part) for part in re.split(r"[-. /]", name)]
+        assert places == sorted(places), "its parts whole, one after the other"
     if count != 7:
         assert (tables.count("PyTorch fp32") > 1) == (count == 30), (
             "what does not fit is below, with the names"
@@ -67,6 +68,20 @@ def test_words_of_headings_are_whole_where_there_is_room():
     rows = [["coffee-0", "0.8512", "0.8513"]]
     assert any("hasn-x4-small  hasn-x4-small" in line for line in printed(80, headings, rows))
     assert "coffee-0" in printed(30, headings, rows)[-2]
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [
+        ("block_*.cab.cab.3.attention.0 (x6)", ["block_*.cab.cab.3.", "attention.0 (x6)"]),
+        ("runs/hasn-x4-small/best.safetensors", ["runs/hasn-x4-small/", "best.safetensors"]),
+        ("Averylongwordthathasnopartsatall", ["Averylongwordthathas", "nopartsatall"]),
+    ],
+)
+def test_a_name_is_folded_between_its_parts(name, folded):
+    lines = printed(32, ["layer", "ms"], [[name, "123456.789"], ["conv_1", "2"]])
+    begin = next(number for number, line in enumerate(lines) if "123456.789" in line)
+    assert [line[:20].rstrip() for line in lines[begin : begin + len(folded)]] == folded
 
 
 def test_a_long_heading_folds_and_its_figures_do_not():
