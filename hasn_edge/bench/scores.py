@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasn_edge.bench.report import SetQuality
-from hasn_edge.data.pairs import EvalSet, Pair, bicubic_baseline, held_out_sets, load_eval_set
-from hasn_edge.errors import InputError, say
+from hasn_edge.data.pairs import EvalSet, Pair, bicubic_baseline, held_out_sets, load_eval_sets
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.images.arrays import UInt8
 
@@ -20,12 +19,7 @@ def eval_sets(data: Sequence[str], scale: int) -> list[EvalSet]:
     Raises:
         InputError: a set cannot be used, or two have one name.
     """
-    sets = [load_eval_set(item, scale) for item in data] or list(held_out_sets(scale))
-    names = [eval_set.name for eval_set in sets]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two sets are called {name}", say("name them apart, as NAME=DIR"))
-    return sets
+    return load_eval_sets(data, scale) or list(held_out_sets(scale))
 
 
 def quality_of(reference: Sequence[Scores], own: Sequence[Scores]) -> Mapping[str, SetQuality]:

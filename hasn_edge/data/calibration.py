@@ -92,12 +92,13 @@ class CalibrationData:
 
     def describe(self) -> tuple[str, ...]:
         """Return what ranges are measured on, and what is doubtful about it, a sentence each."""
-        count = f"{len(self.patches)} patch" + ("es" if len(self.patches) != 1 else "")
+        count = _count(len(self.patches), "patch", "es")
         if self.sizes:
-            count += f" of {len(self.sizes)} image" + ("s" if len(self.sizes) != 1 else "")
+            count += f" of {_count(len(self.sizes), 'image')}"
         notes = [f"calibration: {count}, {self.source}"]
         if self.skipped:
-            notes.append(f"calibration: {len(self.skipped)} images left out, the first: {self.skipped[0]}")
+            left_out = _count(len(self.skipped), "image")
+            notes.append(f"calibration: {left_out} left out, the first: {self.skipped[0]}")
         if len(self.patches) < FEW_PATCHES or 0 < len(self.sizes) < FEW_IMAGES:
             notes.append(
                 f"warning: {count}: few to measure ranges on, which then depend on what these images "
@@ -106,8 +107,8 @@ class CalibrationData:
         small = sum(min(patch.shape[:2]) < SMALL for patch in self.patches)
         if small:
             notes.append(
-                f"warning: {small} calibration patches have a side below {SMALL} pixels: what the network "
-                "computes there is mostly about their border"
+                f"warning: {_count(small, 'calibration patch', 'es')} with a side below {SMALL} pixels: what "
+                "the network computes there is mostly about the border"
             )
         if self.originals:
             notes.append(
@@ -136,13 +137,17 @@ class CalibrationData:
         return map(to_tensor, self.patches)
 
 
+def _count(number: int, what: str, ending: str = "s") -> str:
+    return f"{number} {what}" + (ending if number != 1 else "")
+
+
 def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0) -> CalibrationData:
     """Return the calibration images that ``source`` stands for.
 
     Args:
-        source: The text ``"patches"`` for those that ship; a folder of images, which are fed as they are
-            (give what the network will see, not images of four times that size); the folder that holds
-            ``DIV2K_train_LR_bicubic``; or a manifest, see :func:`read_manifest`.
+        source: The text ``"patches"`` for those that ship; a folder of images, or one image, which are fed as
+            they are (give what the network will see, not originals of four times that size); the folder that
+            holds ``DIV2K_train_LR_bicubic``; or a manifest, see :func:`read_manifest`.
         seed: Chooses images and places where a folder has more than is needed.
 
     Raises:

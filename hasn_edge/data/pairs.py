@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from hasn_edge.data.layouts import (
     split_files,
 )
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, say
 from hasn_edge.files import file_sha256, shipped_path
 from hasn_edge.images.arrays import Float32, Float64, UInt8, from_tensor, to_rgb, to_tensor, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
@@ -103,6 +103,26 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     for pair in pairs:
         _check_sizes(name, pair)
     return EvalSet(name=name, scale=scale, pairs=tuple(pairs))
+
+
+def load_eval_sets(sources: Sequence[str], scale: int) -> list[EvalSet]:
+    """Return the sets that :func:`load_eval_set` finds, each of another name: figures go by it.
+
+    Raises:
+        InputError: a set cannot be used, or two have one name.
+    """
+    sets = [load_eval_set(source, scale) for source in sources]
+    names = [each.name for each in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two sets are called {name}", say("name them apart, as NAME=DIR"))
+    return sets
+
+
+def absolute_source(source: str) -> str:
+    """Return what :func:`load_eval_set` takes as ``"NAME=DIR"``, independent of the current folder."""
+    name, folder = _name_and_folder(source)
+    return f"{name}={folder.resolve()}"
 
 
 def shipped_eval_set(scale: int) -> EvalSet:

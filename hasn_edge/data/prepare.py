@@ -17,6 +17,7 @@ from hasn_edge.data.pairs import cut_to_multiple, read_rgb8
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import Shards, ShardWriter, is_prepared
 from hasn_edge.errors import InputError, say, use
+from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.images.codec import read_image_size
 from hasn_edge.progress import Progress, Step, ignore
@@ -77,7 +78,7 @@ def prepare(
             whose own pixels are soft. LR is then always made.
         min_side: Shortest accepted side of the HR image in pixels, after ``downscale``.
         skip_bad: Leave out images that cannot be used instead of refusing all.
-        workers: Threads; all cores by default.
+        workers: Threads, each of which holds an image; by default one for each core that may be used.
         known: More folders of prepared data, besides ``output`` and its neighbours, in which the same files
             may be: their pixels are taken from there, also those of another scale.
         progress: Receives each image's name once it is written or left out.
@@ -112,7 +113,7 @@ def prepare(
     writer = ShardWriter(output, scale)
     with writer:
         jobs = ((pair, lambda pair=pair: _load(pair, scale, downscale, before)) for pair in usable)
-        for number, (pair, done) in enumerate(_run_in_order(jobs, workers or os.cpu_count() or 1), 1):
+        for number, (pair, done) in enumerate(_run_in_order(jobs, workers or compute_cores()), 1):
             if isinstance(done, Problem):
                 skipped.append(done)
             elif done.digest in seen:

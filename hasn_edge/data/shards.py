@@ -48,16 +48,20 @@ class Shards:
         """Open ``folder``.
 
         Raises:
-            InputError: no prepared data there, another version, or pixel files of another length.
+            InputError: no prepared data there, another version, a damaged index, or pixel files of another
+                length.
         """
         self.folder = Path(folder)
         index = _read_index(self.folder)
-        self.scale: int = index["scale"]
-        self.fingerprint: str = index["fingerprint"]
-        """SHA-256 over the names, sizes and pixels: two runs on the same data have the same one."""
-        self.details: dict[str, Any] = index.get("details") or {}
-        """What :meth:`ShardWriter.publish` was given."""
-        self.entries = tuple(Entry(**entry) for entry in index["images"])
+        try:
+            self.scale: int = index["scale"]
+            self.fingerprint: str = index["fingerprint"]
+            """SHA-256 over the names, sizes and pixels: two runs on the same data have the same one."""
+            self.details: dict[str, Any] = index.get("details") or {}
+            """What :meth:`ShardWriter.publish` was given."""
+            self.entries = tuple(Entry(**entry) for entry in index["images"])
+        except (KeyError, TypeError) as exc:
+            raise InputError(f"{self.folder / INDEX}: damaged ({exc})", _prepare(self.folder)) from exc
         last = self.entries[-1]
         size = last.offset + last.height * last.width * 3
         self._lr = self._map("lr.u8", size)

@@ -437,8 +437,8 @@ def synthesize(
         The files, in order. What was there under these names is replaced.
 
     Raises:
-        InputError: no such kind, no font, a size that cannot be drawn, or ``output`` holds other images,
-            which would become part of the set.
+        InputError: no such kind, no font, a size that cannot be drawn, or ``output`` holds other files:
+            images among them would become part of the set.
     """
     output = Path(output)
     unknown = sorted(set(kinds) - set(KINDS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def join_processes(device: str = "auto") -> Iterator[DistributedContext]:
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UnsupportedError: CUDA was asked for and is not there, or the device has no such name.
+        UnsupportedError: CUDA was asked for and is not there, or not that device, or none has such a name.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
@@ -83,7 +84,7 @@ def _device(name: str, local_rank: int | None) -> torch.device:
     available = torch.cuda.is_available()
     if name == "auto":
         name = "cuda" if available else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UnsupportedError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
     if name.startswith("cuda") and not available:
         raise UnsupportedError(
@@ -93,4 +94,9 @@ def _device(name: str, local_rank: int | None) -> torch.device:
         )
     if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
-    return torch.device(name)
+    device = torch.device(name)
+    if device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise UnsupportedError(
+            f"device {name!r}: PyTorch sees {count} here, numbered from 0", use(device="cuda")
+        )
+    return device

@@ -16,7 +16,7 @@ from torch import Tensor
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.patches import Batch, PatchSource, Prefetcher
 from hasn_edge.data.shards import Shards, combined_fingerprint
-from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError
+from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, say
 from hasn_edge.files import file_sha256
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.quantize.recipe import recipe_path
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY = 50
 """Iterations between log lines, and between reads of the losses on a CUDA device."""
+
+_NEW_RUN = say("begin a new run")
 
 
 class Interrupted(HasnEdgeError):  # noqa: N818 - it is no error that somebody asks to stop
@@ -63,7 +65,8 @@ def train_run(
 
     Raises:
         ConfigError: the data is not what the run began with, or another process trains the run.
-        CheckpointError: the weights to begin with are not, or the state is of another network.
+        CheckpointError: the weights to begin with are others than the run began with, or the state is of
+            another network.
         Interrupted: ``stop`` returned true.
         HasnEdgeError: the loss is not a finite number: names the iteration, the images of its batch and
             the last good state.
@@ -85,15 +88,17 @@ def _train(
     shards = [Shards(Path(path)) for path in run.data]
     if combined_fingerprint(shards) != run.fingerprint:
         raise ConfigError(
-            f"{folder}: the prepared data changed since the run began ({', '.join(run.data)}); prepare it "
-            "again from the same images, or begin a new run"
+            f"{folder}: the prepared data changed since the run began ({', '.join(run.data)})",
+            say("prepare it again from the same images"),
+            _NEW_RUN,
         )
     if run.quantize_sha256 is not None:
         rounding = recipe_path(recipe.quantize.recipe)
         if not rounding.is_file() or file_sha256(rounding) != run.quantize_sha256:
             raise ConfigError(
-                f"{folder}: the INT8 recipe changed since the run began ({rounding}); put back what it was, "
-                "or begin a new run"
+                f"{folder}: the INT8 recipe changed since the run began ({rounding})",
+                say("put back what it was"),
+                _NEW_RUN,
             )
     source = recipe.patches(shards)
     trainer = _open_trainer(folder, run, source, world, compiled)
@@ -116,14 +121,12 @@ def _open_trainer(
     """Return a trainer with the newest whole state, or with the weights that the run begins with."""
     state = load_newest(folder)
     if state is None and run.branched_at is not None:
-        raise ConfigError(f"{folder}: the state that it was branched with is gone; branch it again")
+        raise ConfigError(f"{folder}: the state that it was branched with is gone", say("branch it again"))
     # Ranges and factors of INT8 come from the weights that the run began with.
     needed = state is None or bool(run.recipe.quantize.recipe)
     weights = load_start(run.start, run.recipe) if run.start and needed else None
     if weights is not None and weights.sha256 != run.start_sha256:
-        raise CheckpointError(
-            f"{run.start}: these are not the weights that the run was begun with; begin a new run"
-        )
+        raise CheckpointError(f"{run.start}: these are not the weights that the run was begun with", _NEW_RUN)
     trainer = Trainer(run.recipe, source, world, start=weights, compiled=compiled)
     if state is not None:
         trainer.restore(state)
@@ -244,6 +247,8 @@ class _Losses:
             else "no state was saved yet"
         )
         raise HasnEdgeError(
-            f"the loss of iteration {iteration + 1} is {value}; its batch came from: {shown}; {state}; lower "
-            "optimizer.lr, set optimizer.clip or train in fp32"
+            f"the loss of iteration {iteration + 1} is {value}; its batch came from: {shown}; {state}",
+            say("lower optimizer.lr"),
+            say("set optimizer.clip"),
+            say("train in fp32"),
         )

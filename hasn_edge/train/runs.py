@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import msgspec
 import torch
 
 from hasn_edge.config import config_from_mapping
-from hasn_edge.data.pairs import load_eval_set
+from hasn_edge.data.pairs import absolute_source, load_eval_sets
 from hasn_edge.data.shards import Shards, combined_fingerprint
 from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say, use
 from hasn_edge.files import file_sha256
@@ -68,8 +69,9 @@ def begin_run(
         device: Where the run will be, which decides an ``auto`` memory format; the CPU by default.
 
     Raises:
-        ConfigError: the folder holds a run already, or the recipe does not fit the data.
-        InputError: data that is missing, of another scale or too small.
+        ConfigError: the folder holds a run already, one that begins there just now too, or the recipe does
+            not fit the data.
+        InputError: data that is missing, of another scale or too small; or two validation sets of one name.
         CheckpointError: starting weights that do not exist or fit.
     """
     if saved_iterations(folder):
@@ -95,8 +97,7 @@ def begin_run(
             say("choose a smaller phases.patch"),
         )
     named = tuple(str(text) for text in sets)
-    for text in named:
-        load_eval_set(text, recipe.model.scale)
+    load_eval_sets(named, recipe.model.scale)
     weights = load_start(start, recipe) if start else None
     if recipe.quantize.recipe and weights is None:
         raise ConfigError(
@@ -114,13 +115,14 @@ def begin_run(
         recipe=recipe,
         data=tuple(str(path.resolve()) for path in data),
         fingerprint=combined_fingerprint(shards),
-        sets=named,
+        sets=tuple(map(absolute_source, named)),
         start=_resolve_start(start) if start else None,
         start_sha256=weights.sha256 if weights else None,
         quantize_sha256=quantize_sha256,
         versions=_versions(),
     )
-    write_run_file(folder, run)
+    with trained_here(folder) if folder.is_dir() else nullcontext():  # one that has no state yet, perhaps
+        write_run_file(folder, run)
     return run
 
 

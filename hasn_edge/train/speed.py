@@ -33,17 +33,22 @@ def loader_rate(recipe: Recipe, source: PatchSource, *, seconds: float = 3.0) ->
 def training_rate(
     recipe: Recipe, source: PatchSource, world: DistributedContext, *, seconds: float = 5.0
 ) -> float:
-    """Take steps on one batch for about ``seconds``, after two for warming up; return patches a second."""
+    """Take steps on one batch for about ``seconds``, after two to warm up; return patches a second.
+
+    As in a run, each step has the passes that ``recipe.accumulate`` asks for.
+    """
     keep_freed_memory()
     trainer = Trainer(recipe, source, world)
     phase = recipe.phase(0)
-    batch = source.batch(0, phase.batch_size, phase.patch // recipe.model.scale)
+    passes = [world.part(phase.batch_size, recipe.accumulate, index) for index in range(recipe.accumulate)]
+    side = phase.patch // recipe.model.scale
+    parts = [source.batch(0, phase.batch_size, side, part=part) for part in passes]
     for _ in range(2):
-        trainer.step([batch])
+        trainer.step(parts)
     _wait(world.device)
     start, steps = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        trainer.step([batch])
+        trainer.step(parts)
         _wait(world.device)
         steps += 1
     return steps * phase.batch_size / (time.perf_counter() - start)

@@ -270,7 +270,7 @@ def test_few_small_large_and_soft_images_are_named(tmp_path):
     (text,) = warnings(CalibrationData("one", several.patches, sizes=((64, 64),)))
     assert "16 patches of 1 image: few" in text
     (text,) = warnings(CalibrationData("small", tuple(noise(47) for _ in range(16))))
-    assert text.startswith("warning: 16 calibration patches have a side below 48 pixels")
+    assert text.startswith("warning: 16 calibration patches with a side below 48 pixels")
     (text,) = warnings(CalibrationData("large", several.patches, sizes=((1080, 1920),) * 3 + ((64, 64),)))
     assert text.startswith("warning: 3 of 4 calibration images have more than 1024 pixels")
     enlarged = tuple(imresize(noise(16), scale=4.0) for _ in range(16))

@@ -41,6 +41,15 @@ def test_the_fingerprint_is_of_names_and_pixels(tmp_path):
     assert combined_fingerprint([first, other]) != combined_fingerprint([other, first])
 
 
+@pytest.mark.parametrize("damage", [{"scale": None}, {"images": [{"name": "0.png"}]}])
+def test_a_damaged_index_is_one_message(tmp_path, damage):
+    write(tmp_path, (20, 30))
+    index = {**json.loads((tmp_path / INDEX).read_text()), **damage}
+    (tmp_path / INDEX).write_text(json.dumps({key: value for key, value in index.items() if value}))
+    with pytest.raises(InputError, match=rf"{INDEX}: damaged .*data prepare"):
+        Shards(tmp_path)
+
+
 def test_an_error_leaves_what_was_there(tmp_path):
     before, _ = write(tmp_path, (20, 30))
     writer = ShardWriter(tmp_path, 4)

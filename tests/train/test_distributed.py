@@ -37,7 +37,12 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UnsupportedError, match="sees no CUDA device"), join_processes("cuda:1"):
         pass
-    with pytest.raises(UnsupportedError, match="expected auto, cpu"), join_processes("tpu"):
+    for name in ("tpu", "cuda:x", "cpu:x"):
+        with pytest.raises(UnsupportedError, match="expected auto, cpu"), join_processes(name):
+            pass
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UnsupportedError, match="'cuda:2': PyTorch sees 2 here"), join_processes("cuda:2"):
         pass
 
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from hasn_edge.train.run_folder import (
     save_state,
     saved_iterations,
     state_path,
+    trained_here,
     write_run_file,
 )
 from hasn_edge.train.runs import begin_run, branch_run, resume_run
@@ -49,6 +51,31 @@ def trunk(endless, shards, eval_folder, tmp_path_factory):
     run = begin_run(endless, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
     stopped_after(folder, run, 13)
     return folder
+
+
+def test_validation_sets_are_found_from_any_folder_and_have_names_of_their_own(
+    recipe, shards, eval_folder, tmp_path, monkeypatch
+):
+    begin = partial(begin_run, recipe, tmp_path / "run", data=[shards.folder], start=None)
+    monkeypatch.chdir(eval_folder.parent)
+    found = begin(sets=[f"Two={eval_folder.name}", eval_folder.name]).sets
+    assert found == (f"Two={eval_folder}", f"{eval_folder.name}={eval_folder}")
+    with pytest.raises(InputError, match="two sets are called Two; name them apart, as NAME=DIR"):
+        begin(sets=[f"Two={eval_folder}", f"Two={eval_folder / 'HR'}"])
+
+
+def test_a_run_that_begins_keeps_its_folder(recipe, shards, tmp_path):
+    """Before it has a state, which would say so."""
+    begin_run(recipe, tmp_path, data=[shards.folder], sets=[], start=None)
+    other = replace(recipe, name="other")
+    with (
+        trained_here(tmp_path),
+        pytest.raises(ConfigError, match="another process is training this run"),
+    ):
+        begin_run(other, tmp_path, data=[shards.folder], sets=[], start=None)
+    assert read_run_file(tmp_path).recipe.name == recipe.name
+    begin_run(other, tmp_path, data=[shards.folder], sets=[], start=None)
+    assert read_run_file(tmp_path).recipe.name == "other"
 
 
 def stopped_after(folder, run, iterations):

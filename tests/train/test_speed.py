@@ -9,7 +9,7 @@ import torch
 from hasn_edge.data.patches import PatchSource
 from hasn_edge.train import runs, speed
 from hasn_edge.train.distributed import DistributedContext
-from hasn_edge.train.recipe import MemoryFormat
+from hasn_edge.train.recipe import MemoryFormat, Phase
 from hasn_edge.train.run_folder import read_run_file
 from hasn_edge.train.runs import begin_run
 from hasn_edge.train.trainer import Trainer
@@ -21,6 +21,15 @@ def seconds_of(trainer, costs):
     """What a step of ``trainer`` takes: looked up by how its weights lie."""
     last = trainer.model.conv_2.weight.is_contiguous(memory_format=torch.channels_last)
     return costs[MemoryFormat.CHANNELS_LAST if last else MemoryFormat.CONTIGUOUS]
+
+
+def test_what_is_timed_has_the_passes_of_a_step(recipe, shards, monkeypatch):
+    taken = []
+    monkeypatch.setattr(Trainer, "step", lambda trainer, parts: taken.append([len(p.names) for p in parts]))
+    source = PatchSource([shards], seed=0)
+    halves = replace(recipe, phases=(Phase(patch=60, batch_size=6),), accumulate=2)
+    speed.training_rate(halves, source, ALONE, seconds=0)
+    assert set(map(tuple, taken)) == {(3, 3)}
 
 
 @pytest.mark.slow
