@@ -176,7 +176,7 @@ def command(
     \b
     Examples:
       hasn-edge bench
-      hasn-edge bench --precision fp32,int8 --data Set5=sets/Set5 --markdown bench.md
+      hasn-edge bench --precision fp32,int8 --data sets/Set5 --markdown bench.md
       hasn-edge bench --artifact engines/hasn-x4-int8-cpu.onnx --html bench.html
       hasn-edge bench --precision fp32 --compare span,rfdn,imdn,fsrcnn
       hasn-edge bench --device jetson --precision fp16,int8 --sustained 5

@@ -127,9 +127,9 @@ def command(
 
     \b
     Examples:
-      hasn-edge train --recipe hasn-x4-small --data data/train --val Set5=sets/Set5
+      hasn-edge train --recipe hasn-x4-small --data data/train --val S5=sets/Set5
       hasn-edge train --resume runs/hasn-x4-small
-      hasn-edge train --branch runs/hasn-x4 -o runs/decayed --set optimizer.decay=0.1
+      hasn-edge train --branch runs/hasn-x4 -o runs/end --set optimizer.decay=0.1
       hasn-edge train --recipe hasn-x4-small --show > my.toml
       hasn-edge train --recipe hasn-x4-stage2 --data data/df2k \\
         --init runs/hasn-x4-stage1@100k
