@@ -120,6 +120,38 @@ def main(clip: Path, model: str, size: str, frames: int, turns: int, output: Pat
             cpu["demo"].append(own / frames)
             parts.append({part: each["p50"] for part, each in run["now"]["stages_ms"].items()})
             click.echo(f"turn {turn + 1} of {turns}: {session}", err=True)
+    text = page((width, height), f"{session}; {turns} turns of {frames} frames a case", rates, cpu, parts)
+    text += (
+        "- Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".\n"
+        f"- Printed by `python benchmarks/end_to_end.py --clip {clip.name} --size {size} --frames {frames} "
+        f"--turns {turns}` on {datetime.date.today()}.\n"
+    )
+    click.echo(text)
+    if output is not None:
+        stem = output / f"end_to_end_cpu_{datetime.date.today():%Y%m}"
+        figures = {"rates": rates, "cpu_seconds": cpu, "stages_ms": parts, "machine": machine}
+        for path, content in ((f"{stem}.md", text), (f"{stem}.json", json.dumps(figures, indent=1) + "\n")):
+            with writing(Path(path)) as unfinished:
+                unfinished.write_text(content, encoding="utf-8")
+
+
+def page(
+    size: tuple[int, int],
+    measured: str,
+    rates: dict[str, list[float]],
+    cpu: dict[str, list[float]],
+    parts: list[dict[str, float]],
+) -> str:
+    """Return the results as Markdown.
+
+    Args:
+        size: Width and height of the network's input.
+        measured: What ran, and how often.
+        rates: By case, frames a second of each turn.
+        cpu: By case, CPU seconds a frame of each turn.
+        parts: Of each turn of the demo, median ms of its stages.
+    """
+    width, height = size
     lines = [
         f"# Whole commands beside the network alone, {width}x{height} -> {width * 4}x{height * 4}",
         "",
@@ -143,25 +175,14 @@ def main(clip: Path, model: str, size: str, frames: int, turns: int, output: Pat
     reached = all(share >= LEAST for share in shares.values())
     lines += [
         "",
-        f"- {session}; {turns} turns of {frames} frames a case; medians of turns, and of their ratios with "
-        "the least and the largest. CPU time is that of all threads; a command's includes starting Python "
-        "and opening the model.",
+        f"- {measured}; medians of turns, and of their ratios with the least and the largest. CPU time is "
+        "that of all threads; a command's includes starting Python and opening the model.",
         f"- {'All are' if reached else 'NOT all are'} at least {LEAST:g} of the session's frames a second.",
         "- upscale decodes, encodes H.264 and writes MP4; demo reads a 1920x1080 clip and reduces its "
         f"frames. Its stages, median ms a frame, which overlap: {stages}.",
-        "- Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
-        f"- Printed by `python benchmarks/end_to_end.py --clip {clip.name} --size {size} --frames {frames} "
-        f"--turns {turns}` on {datetime.date.today()}.",
         "",
     ]
-    text = "\n".join(lines)
-    click.echo(text)
-    if output is not None:
-        stem = output / f"end_to_end_cpu_{datetime.date.today():%Y%m}"
-        figures = {"rates": rates, "cpu_seconds": cpu, "stages_ms": parts, "machine": machine}
-        for path, content in ((f"{stem}.md", text), (f"{stem}.json", json.dumps(figures, indent=1) + "\n")):
-            with writing(Path(path)) as unfinished:
-                unfinished.write_text(content, encoding="utf-8")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

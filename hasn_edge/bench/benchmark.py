@@ -148,22 +148,9 @@ def run_benchmark(
         # A drift of tiles would be that of nothing where no image is cut into several.
         whole = {each.name for each in sets if options.tile and not has_larger(each, options.tile)}
         apart = why_apart(cases, found_board, spec, size, free_bytes)
-        finished = []
-        reference: Sequence[Scores] = []
-        evidence: dict[str, CaseEvidence] = {}
-        with closing(schedule.run(apart=bool(apart))) as results:
-            for result in results:
-                if result.failure is not None:
-                    finished.append(_failed_case(result.case, result.facts, result.failure))
-                    continue
-                no_power = None if device == "cpu" else timer.no_power
-                finished.append(_bench_case(result, quality_of(reference, result.scores), whole, no_power))
-                if options.evidence and result.scores:
-                    progress(Step(f"looking at where {result.case.label} differs"))
-                    evidence[result.case.label] = collect_evidence(
-                        result.case, sets, reference, result.scores, progress
-                    )
-                reference = reference or result.scores  # only the first case's images are kept
+        finished, reference, evidence = _run_cases(
+            schedule, apart=bool(apart), whole=whole, on_cpu=device == "cpu", with_evidence=options.evidence
+        )
         progress(Step("scoring bicubic"))
         bicubic = bicubic_quality(sets, reference)
     name = options.model if options.model is not None else Path(options.artifacts[0]).name
@@ -171,7 +158,7 @@ def run_benchmark(
         model=Path(name).name,
         spec=spec,
         size=size,
-        cases=tuple(finished),
+        cases=finished,
         environment=describe_host(),
         date=datetime.date.today().isoformat(),
         timing=timing,
@@ -188,6 +175,38 @@ def run_benchmark(
         evidence=evidence,
         command=options.command,
     )
+
+
+def _run_cases(
+    schedule: BenchSchedule, *, apart: bool, whole: Set[str], on_cpu: bool, with_evidence: bool
+) -> tuple[tuple[BenchCase, ...], Sequence[Scores], dict[str, CaseEvidence]]:
+    """Run the cases; return what is reported of each, the first one's scores, and where the others differ.
+
+    Args:
+        schedule: The cases, and what is done with each.
+        apart: See :meth:`BenchSchedule.run`.
+        whole: Sets that have no image larger than a tile.
+        on_cpu: Power is not expected.
+        with_evidence: See where cases differ.
+    """
+    finished = []
+    reference: Sequence[Scores] = []
+    evidence: dict[str, CaseEvidence] = {}
+    with closing(schedule.run(apart=apart)) as results:
+        for result in results:
+            case, scores = result.case, result.scores
+            if result.failure is not None:
+                finished.append(_failed_case(case, result.facts, result.failure))
+                continue
+            no_power = None if on_cpu else schedule.timer.no_power
+            finished.append(_bench_case(result, quality_of(reference, scores), whole, no_power))
+            if with_evidence and scores:
+                schedule.progress(Step(f"looking at where {case.label} differs"))
+                evidence[case.label] = collect_evidence(
+                    case, schedule.sets, reference, scores, schedule.progress
+                )
+            reference = reference or scores  # only the first case's images are kept
+    return tuple(finished), reference, evidence
 
 
 def _check_options(options: BenchOptions) -> tuple[BenchOptions, list[Artifact]]:

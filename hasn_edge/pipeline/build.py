@@ -231,12 +231,8 @@ class _Build:
     def engine(self, variants: Variants, capabilities: Capabilities) -> Built:
         """Build an engine, or return the one that was built from the same things."""
         options, target, progress = self.options, self.target, self.progress
-        if options.calibrator and options.pixels:
-            raise UnsupportedError(
-                "the calibrator takes float images", omit("pixels"), use(int8_method="qdq")
-            )
-        if options.calibrator and not capabilities.calibrator:
-            raise UnsupportedError(f"{capabilities.title} has no calibrator", use(int8_method="qdq"))
+        if options.calibrator:
+            _check_calibrator(options, capabilities)
         wanted, context = Precision(options.precision), variants.context
         form = capabilities.weakly_typed_form if options.calibrator else capabilities.form
         # Weakly typed graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
@@ -258,27 +254,13 @@ class _Build:
         for folder in () if options.rebuild else self.known:
             if (found := lookup(folder, key)) is not None:
                 return _reuse_engine(found)
-        import onnx
-
-        from hasn_edge.exporters.least_side import without_padding
-
         graph = variants.make_graph(form, precision, size=size)
         files = [graph]
         if by_flag and context.makes(Form.STRONGLY_TYPED, wanted):
             # What a flag makes of FP32 is predicted by the graph whose tensors have that type.
             files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
         done = variants.notes  # without those of a graph that is made for comparison only
-        progress(Step(f"compiling for {target.name}"))
-        built = engine_from_onnx(
-            without_padding(onnx.load_from_string(graph.data)).SerializeToString(),
-            target,
-            precision=wanted,
-            progress=lambda step: progress(
-                Step(f"compiling for {target.name}: {step.text}", step.done, step.total)
-            ),
-            cache=self.cache,
-            calibrator=calibrator,
-        )
+        built = self._compile(graph, wanted, calibrator)
         if (
             wanted is Precision.INT8
             and target.runtime is EngineRuntime.RTX
@@ -308,6 +290,33 @@ class _Build:
         tested = smoke_test(context, engine, target, self.gpu, progress)
         notes = (*done, *(note for file in (*files, engine) for note in file.notes), tested)
         return _publish(context, (graph, engine), notes, self.output, progress)
+
+    def _compile(
+        self, graph: FinishedFile, precision: Precision, calibrator: CalibratorInput | None
+    ) -> BuiltEngine:
+        """Compile a finished graph, without the pad that it has for smaller images: an engine has sizes."""
+        import onnx
+
+        from hasn_edge.exporters.least_side import without_padding
+
+        what = f"compiling for {self.target.name}"
+        self.progress(Step(what))
+        return engine_from_onnx(
+            without_padding(onnx.load_from_string(graph.data)).SerializeToString(),
+            self.target,
+            precision=precision,
+            progress=lambda step: self.progress(Step(f"{what}: {step.text}", step.done, step.total)),
+            cache=self.cache,
+            calibrator=calibrator,
+        )
+
+
+def _check_calibrator(options: BuildOptions, capabilities: Capabilities) -> None:
+    """Refuse TensorRT's own calibrator where it cannot be had."""
+    if options.pixels:
+        raise UnsupportedError("the calibrator takes float images", omit("pixels"), use(int8_method="qdq"))
+    if not capabilities.calibrator:
+        raise UnsupportedError(f"{capabilities.title} has no calibrator", use(int8_method="qdq"))
 
 
 def default_target(gpu: GpuFacts | None) -> str:
