@@ -308,6 +308,7 @@ def sensitivity_page(
     """Return the table, and the curve of a search, as one HTML page that needs nothing else."""
     first, *rows = sensitivity_rows(groups, saving)
     cells = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
+    conventions = "".join(f"<p>{html.escape(text)}</p>" for text in CONVENTIONS)
     curve = ""
     if placement is not None:
         curve = "".join(f"<p>{html.escape(note)}</p>" for note in describe(placement))
@@ -316,9 +317,11 @@ def sensitivity_page(
             curve += f'<img alt="dB lost over what INT8 saves" src="data:image/png;base64,{data}">'
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"
-        "td:first-child{text-align:left;font-family:monospace}tr:nth-child(even){background:#f3f3f3}</style>"
-        f"<h1>{html.escape(title)}</h1>{curve}<table><tr>"
+        "<meta name=viewport content='width=device-width'><style>:root{color-scheme:light dark}"
+        "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}img{max-width:100%}"
+        "td:first-child{text-align:left;font-family:monospace}tr:nth-child(even){background:#8882}"
+        "table{border-collapse:collapse}</style>"
+        f"<h1>{html.escape(title)}</h1>{conventions}{curve}<table><tr>"
         + "".join(f"<th>{html.escape(text)}</th>" for text in first)
         + "</tr>"
         + "".join(f"<tr>{row}</tr>" for row in cells)

@@ -110,6 +110,18 @@ def test_the_page_states_what_the_report_states(page_report):
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
 
 
+def test_the_legend_names_what_was_timed(page_report):
+    def legend(page: str) -> list[str]:
+        return re.findall(r"</i>(\w+)</li>", page)
+
+    assert legend(html_page(page_report)) == ["FP32", "INT8"]
+    only = tuple(case for case in page_report.cases if case.precision == "fp32" or case.latency is None)
+    assert {case.precision for case in only} == {"fp32", "int8"}, "one that was not timed"
+    assert legend(html_page(replace(page_report, cases=only))) == ["FP32"]
+    half = replace(page_report.cases[2], label="half", precision="fp16")
+    assert legend(html_page(replace(page_report, cases=(half, *only)))) == ["FP32", "FP16"]
+
+
 @pytest.mark.parametrize(("more", "points"), [(0.0002, 1), (0.002, 2)])
 def test_the_line_of_the_best_joins_no_difference_that_the_table_does_not_show(page_report, more, points):
     quick, slow = sorted(

@@ -72,6 +72,14 @@ def test_what_is_hardly_faster_is_not(with_cases):
     assert found.sentence.endswith("INT8 is only 1.03x as fast.")
 
 
+@pytest.mark.parametrize(("cores", "doubt"), [(None, False), (0.1, False), (1.4, True)])
+def test_a_busy_machine_is_stated(with_cases, cores, doubt):
+    report = replace(with_cases(make_row("INT8", precision="int8", latency=FAST)), busy_cores=cores)
+    found = verdict(report)
+    assert ("machine was busy: times of a free one may choose another case." in found.sentence) == doubt
+    assert bool(report.busy) == doubt
+
+
 def test_doubt_is_stated(with_cases):
     torn = Latency(rounds=((0.02, 0.02), (0.3, 0.3)))
     found = verdict(with_cases(make_row("INT8", precision="int8", latency=torn, quality=quality(0.0))))

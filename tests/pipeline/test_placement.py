@@ -194,7 +194,9 @@ def test_the_costliest_group_comes_first():
         ("cheap", "50.0%", "0.0010", "0.0000", "0.0020", "0.0000"),
     ]
     assert len(heading) == 6
-    assert "&lt;b&gt;" in sensitivity_page(groups, "title")
+    page = sensitivity_page(groups, "title")
+    assert "&lt;b&gt;" in page
+    assert "exact Q/DQ arithmetic against FP32; PSNR-Y of outputs that are not rounded" in page
 
 
 def test_a_search_says_which_image_kept_it_from_more(tmp_path):
