@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
+from hasn_edge.live.sources.capture import open_file
 from hasn_edge.video.colour import Colour, FrameFromRgb, RgbFromFrame, Rotation
+from hasn_edge.video.decode import Decoder
 from hasn_edge.video.transcode import VideoReport
 from tests.support import clips
 from tests.support.clips import frames, make, planes_in, rgb_of, tags, upscale
@@ -170,6 +174,25 @@ def test_rotation_is_done_to_the_pixels(tmp_path, matrix):
         frame = next(container.decode(video=0))
     assert frame.rotation == 0
     assert (frame.height, frame.width) == (2 * expected.shape[0], 2 * expected.shape[1]) == report.size
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
+@pytest.mark.parametrize("matrix", QUARTERS)
+def test_files_are_upscaled_and_shown_live_as_ffmpeg_shows_them(tmp_path, matrix):
+    source = make(tmp_path / "clip.mp4", 2)
+    clips.patch_matrix(source, matrix)
+    one = ["-frames:v", "1", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    raw = subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", source, *one], check=True, capture_output=True
+    ).stdout
+    with Decoder(source) as decoder, open_file(source) as shown:
+        sizes, image, frame = (decoder.size, shown.size), next(decoder.steps()).image, shown.read()
+        assert decoder.rotation.mirrors == (np.linalg.det(np.reshape(matrix, (2, 2))) < 0)
+    expected = np.frombuffer(raw, np.uint8).reshape(*sizes[0], 3)
+    assert sizes[1] == expected.shape[:2]
+    for pixels in (image, frame.pixels):
+        assert pixels.shape == expected.shape
+        assert np.abs(pixels.astype(int) - expected).mean() < 3
 
 
 def test_other_angles_are_left_and_said(tmp_path):

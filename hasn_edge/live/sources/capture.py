@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from hasn_edge.errors import SourceError, UnsupportedError, say, use
+from hasn_edge.errors import HasnEdgeError, SourceError, UnsupportedError, say, use
 from hasn_edge.live.frame import Frame
 from hasn_edge.live.notices import trouble
 from hasn_edge.live.sources.frame_source import FrameSource
@@ -45,6 +46,7 @@ class CaptureSource(FrameSource):
         lost: What to say of a missing frame, with its cure.
         length_s: How long a recording says it is, where that is known.
         local: A recording that ends early is damaged, not lost.
+        mirrored: It is to be shown mirrored, of which OpenCV does the rotation alone.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class CaptureSource(FrameSource):
         lost: str,
         length_s: float | None = None,
         local: bool = False,
+        mirrored: bool = False,
     ) -> None:
         self._cv2 = opencv()
         self._capture = capture
@@ -78,6 +81,8 @@ class CaptureSource(FrameSource):
         fps = float(capture.get(self._cv2.CAP_PROP_FPS))
         self.fps = fps if 0 < fps < 1000 else None
         self.aspect = _aspect(self._cv2, capture)
+        # OpenCV rotates by where the stored rows go, which is right of them, and leaves the columns.
+        self._flip = int(_is_turned(self._cv2, capture)) if mirrored else None
 
     def read(self) -> Frame | None:
         """Return the next frame.
@@ -111,6 +116,7 @@ class CaptureSource(FrameSource):
         time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
         self._reach(time_s or 0.0)
         pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
+        pixels = pixels if self._flip is None else self._cv2.flip(pixels, self._flip)
         return Frame(index=self._index - 1, pixels=pixels, time_s=time_s, captured=captured)
 
     def _early(self) -> bool:
@@ -214,7 +220,14 @@ def open_file(path: Path) -> CaptureSource:
             f"{path}: not a video that OpenCV's FFmpeg can read; it may be damaged or of another kind"
         )
     return CaptureSource(
-        capture, path.name, live=False, timed=True, lost="", length_s=_length_s(cv2, capture), local=True
+        capture,
+        path.name,
+        live=False,
+        timed=True,
+        lost="",
+        length_s=_length_s(cv2, capture),
+        local=True,
+        mirrored=_is_mirrored(path),
     )
 
 
@@ -225,13 +238,27 @@ def _length_s(cv2: Any, capture: Any) -> float | None:
     return frames / fps if 0 < frames < 1e9 and fps > 0 else None
 
 
+def _is_mirrored(path: Path) -> bool:
+    """Say whether a file's display matrix mirrors its images, which OpenCV does not tell."""
+    from hasn_edge.video.decode import Decoder
+
+    with suppress(HasnEdgeError), Decoder(path) as decoder:  # without PyAV it is not known
+        return decoder.rotation.mirrors
+    return False
+
+
+def _is_turned(cv2: Any, capture: Any) -> bool:
+    """Say whether OpenCV turns what was stored by a quarter."""
+    automatic = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO)
+    return bool(automatic and capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180)
+
+
 def _aspect(cv2: Any, capture: Any) -> float | None:
     """Return how many times as wide as high pixels are shown; ``None`` where the video does not say."""
     wide, high = (float(capture.get(getattr(cv2, f"CAP_PROP_SAR_{part}"))) for part in ("NUM", "DEN"))
     if not (wide > 0 and high > 0 and 0.1 <= wide / high <= 10):
         return None
-    turned = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO) and capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180
-    return high / wide if turned else wide / high
+    return high / wide if _is_turned(cv2, capture) else wide / high
 
 
 def opencv() -> Any:
