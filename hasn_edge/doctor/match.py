@@ -12,7 +12,8 @@ from hasn_edge.hardware.profiles import DeviceProfile
 
 LEAST_SHARE = 0.75
 """What the system has of a Jetson's memory at least, as a share of the module's: firmware and the GPU's
-carve-outs take 2 to 20 %. Another module of the same name has half or twice as much."""
+carve-outs take 2 to 20 %. Another module of the same name has half or twice as much. Of a card's the driver
+and error correction take less."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ def match_profile(environment: Environment) -> ProfileMatch | None:
 
     A Jetson is known by the model in its device tree, for the driver calls every Orin "Orin", and by its
     memory: power modes switch multiprocessors off, and no mode takes memory away. Where only the memory does
-    not fit, the profile is the nearest and not exact. A card is known by the driver's name, capability and
-    number of multiprocessors. Of two profiles of one Jetson, that which has its power mode is taken.
+    not fit, the profile is the nearest and not exact. A card is known by the driver's name, capability,
+    number of multiprocessors and memory: an RTX 3060 with 8 GB has another bandwidth. Of two profiles of one
+    Jetson, that which has its power mode is taken.
     """
     known = _profiles()
     if environment.jetson is None:
@@ -40,7 +42,9 @@ def match_profile(environment: Environment) -> ProfileMatch | None:
     fitting = _jetsons(environment, known)
     if not fitting:
         return None
-    return fitting[0] if _has_memory(environment, fitting[0]) else replace(fitting[0], exact=False)
+    return (
+        fitting[0] if _has_memory(environment.memory_bytes, fitting[0]) else replace(fitting[0], exact=False)
+    )
 
 
 @functools.cache
@@ -70,14 +74,13 @@ def _jetsons(environment: Environment, known: tuple[ProfileMatch, ...]) -> list[
         has_mode = any(mode_name(known_mode.name) == mode for known_mode in entry.profile.power_modes)
         other_kit = ("super" in entry.target) != ("super" in model)
         # The shortest name is that of the module which developer kits carry.
-        return not _has_memory(environment, entry), not has_mode, other_kit, len(entry.target)
+        return not _has_memory(environment.memory_bytes, entry), not has_mode, other_kit, len(entry.target)
 
     return sorted(fitting, key=rank)
 
 
-def _has_memory(environment: Environment, entry: ProfileMatch) -> bool:
-    """Whether the machine has the memory of a profile; where it is not known, it may."""
-    memory = environment.memory_bytes
+def _has_memory(memory: int | None, entry: ProfileMatch) -> bool:
+    """Whether so many bytes are the memory of a profile; where they are not known, they may be."""
     return memory is None or LEAST_SHARE * entry.profile.memory_bytes <= memory <= entry.profile.memory_bytes
 
 
@@ -92,6 +95,7 @@ def _cards(environment: Environment, known: tuple[ProfileMatch, ...]) -> list[Pr
         and entry.profile.title.startswith(gpu.name)
         and (entry.profile.compute_capability, entry.profile.sm_count)
         == (gpu.compute_capability, gpu.sm_count)
+        and _has_memory(gpu.total_memory_bytes, entry)
     ]
 
 

@@ -79,17 +79,35 @@ def test_cards():
     )  # fmt: skip
     assert match_profile(Environment(gpu=card)).target == "rtx-4090"
     assert match_profile(Environment(gpu=card)).profile.sm_count == 128
-    small = replace(card, name="NVIDIA GeForce RTX 3080", compute_capability="8.6", sm_count=68)
+    small = replace(
+        card,
+        name="NVIDIA GeForce RTX 3080",
+        compute_capability="8.6",
+        sm_count=68,
+        total_memory_bytes=10_500_000_000,
+    )
     assert match_profile(Environment(gpu=small)).target == "rtx-3080"
     assert match_profile(Environment(gpu=replace(small, sm_count=70))) is None, "the card of 12 GB is another"
     assert (
         match_profile(Environment(gpu=replace(card, name="NVIDIA GeForce RTX 4090 D", sm_count=114))) is None
     )
-    old = replace(card, name="Tesla T4", compute_capability="7.5", sm_count=40)
+    smaller = replace(small, name="NVIDIA GeForce RTX 3060", sm_count=28)
+    assert match_profile(Environment(gpu=replace(smaller, total_memory_bytes=12_600_000_000))) is not None
+    assert match_profile(Environment(gpu=replace(smaller, total_memory_bytes=8_400_000_000))) is None
+    old = replace(
+        card, name="Tesla T4", compute_capability="7.5", sm_count=40, total_memory_bytes=15_600_000_000
+    )
     assert match_profile(Environment(gpu=old)).target == "t4", "the driver's name for it"
     for name, count, target in (("4070", 46, "rtx-4070"), ("4070 SUPER", 56, None)):
         found = match_profile(
-            Environment(gpu=replace(card, name=f"NVIDIA GeForce RTX {name}", sm_count=count))
+            Environment(
+                gpu=replace(
+                    card,
+                    name=f"NVIDIA GeForce RTX {name}",
+                    sm_count=count,
+                    total_memory_bytes=12_600_000_000,
+                )
+            )
         )
         assert (found and found.target) == target
     assert match_profile(Environment()) is None
