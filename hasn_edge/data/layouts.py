@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, say
 from hasn_edge.images.arrays import UInt8, enlarge_window, middle_window, to_rgb, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.images.listing import SUFFIXES, find_images
@@ -135,7 +135,7 @@ def choose_lr(hr: NamedImages, folders: Sequence[NamedImages], scale: int) -> Na
     best = [each for each in best if each.bicubic] or best
     if len(best) > 1:
         names = " and ".join(str(each.path) for each in best)
-        raise InputError(f"{names} are both LR images of {hr.path} at x{scale}; move one of them away")
+        raise InputError(f"{names} are both LR images of {hr.path} at x{scale}", say("move one of them away"))
     return best[0] if best else None
 
 
@@ -167,8 +167,9 @@ def find_pairs(root: Path, scale: int) -> list[TrainingPair]:
     if own.role and not any(each.role for each in inside):
         if own.role == LR:
             raise InputError(
-                f"{root}: by its name it holds LR images, which are not to be trained on as HR; name "
-                "the folder of HR images, or what holds both"
+                f"{root}: by its name it holds LR images, which are not to be trained on as HR",
+                say("name the folder of HR images"),
+                say("name what holds both"),
             )
         beside = [path for path in sorted(root.resolve().parent.iterdir()) if path.is_dir()]
         lr_beside = [path for path in beside if read_name(path, [path.name]).role == LR]
@@ -223,8 +224,9 @@ def _match_folders(
     elif orphans:
         raise InputError(
             f"{orphans[0].path}: by its name it holds LR images, and no folder of HR images belongs to it; "
-            "expected for example HR beside LR, GT beside LQ, or train_HR beside train_LR_bicubic/X4. Rename "
-            "it, or move it away to have LR made"
+            "expected for example HR beside LR, GT beside LQ, or train_HR beside train_LR_bicubic/X4",
+            say("rename it"),
+            say("move it away to have LR made"),
         )
     return chosen, matched
 
@@ -241,7 +243,9 @@ def _pair_files(
             if counterpart is None:
                 raise InputError(
                     f"{path} has no counterpart in {lr_folder.path}; expected {path.stem}.png or "
-                    f"{path.stem}x{scale}.png there. Add it, or move that folder away to have LR made"
+                    f"{path.stem}x{scale}.png there",
+                    say("add it"),
+                    say("move that folder away to have LR made"),
                 )
         yield TrainingPair(name=path.relative_to(root).as_posix(), hr=path, lr=counterpart)
 

@@ -248,7 +248,7 @@ def _hr_folder(name: str, folder: Path) -> NamedImages:
     if len(chosen) > 1:
         names = ", ".join(each.path.name for each in chosen)
         raise InputError(
-            f"set {name}: {folder} has several sets ({names}); name one, e.g. NAME={chosen[0].path}"
+            f"set {name}: {folder} has several sets ({names})", say(f"name one, e.g. NAME={chosen[0].path}")
         )
     return chosen[0] if chosen else NamedImages(path=folder)
 
@@ -261,7 +261,9 @@ def _by_stem(name: str, folder: Path) -> dict[str, Path]:
     by_stem: dict[str, Path] = {}
     for path in files:
         if path.stem in by_stem:
-            raise InputError(f"set {name}: {by_stem[path.stem]} and {path} have one name; remove one of them")
+            raise InputError(
+                f"set {name}: {by_stem[path.stem]} and {path} have one name", say("remove one of them")
+            )
         by_stem[path.stem] = path
     return by_stem
 
@@ -275,12 +277,18 @@ def _counterparts(name: str, hr: list[Path], lr_folder: Path, scale: int) -> dic
         if counterpart is None:
             raise InputError(
                 f"set {name}: {path} has no counterpart in {lr_folder}; expected {path.name} or "
-                f"{path.stem}x{scale}{path.suffix} there. Add it, or remove the folder to have LR made"
+                f"{path.stem}x{scale}{path.suffix} there",
+                say("add it"),
+                say("remove the folder to have LR made"),
             )
         found[path] = counterpart
     left = [path for path in files if path not in found.values()]
     if left:
-        raise InputError(f"set {name}: {left[0]} has no counterpart among the HR images")
+        raise InputError(
+            f"set {name}: {left[0]} has no counterpart among the HR images",
+            say("remove it"),
+            say("add its HR image"),
+        )
     return found
 
 
@@ -289,7 +297,8 @@ def _check_sizes(name: str, pair: Pair) -> None:
     expected = hr[0] // pair.scale, hr[1] // pair.scale
     if min(expected) < 1:
         raise InputError(
-            f"set {name}: {pair.hr_path} is {hr[1]} x {hr[0]} pixels, too small for x{pair.scale}; remove it"
+            f"set {name}: {pair.hr_path} is {hr[1]} x {hr[0]} pixels, too small for x{pair.scale}",
+            say("remove it"),
         )
     if pair.lr_path is None:
         return

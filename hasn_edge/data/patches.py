@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hasn_edge.config import Fraction
 from hasn_edge.data.degrade import Degradation, degrade_patch
 from hasn_edge.data.shards import Shards
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, say
 from hasn_edge.images.arrays import UInt8
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class PatchSource:
             raise InputError("training needs at least one folder of prepared data")
         scales = {each.scale for each in shards}
         if len(scales) > 1:
-            raise InputError(f"the prepared folders have different scales {sorted(scales)}; use one scale")
+            raise InputError(f"the prepared folders have different scales {sorted(scales)}; expected one")
         self.scale = scales.pop()
         self.seed = seed
         self._degradation = degradation if degradation is not None and degradation.share > 0 else None
@@ -109,8 +109,9 @@ class PatchSource:
         """
         if patch > self.smallest_side():
             raise InputError(
-                f"an LR patch of {patch} pixels does not fit into an image of {self.smallest_side()}; "
-                "prepare larger images or use a smaller patch"
+                f"an LR patch of {patch} pixels does not fit into an image of {self.smallest_side()}",
+                say("prepare larger images"),
+                say("use a smaller patch"),
             )
         places = self._places(self._random(0, 0, number), size, patch)
         picks = list(enumerate(places, 1))[part]

@@ -35,8 +35,8 @@ class DistributedContext:
         """
         if batch_size % (self.size * accumulate):
             raise ConfigError(
-                f"a batch of {batch_size} cannot be shared by {self.size} processes in {accumulate} passes; "
-                "choose a batch_size that is a multiple of both together"
+                f"a batch of {batch_size} cannot be shared by {self.size} processes in {accumulate} passes",
+                say("choose a batch_size that is a multiple of both together"),
             )
         each = batch_size // (self.size * accumulate)
         first = (index * self.size + self.rank) * each

@@ -187,7 +187,7 @@ def branch_run(
     run = read_run_file(run_folder)
     old = run.recipe
     if saved_iterations(folder) or folder.resolve() == run_folder.resolve():
-        raise ConfigError(f"{folder} holds a run already; give a new folder")
+        raise ConfigError(f"{folder} holds a run already", say("give a new folder"))
     begin = old.optimizer.decay_begin(old.iterations)
     if parse_state(start) is None:
         iteration = next((n for n in saved_iterations(run_folder) if n <= begin), None)

@@ -134,7 +134,10 @@ def _several(folder):
     ("make", "message"),
     [
         (_empty, r"set mine: .*HR: no image directly inside it.*expected HR beside LRbicx4, or images"),
-        (_no_counterpart, r"HR/a\.png has no counterpart in .*LRbicx4; expected a\.png or ax4\.png.*Add it"),
+        (
+            _no_counterpart,
+            r"HR/a\.png has no counterpart in .*LRbicx4; expected a\.png or ax4\.png.*; add it, or",
+        ),
         (_extra, r"LRbicx4/c\.png has no counterpart among the HR"),
         (_wrong_scale, r"LRbicx4/a\.png is 11 x 8 pixels, expected 8 x 6 at x4 since .*HR/a\.png is 35 x 26"),
         (_two_of_a_name, r"a\.bmp and .*a\.png have one name; remove one"),
