@@ -349,11 +349,12 @@ class BundleVariants(Variants):
             )
         progress(Step("checking the finished graphs"))
         path = Path(options.model)
+        named = path if path.name not in ("", "..") else path.resolve()  # a link keeps its own name
         bundle = load_bundle(path) if path.is_dir() else load_graph(path, Precision(options.precision))
         context = _BundleContext(
             name=bundle.index.name,
             # What it is built from again: with the weights it would be other graphs.
-            model=f"{path.resolve().name}/" if path.is_dir() else path.name,
+            model=f"{named.name}/" if path.is_dir() else path.name,
             checkpoint=cast("ForeignGraph", bundle),  # a build of it asks for spec and hash only
             held_out=(),
             bundle=bundle,

@@ -176,6 +176,16 @@ def test_what_a_bundle_does_not_have_is_refused(bundle, options, left_out):
         BundleVariants(BuildOptions(model=bundle, **options), load_target("tensorrt"), ignore)
 
 
+def test_a_bundle_is_named_as_it_was_typed(bundle, tmp_path, monkeypatch):
+    def kept(model: str) -> str:
+        return BundleVariants(BuildOptions(model=model), load_target("tensorrt"), ignore).context.model
+
+    (tmp_path / "current").symlink_to(bundle)
+    assert kept(str(tmp_path / "current")) == "current/"
+    monkeypatch.chdir(bundle)
+    assert kept(".") == f"{bundle.name}/"
+
+
 def test_it_is_for_engines(bundle):
     variants = BundleVariants(BuildOptions(model=bundle), load_target("tensorrt"), ignore)
     assert variants.context.model == f"{bundle.name}/", "what an engine is built from again"

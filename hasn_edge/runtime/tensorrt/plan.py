@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hasn_edge.engine.compatibility import unknown_folders
 from hasn_edge.engine.messages import Kept, logger_of, means_no_memory
 from hasn_edge.errors import ArtifactError, BuildError, Cure, HasnEdgeError, OutputError, call, say
 from hasn_edge.files import writing
@@ -188,11 +189,10 @@ class LoadedPlan:
         good = x.dtype == y.dtype and x.dtype in (np.float32, np.uint8) and len(x.shape) == len(y.shape) == 4
         channels = 3 if pixels else 1
         if not good or any(end.shape[channels] not in (-1, spec.channels) for end in (x, y)):
-            raise ArtifactError(
-                f"{self.name}: expected float32 (N, {spec.channels}, H, W) or uint8 (N, H, W, "
-                f"{spec.channels}) in and out, got {x.dtype} {x.shape} in and {y.dtype} {y.shape} out; it is "
-                "no engine that hasn-edge built for this network",
-                self._again,
+            raise self._foreign(
+                f"expected float32 (N, {spec.channels}, H, W) or uint8 (N, H, W, {spec.channels}) in and "
+                f"out, got {x.dtype} {x.shape} in and {y.dtype} {y.shape} out; it is no engine that "
+                "hasn-edge built for this network"
             )
 
     def refusal(self, text: str, kind: type[E] = BuildError, *cures: Cure) -> E:  # type: ignore[assignment]
@@ -236,7 +236,7 @@ class LoadedPlan:
         if engine is None:
             raise self.refusal(
                 f"{self.name}: {self.title} does not load this engine: it is damaged, or was built by "
-                "another version or for another GPU",
+                f"another version or for another GPU{unknown_folders(self._again)}",
                 ArtifactError,
                 self._again,
             )
@@ -285,10 +285,9 @@ class LoadedPlan:
         inputs = [self._tensor(*facts) for is_input, *facts in found if is_input]
         outputs = [self._tensor(*facts) for is_input, *facts in found if not is_input]
         if len(inputs) != 1 or len(outputs) != 1:
-            raise ArtifactError(
-                f"{self.name}: expected one input and one output, got {len(inputs)} and {len(outputs)}; it "
-                "is no engine that hasn-edge built",
-                self._again,
+            raise self._foreign(
+                f"expected one input and one output, got {len(inputs)} and {len(outputs)}; it is no engine "
+                "that hasn-edge built"
             )
         return inputs[0], outputs[0]
 
@@ -308,8 +307,12 @@ class LoadedPlan:
 
     def _tensor(self, name: str, kind: str, *shapes: tuple[int, ...]) -> Tensor:
         if kind not in _DTYPES:
-            raise ArtifactError(f"{self.name}: {name!r} has type {kind}, which no array has", self._again)
+            raise self._foreign(f"{name!r} has type {kind}, which no array has")
         return Tensor(name, np.dtype(_DTYPES[kind]), *shapes)
+
+    def _foreign(self, text: str) -> ArtifactError:
+        """Return the error of a plan that is not what its sidecar says, with the build of one that is."""
+        return ArtifactError(f"{self.name}: {text}{unknown_folders(self._again)}", self._again)
 
 
 def view(memory: NDArray[np.uint8], tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:

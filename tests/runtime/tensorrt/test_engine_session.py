@@ -156,8 +156,11 @@ class TestShapes:
     @pytest.mark.parametrize("cuda", CUDA)
     def test_an_engine_of_something_else(self, lab, cuda, plan, message):
         lab.set_up(cuda)
-        with pytest.raises(ArtifactError, match=message):
-            TensorRTSession(lab.engine(**plan), cuda=cuda)
+        with pytest.raises(ArtifactError, match=message) as info:
+            TensorRTSession(lab.engine(**plan, details={"model": "mine.pth"}), cuda=cuda)
+        assert info.value.message.endswith(
+            "; only the name of 'mine.pth' is known here: write the folder as well"
+        )
 
 
 class TestFailures:

@@ -33,6 +33,8 @@ class TestLoading:
         (again,) = info.value.cures
         given = {name: again.arguments.get(name) for name in ("model", "target", "rebuild")}
         assert given == {"model": "mine.pth", "target": "orin-nano", "rebuild": True}
+        note = "only the name of 'mine.pth' is known here: write the folder as well"
+        assert note in info.value.message.partition("; messages of ")[0]
 
     def test_version_compatible_engines_bring_code_for_the_processor(self, lab):
         lab.set_up()
