@@ -111,6 +111,39 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def require_new_folder(path: Path) -> None:
+    """Refuse a folder that holds something, before the work that it is to hold.
+
+    Raises:
+        OutputError: it is not empty, or a file.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} is not empty; expected a new folder", say("name another folder"))
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; rename it to ``path`` on success, else remove all of it.
+
+    Raises:
+        OutputError: as :func:`require_new_folder`; or the folder cannot be made or written.
+    """
+    require_new_folder(path)
+    target = Path(path).resolve()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=target.parent) as private:
+            staging = Path(private, target.name)
+            staging.mkdir()
+            yield staging
+            if target.exists():
+                target.rmdir()
+            staging.rename(target)
+    except OSError as exc:
+        raise output_error(path, exc) from exc
+
+
 class KeptValues(Generic[T]):
     """What was measured, by key, in a JSON file: what was interrupted goes on from there.
 

@@ -21,7 +21,8 @@ from msgspec import Meta
 
 from hasn_edge.config import Fraction
 from hasn_edge.data.pairs import load_eval_set
-from hasn_edge.errors import ConfigError, InputError, say
+from hasn_edge.errors import ConfigError, InputError
+from hasn_edge.files import writing_folder
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.images.codec import write_image
 from hasn_edge.optional import require
@@ -157,19 +158,18 @@ def degrade_set(
         The names of the images.
 
     Raises:
-        InputError: ``source`` is no set, ``output`` holds something, or ``settings`` change nothing.
+        InputError: ``source`` is no set, or ``settings`` change nothing.
+        OutputError: ``output`` holds something or cannot be written; it is written whole or not at all.
     """
     if settings.share == 0:
         raise InputError(
             "degradation.share is 0, so LR would stay as it is; expected a recipe with [degradation]"
         )
     pairs = load_eval_set(source, scale)
-    output = Path(output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise InputError(f"{output} is not empty; expected a new folder", say("name another folder"))
-    for number, pair in enumerate(pairs):
-        progress(Step(f"degrading {pair.name}", number, len(pairs)))
-        random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, number]))
-        write_image(output / f"LRx{scale}" / f"{pair.name}.png", degrade(pair.lr(), settings, random))
-        write_image(output / "HR" / f"{pair.name}.png", pair.hr())
+    with writing_folder(output) as staging:
+        for number, pair in enumerate(pairs):
+            progress(Step(f"degrading {pair.name}", number, len(pairs)))
+            random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, number]))
+            write_image(staging / f"LRx{scale}" / f"{pair.name}.png", degrade(pair.lr(), settings, random))
+            write_image(staging / "HR" / f"{pair.name}.png", pair.hr())
     return tuple(pair.name for pair in pairs)

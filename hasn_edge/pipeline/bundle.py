@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from hasn_edge.artifact import Artifact, load_artifact, read_sidecar
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import (
     ArtifactError,
-    OutputError,
     UnsupportedError,
     VerificationError,
     call,
@@ -24,7 +22,7 @@ from hasn_edge.errors import (
     say,
     use,
 )
-from hasn_edge.files import file_sha256, output_error
+from hasn_edge.files import file_sha256, require_new_folder, writing_folder
 from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.optional import require
 from hasn_edge.pipeline.context import (
@@ -110,37 +108,27 @@ def export_bundle(
         HasnEdgeError: the model, the recipe or the images cannot be read.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"{output} exists and is not empty", say("choose another folder for the bundle"))
+    require_new_folder(output)
     options: dict[str, Any] = {"called": name, "force": force, "progress": progress}
     variants = Variants(load_context(model, recipe=recipe, calibration=calibration, **options), progress)
     files = [variants.make_graph(form, precision, size=None) for form, precision in FORMS]
     context = variants.context
     with OnnxRuntimeSession(files[0].data, context.checkpoint.spec) as session:
         golden = make_golden(session, _GOLDEN_SIZE)
-    try:
-        output.resolve().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=output.resolve().parent) as private:
-            staging = Path(private, "bundle")
-            artifacts = [publish_file(context, file, staging, progress) for file in files]
-            index = _Index(
-                name=context.name,
-                model=context.model,
-                source=context.checkpoint.sha256,
-                files={_key(*kind): made.path.name for kind, made in zip(FORMS, artifacts, strict=True)},
-                golden=golden,
-            )
-            text = json.dumps(msgspec.to_builtins(index), indent=1, allow_nan=False)
-            (staging / INDEX).write_text(text + "\n", encoding="utf-8")
-            (staging / "README.md").write_text(_readme(context.name, artifacts), encoding="utf-8")
-            sums = [f"{file_sha256(path)}  {path.name}\n" for path in sorted(staging.iterdir())]
-            (staging / SUMS).write_text("".join(sums), encoding="utf-8")
-            staging.chmod(0o755)
-            if output.exists():
-                output.rmdir()
-            staging.rename(output)
-    except OSError as exc:
-        raise output_error(output, exc) from exc
+    with writing_folder(output) as staging:
+        artifacts = [publish_file(context, file, staging, progress) for file in files]
+        index = _Index(
+            name=context.name,
+            model=context.model,
+            source=context.checkpoint.sha256,
+            files={_key(*kind): made.path.name for kind, made in zip(FORMS, artifacts, strict=True)},
+            golden=golden,
+        )
+        text = json.dumps(msgspec.to_builtins(index), indent=1, allow_nan=False)
+        (staging / INDEX).write_text(text + "\n", encoding="utf-8")
+        (staging / "README.md").write_text(_readme(context.name, artifacts), encoding="utf-8")
+        sums = [f"{file_sha256(path)}  {path.name}\n" for path in sorted(staging.iterdir())]
+        (staging / SUMS).write_text("".join(sums), encoding="utf-8")
     return output
 
 

@@ -30,7 +30,7 @@ runpy.run_module("hasn_edge", run_name="__main__")
 def test_a_misspelt_verb_is_guessed():
     result = CliRunner().invoke(cli, ["upscal", "a.png"], prog_name="hasn-edge")
     assert result.exit_code == 2
-    assert "No such command 'upscal'. Did you mean upscale? Verbs: doctor, upscale" in result.output
+    assert "No such command 'upscal'. Did you mean upscale? Verbs: doctor, models, upscale" in result.output
 
 
 def boards() -> list[str]:

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from hasn_edge.cli import cli
 from hasn_edge.data.degrade import Degradation, degrade, degrade_patch, degrade_set
 from hasn_edge.data.pairs import load_eval_set
-from hasn_edge.errors import ConfigError, InputError
+from hasn_edge.errors import ConfigError, InputError, OutputError
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.train.recipe import load_recipe
 
@@ -136,10 +136,28 @@ def test_a_set_has_the_names_and_sizes_of_its_source_and_is_decided_by_the_seed(
         assert np.array_equal(one.lr(), same.lr())
         assert not np.array_equal(one.lr(), other.lr())
         assert not np.array_equal(one.lr(), plain.lr())
-    with pytest.raises(InputError, match="not empty; expected a new folder"):
+    with pytest.raises(OutputError, match="not empty; expected a new folder"):
         degrade_set(tmp_path / "set", tmp_path / "one", settings, scale=4)
     with pytest.raises(InputError, match=r"degradation.share is 0"):
         degrade_set(tmp_path / "set", tmp_path / "two", Degradation(), scale=4)
+
+
+def test_a_set_that_is_not_whole_leaves_nothing(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / "set" / "HR" / f"{name}.png", photo(48, 48))
+
+    def stop(step):
+        if step.done == 1:
+            assert not (tmp_path / "out").exists()
+            raise KeyboardInterrupt
+
+    settings = load_recipe("hasn-x4-camera").degradation
+    with pytest.raises(KeyboardInterrupt):
+        degrade_set(tmp_path / "set", tmp_path / "out", settings, scale=4, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    (tmp_path / "out").mkdir()  # an empty folder may stand there
+    degrade_set(tmp_path / "set", tmp_path / "out", settings, scale=4)
+    assert sorted(path.name for path in tmp_path.glob("out/*/*")) == ["a.png", "a.png", "b.png", "b.png"]
 
 
 def test_the_command_degrades_as_the_recipe_has_it(tmp_path):

@@ -79,7 +79,7 @@ def test_a_target_file_of_version_0_1_still_loads(tmp_path: Path) -> None:
 
 def test_an_unknown_target_lists_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(
-        UnsupportedError, match="unknown target 'rtz'; choose one of: agx-orin-32gb, .*cpu, .*rtx, "
+        UnsupportedError, match="unknown target 'rtz'; choose one of: a2, agx-orin-32gb, .*cpu, .*rtx, "
     ):
         load_target("rtz")
     with pytest.raises(ConfigError, match="absent.toml: no such file"):
