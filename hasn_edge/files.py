@@ -112,13 +112,17 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def require_new_folder(path: Path) -> None:
-    """Refuse a folder that holds something, before the work that it is to hold.
+    """Refuse a folder that holds something; for before the work whose result it is to hold.
 
     Raises:
-        OutputError: it is not empty, or a file.
+        OutputError: it is not empty, cannot be listed, or is a file.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    except OSError as exc:
+        raise output_error(path, exc) from exc
+    if not free:
         raise OutputError(f"{path} is not empty; expected a new folder", say("name another folder"))
 
 
@@ -127,7 +131,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it to ``path`` on success, else remove all of it.
 
     Raises:
-        OutputError: as :func:`require_new_folder`; or the folder cannot be made or written.
+        OutputError: as :func:`require_new_folder`, or the folder cannot be made or written.
     """
     require_new_folder(path)
     target = Path(path).resolve()
@@ -173,7 +177,8 @@ class KeptValues(Generic[T]):
 class Closeable(ABC):
     """What holds a file, a process or a device until it is closed; as a context manager, at the block's end.
 
-    Sessions, sources, decoders and benched cases share it, and meet in no room: so it stands with the files.
+    It stands here because sessions, sources, decoders and benched cases share it, and no package of theirs is
+    below all of them.
     """
 
     @abstractmethod

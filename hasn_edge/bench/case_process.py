@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from hasn_edge.runtime.session import Session
 
 SILENCE_S = 3600.0
-"""After so many seconds without a word a child hangs. One call, one image or opening a model takes less on
-the slowest board, where compiling a whole engine takes half of it. However many calls and images there are,
-the child gives signs of life between them."""
+"""A child that sends nothing for so many seconds is taken to hang. One call, one image or opening a model
+takes less on the slowest board, where compiling a whole engine takes half of it. However many calls and
+images there are, the child gives signs of life between them."""
 
 ALIVE_S = 60.0
 """Seconds between signs of life: so rare that they cost the calls that are timed nothing."""
@@ -172,20 +172,23 @@ class Worker(Closeable):
         """End the child; safe to call twice."""
         with suppress(OSError, ValueError):
             self._connection.send(None)
-            self._connection.close()
+        self._connection.close()
         self._process.join(timeout=_GRACE_S)
         if self._process.is_alive():
             self._process.terminate()
             self._process.join(timeout=_GRACE_S)
         if self._process.is_alive():
             self._process.kill()
-            self._process.join(timeout=_GRACE_S)  # one that waits for a driver survives even that
+            self._process.join(timeout=_GRACE_S)
+        if self._process.is_alive():
+            # It waits for a driver, and Python, when it ends, would wait for it: for ever.
+            multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
 
     def _ask(self, verb: str, *args: object) -> Any:
         try:
             self._connection.send((verb, args))
             answer = None
-            while answer is None:  # a sign of life
+            while answer is None:  # None is a sign of life
                 if not self._connection.poll(SILENCE_S):
                     raise self._hanging(verb)
                 answer = self._connection.recv()
@@ -205,14 +208,14 @@ class Worker(Closeable):
         return value
 
     def _hanging(self, verb: str) -> BuildError:
-        """Kill the child; return the error that says so."""
+        """Kill the child; return the error that states it."""
         self._process.kill()
         case = self.case
         engine = case.artifact is not None and case.artifact.kind is Kind.ENGINE
         on_cpu = not engine and case.device in (None, "cpu")
         return BuildError(
-            f"{case.label}: stopped, because it did not answer for {SILENCE_S / 60:g} minutes while asked to "
-            f"{verb}",
+            f"{case.label}: stopped, because it gave no sign of life for {SILENCE_S / 60:g} minutes while "
+            f"asked to {verb}",
             *([say("bench it alone, or with a smaller size")] if on_cpu else NO_ANSWER),
         )
 
@@ -258,7 +261,7 @@ class CaseHost:
     Args:
         open_session: Opens the case, see :meth:`Case.open`.
         tile: See :attr:`Case.tile`.
-        alive: Is called between calls and images.
+        alive: Is called between calls and images: the parent waits for a sign of life only so long.
     """
 
     def __init__(

@@ -22,7 +22,8 @@ SAMPLES = 100
 FLOOR_DB = 60.0
 """Where the bar of a layer ends that differs less than this."""
 
-_PRECISIONS = ("fp32", "fp16", "int8")
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+"""In the order of the legend; each has a colour in the page. "int8 and bf16" has that of its first word."""
 
 CROPS = (  # the reference is called as the report calls it
     ("low", "input"),
@@ -50,7 +51,9 @@ def html_page(report: BenchReport) -> str:
         columns=_columns(report),
         rows=[_row(report, case, number, case is found.case) for number, case in enumerate(report.cases, 1)],
         bicubic=_bicubic(report),
-        precisions=sorted({case.precision for case in report.cases if case.latency}, key=_PRECISIONS.index),
+        precisions=sorted(
+            {case.precision.split()[0] for case in report.cases if case.latency}, key=_PRECISIONS.index
+        ),
         plots=list(_plots(report)),
         crops=list(_crops(report)),
         layers=list(_layers(report)),

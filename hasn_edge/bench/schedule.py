@@ -34,7 +34,7 @@ CARD_BYTES = 500_000_000
 (github.com/pytorch/pytorch/issues/107667); rounded up."""
 
 FREE_S = 60.0
-"""How long a card is waited for that is asked for its free memory; nothing is known then."""
+"""Seconds that a card has to tell its free memory; one that takes longer counts as unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,8 @@ def verdict(report: BenchReport) -> Verdict:
 
     A file that states no budget may lose :data:`LOSS_DB`.
 
-    Cases are compared by the median over rounds of the ratio within a round. Of a busy machine it says so.
+    Cases are compared by the median over rounds of the ratio within a round. The sentence states where the
+    machine was busy.
     """
     found = _choose(report)
     doubt = " The machine was busy: times of a free one may choose another case." if report.busy else ""

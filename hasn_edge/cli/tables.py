@@ -22,9 +22,8 @@ def print_table(
 ) -> None:
     """Print a caption and a table.
 
-    Names in the first column, between their parts, and words of headings are folded where it is narrow.
-    Figures that do not fit
-    beside each other at all go into further tables below, with the names again.
+    Where it is narrow, names in the first column fold between their parts, and headings between their words.
+    Figures that do not fit beside each other at all go into further tables below, with the names again.
 
     Args:
         out: Where to.

@@ -12,8 +12,8 @@ from hasn_edge.hardware.profiles import DeviceProfile
 
 LEAST_SHARE = 0.75
 """What the system has of a Jetson's memory at least, as a share of the module's: firmware and the GPU's
-carve-outs take 2 to 20 %. Another module of the same name has half or twice as much. Of a card's the driver
-and error correction take less."""
+carve-outs take 2 to 20 %. Another module of the same name has half or twice as much. On a card, the driver
+and error correction take less than that."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,8 @@ def match_profile(environment: Environment) -> ProfileMatch | None:
     fitting = _jetsons(environment, known)
     if not fitting:
         return None
-    return (
-        fitting[0] if _has_memory(environment.memory_bytes, fitting[0]) else replace(fitting[0], exact=False)
-    )
+    nearest = fitting[0]
+    return nearest if _has_memory(environment.memory_bytes, nearest) else replace(nearest, exact=False)
 
 
 @functools.cache

@@ -148,11 +148,11 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, spec: ModelSpec | None = Non
 
 
 class BundledModel(NamedTuple):
-    """What a newcomer chooses a bundled model by. All of it is read from the files that ship."""
+    """What one needs to know to choose a bundled model; all of it is read from the files that ship."""
 
     name: str
     purpose: str
-    """What its card says that it is for, as plain text."""
+    """What it is for, as plain text: the paragraph of its card that begins with "For"."""
     scale: int
     parameters: int
     scores: dict[str, dict[str, float]]

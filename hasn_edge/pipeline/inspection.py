@@ -309,6 +309,8 @@ def _read_graph(path: Path) -> ModelProto:
         graph: ModelProto = onnx.load(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file", call("build")) from None
+    except IsADirectoryError:
+        raise ArtifactError(f"{path}: a folder; expected an ONNX graph's file") from None
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read ({exc.strerror})", say("check its permissions")) from exc
     except Exception as exc:  # protobuf's own errors have no common base

@@ -152,10 +152,10 @@ def _options(ort: Any, *, exact: bool, threads: int) -> Any:
 def _quantizes_fp16(model: Path | bytes) -> bool:
     """Whether a graph has Q/DQ nodes and FP16 tensors, which begin at a Cast: no graph here takes FP16.
 
-    It is looked for in the file's bytes, because the optimizers are chosen before ONNX Runtime reads the
-    file: what it knows of types and metadata it knows afterwards, so that the graph would be loaded twice,
-    and the package onnx, which reads graphs, is nothing that running one needs. A sidecar would not do:
-    graphs come as bytes too. Bytes of weights that look so by chance cost one optimization.
+    The file's bytes are searched, because the optimizers are chosen before ONNX Runtime reads the graph: to
+    learn its types from ONNX Runtime, the graph would be loaded twice. The package onnx could read it, and
+    is not installed where graphs are only run; and what comes as bytes has no sidecar. Where weights contain
+    these bytes by chance, one optimization is lost.
     """
     data = model if isinstance(model, bytes) else model.read_bytes()
     return b"QuantizeLinear" in data and _TO_FP16 in data

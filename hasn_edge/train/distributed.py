@@ -64,7 +64,8 @@ def join_processes(device: str = "auto") -> Iterator[DistributedContext]:
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UnsupportedError: CUDA was asked for and is not there, or not that device, or none has such a name.
+        UnsupportedError: CUDA was asked for and is not there, there is no device of that number, or the name
+            is none of these.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
@@ -81,7 +82,7 @@ def join_processes(device: str = "auto") -> Iterator[DistributedContext]:
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:
-    available = torch.cuda.is_available()
+    available, cure = torch.cuda.is_available(), use(device="cuda")
     if name == "auto":
         name = "cuda" if available else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -93,10 +94,8 @@ def _device(name: str, local_rank: int | None) -> torch.device:
             say("install a CUDA build of PyTorch and check nvidia-smi"),
         )
     if name == "cuda" and local_rank is not None:
-        name = f"cuda:{local_rank}"
+        name, cure = f"cuda:{local_rank}", say("start no more processes than there are devices")
     device = torch.device(name)
     if device.index is not None and device.index >= (count := torch.cuda.device_count()):
-        raise UnsupportedError(
-            f"device {name!r}: PyTorch sees {count} here, numbered from 0", use(device="cuda")
-        )
+        raise UnsupportedError(f"device {name!r}: PyTorch sees {count} here, numbered from 0", cure)
     return device

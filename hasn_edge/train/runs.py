@@ -69,8 +69,8 @@ def begin_run(
         device: Where the run will be, which decides an ``auto`` memory format; the CPU by default.
 
     Raises:
-        ConfigError: the folder holds a run already, one that begins there just now too, or the recipe does
-            not fit the data.
+        ConfigError: the folder holds a run already, another process trains there, or the recipe does not fit
+            the data.
         InputError: data that is missing, of another scale or too small; or two validation sets of one name.
         CheckpointError: starting weights that do not exist or fit.
     """
@@ -121,7 +121,8 @@ def begin_run(
         quantize_sha256=quantize_sha256,
         versions=_versions(),
     )
-    with trained_here(folder) if folder.is_dir() else nullcontext():  # one that has no state yet, perhaps
+    # Another process may train there that has saved no state yet: its run file is not to be replaced.
+    with trained_here(folder) if folder.is_dir() else nullcontext():
         write_run_file(folder, run)
     return run
 

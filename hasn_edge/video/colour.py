@@ -176,8 +176,8 @@ class Rotation:
         """Whether it is quarter turns and flips only; others are left undone."""
         self.transposes = self.straight and bool(b)
         """Whether height and width change places."""
-        self.mirrors = self.straight and (a * d if a else -b * c) < 0
-        """Whether the image is mirrored, by a turn about any axis, and not rotated alone."""
+        self.mirrors = self.straight and a * d < b * c  # a negative determinant
+        """Whether the image is mirrored, about whichever axis, and not rotated alone."""
         # A stored pixel (x, y) is shown at (a x + c y, b x + d y): with b and c, columns come from rows.
         self._flip_rows = self.straight and (b if b else d) < 0
         self._flip_columns = self.straight and (c if c else a) < 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -86,6 +89,34 @@ def test_a_worker_that_hangs_is_stopped(monkeypatch, device, cure):
             worker.open((32, 32))
         worker._process.join(timeout=60)
         assert worker._process.exitcode == -signal.SIGKILL
+
+
+def test_a_child_that_survives_its_end_is_not_waited_for():
+    """By Python, which joins its children when it ends; a process that waits for a driver never does."""
+
+    class Stuck:
+        _popen = SimpleNamespace(poll=lambda: None)
+        asked: ClassVar[list[str]] = []
+
+        def join(self, timeout=None):
+            assert timeout is not None, "for ever"
+
+        def is_alive(self):
+            return True
+
+        def terminate(self):
+            self.asked.append("terminate")
+
+        def kill(self):
+            self.asked.append("kill")
+
+    worker = object.__new__(Worker)
+    worker._process, (worker._connection, _) = Stuck(), multiprocessing.Pipe()
+    multiprocessing.process._children.add(worker._process)
+    assert worker._process in multiprocessing.active_children()
+    worker.close()
+    assert worker._process.asked == ["terminate", "kill"]
+    assert worker._process not in multiprocessing.active_children()
 
 
 class Line:

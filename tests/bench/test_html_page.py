@@ -120,6 +120,8 @@ def test_the_legend_names_what_was_timed(page_report):
     assert legend(html_page(replace(page_report, cases=only))) == ["FP32"]
     half = replace(page_report.cases[2], label="half", precision="fp16")
     assert legend(html_page(replace(page_report, cases=(half, *only)))) == ["FP32", "FP16"]
+    openvino = [replace(half, label=name, precision=name) for name in ("bf16", "int8 and bf16")]
+    assert legend(html_page(replace(page_report, cases=(*openvino, *only)))) == ["FP32", "BF16", "INT8"]
 
 
 @pytest.mark.parametrize(("more", "points"), [(0.0002, 1), (0.002, 2)])

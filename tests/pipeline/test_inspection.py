@@ -190,6 +190,9 @@ def test_what_is_refused(graphs, tmp_path):
     for name in ("none.onnx", "none.engine"):
         with pytest.raises(ArtifactError, match="no such file"):
             inspect_file(tmp_path / name)
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ArtifactError, match="folder.onnx: a folder; expected an ONNX"):
+        inspect_file(tmp_path / "folder.onnx")
     with pytest.raises(ArtifactError, match=r"expected an \.engine or an \.onnx file"):
         inspect_file(tmp_path / "a.ts")
 

@@ -44,6 +44,10 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UnsupportedError, match="'cuda:2': PyTorch sees 2 here"), join_processes("cuda:2"):
         pass
+    for name, value in (("RANK", "2"), ("LOCAL_RANK", "2"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnsupportedError, match="'cuda:2': .*; start no more"), join_processes("cuda"):
+        pass
 
 
 @pytest.fixture

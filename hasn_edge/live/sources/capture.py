@@ -46,7 +46,7 @@ class CaptureSource(FrameSource):
         lost: What to say of a missing frame, with its cure.
         length_s: How long a recording says it is, where that is known.
         local: A recording that ends early is damaged, not lost.
-        mirrored: It is to be shown mirrored, of which OpenCV does the rotation alone.
+        mirrored: The file asks for mirroring, which OpenCV leaves out; it does the rotation alone.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class CaptureSource(FrameSource):
         fps = float(capture.get(self._cv2.CAP_PROP_FPS))
         self.fps = fps if 0 < fps < 1000 else None
         self.aspect = _aspect(self._cv2, capture)
-        # OpenCV rotates by where the stored rows go, which is right of them, and leaves the columns.
+        # OpenCV's angle puts stored rows where they belong; stored columns then run the wrong way, and they
+        # lie where it turned the image by a quarter.
         self._flip = int(_is_turned(self._cv2, capture)) if mirrored else None
 
     def read(self) -> Frame | None:
@@ -239,7 +240,7 @@ def _length_s(cv2: Any, capture: Any) -> float | None:
 
 
 def _is_mirrored(path: Path) -> bool:
-    """Say whether a file's display matrix mirrors its images, which OpenCV does not tell."""
+    """Return whether a file's display matrix mirrors its images, which OpenCV does not tell."""
     from hasn_edge.video.decode import Decoder
 
     with suppress(HasnEdgeError), Decoder(path) as decoder:  # without PyAV it is not known
@@ -248,7 +249,7 @@ def _is_mirrored(path: Path) -> bool:
 
 
 def _is_turned(cv2: Any, capture: Any) -> bool:
-    """Say whether OpenCV turns what was stored by a quarter."""
+    """Return whether OpenCV turns stored images by a quarter."""
     automatic = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO)
     return bool(automatic and capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180)
 

@@ -311,7 +311,7 @@ class LoadedPlan:
         return Tensor(name, np.dtype(_DTYPES[kind]), *shapes)
 
     def _foreign(self, text: str) -> ArtifactError:
-        """Return the error of a plan that is not what its sidecar says, with the build of one that is."""
+        """Return the error of a plan that is not what its sidecar states; its cure is to build it again."""
         return ArtifactError(f"{self.name}: {text}{unknown_folders(self._again)}", self._again)
 
 
