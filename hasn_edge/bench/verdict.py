@@ -33,8 +33,10 @@ def verdict(report: BenchReport) -> Verdict:
     machine was busy.
     """
     found = _choose(report)
-    doubt = " The machine was busy: times of a free one may choose another case." if report.busy else ""
-    return replace(found, sentence=found.sentence + doubt)
+    if found.case is None or not report.busy:
+        return found
+    doubt = "The machine was busy: times of a free one may choose another case."
+    return replace(found, sentence=f"{found.sentence} {doubt}")
 
 
 def _choose(report: BenchReport) -> Verdict:

@@ -95,7 +95,7 @@ model_option = click.option(
     names=model_names,
     metavar="NAME|FILE",
     default=None,
-    help="Bundled name ({names}; hasn-edge models says what each is for), a .safetensors or .pth file, any "
+    help="Bundled name ({names}; hasn-edge models lists what each is for), a .safetensors or .pth file, any "
     "super-resolution network's .onnx, or another paper's network as span=FILE.  [default: the bundled "
     "model]",
 )
@@ -178,13 +178,13 @@ def is_folder_name(text: str) -> bool:
 
 
 class ExistingPath(click.Path):
-    """A file or folder that is there. Of one that cannot be looked for, click would say that it is not."""
+    """A file or folder that exists. Click would report one that may not be looked for as missing."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(exists=True, path_type=Path, **more)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Raise what the operating system says, unless it is that nothing is there."""
+        """Raise the operating system's error, such as of permission, but for that nothing is there."""
         with suppress(FileNotFoundError, NotADirectoryError):
             Path(value).stat()
         return super().convert(value, param, ctx)
@@ -194,7 +194,7 @@ EXISTING_FOLDER = ExistingPath(file_okay=False)
 
 
 class ResultFolder(click.Path):
-    """A folder to write, and no name of a file: one called ``net.onnx`` would be a folder in silence."""
+    """A folder to write. A name of a model's file, such as ``net.onnx``, would become a folder in silence."""
 
     _FILES = (".onnx", ".engine", ".plan", ".trt", ".ts", ".pt2", ".pt", ".pth", ".safetensors", ".npz")
 
@@ -206,7 +206,7 @@ class ResultFolder(click.Path):
         text = os.fspath(value)
         if text.lower().endswith(self._FILES) and not is_folder_name(text) and not Path(text).exists():
             named = any(each.name == "name" for each in ctx.command.params) if ctx is not None else False
-            name = "; --name is what files' names begin with" if named else ""
+            name = "; --name sets how the names of files begin" if named else ""
             self.fail(
                 f"{text!r} is a file's name, and a folder's is expected{name}; for a folder write {text}/"
             )
@@ -313,7 +313,7 @@ def chosen_model(model: str | None) -> str:
 def model_of_source(model: str | None, what: str, *, lossy: bool) -> tuple[str, str | None]:
     """Return the model to use for a source, and a note: which one that is, or which one is made for it.
 
-    The note is for when all is open: before an error it would be what is read first.
+    Print the note only when all is open: where opening fails, the error is the only message.
 
     Args:
         model: What was asked for: a name, a file, ``auto`` or nothing.

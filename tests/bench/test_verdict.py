@@ -90,3 +90,4 @@ def test_doubt_is_stated(with_cases):
 def test_nothing_timed_is_nothing_to_ship(report):
     untimed = replace(report, cases=tuple(replace(case, latency=None) for case in report.cases))
     assert verdict(untimed).case is None
+    assert verdict(replace(untimed, busy_cores=1.4)) == verdict(untimed)

@@ -453,7 +453,7 @@ def test_the_name_of_a_built_file_is_no_folder(here, words):
     Path("photos").mkdir()
     message = said(run(*words), 2)
     assert f"'{words[-1]}' is a file's name, and a folder's is expected; " in message
-    assert ("--name is what" in message) == (words[0] in ("export", "build"))
+    assert ("--name sets how" in message) == (words[0] in ("export", "build"))
     assert message.endswith(f"for a folder write {words[-1]}/")
     assert {p.name for p in here.iterdir()} == {"photo.png", "photos"}
 
