@@ -90,6 +90,12 @@ class Case:
     failure: HasnEdgeError | None = None
     """Why there is nothing to run: its build failed, for one."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU, as every engine does."""
+        engine = self.artifact is not None and self.artifact.kind is Kind.ENGINE
+        return engine or self.device not in (None, "cpu")
+
     def open(self, frame: tuple[int, int] | None = None) -> Session:
         """Open the session; where ``frame`` is given, for frames of this (height, width) only. It is slow."""
         from hasn_edge.runtime.open import open_model, open_session
@@ -210,13 +216,10 @@ class Worker(Closeable):
     def _hanging(self, verb: str) -> BuildError:
         """Kill the child; return the error that states it."""
         self._process.kill()
-        case = self.case
-        engine = case.artifact is not None and case.artifact.kind is Kind.ENGINE
-        on_cpu = not engine and case.device in (None, "cpu")
         return BuildError(
-            f"{case.label}: stopped, because it gave no sign of life for {SILENCE_S / 60:g} minutes while "
-            f"asked to {verb}",
-            *([say("bench it alone, or with a smaller size")] if on_cpu else NO_ANSWER),
+            f"{self.case.label}: stopped, because it gave no sign of life for {SILENCE_S / 60:g} minutes "
+            f"while asked to {verb}",
+            *(NO_ANSWER if self.case.on_gpu else [say("bench it alone, or with a smaller size")]),
         )
 
 

@@ -147,7 +147,7 @@ class Timer:
         for index in range(ROUNDS):
             for worker in tuple(timed):
                 self._progress(Step(f"timing {worker.case.label}, round {index + 1} of {ROUNDS}"))
-                options = self._options if worker.case.device else self._cpu
+                options = self._options if worker.case.on_gpu else self._cpu
                 with attempt(worker):
                     rounds[worker].append(_time_round(worker, meters[worker], options, first=index == 0))
         sustained = {}

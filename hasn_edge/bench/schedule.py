@@ -150,7 +150,7 @@ def why_apart(
     gpu = board.gpu
     if gpu is None or len(cases) < 2:
         return ""
-    here = cases if gpu.integrated else [case for case in cases if case.device]
+    here = cases if gpu.integrated else [case for case in cases if case.on_gpu]
     frame = bytes_per_pixel(spec, "pytorch") * size[0] * size[1]  # the most that any backend takes
     need = len(here) * ((INTEGRATED_BYTES if gpu.integrated else CARD_BYTES) + frame)
     free = free_bytes(gpu)

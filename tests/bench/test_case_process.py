@@ -68,6 +68,21 @@ def test_killed_worker_is_a_message(tmp_path):
             worker.open((32, 32))
 
 
+@pytest.mark.parametrize(
+    ("kind", "device", "on_gpu"),
+    [
+        (Kind.ENGINE, None, True),
+        (Kind.ONNX, None, False),
+        (Kind.ONNX, "cuda", True),
+        (None, "cpu", False),
+        (None, "cuda:1", True),
+    ],
+)
+def test_which_case_is_on_a_gpu(kind, device, on_gpu):
+    artifact = SimpleNamespace(kind=kind) if kind else None
+    assert Case(label="x", artifact=artifact, device=device).on_gpu == on_gpu
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hanging(Case):
     """Waits in a driver for ever."""
