@@ -319,8 +319,8 @@ def sensitivity_page(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         "<meta name=viewport content='width=device-width'><style>:root{color-scheme:light dark}"
         "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}img{max-width:100%}"
-        "td:first-child{text-align:left;font-family:monospace}tr:nth-child(even){background:#8882}"
-        "table{border-collapse:collapse}</style>"
+        "th:first-child,td:first-child{text-align:left}td:first-child{font-family:monospace}"
+        "tr:nth-child(even){background:#8882}table{border-collapse:collapse}</style>"
         f"<h1>{html.escape(title)}</h1>{conventions}{curve}<table><tr>"
         + "".join(f"<th>{html.escape(text)}</th>" for text in first)
         + "</tr>"
