@@ -87,6 +87,11 @@ def say(text: str) -> Cure:
     return Cure("say", text)
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number and its noun, for messages: ``1 image``, ``2 images``; ``plural`` if not with ``s``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def with_cures(message: str, cures: Iterable[str]) -> str:
     """Return a message with its cures as one sentence; below a message of several lines, as one more."""
     words = ", or ".join(cures)

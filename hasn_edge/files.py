@@ -130,20 +130,29 @@ def require_new_folder(path: Path) -> None:
 def writing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it to ``path`` on success, else remove all of it.
 
+    A mount point, where containers have their results, can be neither renamed nor removed: there the
+    temporary folder stands inside, and what it holds moves up on success.
+
     Raises:
         OutputError: as :func:`require_new_folder`, or the folder cannot be made or written.
     """
     require_new_folder(path)
     target = Path(path).resolve()
     try:
+        mounted = os.path.ismount(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=target.parent) as private:
+        place = target if mounted else target.parent
+        with tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=place) as private:
             staging = Path(private, target.name)
             staging.mkdir()
             yield staging
-            if target.exists():
-                target.rmdir()
-            staging.rename(target)
+            if mounted:
+                for entry in list(staging.iterdir()):
+                    entry.rename(target / entry.name)
+            else:
+                if target.exists():
+                    target.rmdir()
+                staging.rename(target)
     except OSError as exc:
         raise output_error(path, exc) from exc
 

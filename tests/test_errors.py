@@ -14,6 +14,7 @@ from hasn_edge.errors import (
     NoCudaError,
     StageError,
     VerificationError,
+    counted,
     error_from_values,
     error_to_values,
     say,
@@ -38,3 +39,9 @@ def test_an_error_is_the_same_in_another_process(error: HasnEdgeError) -> None:
     assert str(again) == str(error)
     assert again.exit_code == error.exit_code
     assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 patches"), (1, "1 patch"), (2, "2 patches")])
+def test_one_of_a_kind_and_several(number: int, text: str) -> None:
+    assert counted(number, "patch", "patches") == text
+    assert counted(number, "image") == text.replace("patches", "images").replace("patch", "image")

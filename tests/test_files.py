@@ -12,7 +12,7 @@ import pytest
 
 from hasn_edge import files
 from hasn_edge.errors import InputError, OutputError
-from hasn_edge.files import KeptValues, distinct_names, output_error, writing
+from hasn_edge.files import KeptValues, distinct_names, output_error, writing, writing_folder
 
 
 def test_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -23,6 +23,37 @@ def test_failure_while_writing_leaves_the_old_file(tmp_path):
         raise ZeroDivisionError
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch, mounted):
+    """A mount point can be neither removed nor renamed, and what stands beside it may be read only."""
+    target = tmp_path / "out"
+    target.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: mounted and Path(path) == target)
+    if mounted:
+        for name in ("rmdir", "rename"):
+            usual = getattr(Path, name)
+
+            def busy(self, *names, usual=usual):
+                if self == target or target in names:
+                    raise OSError(16, "Device or resource busy", str(self))
+                return usual(self, *names)
+
+            monkeypatch.setattr(Path, name, busy)
+    with pytest.raises(ZeroDivisionError), writing_folder(target) as staging:
+        (staging / "a.txt").write_text("half")
+        raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == [target]
+
+    with writing_folder(target) as staging:
+        (staging / "sub").mkdir()
+        (staging / "sub" / "a.txt").write_text("whole")
+        (staging / "b.txt").write_text("also")
+        assert mounted == (target in staging.parents)
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert found == ["out", "out/b.txt", "out/sub", "out/sub/a.txt"]
+    assert (target / "sub" / "a.txt").read_text() == "whole"
 
 
 def test_folder_that_is_a_file(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from hasn_edge.bench.report import BUSY_CORES, SCHEMA
 from hasn_edge.bench.table import markdown_table
-from hasn_edge.errors import InputError, say
+from hasn_edge.errors import InputError, counted, say
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -211,8 +211,7 @@ class BenchDiff:
         """Return a summary for a pull request; with ``limits``, whether they hold stands first."""
         lines = [f"### Benchmark: {self.old} -> {self.new}", ""]
         if limits:
-            noun = "limit" if len(broken) == 1 else "limits"
-            state = f"**{len(broken)} {noun} broken**" if broken else "**Within all limits**"
+            state = f"**{counted(len(broken), 'limit')} broken**" if broken else "**Within all limits**"
             lines += [f"{state}: {', '.join(map(str, limits))}", "", *(f"- {text}" for text in broken)]
             lines += [""] if broken else []
         if self.rows():
@@ -324,7 +323,7 @@ def _require_same_images(paths: Sequence[Path], reports: Sequence[Mapping[str, A
     bicubic = [each[0] for each in rows]
     for name in counts[0].keys() & counts[1].keys():
         numbers = [each[name] for each in counts]
-        said = [f"{number} images" for number in numbers]
+        said = [counted(number, "image") for number in numbers]
         if numbers[0] == numbers[1]:
             if not all(name in each for each in bicubic):
                 continue

@@ -14,6 +14,7 @@ from hasn_edge.cli.common import (
     train_recipe_names,
 )
 from hasn_edge.cli.terminal import progress, say, status, write_json
+from hasn_edge.errors import counted
 
 
 @click.group("data")
@@ -152,7 +153,7 @@ def synthesize_command(
             fonts=fonts,
             progress=show,
         )
-    say(f"{output}: {len(files)} images of {side} x {side} pixels, seed {seed}")
+    say(f"{output}: {counted(len(files), 'image')} of {side} x {side} pixels, seed {seed}")
     write_json(lambda: {"folder": str(output), "files": list(map(str, files)), "side": side, "seed": seed})
 
 
@@ -187,7 +188,7 @@ def degrade_command(source: str, output: Path, recipe: str, seed: int) -> None:
         names = degrade_set(
             source, output, plan.degradation, scale=plan.model.scale, seed=seed, progress=show
         )
-    say(f"{output}: {len(names)} images, degraded as {plan.name} has it, seed {seed}")
+    say(f"{output}: {counted(len(names), 'image')}, degraded as {plan.name} has it, seed {seed}")
     write_json(lambda: {"folder": str(output), "images": list(names), "recipe": plan.name, "seed": seed})
 
 

@@ -22,7 +22,7 @@ from hasn_edge.cli.common import (
 )
 from hasn_edge.cli.tables import print_table
 from hasn_edge.cli.terminal import console, progress, say, write_json
-from hasn_edge.errors import InputError
+from hasn_edge.errors import InputError, counted
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def note_tiled(upscaler: Upscaler, tiled: dict[str, str], report: Progress) -> P
 
 def _print(scores: dict[str, list[Scores]], *, per_image: bool, scale: int, self_ensemble: bool) -> None:
     sets = scores[BICUBIC]
-    counts = ", ".join(f"{one.name} ({len(one.images)} images)" for one in sets)
+    counts = ", ".join(f"{one.name} ({counted(len(one.images), 'image')})" for one in sets)
     caption = [f"{counts}, x{scale}" + (", self-ensemble of 8 but for bicubic" if self_ensemble else "")]
     headings = [f"{one.name}: {figure}" for one in sets for figure in ("PSNR-Y, dB", "SSIM-Y")]
     rows = [

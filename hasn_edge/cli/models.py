@@ -7,7 +7,7 @@ import click
 from hasn_edge.cli.terminal import console, write_json
 
 SETS = ("Set5", "Set14")
-"""The sets whose figures are printed; the weights files state more, and ``--json`` has them all."""
+"""The sets whose figures are shown. The weights files also state those that training was judged by."""
 
 
 @click.command("models")
@@ -49,7 +49,14 @@ def command() -> None:
     out.print(f"\nCards: {WEIGHTS}", highlight=False, markup=False, soft_wrap=True)
     write_json(
         lambda: {
-            "models": [model._asdict() | {"default": model.name == DEFAULT_MODEL} for model in found],
+            "models": [
+                model._asdict()
+                | {
+                    "scores": {name: model.scores[name] for name in SETS},
+                    "default": model.name == DEFAULT_MODEL,
+                }
+                for model in found
+            ],
             "folder": str(WEIGHTS),
         }
     )

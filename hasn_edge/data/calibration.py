@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hasn_edge.data.layouts import HR, LR, read_name
-from hasn_edge.errors import InputError, use
+from hasn_edge.errors import InputError, counted, use
 from hasn_edge.files import shipped_path
 from hasn_edge.images.arrays import Float32, Pixels, luma, to_rgb, to_tensor, to_uint8
 from hasn_edge.images.codec import read_image
@@ -92,12 +92,12 @@ class CalibrationData:
 
     def describe(self) -> tuple[str, ...]:
         """Return what ranges are measured on, and what is doubtful about it, a sentence each."""
-        count = _count(len(self.patches), "patch", "es")
+        count = counted(len(self.patches), "patch", "patches")
         if self.sizes:
-            count += f" of {_count(len(self.sizes), 'image')}"
+            count += f" of {counted(len(self.sizes), 'image')}"
         notes = [f"calibration: {count}, {self.source}"]
         if self.skipped:
-            left_out = _count(len(self.skipped), "image")
+            left_out = counted(len(self.skipped), "image")
             notes.append(f"calibration: {left_out} left out, the first: {self.skipped[0]}")
         if len(self.patches) < FEW_PATCHES or 0 < len(self.sizes) < FEW_IMAGES:
             notes.append(
@@ -106,9 +106,10 @@ class CalibrationData:
             )
         small = sum(min(patch.shape[:2]) < SMALL for patch in self.patches)
         if small:
+            what = counted(small, "calibration patch", "calibration patches")
             notes.append(
-                f"warning: {_count(small, 'calibration patch', 'es')} with a side below {SMALL} pixels: what "
-                "the network computes there is mostly about the border"
+                f"warning: {what} with a side below {SMALL} pixels: what the network computes there is "
+                "mostly about the border"
             )
         if self.originals:
             notes.append(
@@ -135,10 +136,6 @@ class CalibrationData:
     def __iter__(self) -> Iterator[Float32]:
         """Yield each patch as ``(1, 3, H, W)`` float32 in [0, 1]."""
         return map(to_tensor, self.patches)
-
-
-def _count(number: int, what: str, ending: str = "s") -> str:
-    return f"{number} {what}" + (ending if number != 1 else "")
 
 
 def load_calibration(source: str | os.PathLike[str] = PATCHES, *, seed: int = 0) -> CalibrationData:

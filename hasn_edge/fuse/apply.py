@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from hasn_edge.errors import UnsupportedError, say
+from hasn_edge.errors import UnsupportedError, counted, say
 from hasn_edge.fuse.modules import EVEN, FEW, LANES, FusedBlock
 from hasn_edge.fuse.rules import LARGEST_CONDITION, condition
 from hasn_edge.model.blocks import HASB
@@ -95,7 +95,7 @@ def fuse(model: HASN, rules: Sequence[str]) -> tuple[FusedHASN, list[str]]:
     reasons = {rule: _why_skipped(rule, model) for rule in RULES if rule in rules}
     applied = tuple(rule for rule, reason in reasons.items() if not reason)
     fused = FusedHASN(model, applied)
-    count = f"{model.spec.blocks} block" + ("s" if model.spec.blocks != 1 else "")
+    count = counted(model.spec.blocks, "block")
     done = [
         f"{rule}: skipped, {reason}" if reason else f"{rule}: {RULES[rule]}, in {count}"
         for rule, reason in reasons.items()
