@@ -34,6 +34,9 @@ CURVE = "curve.png"
 _WHOLE = 1 << 62
 """Bytes: what happens to be free must not decide whether a validation has tiles, so resuming stays exact."""
 
+_FALL_DB = 0.3
+"""How far a validation is below the best one when that is stated; else they differ by hundredths."""
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ class Recorder:
         self._best = _best_score(folder, sets[0].name) if sets else -math.inf
         self._baselines: dict[str, Mapping[str, float]] = {}
         """By set, what every network is compared with."""
+        self._fell = False
         self._board = _open_tensorboard(folder, trainer.iteration)
 
     def __enter__(self) -> Recorder:
@@ -167,6 +171,7 @@ class Recorder:
         if first > self._best or not self._sets:
             self._best = first
             save_checkpoint(self._folder / BEST, weights, provenance=self._provenance_with(scores) | more)
+        self._warn_of_fall(first)
         # The log comes last: what it has is not validated again.
         if self._log.last_validated != trainer.iteration:
             rows = [
@@ -177,6 +182,20 @@ class Recorder:
         for name, (psnr, ssim) in scores.items():
             self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
         return scores, describe(silent)
+
+    def _warn_of_fall(self, first: float) -> None:
+        """State once that a network lost what it had learned: as a rule it does not come back by itself."""
+        fell, self._fell = self._fell, first < self._best - _FALL_DB
+        if self._fell and not fell:
+            log.warning(
+                "iteration %d: %s has %.3f dB, %.2f less than the best validation of this run; %s has those "
+                "weights: begin a run with them and a lower optimizer.lr",
+                self._trainer.iteration,
+                self._sets[0].name,
+                first,
+                self._best - first,
+                self._folder / BEST,
+            )
 
     def _finish(self, scores: Mapping[str, tuple[float, float]]) -> None:
         trainer = self._trainer

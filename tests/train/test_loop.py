@@ -98,7 +98,7 @@ def test_the_pth_is_what_basicsr_writes(finished):
 
 
 @pytest.mark.slow
-def test_the_best_weights_are_those_of_the_highest_score(recipe, shards, eval_folder, tmp_path):
+def test_the_best_weights_are_those_of_the_highest_score(recipe, shards, eval_folder, tmp_path, caplog):
     # A learning rate that ruins the network after a while: the best is not the last.
     wild = replace(recipe, optimizer=replace(recipe.optimizer, lr=1.0, warmup=0), ema=0.0, iterations=6)
     wild = replace(wild, validate_every=1)
@@ -109,6 +109,12 @@ def test_the_best_weights_are_those_of_the_highest_score(recipe, shards, eval_fo
     }
     best = load_checkpoint(tmp_path / "run" / "best.safetensors").provenance["iterations"]
     assert scores[best] == max(scores.values())
+    # Each time that the network is lost, it is said, once.
+    steps = sorted(scores)
+    lost = [scores[i] < max(scores[j] for j in steps if j <= i) - 0.3 for i in steps]
+    falls = [i for i, now, before in zip(steps, lost, [False, *lost], strict=False) if now and not before]
+    said = [text for text in caplog.messages if "less than the best validation" in text]
+    assert [int(re.match(r"iteration (\d+): Two has ", text)[1]) for text in said] == falls != []
 
 
 @pytest.mark.slow
