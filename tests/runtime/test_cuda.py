@@ -286,6 +286,14 @@ class TestChoice:
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
         assert choose().name == "pycuda"
 
+    @pytest.mark.parametrize("name", [None, "cuda-python"])
+    def test_no_memory_for_a_context_is_no_missing_package(self, lab, name):
+        """From CUDA 12 on cudaSetDevice makes the context, and is what a full GPU refuses."""
+        lab.set_up("cuda-python")
+        lab.gpu.fail["set_device"] = "cudaErrorMemoryAllocation"
+        with pytest.raises(BuildError, match="could not use GPU 0: .*end other programs that use the GPU"):
+            choose(name)
+
     @pytest.mark.parametrize("name", BACKENDS)
     def test_the_one_that_is_named(self, all_three, name):
         assert choose(name).name == name

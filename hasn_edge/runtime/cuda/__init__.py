@@ -39,8 +39,15 @@ def choose(name: str | None = None, *, index: int = 0) -> CudaBackend:
         NoCudaError: none of the three is installed and starts.
         UnsupportedError: no such backend.
         MissingDependencyError: the one that was named is not installed.
-        BuildError: the one that was named does not start.
+        BuildError: the one that was named does not start, or the GPU has no memory left for CUDA's context.
     """
+    try:
+        return _choose(name, index)
+    except MemoryError as exc:  # the other packages would find no more
+        raise BuildError(str(exc), say("end other programs that use the GPU")) from exc
+
+
+def _choose(name: str | None, index: int) -> CudaBackend:
     if name is not None:
         if name not in _OPENERS:
             raise UnsupportedError(

@@ -14,13 +14,13 @@ from hasn_edge.engine.capabilities import load_tensorrt
 from hasn_edge.engine.compatibility import rebuild, unknown_folders
 from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import ArtifactError, ConfigError, ShapeError, say
+from hasn_edge.errors import ArtifactError, BuildError, ConfigError, ShapeError, say
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.backend import CudaBackend
 from hasn_edge.runtime.session import Pending, Session, Timing, out_of_memory
 from hasn_edge.runtime.tensorrt.in_flight import InFlight
-from hasn_edge.runtime.tensorrt.plan import LoadedPlan, RuntimeCache
+from hasn_edge.runtime.tensorrt.plan import MORE_MEMORY, LoadedPlan, RuntimeCache
 
 T = TypeVar("T")
 
@@ -108,6 +108,9 @@ class TensorRTSession(Session):
                     self._executions.append(execution)
                     self._free.append(execution)
                 self._plan.kept.raise_first()
+        except MemoryError as exc:
+            self._close()
+            raise BuildError(f"{artifact.path}: {exc}", MORE_MEMORY) from exc
         except BaseException:
             self._close()
             raise

@@ -35,7 +35,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "INT64": np.int64,
 }
 _KEPT_MESSAGES = 20
-_MORE_MEMORY = say("free some of the GPU's memory, or build for smaller sizes")
+MORE_MEMORY = say("free some of the GPU's memory, or build for smaller sizes")
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class LoadedPlan:
         messages = list(dict.fromkeys(mine or (message for _, message in self._messages)))
         self._messages.clear()
         if any(map(means_no_memory, messages)):
-            cures = (*cures, _MORE_MEMORY)
+            cures = (*cures, MORE_MEMORY)
         if messages:
             text = "\n  ".join(
                 [f"{text}; messages of {self.title}:", *(m.replace("\n", "\n    ") for m in messages)]

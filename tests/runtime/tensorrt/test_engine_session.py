@@ -246,6 +246,17 @@ class TestFailures:
 
 
 @pytest.mark.parametrize("cuda", CUDA)
+def test_memory_that_does_not_suffice_to_open_is_a_message(lab, cuda):
+    lab.set_up(cuda)
+    artifact = lab.engine()
+    lab.gpu.fail["create_stream"] = "cudaErrorMemoryAllocation"
+    with pytest.raises(BuildError, match=r"x4\.engine: CUDA .* could not .*free some of the GPU's memory"):
+        TensorRTSession(artifact, cuda=cuda)
+    with TensorRTSession(artifact, cuda=cuda) as session:
+        run_and_check(session)
+
+
+@pytest.mark.parametrize("cuda", CUDA)
 def test_opened_in_one_thread_and_used_in_another(lab, cuda):
     lab.set_up(cuda)
     results = []
