@@ -134,6 +134,8 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 def with_fixed_size(model: onnx.ModelProto, size: tuple[int, int], scale: int) -> onnx.ModelProto:
     """Return a copy that takes ``(H, W)`` only, with the target of every Resize a constant.
 
+    One that has factors instead of a target, as networks of others have, keeps them.
+
     Raises:
         BuildError: a Resize's output has no size that shape inference can tell.
     """
@@ -147,6 +149,8 @@ def with_fixed_size(model: onnx.ModelProto, size: tuple[int, int], scale: int) -
         for value in inferred.graph.value_info
     }
     for node in [node for node in fixed.graph.node if node.op_type == "Resize"]:
+        if not "".join(node.input[3:]):
+            continue
         # ESA's Resize has a convolution's size, which inference knows where it cannot follow the arithmetic
         # on shapes: both meet in the Add that reads the Resize.
         sizes = shapes.get(node.output[0], [])

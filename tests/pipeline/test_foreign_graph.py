@@ -25,6 +25,7 @@ from hasn_edge.pipeline.api import build, export
 from hasn_edge.pipeline.bundle import export_bundle, load_bundle
 from hasn_edge.pipeline.foreign_graph import load_foreign_graph
 from hasn_edge.quantize.graph import count_graph
+from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import GraphSpec, Precision
@@ -69,6 +70,18 @@ def test_a_file_computes_what_the_network_does(path, network, tmp_path, precisio
         assert "the recipe names none of this graph's 3 convolutions" in "\n".join(built.summary)
         kinds = [node.op_type for node in onnx.load(str(artifact.path)).graph.node]
         assert kinds.count("QuantizeLinear") == 2
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_a_graph_of_one_size_keeps_the_factors_that_it_interpolates_by(path, network, opset):
+    """Skips and upsampling by factors have no target size that could be made a constant."""
+    graph = load_foreign_graph(path).graph(opset, size=(48, 56), batch=1)
+    x = sample(48, 56)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(x * 255)).numpy() / 255
+    with OnnxRuntimeSession(graph.SerializeToString()) as session:
+        assert session.size == (48, 56)
+        assert np.abs(session.run(x) - expected).max() < 1e-5
 
 
 @pytest.mark.slow
