@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.caches import graph_of
 from hasn_edge.engine.capabilities import NAMES, find_module, load_tensorrt
 from hasn_edge.engine.compatibility import rebuild, require_compatible, unknown_folders
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.target import EngineRuntime
-from hasn_edge.errors import Cure, UnsupportedError, call, say, use
-from hasn_edge.hardware.gpu import driver_present, gpu_facts
+from hasn_edge.errors import ArtifactError, Cure, UnsupportedError, call, say, use
+from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
 from hasn_edge.optional import installed_version
 from hasn_edge.runtime.golden import check_golden
 from hasn_edge.runtime.tensorrt.engine_session import TensorRTSession
@@ -56,6 +58,29 @@ def open_engine(
     if gpu is None:
         raise no_gpu(artifact, header, index)
     find_module(header.runtime, needed_for="Running an engine")
+    try:
+        return _open_checked(artifact, header, gpu, index, cuda, in_flight, eager, mapped)
+    except ArtifactError as exc:
+        if index == 0 or header.runtime is not EngineRuntime.TENSORRT:
+            raise
+        # TensorRT compiles on the first GPU: the same build as it stands would make the same engine again.
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        number = shown[index].strip() if index < len(shown) else str(index)
+        note = f"a build compiles for the first GPU; CUDA_VISIBLE_DEVICES={number} makes this one the first"
+        raise ArtifactError(f"{exc.message}; {note}", *exc.cures) from exc
+
+
+def _open_checked(
+    artifact: Artifact,
+    header: PlanHeader,
+    gpu: GpuFacts,
+    index: int,
+    cuda: str | None,
+    in_flight: int,
+    eager: bool,
+    mapped: bool | None,
+) -> TensorRTSession:
+    """Open an engine on a GPU that is here if it is for this GPU, and computes what it shall."""
     require_compatible(artifact, gpu=gpu, runtime_version=tensorrt_version(header.runtime))
     _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
     require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)

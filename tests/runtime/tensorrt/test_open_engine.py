@@ -139,6 +139,22 @@ class TestOrder:
         ):
             open_session(engine(behaviour="zeros", size=(16, 20), details={"compute_capability": "7.2"}).path)
 
+    @pytest.mark.parametrize(("shown", "number"), [(None, "1"), ("0,3", "3"), ("GPU-a, GPU-b", "GPU-b")])
+    def test_5_another_than_the_first_gpu(self, engine, lab, no_import, monkeypatch, shown, number):
+        """The build that is advised compiles on the first one, whichever the engine was to run on."""
+        lab.driver.gpus = 2
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if shown is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        other = engine(behaviour="zeros", details={"compute_capability": "7.2"})
+        with pytest.raises(
+            ArtifactError, match=rf"and here is Orin .*CUDA_VISIBLE_DEVICES={number} .*build\("
+        ):
+            open_session(other.path, device="cuda:1")
+        with pytest.raises(ArtifactError) as info:
+            open_session(other.path, device="cuda:0")
+        assert "CUDA_VISIBLE_DEVICES" not in str(info.value)
+
     def test_6_the_version_as_the_package_says_it(self, engine, lab):
         lab.set_up(package="10.7.0")
         with pytest.raises(ArtifactError, match=r"built by TensorRT 10\.3\.0\.26, and 10\.7\.0 is here"):
