@@ -88,12 +88,14 @@ def writing(path: Path) -> Iterator[Path]:
     The temporary file keeps ``path``'s suffix, so that writers that look at it still work.
 
     Raises:
-        OutputError: the folder cannot be made or written, or the disk is full; nothing is left behind.
+        OutputError: the folder cannot be made or written, the disk is full, or ``path`` is a device or a
+            pipe; nothing is left behind.
     """
     path = Path(path)
     # Names have at most 255 bytes, and a character up to four.
     temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(8)}{path.suffix}")
     try:
+        _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _naming:
             _unfinished[temporary] = path  # before it exists: an interrupt may come at any time
@@ -212,11 +214,12 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
 
     Raises:
         OutputError: its folder, or the nearest one that exists, cannot be written, or it is a folder itself
-            (a file, where it is to be one).
+            (a file, where it is to be one), a device or a pipe.
     """
     path = Path(path)
     nearest = path.absolute() if folder else path.absolute().parent
     try:
+        _refuse_special(path)
         while not nearest.exists():
             nearest = nearest.parent
         if path.is_dir() and not folder:
@@ -225,6 +228,13 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
             pass
     except OSError as exc:
         raise output_error(path, exc) from exc
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse what is no file: root, as in most containers, would replace ``/dev/null`` for all programs."""
+    stream = path.is_symlink() and str(path.readlink()).startswith("/proc/")  # /dev/stdout, wherever it leads
+    if stream or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise OutputError(f"{path} is a device or a pipe, which a file would replace", say("name a file"))
 
 
 def abandon() -> tuple[Path, ...]:

@@ -12,7 +12,14 @@ import pytest
 
 from hasn_edge import files
 from hasn_edge.errors import InputError, OutputError
-from hasn_edge.files import KeptValues, distinct_names, output_error, writing, writing_folder
+from hasn_edge.files import (
+    KeptValues,
+    distinct_names,
+    output_error,
+    require_writable,
+    writing,
+    writing_folder,
+)
 
 
 def test_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -88,6 +95,23 @@ except OutputError as exc:
     assert done.stdout == "refused\n"
     assert list(tmp_path.iterdir()) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_devices_and_pipes_are_not_replaced(tmp_path):
+    pipe, stream = tmp_path / "pipe.json", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    stream.symlink_to("/proc/self/fd/1")
+    for path in (pipe, stream):
+        with pytest.raises(
+            OutputError, match="is a device or a pipe, which a file would replace; name a file"
+        ):
+            require_writable(path)
+        with pytest.raises(OutputError, match="is a device or a pipe"), writing(path):
+            pytest.fail("it was to be written")
+    assert pipe.is_fifo()
+    assert stream.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [pipe, stream]
 
 
 def test_full_disk_message(tmp_path):

@@ -99,6 +99,7 @@ def write_json(content: Callable[[], Mapping[str, Any]]) -> None:
 def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     """Note where JSON goes, and refuse at once where it cannot."""
     global _json
+    value = _STDOUT if value == "/dev/stdout" else value  # a file would take its place
     _json = value
     ctx.call_on_close(_release)
     if value is None or value == _STDOUT:
