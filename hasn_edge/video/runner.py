@@ -75,5 +75,7 @@ class Runner:
         """Whether the session computes such a frame whole, and gains by getting it directly."""
         session, upscaler = self.session, self.upscaler
         plain = upscaler.tile is None and not upscaler.self_ensemble
-        fits = session.size in (None, (height, width)) and min(height, width) >= session.spec.size.minimum
+        least, most = session.smallest, session.largest or (height, width)
+        fits = least[0] <= height <= most[0] and least[1] <= width <= most[1]
+        fits = fits and session.spec.size.padding(height, width) == (0, 0)
         return plain and fits and (session.pixels or self.in_flight > 1)

@@ -10,6 +10,7 @@ from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video import transcode as transcode_module
+from hasn_edge.video.runner import Runner
 from hasn_edge.video.transcode import upscale_video
 from tests.support.clips import make, packets, upscale
 from tests.support.fake_session import FakeSession
@@ -40,6 +41,25 @@ def test_sessions_with_frames_in_flight_keep_the_order(tmp_path, count):
     slotted = upscale(source, tmp_path / "slotted.mkv", codec="ffv1", session=session)
     assert packets(slotted.path, "video") == packets(plain.path, "video")
     assert session.most == count
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("size", [(40, 60), (20, 40), (40, 20), (90, 60), (40, 130)])
+def test_an_engine_of_a_range_takes_frames_outside_of_it_too(size, pixels):
+    """As the shipped target rtx has one: smaller frames are padded, larger ones computed in tiles."""
+
+    class OfARange(FakeSession):
+        in_flight = 2
+
+        def _run_pixels(self, x_NHWC):
+            return np.repeat(np.repeat(x_NHWC, 4, axis=1), 4, axis=2)
+
+    session = OfARange()
+    session.pixels, session.smallest, session.largest = pixels, (32, 32), (80, 120)
+    runner = Runner(session)
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    y = runner.finish(runner.submit(runner.prepare(frame)).result())
+    np.testing.assert_array_equal(y, frame.repeat(4, 0).repeat(4, 1))
 
 
 def test_sessions_of_pixels_and_tiles_give_the_same(tmp_path, monkeypatch):
