@@ -28,6 +28,8 @@ _MODULES = {
 }
 
 _UNSET = say("leave it unset in the target")
+_JETPACK_6 = (36,)
+"""Its line of Jetson Linux. Before, the system's Python, which TensorRT's module is for, is too old."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +118,16 @@ def find_module(runtime: EngineRuntime, *, needed_for: str = "Building an engine
     for name in _MODULES[runtime]:
         if importlib.util.find_spec(name) is not None:
             return name
-    if runtime is EngineRuntime.TENSORRT and l4t_release() is not None:
+    l4t = l4t_release()
+    if runtime is EngineRuntime.TENSORRT and l4t is not None:
         raise UnsupportedError(
             f"{needed_for} needs JetPack's TensorRT, which this Python does not see; pip has none for Jetson",
             say(
                 "install it with 'sudo apt install python3-libnvinfer', and use the system's Python or a "
                 "virtual environment made by 'python3 -m venv --system-site-packages'"
-            ),
+            )
+            if version_tuple(l4t) >= _JETPACK_6
+            else _newer(runtime),
         )
     raise MissingDependencyError(
         _MODULES[runtime][0],

@@ -33,6 +33,19 @@ def test_versions_before_8_5_are_refused_when_they_are_loaded(
         capabilities.load_tensorrt(EngineRuntime.TENSORRT, needed_for=doing)
 
 
+@pytest.mark.parametrize(
+    ("l4t", "helps"),
+    [("35.6.0", "JetPack 6 or newer; .*engines/README.md"), ("36.4.3", "python3-libnvinfer")],
+)
+def test_what_is_advised_on_a_jetson_is_possible_there(monkeypatch, l4t: str, helps: str) -> None:
+    """JetPack 5 has Python 3.8, and TensorRT's module for that alone: no package of it helps."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(capabilities, "l4t_release", lambda: l4t)
+    with pytest.raises(UnsupportedError, match=helps) as info:
+        capabilities.find_module(EngineRuntime.TENSORRT)
+    assert ("python3-libnvinfer" in str(info.value)) is (l4t != "35.6.0")
+
+
 def test_what_only_answers_has_a_limit_and_what_compiles_has_none(monkeypatch, tmp_path: Path) -> None:
     limits = []
 
