@@ -252,9 +252,10 @@ def _begin_run(
     """Begin a run, preparing first what was not prepared."""
     from hasn_edge.data.prepare import prepare
     from hasn_edge.data.shards import is_prepared
-    from hasn_edge.train.runs import begin_run
+    from hasn_edge.train.runs import begin_run, require_no_run
 
     folder = output or Path("runs") / plan.name
+    require_no_run(folder)  # preparing would replace the data that its run goes on with
     prepared = []
     for number, path in enumerate(data):
         if not is_prepared(path):

@@ -48,7 +48,7 @@ class Recorder:
     ) -> None:
         self._trainer, self._folder, self._sets, self._provenance = trainer, folder, sets, provenance
         self._log = CsvLog(folder / LOG, iteration=trainer.iteration)
-        self._best = _best_score(folder, sets[0].name) if sets else -math.inf
+        self._best = _best_score(folder, sets[0].name, trainer.iteration) if sets else -math.inf
         self._baselines: dict[str, Mapping[str, float]] = {}
         """By set, what every network is compared with."""
         self._fell = False
@@ -342,13 +342,15 @@ def read_log(path: Path) -> list[dict[str, str]]:
         ]
 
 
-def _best_score(folder: Path, name: str) -> float:
+def _best_score(folder: Path, name: str, iteration: int) -> float:
     """Return the PSNR-Y on set ``name`` that ``best.safetensors`` states; without such a file the lowest.
 
-    Not the highest one of the log, which has four decimals.
+    Not the highest one of the log, which has four decimals. Weights of a later ``iteration`` do not count:
+    their steps are taken again, or they are those of another run, which ended there before its first state.
     """
+    stated = _provenance(folder / BEST)
     try:
-        return float(_provenance(folder / BEST)["scores"][name]["psnr_y"])
+        return -math.inf if stated["iterations"] > iteration else float(stated["scores"][name]["psnr_y"])
     except (KeyError, TypeError, ValueError):
         return -math.inf
 

@@ -74,10 +74,7 @@ def begin_run(
         InputError: data that is missing, of another scale or too small; or two validation sets of one name.
         CheckpointError: starting weights that do not exist or fit.
     """
-    if saved_iterations(folder):
-        raise ConfigError(
-            f"{folder} holds a run already", call("train", resume=str(folder)), say("choose another folder")
-        )
+    require_no_run(folder)
     shards = [Shards(path) for path in data]
     if len({each.fingerprint for each in shards}) < len(shards):
         raise InputError(f"the same prepared data is named twice: {', '.join(str(path) for path in data)}")
@@ -125,6 +122,21 @@ def begin_run(
     with trained_here(folder) if folder.is_dir() else nullcontext():
         write_run_file(folder, run)
     return run
+
+
+def require_no_run(folder: Path) -> None:
+    """Refuse a folder that a run lives in; for before the work whose result is to lie there.
+
+    Raises:
+        ConfigError: it holds a run, or another process trains there.
+    """
+    if saved_iterations(folder):
+        raise ConfigError(
+            f"{folder} holds a run already", call("train", resume=str(folder)), say("choose another folder")
+        )
+    if folder.is_dir():
+        with trained_here(folder):
+            pass
 
 
 def load_start(start: str, recipe: Recipe) -> Checkpoint:

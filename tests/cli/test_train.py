@@ -96,6 +96,18 @@ def test_photographs_that_were_not_prepared_are_prepared_first(photos, tmp_path)
     assert (tmp_path / "run/data/0/shards.json").is_file()
 
 
+def test_the_data_of_a_run_is_not_replaced_by_another_begin(photos, tmp_path):
+    """Its ``--resume`` would refuse other data."""
+    folder = tmp_path / "run"
+    (folder / "states").mkdir(parents=True)
+    (folder / "states/state-000000002.pt").write_bytes(b"never read")
+    done = run("train", "--recipe", "hasn-x4-small", "--data", photos, "-o", folder, *settings())
+    assert done.exit_code == 1
+    assert "holds a run already" in done.output
+    assert f"run: hasn-edge train --resume {folder}" in done.output
+    assert not (folder / "data").exists()
+
+
 def test_an_interrupt_before_the_first_step_ends_at_once(photos, tmp_path, monkeypatch):
     """Which memory format is faster takes minutes to find out on a busy machine."""
 

@@ -118,6 +118,25 @@ def test_the_best_weights_are_those_of_the_highest_score(recipe, shards, eval_fo
 
 
 @pytest.mark.slow
+def test_the_best_weights_are_not_those_of_a_run_that_failed_before_its_first_state(
+    recipe, shards, eval_folder, finished, tmp_path
+):
+    """Its message says to lower the rate, and the folder holds no run."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    other = load_checkpoint(finished[0] / "best.safetensors")
+    scores = {"Two": {"psnr_y": 99.0, "ssim_y": 1.0}}
+    said = {**other.provenance, "iterations": 6, "scores": scores}
+    save_checkpoint(folder / "best.safetensors", HASN(TINY), provenance=said)
+    short = replace(recipe, iterations=2)
+    run = begin_run(short, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
+    train_run(folder, run, ALONE)
+    best, last = (load_checkpoint(folder / f"{name}.safetensors") for name in ("best", "last"))
+    assert best.provenance["scores"] == last.provenance["scores"] != scores
+    assert all(torch.equal(weight, last.weights[name]) for name, weight in best.weights.items())
+
+
+@pytest.mark.slow
 def test_a_stopped_run_resumed_ends_as_if_never_stopped(recipe, shards, finished, eval_folder, tmp_path):
     folder = tmp_path / "stopped"
     run = begin_run(recipe, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
