@@ -15,7 +15,7 @@ import numpy as np
 from hasn_edge.data.layouts import TrainingPair, find_pairs, show_the_same
 from hasn_edge.data.pairs import cut_to_multiple, read_rgb8
 from hasn_edge.data.resize import imresize
-from hasn_edge.data.shards import Shards, ShardWriter, is_prepared
+from hasn_edge.data.shards import INDEX, Shards, ShardWriter
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import UInt8
@@ -151,8 +151,8 @@ class _Before:
         for folder in folders:
             try:
                 shards = Shards(folder)
-            except InputError:
-                continue  # of another version, or damaged
+            except (InputError, OSError):
+                continue  # of another version, damaged, or somebody else's
             if shards.details.get("downscale") == downscale:
                 self._folders[folder.resolve()] = shards
                 for index, entry in enumerate(shards.entries):
@@ -184,7 +184,9 @@ class _Before:
 def _prepared_folders(output: Path, known: Sequence[Path]) -> list[Path]:
     parent = output.absolute().parent
     beside = sorted(parent.iterdir()) if parent.is_dir() else []
-    return [path for path in dict.fromkeys([output.absolute(), *beside, *known]) if is_prepared(path)]
+    folders = dict.fromkeys([output.absolute(), *beside, *known])
+    # Where one may not be entered, as lost+found, Path.is_file() raises.
+    return [folder for folder in folders if os.path.isfile(folder / INDEX)]  # noqa: PTH113
 
 
 def source_of(path: Path | None) -> str | None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from hasn_edge.cli import VERBS, cli
 from hasn_edge.cli.common import ExistingPath
+from hasn_edge.images.codec import write_image
 
 _CAPABILITIES_3 = 0x20080522
 _PAST_PERMISSIONS = 1 << 1 | 1 << 2
@@ -77,6 +79,15 @@ def test_one_message_says_that_permission_lacks(locked, words):
     assert message.count("ermission denied") == 1
     assert "exist" not in message
     assert "no such" not in message
+
+
+def test_photographs_are_prepared_beside_a_folder_that_may_not_be_entered(locked):
+    """As ``lost+found`` at the top of a disk: its neighbours are searched for known pixels."""
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    write_image(locked / "photos/a.png", pixels)
+    done = CliRunner().invoke(cli, ["data", "prepare", "photos", "-o", "out", "--min-side", "64"])
+    assert done.exit_code == 0, done.output
+    assert (locked / "out/shards.json").is_file()
 
 
 def test_every_path_that_has_to_be_there_is_looked_for_so():
