@@ -239,7 +239,10 @@ class Upscaler(Closeable):
         """
         flat = isinstance(pixels, np.ndarray) and pixels.ndim == 2
         colour, _ = split_alpha(pixels[:, :, None] if flat else pixels)
-        frame, minimum = Size(*pixels.shape[:2]), self.session.spec.size.minimum
+        padding = self._padding(*colour.shape[:2])
+        if any(padding):
+            colour = np.pad(colour, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
+        frame, minimum = Size(*colour.shape[:2]), self.session.spec.size.minimum
         taken_bytes = pixels.nbytes * self.session.spec.scale**2
         plan, reason = self._plan(frame, taken_bytes, 1)
         if reason is None:
@@ -249,11 +252,15 @@ class Upscaler(Closeable):
         region = self._tile_that_fits(frame, taken_bytes, 1)
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
         if tile == region:
-            tile = self._whole(Size(*(max(minimum, (side + self.overlap + 1) // 2) for side in region)))
+            halves = (max(minimum, (side + self.overlap + 1) // 2) for side in region)
+            tile = self._whole(Size(*map(min, halves, region)))
         x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(colour[middle_window(frame, region)])))
         parts = TileGrid(frame=region, tile=tile, overlap=self.overlap)
-        tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
-        whole = self._forward(x_NCHW)
+        try:
+            tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
+            whole = self._forward(x_NCHW)
+        except (OutOfMemoryError, MemoryError):  # tiles may have been asked for because of that
+            return TileDrift(psnr_db=None, reason=f"memory does not suffice for {region} pixels")
         db = psnr(np.clip(whole, 0, 1), np.clip(tiled, 0, 1), data_range=1.0)
         return TileDrift(psnr_db=db, region=region, tile=tile)
 
@@ -267,10 +274,7 @@ class Upscaler(Closeable):
         Where memory does not suffice, it begins again from the first row with smaller tiles.
         """
         count, _, height, width = x_NCHW.shape
-        scale, smallest = self.session.spec.scale, self._limits()[0]
-        step = self.session.spec.size.multiple
-        rows, columns = (-(-max(side) // step) * step for side in zip(smallest, (height, width), strict=True))
-        padding = rows - height, columns - width
+        scale, padding = self.session.spec.scale, self._padding(height, width)
         if any(padding):
             x_NCHW = np.pad(x_NCHW, ((0, 0), (0, 0), (0, padding[0]), (0, padding[1])), mode="edge")
         self._most_pixels = None
@@ -367,6 +371,12 @@ class Upscaler(Closeable):
         rule = self.session.spec.size
         height, width = (max(rule.minimum, side // rule.multiple * rule.multiple) for side in tile)
         return Size(height, width)
+
+    def _padding(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns that a frame lacks of what the session takes."""
+        smallest, step = self._limits()[0], self.session.spec.size.multiple
+        rows, columns = (-(-max(side) // step) * step for side in zip(smallest, (height, width), strict=True))
+        return rows - height, columns - width
 
     def _limits(self) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Return the smallest and the largest (height, width) that the session is given."""

@@ -239,7 +239,19 @@ def test_drift_where_a_tile_fills_the_memory_uses_smaller_ones():
     assert drift.tile < drift.region
 
 
+def test_drift_of_a_frame_that_is_padded():
+    upscaler, pixels = Upscaler(FakeSession(SPEC), tile=32), image(10, 90, 3)
+    upscaler(pixels)
+    drift = upscaler.tile_drift(pixels)
+    assert drift.psnr_db > 100  # the fake one repeats pixels, in tiles too
+    assert (drift.region, drift.tile) == ((15, 90), (15, 32))
+
+
 def test_drift_that_cannot_be_measured_says_why():
+    # The tiles may have been asked for because the whole frame does not fit.
+    short, pixels = Upscaler(ShortOfMemory(5000, OutOfMemoryError), tile=64), image(100, 90, 3)
+    np.testing.assert_array_equal(short(pixels), repeated(pixels))
+    assert str(short.tile_drift(pixels)) == "not measured (memory does not suffice for 90x100 pixels)"
     whole = Upscaler(FakeSession(SPEC)).tile_drift(image(20, 20))
     assert (whole.psnr_db, str(whole)) == (None, "not measured (the frame is computed whole)")
     static = Upscaler(FakeSession(SPEC, size=(20, 20))).tile_drift(image(20, 50, 3))
