@@ -114,6 +114,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the ``hasn-edge`` command."""
+    if hasattr(sys.stdout, "reconfigure"):  # names of files need not be UTF-8: they go out as they are
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         cli(prog_name="hasn-edge")
     except BrokenPipeError:

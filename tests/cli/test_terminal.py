@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 import time
@@ -12,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hasn_edge.cli import VERBS, cli, terminal
+from hasn_edge.cli import VERBS, cli, main, terminal
 from hasn_edge.cli.terminal import say
 from hasn_edge.progress import Step
 
@@ -20,6 +21,18 @@ from hasn_edge.progress import Step
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_a_name_that_is_no_utf8_is_printed_as_its_bytes(monkeypatch):
+    """As archives of other systems leave them: ``Stra\\xdfe.jpg``."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["hasn-edge", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    say(os.fsdecode(b"out/Stra\xdfe_x4.png"))
+    out.flush()
+    assert out.buffer.getvalue().endswith(b"out/Stra\xdfe_x4.png\n")
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
