@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from typing import NoReturn
 from hasn_edge.errors import BuildError, UnsupportedError, say
 from hasn_edge.interrupt import HANG_UP, catching
 
+log = logging.getLogger(__name__)
+
 PROGRAM = Path("/usr/bin/jetson_clocks")
 
 RunProgram = Callable[[Sequence[str]], None]
@@ -25,13 +28,13 @@ def full_clocks(*, program: Path = PROGRAM, run: RunProgram | None = None) -> It
     """Set every clock to the power mode's maximum while the block runs; the fan too where the script does.
 
     The state before is stored by ``jetson_clocks --store`` and restored at the end, whatever happens in
-    the block. The power mode itself (nvpmodel) stays as it is. In the main thread SIGTERM and SIGHUP end the
-    block too, by ``SystemExit``, and nothing but SIGKILL ends the restoring: what comes meanwhile takes
-    effect after it.
+    the block; where that fails, it is logged, and what the block did is not lost for it. The power mode
+    itself (nvpmodel) stays as it is. In the main thread SIGTERM and SIGHUP end the block too, by
+    ``SystemExit``, and nothing but SIGKILL ends the restoring: what comes meanwhile takes effect after it.
 
     Raises:
         UnsupportedError: no ``jetson_clocks`` here, or this process is not root's.
-        BuildError: it failed; its own message is carried.
+        BuildError: it failed before the block; its own message is carried.
     """
     if run is None:
         require_clocks(program)
@@ -49,7 +52,10 @@ def full_clocks(*, program: Path = PROGRAM, run: RunProgram | None = None) -> It
         finally:
             held: list[int] = []
             with catching(held.append, signals=(signal.SIGINT, *ends)):
-                run((str(program), "--restore", state))
+                try:
+                    run((str(program), "--restore", state))
+                except BuildError as exc:
+                    log.error("the clocks may not be as before, until the board restarts: %s", exc.message)
             if held:
                 signal.raise_signal(held[0])
 
@@ -81,6 +87,9 @@ def _run(argv: Sequence[str]) -> None:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise BuildError(f"{' '.join(argv)}: {exc}") from exc
-    if done.returncode != 0:
-        reason = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+    # It ends with 0 also where a clock could not be set or restored, and only prints that.
+    problems = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.startswith("Error")]
+    if done.returncode != 0 or problems:
+        reason = "; ".join(problems) or (done.stderr or done.stdout).strip()
+        reason = reason or f"exit code {done.returncode}"
         raise BuildError(f"{' '.join(argv)} failed: {reason}")
