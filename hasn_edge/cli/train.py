@@ -20,6 +20,8 @@ from hasn_edge.cli.common import (
     train_recipe_names,
 )
 from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say, write_json
+from hasn_edge.errors import InputError, call
+from hasn_edge.errors import say as advise
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
 
@@ -250,6 +252,7 @@ def _begin_run(
     here: DistributedContext,
 ) -> tuple[Path, RunFile]:
     """Begin a run, preparing first what was not prepared."""
+    from hasn_edge.cli.cures import cure_text
     from hasn_edge.data.prepare import prepare
     from hasn_edge.data.shards import is_prepared
     from hasn_edge.train.runs import begin_run, require_no_run
@@ -262,10 +265,16 @@ def _begin_run(
             note(f"{path}: not prepared yet; preparing it into {folder / 'data' / str(number)}")
             side = max(phase.patch for phase in plan.phases)
             others = sorted(folder.parent.glob("*/data/*"))
-            prepare(
-                [path], folder / "data" / str(number), scale=plan.model.scale, min_side=side, known=others
-            )
-            path = folder / "data" / str(number)
+            target, scale = folder / "data" / str(number), plan.model.scale
+            try:
+                prepare([path], target, scale=scale, min_side=side, known=others)
+            except InputError as exc:
+                asked = {"photos": str(path), "output": "DIR", "scale": scale, "min_side": side}
+                first = cure_text(call("data prepare", **asked, skip_bad=True))
+                instead = advise(f"{first}, and train with --data DIR")
+                cures = (instead if "skip_bad" in cure.arguments else cure for cure in exc.cures)
+                raise InputError(exc.message, *cures) from exc
+            path = target
         prepared.append(path)
     return folder, begin_run(plan, folder, data=prepared, sets=sets, start=start, device=here.device)
 

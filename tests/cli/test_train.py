@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from hasn_edge.cli import cli, train
+from hasn_edge.data.shards import Shards
 from hasn_edge.images.codec import write_image
 from hasn_edge.progress import Step
 from hasn_edge.train import runs
@@ -189,6 +190,19 @@ def test_unusable_images_are_one_message(tmp_path):
     done = run("data", "prepare", tmp_path / "photos", "-o", tmp_path / "data")
     assert done.exit_code == 1
     assert "a.png: 20 x 20 pixels; the shortest side must be 192" in done.output
+
+
+def test_photographs_with_an_unusable_one_can_be_trained_on_as_the_message_says(photos, tmp_path):
+    write_image(photos / "small.png", np.zeros((20, 20, 3), np.uint8))
+    words = ("train", "--recipe", "hasn-x4-small", *settings(), "--threads", 1, "--device", "cpu")
+    done = run(*words, "--data", photos, "-o", tmp_path / "run")
+    assert done.exit_code == 1
+    said = re.search(r"or run: hasn-edge (.*), and train with --data DIR", done.output)
+    assert said is not None, done.output
+    command = said[1].replace("DIR", str(tmp_path / "data")).split()
+    assert command[-1] == "--skip-bad"
+    assert run(*command).exit_code == 0
+    assert len(Shards(tmp_path / "data")) == 2
 
 
 def test_a_recipe_is_shown_as_a_file_to_start_from(tmp_path):
