@@ -33,6 +33,7 @@ from hasn_edge.model.zoo import bundled_by_hash, bundled_onnx, is_foreign_networ
 from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.context import require_size
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.choice import source_of
 from hasn_edge.runtime.graph_probe import probe_graph
 from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.runtime.tensorrt.open_engine import no_gpu
@@ -149,7 +150,12 @@ def run_benchmark(
         whole = {each.name for each in sets if options.tile and not has_larger(each, options.tile)}
         apart = why_apart(cases, found_board, spec, size, free_bytes)
         finished, reference, evidence = _run_cases(
-            schedule, apart=bool(apart), whole=whole, on_cpu=device == "cpu", with_evidence=options.evidence
+            schedule,
+            apart=bool(apart),
+            whole=whole,
+            on_cpu=device == "cpu",
+            with_evidence=options.evidence,
+            source=_source(options.model, artifacts),
         )
         progress(Step("scoring bicubic"))
         bicubic = bicubic_quality(sets, reference)
@@ -178,7 +184,7 @@ def run_benchmark(
 
 
 def _run_cases(
-    schedule: BenchSchedule, *, apart: bool, whole: Set[str], on_cpu: bool, with_evidence: bool
+    schedule: BenchSchedule, *, apart: bool, whole: Set[str], on_cpu: bool, with_evidence: bool, source: str
 ) -> tuple[tuple[BenchCase, ...], Sequence[Scores], dict[str, CaseEvidence]]:
     """Run the cases; return what is reported of each, the first one's scores, and where the others differ.
 
@@ -188,6 +194,7 @@ def _run_cases(
         whole: Sets that have no image larger than a tile.
         on_cpu: Power is not expected.
         with_evidence: See where cases differ.
+        source: As :func:`_source` returns it.
     """
     finished = []
     reference: Sequence[Scores] = []
@@ -199,7 +206,9 @@ def _run_cases(
                 finished.append(_failed_case(case, result.facts, result.failure))
                 continue
             no_power = None if on_cpu else schedule.timer.no_power
-            finished.append(_bench_case(result, quality_of(reference, scores), whole, no_power))
+            row = _bench_case(result, quality_of(reference, scores), whole, no_power)
+            made_of = case.artifact.source if case.artifact and case.network is None else source
+            finished.append(replace(row, other_weights=bool(source) and made_of != source))
             if with_evidence and scores:
                 schedule.progress(Step(f"looking at where {case.label} differs"))
                 evidence[case.label] = collect_evidence(
@@ -339,6 +348,19 @@ def _spec_of(model: str) -> NetworkSpec:
             return load_comparator(*other).spec
         return replace(probe_graph(Path(model)), peak=1.0)  # as the files that are built of it
     return load_model_checkpoint(model).spec
+
+
+def _source(model: str | None, artifacts: Sequence[Artifact]) -> str:
+    """Return the SHA-256 of the weights that given files are compared with; empty where none is given."""
+    if not artifacts:
+        return ""
+    if model is None:
+        return artifacts[0].source
+    if is_foreign_network(model):
+        from hasn_edge.pipeline.foreign_graph import load_foreign
+
+        return load_foreign(model).sha256
+    return source_of(model)
 
 
 def _graph_counts(model: str | None, size: tuple[int, int]) -> Mapping[tuple[int, int], NetworkCounts]:

@@ -244,6 +244,8 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
         for one in (before, after)
     )
     files = [*_different("", *how)]
+    if "threads" in before and "threads" in after:  # older reports lack them
+        files += _different("", *({"CPU threads": one["threads"]} for one in (before, after)))
     for label in both:
         if cases[0][label]["failure"] or cases[1][label]["failure"]:
             continue

@@ -91,6 +91,8 @@ class BenchCase:
     """Largest resident memory of a process that ran only this case, libraries included."""
     network: ComparedNetwork | None = None
     """What ran where it was not the report's own network."""
+    other_weights: bool = False
+    """Whether its file was made of other weights than those that it is compared with."""
     tile: int | None = None
     """Side in pixels of the tiles that its quality is of; ``None`` for whole frames."""
     budget_db: float | None = None
@@ -285,6 +287,15 @@ class BenchReport:
         found += [
             Remark(text) for case in self.cases for text in (*_throttling_texts(case), *_launch_texts(case))
         ]
+        found += [
+            Remark(
+                f"{case.label} was made of other weights than {self.cases[0].label}: its drift is what the "
+                "weights differ by, too",
+                (say("bench it on its own, or with its own weights as the model"),),
+            )
+            for case in self.cases
+            if case.other_weights
+        ]
         if self.own_reference:
             unknown = f"the drift is not that from FP32: {self.cases[0].label} is compared with itself"
             found.append(Remark(unknown, (say("name the weights that it was made from as the model"),)))
@@ -340,6 +351,7 @@ class BenchReport:
             "environment": dict(self.environment),
             "device": {"kind": self.device, "before": dict(self.before), "after": dict(self.after)},
             "timing": dict(vars(self.timing)),
+            "threads": self.threads,
             "date": self.date,
             "command": self.command,
         }

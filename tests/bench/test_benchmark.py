@@ -330,16 +330,19 @@ def test_a_file_alone_is_compared_with_the_network_that_it_came_from(rig, tmp_pa
     made = [
         publish(
             b"ftrt" + bytes(2000), tmp_path / folder / "net.engine", spec=spec, precision=Precision.FP16,
-            source=weights, details=details_of(Kind.ENGINE, size=[48, 64]),
+            source=source, details=details_of(Kind.ENGINE, size=[48, 64]),
         ).path
-        for folder in ("a", "b")
+        for folder, source in (("a", weights), ("b", weights), ("c", "1" * 64))
     ]  # fmt: skip
-    for name in ("a/net.engine", "b/net.engine", "PyTorch fp32, CPU", "PyTorch fp32, GPU"):
+    engines = ("a/net.engine", "b/net.engine", "c/net.engine")
+    for name in (*engines, "PyTorch fp32, CPU", "PyTorch fp32, GPU"):
         rig.sessions[name] = lambda: FakeSession(spec, size=(48, 64))
     report = rig.run(power=(None, "x"), runs=5, artifacts=made)
     labels = [case.label for case in report.cases]
     assert labels[0].startswith("PyTorch fp32, ")
-    assert labels[1:] == ["a/net.engine", "b/net.engine"], "names differ where files do"
+    assert labels[1:] == [*engines], "names differ where files do"
+    (warned,) = (str(remark) for remark in report.remarks if "other weights" in remark.text)
+    assert warned.startswith(f"c/net.engine was made of other weights than {labels[0]}: its drift is")
     assert report.model == "hasn-x4-small"
     assert report.cases[1].quality["shipped"].dpsnr_db == 0
     assert report.bicubic["shipped"].dpsnr_db is not None

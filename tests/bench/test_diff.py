@@ -221,6 +221,17 @@ def test_what_decides_a_devices_speed_is_compared(written, monkeypatch):
     assert found.files == ("one after the other False -> True",)
 
 
+def test_other_numbers_of_threads_are_named(written, monkeypatch):
+    """One thread takes twice as long as two, which is no change of a file."""
+    monkeypatch.setattr(diff, "RESAMPLES", 20)
+    old, new = written("a.json", threads=2), written("b.json", threads=1)
+    assert diff_reports(old, new).files == ("CPU threads 2 -> 1",)
+    content = json.loads(new.read_text())
+    del content["threads"]  # as older versions wrote it
+    new.write_text(json.dumps(content))
+    assert diff_reports(old, new).files == ()
+
+
 @pytest.mark.parametrize("text", ["psnr", "psnr<", "fps>3", "psnr<-0.02;latency>5%", "", "latency>5%%"])
 def test_what_is_no_limit_is_refused(text):
     with pytest.raises(InputError, match="is no limit; expected a figure"):
