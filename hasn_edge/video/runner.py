@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import OutOfMemoryError, UnsupportedError
 from hasn_edge.images.arrays import Pixels, from_tensor, to_tensor
 from hasn_edge.runtime.session import Pending, Session
 from hasn_edge.runtime.upscaler import Upscaler
@@ -55,10 +55,12 @@ class Runner:
         """Begin to compute what :meth:`prepare` returned."""
         if self._large:
             return Pending.of(self.upscaler.upscale(x))
-        if x.dtype == np.uint8:
-            return self.session.submit_pixels(x)
-        if self._direct(x.shape[2], x.shape[3]):
-            return self.session.submit(x)
+        pixels = x.dtype == np.uint8
+        if pixels or self._direct(x.shape[2], x.shape[3]):
+            try:
+                return self.session.submit_pixels(x) if pixels else self.session.submit(x)
+            except OutOfMemoryError:  # the upscaler goes on with smaller tiles
+                x = to_tensor(x[0]) if pixels else x
         return Pending.of(self.upscaler.run(x))
 
     def finish(self, y: NDArray[Any]) -> Pixels:

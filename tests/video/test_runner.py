@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
+from hasn_edge.errors import OutOfMemoryError
 from hasn_edge.runtime.session import Pending
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
@@ -60,6 +61,33 @@ def test_an_engine_of_a_range_takes_frames_outside_of_it_too(size, pixels):
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     y = runner.finish(runner.submit(runner.prepare(frame)).result())
     np.testing.assert_array_equal(y, frame.repeat(4, 0).repeat(4, 1))
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_frames_in_flight_are_tiled_where_memory_does_not_suffice(pixels, caplog):
+    class ShortOfMemory(FakeSession):
+        in_flight = 2
+
+        def _run(self, x_NCHW):
+            self._require(x_NCHW.shape[2:])
+            return super()._run(x_NCHW)
+
+        def _run_pixels(self, x_NHWC):
+            self._require(x_NHWC.shape[1:3])
+            return np.repeat(np.repeat(x_NHWC, 4, axis=1), 4, axis=2)
+
+        def _require(self, size):
+            if size[0] * size[1] > 5000:
+                raise OutOfMemoryError("no room")
+
+    session = ShortOfMemory()
+    session.pixels = pixels
+    runner = Runner(session)
+    frame = np.random.default_rng(0).integers(0, 256, (100, 150, 3), np.uint8)
+    for _ in range(2):
+        y = runner.finish(runner.submit(runner.prepare(frame)).result())
+        np.testing.assert_array_equal(y, frame.repeat(4, 0).repeat(4, 1))
+    assert "trying again with" in caplog.text
 
 
 def test_sessions_of_pixels_and_tiles_give_the_same(tmp_path, monkeypatch):
