@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
@@ -60,12 +61,12 @@ def engine_key(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def lookup(folder: Path, key: str) -> Artifact | None:
-    """Return the published engine in ``folder`` that has ``key``, or ``None``.
+def lookup(folder: Path, key: str, *, start: str = "") -> Artifact | None:
+    """Return the published engine in ``folder`` that has ``key`` and a name with this start, or ``None``.
 
     A file that was changed, cut short or lost its sidecar is not found: it will be built again.
     """
-    for path in sorted(folder.glob(f"*{Kind.ENGINE.suffix}")):
+    for path in sorted(folder.glob(f"{glob.escape(start)}*{Kind.ENGINE.suffix}")):
         with suppress(ArtifactError):
             if read_sidecar(path).engine.cache_key == key:
                 return load_artifact(path)

@@ -251,8 +251,9 @@ class _Build:
             gpu=self.gpu,
             calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
         )
+        start = f"{context.name}-" if options.name else ""  # a name that was asked for shall be there then
         for folder in () if options.rebuild else self.known:
-            if (found := lookup(folder, key)) is not None:
+            if (found := lookup(folder, key, start=start)) is not None:
                 return _reuse_engine(found)
         graph = variants.make_graph(form, precision, size=size)
         files = [graph]

@@ -87,6 +87,8 @@ def test_a_published_engine_is_found_by_its_key(tmp_path: Path) -> None:
     assert found is not None
     assert found.path == made.path
     assert lookup(tmp_path, key("bb")) is None
+    assert lookup(tmp_path, key(), start="other-") is None
+    assert lookup(tmp_path, key(), start="a") == found
 
 
 def test_a_file_that_changed_is_not_found(tmp_path: Path) -> None:

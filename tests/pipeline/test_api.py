@@ -248,7 +248,9 @@ def test_engine_for_gpus_that_are_not_here(tiny, ada, tmp_path, monkeypatch):
         output=tmp_path / "out",
         size=(48, 64),
     ).artifacts == (engine,)
-    for change in ({"rebuild": True}, {"size": (64, 64)}, {"pixels": True}, {"precision": "fp32"}):
+    for change in (
+        {"rebuild": True}, {"size": (64, 64)}, {"pixels": True}, {"precision": "fp32"}, {"name": "mine"}
+    ):  # fmt: skip
         options = {"precision": "int8", "size": (48, 64), "force": True, **change}
         options |= {"recipe": recipe} if options["precision"] == "int8" else {}
         with pytest.raises(AssertionError, match="compiled again"):
