@@ -242,7 +242,7 @@ class Upscaler(Closeable):
         padding = self._padding(*colour.shape[:2])
         if any(padding):
             colour = np.pad(colour, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
-        frame, minimum = Size(*colour.shape[:2]), self.session.spec.size.minimum
+        frame, (smallest, largest) = Size(*colour.shape[:2]), self._limits()
         taken_bytes = pixels.nbytes * self.session.spec.scale**2
         plan, reason = self._plan(frame, taken_bytes, 1)
         if reason is None:
@@ -250,10 +250,12 @@ class Upscaler(Closeable):
         if reason in NO_WHOLE_FRAME:
             return TileDrift(psnr_db=None, reason=NO_WHOLE_FRAME[reason])
         region = self._tile_that_fits(frame, taken_bytes, 1)
+        if largest is not None:
+            region = self._whole(Size(*map(min, region, largest)))
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
         if tile == region:
-            halves = (max(minimum, (side + self.overlap + 1) // 2) for side in region)
-            tile = self._whole(Size(*map(min, halves, region)))
+            halves = self._whole(Size(*((side + self.overlap + 1) // 2 for side in region)))
+            tile = Size(*map(min, map(max, halves, smallest), region))
         x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(colour[middle_window(frame, region)])))
         parts = TileGrid(frame=region, tile=tile, overlap=self.overlap)
         try:

@@ -378,6 +378,9 @@ def test_engines_of_a_range_and_their_own_options():
     with Upscaler(Ranged((32, 48), (64, 96)), tile=50, overlap=4) as upscaler:
         upscaler(pixels)
         assert (upscaler.last_report.tile, upscaler.last_report.reason) == ((50, 50), "asked")
+        drift = upscaler.tile_drift(pixels)  # on as much as the engine takes
+        assert drift.psnr_db > 100
+        assert (drift.region, drift.tile) == ((64, 70), (50, 50))
 
 
 def test_engines_need_memory_for_what_goes_in_and_out_only():
