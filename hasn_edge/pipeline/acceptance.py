@@ -236,7 +236,8 @@ def check_levels(floats: Session, pixels: Session) -> tuple[PixelLevels, str]:
         VerificationError: a level differs by more than one, or more than one in a thousand differs.
     """
     values, differing, largest = 0, 0, 0
-    for height, width in SIZES if pixels.size is None else (pixels.size,):
+    sizes = (_accepted(pixels.spec, size) for size in SIZES)
+    for height, width in sizes if pixels.size is None else (pixels.size,):
         shape = (pixels.batch or 1, height, width, 3)
         x_NHWC = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         expected = floats.run(np.concatenate([to_tensor(x_HWC) for x_HWC in x_NHWC]))
@@ -269,7 +270,7 @@ def check_static(
         VerificationError: they differ by more than rounding.
     """
     with checked() as session:
-        x = _noise(session.spec, *size, count=count)
+        x = _noise(session.spec, *_accepted(session.spec, size), count=count)
         expected = session.run(x)
     what = f"{size[1]}x{size[0]}" + ("" if count == 1 else f", {count} at a time")
     with fixed() as session:
@@ -290,7 +291,7 @@ def check_batch(session: Session) -> None:
     Raises:
         VerificationError: they differ by more than rounding.
     """
-    x = _noise(session.spec, *SIZES[1], count=3)
+    x = _noise(session.spec, *_accepted(session.spec, SIZES[1]), count=3)
     together = session.run(x)
     alone = np.concatenate([session.run(x[i : i + 1]) for i in range(len(x))])
     _require_equal(session, together, alone, "three images at a time come out other than each alone")
@@ -306,9 +307,14 @@ def _require_equal(session: Session, a: Float32, b: Float32, otherwise: str) -> 
 
 
 def _batches(spec: NetworkSpec, *, least: int) -> Iterator[Float32]:
-    for height, width in (tuple(max(side, least) for side in size) for size in SIZES):
-        more = spec.size.padding(height, width)
-        yield _noise(spec, height + more[0], width + more[1])
+    for height, width in SIZES:
+        yield _noise(spec, *_accepted(spec, (max(height, least), max(width, least))))
+
+
+def _accepted(spec: NetworkSpec, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest (height, width) from ``size`` on that a network takes: some take multiples only."""
+    more = spec.size.padding(*size)
+    return size[0] + more[0], size[1] + more[1]
 
 
 def _noise(spec: NetworkSpec, height: int, width: int, *, count: int = 1) -> Float32:

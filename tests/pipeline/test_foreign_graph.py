@@ -54,6 +54,22 @@ def test_int8_of_a_network_whose_sides_are_multiples(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{"batch": 3}, {"pixels": True}])
+def test_several_images_and_pixels_of_a_network_whose_sides_are_multiples(tmp_path, options):
+    network = Halving(4)
+    path = foreign_onnx(tmp_path / "theirs.onnx", network)
+    (made,) = build(path, precision="fp32", target="cpu", output=tmp_path, **options).artifacts
+    x_NHWC = np.random.default_rng(0).integers(0, 256, (3, 16, 26, 3), np.uint8)
+    x = torch.from_numpy(x_NHWC).permute(0, 3, 1, 2) / 255
+    with torch.no_grad(), open_session(made) as session:
+        if "batch" in options:
+            assert np.abs(session.run(x.numpy()) - network(x).numpy()).max() < 1e-5
+            return
+        levels = (network(x[:1]).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).numpy()
+        assert np.abs(session.run_pixels(x_NHWC[:1]) - levels).max() <= 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.02)])
 def test_a_file_computes_what_the_network_does(path, network, tmp_path, precision, apart):
     built = build(path, precision=precision, target="cpu", output=tmp_path, force=True)
