@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: no traceback and an end in time, whatever is being loaded and whichever library hangs.
+"""Ctrl-C, SIGTERM, SIGHUP: no traceback, an end in time, whatever is being loaded, whichever library hangs.
 
 :func:`leave_at_once` and :func:`working` are for every moment of the command, :func:`catching` for work that
 ends in an order of its own, :func:`ending_in_time` for work that may hang in a library, and :func:`leave` for
@@ -32,6 +32,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 HANG_UP: tuple[signal.Signals, ...] = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 """What the end of a terminal or of an SSH connection sends; Windows has none."""
+
+ENDS = (*_SIGNALS, *HANG_UP)
+"""What ends a verb that writes for long: nothing half-written may stay."""
 
 _AGAIN_S = 0.02  # how long an interrupt waits before it looks again whether modules are still being loaded
 _PATIENCE_S = 1.0  # how long it waits for them, or for a library, at most
@@ -145,7 +148,7 @@ def catching(
 
 @contextmanager
 def ending_in_time(announce: Callable[[], None], last_words: Callable[[], None]) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM raise ``KeyboardInterrupt`` in the block, and end it by ``SystemExit``.
+    """Let the first of :data:`ENDS` raise ``KeyboardInterrupt`` in the block, and end it by ``SystemExit``.
 
     Python's handlers run in the main thread, between two of its own steps; a network or an encoder may take
     long over one. So a thread of its own receives the signal at once, and leaves the process when that takes
@@ -172,13 +175,14 @@ def ending_in_time(announce: Callable[[], None], last_words: Callable[[], None])
             leave(128 + number, last_words)
 
     try:
-        with catching(interrupt) as numbers, _listening(numbers, announce_it, leave_under_it):
+        with catching(interrupt, signals=ENDS) as numbers, _listening(numbers, announce_it, leave_under_it):
             yield
     except BaseException:  # KeyboardInterrupt, or what a library made of it
         if not received:
             raise
         ending.acquire()  # the process is being left where this does not return
-        last_words()
+        with suppress(OSError):  # the terminal, or what read the pipe, is gone
+            last_words()
         raise SystemExit(128 + received[0]) from None
 
 
@@ -205,7 +209,8 @@ def _listening(
                 timer = threading.Timer(LEAVE_S, leave_by, (received[0],))
                 timer.daemon = True
                 timer.start()
-                announce()
+                with suppress(OSError):
+                    announce()
         os.close(reading)
         if received:
             timer.cancel()
@@ -231,7 +236,8 @@ def leave(code: int, last_words: Callable[[], None] = lambda: None) -> NoReturn:
     files = sys.modules.get("hasn_edge.files")
     if files is not None and hasattr(files, "abandon"):
         files.abandon()
-    last_words()
+    with suppress(OSError, ValueError, RuntimeError):  # the terminal, or what read the pipe, is gone
+        last_words()
     if sys.__stderr__ is not None and sys.__stderr__.isatty():
         _write(b"\x1b[?25h")  # a spinner or a progress bar has hidden the cursor
     for stream in (sys.stdout, sys.stderr):

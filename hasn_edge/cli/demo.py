@@ -182,7 +182,8 @@ def _run(options: DemoOptions, hint: str | None) -> int:
             live = open_live(options, stack, _tell, drawn, cure_text=_cure_text)
             if hint is not None:
                 _tell(hint, note=True)
-            with interrupt.catching(partial(_stop, live, options.record, received)):
+            stop = partial(_stop, live, options.record, received)
+            with interrupt.catching(stop, signals=interrupt.ENDS):
                 whole = False
                 try:
                     live.run()
@@ -198,11 +199,13 @@ def _run(options: DemoOptions, hint: str | None) -> int:
 
 def _stop(live: Live, record: Path | None, received: list[int], number: int) -> None:
     """End the run at a signal as its own end would: recordings are finished, figures printed."""
+    if received and number in interrupt.HANG_UP:
+        return  # the shell sends it, and the system once more: it is one wish
     received.append(number)
     live.stop()
     texts = (f"Stopping: {record} is being finished; Ctrl-C again drops it", "Dropping the recording")
     if record is not None and len(received) <= len(texts):
-        with suppress(RuntimeError):  # it interrupted this very stream
+        with suppress(RuntimeError, OSError):  # it interrupted this very stream, or its terminal is gone
             say(texts[len(received) - 1], err=True)
 
 

@@ -30,6 +30,7 @@ STAGES = {
     "dropped": ("--source", "12"),
     "meanwhile": ("--source", "12"),
     "running": ("--source", "pattern"),
+    "hung up": ("--source", "12"),
     "end": ("--source", "15"),
     "noise": ("--source", "pattern", "--seconds", "30"),
 }
@@ -54,8 +55,10 @@ class Child:
         )
 
         def prepare() -> None:
-            # A test run in the background of a shell ignores SIGINT, and its children would too.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # A test run in the background of a shell ignores SIGINT, under nohup SIGHUP, and its children
+            # would too.
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
             if stage == "noise":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
@@ -177,6 +180,17 @@ def test_terminate_is_an_orderly_end_too(children):
     assert child.joined_s() < JOIN_S
     assert child.files() == ["a.mkv"]
     assert child.numbers()
+
+
+@pytest.mark.slow
+def test_a_lost_connection_finishes_the_recording(children):
+    """The shell sends SIGHUP, and when that ends, so does the system: the second one drops nothing."""
+    child = children["hung up"]
+    child.signal(signal.SIGHUP)
+    child.signal(signal.SIGHUP, after="a.mkv is being finished")
+    child.finish(129)
+    assert child.files() == ["a.mkv"]
+    assert child.numbers() == list(range(12))
 
 
 @pytest.mark.slow

@@ -154,8 +154,9 @@ def start(source: Path, folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A test run in the background of a shell ignores SIGINT, and its children would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A test run in the background of a shell ignores SIGINT, under nohup SIGHUP, and its children would
+        # too.
+        preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)],
     )
     while process.poll() is None:
         if folder.is_dir() and any(p.stat().st_size > 0 for p in folder.iterdir()):
@@ -171,6 +172,7 @@ def start(source: Path, folder: Path) -> subprocess.Popen[str]:
     [
         (signal.SIGINT, 130, "nothing of"),
         (signal.SIGTERM, 143, "nothing of"),
+        (signal.SIGHUP, 129, "nothing of"),
         (signal.SIGKILL, -9, ""),
     ],
 )
@@ -226,6 +228,28 @@ def test_a_library_that_hangs_does_not_keep_an_interrupted_run_alive(tmp_path, s
     assert "Traceback" not in errors
     assert "Aborted" not in errors
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_it_ends_though_whoever_read_its_words_is_gone(tmp_path):
+    """Ctrl-C in front of ``| tee`` ends both; a network that takes long is left under all the same."""
+    source = make(tmp_path / "clip.mp4", 20)
+    child = Path(__file__).parents[1] / "support" / "upscale_child.py"
+    process = subprocess.Popen(
+        [sys.executable, child, "encoder", source, "-o", tmp_path / "out"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert hear(process, "READY")
+        process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    finally:
+        process.kill()
+        process.wait()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -83,6 +83,7 @@ class Writer(writer.VideoWriter):
 
     def __exit__(self, *exc):
         hold("finishing")
+        hold("hung up")
         if STAGE in ("dropped", "meanwhile"):
             say("READY")
             twice.wait(60)
