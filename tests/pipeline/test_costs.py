@@ -73,6 +73,22 @@ def test_gains_are_measured_by_kind_alone_and_last():
         table.confirm(("block_1.g.conv",))
 
 
+def test_convolutions_of_one_block_are_kinds_of_their_own():
+    """CAB's first saves 6 and its second costs 2, in each of two blocks, of as many MACs."""
+    names = [f"block_{block}.cab.cab.{place}" for block in (1, 2) for place in (0, 2)]
+
+    def cost_of(convs):
+        return 100.0 - sum(6.0 if name.endswith("0") else -2.0 for name in convs)
+
+    gains = Table(cost_of).gains({name: (name,) for name in names}, dict.fromkeys(names, 9))
+    assert gains == {name: pytest.approx(0.06 if name.endswith("0") else -0.02) for name in names}
+    # Names of others' networks have no blocks that could be told from places.
+    names = [f"body.{block}.conv{place}" for block in range(8) for place in (1, 2)]
+    table = Table(cost_of)
+    table.gains({name: (name,) for name in names}, dict.fromkeys(names, 9))
+    assert len(table.asked) == 2 + 1
+
+
 def test_where_nothing_saves_the_search_ends_before_losses_are_measured():
     table = Table(lambda names: 1.1e8 + 2e6 * len(names))
     table.base = 1e8
