@@ -47,6 +47,7 @@ class CaptureSource(FrameSource):
         length_s: How long a recording says it is, where that is known.
         local: A recording that ends early is damaged, not lost.
         mirrored: The file asks for mirroring, which OpenCV leaves out; it does the rotation alone.
+        rate: Images a second where the file states no times, if it is known better than OpenCV knows it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class CaptureSource(FrameSource):
         length_s: float | None = None,
         local: bool = False,
         mirrored: bool = False,
+        rate: float | None = None,
     ) -> None:
         self._cv2 = opencv()
         self._capture = capture
@@ -72,9 +74,11 @@ class CaptureSource(FrameSource):
         self._closed = False
         self._length_s = length_s
         self._reached_s = 0.0
+        self._last_s = -1.0  # when the image before is shown
         self._late_s: float | None = None  # when its first image is shown, where its length counts from zero
         self._step_s = 0.0  # the longest between two images so far: the last one may be shown for as long
         self._local = local
+        self._rate = rate
         height = int(capture.get(self._cv2.CAP_PROP_FRAME_HEIGHT))
         width = int(capture.get(self._cv2.CAP_PROP_FRAME_WIDTH))
         self.size = (height, width) if height > 0 and width > 0 else None
@@ -114,11 +118,23 @@ class CaptureSource(FrameSource):
             return None
         self.dropped += damaged
         self._index += damaged + 1
-        time_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3 if self._timed else None
+        time_s = self._time_s() if self._timed else None
         self._reach(time_s or 0.0)
         pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
         pixels = pixels if self._flip is None else self._cv2.flip(pixels, self._flip)
         return Frame(index=self._index - 1, pixels=pixels, time_s=time_s, captured=captured)
+
+    def _time_s(self) -> float:
+        """Return when the image that was just read is shown; of a recording, later than the one before.
+
+        OpenCV gives 0 for an image without a time, as in raw H.264 and at the end of AVI files: the rate
+        counts then.
+        """
+        time_s = float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1e3
+        if not self.live and time_s <= self._last_s:
+            time_s = self._last_s + (0.001 if time_s else 1 / (self._rate or self.fps or 30.0))
+        self._last_s = time_s
+        return time_s
 
     def _early(self) -> bool:
         """Whether a recording is to last a good while longer."""
@@ -220,6 +236,7 @@ def open_file(path: Path) -> CaptureSource:
         raise SourceError(
             f"{path}: not a video that OpenCV's FFmpeg can read; it may be damaged or of another kind"
         )
+    mirrored, rate = _described(path)
     return CaptureSource(
         capture,
         path.name,
@@ -228,7 +245,8 @@ def open_file(path: Path) -> CaptureSource:
         lost="",
         length_s=_length_s(cv2, capture),
         local=True,
-        mirrored=_is_mirrored(path),
+        mirrored=mirrored,
+        rate=rate,
     )
 
 
@@ -239,13 +257,16 @@ def _length_s(cv2: Any, capture: Any) -> float | None:
     return frames / fps if 0 < frames < 1e9 and fps > 0 else None
 
 
-def _is_mirrored(path: Path) -> bool:
-    """Return whether a file's display matrix mirrors its images, which OpenCV does not tell."""
+def _described(path: Path) -> tuple[bool, float | None]:
+    """Return what OpenCV does not tell: whether a file's display matrix mirrors its images, and its rate.
+
+    OpenCV takes 25 images a second for raw H.264, whatever it states.
+    """
     from hasn_edge.video.decode import Decoder
 
     with suppress(HasnEdgeError), Decoder(path) as decoder:  # without PyAV it is not known
-        return decoder.rotation.mirrors
-    return False
+        return decoder.rotation.mirrors, float(decoder.rate)
+    return False, None
 
 
 def _is_turned(cv2: Any, capture: Any) -> bool:

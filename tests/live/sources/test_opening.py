@@ -93,6 +93,14 @@ def test_times_of_a_variable_rate_are_kept(tmp_path):
     np.testing.assert_allclose(found, times, atol=1e-3)
 
 
+def test_images_without_a_time_come_at_the_rate_that_the_file_states():
+    """Raw H.264 of 10 images a second; OpenCV takes it for 25, and gives time 0 for each of them."""
+    pytest.importorskip("av")
+    with open_file(Path(__file__).parents[2] / "video" / "cases" / "ten-fps.h264") as source:
+        found = [source.read().time_s for _ in range(20)]
+    np.testing.assert_allclose(found, np.arange(20) / 10, atol=1e-9)
+
+
 def damaged(clip: Path, path: Path, *, cut: bool) -> Path:
     """Copy a clip with one image destroyed, or cut off in the middle."""
     data = bytearray(clip.read_bytes())
