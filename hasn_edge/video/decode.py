@@ -36,6 +36,7 @@ from hasn_edge.video.wholeness import declared_length, find_cut
 
 _INDEXED = ("mov", "matroska")  # where one can begin in the middle without decoding what is before
 _ROUNDED_S = Fraction(1, 1000)  # times of Matroska are in milliseconds
+_BRIEF_S = Fraction(1, 10)  # without an image at the beginning of a part: not worth one more image
 _BEHIND = 1000  # packets at most that stand behind the images of the same time
 
 
@@ -268,11 +269,19 @@ class Decoder(Closeable):
             self._packets.append(move_packet(packet, self._start))
 
     def _select(self) -> Iterator[VideoFrame]:
-        """Yield the frames of the time that was asked for; those without a time stand at their place."""
+        """Yield the frames of the time that was asked for; those without a time stand at their place.
+
+        The first is the one that is shown when that time begins, where the next one comes a good while later.
+        """
         begun = False
+        before: VideoFrame = None
         for number, frame in enumerate(self._decode()):
             at = self._time_of(frame)
             place = self._place(number / self.rate if at is None else at)
+            if place < 0:
+                before = frame if at is not None else before
+            elif not begun and before is not None and self._is_late(at):
+                yield self._move_to_start(before)
             if place > 0:
                 self._cut = True
                 self._read_on()
@@ -281,6 +290,21 @@ class Decoder(Closeable):
                 if not begun:
                     self.tally.lost, begun = 0, True  # what was lost before is not missed
                 yield frame
+        at = None if begun or before is None else self._time_of(before)
+        if at is not None and self._is_late(at + (before.duration or 0) * self.time_base):
+            yield self._move_to_start(before)
+
+    def _is_late(self, at: Fraction | None) -> bool:
+        """Whether a time is well behind the beginning of the part that was asked for."""
+        return at is not None and self._from is not None and at > self._from + _BRIEF_S
+
+    def _move_to_start(self, frame: VideoFrame) -> VideoFrame:
+        """Return an earlier frame, which is still shown, with the time at which the part begins."""
+        pts, duration = frame.pts if frame.pts is not None else frame.dts, frame.duration or 0
+        frame.pts = int(self._start / self.time_base)
+        frame.duration = max(0, duration - (frame.pts - pts))
+        self.tally.lost = 0
+        return frame
 
     def _read_on(self) -> None:
         """Keep what other streams have of the same time, which may stand behind the images in the file."""
@@ -357,7 +381,8 @@ class Decoder(Closeable):
         """Return how long the last image is shown by the length of the track; 0 where that says nothing."""
         if not self.stream.duration or self.stream.start_time:
             return 0
-        return min(int(self.stream.duration) - pts, round(self._step_s / self.time_base))
+        left = int(self.stream.duration) - int(self._start / self.time_base) - pts
+        return min(left, round(self._step_s / self.time_base))
 
     def _explain_none(self) -> str:
         lost = self.tally.lost

@@ -166,6 +166,10 @@ def test_interlaced_video_is_said(tmp_path):
     assert not frames(report.path)[0].interlaced_frame
 
 
+NO_B = {"bf": "0"}
+"""Without images that wait for later ones, the last packet is the last image, with its duration."""
+
+
 def seconds(path) -> list[float]:
     base, shown = times(path)
     return [float(pts * base) for pts in shown]
@@ -202,6 +206,25 @@ def test_a_long_image_is_cut_at_the_end(tmp_path):
     part = upscale(source, tmp_path / "part.mp4", end_s=4).path
     with av.open(str(part)) as container:
         assert container.duration == 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("part", "wanted"),
+    [
+        ({"start_s": 7}, [(0, 3), (3, 5), (8, 1)]),
+        ({"start_s": 7, "end_s": 9}, [(0, 2)]),
+        ({"start_s": 5}, [(0, 5), (5, 5), (10, 1)]),
+        ({"start_s": 15.25}, [(0, 0.75)]),
+    ],
+)
+def test_a_part_begins_with_the_image_that_is_shown_then(tmp_path, part, wanted):
+    """A slide each five seconds, the last one for one: whatever the part, it lasts from its start to 16 s."""
+    source = make(tmp_path / "slides.mp4", 4, pts=[0, 450_000, 900_000, 1_350_000], last=90_000, options=NO_B)
+    found = frames(upscale(source, tmp_path / "part.mp4", **part).path)
+    assert [(frame.pts / 90_000, frame.duration / 90_000) for frame in found] == wanted
+    slide = int(part["start_s"] // 5)
+    seen = found[0].to_ndarray(format="gray")[::2, ::2].astype(int)
+    assert np.abs(seen - frames(source)[slide].to_ndarray(format="gray")).mean() < 3
 
 
 def test_a_part_of_a_file_that_is_cut_off(tmp_path):
