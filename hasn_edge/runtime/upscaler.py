@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -254,10 +254,12 @@ class Upscaler(Closeable):
             region = self._whole(Size(*map(min, region, largest)))
         tile = Size(min(plan.tile.height, region.height), min(plan.tile.width, region.width))
         if tile == region:
-            halves = self._whole(Size(*((side + self.overlap + 1) // 2 for side in region)))
+            halves = self._raise((side + self.overlap + 1) // 2 for side in region)
             tile = Size(*map(min, map(max, halves, smallest), region))
         x_NCHW = to_tensor(to_rgb(np.ascontiguousarray(colour[middle_window(frame, region)])))
         parts = TileGrid(frame=region, tile=tile, overlap=self.overlap)
+        if parts.tiles == 1:
+            return TileDrift(psnr_db=None, reason=f"{region} pixels fit at a time, and no smaller tiles do")
         try:
             tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
             whole = self._forward(x_NCHW)
@@ -349,8 +351,8 @@ class Upscaler(Closeable):
             tile, reason = self._tile_that_fits(frame, taken_bytes, count), "memory"
         smallest, largest = self._limits()
         if largest is not None and (tile.height > largest[0] or tile.width > largest[1]):
-            bounds = zip(tile, frame, smallest, largest, strict=True)
-            tile = self._whole(Size(*(even_side(*side, overlap=self.overlap) for side in bounds)))
+            bounds = zip(tile, frame, smallest, self._whole(Size(*largest)), strict=True)
+            tile = self._raise(even_side(*side, overlap=self.overlap) for side in bounds)
             reason = "engine size"
         plan = TileGrid(frame=frame, tile=tile, overlap=self.overlap)
         return plan, reason if plan.tiles > 1 else None
@@ -374,10 +376,14 @@ class Upscaler(Closeable):
         height, width = (max(rule.minimum, side // rule.multiple * rule.multiple) for side in tile)
         return Size(height, width)
 
+    def _raise(self, sides: Iterable[int]) -> Size:
+        """Return such sides that are at least ``sides``: what is larger than the overlap stays so."""
+        step = self.session.spec.size.multiple
+        return Size(*(-(-side // step) * step for side in sides))
+
     def _padding(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns that a frame lacks of what the session takes."""
-        smallest, step = self._limits()[0], self.session.spec.size.multiple
-        rows, columns = (-(-max(side) // step) * step for side in zip(smallest, (height, width), strict=True))
+        rows, columns = self._raise(map(max, self._limits()[0], (height, width)))
         return rows - height, columns - width
 
     def _limits(self) -> tuple[tuple[int, int], tuple[int, int] | None]:
@@ -403,10 +409,12 @@ class Upscaler(Closeable):
                 f"tiles of {self.tile} pixels are too small: this network needs at least {minimum}"
             )
         sides = [*(largest or ()), *((self.tile,) if self.tile is not None and size is None else ())]
-        side = min(sides, default=None)
+        step = self.session.spec.size.multiple
+        side = min(sides) // step * step if sides else None  # as tiles are made
         if self.overlap < 0 or (side is not None and self.overlap >= side):
+            because = f", as this network takes multiples of {step}" if step > 1 else ""
             raise InputError(
-                f"an overlap of {self.overlap} pixels does not go with tiles of {side}",
+                f"an overlap of {self.overlap} pixels does not go with tiles of {side}{because}",
                 say(f"choose 0 to {(side or 1) - 1}"),
             )
         if self.self_ensemble and size is not None and size[0] != size[1]:

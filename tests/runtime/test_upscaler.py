@@ -13,7 +13,7 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.pytorch import PyTorchSession
 from hasn_edge.runtime.tiling import Size
 from hasn_edge.runtime.upscaler import Upscaler
-from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import ModelSpec, NetworkSpec, SizeRule
 from tests.support.fake_session import FakeSession
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
@@ -381,6 +381,30 @@ def test_engines_of_a_range_and_their_own_options():
         drift = upscaler.tile_drift(pixels)  # on as much as the engine takes
         assert drift.psnr_db > 100
         assert (drift.region, drift.tile) == ((64, 70), (50, 50))
+
+
+class Multiples(NetworkSpec):
+    size = SizeRule(minimum=8, multiple=8)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("overlap", [47, 48, 57, 63, 64])
+def test_tiles_of_a_multiple_are_larger_than_their_overlap(asked, overlap):
+    fake = FakeSession(Multiples(arch="onnx", scale=2))
+    fake.smallest, fake.largest = (8, 8), None if asked else (71, 71)
+    tile = 55 if asked else None
+    if overlap >= (48 if asked else 64):
+        message = f"overlap of {overlap} .* tiles of {48 if asked else 64}, as .* multiples of 8; choose 0 to"
+        with pytest.raises(InputError, match=message):
+            Upscaler(fake, tile=tile, overlap=overlap)
+        return
+    upscaler = Upscaler(fake, tile=tile, overlap=overlap)
+    for size in [(72, 80), (100, 30)]:
+        np.testing.assert_array_equal(upscaler(image(*size, 3)), repeated(image(*size, 3), 2))
+    fake.largest = (64, 64)  # drift is measured on this much
+    upscaler.tile = upscaler.tile or 64
+    drift = upscaler.tile_drift(image(72, 80, 3))
+    assert drift.psnr_db > 100 if overlap < 56 else "no smaller tiles" in drift.reason
 
 
 def test_engines_need_memory_for_what_goes_in_and_out_only():
