@@ -127,7 +127,7 @@ class RgbFromFrame:
         rgb_HWC: Pixels = converted.to_ndarray()
         if frame.format.name.startswith("gray") and self._colour.range != FULL:
             return _stretch_gray(rgb_HWC)
-        if self._colour.deep:
+        if self._colour.deep and not frame.format.is_rgb:  # swscale copies RGB
             shift = _white_shift(self._colour.range, self._colour.bits)
             rgb_HWC = np.minimum(rgb_HWC, 65535 - (65535 >> shift))
             rgb_HWC += rgb_HWC >> shift

@@ -66,6 +66,21 @@ def test_full_range_in_10_bits_is_exact_both_ways(level):
     assert int(planes_in(FrameFromRgb(stated, "yuv420p10le")(rgb))[0][10, 10]) == level
 
 
+@pytest.mark.parametrize("pix_fmt", ["gbrp10le", "gbrp12le", "rgb48le"])
+def test_deep_rgb_is_exact(pix_fmt):
+    """A sample of n bits is that part of 65,535; shorter ones are made longer by their own first bits."""
+    frame = av.VideoFrame(64, 48, pix_fmt)
+    bits = frame.format.components[0].bits
+    levels = np.linspace(0, (1 << bits) - 1, 64).round().astype(np.uint16)
+    wide = levels if len(frame.planes) == 3 else np.repeat(levels, 3)
+    for plane in frame.planes:
+        rows = np.zeros((48, plane.line_size // 2), np.uint16)
+        rows[:, : len(wide)] = wide
+        plane.update(rows.tobytes())
+    found = RgbFromFrame(Colour(matrix=1, primaries=1, transfer=1, range=1, bits=bits))(frame)
+    assert np.abs(found - levels[None, :, None] * (65_535 / ((1 << bits) - 1))).max() < 1
+
+
 @pytest.mark.parametrize("level", [16, 126, 235])
 @pytest.mark.parametrize("value", [0, 1, 2])
 def test_gray_video(level, value):
