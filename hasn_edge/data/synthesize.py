@@ -7,6 +7,7 @@ command. Shapes are drawn several times larger and reduced by averaging, which i
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from hasn_edge.progress import Progress, Step, ignore
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
+
+log = logging.getLogger(__name__)
 
 _LARGER = 3  # drawn pixels for one of the image
 _FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "/Library/Fonts", "C:/Windows/Fonts")
@@ -356,6 +359,7 @@ def find_fonts(folders: Sequence[Path] = ()) -> tuple[Path, ...]:
     """Return the TrueType and OpenType fonts below ``folders``, sorted by file name.
 
     Without folders, those of the system are searched; where it has none, those that come with matplotlib.
+    Damaged ones are left out with a warning.
 
     Raises:
         InputError: there is no font.
@@ -380,7 +384,21 @@ def find_fonts(folders: Sequence[Path] = ()) -> tuple[Path, ...]:
 
 def _is_text_font(path: Path) -> bool:
     symbols = ("symbol", "emoji", "dingbats", "icons", "stix", "cmex", "cmsy")
-    return path.suffix.lower() in (".ttf", ".otf") and not any(word in path.name.lower() for word in symbols)
+    name = path.name.lower()
+    if path.suffix.lower() not in (".ttf", ".otf") or any(word in name for word in symbols):
+        return False
+    return not name.startswith(".") and _draws(path)  # macOS puts "._NAME" beside a file that it copies
+
+
+def _draws(path: Path) -> bool:
+    from PIL import ImageFont
+
+    try:  # each character: a font with damaged outlines opens, and fails where one is drawn
+        ImageFont.truetype(str(path), 16).getmask(f"{_LETTERS}{_LETTERS.upper()}0123456789 ,.;!?:")
+    except OSError as exc:
+        log.warning("%s cannot be read as a font and is left out (%s)", path, exc)
+        return False
+    return True
 
 
 def draw(kind: str, number: int, *, seed: int, side: int, fonts: Sequence[Path]) -> UInt8:

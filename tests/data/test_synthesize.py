@@ -69,6 +69,18 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, fonts):
         synthesize(tmp_path)
 
 
+def test_damaged_fonts_are_left_out(tmp_path, fonts, caplog):
+    whole = next(path for path in fonts if path.name == "DejaVuSans.ttf").read_bytes()
+    (tmp_path / "fonts" / "folder.ttf").mkdir(parents=True)
+    outlines = whole[:60_000] + b"\xff" * 500_000 + whole[560_000:]
+    contents = {"a": whole, "b": outlines, "c": whole[:60_000], "d": b"no font", "._a": b"\0\5\x16\7"}
+    for name, content in contents.items():
+        (tmp_path / "fonts" / f"{name}.ttf").write_bytes(content)
+    assert [path.name for path in find_fonts([tmp_path / "fonts"])] == ["a.ttf"]
+    left_out = [record.args[0].stem for record in caplog.records]
+    assert sorted(left_out) == ["b", "c", "d", "folder"]
+
+
 def test_the_command(tmp_path, fonts):
     arguments = ["data", "synthesize", "-o", str(tmp_path / "set"), "--images", "2", "--side", "64"]
     result = CliRunner().invoke(cli, [*arguments, "--fonts", str(fonts[0].parent), "--seed", "9"])
