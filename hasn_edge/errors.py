@@ -93,8 +93,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def with_cures(message: str, cures: Iterable[str]) -> str:
-    """Return a message with its cures as one sentence; below a message of several lines, as one more."""
-    words = ", or ".join(cures)
+    """Return a message with its cures as one sentence; below a message of several lines, as one more.
+
+    Empty ones are left out.
+    """
+    words = ", or ".join(filter(None, cures))
     if not words:
         return message
     return f"{message}\nWhat helps: {words}" if "\n" in message else f"{message}; {words}"

@@ -393,7 +393,8 @@ def _open_measured(model: str, threads: int | None, frame: tuple[int, int] | Non
     try:
         session = open_session(choice.artifact, backend=choice.backend, threads=threads, frame=frame)
     except HasnEdgeError as exc:
-        note(f"{path} is left out: {message_of(exc)}")
+        here = click.get_current_context(silent=True)
+        note(f"{path} is left out: {message_of(exc, here.command if here else None)}")
         return None
     note(f"Using {path} ({choice.why}); --no-engines runs {model} itself")
     return session

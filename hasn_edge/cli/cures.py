@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import click
@@ -30,14 +30,21 @@ def message_of(error: HasnEdgeError, command: click.Command | None = None) -> st
 
 
 def cure_text(cure: Cure, command: click.Command | None = None) -> str:
-    """Return one cure in words: ``use --device cpu``, ``run: hasn-edge build --precision int8``."""
-    if cure.action == "call":
-        return f"run: {' '.join(['hasn-edge', cure.text, *_words(cure.arguments, _command(cure.text))])}"
-    if cure.action == "use":
-        return f"use {' '.join(_words(cure.arguments, command))}"
+    """Return one cure in words: ``use --device cpu``, ``run: hasn-edge build --precision int8``.
+
+    Nothing where the verb lacks an option of it: who raises an error does not know which verb runs.
+    """
+    if cure.action not in ("call", "use", "omit"):
+        return str(cure)
+    verb = _command(cure.text) if cure.action == "call" else command
+    flags = {name: _flag(name, verb) for name in cure.arguments}
+    if None in flags.values():
+        return ""
     if cure.action == "omit":
-        return f"leave out {', '.join(_flag(name, command) for name in cure.arguments)}"
-    return str(cure)
+        return f"leave out {', '.join(map(str, flags.values()))}"
+    begin = f"run: hasn-edge {cure.text}" if cure.action == "call" else "use"
+    words = (_words(flags[name], value) for name, value in cure.arguments.items())
+    return " ".join(chain([begin], *words))
 
 
 def _command(verb: str) -> click.Command | None:
@@ -49,15 +56,11 @@ def _command(verb: str) -> click.Command | None:
     return found
 
 
-def _words(arguments: Mapping[str, Any], command: click.Command | None) -> list[str]:
-    words: list[str] = []
-    for name, value in arguments.items():
-        if value is False or value is None:
-            continue
-        flag = _flag(name, command)
-        words += [flag] if flag else []
-        words += [] if value is True else [shlex.quote(text) for text in _texts(value)]
-    return words
+def _words(flag: str | None, value: Any) -> list[str]:
+    """Return what is typed for an option."""
+    if value is False or value is None:
+        return []
+    return ([flag] if flag else []) + ([] if value is True else [shlex.quote(text) for text in _texts(value)])
 
 
 def _texts(value: Any) -> list[str]:
@@ -69,9 +72,13 @@ def _texts(value: Any) -> list[str]:
     return [str(value)]
 
 
-def _flag(name: str, command: click.Command | None) -> str:
-    """Return the option of an argument; nothing where the command takes it by its place."""
-    for parameter in command.params if command is not None else ():
-        if parameter.name == name:
+def _flag(name: str, command: click.Command | None) -> str | None:
+    """Return the option of an argument; ``""`` where its place gives it, ``None`` where the verb has none."""
+    usual = "--" + name.replace("_", "-")
+    if command is None:
+        return usual
+    below = command.commands.values() if isinstance(command, click.Group) else ()  # one of them may run
+    for parameter in chain(command.params, *(each.params for each in below)):
+        if parameter.name == name or usual in parameter.opts:
             return "" if isinstance(parameter, click.Argument) else max(parameter.opts, key=len)
-    return "--" + name.replace("_", "-")
+    return None

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
+import hasn_edge
+from hasn_edge.cli.bench import command as bench
 from hasn_edge.cli.build import command as build
-from hasn_edge.cli.cures import message_of
+from hasn_edge.cli.cures import cure_text, message_of
+from hasn_edge.cli.data import command as data
+from hasn_edge.cli.demo import command as demo
+from hasn_edge.cli.upscale import command as upscale
 from hasn_edge.doctor import commands
 from hasn_edge.errors import (
     HasnEdgeError,
@@ -20,15 +27,16 @@ from hasn_edge.errors import (
     say,
     use,
 )
+from hasn_edge.runtime.session import out_of_memory
 
 CASES = [
     ((), "no", "no"),
     ((say("free some space"),), "no; free some space", "no; free some space"),
-    ((use(device="cpu"),), "no; use device='cpu'", "no; use --device cpu"),
+    ((use(target="cpu"),), "no; use target='cpu'", "no; use --target cpu"),
     (
-        (omit("opset"), say("export ONNX")),
-        "no; leave out opset, or export ONNX",
-        "no; leave out --opset, or export ONNX",
+        (omit("size"), say("export ONNX")),
+        "no; leave out size, or export ONNX",
+        "no; leave out --size, or export ONNX",
     ),
     (
         (call("build", model="my net.pth", precision="int8", size=(180, 320), pixels=True),),
@@ -64,6 +72,32 @@ def test_options_are_called_as_the_verb_calls_them():
     assert message_of(HasnEdgeError("no", use(int8_method="calibrator", output="x")), build) == (
         "no; use --int8-method calibrator --output x"
     )
+
+
+def test_a_cure_of_an_option_that_the_verb_lacks_is_not_printed():
+    error = HasnEdgeError(
+        "no", use(tile=256), use(device="cpu", backend="openvino"), omit("opset"), say("wait")
+    )
+    assert message_of(error, demo) == "no; wait"
+    assert message_of(error, upscale).startswith("no; use --tile 256, or use --device cpu --backend openvino")
+    assert message_of(HasnEdgeError("no", call("demo", tile=256)), upscale) == "no"
+    # One name in Python, two on the command line; and the verb below which one runs.
+    assert message_of(HasnEdgeError("no", use(artifact="a.onnx")), demo) == "no; use --artifact a.onnx"
+    assert message_of(HasnEdgeError("no", use(skip_bad=True)), data) == "no; use --skip-bad"
+    for verb in (demo, bench):  # tiles of a benchmark are one more row and change none of the others
+        text = message_of(out_of_memory("onnxruntime", (1, 3, 9, 9), MemoryError()), verb)
+        assert text.endswith("; give it smaller images, or run: hasn-edge upscale --tile 256")
+
+
+def test_every_command_that_a_cure_names_has_its_options():
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in Path(hasn_edge.__file__).parent.rglob("*.py")
+    )
+    found = re.findall(r'\bcall\("([a-z ]+)"((?:, .*?)?)\)[,\n) ]', sources)
+    assert len(found) > 40
+    for verb, arguments in found:
+        given = dict.fromkeys(re.findall(r"\b(\w+)=", arguments), "x")
+        assert cure_text(call(verb, **given)), (verb, given)
 
 
 def test_cures_survive_processes_and_wrapping():
