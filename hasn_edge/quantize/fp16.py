@@ -62,6 +62,39 @@ def fp16_onnx_from_onnx(proto: ModelProto) -> ModelProto:
     return result
 
 
+def rounded_onnx_from_fp16(proto: ModelProto) -> ModelProto:
+    """Return a graph of FP32 tensors that are rounded wherever ``proto`` has FP16 ones: what a GPU computes.
+
+    ONNX Runtime's CPU provider runs FP16 operators in FP32 and leaves out the casts between them that it put
+    there itself, so that it neither rounds what one operator hands to the next nor sees an overflow. Casts
+    that a graph states stay. Operators are taken to sum up in FP32; ``proto`` is left as it was.
+
+    Args:
+        proto: From :func:`fp16_onnx_from_onnx`, without Q/DQ nodes.
+    """
+    half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    halves = {info.name for info in inferred.value_info if info.type.tensor_type.elem_type == half}
+    result, nodes = onnx.ModelProto(), []
+    result.CopyFrom(proto)
+    for tensor in result.graph.initializer:
+        if tensor.data_type == half:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    for node in result.graph.node:
+        for item in node.attribute if node.op_type == "Cast" else ():
+            item.i = full if item.name == "to" and item.i == half else item.i
+        made = [name for name in node.output if name in halves]
+        node.output[:] = [f"{name}.exact" if name in halves else name for name in node.output]
+        nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        for name in made:
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=half))
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=full))
+    del result.graph.node[:], result.graph.value_info[:]
+    result.graph.node.extend(nodes)
+    return result
+
+
 def _float32_nodes(nodes: list[NodeProto]) -> Iterator[str]:
     scopes = {_scope(node) for node in nodes if node.op_type in _FLOAT32_SCOPES}
     for node in nodes:

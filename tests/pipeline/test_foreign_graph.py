@@ -16,7 +16,7 @@ from hasn_edge.artifact import load_artifact
 from hasn_edge.bench import benchmark as runner
 from hasn_edge.cli import cli
 from hasn_edge.data.likeness import sample
-from hasn_edge.errors import CheckpointError, UnsupportedError
+from hasn_edge.errors import CheckpointError, UnsupportedError, VerificationError
 from hasn_edge.files import file_sha256
 from hasn_edge.images.arrays import from_tensor
 from hasn_edge.images.codec import write_image
@@ -51,6 +51,20 @@ def test_int8_of_a_network_whose_sides_are_multiples(tmp_path):
     write_image(images / "odd.png", np.random.default_rng(0).integers(0, 256, (4 * 37, 4 * 43, 3), np.uint8))
     built = build(path, precision="int8", target="cpu", output=tmp_path, force=True, evaluation=images)
     assert load_artifact(built.artifacts[0].path).spec.size.multiple == 2
+
+
+@pytest.mark.slow
+def test_a_network_that_overflows_in_fp16_is_refused_without_a_gpu(tmp_path):
+    network = Residual(4)
+    with torch.no_grad():
+        for parameter in (network.head.weight, network.body.weight, network.head.bias, network.body.bias):
+            parameter.mul_(1000)
+        network.tail.weight.mul_(1e-6)
+        assert not torch.isfinite(network.half()(torch.from_numpy(sample(40, 50)).half())).all()
+    path = foreign_onnx(tmp_path / "theirs.onnx", network.float())
+    with pytest.raises(VerificationError, match="not finite numbers .*a number format inside overflows"):
+        build(path, precision="fp16", target="portable", output=tmp_path / "out")
+    assert not list(tmp_path.glob("out/*.onnx"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import fuse
-from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
+from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx, rounded_onnx_from_fp16
 
 RULES = ("merge_branches", "compose_esa", "fold_esa", "norm_factor", "pad_cab", "squeeze_first")
 
@@ -71,6 +71,32 @@ def test_the_image_is_that_of_the_float32_graph(tiny, run_graph, fused, decompos
     expected, found = run_graph(full, x), run_graph(fp16_onnx_from_onnx(full), x)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 4e-3 * np.abs(expected).max()
+
+
+def test_what_one_operator_hands_to_the_next_is_rounded_as_numpy_does(run_graph):
+    """A GPU has FP16 between operators; ONNX Runtime's CPU has FP32 there, and never overflows."""
+    make, weights = onnx.helper.make_node, (300.0, 500.0, 1e-3)
+    ends = [
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4, 64])
+        for name in ("input", "output")
+    ]
+    tensors = ("input", "a", "b", "output")
+    graph = onnx.helper.make_graph(
+        [make("Conv", [tensors[i], f"w{i}"], [tensors[i + 1]], name=f"conv{i}") for i in range(3)],
+        "three", ends[:1], ends[1:],
+        [numpy_helper.from_array(np.array([[[[w]]]], np.float32), f"w{i}") for i, w in enumerate(weights)],
+    )  # fmt: skip
+    full = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    half = fp16_onnx_from_onnx(full)
+    x = np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 1, 4, 64)
+    expected = x.astype(np.float16)
+    with np.errstate(over="ignore"):
+        for weight in np.array(weights, np.float16):
+            expected = (expected.astype(np.float32) * np.float32(weight)).astype(np.float16)
+    assert np.isinf(expected).any()
+    before = half.SerializeToString()
+    assert np.array_equal(run_graph(rounded_onnx_from_fp16(half), x), expected.astype(np.float32))
+    assert half.SerializeToString() == before
 
 
 def test_a_decomposed_norm_is_computed_in_float32(tiny):
