@@ -189,9 +189,11 @@ def find_start(
         if stream.type in ("video", "audio") and stream.start_time is not None and stream.time_base
     ]
     first = min(starts, default=Fraction(0))
-    if first < _NEAR_S or (first < _LATE_S and not int(container.format.flags) & _ANYWHERE):
+    # Of a broadcast that begins within a minute before its clock's wrap, FFmpeg gives negative times.
+    anywhere = int(container.format.flags) & _ANYWHERE
+    if abs(first) < _NEAR_S or (first < _LATE_S and not anywhere):
         first = Fraction(0)
-    if not first + skipped_s:
+    if not (first or skipped_s):
         return first, first
     bases = bases[:1] if skipped_s else bases
     unit = Fraction(

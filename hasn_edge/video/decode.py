@@ -126,7 +126,7 @@ class Decoder(Closeable):
             self.expected = self._count_expected()
             """How many images the file says it has, or about; ``None`` where it says nothing."""
             self._last_pts: int | None = None
-            self._end_s = 0.0
+            self._end_s = min(0.0, float(origin))
             self._step_s = float(1 / self.rate)  # the longest between two images so far
             self._last_byte = 0
             self._suspects: set[int | None] = set()

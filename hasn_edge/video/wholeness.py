@@ -56,7 +56,7 @@ def find_cut(
     if container.duration and container.duration > 0:
         reached_s = end_s
         if not counts_from_zero(container):
-            reached_s -= max(0, container.start_time or 0) / 1e6
+            reached_s -= (container.start_time or 0) / 1e6
         missing_s = container.duration / 1e6 - reached_s
         if missing_s > max(_TOLERATED_S, 1.01 * step_s):
             return f"it says that it lasts {container.duration / 1e6:.1f} s and ends {missing_s:.1f} s before"
