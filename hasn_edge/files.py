@@ -252,6 +252,18 @@ def abandon() -> tuple[Path, ...]:
     return dropped
 
 
+@contextmanager
+def naming_errors(path: Path) -> Iterator[None]:
+    """Make an operating system error inside the message that ``path`` cannot be written.
+
+    For files that are written piece by piece, where further out others are open too.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise output_error(path, exc) from exc
+
+
 def output_error(path: Path, exc: OSError) -> OutputError:
     """Turn an operating system error on writing ``path`` into a message with its cure."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

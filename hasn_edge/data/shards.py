@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hasn_edge.errors import Cure, InputError, call
-from hasn_edge.files import output_error, writing
+from hasn_edge.files import naming_errors, writing
 from hasn_edge.images.arrays import UInt8
 
 INDEX = "shards.json"
@@ -127,9 +127,9 @@ class ShardWriter:
             return
         with self._files:
             for path, stream in self._streams.items():
-                with _naming(path):  # which writes what its buffer still holds
+                with naming_errors(path):  # which writes what its buffer still holds
                     stream.close()
-            with _naming(self._folder / INDEX):  # from here until publish() the folder has no index
+            with naming_errors(self._folder / INDEX):  # from here until publish() the folder has no index
                 (self._folder / INDEX).unlink(missing_ok=True)
 
     def add(
@@ -167,7 +167,7 @@ class ShardWriter:
         for (path, stream), pixels in zip(self._streams.items(), (lr, hr), strict=True):
             data = np.ascontiguousarray(pixels).data
             self._digest.update(data)
-            with _naming(path):
+            with naming_errors(path):
                 stream.write(data)
         self._offset += lr.size
 
@@ -189,15 +189,6 @@ class ShardWriter:
         with writing(self._folder / INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         return Shards(self._folder)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Make an OSError the message that ``path`` cannot be written: further out two files are open."""
-    try:
-        yield
-    except OSError as exc:
-        raise output_error(path, exc) from exc
 
 
 def is_prepared(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -183,9 +184,11 @@ def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None
         {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         for state in (model.state_dict(), model.state_dict() if ema is None else ema)
     )
+    spec, buffer = json.dumps(model.spec.to_dict(), sort_keys=True), io.BytesIO()
+    # Not into the file: where the disk is full, PyTorch raises a RuntimeError that names no reason.
+    torch.save({"params": params, "params_ema": averaged, SPEC_KEY: spec}, buffer)
     with writing(Path(path)) as temporary:
-        spec = json.dumps(model.spec.to_dict(), sort_keys=True)
-        torch.save({"params": params, "params_ema": averaged, SPEC_KEY: spec}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _refuse_fused(model: HASN) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import math
@@ -358,8 +359,10 @@ class _Run:
             "kept": kept,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         with writing(self.path) as path:
-            torch.save(state, path)
+            path.write_bytes(buffer.getbuffer())
 
     def _load(self) -> None:
         import torch

@@ -6,15 +6,16 @@ import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hasn_edge.data.pairs import EvalSet, bicubic_baseline, linear_baseline
-from hasn_edge.errors import CheckpointError
+from hasn_edge.errors import CheckpointError, OutputError
 from hasn_edge.evaluation.evaluate import score_images
-from hasn_edge.files import writing
+from hasn_edge.files import naming_errors, writing
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
 from hasn_edge.optional import installed_version
@@ -30,6 +31,7 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 LAST_PTH = "last.pth"
 CURVE = "curve.png"
+BOARD = "tensorboard"
 
 _WHOLE = 1 << 62
 """Bytes: what happens to be free must not decide whether a validation has tiles, so resuming stays exact."""
@@ -58,9 +60,9 @@ class Recorder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._log.close()
-        if self._board is not None:
-            self._board.close()
+        with closing(self._log), naming_errors(self._folder / BOARD):
+            if self._board is not None:
+                self._board.close()
 
     def record(self, loss: float, per_second: float, loader_per_second: float) -> Step:
         """Log the steps since the last call; validate and save where the recipe has it now.
@@ -76,16 +78,20 @@ class Recorder:
         trainer, recipe = self._trainer, self._trainer.recipe
         done = trainer.iteration
         rate = recipe.learning_rate(done - 1)
-        self._log.add(
-            {
-                "iteration": done,
-                "lr": f"{rate:.6g}",
-                "loss": f"{loss:.6g}",
-                "it_per_s": f"{per_second:.4g}",
-                "loader_patches_per_s": f"{loader_per_second:.4g}",
-            }
-        )
-        self._add_scalars({"train/loss": loss, "train/lr": rate, "speed/it_per_s": per_second})
+        row = {
+            "iteration": done,
+            "lr": f"{rate:.6g}",
+            "loss": f"{loss:.6g}",
+            "it_per_s": f"{per_second:.4g}",
+            "loader_patches_per_s": f"{loader_per_second:.4g}",
+        }
+        try:
+            self._log.add(row)
+            self._add_scalars({"train/loss": loss, "train/lr": rate, "speed/it_per_s": per_second})
+        except OutputError:
+            with suppress(OutputError):  # as a rule there is no room for it either
+                self.save()
+            raise
         saved = self._ends or done % recipe.checkpoint_every == 0 or done in recipe.kept_always
         if saved:  # before what may fail: an image of a validation set that can no longer be read
             self.save()
@@ -215,8 +221,9 @@ class Recorder:
 
     def _add_scalars(self, values: Mapping[str, float]) -> None:
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, self._trainer.iteration)
+            with naming_errors(self._folder / BOARD):  # its thread's, as soon as it has failed
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, self._trainer.iteration)
 
 
 def _open_tensorboard(folder: Path, iteration: int) -> Any:
@@ -226,7 +233,8 @@ def _open_tensorboard(folder: Path, iteration: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     # Steps after the restored state are taken again: TensorBoard drops what the interrupted run had of them.
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+    with naming_errors(folder / BOARD):
+        return SummaryWriter(str(folder / BOARD), purge_step=iteration + 1)
 
 
 def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict[str, tuple[float, float]]:
@@ -319,17 +327,29 @@ class CsvLog:
         validated = (int(row["iteration"]) for row in rows if row["set"] or row.get("silent"))
         self.last_validated = max(validated, default=0)
         """That of the newest validation that was kept."""
-        self._stream = path.open("a", newline="", encoding="utf-8")
+        self._path = path
+        with naming_errors(path):
+            self._stream = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._stream, self.COLUMNS)
 
     def add(self, *rows: Mapping[str, Any]) -> None:
-        """Append rows in one piece; columns that are not given stay empty."""
-        self._writer.writerows(rows)
-        self._stream.flush()
+        """Append rows in one piece; columns that are not given stay empty.
+
+        Raises:
+            OutputError: the file cannot be written, as where the disk is full.
+        """
+        with naming_errors(self._path):
+            self._writer.writerows(rows)
+            self._stream.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file, having written what is left of rows that could not be.
+
+        Raises:
+            OutputError: they still cannot.
+        """
+        with naming_errors(self._path):
+            self._stream.close()
 
 
 def read_log(path: Path) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pickle
+import resource
 import struct
 import tarfile
 import zipfile
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hasn_edge.errors import CheckpointError
+from hasn_edge.errors import CheckpointError, OutputError
 from hasn_edge.model import checkpoint
 from hasn_edge.model.checkpoint import SPEC_KEY, infer_spec, load_checkpoint, save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
@@ -57,6 +58,17 @@ def test_averaged_weights_win(model, tmp_path):
     averaged = {k: v + 1 for k, v in model.state_dict().items()}
     save_pth(tmp_path / "m.pth", model, ema=averaged)
     assert same(load_checkpoint(tmp_path / "m.pth").weights, averaged)
+
+
+def test_a_full_disk_is_said(model, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*m\.pth: .* MB free"):
+            save_pth(tmp_path / "m.pth", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_average_on_a_gpu_is_written_from_the_cpu(model, tmp_path):

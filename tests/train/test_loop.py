@@ -2,6 +2,7 @@
 
 import csv
 import re
+import resource
 import shutil
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import torch
 
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.shards import ShardWriter
-from hasn_edge.errors import ConfigError, HasnEdgeError, InputError
+from hasn_edge.errors import ConfigError, HasnEdgeError, InputError, OutputError
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.images.codec import write_image
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
@@ -213,6 +214,31 @@ def test_a_validation_that_fails_costs_no_training(recipe, shards, finished, eva
     train_run(folder, resume_run(folder), ALONE)
     assert validations(folder) == validations(finished[0])
     assert all(torch.equal(t, final(finished[0])["ema"][n]) for n, t in final(folder)["ema"].items())
+
+
+def test_a_log_that_the_disk_has_no_room_for_is_one_message(tmp_path):
+    log = recorder.CsvLog(tmp_path / "log.csv", iteration=0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*log\.csv: .* MB free"):
+            log.add(*({"iteration": number, "loss": 0.5} for number in range(50)))
+        with pytest.raises(OutputError, match=r"cannot write .*log\.csv"):
+            log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_log_that_cannot_be_written_costs_no_training(recipe, shards, tmp_path, monkeypatch):
+    def add(log, *rows):
+        raise OutputError("cannot write log.csv")
+
+    monkeypatch.setattr(recorder.CsvLog, "add", add)
+    rare = replace(recipe, checkpoint_every=100, validate_every=2)
+    run = begin_run(rare, tmp_path / "run", data=[shards.folder], sets=[], start=None)
+    with pytest.raises(OutputError, match=r"cannot write log\.csv"):
+        train_run(tmp_path / "run", run, ALONE)
+    assert saved_iterations(tmp_path / "run") == [2]
 
 
 @pytest.mark.slow
