@@ -13,7 +13,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -202,7 +202,17 @@ class Closeable(ABC):
 
     def __exit__(self, *error: object) -> None:
         """Close it."""
-        self.close()
+        with after_failure() if any(error) else nullcontext():
+            self.close()
+
+
+@contextmanager
+def after_failure() -> Iterator[None]:
+    """Clean up after an error, which stays the one that is raised: what fails here as well is only logged."""
+    try:
+        yield
+    except Exception as exc:
+        log.warning("cleaning up after an error failed as well: %s", exc)
 
 
 def require_writable(path: Path, *, folder: bool = False) -> None:

@@ -87,13 +87,13 @@ def open_live(
     )
     source = None if takes_size(options.source) else _source(options.source, None, tell)
     if source is not None:
-        stack.callback(source.close)
+        stack.push(source)
     wanted = None if options.engine is None else find_engine(engines, options.engine)
     first = engines[wanted or next(iter(engines))]
     expected = None if first.scale is None else _usual_size(options, source, first.scale)
     name, session = open_first(engines, wanted, expected, tell)
     runs: list[Live] = []
-    stack.callback(_close, session, runs)
+    stack.push(partial(_close, session, runs))
     usual = _usual_size(options, source, session.spec.scale)
     size = session.size or usual if options.size is None else usual
     misfits = describe_misfit(name, session.size, size)
@@ -102,7 +102,7 @@ def open_live(
     if source is None:
         scale = session.spec.scale if options.self_test else 1
         source = _source(options.source, None if size is None else (size[0] * scale, size[1] * scale), tell)
-        stack.callback(source.close)
+        stack.push(source)
     if options.view != "none" and not source.live:
         source = Paced(source)
     # Only where the browser was asked for: a run that was left to itself may have no viewer ever.
@@ -144,10 +144,10 @@ def _usual_size(options: DemoOptions, source: FrameSource | None, scale: int) ->
     return keep_shape(self_test_size(own, scale) if options.self_test else own, DEFAULT_SIZE)
 
 
-def _close(session: Session, runs: list[Live]) -> None:
+def _close(session: Session, runs: list[Live], *error: object) -> None:
     """Close the session, unless a thread is still inside it."""
     if not any("infer" in run.stuck for run in runs):
-        session.close()
+        session.__exit__(*error)
 
 
 def _source(text: str | None, size: tuple[int, int] | None, tell: Tell) -> FrameSource:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.errors import InputError, SourceError, UnsupportedError, say, use
+from hasn_edge.files import after_failure
 from hasn_edge.hardware.host import opencv_distribution
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.live.sources.capture import (
@@ -115,7 +116,8 @@ def giving(open_: Callable[[], CaptureSource]) -> CaptureSource:
                         "it, or it is no camera"
                     ) from exc
     except BaseException:
-        source.close()
+        with after_failure():
+            source.close()
         raise
 
 

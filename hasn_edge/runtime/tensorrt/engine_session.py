@@ -15,6 +15,7 @@ from hasn_edge.engine.compatibility import rebuild, unknown_folders
 from hasn_edge.engine.engine_file import read_plan
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, BuildError, ConfigError, ShapeError, say
+from hasn_edge.files import after_failure
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.cuda import choose
 from hasn_edge.runtime.cuda.backend import CudaBackend
@@ -109,10 +110,12 @@ class TensorRTSession(Session):
                     self._free.append(execution)
                 self._plan.kept.raise_first()
         except MemoryError as exc:
-            self._close()
+            with after_failure():
+                self._close()
             raise BuildError(f"{artifact.path}: {exc}", MORE_MEMORY) from exc
         except BaseException:
-            self._close()
+            with after_failure():
+                self._close()
             raise
 
     def times(self, x: Float32 | UInt8) -> Timing:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasn_edge.errors import BuildError
+from hasn_edge.files import after_failure
 from hasn_edge.runtime.cuda.backend import CudaBackend, CudaEvent, CudaGraph, DeviceBuffer, HostBuffer
 from hasn_edge.runtime.session import Timing
 from hasn_edge.runtime.tensorrt.plan import LoadedPlan, nbytes, view
@@ -51,10 +52,12 @@ class Memory:
     def free(self) -> None:
         """Free both parts. Safe to call twice."""
         device, self.device, host, self._host, self.size = self.device, None, self._host, None, 0
-        if device is not None:
-            self._cuda.free(device)
-        if host is not None:
-            self._cuda.host_free(host)
+        try:
+            if device is not None:
+                self._cuda.free(device)
+        finally:
+            if host is not None:
+                self._cuda.host_free(host)
 
 
 class InFlight:
@@ -92,7 +95,8 @@ class InFlight:
             """Whether the activations are ours, sized by the inputs."""
             self._graphs = graphs and cuda.graphs and not plan.own_graphs
         except BaseException:
-            cuda.destroy_stream(self._stream)
+            with after_failure():
+                cuda.destroy_stream(self._stream)
             raise
 
     def start(self, x: NDArray[Any], *, timed: bool = False) -> None:

@@ -11,6 +11,7 @@ from hasn_edge.engine.compatibility import rebuild, require_compatible, unknown_
 from hasn_edge.engine.engine_file import PlanHeader, read_plan_header
 from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.errors import ArtifactError, Cure, UnsupportedError, call, say, use
+from hasn_edge.files import after_failure
 from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
 from hasn_edge.optional import installed_version
 from hasn_edge.runtime.golden import check_golden
@@ -98,7 +99,8 @@ def _open_checked(
             note=unknown_folders(cure),
         )
     except BaseException:
-        session.close()
+        with after_failure():
+            session.close()
         raise
     return session
 

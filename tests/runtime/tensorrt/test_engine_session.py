@@ -186,9 +186,12 @@ class TestFailures:
         with pytest.raises(BuildError, match=message):
             TensorRTSession(lab.engine(), cuda=cuda, in_flight=2)
 
-    def test_the_second_execution_fails(self, lab):
+    @pytest.mark.parametrize("also", [None, "synchronize"])
+    def test_the_second_execution_fails(self, lab, also):
         lab.set_up()
         lab.trt.contexts = 1
+        if also:  # while what began is taken down
+            lab.gpu.fail[also] = "cudaErrorIllegalAddress"
         with pytest.raises(BuildError, match="no execution context"):
             TensorRTSession(lab.engine(), cuda="cuda-python", in_flight=2)
 
@@ -243,6 +246,13 @@ class TestFailures:
             session.close()
         assert session.closed
         session.close()
+
+    def test_an_error_is_not_replaced_by_that_of_closing(self, lab):
+        lab.set_up()
+        with pytest.raises(ZeroDivisionError), TensorRTSession(lab.engine(), cuda="cuda-python") as session:
+            run_and_check(session)
+            lab.gpu.fail["synchronize"] = "cudaErrorIllegalAddress"
+            raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("cuda", CUDA)

@@ -19,6 +19,7 @@ from hasn_edge.runtime.golden import make_golden
 from hasn_edge.runtime.open import open_session
 from hasn_edge.sidecar import Golden, Kind
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.fake_gpu import CudaError
 from tests.support.fake_session import FakeSession
 from tests.support.samples import details_of
 
@@ -180,6 +181,18 @@ class TestOrder:
             r"dynamic=\(\(32, 32\), \(180, 320\), \(540, 960\)\), output='\S+', rebuild=True\)$",
         ):
             open_session(engine(behaviour=behaviour).path)
+
+    def test_9_what_it_computes_also_where_closing_fails(self, engine, lab, caplog, monkeypatch):
+        free = lab.gpu.free
+
+        def fail(allocation):
+            free(allocation)
+            raise CudaError("cudaErrorIllegalAddress")
+
+        monkeypatch.setattr(lab.gpu, "free", fail)
+        with pytest.raises(ArtifactError, match="it loads, but computes something else"):
+            open_session(engine(behaviour="zeros").path)
+        assert "cleaning up after an error failed as well: CUDA" in caplog.text
 
     def test_10_an_engine_without_a_golden_image(self, engine):
         with pytest.raises(ArtifactError, match="no image whose result is known"):
