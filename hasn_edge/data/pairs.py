@@ -120,9 +120,10 @@ def load_eval_sets(sources: Sequence[str], scale: int) -> list[EvalSet]:
 
 
 def absolute_source(source: str) -> str:
-    """Return what :func:`load_eval_set` takes as ``"NAME=DIR"``, independent of the current folder."""
+    """Return what :func:`load_eval_set` takes for the same set, independent of the current folder."""
     name, folder = _name_and_folder(source)
-    return f"{name}={folder.resolve()}"
+    # A name with "=" in it is that of the folder; before another one it would be read as NAME=DIR.
+    return str(folder.resolve()) if "=" in name else f"{name}={folder.resolve()}"
 
 
 def shipped_eval_set(scale: int) -> EvalSet:
@@ -218,8 +219,8 @@ def _name_and_folder(source: str | os.PathLike[str] | tuple[str, str | os.PathLi
     if isinstance(source, tuple):
         return source[0], Path(source[1])
     text = os.fspath(source)
-    # A folder may have "=" in its name; only what is no folder is split.
-    if not Path(text).is_dir() and "=" in text:
+    # A folder may have "=" in its name; only what is no folder is split, and no absolute path.
+    if "=" in text and not Path(text).is_dir() and not Path(text).is_absolute():
         name, _, folder = text.partition("=")
         if not name or not folder:
             raise InputError(f"{text!r}: expected NAME=DIR, for example Set5=datasets/Set5")

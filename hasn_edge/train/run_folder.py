@@ -39,7 +39,7 @@ class RunFile:
     fingerprint: str
     """Of the data; resuming on other data is refused."""
     sets: tuple[str, ...]
-    """Validation sets as ``NAME=DIR``, absolute; the best weights are chosen on the first."""
+    """Validation sets as ``NAME=DIR`` or ``DIR``, absolute; the best weights are chosen on the first."""
     start: str | None
     """The weights the run began with, as the user named them; ``None`` for the recipe's initialization."""
     start_sha256: str | None = None

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
-from hasn_edge.data.pairs import bicubic_baseline, linear_baseline, load_eval_set, shipped_eval_set
+from hasn_edge.data.pairs import (
+    absolute_source,
+    bicubic_baseline,
+    linear_baseline,
+    load_eval_set,
+    shipped_eval_set,
+)
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import from_tensor, to_tensor
@@ -89,8 +96,14 @@ def test_names(tmp_path, monkeypatch):
     assert load_eval_set(("Tuple", "My Set"), 4).name == "Tuple"
     _make(tmp_path / "a=b")
     assert load_eval_set("a=b", 4).name == "a=b"
+    sources = ["My Set", "Short=My Set", "a=b", "Short=a=b"]
+    names, absolute = ["My Set", "Short", "a=b", "Short"], [absolute_source(text) for text in sources]
     monkeypatch.chdir(tmp_path / "My Set")
     assert load_eval_set(".", 4).name == "My Set"
+    assert [load_eval_set(text, 4).name for text in absolute] == names
+    shutil.rmtree(tmp_path / "a=b")
+    with pytest.raises(InputError, match=f"{tmp_path}/a=b: no such folder for the set a=b"):
+        load_eval_set(absolute[2], 4)
 
 
 def test_a_set_travels_to_another_process(tmp_path):
