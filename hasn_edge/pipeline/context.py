@@ -292,7 +292,7 @@ def load_context(
         progress: Receives what is under way.
 
     Raises:
-        ShapeError: ``smallest`` is too small for the network.
+        ShapeError: ``smallest`` is no size of the network's.
         HasnEdgeError: the model, the recipe or the images cannot be read.
     """
     from hasn_edge.data.calibration import load_calibration
@@ -381,7 +381,7 @@ def require_size(name: str, spec: NetworkSpec, size: ImageSize) -> None:
     """Refuse a (height, width) that the network does not take, before anything is made for it.
 
     Raises:
-        ShapeError: it is too small.
+        ShapeError: it is too small, or not of the multiples that the network takes.
     """
     least = spec.size.minimum
     if min(size) < least:
@@ -389,6 +389,12 @@ def require_size(name: str, spec: NetworkSpec, size: ImageSize) -> None:
             f"{name} takes no less than {least}x{least} pixels, and {size[1]}x{size[0]} was asked for: "
             "smaller images are padded to that before they are upscaled",
             say(f"ask for {least}x{least} or more, as the size, the range of sizes or the target's shapes"),
+        )
+    rows, columns = spec.size.padding(*size)
+    if rows or columns:
+        raise ShapeError(
+            f"{name} takes sides that {spec.size.multiple} divides, and {size[1]}x{size[0]} was asked for",
+            use(size=(size[0] + rows, size[1] + columns)),
         )
 
 

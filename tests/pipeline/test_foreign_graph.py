@@ -16,7 +16,7 @@ from hasn_edge.artifact import load_artifact
 from hasn_edge.bench import benchmark as runner
 from hasn_edge.cli import cli
 from hasn_edge.data.likeness import sample
-from hasn_edge.errors import CheckpointError, UnsupportedError, VerificationError
+from hasn_edge.errors import CheckpointError, ShapeError, UnsupportedError, VerificationError, use
 from hasn_edge.files import file_sha256
 from hasn_edge.images.arrays import from_tensor
 from hasn_edge.images.codec import write_image
@@ -51,6 +51,14 @@ def test_int8_of_a_network_whose_sides_are_multiples(tmp_path):
     write_image(images / "odd.png", np.random.default_rng(0).integers(0, 256, (4 * 37, 4 * 43, 3), np.uint8))
     built = build(path, precision="int8", target="cpu", output=tmp_path, force=True, evaluation=images)
     assert load_artifact(built.artifacts[0].path).spec.size.multiple == 2
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+def test_one_size_that_is_no_multiple_is_refused_with_the_next_that_is(tmp_path, target):
+    path = foreign_onnx(tmp_path / "theirs.onnx", Halving(2))
+    with pytest.raises(ShapeError, match=r"sides that 2 divides, and 63x45 was asked for") as caught:
+        build(path, precision="fp32", target=target, size=(45, 63), output=tmp_path)
+    assert caught.value.cures == (use(size=(46, 64)),)
 
 
 @pytest.mark.slow
