@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """What resuming needs to know: written once when a run begins."""
+    """What resuming needs to know: written when a run begins, and when its end moves."""
 
     recipe: Recipe
     data: tuple[str, ...]
@@ -47,6 +47,9 @@ class RunFile:
     """Of the file of the INT8 recipe, where there is one; resuming by an edited one is refused."""
     branched_at: int | None = None
     """The iteration of another run whose full state this one began with; ``None`` where it began at 0."""
+    planned: Recipe | None = None
+    """The recipe before its end was first moved: it has the phases that a nearer end left out. ``None`` where
+    it was not."""
     versions: Mapping[str, str]
 
 

@@ -214,7 +214,8 @@ def branch_run(
         raise ConfigError(f"{start}: {iteration} iterations are done; it cannot end at {end}")
     if iteration > begin:
         raise _decay_error(run_folder, begin, iteration)
-    plan = _move_end(recipe, end)
+    planned = run.planned or old
+    plan = _move_end(recipe, end, planned)
     if (late := plan.optimizer.decay_begin(end)) < iteration:
         if recipe.optimizer.decay != old.optimizer.decay:
             raise ConfigError(
@@ -223,7 +224,7 @@ def branch_run(
                 f"from {_end_of_decay(recipe, iteration)} on"
             )
         plan = replace(plan, optimizer=replace(plan.optimizer, decay=(end - iteration) / end))
-    new = replace(run, recipe=plan, branched_at=iteration)
+    new = replace(run, recipe=plan, planned=planned, branched_at=iteration)
     write_run_file(folder, new)
     save_state(state_path(folder, iteration), state)
     return new
@@ -282,7 +283,8 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
     recipe, done = run.recipe, next(iter(saved_iterations(folder)), 0)
     if iterations < done:
         raise ConfigError(f"{folder} has done {done} iterations already; it cannot end at {iterations}")
-    plan = _move_end(recipe, iterations)
+    planned = run.planned or recipe
+    plan = _move_end(recipe, iterations, planned)
     if recipe.optimizer.schedule is Schedule.WSD:
         begin, new = (each.optimizer.decay_begin(each.iterations) for each in (recipe, plan))
         if done > begin:
@@ -302,7 +304,7 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
             call("train", recipe="RECIPE", data="DIR", start=f"{folder}@{done}", output="DIR"),
             say('choose optimizer.schedule "wsd" for runs whose end may move'),
         )
-    run = replace(run, recipe=plan)
+    run = replace(run, recipe=plan, planned=planned)
     with trained_here(folder):
         write_run_file(folder, run)
     return run
@@ -324,13 +326,13 @@ def _end_of_decay(recipe: Recipe, iteration: int) -> int:
     return end
 
 
-def _move_end(recipe: Recipe, iterations: int) -> Recipe:
-    """Return ``recipe`` with another end, its phases changing at the iterations at which they did."""
+def _move_end(recipe: Recipe, iterations: int, planned: Recipe) -> Recipe:
+    """Return ``recipe`` with another end, and the phases of ``planned`` with their iterations kept."""
     phases: list[Phase] = []
     before = 0
-    for phase in recipe.phases:
-        end = round(phase.until * recipe.iterations)
-        if phase is recipe.phases[-1] or end >= iterations:
+    for phase in planned.phases:
+        end = round(phase.until * planned.iterations)
+        if phase is planned.phases[-1] or end >= iterations:
             phases.append(replace(phase, until=1.0))
             break
         if end > before:  # a phase may be so short a share that it has no iteration

@@ -239,6 +239,19 @@ def test_a_constant_rate_may_be_planned_further_but_not_into_a_decay_that_is_lat
     assert resume_run(folder, iterations=18).recipe.optimizer.decay_begin(18) == 14
 
 
+def test_the_phases_after_a_nearer_end_come_back_with_a_later_one(endless, shards, tmp_path):
+    folder = tmp_path / "run"
+    begin_run(endless, folder, data=[shards.folder], sets=[], start=None)
+    save_state(state_path(folder, 6), {})
+    assert [p.patch for p in resume_run(folder, iterations=8).recipe.phases] == [60]
+    branch = branch_run(str(folder), tmp_path / "branch", iterations=40).recipe
+    for recipe in (branch, resume_run(folder, iterations=2000).recipe):
+        assert [p.patch for p in recipe.phases] == [60, 72]
+        assert recipe.phases[0].until * recipe.iterations == 10
+    again = resume_run(folder, iterations=1000).recipe
+    assert again.phases == endless.phases
+
+
 @pytest.mark.slow
 def test_the_state_before_the_decay_is_never_deleted(endless, shards, tmp_path):
     short = replace(endless, iterations=20, keep=1, checkpoint_every=3, phases=endless.phases[1:])
