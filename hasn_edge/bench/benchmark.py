@@ -126,11 +126,12 @@ def run_benchmark(
     compared = find_compared(options.compare, spec.scale, size)
     sets = eval_sets(options.data, spec.scale)
     timing = options.timing(device)
+    backends = find_backends(found_board, engines=bool(options.precisions or options.compare))
     with tempfile.TemporaryDirectory(prefix="hasn-edge-bench-") as folder:
         cases = CaseMaker(
             options=options,
             board=found_board,
-            backends=find_backends(found_board, engines=bool(options.precisions or options.compare)),
+            backends=backends,
             size=size,
             folder=Path(folder),
             compared=compared,
@@ -179,6 +180,7 @@ def run_benchmark(
         framed=framed,
         graph_counts=_graph_counts(options.model, size),
         evidence=evidence,
+        without_engines=backends.without_engines,
         command=options.command,
     )
 

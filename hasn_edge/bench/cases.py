@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -63,6 +63,8 @@ class Backends:
     """Whether PyTorch sees the GPU."""
     onnxruntime_gpu: bool = False
     """Whether ONNX Runtime has its CUDA provider."""
+    without_engines: HasnEdgeError | None = field(default=None, compare=False)
+    """Why no engines run although they were wanted, and what helps."""
 
 
 def find_backends(board: Board, *, engines: bool = True) -> Backends:
@@ -73,8 +75,9 @@ def find_backends(board: Board, *, engines: bool = True) -> Backends:
         engines: Whether engines are to be built.
 
     Raises:
-        MissingDependencyError: nothing on this machine runs engines on the device.
-        UnsupportedError: TensorRT for RTX has no target for this GPU.
+        MissingDependencyError: nothing on this machine runs engines on the device, and ``cuda``, which is
+            for whatever runs there, was not asked for or has nothing else.
+        UnsupportedError: the same of a Jetson; or TensorRT for RTX has no target for this GPU.
     """
     if board.kind == "cpu":
         return Backends()
@@ -83,6 +86,7 @@ def find_backends(board: Board, *, engines: bool = True) -> Backends:
         return Backends(torch_gpu=torch_gpu)
     runtime = EngineRuntime.RTX if board.kind == "rtx" else EngineRuntime.TENSORRT
     installed: str | None = runtime.value
+    without: HasnEdgeError | None = None
     try:
         find_module(runtime)
         if runtime is EngineRuntime.RTX and board.gpu is not None:
@@ -91,11 +95,13 @@ def find_backends(board: Board, *, engines: bool = True) -> Backends:
                 raise UnsupportedError(
                     f"no target of TensorRT for RTX is for {board.gpu.title}", use(device="cuda")
                 )
-    except MissingDependencyError:
+    except (MissingDependencyError, UnsupportedError) as exc:
         if board.kind != "cuda" or not (torch_gpu or onnxruntime_gpu):
             raise
-        installed = None
-    return Backends(engines=installed, torch_gpu=torch_gpu, onnxruntime_gpu=onnxruntime_gpu)
+        installed, without = None, exc
+    return Backends(
+        engines=installed, torch_gpu=torch_gpu, onnxruntime_gpu=onnxruntime_gpu, without_engines=without
+    )
 
 
 def find_compared(texts: Sequence[str], scale: int, size: tuple[int, int]) -> list[ComparedNetwork]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasn_edge.errors import Cure, say, use, with_cures
+from hasn_edge.errors import Cure, HasnEdgeError, say, use, with_cures
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.files import writing
 from hasn_edge.hardware.power import INTERVAL_SECONDS
@@ -143,6 +143,8 @@ class BenchReport:
     """By input (height, width), counts of a network that came as a graph; see :meth:`counts`."""
     evidence: Mapping[str, CaseEvidence] = field(default_factory=dict, repr=False)
     """By label, what shows where quality is lost; empty where it was not asked for."""
+    without_engines: HasnEdgeError | None = None
+    """Why no engine was benched although some were asked for, and what helps."""
     command: str = ""
 
     def __str__(self) -> str:
@@ -279,7 +281,9 @@ class BenchReport:
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """What a reader should not overlook."""
-        found = [
+        why = self.without_engines
+        found = [] if why is None else [Remark(f"no engine was benched: {why.message}", why.cures)]
+        found += [
             Remark(f"{case.label} failed: {case.failure.text}", case.failure.cures)
             for case in self.cases
             if case.failure is not None

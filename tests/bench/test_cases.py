@@ -226,10 +226,12 @@ def test_names_of_other_networks_are_refused_at_once():
 
 
 def test_what_is_installed_for_a_device(monkeypatch):
+    missing = MissingDependencyError("tensorrt", extra="tensorrt", needed_for="Building")
+
     def find(kind, *, torch_gpu, ort_gpu=False, modules=("tensorrt", "rtx"), gpu=None):
         def find_module(runtime):
             if runtime.value not in modules:
-                raise MissingDependencyError(runtime.value, extra=runtime.value, needed_for="Building")
+                raise missing
 
         monkeypatch.setattr(cases, "find_module", find_module)
         monkeypatch.setattr(cases, "_torch_has_gpu", lambda: torch_gpu)
@@ -248,3 +250,9 @@ def test_what_is_installed_for_a_device(monkeypatch):
         find("cuda", torch_gpu=False, modules=())
     with pytest.raises(MissingDependencyError, match="tensorrt"):
         find("jetson", torch_gpu=True, modules=("rtx",))
+    missing = UnsupportedError("needs JetPack's TensorRT, which this Python does not see")  # on a Jetson
+    found = find("cuda", torch_gpu=True, modules=())
+    assert (found, found.without_engines) == (Backends(torch_gpu=True), missing)
+    for kind, torch_gpu in (("cuda", False), ("jetson", True)):
+        with pytest.raises(UnsupportedError, match="does not see"):
+            find(kind, torch_gpu=torch_gpu, modules=())

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hasn_edge.bench.report import BenchReport
+from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.evaluation.latency import Latency
 from tests.support.bench_rig import REFERENCE, make_row
 
@@ -39,6 +40,11 @@ def test_on_a_device_trtexecs_defaults_are_named(report):
     for word in ("CUDA graph", "spins", "copies", "--useCudaGraph", "--noCudaGraph"):
         assert word in text
     assert "gaps in which the GPU waits for the next launch" in "\n".join(engine.conventions)
+
+
+def test_without_tensorrt_the_report_says_so(report):
+    found = replace(report, without_engines=UnsupportedError("TensorRT is not seen", say("install it")))
+    assert texts(found)[0] == "no engine was benched: TensorRT is not seen; install it"
 
 
 def test_slower_int8_is_reported(report):
