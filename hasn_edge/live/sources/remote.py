@@ -226,7 +226,9 @@ class Remote(FrameSource):
                 connection.give_up()
                 return
             try:
-                if connection.opened(max(self._open_s, self._stall_s)) is not None:
+                source = connection.opened(max(self._open_s, self._stall_s))
+                if source is not None:  # it may send other images than before
+                    self.size, self.fps, self.aspect = source.size, source.fps, source.aspect
                     return
                 reason, cures = f"{self.name}: no answer", ()
             except Closed:

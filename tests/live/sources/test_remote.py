@@ -84,6 +84,17 @@ def test_a_camera_comes_back(end):
     assert told[2] is None
 
 
+def test_a_stream_that_returns_with_other_images_is_described_anew():
+    first, second = Script(1, lost()), Script(1, 60.0)
+    first.aspect, second.aspect = 16 / 11, 1.0
+    second.size, second.fps = (48, 80), 50.0
+    with Remote(sequence(first, second), "cam", backoff_s=(0.01,)) as source:
+        source.read()
+        assert (source.size, source.aspect) == (SIZE, 16 / 11)
+        source.read()
+        assert (source.size, source.fps, source.aspect) == ((48, 80), 50.0, 1.0)
+
+
 def test_the_last_image_before_an_end_is_shown():
     """What ends right after an image has shown it all the same: nothing is put in its place."""
     for _ in range(20):
