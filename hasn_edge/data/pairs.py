@@ -27,6 +27,7 @@ from hasn_edge.files import file_sha256, shipped_path
 from hasn_edge.images.arrays import Float32, Float64, UInt8, from_tensor, to_rgb, to_tensor, to_uint8
 from hasn_edge.images.codec import read_image, read_image_size
 from hasn_edge.images.listing import find_images
+from hasn_edge.images.metrics import SSIM_WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,11 @@ class EvalSet:
         return iter(self.pairs)
 
 
-def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[str]], scale: int) -> EvalSet:
+EvalSource = str | os.PathLike[str] | tuple[str, str | os.PathLike[str]]
+"""``"NAME=DIR"``, ``(name, folder)``, or a folder, whose name then is the set's."""
+
+
+def load_eval_set(source: EvalSource, scale: int) -> EvalSet:
     """Find the pairs in a folder, and check from the headers that they belong together.
 
     Layouts: ``HR`` or ``GTmod12`` beside ``LRbicx4`` or ``LR_bicubic/X4``; ``DIV2K_valid_HR`` beside
@@ -82,7 +87,7 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     `imresize`, which gives the same bytes.
 
     Args:
-        source: ``"NAME=DIR"``, ``(name, folder)``, or a folder, whose name then is the set's.
+        source: See :data:`EvalSource`.
         scale: Upscaling factor of the network to measure.
 
     Raises:
@@ -105,13 +110,25 @@ def load_eval_set(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[
     return EvalSet(name=name, scale=scale, pairs=tuple(pairs))
 
 
-def load_eval_sets(sources: Sequence[str], scale: int) -> list[EvalSet]:
-    """Return the sets that :func:`load_eval_set` finds, each of another name: figures go by it.
+def load_eval_sets(sources: Sequence[EvalSource], scale: int) -> list[EvalSet]:
+    """Return the sets that :func:`load_eval_set` finds, to measure on.
+
+    Each has another name, since figures go by it, and images that are large enough for SSIM.
 
     Raises:
-        InputError: a set cannot be used, or two have one name.
+        InputError: a set cannot be used, two have one name, or an image is too small to measure.
     """
     sets = [load_eval_set(source, scale) for source in sources]
+    least = -(-(SSIM_WINDOW + 2 * scale) // scale) * scale  # the border is cut, and HR to a multiple
+    for each in sets:
+        for pair in each:
+            height, width = read_image_size(pair.hr_path)
+            if min(height, width) < least:
+                raise InputError(
+                    f"set {each.name}: {pair.hr_path} is {width} x {height} pixels, too small to measure: "
+                    f"SSIM at x{scale} needs {least} x {least}",
+                    say("remove it"),
+                )
     names = [each.name for each in sets]
     for name in names:
         if names.count(name) > 1:
@@ -136,7 +153,7 @@ def held_out_sets(scale: int, own: str | os.PathLike[str] | None = None) -> tupl
 
     Args:
         scale: Upscaling factor of the network.
-        own: A folder instead of what ships, as :func:`load_eval_set` reads it.
+        own: A folder instead of what ships, as :func:`load_eval_sets` reads it.
 
     Returns:
         The photographs that ship, and what ships of text, line art, charts and patterns; or the one set.
@@ -145,7 +162,7 @@ def held_out_sets(scale: int, own: str | os.PathLike[str] | None = None) -> tupl
         InputError: the folder cannot be used.
     """
     if own is not None:
-        return (load_eval_set(own, scale),)
+        return tuple(load_eval_sets([own], scale))
     drawn = load_eval_set(("drawn", shipped_path("calibration", "heldout-drawn")), scale)
     return shipped_eval_set(scale), drawn
 
@@ -215,7 +232,7 @@ def cut_to_multiple(pixels: UInt8, step: int) -> UInt8:
     return np.ascontiguousarray(pixels[:height, :width])
 
 
-def _name_and_folder(source: str | os.PathLike[str] | tuple[str, str | os.PathLike[str]]) -> tuple[str, Path]:
+def _name_and_folder(source: EvalSource) -> tuple[str, Path]:
     if isinstance(source, tuple):
         return source[0], Path(source[1])
     text = os.fspath(source)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.data.pairs import EvalSet, Pair, load_eval_set, shipped_eval_set
+from hasn_edge.data.pairs import EvalSet, Pair, load_eval_sets, shipped_eval_set
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.images.metrics import finite_or_none, mean_db, psnr_and_ssim_y, psnr_rgb
@@ -144,7 +144,7 @@ def evaluate(
     session = open_session(Path(artifact)) if artifact is not None else open_model(model)
     with session:
         scale = session.spec.scale
-        eval_set = shipped_eval_set(scale) if data is None else load_eval_set(data, scale)
+        eval_set = shipped_eval_set(scale) if data is None else load_eval_sets([data], scale)[0]
         return score_session(session, eval_set, self_ensemble=self_ensemble, keep_outputs=False)
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from hasn_edge.errors import ShapeError
 from hasn_edge.images.arrays import Float64, UInt8, luma
 
-_WINDOW = 11
+SSIM_WINDOW = 11
+"""Pixels on each side of what SSIM looks at: no smaller image has one."""
 _SIGMA = 1.5
 _STRIP = 64  # rows of the SSIM map at a time: keeps the five moments of a strip in the CPU's cache
 
@@ -52,17 +53,17 @@ def ssim(a: NDArray[Any], b: NDArray[Any], *, data_range: float) -> float:
         ShapeError: the shapes differ, are not 2-D, or are smaller than the window.
     """
     _check_same("SSIM", a, b)
-    if a.ndim != 2 or min(a.shape) < _WINDOW:
+    if a.ndim != 2 or min(a.shape) < SSIM_WINDOW:
         raise ShapeError(
-            f"SSIM needs one channel of at least {_WINDOW} x {_WINDOW} pixels after the border is cut, "
-            f"got an array of shape {a.shape}; leave this image out of the set"
+            f"SSIM needs one channel of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels after the border is "
+            f"cut, got an array of shape {a.shape}; leave this image out of the set"
         )
-    rows = a.shape[0] - _WINDOW + 1
+    rows = a.shape[0] - SSIM_WINDOW + 1
     total = 0.0
     for top in range(0, rows, _STRIP):
-        strip = slice(top, min(top + _STRIP, rows) + _WINDOW - 1)
+        strip = slice(top, min(top + _STRIP, rows) + SSIM_WINDOW - 1)
         total += _ssim_sum(a[strip].astype(np.float64), b[strip].astype(np.float64), data_range)
-    return total / float(rows * (a.shape[1] - _WINDOW + 1))
+    return total / float(rows * (a.shape[1] - SSIM_WINDOW + 1))
 
 
 def psnr_y(sr: UInt8, hr: UInt8, *, border: int) -> float:
@@ -143,7 +144,7 @@ def _luma_pair(sr: UInt8, hr: UInt8, border: int) -> tuple[Float64, Float64]:
 
 
 def _gaussian() -> Float64:
-    offset = np.arange(_WINDOW) - _WINDOW // 2
+    offset = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights: Float64 = np.exp(-0.5 * np.square(offset / _SIGMA))
     weights /= weights.sum()
     return weights
@@ -152,13 +153,13 @@ def _gaussian() -> Float64:
 def _blur(x: Float64) -> Float64:
     """Correlate the last two axes with the Gaussian window, keeping only whole windows."""
     weights = _gaussian()
-    rows = x.shape[-2] - _WINDOW + 1
-    columns = x.shape[-1] - _WINDOW + 1
+    rows = x.shape[-2] - SSIM_WINDOW + 1
+    columns = x.shape[-1] - SSIM_WINDOW + 1
     down: Float64 = weights[0] * x[..., :rows, :]
-    for k in range(1, _WINDOW):
+    for k in range(1, SSIM_WINDOW):
         down += weights[k] * x[..., k : k + rows, :]
     across: Float64 = weights[0] * down[..., :columns]
-    for k in range(1, _WINDOW):
+    for k in range(1, SSIM_WINDOW):
         across += weights[k] * down[..., k : k + columns]
     return across
 

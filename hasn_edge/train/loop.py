@@ -13,7 +13,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from hasn_edge.data.pairs import load_eval_set
+from hasn_edge.data.pairs import load_eval_sets
 from hasn_edge.data.patches import Batch, PatchSource, Prefetcher
 from hasn_edge.data.shards import Shards, combined_fingerprint
 from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, say
@@ -102,7 +102,7 @@ def _train(
             )
     source = recipe.patches(shards)
     trainer = _open_trainer(folder, run, source, world, compiled)
-    sets = [load_eval_set(text, recipe.model.scale) for text in run.sets]
+    sets = load_eval_sets(run.sets, recipe.model.scale)
     provenance = {
         "recipe": recipe.name,
         "settings": msgspec.to_builtins(recipe),

@@ -11,12 +11,15 @@ import pytest
 from hasn_edge.data.pairs import (
     absolute_source,
     bicubic_baseline,
+    held_out_sets,
     linear_baseline,
     load_eval_set,
+    load_eval_sets,
     shipped_eval_set,
 )
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
+from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.images.arrays import from_tensor, to_tensor
 from hasn_edge.images.codec import write_image
 
@@ -173,6 +176,27 @@ def test_a_misspelt_folder_is_named_with_its_neighbour(tmp_path):
         load_eval_set(tmp_path / "nowhere" / "Set5", 4)
     with pytest.raises(InputError, match=r"'=x': expected NAME=DIR"):
         load_eval_set("=x", 4)
+
+
+@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 18), (4, 20)])
+def test_what_is_too_small_for_ssim_is_refused_before_anything_is_measured(tmp_path, scale, least):
+    def sets(size):
+        write_image(tmp_path / "set" / "a.png", _image(size))
+        return load_eval_sets([f"mine={tmp_path / 'set'}"], scale)
+
+    def measure(eval_set):
+        return score_images(bicubic_baseline(scale), eval_set)
+
+    assert len(measure(*sets((least, 2 * least))).images) == 1
+    message = (
+        rf"mine: .*a\.png is {2 * least} x {least - 1} pixels, .*SSIM at x{scale} needs {least} x {least}"
+    )
+    with pytest.raises(InputError, match=message):
+        sets((least - 1, 2 * least))
+    with pytest.raises(InputError, match=message):
+        held_out_sets(scale, f"mine={tmp_path / 'set'}")
+    with pytest.raises(InputError, match="SSIM needs"):
+        measure(load_eval_set(tmp_path / "set", scale))
 
 
 def test_both_div2k_halves_in_one_folder_mean_the_validation_half(tmp_path):
