@@ -11,10 +11,13 @@ RUN apt-get update \
 WORKDIR /opt/hasn-edge
 COPY . .
 ENV PATH=/opt/hasn-edge/.venv/bin:$PATH
-# Those of the driver which will run it: a driver of CUDA 12 takes nothing that is made for CUDA 13.
+# Those of the driver which will run it: a driver of CUDA 12 takes nothing that is made for CUDA 13, and what PyTorch
+# for CUDA 13 brings has files of the same names as cuda-python for CUDA 12.
 ARG CUDA_PYTHON="cuda-python>=13,<14"
 ARG TENSORRT="rtx,tensorrt"
+ARG TORCH="torch==2.13.0"
 RUN python3 -m venv .venv \
+    && sed -i "s/^torch==.*/${TORCH}/" constraints.txt \
     && pip install --no-cache-dir -c constraints.txt \
         ".[export,train,video,demo,openvino,nvml,${TENSORRT}]" "${CUDA_PYTHON}" \
     && hasn-edge --version

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hasn_edge.config import read_toml
+from hasn_edge.doctor.commands import CPU_TORCH
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -44,6 +45,12 @@ def test_a_card_gets_all_extras_and_the_tensorrt_of_its_driver():
     installed = set(re.search(r'"\.\[(.*),\$\{TENSORRT\}\]"', image)[1].split(","))
     default = set(re.search(r'^ARG TENSORRT="(.*)"$', image, re.M)[1].split(","))
     (older,) = re.findall(r"--build-arg TENSORRT=(\S+)`,\n", text_of("docs/jetson.md"))
+    # PyTorch too: its packages of CUDA 13 and cuda-python of CUDA 12 write files of the same names.
+    (pinned,) = re.findall(r"^torch==.*$", text_of("constraints.txt"), re.M)
+    assert re.search(r'^ARG TORCH="(.*)"$', image, re.M)[1] == pinned
+    assert 'sed -i "s/^torch==.*/${TORCH}/" constraints.txt' in image
+    (for_12,) = re.findall(r"--build-arg 'TORCH=(\S+)'`", text_of("docs/jetson.md"))
+    assert for_12 == CPU_TORCH  # the first of CUDA 13 is the first that brings CUDA on ARM
     assert set(re.search(r"\[(.*)\]", extras["all"][0])[1].split(",")) <= installed | default
     assert {f"{name}-cu12" for name in default} == set(older.split(","))
     assert installed | default | set(older.split(",")) <= set(extras)
