@@ -6,10 +6,11 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from hasn_edge.images.icc import HDR_TRANSFERS, convert_to_srgb, profile_of_cicp
 from hasn_edge.images.listing import usual_suffix
 from hasn_edge.images.pillow import UnreadableError, open_with_pillow, translate_errors
 from hasn_edge.optional import require
+
+T = TypeVar("T")
 
 _TAGS = (270, 271, 272, 306, 315, 33432)  # description, make, model, date, artist, copyright
 _EXPOSURE, _EXPOSURE_TAGS = 0x8769, (36867, 36868, 36880, 36881, 36882, 37520, 37521, 37522)  # dates
@@ -68,11 +71,21 @@ def read_metadata(path: str | os.PathLike[str]) -> ImageMetadata:
             return _read_png(stream)
         with translate_errors(kind, stream):
             image = open_with_pillow(kind, stream)
-            icc, exif, dpi = image.info.get("icc_profile"), image.getexif(), image.info.get("dpi")
             return ImageMetadata(
-                icc=_check_profile(icc), dpi=_check_dpi(dpi), exif=_pick(exif), further=_count_further(image)
+                icc=_part(lambda: _check_profile(image.info.get("icc_profile")), b""),
+                dpi=_check_dpi(image.info.get("dpi")),
+                exif=_part(lambda: _pick(image.getexif()), b""),
+                further=_part(lambda: _count_further(image), 0),  # last, because it goes to other pages
             )
     return ImageMetadata()
+
+
+def _part(read: Callable[[], T], otherwise: T) -> T:
+    """Return what ``read`` returns: a part of a file that is broken costs the others nothing."""
+    try:
+        return read()
+    except Exception:  # Pillow raises what its parsing meets
+        return otherwise
 
 
 def is_still(path: str | os.PathLike[str]) -> bool:
@@ -89,9 +102,10 @@ def _count_further(image: Any) -> int:
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1)) - 1
     count = 0
-    for page in range(1, min(image.n_frames, _MOST_PAGES)):
-        image.seek(page)
-        count += not int(image.tag_v2.get(_NEW_SUBFILE, 0)) & 1
+    with suppress(Exception):  # the end of the file, or a page that is broken: those before it count
+        for page in range(1, _MOST_PAGES):
+            image.seek(page)
+            count += not int(image.tag_v2.get(_NEW_SUBFILE, 0)) & 1
     return count
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,32 @@ def test_everything_goes_from_each_format_into_each(tmp_path, source, target):
         if target != ".jpg":
             np.testing.assert_array_equal(np.asarray(opened), pixels)
     np.testing.assert_allclose(read_image(tmp_path / f"out{target}"), pixels, atol=12)
+
+
+@pytest.mark.parametrize("target", [0x7FFFFFFF, 3, -1])
+def test_a_broken_page_costs_only_those_after_it(tmp_path, target):
+    three = [Image.fromarray(NOISE[..., :3])] * 3
+    three[0].save(tmp_path / "a.tiff", icc_profile=P3, dpi=(300, 240), save_all=True, append_images=three[1:])
+    whole = read_metadata(tmp_path / "a.tiff")
+    assert (whole.icc, whole.dpi, whole.further) == (P3, (300, 240), 2)
+    data = bytearray((tmp_path / "a.tiff").read_bytes())
+    for further in (1, 0):  # the link to the third page, then to the second
+        at = 4
+        for _ in range(further + 1):
+            (page,) = struct.unpack_from("<I", data, at)
+            (entries,) = struct.unpack_from("<H", data, page)
+            at = page + 2 + 12 * entries
+        struct.pack_into("<I", data, at, target if target > 0 else len(data) - 1)
+        (tmp_path / "a.tiff").write_bytes(data)
+        assert read_metadata(tmp_path / "a.tiff") == replace(whole, further=further)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_a_broken_block_of_exif_costs_no_profile(tmp_path, suffix):
+    options = {"icc_profile": P3, "exif": b"Exif\0\0garbagegarbage"}
+    Image.fromarray(NOISE[..., :3]).save(tmp_path / f"a{suffix}", **options)
+    metadata = read_metadata(tmp_path / f"a{suffix}")
+    assert (metadata.icc, metadata.exif) == (P3, b"")
 
 
 @pytest.mark.parametrize("suffix", HOLD)
