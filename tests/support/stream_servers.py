@@ -126,9 +126,10 @@ class _File(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        self.rig.connections += 1
         data = self.rig.path.read_bytes()
         start = int((self.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0])
-        cut = self.rig.cut or len(data)
+        cut = min(self.rig.cut or len(data), start + (self.rig.piece or len(data)))
         self.send_response(206 if "Range" in self.headers else 200)
         self.send_header("Content-Length", str(len(data) - start))
         self.send_header("Accept-Ranges", "bytes")
@@ -144,13 +145,13 @@ class _File(http.server.BaseHTTPRequestHandler):
 
 
 class FileServer(Server):
-    """Serves one video file; breaks off at byte ``cut``, again and again."""
+    """Serves one video file; breaks off at byte ``cut``, again and again, or every ``piece`` bytes."""
 
     handler = _File
 
-    def __init__(self, path: Path, *, cut: int | None = None) -> None:
+    def __init__(self, path: Path, *, cut: int | None = None, piece: int | None = None) -> None:
         self.path = path
-        self.cut = cut
+        self.cut, self.piece = cut, piece
         super().__init__()
 
     @property

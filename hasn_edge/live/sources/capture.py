@@ -27,6 +27,10 @@ RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 """FFmpeg's options for RTSP unless OPENCV_FFMPEG_CAPTURE_OPTIONS says otherwise: TCP loses no slices of an
 image to a full socket, and frames are given out as they come."""
 
+HTTP_OPTIONS = "reconnect;1|reconnect_delay_max;0"
+"""The same for HTTP: a server closes a connection from which nothing is read, as before the page is opened,
+and sends the rest of a file to a new one. FFmpeg asks once, at once, and not for a stream without byte ranges."""
+
 _WHOLE = 0.95  # of its length; what is nearer to it is whole, as containers only estimate it,
 _MISSING_S, _MOST_MISSING_S = 0.5, 10.0  # by seconds at least, and at most
 _DAMAGED = 20  # reads that fail one after the other: fewer are damaged frames, not the end
@@ -195,9 +199,9 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_s * 1.2e3)),  # after the stall was reported
     ]
     with _environment:
-        own = url.startswith("rtsp") and _OPTIONS not in os.environ
+        own = _OPTIONS not in os.environ
         if own:
-            os.environ[_OPTIONS] = RTSP_OPTIONS
+            os.environ[_OPTIONS] = RTSP_OPTIONS if url.lower().startswith("rtsp") else HTTP_OPTIONS
         try:
             capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, settings)
         finally:

@@ -167,6 +167,12 @@ def test_a_file_on_a_web_server_loses_no_frame(serve, clip):
     assert view.numbers == list(range(40))
 
 
+def test_a_file_whose_server_closes_connections_comes_whole(serve, clip):
+    server = serve(FileServer, clip, piece=clip.stat().st_size // 3)
+    assert read(open_source(server.url)) == (40, [])
+    assert server.connections >= 3
+
+
 def test_a_file_that_breaks_off_on_its_way_is_an_error(serve, clip):
     server = serve(FileServer, clip, cut=clip.stat().st_size // 2)
     view = Watcher()
