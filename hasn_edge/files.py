@@ -13,7 +13,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -223,8 +223,8 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
         folder: It is that of a folder, which files are to be written into.
 
     Raises:
-        OutputError: its folder, or the nearest one that exists, cannot be written, or it is a folder itself
-            (a file, where it is to be one), a device or a pipe.
+        OutputError: its folder, or the nearest one that exists, cannot be written, its name is too long, or
+            it is a folder itself (a file, where it is to be one), a device or a pipe.
     """
     path = Path(path)
     nearest = path.absolute() if folder else path.absolute().parent
@@ -234,6 +234,9 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
             nearest = nearest.parent
         if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        for name in path.absolute().relative_to(nearest).parts:  # a file system has a longest name
+            with suppress(FileNotFoundError):
+                os.lstat(nearest / name)
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as exc:
@@ -283,6 +286,5 @@ def output_error(path: Path, exc: OSError) -> OutputError:
             say("free some space"),
             say("choose another folder"),
         )
-    return OutputError(
-        f"cannot write {path}: {exc.strerror or exc}", say("choose a folder that you may write to")
-    )
+    cure = "a shorter name" if exc.errno == errno.ENAMETOOLONG else "a folder that you may write to"
+    return OutputError(f"cannot write {path}: {exc.strerror or exc}", say(f"choose {cure}"))

@@ -203,6 +203,12 @@ def test_a_folder_that_files_cannot_be_written_into_is_named_and_no_file_in_it(t
     (tmp_path / "file").write_text("")
     files.require_writable(tmp_path / "new" / "deeper", folder=True)
     files.require_writable(tmp_path, folder=True)
+    for place in (tmp_path, tmp_path / "new"):  # where there is no folder, the system sees no long name
+        for name in ("é" * 126 + ".png", "deeper/" + "a" * 256, "a" * 256 + "/deeper.png"):
+            for folder in (False, True):
+                with pytest.raises(OutputError, match=r"File name too long; choose a shorter name$"):
+                    files.require_writable(place / name, folder=folder)
+    files.require_writable(tmp_path / "new" / ("a" * 251 + ".png"))
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(OutputError, match=rf"cannot write {path}: Not a directory"):
             files.require_writable(path, folder=True)
