@@ -29,7 +29,7 @@ image to a full socket, and frames are given out as they come."""
 
 HTTP_OPTIONS = "reconnect;1|reconnect_delay_max;0"
 """The same for HTTP: a server closes a connection from which nothing is read, as before the page is opened,
-and sends the rest of a file to a new one. FFmpeg asks once, at once, and not for a stream without byte ranges."""
+and sends the rest of a file to a new one. FFmpeg asks once, at once, only where the server names ranges."""
 
 _WHOLE = 0.95  # of its length; what is nearer to it is whole, as containers only estimate it,
 _MISSING_S, _MOST_MISSING_S = 0.5, 10.0  # by seconds at least, and at most
