@@ -164,7 +164,7 @@ def test_the_command_degrades_as_the_recipe_has_it(tmp_path):
     write_image(tmp_path / "set" / "a.png", photo())
     result = CliRunner().invoke(cli, ["data", "degrade", str(tmp_path / "set"), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "1 images, degraded as hasn-x4-camera has it, seed 0" in result.output
+    assert "1 image, degraded as hasn-x4-camera has it, seed 0" in result.output
     assert read_image(tmp_path / "out" / "LRx4" / "a.png").shape == (16, 24, 3)
     refused = CliRunner().invoke(
         cli, ["data", "degrade", str(tmp_path / "set"), "-o", str(tmp_path / "o"), "--recipe", "hasn-x4"]
