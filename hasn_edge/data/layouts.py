@@ -235,36 +235,49 @@ def _pair_files(
     root: Path, folder: Path, lr_folder: NamedImages | None, scale: int
 ) -> Iterator[TrainingPair]:
     hr_files, given = split_files(find_images([folder]), scale)
-    lr = find_counterparts(find_images([lr_folder.path]), scale) if lr_folder is not None else {}
+    if lr_folder is not None:
+        given = find_counterparts(hr_files, find_images([lr_folder.path]), scale)
     for path in hr_files:
         counterpart = given.get(path)
-        if lr_folder is not None:
-            counterpart = next((lr[key] for key in keys_of(path, scale) if key in lr), None)
-            if counterpart is None:
-                raise InputError(
-                    f"{path} has no counterpart in {lr_folder.path}; expected {path.stem}.png or "
-                    f"{path.stem}x{scale}.png there",
-                    say("add it"),
-                    say("move that folder away to have LR made"),
-                )
+        if counterpart is None and lr_folder is not None:
+            raise InputError(
+                f"{path} has no counterpart in {lr_folder.path}; expected {path.stem}.png or "
+                f"{path.stem}x{scale}.png there",
+                say("add it"),
+                say("move that folder away to have LR made"),
+            )
         yield TrainingPair(name=path.relative_to(root).as_posix(), hr=path, lr=counterpart)
 
 
-def keys_of(hr: Path, scale: int) -> tuple[str, ...]:
-    """Return the names of an HR image's counterpart, the surest first; see :func:`find_counterparts`."""
-    stem = hr.stem.casefold()
-    return (stem, f"{stem}x{scale}", "/".join(read_name(hr, [hr.stem]).words))
+def find_counterparts(hr: Sequence[Path], lr: Sequence[Path], scale: int) -> dict[Path, Path]:
+    """Return the LR file of each HR image that has one.
 
-
-def find_counterparts(files: Sequence[Path], scale: int) -> dict[str, Path]:
-    """Return LR files by their stems, and by what is left of these without ``LR``, ``x4`` and the like."""
+    It is called as the HR image, or so with ``x4``; where none is, so in another case; else it is the one that
+    is called so without ``LR``, ``x4`` and the like. The last two take no file that belongs to another image.
+    """
     by_rest: dict[str, list[Path]] = defaultdict(list)
-    for path in files:
+    for path in lr:
         named = read_name(path, [path.stem])
         if named.words and named.scale in (scale, None):
             by_rest["/".join(named.words)].append(path)
-    found = {rest: paths[0] for rest, paths in by_rest.items() if len(paths) == 1}
-    return {**found, **{path.stem.casefold(): path for path in files}}
+    exact = {path.stem: path for path in lr}
+    folded = {path.stem.casefold(): path for path in lr}
+    rest = {words: paths[0] for words, paths in by_rest.items() if len(paths) == 1}
+    found: dict[Path, Path] = {}
+    taken: set[Path] = set()
+    for files, is_sure, key in (
+        (exact, True, lambda path: path.stem),
+        (exact, True, lambda path: f"{path.stem}x{scale}"),
+        (folded, False, lambda path: path.stem.casefold()),
+        (folded, False, lambda path: f"{path.stem.casefold()}x{scale}"),
+        (rest, False, lambda path: "/".join(read_name(path, [path.stem]).words)),
+    ):
+        for path in hr:
+            counterpart = files.get(key(path)) if path not in found else None
+            if counterpart is not None and (is_sure or counterpart not in taken):
+                found[path] = counterpart
+                taken.add(counterpart)
+    return found
 
 
 def split_files(files: Sequence[Path], scale: int) -> tuple[list[Path], dict[Path, Path]]:

@@ -17,7 +17,6 @@ from hasn_edge.data.layouts import (
     choose_lr,
     find_counterparts,
     image_folders,
-    keys_of,
     read_name,
     split_files,
 )
@@ -288,18 +287,15 @@ def _by_stem(name: str, folder: Path) -> dict[str, Path]:
 
 def _counterparts(name: str, hr: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path]:
     files = list(_by_stem(name, lr_folder).values())
-    lr = find_counterparts(files, scale)
-    found = {}
+    found = find_counterparts(hr, files, scale)
     for path in hr:
-        counterpart = next((lr[key] for key in keys_of(path, scale) if key in lr), None)
-        if counterpart is None:
+        if path not in found:
             raise InputError(
                 f"set {name}: {path} has no counterpart in {lr_folder}; expected {path.name} or "
                 f"{path.stem}x{scale}{path.suffix} there",
                 say("add it"),
                 say("remove the folder to have LR made"),
             )
-        found[path] = counterpart
     left = [path for path in files if path not in found.values()]
     if left:
         raise InputError(

@@ -47,6 +47,30 @@ def test_the_hr_folder_itself_may_be_named(tmp_path):
     assert (pair.name, pair.lr.name) == ("0001.png", "0001x4.png")
 
 
+@pytest.mark.parametrize("ending", ["", "x4"])
+def test_case_decides_only_where_no_name_is_the_same(tmp_path, ending):
+    names = (
+        "HR/A.png",
+        "HR/B.png",
+        "HR/a.png",
+        f"LR/A{ending}.png",
+        f"LR/a{ending}.png",
+        f"LR/b{ending}.png",
+    )
+    for name in names:
+        write_image(tmp_path / name, np.zeros((16, 16, 3) if name.startswith("HR") else (4, 4, 3), np.uint8))
+    wanted = [("A", "A"), ("B", "b"), ("a", "a")]
+    assert [(pair.hr.stem, pair.lr.stem.removesuffix("x4")) for pair in find_pairs(tmp_path, 4)] == wanted
+    found = load_eval_set(tmp_path, 4)
+    assert [(pair.name, pair.lr_path.stem.removesuffix("x4")) for pair in found] == wanted
+    (tmp_path / f"LR/A{ending}.png").unlink()  # what is left is the LR of another image
+    for find in (find_pairs, load_eval_set):
+        with pytest.raises(
+            InputError, match=r"HR/A\.png has no counterpart in .*LR; expected A\.png or Ax4\.png"
+        ):
+            find(tmp_path, 4)
+
+
 def test_flickr2k_without_lr(tmp_path):
     touch(tmp_path, "Flickr2K_HR/000001.png", "Flickr2K_HR/000002.png")
     assert listed(tmp_path) == [("Flickr2K_HR/000001.png", None), ("Flickr2K_HR/000002.png", None)]
