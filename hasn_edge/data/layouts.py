@@ -252,8 +252,8 @@ def _pair_files(
 def find_counterparts(hr: Sequence[Path], lr: Sequence[Path], scale: int) -> dict[Path, Path]:
     """Return the LR file of each HR image that has one.
 
-    It is called as the HR image, or so with ``x4``; where none is, so in another case; else it is the one that
-    is called so without ``LR``, ``x4`` and the like. The last two take no file that belongs to another image.
+    It is called as the HR image, or so with ``x4``; where none is, so in another case; else it is the one
+    called so without ``LR``, ``x4`` and the like. The last two take no file that belongs to another image.
     """
     by_rest: dict[str, list[Path]] = defaultdict(list)
     for path in lr:
