@@ -269,7 +269,8 @@ def _bench_case(
         gaps += tuple(f"drift on {name}: no image is larger than a tile" for name in sorted(whole))
         quality = {name: one for name, one in quality.items() if name not in whole}
     artifact = case.artifact
-    kept = artifact.details.measured if artifact else None
+    then = artifact.details.measured if artifact else None
+    limits = then.held_out if then else None
     return BenchCase(
         label=case.label,
         network=case.network,
@@ -279,7 +280,8 @@ def _bench_case(
         sha256=artifact.sha256 if artifact else None,
         file_bytes=artifact.path.stat().st_size if artifact else None,
         tile=case.tile,
-        budget_db=kept.held_out.budget_db if kept and kept.held_out else None,
+        budget_db=limits.budget_db if limits else None,
+        budget_worst_db=limits.budget_worst_db if limits else None,
         peak_bytes=result.peak_bytes if case.timed else None,
         quality=quality,
         not_measured=(*case.not_measured, *gaps),

@@ -12,7 +12,7 @@ from hasn_edge.bench.evidence import CaseEvidence, WorstCrop
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.svg_charts import BOTTOM, TOP, Axis, Plot
 from hasn_edge.bench.table import GAP, caption, machine_facts, notes
-from hasn_edge.bench.verdict import LOSS_DB, verdict
+from hasn_edge.bench.verdict import LIMITS_DB, verdict
 from hasn_edge.model.complexity import PAPER_SIZE
 from hasn_edge.sidecar import EngineDetails, GraphDetails
 
@@ -61,7 +61,7 @@ def html_page(report: BenchReport) -> str:
         sustained=list(_sustained(report)),
         tiles=[case for case in report.cases if case.tile is not None],
         reference=report.reference,
-        loss=LOSS_DB,
+        limits=LIMITS_DB,
         notes=notes(report),
         machine=machine_facts(report),
         date=report.date,

@@ -97,6 +97,8 @@ class BenchCase:
     """Side in pixels of the tiles that its quality is of; ``None`` for whole frames."""
     budget_db: float | None = None
     """What its file was built to lose at most of mean PSNR-Y on the held-out images; ``None`` without one."""
+    budget_worst_db: float | None = None
+    """The same of one image's PSNR-Y."""
     device: str = "cpu"
     """Where it ran."""
     parts: Mapping[str, Latency] = field(default_factory=dict)
@@ -444,6 +446,7 @@ def _case_dict(
         "file_bytes": case.file_bytes,
         "tile": case.tile,
         "budget_db": case.budget_db,
+        "budget_worst_db": case.budget_worst_db,
         "latency": latency,
         "parts": {name: _latency_dict(part) for name, part in case.parts.items()},
         "energy": case.energy.to_dict() if case.energy else None,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hasn_edge.bench.report import APART, BenchCase, BenchReport
+from hasn_edge.quantize.recipe import QuantRecipe
 
-LOSS_DB = 0.06
-"""Loss of mean PSNR-Y on each set that is accepted of a file that states no budget of its own."""
+LIMITS_DB = QuantRecipe().budget
+"""Accepted loss of PSNR-Y of a file that states no limits, in dB: of each set's mean, and of one image."""
 
 FASTER = 1.05
 """How many times as fast as the fastest FP32 case another has to be."""
@@ -25,9 +26,9 @@ class Verdict:
 
 
 def verdict(report: BenchReport) -> Verdict:
-    """Return the fastest case that keeps its file's budget on every set, FP32 where none is faster.
+    """Return the fastest case that keeps its file's limits on every set, FP32 where none is faster.
 
-    A file that states no budget may lose :data:`LOSS_DB`.
+    A file that states none may lose :data:`LIMITS_DB`.
 
     Cases are compared by the median over rounds of the ratio within a round. The sentence states where the
     machine was busy.
@@ -47,7 +48,7 @@ def _choose(report: BenchReport) -> Verdict:
     float32 = [case for case in timed if case.precision == "fp32"] or timed[:1]
     base = min(float32, key=lambda case: _seconds(report, case))
     others = [case for case in timed if case.precision != "fp32"]
-    kept = [case for case in others if (loss := _loss(case)) is not None and loss <= _budget(case)]
+    kept = [case for case in others if not _missed(case)]
     best = min(kept, key=lambda case: _seconds(report, case), default=base)
     times = _seconds(report, base) / _seconds(report, best)
     if best is not base and times >= FASTER and not _disagree(base, best):
@@ -68,9 +69,7 @@ def _choose(report: BenchReport) -> Verdict:
         why = f"{best.label} is {'only ' if times > 1 else ''}{times:.2f}x as fast"
     elif others:
         quick = min(others, key=lambda case: _seconds(report, case))
-        loss = _loss(quick)
-        lost = "was not scored" if loss is None else f"loses {loss:.3f} dB, more than {_budget(quick):g}"
-        why = f"{quick.label} {lost}"
+        why = f"{quick.label} {_missed(quick)}"
     else:
         why = "No other precision was measured"
     return Verdict(case=base, sentence=f"{_ship(base)}. {why}.")
@@ -82,14 +81,23 @@ def _seconds(report: BenchReport, case: BenchCase) -> float:
     return case.latency.median_ms if reference is None else case.latency.times(reference)
 
 
-def _loss(case: BenchCase) -> float | None:
-    """Return the largest loss of a set; ``None`` where nothing was scored."""
+def _missed(case: BenchCase) -> str:
+    """Return which of its limits a case misses, or that it was not scored; nothing where it keeps both."""
     losses = [-one.dpsnr_db for one in case.quality.values() if one.dpsnr_db is not None]
-    return max(losses) if losses else None
-
-
-def _budget(case: BenchCase) -> float:
-    return LOSS_DB if case.budget_db is None else case.budget_db
+    if not losses:
+        return "was not scored"
+    mean, worst = LIMITS_DB
+    if case.budget_db is not None:
+        mean, worst = QuantRecipe(budget_db=case.budget_db, max_drop_worst=case.budget_worst_db).budget
+    if not max(losses) <= mean:
+        return f"loses {max(losses):.3f} dB, more than {mean:g}"
+    images = [
+        (-one.worst_dpsnr_db, one.worst_image)
+        for one in case.quality.values()
+        if one.worst_dpsnr_db is not None
+    ]
+    loss, image = max(images, default=(0.0, ""))
+    return "" if loss <= worst else f"loses {loss:.3f} dB on one image, {image}, more than {worst:g}"
 
 
 def _ship(case: BenchCase) -> str:

@@ -22,7 +22,7 @@ from hasn_edge.pipeline.context import BACKENDS, CACHE, BuildOptions, load_conte
 from hasn_edge.pipeline.costs import TargetCost, choose_saving
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress
-from hasn_edge.quantize.recipe import WORST, Saving
+from hasn_edge.quantize.recipe import Saving
 
 if TYPE_CHECKING:
     from hasn_edge.quantize.search import Group, Meter, Placement
@@ -177,7 +177,7 @@ def search_build(
 
     recipe = variants.context.recipe
     assert recipe is not None
-    worst = recipe.max_drop_worst if recipe.max_drop_worst is not None else WORST * max_drop
+    budget = replace(recipe, budget_db=max_drop).budget
     groups, meter = measure_sensitivity(variants, cost, cache, progress, refuse=True)
     saving = Saving.MACS if cost is None else cost.saving
 
@@ -186,7 +186,7 @@ def search_build(
             groups,
             meter,
             recipe,
-            budget=(max_drop, worst),
+            budget=budget,
             spend=spend,
             saving=saving,
             progress=progress,

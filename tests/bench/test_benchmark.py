@@ -87,6 +87,8 @@ def test_cases(content):
         "fsrcnn, ONNX Runtime fp32",
         "PyTorch fp32, tiles of 32",
     ]
+    int8 = content["cases"][3]
+    assert (int8["budget_db"], int8["budget_worst_db"]) == (5, 25)
     for case in content["cases"]:
         if case["network"] is None:
             assert case["quality"]["shipped"]["images"] == 8

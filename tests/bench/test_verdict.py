@@ -59,6 +59,16 @@ def test_a_file_keeps_the_budget_that_it_was_built_for(with_cases):
     assert verdict(with_cases(strict)).sentence.endswith("INT8 loses 0.050 dB, more than 0.01.")
 
 
+def test_one_image_that_loses_too_much_is_too_much(with_cases):
+    row = make_row("INT8", precision="int8", latency=FAST, quality=quality(-0.05, -1.2), budget_db=0.06)
+    said = "INT8 loses 1.200 dB on one image, baby, more than {}."
+    five_times_the_mean = said.format("0.3")
+    assert verdict(with_cases(row)).sentence.endswith(five_times_the_mean)
+    assert verdict(with_cases(replace(row, budget_db=None))).sentence.endswith(five_times_the_mean)
+    assert verdict(with_cases(replace(row, budget_worst_db=1.1))).sentence.endswith(said.format("1.1"))
+    assert verdict(with_cases(replace(row, budget_worst_db=1.3))).case.label == "INT8"
+
+
 def test_another_papers_network_is_not(with_cases):
     other = ComparedNetwork(name="span", model="span=a.pth", trained=True, counts={})
     fast = make_row("SPAN", precision="fp16", latency=FAST, quality=quality(0.2), network=other)
