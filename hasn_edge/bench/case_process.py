@@ -311,12 +311,12 @@ class CaseHost:
     def score(self, eval_set: EvalSet, framed: bool) -> Scores:
         """See :meth:`Worker.score`."""
         from hasn_edge.evaluation.evaluate import score_images
+        from hasn_edge.runtime.memory import NO_LIMIT_BYTES
         from hasn_edge.runtime.upscaler import Upscaler
 
         if not framed and self.sessions[-1].size is not None and len(self.sessions) == 1:
             self.sessions.append(self.open_session())  # images have other sizes than the timed frame
-        # Whole frames in every case, whatever the memory: tiles of different sizes would count as drift.
-        upscaler = Upscaler(self.sessions[-1], tile=self.tile, memory_limit_bytes=1 << 62)
+        upscaler = Upscaler(self.sessions[-1], tile=self.tile, memory_limit_bytes=NO_LIMIT_BYTES)
         return score_images(upscaler.run, eval_set, progress=lambda step: self.alive())
 
     def close(self) -> None:

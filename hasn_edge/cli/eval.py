@@ -28,8 +28,6 @@ from hasn_edge.progress import Step
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
     from hasn_edge.evaluation.evaluate import Scores
-    from hasn_edge.progress import Progress
-    from hasn_edge.runtime.upscaler import Upscaler
 
 BICUBIC = "bicubic"
 
@@ -90,15 +88,13 @@ def command(
     """
     from hasn_edge.bench.scores import eval_sets
     from hasn_edge.data.pairs import bicubic_baseline
-    from hasn_edge.evaluation.evaluate import score_images
+    from hasn_edge.evaluation.evaluate import score_images, score_session
     from hasn_edge.files import distinct_names
-    from hasn_edge.runtime.upscaler import Upscaler
 
     asked = list(models or (() if artifacts else (chosen_model(None),)))
     named = distinct_names([*map(Path, asked), *artifacts])
     wanted = [*((model, None) for model in asked), *((None, path) for path in artifacts)]
     scores: dict[str, list[Scores]] = {}
-    tiled: dict[str, str] = {}
     sets: list[EvalSet] = []
     numbers = itertools.count(1)
     kinds = {path.suffix for path in artifacts}
@@ -128,18 +124,15 @@ def command(
                     ]
                 elif scale != sets[0].scale:
                     raise InputError(f"{name} is for x{scale}, and {named[0]} for x{sets[0].scale}")
-                upscaler = Upscaler(session)
                 scores[f"{name} ({session.backend} {session.number_format})"] = [
-                    score_images(
-                        upscaler.run,
-                        each,
-                        self_ensemble=self_ensemble,
-                        keep_outputs=False,
-                        progress=note_tiled(upscaler, tiled, advance),
+                    score_session(
+                        session, each, self_ensemble=self_ensemble, keep_outputs=False, progress=advance
                     )
                     for each in sets
                 ]
     _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
+    every = [one for found in scores.values() for one in found]
+    tiled = {name: WHY_TILES[last.reason or "memory"] for one in every for name, last in one.tiled.items()}
     for why in dict.fromkeys(tiled.values()):
         names = [image for image, reason in tiled.items() if reason == why]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -154,18 +147,6 @@ WHY_TILES = {
     "static size": "because the file has one size",
     "engine size": "because the engine takes no larger ones",
 }
-
-
-def note_tiled(upscaler: Upscaler, tiled: dict[str, str], report: Progress) -> Progress:
-    """Return ``report`` that also notes in ``tiled`` which images were computed in tiles, and why."""
-
-    def step(measured: Step) -> None:
-        last = upscaler.last_report
-        if last is not None and last.tiles > 1:
-            tiled[measured.text] = WHY_TILES[last.reason or "memory"]
-        report(measured)
-
-    return step
 
 
 def _print(scores: dict[str, list[Scores]], *, per_image: bool, scale: int, self_ensemble: bool) -> None:

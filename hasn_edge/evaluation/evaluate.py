@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hasn_edge.data.pairs import EvalSet, Pair, load_eval_sets, shipped_eval_set
-from hasn_edge.errors import InputError, say, use
+from hasn_edge.errors import InputError, OutOfMemoryError, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.images.metrics import finite_or_none, mean_db, psnr_and_ssim_y, psnr_rgb
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.runtime.memory import NO_LIMIT_BYTES
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.runtime.session import Session
-from hasn_edge.runtime.upscaler import Upscaler, ensemble
+from hasn_edge.runtime.upscaler import Upscaler, UpscaleReport, ensemble
 
 UpscaleFunction = Callable[[Float32], Float32]
 """Upscales ``(1, 3, H, W)`` float32 RGB in [0, 1] to ``(1, 3, H*scale, W*scale)``: ``Session.run`` or
@@ -47,6 +48,8 @@ class Scores:
     images: tuple[ImageScore, ...]
     border: int
     self_ensemble: bool = False
+    tiled: Mapping[str, UpscaleReport] = field(default_factory=dict)
+    """Images that were computed in tiles, by name: which and why. It changes their figures."""
 
     @property
     def psnr_y(self) -> float:
@@ -66,6 +69,10 @@ class Scores:
             "self_ensemble": self.self_ensemble,
             "psnr_y_db": finite_or_none(self.psnr_y),
             "ssim_y": self.ssim_y,
+            "tiled": {
+                name: {"tile": dict(report.tile._asdict()), "reason": report.reason}
+                for name, report in self.tiled.items()
+            },
             "images": [
                 {"name": image.name, "psnr_y_db": finite_or_none(image.psnr_y), "ssim_y": image.ssim_y}
                 for image in self.images
@@ -138,6 +145,9 @@ def evaluate(
         data: Evaluation set, ``"NAME=DIR"`` or (name, folder); the images that ship where ``None``.
         self_ensemble: Average over the eight flips and rotations.
 
+    Returns:
+        The scores; ``tiled`` names the images for whose whole frames the memory or the file did not suffice.
+
     Raises:
         HasnEdgeError: a file or the set cannot be used.
     """
@@ -148,9 +158,28 @@ def evaluate(
         return score_session(session, eval_set, self_ensemble=self_ensemble, keep_outputs=False)
 
 
-def score_session(session: Session, eval_set: EvalSet, **options: Any) -> Scores:
-    """Measure a session on images of any size; the options are those of :func:`score_images`."""
-    return score_images(Upscaler(session).run, eval_set, **options)
+def score_session(
+    session: Session, eval_set: EvalSet, *, whole: bool = False, progress: Progress = ignore, **options: Any
+) -> Scores:
+    """Measure a session on images of any size; the options are those of :func:`score_images`.
+
+    Args:
+        session: What upscales.
+        eval_set: Pairs.
+        whole: Compute whole frames, however little memory seems to be free, as what is compared has to be.
+        progress: See :func:`score_images`.
+        **options: Passed on.
+    """
+    upscaler = Upscaler(session, memory_limit_bytes=NO_LIMIT_BYTES if whole else None)
+    tiled: dict[str, UpscaleReport] = {}
+
+    def step(measured: Step) -> None:
+        last = upscaler.last_report
+        if last is not None and last.tiles > 1:
+            tiled[measured.text] = last
+        progress(measured)
+
+    return replace(score_images(upscaler.run, eval_set, progress=step, **options), tiled=tiled)
 
 
 def score_images(
@@ -195,6 +224,7 @@ def drift(reference: Scores, candidate: Scores) -> Drift:
 
     Raises:
         InputError: other images, another border, or outputs that were not kept.
+        OutOfMemoryError: an image was computed in tiles for one of them, or in others than for the other.
     """
     names = [image.name for image in reference.images], [image.name for image in candidate.images]
     if names[0] != names[1] or reference.border != candidate.border:
@@ -204,6 +234,18 @@ def drift(reference: Scores, candidate: Scores) -> Drift:
             f"images, border {candidate.border})",
             say("evaluate both on one set"),
         )
+    for name in names[0]:
+        tiles = [
+            scores.tiled[name].tile if name in scores.tiled else None for scores in (reference, candidate)
+        ]
+        if tiles[0] != tiles[1]:
+            ways = ["whole" if tile is None else f"in tiles of {tile}" for tile in tiles]
+            raise OutOfMemoryError(
+                f"{reference.name}/{name} was computed {ways[0]} by the reference and {ways[1]} by what is "
+                "compared with it, which changes its figures by itself",
+                say("free some memory"),
+                say("measure on smaller images"),
+            )
     images = []
     for a, b in zip(reference.images, candidate.images, strict=True):
         if a.output is None or b.output is None:

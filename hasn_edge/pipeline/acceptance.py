@@ -76,7 +76,7 @@ class Acceptance:
     @cached_property
     def reference_scores(self) -> tuple[Scores, ...]:
         """What the network reaches on each part of the held-out images."""
-        return tuple(score_session(self.reference, part) for part in self.held_out)
+        return tuple(score_session(self.reference, part, whole=True) for part in self.held_out)
 
     @cached_property
     def bicubic_psnr_y(self) -> float:
@@ -169,7 +169,7 @@ class Acceptance:
     ) -> HeldOut:
         """Return what a file loses on one part of the held-out images."""
         part = self.held_out[index]
-        scores = score_session(candidate, part)
+        scores = score_session(candidate, part, whole=True)
         change = drift(self.reference_scores[index], scores)
         share, convolution = outside[index] if outside else (None, "")
         return HeldOut(
@@ -189,7 +189,8 @@ class Acceptance:
 
     def _add_optimized(self, session: Session, index: int, part: HeldOut) -> HeldOut:
         """Return a part's figures with those of another session of the same file."""
-        change = drift(self.reference_scores[index], score_session(session, self.held_out[index]))
+        scores = score_session(session, self.held_out[index], whole=True)
+        change = drift(self.reference_scores[index], scores)
         return msgspec.structs.replace(
             part, optimized_dpsnr_db=change.dpsnr, optimized_worst_dpsnr_db=change.worst_dpsnr
         )

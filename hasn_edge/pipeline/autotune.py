@@ -320,7 +320,7 @@ class _Quality:
         """
         with self._open(artifact, backend=backend) as session:
             parts = held_out_sets(artifact.spec.scale, self._evaluation)
-            scores = tuple(score_session(session, part) for part in parts)
+            scores = tuple(score_session(session, part, whole=True) for part in parts)
             what = f"{session.backend} {session.number_format}"
         if not self._reference:
             self._reference = scores

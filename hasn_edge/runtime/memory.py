@@ -12,6 +12,9 @@ DEFAULT_LIMIT_BYTES = 2_000_000_000
 """What one call of an upscaler takes at most by default, its result included. With what the
 interpreter and the libraries take (0.1 GB with ONNX Runtime, 0.3 GB with PyTorch) it stays below 3 GB."""
 
+NO_LIMIT_BYTES = 1 << 62
+"""For whole frames whatever is free: tiles would count as a difference between two forms of a network."""
+
 _WIDE_TENSORS = {"onnxruntime": 5.5, "torchscript": 5.5, "pytorch": 7.0}
 """Tensors of the expanded width (156 channels) that are alive together at the worst moment.
 

@@ -10,11 +10,12 @@ import pytest
 
 from hasn_edge.data.pairs import EvalSet, bicubic_baseline, load_eval_set
 from hasn_edge.errors import InputError, ShapeError
-from hasn_edge.evaluation.evaluate import Scores, drift, score_images
+from hasn_edge.evaluation.evaluate import Scores, drift, score_images, score_session
 from hasn_edge.images.arrays import to_tensor
 from hasn_edge.images.codec import write_image
 from hasn_edge.progress import Step
 from hasn_edge.runtime.upscaler import ensemble
+from tests.support.fake_session import FakeSession
 
 
 @pytest.fixture
@@ -118,6 +119,29 @@ def test_drift_in_closed_form(eval_set):
     assert found.dpsnr < 0
     assert found.dssim == pytest.approx(candidate.ssim_y - reference.ssim_y)
     assert found.worst_dpsnr == min(item.dpsnr for item in found.images)
+
+
+def test_scores_state_what_was_computed_in_tiles_and_drift_refuses_to_compare_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("hasn_edge.runtime.upscaler.default_limit_bytes", lambda: 6_000_000)
+    pixels = np.random.default_rng(0).integers(0, 256, (280, 360, 3), np.uint8)
+    for name, image in (("large", pixels), ("small", pixels[:32, :40])):
+        write_image(tmp_path / "S" / f"{name}.png", image)
+    images, seen = load_eval_set(tmp_path / "S", 4), []
+    tiled = score_session(FakeSession(), images, progress=seen.append)
+    assert [step.text for step in seen] == ["large", "small"]
+    tile = tiled.tiled["large"].tile
+    assert tiled.to_dict()["tiled"] == {
+        "large": {"tile": {"height": tile.height, "width": tile.width}, "reason": "memory"}
+    }
+    session = FakeSession()
+    whole = score_session(session, images, whole=True)
+    assert session.calls[0] == (1, 3, 70, 90)
+    assert whole.tiled == whole.to_dict()["tiled"] == {}
+    assert drift(tiled, tiled).dpsnr == 0
+    with pytest.raises(
+        InputError, match=rf"S/large was computed whole by the reference and in tiles of {tile} by"
+    ):
+        drift(whole, tiled)
 
 
 def test_the_self_ensemble_visits_all_eight_and_averages_before_rounding():

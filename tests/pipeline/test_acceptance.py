@@ -101,6 +101,20 @@ def test_each_part_has_to_keep_its_mean_and_its_worst_image():
         of_fakes.check(quiet, what="it", budget=(1.0, 0.001))
 
 
+def test_memory_that_is_used_up_changes_no_figure(monkeypatch):
+    """Tiles of the reference or of the file would count as what INT8 costs."""
+    usual = OfFakes().check(Noisy(0.01), what="it", budget=(1.0, 5.0))
+    monkeypatch.setattr("hasn_edge.runtime.upscaler.default_limit_bytes", lambda: 3_000_000)
+    monkeypatch.setattr("hasn_edge.runtime.tiling.SMALLEST_TILE", 16)
+    of_fakes = OfFakes()
+    assert score_session(FakeSession(), of_fakes.held_out[0]).tiled, "which is what would happen"
+    optimized = Noisy(0.01)
+    found, _ = of_fakes.check(Noisy(0.01), what="it", budget=(1.0, 5.0), optimized=optimized)
+    assert not any(scores.tiled for scores in of_fakes.reference_scores)
+    assert [part.dpsnr_db for part in found.parts] == [part.dpsnr_db for part in usual[0].parts]
+    assert [part.optimized_dpsnr_db for part in found.parts] == [part.dpsnr_db for part in found.parts]
+
+
 def test_what_only_drawn_images_lose_is_refused():
     with pytest.raises(VerificationError, match=r"\(drawn\).* over the budget of 0.1 dB"):
         OfFakes().check(Noisy(0.2, above=0.95), what="it", budget=(0.1, 5.0))

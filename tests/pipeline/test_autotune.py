@@ -84,7 +84,7 @@ def test_one_bad_image_is_over_the_budget_whatever_the_mean(monkeypatch, tiny):
 
     found = iter([scored(30, 30), scored(30.2, 29.8), scored(30.3, 29.7)])
     monkeypatch.setattr(module, "held_out_sets", lambda *_: [None])
-    monkeypatch.setattr(module, "score_session", lambda *_: next(found))
+    monkeypatch.setattr(module, "score_session", lambda *_, **__: next(found))
     limited = measured(0.0)
     limited["held_out"].update(budget_db=0.03, budget_worst_db=0.25)
     artifact = replace(candidate("int8", [1]).artifact, details=details_of(Kind.ONNX, measured=limited))
