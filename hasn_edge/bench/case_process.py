@@ -50,7 +50,8 @@ class ComparedNetwork:
     """Another paper's network."""
 
     name: str
-    """What it is called in the report: of a file, with the file's name."""
+    """What it is called in the report: of a file, with the file's name and the folders that tell it
+    apart."""
     model: str
     """``"NETWORK=FILE"``, or ``"NETWORK=random"``."""
     trained: bool

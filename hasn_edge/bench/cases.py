@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -118,15 +119,16 @@ def find_compared(texts: Sequence[str], scale: int, size: tuple[int, int]) -> li
         MissingDependencyError: PyTorch is not installed.
     """
     found = []
-    for text in texts:
-        name, weights = split_name(text) or (text, RANDOM)
+    wanted = [split_name(text) or (text, RANDOM) for text in texts]
+    files = distinct_names([Path(weights) for _, weights in wanted])
+    for (name, weights), file in zip(wanted, files, strict=True):
         network = load_comparator(name, weights)
         if network.spec.scale != scale:
             raise InputError(f"{name} is of scale {network.spec.scale}, and the model of scale {scale}")
         trained = weights != RANDOM
         found.append(
             ComparedNetwork(
-                name=f"{name} ({Path(weights).name})" if trained else name,
+                name=f"{name} ({file})" if trained else name,
                 model=f"{name}={weights}",
                 trained=trained,
                 counts={one: network.network.counts(*one) for one in (size, PAPER_SIZE)},
@@ -160,7 +162,7 @@ class CaseMaker:
     export: Callable[..., Artifact] = export
 
     def cases(self, artifacts: Sequence[Artifact]) -> list[Case]:
-        """Return the cases in the order of the report; build what has to be built.
+        """Return the cases in the order of the report, no two of one label; build what has to be built.
 
         A build that fails or misses its budget is a case that states so; the others go on.
 
@@ -188,7 +190,7 @@ class CaseMaker:
             why = "latency: tiles are for frames that do not fit in memory; only their drift is measured"
             label = f"{found[0].label}, tiles of {tile}"
             found.append(replace(found[0], label=label, tile=tile, timed=False, not_measured=(why,)))
-        return found
+        return _numbered(found)
 
     def _reference(self, model: str, *, gpu: bool | None) -> Case:
         """Return the FP32 network: by PyTorch or, without that, the graph that ships with it."""
@@ -382,6 +384,17 @@ class CaseMaker:
                 "means nothing",
             ),
         )
+
+
+def _numbered(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases, with a number behind labels that earlier ones have: reports are compared by them."""
+    times: Counter[str] = Counter()
+    found = []
+    for case in cases:
+        times[case.label] += 1
+        number = times[case.label]
+        found.append(case if number == 1 else replace(case, label=f"{case.label} ({number})"))
+    return found
 
 
 def _torch_has_gpu() -> bool:

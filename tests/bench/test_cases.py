@@ -12,6 +12,7 @@ from hasn_edge.bench.options import BenchOptions
 from hasn_edge.cli import bench
 from hasn_edge.cli.cures import cure_text
 from hasn_edge.errors import BuildError, InputError, MissingDependencyError, OutputError, UnsupportedError
+from hasn_edge.model.comparators import load_comparator
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import Precision
 from tests.support.bench_rig import SPEC
@@ -216,6 +217,25 @@ def test_other_networks_are_cases_as_the_models_own(compare):
         ("fsrcnn, TensorRT fp16", "cuda"),
     ]
     assert asked[-2:] == [(p, "tensorrt", (48, 64)) for p in ("fp32", "fp16")]
+
+
+def test_no_two_cases_have_one_label(compare, monkeypatch):
+    """A report's cases are told apart by their labels, and so are those of two reports."""
+    found, _ = compare("cpu", compared=("fsrcnn", "fsrcnn"))
+    assert [case.label for case in found if case.network] == [
+        "fsrcnn, PyTorch fp32",
+        "fsrcnn, ONNX Runtime fp32",
+        "fsrcnn, PyTorch fp32 (2)",
+        "fsrcnn, ONNX Runtime fp32 (2)",
+    ]
+    random = load_comparator("fsrcnn", "random")
+    monkeypatch.setattr(cases, "load_comparator", lambda name, weights: random)
+    files = ("fsrcnn=a/net.pth", "fsrcnn=b/net.pth", "fsrcnn=b/other.pth")
+    assert [one.name for one in find_compared(files, 4, (48, 64))] == [
+        "fsrcnn (a/net.pth)",
+        "fsrcnn (b/net.pth)",
+        "fsrcnn (other.pth)",
+    ]
 
 
 def test_names_of_other_networks_are_refused_at_once():
