@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,6 +52,9 @@ CACHE = "cache"
 
 SEARCH = "search"
 """The recipe whose convolutions a search chooses from, unless the user names one."""
+
+_LONGEST_NAME = 180
+"""Bytes: with precision, target, sizes and ending, file systems take 255."""
 
 TOOLS = ("hasn-edge", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
 """Distributions whose versions go into sidecars."""
@@ -354,8 +358,16 @@ def refuse_other_sources(
         CheckpointError: no such model.
     """
     renames = source is None
-    if renames and called is not None and re.search(r'^$|^\.|[/\\\0:*?"<>|]', called):
-        raise InputError(f"name is {called!r}; expected the start of a file's name, such as hasn-x4-mine")
+    bad = r'^$|^\.|[/\\\0:*?"<>|]'
+    if (
+        renames
+        and called is not None
+        and (re.search(bad, called) or len(os.fsencode(called)) > _LONGEST_NAME)
+    ):
+        raise InputError(
+            f"name is {called!r}; expected the start of a file's name, of at most {_LONGEST_NAME} bytes, "
+            "such as hasn-x4-mine"
+        )
     path = Path(model) if source else model_path(model)
     if force or not folder.is_dir() or (renames and not path.is_file()):
         return
