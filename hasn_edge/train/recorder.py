@@ -20,6 +20,7 @@ from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint, save_pt
 from hasn_edge.model.hasn import HASN
 from hasn_edge.optional import installed_version
 from hasn_edge.progress import Step
+from hasn_edge.runtime.memory import NO_LIMIT_BYTES
 from hasn_edge.runtime.pytorch import ModuleSession
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.train.run_folder import prune, save_state, state_path
@@ -32,9 +33,6 @@ LAST = "last.safetensors"
 LAST_PTH = "last.pth"
 CURVE = "curve.png"
 BOARD = "tensorboard"
-
-_WHOLE = 1 << 62
-"""Bytes: what happens to be free must not decide whether a validation has tiles, so resuming stays exact."""
 
 _FALL_DB = 0.3
 """How far a validation is below the best one when that is stated; else they differ by hundredths."""
@@ -250,7 +248,8 @@ def validate(model: HASN, sets: Sequence[EvalSet], device: torch.device) -> dict
     Raises:
         InputError: an image cannot be read or measured, or the output is not finite; names the image.
     """
-    upscaler = Upscaler(_InTraining(model, device, None, model.spec), memory_limit_bytes=_WHOLE)
+    # What happens to be free must not decide whether a validation has tiles, so that resuming stays exact.
+    upscaler = Upscaler(_InTraining(model, device, None, model.spec), memory_limit_bytes=NO_LIMIT_BYTES)
     scores = {each.name: score_images(upscaler.run, each, keep_outputs=False) for each in sets}
     return {name: (score.psnr_y, score.ssim_y) for name, score in scores.items()}
 

@@ -94,3 +94,27 @@ def test_a_recording_too(tmp_path):
     assert done.exit_code == 1
     assert "cannot write" in done.output
     assert "frames" not in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "-o", "net.onnx"],
+        ["build", "-o", "out/net.engine"],
+        ["data", "prepare", "photos", "-o", "set.npz"],
+        ["data", "synthesize", "-o", "NET.PTH"],
+        ["data", "degrade", "photos", "-o", "a.pt"],
+        ["train", "-o", "best.safetensors"],
+    ],
+    ids=" ".join,
+)
+def test_the_name_of_a_built_file_is_no_folder(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    message = " ".join(done.stderr.split())
+    assert f"'{words[-1]}' is a file's name, and a folder's is expected; " in message
+    assert ("--name sets how" in message) == (words[0] in ("export", "build"))
+    assert message.endswith(f"for a folder write {words[-1]}/")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]

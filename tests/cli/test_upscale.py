@@ -437,27 +437,6 @@ def test_which_name_is_a_folder(here, model):
     assert len(list(Path("of2.xyz").iterdir())) == 2
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["export", "-o", "net.onnx"],
-        ["build", "-o", "out/net.engine"],
-        ["data", "prepare", "photos", "-o", "set.npz"],
-        ["data", "synthesize", "-o", "NET.PTH"],
-        ["data", "degrade", "photos", "-o", "a.pt"],
-        ["train", "-o", "best.safetensors"],
-    ],
-    ids=" ".join,
-)
-def test_the_name_of_a_built_file_is_no_folder(here, words):
-    Path("photos").mkdir()
-    message = said(run(*words), 2)
-    assert f"'{words[-1]}' is a file's name, and a folder's is expected; " in message
-    assert ("--name sets how" in message) == (words[0] in ("export", "build"))
-    assert message.endswith(f"for a folder write {words[-1]}/")
-    assert {p.name for p in here.iterdir()} == {"photo.png", "photos"}
-
-
 def test_other_endings_of_jpeg(here, model):
     for name in ("a.jfif", "b.jpe"):
         assert said(run("upscale", "photo.png", "-o", name, "--model", model)) == ""
