@@ -415,6 +415,7 @@ def calibrator_input(variants: Variants) -> CalibratorInput:
     assert recipe is not None
     assert images is not None
     names = [conv.name for conv in convolutions(variants.exporter.fp32())]
+    variants.check_patterns(variants.exporter)
     chosen = set(recipe.select(names))
     return CalibratorInput(
         batches=images,

@@ -56,6 +56,7 @@ class Variants:
         self.acceptance = Acceptance(context.checkpoint, context.held_out, force=context.force)
         """What files are held against: the checkpoint's network, unless these are other weights for it."""
         self._fused: list[str] = []
+        self._unmatched: list[str] = []
         self.searched = False
         """Whether a search chose the placement of INT8."""
 
@@ -72,7 +73,18 @@ class Variants:
         assert context.images is not None
         self.progress(Step(f"measuring ranges on {len(context.images)} images"))
         exporter = GraphExporter.for_int8(context.checkpoint, context.rules, context.images, context.recipe)
+        self.check_patterns(exporter)
         return self._collect_notes(exporter), exporter.measure_ranges(context.images, context.recipe)
+
+    def check_patterns(self, exporter: GraphExporter) -> None:
+        """Note which patterns of the recipe name nothing that the exporter's graphs have."""
+        from hasn_edge.quantize.freeze import find_gates
+        from hasn_edge.quantize.graph import convolutions
+
+        assert self.context.recipe is not None
+        plain = exporter.fp32()
+        names = (conv.name for conv in convolutions(plain))
+        self._unmatched = self.context.recipe.unmatched(names, find_gates(plain))
 
     def with_recipe(self, recipe: QuantRecipe) -> Variants:
         """Return the same build by a recipe of a search: it prepares the network alike and selects less."""
@@ -81,7 +93,7 @@ class Variants:
         exporter, ranges = self.int8
         chosen = recipe.select(conv.name for conv in convolutions(exporter.fp32()))
         other = Variants(replace(self.context, recipe=recipe), self.progress)
-        other._fused = self._fused
+        other._fused, other._unmatched = self._fused, self._unmatched
         other.acceptance = self.acceptance  # FP32 is the same and was scored
         other.searched = True
         steady = self.steady_gates if recipe.freeze else {}
@@ -107,7 +119,7 @@ class Variants:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was found that is no single file's, a sentence each."""
-        return (*self._fused, *self.context.notes)
+        return (*self._fused, *self.context.notes, *self._unmatched)
 
     def make_graph(
         self,
@@ -327,8 +339,9 @@ class Variants:
         """
         if "int8" not in vars(self) or self.context.recipe is None:
             return "", ()
-        begin, notes = "warning: ", self.context.notes
-        doubts = [note.removeprefix(begin).capitalize() for note in notes if note.startswith(begin)]
+        begin, notes = "warning: ", (*self.context.notes, *self._unmatched)
+        found = [note.removeprefix(begin) for note in notes if note.startswith(begin)]
+        doubts = [note[0].upper() + note[1:] for note in found]
         if self.searched:  # which measured that, and whose next attempt spends less
             return ". ".join(doubts), (say("allow a larger drop"), say("build FP16"))
         from hasn_edge.images.arrays import to_tensor

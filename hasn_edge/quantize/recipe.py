@@ -19,6 +19,9 @@ WORST = 5.0
 """How many times the mean's budget one image may lose, unless the recipe states a limit."""
 
 
+_PATTERNS = ("quantize", "keep_float", "shift", "spread", "freeze")
+"""Keys that hold patterns of names."""
+
 GATE = ".gate"
 """A channel attention is called by the convolution that it scales, with this behind."""
 
@@ -174,6 +177,28 @@ class QuantRecipe:
     def frozen(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of ``names`` that become constants."""
         return tuple(name for name in names if _matches(name, self.freeze))
+
+    def unmatched(self, convolutions: Iterable[str], gates: Iterable[str]) -> list[str]:
+        """Return a warning for each key with patterns that name nothing of a network.
+
+        Those of recipes that ship are left out: they are for several networks, and others inherit them.
+        """
+        convolutions, gates, found = tuple(convolutions), tuple(gates), []
+        shipped = [load_quant_recipe(name) for name in shipped_recipes()]
+        for key in _PATTERNS:
+            what, names = ("channel attention", gates) if key == "freeze" else ("convolution", convolutions)
+            known = {pattern for recipe in shipped for pattern in getattr(recipe, key)}
+            idle = [
+                pattern
+                for pattern in getattr(self, key)
+                if pattern not in known and not any(_matches(name, [pattern]) for name in names)
+            ]
+            if idle:
+                left = " or ".join(idle)
+                found.append(
+                    f"warning: no {what} of this network is called {left}, as the recipe's {key} has it"
+                )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, one per field."""

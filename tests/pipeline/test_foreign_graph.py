@@ -124,10 +124,15 @@ def test_a_graph_of_one_size_keeps_the_factors_that_it_interpolates_by(path, net
 
 @pytest.mark.slow
 def test_a_recipe_that_names_its_convolutions_is_followed(path, tmp_path):
-    (tmp_path / "own.toml").write_text('quantize = ["head", "body"]\nbudget_db = 1.0\n')
-    (artifact,) = build(
+    text = 'quantize = ["head", "body"]\nkeep_float = ["tial"]\nbudget_db = 1.0\n'
+    (tmp_path / "own.toml").write_text(text)
+    built = build(
         path, precision="int8", recipe=tmp_path / "own.toml", target="cpu", output=tmp_path, force=True
-    ).artifacts
+    )
+    (artifact,) = built.artifacts
+    warnings = [line for line in built.summary if line.startswith("warning: ")]
+    said = "warning: no convolution of this network is called tial, as the recipe's keep_float has it"
+    assert warnings == [said]
     assert set(artifact.graph.int8_convolutions) == {"head", "body"}
 
 

@@ -57,6 +57,25 @@ def test_selection_keeps_the_graph_order_and_exceptions_win():
     assert recipe.select(NAMES) == ("block_1.f1.conv", "block_1.cab.cab.0")
 
 
+def test_patterns_that_name_nothing_are_stated(tmp_path):
+    """But for those that ship, which a file inherits and which are for several networks."""
+    path = tmp_path / "mine.toml"
+    path.write_text('keep_float = ["blok_1.*", "conv_1"]\nfreeze = ["conv_1", "block_1.cab.cab.2.gat"]\n')
+    assert load_quant_recipe(path).unmatched(NAMES, ["block_1.cab.cab.2.gate"]) == [
+        "warning: no convolution of this network is called blok_1.*, as the recipe's keep_float has it",
+        "warning: no channel attention of this network is called conv_1 or block_1.cab.cab.2.gat, as the "
+        "recipe's freeze has it",
+    ]
+    wrong = QuantRecipe(quantize=("c*", "x"), shift=("y",), spread=("z?",))
+    assert [text.partition(" called ")[2] for text in wrong.unmatched(NAMES, [])] == [
+        "x, as the recipe's quantize has it",
+        "y, as the recipe's shift has it",
+        "z?, as the recipe's spread has it",
+    ]
+    for name in shipped_recipes():
+        assert load_quant_recipe(name).unmatched(["Conv_0", "Conv_1"], []) == []
+
+
 def test_a_recipe_that_selects_nothing_is_refused():
     with pytest.raises(ConfigError, match=r"quantizes no convolution.*blok_\*.*conv_1"):
         QuantRecipe(quantize=("blok_*",)).select(NAMES)
