@@ -147,7 +147,7 @@ def build_one(
         options.model,
         rules=rules.get(BACKENDS[target.runtime], ()),
         pixels=options.pixels,
-        batch=(low, high) if target.runtime.compiles else (1, options.batch or 1),
+        batch=(low, high) if target.runtime.compiles else (1, high),
         recipe=options.int8_recipe if precision is Precision.INT8 else None,
         calibration=options.calibration,
         evaluation=options.evaluation,

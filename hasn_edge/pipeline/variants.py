@@ -150,7 +150,7 @@ class Variants:
         if size is not None:
             require_size(context.name, context.checkpoint.spec, size)
             if count is None:
-                cures = omit("size"), omit("batch"), say("build an engine, which has both")
+                cures = omit("size"), use(batch=1), say("build an engine, which has both")
                 raise UnsupportedError("a graph of one size takes one image at a time", *cures)
         suffix = f"-{form.value}" if suffix is None else suffix
         what = f"{precision.value}{suffix}"

@@ -413,6 +413,21 @@ def test_an_exported_graph_takes_any_number_and_computes_each_alone(tiny, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_graph_takes_the_batch_of_its_target_file(tiny, tmp_path):
+    target = tmp_path / "four.toml"
+    target.write_text('runtime = "cpu"\n[shapes]\nmin=[1,3,48,48]\nopt=[4,3,48,48]\nmax=[4,3,48,48]\n')
+    artifact = hasn_edge.build(tiny, precision="fp32", target=target, output=tmp_path / "out").artifacts[-1]
+    assert artifact.details.batch == (1, 4)
+    with open_session(artifact) as session:
+        assert session.run(batch_of(4)).shape == (4, 3, 96, 132)
+    one = {"target": target, "size": (24, 33), "output": tmp_path / "one"}
+    with pytest.raises(UnsupportedError, match="one image at a time"):
+        hasn_edge.build(tiny, **one)
+    artifact = hasn_edge.build(tiny, precision="fp32", batch=1, **one).artifacts[-1]
+    assert artifact.details.batch == (1, 1)
+
+
+@pytest.mark.slow
 def test_a_server_takes_the_batch_as_its_limit(tiny, tmp_path):
     made = hasn_edge.pipeline.api.export_triton(tiny, batch=4, output=tmp_path)
     config = (made.path.parents[1] / "config.pbtxt").read_text()
