@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -114,6 +114,12 @@ source_model_option = click.option(
 def is_given(context: click.Context, option: str) -> bool:
     """Whether the user gave the option."""
     return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
+
+
+def options_given(context: click.Context, names: Sequence[str]) -> list[str]:
+    """Return the options that the user gave, as they are written, of those whose parameters are named."""
+    params = [each for each in context.command.params if each.name in names]
+    return [each.opts[0] for each in params if each.name is not None and is_given(context, each.name)]
 
 
 def quant_recipe_option(what: str = "INT8 recipe", *, default: str = "default") -> Callable[[F], F]:

@@ -19,6 +19,7 @@ from hasn_edge.cli.common import (
     device_option,
     engines_option,
     model_of_source,
+    options_given,
     source_model_option,
     threads_option,
 )
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from hasn_edge.live.launch import DemoOptions
     from hasn_edge.live.pipeline import Live
     from hasn_edge.live.stats import Stats
+
+_OF_THE_PAGE = ("host", "port", "allow_hosts", "allow_origins", "token")
 
 
 class _InputSize(click.ParamType[Any]):
@@ -144,6 +147,9 @@ def command(model: str | None, artifacts: tuple[Path, ...], **options: Any) -> N
         raise click.UsageError("--model and --artifact exclude each other: an artifact holds its model")
     if options["record"] is None and (options["codec"], options["quality"]) != (None, None):
         raise click.UsageError("--codec and --quality belong to --record")
+    given = options_given(click.get_current_context(), _OF_THE_PAGE)
+    if given and options["view"] in ("window", "none"):
+        raise click.UsageError(f"{given[0]} is for the web page, and --view {options['view']} serves none")
     from hasn_edge.live.launch import DemoOptions
 
     hint = None

@@ -18,9 +18,9 @@ from hasn_edge.cli.common import (
     cuda_option,
     device_option,
     engines_option,
-    is_given,
     model_of_source,
     open_chosen,
+    options_given,
     source_model_option,
     threads_option,
 )
@@ -272,9 +272,9 @@ def _refuse_idle_options(context: click.Context, files: Sequence[Path]) -> None:
     """Refuse options for images where there are none, and so for videos."""
     for kind, names, there in (
         ("videos", ("codec", "quality", "audio", "start_s", "end_s"), any(map(is_video, files))),
-        ("images", ("suffix",), not all(map(is_video, files))),
+        ("images", ("suffix", "srgb"), not all(map(is_video, files))),
     ):
-        given = [p.opts[0] for p in context.command.params if p.name in names and is_given(context, p.name)]
+        given = options_given(context, names)
         if given and not there:
             raise click.UsageError(f"{given[0]} is for {kind}, and none is among the files")
 

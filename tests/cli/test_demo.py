@@ -258,6 +258,15 @@ def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
     [
         (["--model", "x", "--artifact", "y.onnx"], 2, "--model and --artifact exclude each other"),
         (["--codec", "libx264"], 2, "--codec and --quality belong to --record"),
+        (["--host", "0.0.0.0"], 2, "--host is for the web page, and --view none serves none"),
+        (["--port", "8765"], 2, "--port is for the web page, and --view none serves none"),
+        (
+            ["--view", "window", "--token", "T"],
+            2,
+            "--token is for the web page, and --view window serves none",
+        ),
+        (["--allow-host", "x"], 2, "--allow-host is for the web page"),
+        (["--allow-origin", "nonsense"], 2, "--allow-origin is for the web page"),
         (["--size", "320"], 2, "'320' is no size; expected WIDTHxHEIGHT"),
         (["--seconds", "0"], 2, "--seconds"),
         (["--view", "tv"], 2, "'tv' is not one of"),
@@ -277,7 +286,7 @@ def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
 def test_bad_options(run, options, code, message):
     if "--record" in options:
         pytest.importorskip("av")
-    result = run("--view", "none", *options)
+    result = run("--view", "none", "--seconds", 0.1, *options)
     assert result.exit_code == code, result.output
     assert message in result.output.replace("'nonsense'", "nonsense")
     assert "Traceback" not in result.output

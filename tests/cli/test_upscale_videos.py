@@ -368,6 +368,7 @@ def test_a_part_of_another_size_with_figures(clip, tmp_path):
     assert "--end is for videos, and none is among the files" in said(
         run(tmp_path / "a.png", "--end", "3"), 2
     )
+    assert "--srgb is for images, and none is among the files" in said(run(clip, "--srgb"), 2)
 
 
 def test_figures_name_what_failed(clip, tmp_path):
