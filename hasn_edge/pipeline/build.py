@@ -243,13 +243,17 @@ class _Build:
         any_size = options.calibrator or context.count is None
         size = None if any_size else target.shapes.size
         calibrator = calibrator_input(variants) if options.calibrator else None
+        chosen = None
+        if calibrator is not None:  # the graph that predicts it has to keep the recipe's budget
+            predicted = context.identity(Form.STRONGLY_TYPED, wanted, size)
+            chosen = f"{calibrator.fingerprint} {calibrator.float_layers} {predicted}"
         key = engine_key(
             context.identity(form, precision, size),
             target,
             precision=wanted,
             capabilities=capabilities,
             gpu=self.gpu,
-            calibration=f"{calibrator.fingerprint} {calibrator.float_layers}" if calibrator else None,
+            calibration=chosen,
         )
         start = f"{context.name}-" if options.name else ""  # a name that was asked for shall be there then
         for folder in () if options.rebuild else self.known:

@@ -205,6 +205,25 @@ def test_the_calibrator_has_a_graph_that_takes_its_images(tiny, told, tmp_path):
     assert (tolerance.rms, tolerance.largest) == OWN_RANGES
 
 
+@pytest.mark.parametrize("method", ["qdq", "calibrator"])
+def test_an_engine_of_another_budget_is_another(tiny, told, tmp_path, monkeypatch, method):
+    """A stricter one has to be measured again."""
+    keys = []
+
+    def look(folder, key, *, start):
+        keys.append(key)
+        raise ArtifactError("far enough")
+
+    monkeypatch.setattr(builder, "lookup", look)
+    for budget_db in (5.0, 5.0, 0.001):
+        (tmp_path / "own.toml").write_text(f"budget_db = {budget_db}\n")
+        with pytest.raises(ArtifactError, match="far enough"):
+            hasn_edge.build(
+                tiny, precision="int8", int8_method=method, recipe=tmp_path / "own.toml", output=tmp_path
+            )
+    assert keys[0] == keys[1] != keys[2]
+
+
 @pytest.mark.parametrize("asked", ["size", "dynamic", "file", "cpu", "portable"])
 @pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
 def test_sizes_below_the_networks_are_refused_before_anything_is_made(
