@@ -92,7 +92,8 @@ if TYPE_CHECKING:
     "--size",
     type=SIZE,
     default=None,
-    help="Results as large as fits into WxH, resampled likewise; they keep their aspect ratio.",
+    help="Results as large as fits into WxH, resampled likewise; they keep their aspect ratio, and videos "
+    "have even sides.",
 )
 @click.option(
     "--self-ensemble", is_flag=True, help="Average over the eight flips and rotations (8x the time)."

@@ -103,7 +103,8 @@ def upscale_video(
             is cut between two packets of it; subtitles that begin earlier are left out.
         end_s: The time before which it ends; ``None`` for the video's end.
         final: Returns the (height, width) of results from that of the video's images; they are resampled by
-            `hasn_edge.data.resize.imresize`, to even sides. ``None`` for what the network gives.
+            `hasn_edge.data.resize.imresize`, to even sides: an odd one loses a row or column. ``None`` for
+            what the network gives.
         progress: Called after every image, with how many are done and how many the file says there are.
 
     Raises:
@@ -121,9 +122,9 @@ def upscale_video(
     with Decoder(path, start_s=start_s, end_s=end_s) as decoder:
         size = decoder.size[0] * scale, decoder.size[1] * scale
         runner = Runner(upscaler, deep=decoder.colour.deep, large=size[0] * size[1] > _LARGE)
-        if final is not None and final(*decoder.size) != size:
-            height, width = final(*decoder.size)
-            size = max(2, 2 * round(height / 2)), max(2, 2 * round(width / 2))
+        asked = size if final is None else final(*decoder.size)
+        if asked != size:
+            size = max(2, asked[0] // 2 * 2), max(2, asked[1] // 2 * 2)
         begin_s = time.perf_counter()
         wanted = Format(
             size=size,
@@ -139,6 +140,8 @@ def upscale_video(
             notes, losses = _copy_streams(decoder, encoder, audio)
             how = transcode(decoder, runner, encoder, progress)
         seconds = time.perf_counter() - begin_s
+    even = "the sides of videos are even: {1}x{0} in the place of {3}x{2}".format(*size, *asked)
+    sides = [even] if size != asked else []
     raw = [f"raw frames have one rate, here {float(decoder.rate):g} a second"] if output == PIPE else []
     if encoder.refused:
         losses.append(f"{encoder.refused} packets of audio or subtitles could not be copied")
@@ -151,7 +154,7 @@ def upscale_video(
         seconds=seconds,
         damaged=tally.damaged,
         lost=tally.lost,
-        notes=(*decoder.notes, *encoder.notes, *notes, *how, *raw, *tally.sentences()),
+        notes=(*decoder.notes, *encoder.notes, *notes, *how, *raw, *sides, *tally.sentences()),
         losses=tuple(losses),
         whole=tally.whole,
     )

@@ -177,10 +177,12 @@ def test_real_clips(shared_data, tmp_path, name, seconds):
 def test_results_of_another_size_are_resampled_to_even_sides(tmp_path):
     source = make(tmp_path / "clip.mp4", 3)
     report = upscale(source, tmp_path / "out.mp4", final=lambda height, width: (height * 2 - 7, width + 3))
-    assert report.size == (88, 68)
+    assert report.size == (88, 66), "of 89x67: never larger"
+    assert "the sides of videos are even: 66x88 in the place of 67x89" in report.notes
     doubled = frames(upscale(source, tmp_path / "whole.mp4").path)[1].to_ndarray(format="rgb24")
     shown = frames(report.path)[1]
-    assert (shown.height, shown.width, shown.format.name) == (88, 68, "yuv420p")
-    expected = imresize(doubled, size=(88, 68)).astype(int)
+    assert (shown.height, shown.width, shown.format.name) == (88, 66, "yuv420p")
+    expected = imresize(doubled, size=(88, 66)).astype(int)
     assert np.abs(shown.to_ndarray(format="rgb24").astype(int) - expected).mean() < 4
-    assert upscale(source, tmp_path / "same.mp4", final=lambda h, w: (2 * h, 2 * w)).size == (96, 128)
+    same = upscale(source, tmp_path / "same.mp4", final=lambda h, w: (2 * h, 2 * w))
+    assert (same.size, [note for note in same.notes if "even" in note]) == ((96, 128), [])
