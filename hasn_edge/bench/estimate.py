@@ -16,7 +16,7 @@ from hasn_edge.errors import InputError, UnsupportedError, say, use
 from hasn_edge.hardware.profiles import DeviceProfile
 from hasn_edge.model.complexity import complexity
 from hasn_edge.model.zoo import bundled_onnx, is_foreign_network, load_model_checkpoint, model_name
-from hasn_edge.quantize.recipe import load_quant_recipe
+from hasn_edge.quantize.recipe import GATE, load_quant_recipe
 from hasn_edge.spec import ModelSpec, Precision
 
 
@@ -31,6 +31,8 @@ class EstimateReport:
     """Name of the target that holds the profile."""
     device: DeviceProfile
     recipe: str
+    frozen: tuple[str, ...] = ()
+    """Channel attentions that the recipe makes constants, which INT8 does not compute."""
     estimates: tuple[Estimate, ...]
     date: str
     command: str = ""
@@ -60,7 +62,8 @@ class EstimateReport:
             else ()
         )
         quantized = any(e.precision is Precision.INT8 for e in self.estimates)
-        recipe = (f"INT8 recipe: {self.recipe}",) if quantized else ()
+        frozen = f"; channel attention frozen: {', '.join(self.frozen)}" if self.frozen else ""
+        recipe = (f"INT8 recipe: {self.recipe}{frozen}",) if quantized else ()
         return (used, *recipe, *doubtful, *CONVENTIONS)
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +125,10 @@ def estimate_model(
             f"{size[1]}x{size[0]} pixels is below the network's minimum side of {spec.size.minimum} pixels"
         )
     network = complexity(spec, *size)
-    int8 = load_quant_recipe(recipe).select(layer.name for layer in network.layers if layer.is_convolution)
+    chosen = load_quant_recipe(recipe)
+    frozen = chosen.frozen(name + GATE for name in network.gated)
+    steady = network.without_gates([name.removesuffix(GATE) for name in frozen])
+    int8 = chosen.select(layer.name for layer in steady.layers if layer.is_convolution)
     return EstimateReport(
         model=model_name(model),
         spec=spec,
@@ -130,7 +136,11 @@ def estimate_model(
         board=Path(board).stem,
         device=device,
         recipe=recipe,
-        estimates=tuple(estimate(network, device, precision, int8) for precision in wanted),
+        frozen=frozen,
+        estimates=tuple(
+            estimate(steady if precision is Precision.INT8 else network, device, precision, int8)
+            for precision in wanted
+        ),
         date=datetime.date.today().isoformat(),
         command=command,
     )
@@ -184,13 +194,16 @@ def grids(report: EstimateReport) -> tuple[_Grid, _Grid]:
     ]
     kinds = [_kinds(e) for e in found]
     by_kind = []
-    for kind in kinds[0]:
+    for kind in max(kinds, key=len):  # INT8 has none of what is frozen
         cells = []
         for one in kinds:
+            if kind not in one:
+                cells.append("frozen")
+                continue
             spent = sum(layer.seconds for layer in one[kind]) * 1e3
             longest = max(one[kind], key=lambda layer: layer.seconds)
             cells.append(f"{spent:.2f} {longest.bound}" if spent >= 0.005 else f"{spent:.4f} {longest.bound}")
-        count = len(kinds[0][kind])
+        count = max(len(one.get(kind, ())) for one in kinds)
         by_kind.append([f"{kind} (x{count})" if count > 1 else kind, *cells])
     names = [e.precision.value for e in found]
     return (

@@ -17,8 +17,8 @@ compute less. Tests hold it against fvcore, PyTorch's own counter and the export
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from hasn_edge.spec import ModelSpec
@@ -102,6 +102,24 @@ class Complexity:
     def readers(self, tensor: str) -> tuple[tuple[Layer, bool], ...]:
         """Return the layers that read a tensor, each with whether it is the layer's own input."""
         return tuple((layer, layer.reads[0] == tensor) for layer in self.layers if tensor in layer.reads)
+
+    @property
+    def gated(self) -> Mapping[str, Layer]:
+        """The channel gates, by the convolution that they scale."""
+        return {layer.reads[0]: layer for layer in self.layers if layer.op is Op.GATE}
+
+    def without_gates(self, convolutions: Collection[str]) -> Complexity:
+        """Return it with constants for the gates of these convolutions, which then add the residual."""
+        gates = {name: gate for name, gate in self.gated.items() if name in convolutions}
+        gone = tuple(gate.name for gate in gates.values())
+        layers = []
+        for layer in self.layers:
+            if layer.name in gone or layer.name.startswith(tuple(f"{name}." for name in gone)):
+                continue
+            if (gate := gates.get(layer.name)) is not None:
+                layer = replace(layer, reads=(*layer.reads, *gate.reads[2:]), writes=gate.writes)
+            layers.append(layer)
+        return replace(self, layers=tuple(layers))
 
 
 @dataclass(frozen=True, kw_only=True)

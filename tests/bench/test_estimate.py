@@ -75,6 +75,26 @@ def test_the_word_stands_wherever_a_figure_does(tmp_path):
     assert "unconfirmed" in result.output
 
 
+def test_what_a_recipe_freezes_costs_nothing(tmp_path):
+    """By hand: a tensor is 32 x 180 x 320 in FP16. The convolution's own is not written, and neither read by
+    pooling nor by the gate; the rest is attention's means, weights and gate.
+    """
+    (tmp_path / "frozen.toml").write_text('freeze = ["block_1.*.gate", "block_3.*.gate"]\n')
+    plain = estimate_model("hasn-x4-small", "orin-nano")
+    frozen = estimate_model("hasn-x4-small", "orin-nano", recipe=str(tmp_path / "frozen.toml"))
+    tensor, rest = 2 * 32 * 180 * 320, 2 * (32 + (32 + 264 + 8) + (8 + 288 + 32) + 32)
+    saved = [a.bytes - b.bytes for a, b in zip(plain.estimates, frozen.estimates, strict=True)]
+    assert saved == [0, 0, 2 * (3 * tensor + rest)]
+    assert frozen.estimates[2].seconds < plain.estimates[2].seconds
+    said = "; channel attention frozen: block_1.cab.cab.2.gate, block_3.cab.cab.2.gate\n"
+    assert said in markdown(frozen)
+    (tmp_path / "all.toml").write_text('freeze = ["*"]\n')
+    recipe = str(tmp_path / "all.toml")
+    text = markdown(estimate_model("hasn-x4-small", "orin-nano", recipe=recipe, precisions=("int8", "fp16")))
+    (line,) = [line for line in text.splitlines() if "cab.cab.3 (x3)" in line]
+    assert line.split("|")[2] == " frozen "
+
+
 @pytest.mark.slow
 def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(
