@@ -233,17 +233,20 @@ def _say_recording(live: Live, path: Path, *, whole: bool) -> None:
 
 
 def _report(stats: Stats) -> None:
-    """Print the table, or why there is none; write the figures where they were asked for."""
+    """Write the figures where they were asked for; print the table, or why there is none."""
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.summary import explain_no_frames, summary_table
 
     snapshot = stats.snapshot()
-    if snapshot["frames"]["shown"]:
-        console().print(summary_table(snapshot))
-    else:
-        reason, cures = explain_no_frames(snapshot)
-        _tell(reason, *cures)
-    write_json(lambda: {**snapshot, "environment": describe_host()})
+
+    def print_table() -> None:
+        if snapshot["frames"]["shown"]:
+            console().print(summary_table(snapshot))
+        else:
+            reason, cures = explain_no_frames(snapshot)
+            _tell(reason, *cures)
+
+    write_json(lambda: {**snapshot, "environment": describe_host()}, print_table)
 
 
 def _tell(text: str, *cures: Cure, note: bool = False) -> None:

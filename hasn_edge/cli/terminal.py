@@ -77,23 +77,30 @@ def _is_taken() -> bool:
     return _taken or json_on_stdout()
 
 
-def write_json(content: Callable[[], Mapping[str, Any]]) -> None:
+def write_json(
+    content: Callable[[], Mapping[str, Any]], print_table: Callable[[], None] = lambda: None
+) -> None:
     """Write a verb's figures where ``--json`` asks for them, and print the file's name; nothing without it.
 
     Args:
         content: Returns them, as JSON values.
+        print_table: Prints them for people, also without ``--json``: before the file's name, but after the
+            file is there, as whoever reads standard output may have left.
     """
-    if _json is None:
-        return
-    text = json.dumps(content(), indent=1, allow_nan=False) + "\n"
-    if _json == _STDOUT:
-        click.echo(text, nl=False)
-        return
-    from hasn_edge.files import writing
+    try:
+        if _json is not None:
+            text = json.dumps(content(), indent=1, allow_nan=False) + "\n"
+            if _json == _STDOUT:
+                click.echo(text, nl=False)
+            else:
+                from hasn_edge.files import writing
 
-    with writing(Path(_json)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    say(_json)
+                with writing(Path(_json)) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+    finally:
+        print_table()
+    if _json not in (None, _STDOUT):
+        say(_json)
 
 
 def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
