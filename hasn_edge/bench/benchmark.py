@@ -280,6 +280,7 @@ def _bench_case(
         sha256=artifact.sha256 if artifact else None,
         file_bytes=artifact.path.stat().st_size if artifact else None,
         tile=case.tile,
+        pixels=artifact.pixels if artifact else False,
         budget_db=limits.budget_db if limits else None,
         budget_worst_db=limits.budget_worst_db if limits else None,
         peak_bytes=result.peak_bytes if case.timed else None,

@@ -99,6 +99,8 @@ class BenchCase:
     """What its file was built to lose at most of mean PSNR-Y on the held-out images; ``None`` without one."""
     budget_worst_db: float | None = None
     """The same of one image's PSNR-Y."""
+    pixels: bool = False
+    """Whether it takes and gives 8-bit pixels instead of floats."""
     device: str = "cpu"
     """Where it ran."""
     parts: Mapping[str, Latency] = field(default_factory=dict)
@@ -206,8 +208,8 @@ class BenchReport:
             f"{samples[0]} to {samples[-1]}" if len(set(samples)) > 1 else f"{samples[0] if samples else 0}"
         )
         return (
-            f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, float32 array in to "
-            f"float32 array out, {span} samples a case after {self.timing.warmup} warm-up calls, cases "
+            f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, "
+            f"{self._arrays}, {span} samples a case after {self.timing.warmup} warm-up calls, cases "
             f"{'run one after the other' if self.apart else 'timed in rounds'}, {self.threads or 'all'} "
             "threads, frame size known to ONNX Runtime",
             *self._device_conventions,
@@ -243,6 +245,16 @@ class BenchReport:
             "peak memory: resident set of a process that ran only this case up to the end of its timing, "
             "libraries included",
         )
+
+    @property
+    def _arrays(self) -> str:
+        timed = [case for case in self.cases if case.latency]
+        pixels = [case.label for case in timed if case.pixels]
+        found = "float32 array in to float32 array out"
+        if not pixels:
+            return found
+        of_bytes = "8-bit pixels in to 8-bit pixels out"
+        return of_bytes if len(pixels) == len(timed) else f"{found} ({', '.join(pixels)}: {of_bytes})"
 
     @property
     def _device_conventions(self) -> tuple[str, ...]:
@@ -445,6 +457,7 @@ def _case_dict(
         "sha256": case.sha256,
         "file_bytes": case.file_bytes,
         "tile": case.tile,
+        "pixels": case.pixels,
         "budget_db": case.budget_db,
         "budget_worst_db": case.budget_worst_db,
         "latency": latency,

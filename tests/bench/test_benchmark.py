@@ -332,7 +332,7 @@ def test_a_file_alone_is_compared_with_the_network_that_it_came_from(rig, tmp_pa
     made = [
         publish(
             b"ftrt" + bytes(2000), tmp_path / folder / "net.engine", spec=spec, precision=Precision.FP16,
-            source=source, details=details_of(Kind.ENGINE, size=[48, 64]),
+            source=source, details=details_of(Kind.ENGINE, size=[48, 64], pixels=folder == "b"),
         ).path
         for folder, source in (("a", weights), ("b", weights), ("c", "1" * 64))
     ]  # fmt: skip
@@ -343,6 +343,7 @@ def test_a_file_alone_is_compared_with_the_network_that_it_came_from(rig, tmp_pa
     labels = [case.label for case in report.cases]
     assert labels[0].startswith("PyTorch fp32, ")
     assert labels[1:] == [*engines], "names differ where files do"
+    assert "float32 array out (b/net.engine: 8-bit pixels in to" in report.conventions[0]
     (warned,) = (str(remark) for remark in report.remarks if "other weights" in remark.text)
     assert warned.startswith(f"c/net.engine was made of other weights than {labels[0]}: its drift is")
     assert report.model == "hasn-x4-small"

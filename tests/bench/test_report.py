@@ -89,3 +89,16 @@ def test_json_keeps_samples_and_has_no_infinity(report):
     assert content["cases"][3]["latency"] is None
     assert content["cases"][3]["not_measured"] == ["latency: a reason"]
     assert content["macs"] == {"256x256": 26_636_504_688, "320x180": pytest.approx(23.41e9, rel=1e-3)}
+
+
+def test_the_convention_of_times_states_where_pixels_go_in_and_out(report):
+    def said(*labels):
+        cases = (replace(case, pixels=case.label in labels) for case in report.cases)
+        return replace(report, cases=tuple(cases)).conventions[0]
+
+    floats, pixels = "float32 array in to float32 array out", "8-bit pixels in to 8-bit pixels out"
+    timed = [case.label for case in report.cases if case.latency]
+    assert f" {floats}, " in said()
+    assert f" {floats} (same, int8: {pixels}), " in said("same", "int8")
+    assert f" {pixels}, " in said(*timed)
+    assert "float32" not in said(*timed)
