@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -27,6 +28,10 @@ from hasn_edge.cli.common import (
 from hasn_edge.cli.cures import cure_text
 from hasn_edge.cli.tables import print_table
 from hasn_edge.cli.terminal import console, note, say, status, write_json
+
+if TYPE_CHECKING:
+    from hasn_edge.bench.report import BenchReport
+    from hasn_edge.errors import Cure
 
 
 class WritesJson(Protocol):
@@ -218,6 +223,17 @@ def command(
     with status("preparing") as update:
         report = run_benchmark(asked, progress=update)
     words = functools.partial(cure_text, command=ctx.command)
+    if html_path is not None:
+        report.write_html(html_path)
+    show = functools.partial(_print_report, report, wanted, words)
+    _write(report, table.markdown(report, words), markdown_path, show)
+    if html_path is not None:
+        say(str(html_path))
+
+
+def _print_report(report: BenchReport, wanted: Sequence[str], words: Callable[[Cure], str]) -> None:
+    from hasn_edge.bench import table
+
     found = table.columns(report)
     chosen = table.choose(found, wanted)
     names = ["", *(one.heading for one in chosen)]
@@ -229,10 +245,6 @@ def command(
     hidden = dict.fromkeys(one.key for one in found if one not in chosen)
     if hidden:
         note(f"More figures, by --columns: {', '.join(hidden)}, or all")
-    _write(report, table.markdown(report, words), markdown_path)
-    if html_path is not None:
-        report.write_html(html_path)
-        say(str(html_path))
 
 
 REPORT = ExistingPath(dir_okay=False)
@@ -308,18 +320,23 @@ def _estimate(
         recipe=recipe,
         command=typed,
     )
-    for title, names, rows in grids(report):
-        print_table(console(), [title], names, rows)
-    for text in report.notes:
-        say(f"- {text}")
-    _write(report, markdown(report), markdown_path)
+
+    def show() -> None:
+        for title, names, rows in grids(report):
+            print_table(console(), [title], names, rows)
+        for text in report.notes:
+            say(f"- {text}")
+
+    _write(report, markdown(report), markdown_path, show)
 
 
-def _write(report: WritesJson, text: str, markdown_path: Path | None) -> None:
+def _write(report: WritesJson, text: str, markdown_path: Path | None, show: Callable[[], None]) -> None:
+    """Write the files that were asked for, then print: whoever reads standard output may have left."""
     from hasn_edge.files import writing
 
-    write_json(report.to_dict)
     if markdown_path is not None:
         with writing(markdown_path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    write_json(report.to_dict, show)
+    if markdown_path is not None:
         say(str(markdown_path))

@@ -130,16 +130,19 @@ def command(
                     )
                     for each in sets
                 ]
-    _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
     every = [one for found in scores.values() for one in found]
     tiled = {name: WHY_TILES[last.reason or "memory"] for one in every for name, last in one.tiled.items()}
-    for why in dict.fromkeys(tiled.values()):
-        names = [image for image, reason in tiled.items() if reason == why]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        say(f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True)
+
+    def print_all() -> None:
+        _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
+        for why in dict.fromkeys(tiled.values()):
+            names = [image for image, reason in tiled.items() if reason == why]
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            say(f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True)
+
     by_set = {name: {one.name: one.to_dict() for one in found} for name, found in scores.items()}
     bicubic = by_set.pop(BICUBIC)
-    write_json(lambda: {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic})
+    write_json(lambda: {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic}, print_all)
 
 
 WHY_TILES = {

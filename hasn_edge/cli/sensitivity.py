@@ -72,11 +72,9 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
         note(line)
     title = f"INT8 of one group of convolutions at a time: {Path(name).name}"
     heading, *rows = sensitivity_rows(groups, saving)
-    print_table(console(), [title, *CONVENTIONS], heading, rows)
     if html_path is not None:
         with writing(html_path) as path:
             path.write_text(sensitivity_page(groups, title, saving), encoding="utf-8")
-        say(str(html_path))
     write_json(
         lambda: {
             "model": name,
@@ -91,5 +89,8 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
                 }
                 for group in groups
             ],
-        }
+        },
+        lambda: print_table(console(), [title, *CONVENTIONS], heading, rows),
     )
+    if html_path is not None:
+        say(str(html_path))

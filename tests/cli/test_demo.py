@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from hasn_edge.cli import cli, demo
+from hasn_edge.cli import cli
 from hasn_edge.errors import UnsupportedError
 from hasn_edge.live import launch
 from hasn_edge.live.engines import EngineChoice
@@ -74,13 +74,6 @@ def test_json_on_standard_output_is_nothing_else(run):
     assert report["quality"]["frames"] == report["frames"]["shown"]
     assert "numpy" in report["environment"]
     assert "latency" in result.stderr
-
-
-def test_figures_are_written_though_nobody_reads_the_table(run, monkeypatch):
-    monkeypatch.setattr(demo, "console", Mock(side_effect=BrokenPipeError))
-    options = ("--source", "pattern", "--view", "none", "--size", "32x16", "--seconds", 0.2)
-    assert isinstance(run(*options, "--json", "run.json").exception, BrokenPipeError)
-    assert json.loads(Path("run.json").read_text())["frames"]["shown"] > 0
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import click
 import numpy as np
@@ -144,6 +146,16 @@ def test_json_is_all_of_standard_output_or_a_file(run, verb):
     assert filed.stdout.splitlines()[-1] == "figures.json"
     assert note in " ".join(filed.stderr.split()), "without -q it is there"
     assert set(json.loads(Path("figures.json").read_text())) == set(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["eval", "sensitivity", "bench", "demo"])
+def test_figures_are_written_though_nobody_reads_the_table(run, monkeypatch, verb):
+    """``| head`` leaves before all is printed: what took minutes to measure is in its file by then."""
+    module = importlib.import_module(f"hasn_edge.cli.{verb}")
+    monkeypatch.setattr(module, "console", Mock(side_effect=BrokenPipeError))
+    assert isinstance(run(f"{COMMANDS[verb][0]} --json figures.json").exception, BrokenPipeError)
+    assert json.loads(Path("figures.json").read_text())
 
 
 def test_json_alone_takes_no_photograph_for_its_file(run):
