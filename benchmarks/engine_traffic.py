@@ -36,7 +36,7 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.model.zoo import load_model_checkpoint
 from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.graph_exporter import GraphExporter
-from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
+from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx, rounded_onnx_from_fp16
 from hasn_edge.quantize.recipe import Granularity, QuantRecipe, Rounding, load_quant_recipe
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.pytorch import PyTorchSession
@@ -93,7 +93,8 @@ class Quality:
 
     def of(self, graph: ModelProto, precision: Precision = Precision.FP16) -> tuple[str, str]:
         """Return fidelity and the change of PSNR-Y, both in dB, as text."""
-        data, exact = graph.SerializeToString(), precision is Precision.INT8
+        exact = precision is Precision.INT8
+        data = (graph if exact else rounded_onnx_from_fp16(graph)).SerializeToString()
         with OnnxRuntimeSession(data, self.spec, precision=precision, exact=exact) as session:
             change = drift(self.reference, score_session(session, self.images))
         return f"{change.fidelity_psnr:.1f}", f"{change.dpsnr:+.4f}"
