@@ -184,11 +184,20 @@ def save_pth(path: Path, model: HASN, *, ema: Mapping[str, Tensor] | None = None
         {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         for state in (model.state_dict(), model.state_dict() if ema is None else ema)
     )
-    spec, buffer = json.dumps(model.spec.to_dict(), sort_keys=True), io.BytesIO()
-    # Not into the file: where the disk is full, PyTorch raises a RuntimeError that names no reason.
-    torch.save({"params": params, "params_ema": averaged, SPEC_KEY: spec}, buffer)
+    spec = json.dumps(model.spec.to_dict(), sort_keys=True)
+    content = torch_bytes({"params": params, "params_ema": averaged, SPEC_KEY: spec})
     with writing(Path(path)) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(content)
+
+
+def torch_bytes(value: Any) -> memoryview:
+    """Return what ``torch.save`` makes of ``value``.
+
+    Given the file itself, PyTorch raises a RuntimeError that names no reason where the disk is full.
+    """
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getbuffer()
 
 
 def _refuse_fused(model: HASN) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import math
@@ -341,7 +340,7 @@ class _Run:
             self._kept = dict(model.state_dict()), ranges
 
     def _save(self) -> None:
-        import torch
+        from hasn_edge.model.checkpoint import torch_bytes
 
         kept = None
         if self._kept is not None:
@@ -358,11 +357,9 @@ class _Run:
             "best": {**asdict(self.best), "step": self.best_step},
             "kept": kept,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
+        content = torch_bytes(state)
         with writing(self.path) as path:
-            path.write_bytes(buffer.getbuffer())
+            path.write_bytes(content)
 
     def _load(self) -> None:
         import torch

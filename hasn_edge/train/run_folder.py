@@ -20,6 +20,7 @@ import torch
 from hasn_edge.config import config_from_mapping
 from hasn_edge.errors import CheckpointError, ConfigError
 from hasn_edge.files import writing
+from hasn_edge.model.checkpoint import torch_bytes
 from hasn_edge.model.zoo import RUN_FILE as FILE
 from hasn_edge.train.recipe import Recipe
 
@@ -117,9 +118,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OutputError: the file could not be written.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getbuffer()
+    payload = torch_bytes(state)
     with writing(path) as temporary, temporary.open("wb") as stream:
         stream.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
         stream.write(payload)
