@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,18 +27,11 @@ from hasn_edge.cli.common import (
 )
 from hasn_edge.cli.cures import cure_text
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, note, say, status, write_json
+from hasn_edge.cli.terminal import console, note, say, status, write_results
 
 if TYPE_CHECKING:
     from hasn_edge.bench.report import BenchReport
     from hasn_edge.errors import Cure
-
-
-class WritesJson(Protocol):
-    """What ``--json`` writes."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the whole report as JSON values."""
 
 
 markdown_option = click.option(
@@ -191,6 +184,7 @@ def command(
         return
     from hasn_edge.bench import table
     from hasn_edge.bench.benchmark import run_benchmark
+    from hasn_edge.bench.html_page import html_page
     from hasn_edge.bench.options import BenchOptions
     from hasn_edge.files import require_writable
 
@@ -223,12 +217,11 @@ def command(
     with status("preparing") as update:
         report = run_benchmark(asked, progress=update)
     words = functools.partial(cure_text, command=ctx.command)
-    if html_path is not None:
-        report.write_html(html_path)
-    show = functools.partial(_print_report, report, wanted, words)
-    _write(report, table.markdown(report, words), markdown_path, show)
-    if html_path is not None:
-        say(str(html_path))
+    write_results(
+        report.to_dict,
+        lambda: _print_report(report, wanted, words),
+        [(markdown_path, lambda: table.markdown(report, words)), (html_path, lambda: html_page(report))],
+    )
 
 
 def _print_report(report: BenchReport, wanted: Sequence[str], words: Callable[[Cure], str]) -> None:
@@ -274,7 +267,7 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
     """
     from hasn_edge.bench.diff import HEADINGS, FigureLimit, diff_reports
     from hasn_edge.errors import VerificationError
-    from hasn_edge.files import require_writable, writing
+    from hasn_edge.files import require_writable
 
     limits = FigureLimit.parse(fail_on) if fail_on is not None else ()
     if markdown_path is not None:
@@ -282,21 +275,24 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
     found = diff_reports(old, new)
     broken = found.broken(limits)
     rows = found.rows()
-    if rows:
+    lines: list[list[str]] = []
+    for case, figures in itertools.groupby(rows, key=itemgetter(0)):
         # A case has a line of its own: names beside all six columns are wider than a terminal.
-        lines: list[list[str]] = []
-        for case, figures in itertools.groupby(rows, key=itemgetter(0)):
-            lines += [[case, "", "", "", ""], *([f"  {name}", *cells] for _, name, *cells in figures)]
-        print_table(console(), [f"{old.name} -> {new.name}"], ["", *HEADINGS[2:]], lines)
-    for text in found.sentences():
-        say(f"- {text}")
-    if markdown_path is not None:
-        with writing(markdown_path) as temporary:
-            temporary.write_text(found.markdown(broken, limits), encoding="utf-8")
-        say(str(markdown_path))
+        lines += [[case, "", "", "", ""], *([f"  {name}", *cells] for _, name, *cells in figures)]
+
+    def show() -> None:
+        if lines:
+            print_table(console(), [f"{old.name} -> {new.name}"], ["", *HEADINGS[2:]], lines)
+        for text in found.sentences():
+            say(f"- {text}")
+
     keys = ("case", *HEADINGS[1:])
     changes = [dict(zip(keys, row, strict=True)) for row in rows]
-    write_json(lambda: {"changes": changes, "notes": found.sentences(), "broken": list(broken)})
+    write_results(
+        lambda: {"changes": changes, "notes": found.sentences(), "broken": list(broken)},
+        show,
+        [(markdown_path, lambda: found.markdown(broken, limits))],
+    )
     if broken:
         raise VerificationError("; ".join(broken))
 
@@ -327,16 +323,4 @@ def _estimate(
         for text in report.notes:
             say(f"- {text}")
 
-    _write(report, markdown(report), markdown_path, show)
-
-
-def _write(report: WritesJson, text: str, markdown_path: Path | None, show: Callable[[], None]) -> None:
-    """Write the files that were asked for, then print: whoever reads standard output may have left."""
-    from hasn_edge.files import writing
-
-    if markdown_path is not None:
-        with writing(markdown_path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    write_json(report.to_dict, show)
-    if markdown_path is not None:
-        say(str(markdown_path))
+    write_results(report.to_dict, show, [(markdown_path, lambda: markdown(report))])

@@ -20,7 +20,7 @@ from hasn_edge.cli.common import (
     quant_recipe_option,
     target_names,
 )
-from hasn_edge.cli.terminal import note, say, status, write_json
+from hasn_edge.cli.terminal import note, say, status, write_results
 
 calibration_option = click.option(
     "--calibration",
@@ -166,17 +166,21 @@ def command(model: str | None, bundle: Path | None, **options: Any) -> None:
     with status("building") as update:
         built = build_from(BuildOptions(model=source, **options), update)
     left_out = [message_of(error, click.get_current_context().command) for error in built.left_out]
-    for text in left_out:
-        say(text, err=True)
-    for line in built.notes:
-        note(line)
-    for artifact in built.artifacts:
-        say(str(artifact.path))
-    write_json(
+
+    def show() -> None:
+        for text in left_out:
+            say(text, err=True)
+        for line in built.notes:
+            note(line)
+        for artifact in built.artifacts:
+            say(str(artifact.path))
+
+    write_results(
         lambda: {
             "artifacts": [describe_artifact(artifact) for artifact in built.artifacts],
             "beside": [str(path) for path in built.beside],
             "summary": list(built.summary),
             "left_out": left_out,
-        }
+        },
+        show,
     )

@@ -13,7 +13,7 @@ from hasn_edge.cli.common import (
     threads_option,
     train_recipe_names,
 )
-from hasn_edge.cli.terminal import progress, say, status, write_json
+from hasn_edge.cli.terminal import progress, say, status, write_results
 from hasn_edge.errors import counted
 
 
@@ -79,16 +79,19 @@ def prepare_command(
             workers=threads,
             progress=show,
         )
-    for problem in report.skipped:
-        say(f"left out: {problem}", err=True)
-    say(
-        f"{output}: {report.images} images, {report.hr_megapixels:.1f} megapixels HR, x{scale}; "
-        f"LR made for {report.made_lr}, read for {report.images - report.made_lr}; "
-        f"{len(report.skipped)} left out"
-        + (f"; {report.reused} taken from what was prepared before" if report.reused else "")
-    )
-    say(f"fingerprint {report.shards.fingerprint}")
-    write_json(
+
+    def show_report() -> None:
+        for problem in report.skipped:
+            say(f"left out: {problem}", err=True)
+        say(
+            f"{output}: {counted(report.images, 'image')}, {report.hr_megapixels:.1f} megapixels HR, "
+            f"x{scale}; LR made for {report.made_lr}, read for {report.images - report.made_lr}; "
+            f"{len(report.skipped)} left out"
+            + (f"; {report.reused} taken from what was prepared before" if report.reused else "")
+        )
+        say(f"fingerprint {report.shards.fingerprint}")
+
+    write_results(
         lambda: {
             "folder": str(output),
             "scale": scale,
@@ -98,7 +101,8 @@ def prepare_command(
             "reused": report.reused,
             "left_out": list(map(str, report.skipped)),
             "fingerprint": report.shards.fingerprint,
-        }
+        },
+        show_report,
     )
 
 
@@ -153,8 +157,10 @@ def synthesize_command(
             fonts=fonts,
             progress=show,
         )
-    say(f"{output}: {counted(len(files), 'image')} of {side} x {side} pixels, seed {seed}")
-    write_json(lambda: {"folder": str(output), "files": list(map(str, files)), "side": side, "seed": seed})
+    write_results(
+        lambda: {"folder": str(output), "files": list(map(str, files)), "side": side, "seed": seed},
+        lambda: say(f"{output}: {counted(len(files), 'image')} of {side} x {side} pixels, seed {seed}"),
+    )
 
 
 @command.command("degrade", short_help="Write a set with blur, noise and JPEG in its LR.")
@@ -188,8 +194,10 @@ def degrade_command(source: str, output: Path, recipe: str, seed: int) -> None:
         names = degrade_set(
             source, output, plan.degradation, scale=plan.model.scale, seed=seed, progress=show
         )
-    say(f"{output}: {counted(len(names), 'image')}, degraded as {plan.name} has it, seed {seed}")
-    write_json(lambda: {"folder": str(output), "images": list(names), "recipe": plan.name, "seed": seed})
+    write_results(
+        lambda: {"folder": str(output), "images": list(names), "recipe": plan.name, "seed": seed},
+        lambda: say(f"{output}: {counted(len(names), 'image')}, degraded as {plan.name} has it, seed {seed}"),
+    )
 
 
 @command.command("bench", short_help="Compare the loader's rate with what training takes.")
@@ -237,14 +245,14 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
     delivered = loader_rate(plan, source, seconds=seconds)
     with join_processes(device) as here:
         consumed = training_rate(plan, source, here, seconds=seconds)
-    say(
+    text = (
         f"HR patches of {phase.patch}, batch {phase.batch_size}, {plan.name} on {here.device} with "
-        f"{torch.get_num_threads()} threads:\n"
+        f"{counted(torch.get_num_threads(), 'thread')}:\n"
         f"loader  {delivered:10.1f} patches/s (one thread)\n"
         f"network {consumed:10.1f} patches/s (forward, backward, step)\n"
         f"ratio   {delivered / consumed:10.1f}"
     )
-    write_json(
+    write_results(
         lambda: {
             "recipe": plan.name,
             "device": str(here.device),
@@ -253,5 +261,6 @@ def bench_command(folder: Path, recipe: str, seconds: float, device: str, thread
             "batch_size": phase.batch_size,
             "loader_patches_per_s": delivered,
             "network_patches_per_s": consumed,
-        }
+        },
+        lambda: say(text),
     )

@@ -24,7 +24,7 @@ from hasn_edge.cli.common import (
     threads_option,
 )
 from hasn_edge.cli.cures import cure_text, message_of
-from hasn_edge.cli.terminal import console, is_quiet, messages, say, write_json
+from hasn_edge.cli.terminal import console, is_quiet, messages, say, write_results
 from hasn_edge.errors import Cure, HasnEdgeError, with_cures
 
 if TYPE_CHECKING:
@@ -239,14 +239,14 @@ def _report(stats: Stats) -> None:
 
     snapshot = stats.snapshot()
 
-    def print_table() -> None:
+    def show() -> None:
         if snapshot["frames"]["shown"]:
             console().print(summary_table(snapshot))
         else:
             reason, cures = explain_no_frames(snapshot)
             _tell(reason, *cures)
 
-    write_json(lambda: {**snapshot, "environment": describe_host()}, print_table)
+    write_results(lambda: {**snapshot, "environment": describe_host()}, show)
 
 
 def _tell(text: str, *cures: Cure, note: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hasn_edge.cli.terminal import console, write_json
+from hasn_edge.cli.terminal import console, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,7 @@ def command(engines: Path) -> None:
     from hasn_edge.doctor.environment import collect_environment
 
     here = collect_environment(engines=engines)
-    print_tables(here, console())
-    write_json(lambda: json_content(here))
+    write_results(lambda: json_content(here), lambda: print_tables(here, console()))
 
 
 def json_content(environment: Environment) -> dict[str, Any]:

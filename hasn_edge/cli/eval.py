@@ -21,7 +21,7 @@ from hasn_edge.cli.common import (
     threads_option,
 )
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, progress, say, write_json
+from hasn_edge.cli.terminal import console, progress, say, write_results
 from hasn_edge.errors import InputError, counted
 from hasn_edge.progress import Step
 
@@ -133,7 +133,7 @@ def command(
     every = [one for found in scores.values() for one in found]
     tiled = {name: WHY_TILES[last.reason or "memory"] for one in every for name, last in one.tiled.items()}
 
-    def print_all() -> None:
+    def show_scores() -> None:
         _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
         for why in dict.fromkeys(tiled.values()):
             names = [image for image, reason in tiled.items() if reason == why]
@@ -142,7 +142,7 @@ def command(
 
     by_set = {name: {one.name: one.to_dict() for one in found} for name, found in scores.items()}
     bicubic = by_set.pop(BICUBIC)
-    write_json(lambda: {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic}, print_all)
+    write_results(lambda: {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic}, show_scores)
 
 
 WHY_TILES = {

@@ -17,7 +17,7 @@ from hasn_edge.cli.common import (
     name_option,
     output_option,
 )
-from hasn_edge.cli.terminal import say, status, write_json
+from hasn_edge.cli.terminal import say, status, write_results
 
 
 @click.command("export")
@@ -134,8 +134,7 @@ def command(
             made = export_triton(source, name=name, backend=backend, progress=update, **wanted)
         else:
             made = export(chosen_model(model), format=kind, name=name, force=force, progress=update, **wanted)
-    say(str(made.path))
-    write_json(lambda: {"artifacts": [describe_artifact(made)]})
+    write_results(lambda: {"artifacts": [describe_artifact(made)]}, lambda: say(str(made.path)))
 
 
 def _export_bundle(
@@ -150,5 +149,4 @@ def _export_bundle(
     folder = output if is_given(context, "output") else Path("bundle")
     with status("exporting") as update:
         made = export_bundle(chosen_model(model), folder, name=name, force=force, progress=update)
-    say(str(made))
-    write_json(lambda: {"bundle": str(made)})
+    write_results(lambda: {"bundle": str(made)}, lambda: say(str(made)))

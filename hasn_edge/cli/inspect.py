@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hasn_edge.cli.common import SIZE, NamesOption, target_names
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, note, say, status, write_json
+from hasn_edge.cli.terminal import console, note, say, status, write_results
 
 if TYPE_CHECKING:
     from hasn_edge.pipeline.inspection import Change, Figure, Inspection
@@ -65,17 +65,17 @@ def command(
             inspect_file(path, size=size, target=target, progress=update)
             for path in filter(None, (file, other))
         ]
-    content: dict[str, Any] = found[0].to_dict()
     if len(found) == 1:
-        _print_one(found[0], everything=layers)
-    else:
-        changes = compare_files(found[0], found[1])
-        _print_two(found[0], found[1], changes, layers=layers)
-        content = {
+        write_results(found[0].to_dict, lambda: _print_one(found[0], everything=layers))
+        return
+    changes = compare_files(found[0], found[1])
+    write_results(
+        lambda: {
             "files": [one.to_dict() for one in found],
             "difference": {change.name: change.difference for change in changes},
-        }
-    write_json(lambda: content)
+        },
+        lambda: _print_two(found[0], found[1], changes, layers=layers),
+    )
 
 
 def _print_one(found: Inspection, *, everything: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hasn_edge.cli.terminal import console, write_json
+from hasn_edge.cli.terminal import console, write_results
 
 SETS = ("Set5", "Set14")
 """The sets whose figures are shown. The weights files also state those that training was judged by."""
@@ -27,27 +27,33 @@ def command() -> None:
 
     names = sorted(bundled_models(), key=lambda name: name != DEFAULT_MODEL)
     found = [describe_bundled(name) for name in names]
-    out = console()
-    print_table(
-        out,
-        ["Bundled models, for --model", "PSNR-Y in dB, of clean images that MATLAB's bicubic made smaller"],
-        ["", "scale", "parameters", *(f"{name}: dB" for name in SETS), "weights: MB"],
-        [
+
+    def show() -> None:
+        out = console()
+        print_table(
+            out,
             [
-                model.name,
-                f"x{model.scale}",
-                f"{model.parameters:,}",
-                *(f"{model.scores[name]['psnr_y']:.2f}" for name in SETS),
-                f"{model.weights_bytes / 1e6:.1f}",
-            ]
-            for model in found
-        ],
-    )
-    for model in found:
-        default = " (default)" if model.name == DEFAULT_MODEL else ""
-        out.print(f"{model.name}{default}: {model.purpose}", highlight=False, markup=False)
-    out.print(f"\nCards: {WEIGHTS}", highlight=False, markup=False, soft_wrap=True)
-    write_json(
+                "Bundled models, for --model",
+                "PSNR-Y in dB, of clean images that MATLAB's bicubic made smaller",
+            ],
+            ["", "scale", "parameters", *(f"{name}: dB" for name in SETS), "weights: MB"],
+            [
+                [
+                    model.name,
+                    f"x{model.scale}",
+                    f"{model.parameters:,}",
+                    *(f"{model.scores[name]['psnr_y']:.2f}" for name in SETS),
+                    f"{model.weights_bytes / 1e6:.1f}",
+                ]
+                for model in found
+            ],
+        )
+        for model in found:
+            default = " (default)" if model.name == DEFAULT_MODEL else ""
+            out.print(f"{model.name}{default}: {model.purpose}", highlight=False, markup=False)
+        out.print(f"\nCards: {WEIGHTS}", highlight=False, markup=False, soft_wrap=True)
+
+    write_results(
         lambda: {
             "models": [
                 model._asdict()
@@ -58,5 +64,6 @@ def command() -> None:
                 for model in found
             ],
             "folder": str(WEIGHTS),
-        }
+        },
+        show,
     )

@@ -18,7 +18,7 @@ from hasn_edge.cli.common import (
     target_names,
 )
 from hasn_edge.cli.tables import print_table
-from hasn_edge.cli.terminal import console, note, say, status, write_json
+from hasn_edge.cli.terminal import console, note, status, write_results
 
 
 @click.command("sensitivity")
@@ -54,7 +54,7 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
       hasn-edge sensitivity --model HASN.pth --evaluation mine/ --html costs.html
       hasn-edge sensitivity --target rtx --size 320x180
     """
-    from hasn_edge.files import require_writable, writing
+    from hasn_edge.files import require_writable
     from hasn_edge.pipeline.context import BuildOptions
     from hasn_edge.pipeline.placement import (
         CONVENTIONS,
@@ -72,10 +72,7 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
         note(line)
     title = f"INT8 of one group of convolutions at a time: {Path(name).name}"
     heading, *rows = sensitivity_rows(groups, saving)
-    if html_path is not None:
-        with writing(html_path) as path:
-            path.write_text(sensitivity_page(groups, title, saving), encoding="utf-8")
-    write_json(
+    write_results(
         lambda: {
             "model": name,
             "saving": saving.value,
@@ -91,6 +88,5 @@ def command(model: str | None, html_path: Path | None, **options: Any) -> None:
             ],
         },
         lambda: print_table(console(), [title, *CONVENTIONS], heading, rows),
+        [(html_path, lambda: sensitivity_page(groups, title, saving))],
     )
-    if html_path is not None:
-        say(str(html_path))

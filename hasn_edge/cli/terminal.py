@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,30 +77,42 @@ def _is_taken() -> bool:
     return _taken or json_on_stdout()
 
 
-def write_json(
-    content: Callable[[], Mapping[str, Any]], print_table: Callable[[], None] = lambda: None
+def write_results(
+    content: Callable[[], Mapping[str, Any]],
+    show: Callable[[], None],
+    pages: Sequence[tuple[Path | None, Callable[[], str]]] = (),
 ) -> None:
-    """Write a verb's figures where ``--json`` asks for them, and print the file's name; nothing without it.
+    """End a verb: write the files that the user asked for, then print its results and the files' names.
+
+    In this order, as whoever reads standard output may have left, and all that is printed is true by then.
 
     Args:
-        content: Returns them, as JSON values.
-        print_table: Prints them for people, also without ``--json``: before the file's name, but after the
-            file is there, as whoever reads standard output may have left.
-    """
-    try:
-        if _json is not None:
-            text = json.dumps(content(), indent=1, allow_nan=False) + "\n"
-            if _json == _STDOUT:
-                click.echo(text, nl=False)
-            else:
-                from hasn_edge.files import writing
+        content: Returns the results as JSON values, for ``--json``.
+        show: Prints them for people, with and without ``--json``, and where a file could not be written too.
+        pages: Further files and what returns their text, such as that of ``--markdown``; those whose path is
+            ``None`` were not asked for.
 
-                with writing(Path(_json)) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
+    Raises:
+        OutputError: a file could not be written.
+    """
+
+    def figures() -> str:
+        return json.dumps(content(), indent=1, allow_nan=False) + "\n"
+
+    wanted = [(None if _json is None or json_on_stdout() else Path(_json), figures), *pages]
+    files = [(path, text) for path, text in wanted if path is not None]
+    try:
+        for path, text in files:
+            from hasn_edge.files import writing
+
+            with writing(path) as temporary:
+                temporary.write_text(text(), encoding="utf-8")
+        if json_on_stdout():
+            click.echo(figures(), nl=False)
     finally:
-        print_table()
-    if _json not in (None, _STDOUT):
-        say(_json)
+        show()
+    for path, _ in files:
+        say(str(path))
 
 
 def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:

@@ -19,7 +19,7 @@ from hasn_edge.cli.common import (
     threads_option,
     train_recipe_names,
 )
-from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say, write_json
+from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say, write_results
 from hasn_edge.errors import InputError, call
 from hasn_edge.errors import say as advise
 from hasn_edge.optional import require
@@ -184,14 +184,14 @@ def command(
             sys.exit(128 + asked[0] if asked else 1)
         if here.is_main:
             weights, log = folder / "best.safetensors", folder / "log.csv"
-            say(f"finished; weights: {weights}, log: {log}")
             done = {"folder": folder, "weights": weights, "log": log}
-            write_json(
+            write_results(
                 lambda: {
                     **{name: str(path) for name, path in done.items()},
                     "recipe": run.recipe.name,
                     "iterations": run.recipe.iterations,
-                }
+                },
+                lambda: say(f"finished; weights: {weights}, log: {log}"),
             )
 
 
@@ -230,8 +230,8 @@ def _show(recipe: str | None, overrides: tuple[str, ...], iterations: int | None
     if recipe is None:
         raise click.UsageError("--show prints a recipe: name it with --recipe")
     plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
-    say(dump_config(plan).removesuffix("\n"))
-    write_json(lambda: msgspec.to_builtins(plan))
+    text = dump_config(plan).removesuffix("\n")
+    write_results(lambda: msgspec.to_builtins(plan), lambda: say(text))
 
 
 def _go_on(folder: Path, branched: str | None, iterations: int | None, overrides: tuple[str, ...]) -> RunFile:

@@ -24,7 +24,7 @@ from hasn_edge.cli.common import (
     source_model_option,
     threads_option,
 )
-from hasn_edge.cli.terminal import Interruption, interruption, note, progress, say, status, write_json
+from hasn_edge.cli.terminal import Interruption, interruption, note, progress, say, status, write_results
 from hasn_edge.cli.upscale_files import (
     ResultSize,
     check_existing,
@@ -258,13 +258,16 @@ def command(
             "device": session.device,
             "scale": session.spec.scale,
         }
-    if done.padded:
-        say_padded(done.padded, upscaler)
     bad = len(done.failures) + sum(not result.get("whole", True) for result in done.results)
-    if bad and options.several:
-        kind = "files could not be upscaled whole" if videos else "images could not be upscaled"
-        say(f"{bad} of {len(files)} {kind}", err=True)
-    write_json(lambda: {**ran, "results": done.results, "failures": done.failures})
+
+    def show() -> None:
+        if done.padded:
+            say_padded(done.padded, upscaler)
+        if bad and options.several:
+            kind = "files could not be upscaled whole" if videos else "images could not be upscaled"
+            say(f"{bad} of {len(files)} {kind}", err=True)
+
+    write_results(lambda: {**ran, "results": done.results, "failures": done.failures}, show)
     if bad:
         sys.exit(1)
 

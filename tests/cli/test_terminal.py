@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import re
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 
 from hasn_edge.cli import VERBS, cli, main, terminal
 from hasn_edge.cli.terminal import say
+from hasn_edge.errors import OutputError
 from hasn_edge.progress import Step
 
 
@@ -154,3 +157,37 @@ def test_v_and_q_exclude_each_other(logger):
     )
     assert done.exit_code == 2
     assert "-v and -q exclude each other" in done.stderr
+
+
+def test_all_files_are_written_before_the_results_are_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found: list[list[str]] = []
+
+    @click.command()
+    def verb() -> None:
+        def show() -> None:
+            found.append(sorted(path.name for path in Path().iterdir()))
+            say("a table")
+
+        pages = [(Path("page.html"), lambda: "<p>"), (None, lambda: 1 / 0), (Path("table.md"), lambda: "| |")]
+        terminal.write_results(lambda: {"ms": 1.5}, show, pages)
+
+    command = terminal.add_common_options(verb)
+    done = CliRunner().invoke(command, ["--json", "figures.json"])
+    assert done.output == "a table\nfigures.json\npage.html\ntable.md\n"
+    assert json.loads(Path("figures.json").read_text()) == {"ms": 1.5}
+    assert (Path("page.html").read_text(), Path("table.md").read_text()) == ("<p>", "| |")
+    assert CliRunner().invoke(command, ["--json"]).stdout == '{\n "ms": 1.5\n}\n'
+    assert found == [["figures.json", "page.html", "table.md"]] * 2
+
+
+def test_results_are_printed_though_a_file_cannot_be_written(tmp_path):
+    @click.command()
+    def verb() -> None:
+        pages = [(tmp_path / "file.md/inside.md", lambda: "| |")]
+        terminal.write_results(lambda: {"ms": 1.5}, lambda: say("a table"), pages)
+
+    (tmp_path / "file.md").touch()
+    done = CliRunner().invoke(terminal.add_common_options(verb), ["--json", str(tmp_path / "figures.json")])
+    assert (done.output, type(done.exception)) == ("a table\n", OutputError)
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"ms": 1.5}
