@@ -101,6 +101,23 @@ def latency_of(rounds: Sequence[Round], part: str = "total") -> Latency | None:
     return Latency(rounds=samples) if samples and all(samples) else None
 
 
+def noise_frame(session: Session, shape: tuple[int, int, int, int]) -> NDArray[Any]:
+    """Return noise to time a session with, as its file takes it, the same each time.
+
+    Args:
+        session: What is timed.
+        shape: ``(N, C, H, W)``.
+
+    Returns:
+        ``(N, C, H, W)`` float32 in [0, 1); ``(N, H, W, C)`` uint8 where the file takes 8-bit pixels.
+    """
+    batch, channels, height, width = shape
+    rng = np.random.default_rng(0)
+    if session.pixels:
+        return rng.integers(0, 256, (batch, height, width, channels), np.uint8)
+    return rng.random(shape, dtype=np.float32)
+
+
 def time_session(
     session: Session,
     x: NDArray[Any],

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-import numpy as np
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.data.pairs import held_out_sets
@@ -32,7 +31,7 @@ from hasn_edge.errors import (
     use,
 )
 from hasn_edge.evaluation.evaluate import Drift, Scores, drift, score_session
-from hasn_edge.evaluation.latency import Latency, Round, latency_of, time_session
+from hasn_edge.evaluation.latency import Latency, Round, latency_of, noise_frame, time_session
 from hasn_edge.files import require_writable, writing
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.hardware.host import has_bf16
@@ -275,7 +274,7 @@ def measure(
                 name=f"{session.backend} {session.number_format}" if backend else "",
                 change=change,
             )
-            x = _noise_frame(session, (batch, channels, height, width))
+            x = noise_frame(session, (batch, channels, height, width))
             opened.append((candidate, session, x, []))
         for number in range(ROUNDS):
             for one in list(opened):
@@ -437,14 +436,6 @@ def _moved(candidates: Sequence[Candidate]) -> list[str]:
         for name, one in kernels
         if one.moved_bytes
     ]
-
-
-def _noise_frame(session: Session, shape: tuple[int, int, int, int]) -> Any:
-    batch, channels, height, width = shape
-    rng = np.random.default_rng(0)
-    if session.pixels:
-        return rng.integers(0, 256, (batch, height, width, channels), np.uint8)
-    return rng.random((batch, channels, height, width), dtype=np.float32)
 
 
 def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:

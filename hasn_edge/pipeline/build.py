@@ -346,10 +346,8 @@ def _compare_with_fp16(
 
     The network is bound by memory, and without a GPU the bytes are all that is known of its speed.
     """
-    from hasn_edge.exporters.least_side import without_padding
-
     graph = variants.exporter.export(form, Precision.FP16, size=size, batch=variants.context.count)
-    graph = without_padding(graph)  # as the INT8 engine was compiled
+    graph = variants.as_compiled(graph)  # with the ends that the INT8 engine has
     fp16 = kernels_from_onnx(graph.SerializeToString(), target, precision=Precision.FP16).moved_bytes
     moved = int8.kernels.moved_bytes if int8.kernels else None
     if fp16 is None or moved is None or moved < fp16:

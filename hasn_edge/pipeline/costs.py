@@ -12,13 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hasn_edge.engine.capabilities import NAMES, Capabilities
 from hasn_edge.engine.compile import engine_from_onnx, kernels_from_onnx
 from hasn_edge.engine.target import EngineTarget
 from hasn_edge.errors import BuildError, UnsupportedError, use
-from hasn_edge.evaluation.latency import latency_of, time_session
+from hasn_edge.evaluation.latency import latency_of, noise_frame, time_session
 from hasn_edge.files import KeptValues
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.pipeline.context import FinishedFile, publish_file
@@ -186,11 +184,9 @@ class TargetCost:
         return f"{'moves' if self.saving is Saving.BYTES else 'takes'} {self.words(cost)}"
 
     def _data(self, names: tuple[str, ...] | None = None) -> tuple[bytes, Precision]:
-        """Return what is compiled of :meth:`_graph`, which has no padding, and its precision."""
-        from hasn_edge.exporters.least_side import without_padding
-
+        """Return what is compiled of :meth:`_graph`, and its precision."""
         graph, precision = self._graph(names)
-        return without_padding(graph).SerializeToString(deterministic=True), precision
+        return self.variants.as_compiled(graph).SerializeToString(deterministic=True), precision
 
     @cached_property
     def _base_data(self) -> tuple[bytes, Precision]:
@@ -245,9 +241,9 @@ class TargetCost:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasn-edge-cost-")))
             own = stack.enter_context(self._open(self._runnable(data, precision), folder / "own"))
             base = stack.enter_context(self._open(self._base_file, folder / "base"))
-            x = np.random.default_rng(0).random(self.target.shapes.opt, dtype=np.float32)
+            x = noise_frame(own, self.target.shapes.opt)
             for session in (own, base):
-                session.run(x)
+                session.times(x)
             rounds = [
                 [time_session(session, x, at_least=CALLS, seconds=SECONDS) for session in (own, base)]
                 for _ in range(ROUNDS)

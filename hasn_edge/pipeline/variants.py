@@ -356,6 +356,17 @@ class Variants:
         budget = self.context.recipe.budget_db
         return text, (cure, use(max_drop=budget)) if budget else (cure,)
 
+    def as_compiled(self, floats: ModelProto) -> ModelProto:
+        """Return a graph of floats as a compiler receives those of this build: what it costs is compared.
+
+        It has no pad for smaller images, for an engine has sizes, and 8-bit pixels where they are asked for.
+        """
+        from hasn_edge.exporters.least_side import without_padding
+        from hasn_edge.exporters.uint8_io import with_pixels
+
+        graph = without_padding(floats)
+        return with_pixels(graph) if self.context.pixels else graph
+
     def _with_pixels(self, floats: ModelProto, precision: Precision) -> tuple[ModelProto, PixelLevels, str]:
         """Return a checked graph with 8-bit pixels in and out, and what its check found."""
         from hasn_edge.exporters.uint8_io import with_pixels

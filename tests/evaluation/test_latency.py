@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hasn_edge.evaluation.latency import Latency, Round, latency_of, time_session
+from hasn_edge.evaluation.latency import Latency, Round, latency_of, noise_frame, time_session
 from hasn_edge.spec import ModelSpec
 from tests.support.fake_session import FakeSession
 
@@ -49,3 +49,12 @@ def test_a_session_is_timed_until_there_are_samples_enough():
     assert len(found.total) == len(session.calls) == 4
     assert between == [1, 2, 3, 4]
     assert found.gpu == found.enqueue == found.transfers == ()
+
+
+def test_pixels_are_timed_as_pixels():
+    session = FakeSession(ModelSpec())
+    floats = noise_frame(session, (2, 3, 20, 30))
+    assert (floats.dtype, floats.shape) == (np.float32, (2, 3, 20, 30))
+    session.pixels = True
+    levels = noise_frame(session, (2, 3, 20, 30))
+    assert (levels.dtype, levels.shape, levels.min(), levels.max()) == (np.uint8, (2, 20, 30, 3), 0, 255)

@@ -471,10 +471,3 @@ def test_folders_that_cannot_be_written_are_found_out_before_anything_is_built(t
     (tmp_path / "cache" / "candidates").write_text("in the way")
     with pytest.raises(OutputError, match="candidates"):
         autotune(auto("net", output=tmp_path), build=lambda *_, **rest: pytest.fail("it was built"))
-
-
-def test_pixels_are_timed_as_pixels():
-    session = FakeSession(ModelSpec())
-    assert module._noise_frame(session, (1, 3, 20, 30)).dtype == np.float32
-    session.pixels = True
-    assert module._noise_frame(session, (1, 3, 20, 30)).shape == (1, 20, 30, 3)

@@ -18,7 +18,7 @@ from hasn_edge.data.calibration import load_calibration
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.compile import BuiltEngine
 from hasn_edge.engine.engine_file import parse_plan_header
-from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.engine.target import EngineRuntime, load_target
 from hasn_edge.errors import (
     ArtifactError,
     MissingDependencyError,
@@ -32,13 +32,15 @@ from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import autotune as fastest
 from hasn_edge.pipeline import build as builder
-from hasn_edge.pipeline.context import BuildOptions
+from hasn_edge.pipeline.context import BuildOptions, load_context
 from hasn_edge.pipeline.graph_exporter import GraphExporter
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import ignore
 from hasn_edge.quantize.recipe import load_quant_recipe
 from hasn_edge.runtime.golden import OWN_RANGES
 from hasn_edge.runtime.tensorrt import open_engine
 from hasn_edge.runtime.tensorrt.trial import NoMemoryError
-from hasn_edge.sidecar import Kind
+from hasn_edge.sidecar import Form, Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.samples import ADA, HOPPER, NANO, TURING, USUAL, details_of
 
@@ -114,6 +116,37 @@ def test_a_sidecar_has_the_name_that_was_given_without_its_folder(tmp_path, monk
     monkeypatch.chdir(tmp_path / "real")
     for given, name in ((tmp_path / "link", "link"), (".", "real"), ("../link/", "link"), (None, None)):
         assert builder._without_folder(given) == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixels", [False, True])
+def test_int8_is_compared_with_an_fp16_engine_of_the_same_ends(tiny, tmp_path, monkeypatch, pixels):
+    """A float frame has four times the bytes of one of pixels: other ends would count as FP16's."""
+    seen = []
+
+    def kernels(data, target, *, precision):
+        seen.append((onnx.load_from_string(data), precision))
+        return SimpleNamespace(moved_bytes=1e6)
+
+    monkeypatch.setattr(builder, "kernels_from_onnx", kernels)
+    target = load_target("rtx").with_size(32, 40)
+    int8 = BuiltEngine(
+        plan=PLAN, target=target, precision=Precision.INT8, version="1.7", made_by={}, warnings=(),
+        header=parse_plan_header(PLAN, file_bytes=len(PLAN), name="plan"), facts={}, seconds=1.0,
+        kernels=SimpleNamespace(moved_bytes=2e6),
+    )  # fmt: skip
+    variants = Variants(load_context(tiny, pixels=pixels, progress=ignore), ignore)
+    found = builder._compare_with_fp16(int8, variants, Form.STRONGLY_TYPED, target, (32, 40))
+    ((graph, precision),) = seen
+    uint8, floats = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+    assert precision is Precision.FP16
+    assert input_dims(graph) == ([1, 32, 40, 3] if pixels else [1, 3, 32, 40])
+    for end in (graph.graph.input[0], graph.graph.output[0]):
+        assert end.type.tensor_type.elem_type == (uint8 if pixels else floats)
+    assert found.warnings == (
+        "INT8 moves 2.0 MB where FP16 moves 1.0 MB, 2.00 times as much: expect it to be slower; FP16 is "
+        "advised, or measure both on the GPU",
+    )
 
 
 @pytest.mark.slow

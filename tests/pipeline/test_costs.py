@@ -23,6 +23,7 @@ from hasn_edge.pipeline.costs import TargetCost, choose_saving
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import ignore
 from hasn_edge.quantize.recipe import Saving
+from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -154,6 +155,11 @@ def test_the_graphs_that_are_measured_have_int8_where_it_is_asked_for(tmp_path):
     many = TargetCost(several, target.with_batch(4), capabilities, Saving.BYTES, measure=measure)
     assert many.base == 10.0
     assert seen[-1] == ("fp16", set(), [0, 3, 0, 0]), "a graph of any number of images is one of any size"
+    pixels = Variants(replace(context, pixels=True), ignore)
+    pixels.int8 = cost.variants.int8
+    of_pixels = TargetCost(pixels, target, capabilities, Saving.BYTES, measure=measure)
+    assert (of_pixels.base, of_pixels.of(chosen, "")) == (10.0, 8.0)
+    assert [each[2] for each in seen[-2:]] == [[1, 48, 64, 3]] * 2, "as the files of the build take them"
     with pytest.raises(UnsupportedError, match="no compiler lists what it moves; use cost='macs'"):
         TargetCost(cost.variants, load_target("cpu"), None, Saving.BYTES)
 
@@ -173,13 +179,21 @@ def test_milliseconds_of_one_model_are_not_anothers(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_time_on_a_cpu_is_measured_in_turns(tmp_path):
+@pytest.mark.parametrize("pixels", [False, True])
+def test_time_on_a_cpu_is_measured_in_turns(tmp_path, pixels, monkeypatch):
+    taken = set()
+    times = OnnxRuntimeSession.times
+    monkeypatch.setattr(
+        OnnxRuntimeSession, "times", lambda self, x: taken.add(x.dtype.name) or times(self, x)
+    )
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "tiny.safetensors", HASN(ModelSpec(features=8, blocks=1)))
     context = load_context(tmp_path / "tiny.safetensors", recipe="search", progress=ignore)
     target = load_target("cpu").with_size(24, 32)
-    cost = TargetCost(Variants(context, ignore), target, None, Saving.MS, memory=tmp_path)
+    variants = Variants(replace(context, pixels=pixels), ignore)
+    cost = TargetCost(variants, target, None, Saving.MS, memory=tmp_path)
     assert cost.of(("conv_1",), "") > 0
     assert cost.base > 0
+    assert taken == {"uint8" if pixels else "float32"}
     assert cost.words(1.5) == "1.50 ms"
     assert cost.float_name == "FP32"
