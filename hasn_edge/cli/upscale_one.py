@@ -66,7 +66,9 @@ def _upscale_image(upscaler: Upscaler, path: Path, target: Path, wanted: ResultO
         result = imresize(result, size=final)
     write_image(target, result, convert=True, metadata=metadata)
     say_result(path, target, wanted.size.label(upscaler.session.spec.scale), several=wanted.several)
-    for text in (*conversions(target, result), *filter(None, [colours])):
+    rounded = upscaler.session.pixels and image.dtype.itemsize > 1
+    reads = ["the network's file takes 8-bit pixels: the image's 16 bits were rounded"] if rounded else []
+    for text in (*conversions(target, result), *reads, *filter(None, [colours])):
         note(f"  {text}")
     if metadata.further:
         what = "page" if path.suffix.lower() in (".tif", ".tiff") else "frame"

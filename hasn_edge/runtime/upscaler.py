@@ -152,7 +152,8 @@ class Upscaler(Closeable):
 
         Gray is computed as RGB of three equal channels, whose mean it becomes again. Alpha is
         resized on its own, bicubically. What is wholly transparent is not computed, its colours
-        do not reach the network, and far from what is visible they become black.
+        do not reach the network, and far from what is visible they become black. A session of 8-bit pixels
+        rounds the colours of uint16 and float32 to 8 bits.
 
         Args:
             pixels: ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB

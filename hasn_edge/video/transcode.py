@@ -142,6 +142,8 @@ def upscale_video(
         seconds = time.perf_counter() - begin_s
     even = "the sides of videos are even: {1}x{0} in the place of {3}x{2}".format(*size, *asked)
     sides = [even] if size != asked else []
+    rounded = upscaler.session.pixels and decoder.colour.deep
+    deep = ["it has more than 8 bits, and the network's file takes 8-bit pixels"] if rounded else []
     raw = [f"raw frames have one rate, here {float(decoder.rate):g} a second"] if output == PIPE else []
     if encoder.refused:
         losses.append(f"{encoder.refused} packets of audio or subtitles could not be copied")
@@ -154,7 +156,7 @@ def upscale_video(
         seconds=seconds,
         damaged=tally.damaged,
         lost=tally.lost,
-        notes=(*decoder.notes, *encoder.notes, *notes, *how, *raw, *sides, *tally.sentences()),
+        notes=(*decoder.notes, *encoder.notes, *notes, *how, *deep, *raw, *sides, *tally.sentences()),
         losses=tuple(losses),
         whole=tally.whole,
     )

@@ -24,6 +24,7 @@ from hasn_edge.model.hasn import HASN
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
 from hasn_edge.video.formats import VIDEO_SUFFIXES
+from tests.support.fake_session import FakeSession, PixelSession
 
 USUAL = re.compile(r"--skip-existing leaves them$|^\S+, [\w ]+ by \w+ on \S+: x\d")
 """Lines that have tests of their own."""
@@ -68,6 +69,21 @@ def test_what_the_format_cannot_hold_is_said(here, model):
     assert "JPEG holds 8 bits: the image's 16 were rounded" in message
     assert "JPEG has no transparency: the image was laid on white" in message
     assert "8 bits" not in said(run("upscale", "deep.png", "-o", "out.tiff", "--model", model))
+
+
+def test_16_bits_that_a_file_of_8_bit_pixels_rounds_are_said(here, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 65536, (24, 20, 3), np.uint16)
+    write_image("deep.png", pixels)
+    rounds = "the network's file takes 8-bit pixels: the image's 16 bits were rounded"
+    for session, name, expected in (
+        (PixelSession, "deep.png", rounds),
+        (PixelSession, "photo.png", ""),
+        (FakeSession, "deep.png", ""),
+    ):
+        monkeypatch.setattr("hasn_edge.cli.upscale.open_chosen", lambda *_, made=session, **__: made())
+        result = run("upscale", name, "-o", "out/", "--artifact", "model.onnx")
+        assert said(result) == expected
+        assert len(np.unique(read_image("out/deep_x4.png"))) <= 256 or not expected
 
 
 def test_a_video_is_known_by_its_name():

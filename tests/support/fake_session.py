@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from hasn_edge.images.arrays import Float32
+from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import ModelSpec, Precision
 
@@ -41,6 +41,16 @@ class FakeSession(Session):
         self.calls.append(x_NCHW.shape)
         y_NCHW: Float32 = np.repeat(np.repeat(x_NCHW, self.spec.scale, axis=2), self.spec.scale, axis=3)
         return y_NCHW
+
+
+class PixelSession(FakeSession):
+    """Takes and gives 8-bit pixels, like a file that was built so."""
+
+    pixels = True
+
+    def _run_pixels(self, x_NHWC: UInt8) -> UInt8:
+        y_NHWC: UInt8 = np.repeat(np.repeat(x_NHWC, self.spec.scale, axis=1), self.spec.scale, axis=2)
+        return y_NHWC
 
 
 class RecordingSession(FakeSession):

@@ -20,7 +20,16 @@ from hasn_edge.video.runner import Runner
 from hasn_edge.video.tracks import output_suffix
 from hasn_edge.video.transcode import upscale_video
 from tests.support.clips import VFR, frames, make, packets, planes_in, psnr, tags, times, upscale
-from tests.support.fake_session import FakeSession, RecordingSession
+from tests.support.fake_session import FakeSession, PixelSession, RecordingSession
+
+
+@pytest.mark.parametrize("session", [FakeSession, PixelSession])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_bits_that_a_file_of_8_bit_pixels_rounds_are_said(tmp_path, pix_fmt, session):
+    source = make(tmp_path / "clip.mp4", 2, pix_fmt=pix_fmt)
+    lost = session is PixelSession and pix_fmt != "yuv420p"
+    text = "it has more than 8 bits, and the network's file takes 8-bit pixels"
+    assert upscale(source, tmp_path / "out.mp4", session=session()).notes == ((text,) if lost else ())
 
 
 @pytest.mark.parametrize(
