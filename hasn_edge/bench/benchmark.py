@@ -19,9 +19,9 @@ from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.options import DEFAULT_SIZE, RUNS, SECONDS, BenchOptions
 from hasn_edge.bench.report import BenchCase, BenchReport, Remark, SetQuality
 from hasn_edge.bench.schedule import BenchSchedule, CaseResult, free_bytes, why_apart
-from hasn_edge.bench.scores import bicubic_quality, eval_sets, has_larger, mosaic, quality_of
+from hasn_edge.bench.scores import bicubic_quality, eval_sets, has_larger, mosaic, quality_of, takes_whole
 from hasn_edge.engine.engine_file import read_plan_header
-from hasn_edge.errors import HasnEdgeError, InputError, UnsupportedError, omit, say, use
+from hasn_edge.errors import HasnEdgeError, InputError, OutOfMemoryError, UnsupportedError, omit, say, use
 from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware.clocks import require_clocks
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
@@ -140,8 +140,9 @@ def run_benchmark(
         # PyTorch on a Jetson's CPU would take ten minutes for the samples that its GPU has in seconds.
         cpu = replace(timing, runs=options.runs or RUNS, seconds=SECONDS)
         timer = Timer(found_board, timing, progress, cpu=cpu)
-        # An engine of one size would compute padding with small images: all cases get one full frame.
-        framed = any(case.artifact is not None and case.artifact.size is not None for case in cases)
+        # An engine would compute padding with images below its size, tiles of larger ones: all cases get one
+        # full frame.
+        framed = not all(case.artifact is None or takes_whole(case.artifact, sets) for case in cases)
         if framed:
             sets = [mosaic(eval_set, size) for eval_set in sets]
         schedule = BenchSchedule(
@@ -208,10 +209,16 @@ def _run_cases(
                 finished.append(_failed_case(case, result.facts, result.failure))
                 continue
             no_power = None if on_cpu else schedule.timer.no_power
-            row = _bench_case(result, quality_of(reference, scores), whole, no_power)
+            tiled: tuple[str, ...] = ()
+            try:
+                quality = quality_of(reference, scores)
+            except OutOfMemoryError as exc:
+                quality, tiled = quality_of((), scores), (f"drift: {exc.message}",)
+            row = _bench_case(result, quality, whole, no_power)
+            row = replace(row, not_measured=(*row.not_measured, *tiled))
             made_of = case.artifact.source if case.artifact and case.network is None else source
             finished.append(replace(row, other_weights=bool(source) and made_of != source))
-            if with_evidence and scores:
+            if with_evidence and scores and not tiled:
                 schedule.progress(Step(f"looking at where {case.label} differs"))
                 evidence[case.label] = collect_evidence(
                     case, schedule.sets, reference, scores, schedule.progress

@@ -17,14 +17,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hasn_edge import interrupt
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.worker_process import NO_ANSWER
 from hasn_edge.errors import BuildError, HasnEdgeError, UnsupportedError, say
-from hasn_edge.evaluation.latency import Round, time_session
+from hasn_edge.evaluation.latency import Round, noise_frame, time_session
 from hasn_edge.files import Closeable
 from hasn_edge.hardware.host import peak_memory_bytes
 from hasn_edge.sidecar import Kind
@@ -293,10 +290,7 @@ class CaseHost:
     def time(self, warmup: int, at_least: int, seconds: float) -> Round:
         """See :meth:`Worker.time`."""
         session = self.sessions[0]
-        shape = (1, session.spec.channels, *self.frame)
-        x: NDArray[Any] = np.random.default_rng(0).random(shape, dtype=np.float32)
-        if session.pixels:
-            x = np.ascontiguousarray(np.rint(x * 255).astype(np.uint8).transpose(0, 2, 3, 1))
+        x = noise_frame(session, (1, session.spec.channels, *self.frame))
         if warmup:
             time_session(session, x, at_least=warmup, seconds=0, between=self.alive)
         return time_session(session, x, at_least=at_least, seconds=seconds, between=self.alive)
@@ -311,14 +305,14 @@ class CaseHost:
 
     def score(self, eval_set: EvalSet, framed: bool) -> Scores:
         """See :meth:`Worker.score`."""
-        from hasn_edge.evaluation.evaluate import score_images
-        from hasn_edge.runtime.memory import NO_LIMIT_BYTES
-        from hasn_edge.runtime.upscaler import Upscaler
+        from hasn_edge.evaluation.evaluate import score_session
 
         if not framed and self.sessions[-1].size is not None and len(self.sessions) == 1:
             self.sessions.append(self.open_session())  # images have other sizes than the timed frame
-        upscaler = Upscaler(self.sessions[-1], tile=self.tile, memory_limit_bytes=NO_LIMIT_BYTES)
-        return score_images(upscaler.run, eval_set, progress=lambda step: self.alive())
+        session = self.sessions[-1]
+        return score_session(
+            session, eval_set, tile=self.tile, whole=True, progress=lambda step: self.alive()
+        )
 
     def close(self) -> None:
         """Close what was opened."""

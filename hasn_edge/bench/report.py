@@ -142,7 +142,7 @@ class BenchReport:
     own_reference: bool = False
     """The first case is one of the given files, whose FP32 network is none of the bundled models."""
     framed: bool = False
-    """Quality is of one frame with the set's images side by side, for engines of one size."""
+    """Quality is of one frame with the set's images side by side, for engines that do not take each whole."""
     graph_counts: Mapping[tuple[int, int], NetworkCounts] = field(default_factory=dict)
     """By input (height, width), counts of a network that came as a graph; see :meth:`counts`."""
     evidence: Mapping[str, CaseEvidence] = field(default_factory=dict, repr=False)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hasn_edge.artifact import Artifact
 from hasn_edge.bench.report import SetQuality
 from hasn_edge.data.pairs import EvalSet, Pair, bicubic_baseline, held_out_sets, load_eval_sets
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.images.arrays import UInt8
+from hasn_edge.sidecar import Kind
 
 
 def eval_sets(data: Sequence[str], scale: int) -> list[EvalSet]:
@@ -23,7 +25,11 @@ def eval_sets(data: Sequence[str], scale: int) -> list[EvalSet]:
 
 
 def quality_of(reference: Sequence[Scores], own: Sequence[Scores]) -> Mapping[str, SetQuality]:
-    """Return the figures of each set, and the drift from ``reference``, which is empty for the first case."""
+    """Return the figures of each set, and the drift from ``reference``, which is empty for the first case.
+
+    Raises:
+        InputError: as :func:`hasn_edge.evaluation.evaluate.drift`.
+    """
     quality = {}
     for index, scores in enumerate(own):
         change = drift(reference[index], scores) if reference else None
@@ -48,6 +54,25 @@ def bicubic_quality(sets: Sequence[EvalSet], reference: Sequence[Scores]) -> Map
 def has_larger(eval_set: EvalSet, tile: int) -> bool:
     """Say whether an image of a set is larger than a tile, so that it would be computed in several."""
     return any(max(pair.lr().shape[:2]) > tile for pair in eval_set)
+
+
+def takes_whole(artifact: Artifact, sets: Sequence[EvalSet]) -> bool:
+    """Say whether a file computes every image of the sets as a file of any size does.
+
+    One of a single size never counts as such. An engine of a range cuts what is larger into tiles and pads
+    what is smaller, which changes figures by itself.
+    """
+    if artifact.size is not None or artifact.kind is not Kind.ENGINE:
+        return artifact.size is None
+    axes, profile = (1, 2) if artifact.pixels else (2, 3), artifact.engine.profile
+    least, most = ([shape[axis] for axis in axes] for shape in (profile.min, profile.max))
+    for pair in (pair for each in sets for pair in each):
+        height, width = pair.lr().shape[:2]
+        more = artifact.spec.size.padding(height, width)  # what the network itself needs is added everywhere
+        sides = zip(least, (height + more[0], width + more[1]), most, strict=True)
+        if not all(low <= side <= high for low, side, high in sides):
+            return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +111,9 @@ class MosaicPair(Pair):
 def mosaic(eval_set: EvalSet, size: tuple[int, int]) -> EvalSet:
     """Return a set of one image of ``size`` (LR height, width): the set's images side by side.
 
-    For engines of one size: the network is not tile-equivariant, so that padding small images up to that
-    size would change what it computes and count as drift. A full frame is the same work for every case.
+    For engines that do not take every image whole: the network is not tile-equivariant, so that padding
+    small images up to their size, or tiles of large ones, would change what it computes and count as drift.
+    A full frame is the same work for every case.
     """
     pair = MosaicPair(
         name=f"mosaic of {len(eval_set)}",

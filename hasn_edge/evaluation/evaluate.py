@@ -159,18 +159,25 @@ def evaluate(
 
 
 def score_session(
-    session: Session, eval_set: EvalSet, *, whole: bool = False, progress: Progress = ignore, **options: Any
+    session: Session,
+    eval_set: EvalSet,
+    *,
+    tile: int | None = None,
+    whole: bool = False,
+    progress: Progress = ignore,
+    **options: Any,
 ) -> Scores:
     """Measure a session on images of any size; the options are those of :func:`score_images`.
 
     Args:
         session: What upscales.
         eval_set: Pairs.
+        tile: Side in pixels of tiles; ``None`` for none where memory suffices.
         whole: Compute whole frames, however little memory seems to be free, as what is compared has to be.
         progress: See :func:`score_images`.
         **options: Passed on.
     """
-    upscaler = Upscaler(session, memory_limit_bytes=NO_LIMIT_BYTES if whole else None)
+    upscaler = Upscaler(session, tile=tile, memory_limit_bytes=NO_LIMIT_BYTES if whole else None)
     tiled: dict[str, UpscaleReport] = {}
 
     def step(measured: Step) -> None:
@@ -224,7 +231,8 @@ def drift(reference: Scores, candidate: Scores) -> Drift:
 
     Raises:
         InputError: other images, another border, or outputs that were not kept.
-        OutOfMemoryError: an image was computed in tiles for one of them, or in others than for the other.
+        OutOfMemoryError: an image was computed in tiles for one of them, or in others than for the other;
+            tiles that were asked for are what is compared.
     """
     names = [image.name for image in reference.images], [image.name for image in candidate.images]
     if names[0] != names[1] or reference.border != candidate.border:
@@ -235,10 +243,9 @@ def drift(reference: Scores, candidate: Scores) -> Drift:
             say("evaluate both on one set"),
         )
     for name in names[0]:
-        tiles = [
-            scores.tiled[name].tile if name in scores.tiled else None for scores in (reference, candidate)
-        ]
-        if tiles[0] != tiles[1]:
+        reports = [scores.tiled.get(name) for scores in (reference, candidate)]
+        tiles = [None if report is None else report.tile for report in reports]
+        if tiles[0] != tiles[1] and not any(report and report.reason == "asked" for report in reports):
             ways = ["whole" if tile is None else f"in tiles of {tile}" for tile in tiles]
             raise OutOfMemoryError(
                 f"{reference.name}/{name} was computed {ways[0]} by the reference and {ways[1]} by what is "

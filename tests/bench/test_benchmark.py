@@ -22,7 +22,7 @@ from hasn_edge.bench.cases import CaseMaker
 from hasn_edge.bench.options import DEVICE_RUNS, RUNS, BenchOptions
 from hasn_edge.bench.table import columns, machine_line, markdown, notes
 from hasn_edge.cli import cli
-from hasn_edge.errors import InputError, ShapeError, UnsupportedError
+from hasn_edge.errors import InputError, OutOfMemoryError, ShapeError, UnsupportedError
 from hasn_edge.files import file_sha256
 from hasn_edge.model.zoo import bundled_onnx, model_path
 from hasn_edge.sidecar import Kind
@@ -378,6 +378,66 @@ def test_tiles_that_no_image_fills_are_reported(rig):
     rig.sessions[label.replace("64", "40")] = lambda: FakeSession(SPEC)
     case = rig.run(power=(None, "x"), runs=5, tile=40).cases[1]
     assert case.quality["shipped"].fidelity_db is not None
+
+
+class Mixing(FakeSession):
+    """Its output depends on the whole frame, as with channel attention."""
+
+    def _run(self, x_NCHW):
+        return np.clip(super()._run(x_NCHW) + 0.2 * (x_NCHW.mean() - 0.5), 0, 1)
+
+
+class Ranged(Mixing):
+    """An engine of a range below the sizes of the images that ship."""
+
+    smallest, largest = (32, 32), (50, 64)
+
+
+class ShortOfMemory(Mixing):
+    """Its memory suffices for the frame that is timed, and not for the images that ship."""
+
+    def _run(self, x_NCHW):
+        if x_NCHW.shape[2] * x_NCHW.shape[3] > 48 * 64:
+            raise OutOfMemoryError("used up")
+        return super()._run(x_NCHW)
+
+
+def two_files(tmp_path, **facts):
+    kinds = {"net.onnx": (Kind.ONNX, {}), "net.engine": (Kind.ENGINE, facts)}
+    return [
+        publish(
+            b"ftrt" + bytes(2000), tmp_path / name, spec=SPEC, precision=Precision.FP16, source="0" * 64,
+            details=details_of(kind, **own),
+        ).path
+        for name, (kind, own) in kinds.items()
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_images_outside_of_an_engines_range_count_as_no_drift(rig, tmp_path):
+    shapes = {"min": [1, 3, 32, 32], "opt": [1, 3, 48, 64], "max": [1, 3, 50, 64]}
+    rig.sessions = {"net.onnx": lambda: Mixing(SPEC), "net.engine": lambda: Ranged(SPEC)}
+    files = two_files(tmp_path, profile=shapes)
+    report = rig.run(power=(None, "x"), runs=5, artifacts=files, size=(48, 64))
+    quality = report.cases[1].quality["shipped"]
+    assert (quality.images, quality.dpsnr_db, quality.worst_dpsnr_db) == (1, 0, 0)
+    assert any("one 64x48 frame with the set's images side by side" in text for text in report.conventions)
+
+
+@pytest.mark.slow
+def test_tiles_for_which_memory_is_the_reason_count_as_no_drift(rig, tmp_path, monkeypatch):
+    monkeypatch.setattr("hasn_edge.runtime.tiling.SMALLEST_TILE", 16)
+    rig.sessions = {"net.onnx": lambda: Mixing(SPEC), "net.engine": lambda: ShortOfMemory(SPEC)}
+    files = two_files(tmp_path)
+    report = rig.run(power=(None, "x"), runs=5, artifacts=files, size=(48, 64), evidence=True)
+    case = report.cases[1]
+    quality = case.quality["shipped"]
+    assert (quality.images, quality.dpsnr_db, quality.fidelity_db) == (8, None, None)
+    assert quality.psnr_y_db > 20
+    assert case.not_measured[-1].startswith(
+        "drift: shipped/camera-0 was computed whole by the reference and "
+    )
+    assert list(report.evidence) == ["net.onnx"]
 
 
 @pytest.mark.slow
