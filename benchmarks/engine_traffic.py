@@ -94,7 +94,7 @@ class Quality:
     def of(self, graph: ModelProto, precision: Precision = Precision.FP16) -> tuple[str, str]:
         """Return fidelity and the change of PSNR-Y, both in dB, as text."""
         exact = precision is Precision.INT8
-        data = (graph if exact else rounded_onnx_from_fp16(graph)).SerializeToString()
+        data = rounded_onnx_from_fp16(graph).SerializeToString()
         with OnnxRuntimeSession(data, self.spec, precision=precision, exact=exact) as session:
             change = drift(self.reference, score_session(session, self.images))
         return f"{change.fidelity_psnr:.1f}", f"{change.dpsnr:+.4f}"

@@ -32,6 +32,7 @@ from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
 from hasn_edge.pipeline.graph_exporter import GraphExporter
+from hasn_edge.quantize.fp16 import rounded_onnx_from_fp16
 from hasn_edge.quantize.graph import convolutions, mac_share
 from hasn_edge.quantize.observers import Observer
 from hasn_edge.quantize.ranges import Ranges
@@ -59,6 +60,11 @@ FORMS: tuple[tuple[Form, tuple[str, ...], str], ...] = (
     (Form.STRONGLY_TYPED, (), "strongly typed (opset 20, FP16 tensors)"),
     (Form.CPU, DEFAULT_RULES["onnxruntime"], "for the CPU (fused)"),
 )
+
+
+def computed(graph: ModelProto, form: Form) -> ModelProto:
+    """Return the graph that computes as the reader of ``form`` does: a GPU rounds every FP16 tensor."""
+    return rounded_onnx_from_fp16(graph) if form is Form.STRONGLY_TYPED else graph
 
 
 class Bench:
@@ -105,13 +111,13 @@ class Bench:
             exporter = GraphExporter.for_int8(self.checkpoint, rules, self.data, measured)
             self._prepared[key] = exporter, exporter.measure_ranges(self.data, measured)
         exporter, ranges = self._prepared[key]
-        return exporter.export(form, Precision.INT8, ranges=ranges, recipe=recipe)
+        return computed(exporter.export(form, Precision.INT8, ranges=ranges, recipe=recipe), form)
 
     def recipes(self) -> Iterator[Row]:
         """Measure FP16 and the recipes that ship, in every form, on every set."""
         for form, rules, label in FORMS:
             if form is not Form.WEAKLY_TYPED:
-                graph = GraphExporter(self.checkpoint, rules).export(form, Precision.FP16)
+                graph = computed(GraphExporter(self.checkpoint, rules).export(form, Precision.FP16), form)
                 yield self.row(f"FP16, {label}", 0.0, graph, self.sets)
         for name in ("conservative", "default", "extensive"):
             recipe = load_quant_recipe(name)

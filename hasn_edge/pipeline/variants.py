@@ -205,12 +205,12 @@ class Variants:
     ) -> tuple[QualityRecord, tuple[str, ...]]:
         """Hold a graph of any size against the network and its budget; INT8 for a CPU also as it runs.
 
-        FP16 for a GPU is rounded as there: an overflow shows here.
+        FP16 for a GPU, alone or around INT8, is rounded as there: an overflow shows here.
         """
         from hasn_edge.quantize.fp16 import rounded_onnx_from_fp16
 
         int8 = precision is Precision.INT8
-        if precision is Precision.FP16 and form is Form.STRONGLY_TYPED:
+        if precision is not Precision.FP32 and form is Form.STRONGLY_TYPED:
             graph = rounded_onnx_from_fp16(graph)
         outside = self._outside if int8 else ()
         as_run = self._open(graph, precision, exact=False) if int8 and form is Form.CPU else nullcontext()

@@ -67,10 +67,12 @@ def rounded_onnx_from_fp16(proto: ModelProto) -> ModelProto:
 
     ONNX Runtime's CPU provider runs FP16 operators in FP32 and leaves out the casts between them that it put
     there itself, so that it neither rounds what one operator hands to the next nor sees an overflow. Casts
-    that a graph states stay. Operators are taken to sum up in FP32; ``proto`` is left as it was.
+    that a graph states stay. Operators are taken to sum up in FP32, and what an INT8 convolution reads is no
+    FP16 number: it sums up integers, whose scales are applied to the sum. ``proto`` is left as it was.
 
     Args:
-        proto: From :func:`fp16_onnx_from_onnx`, without Q/DQ nodes.
+        proto: From :func:`fp16_onnx_from_onnx`, or with Q/DQ nodes from
+            :func:`hasn_edge.quantize.int8.int8_onnx_from_onnx` on top of it.
     """
     half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     inferred = onnx.shape_inference.infer_shapes(proto).graph
@@ -84,8 +86,8 @@ def rounded_onnx_from_fp16(proto: ModelProto) -> ModelProto:
     for node in result.graph.node:
         for item in node.attribute if node.op_type == "Cast" else ():
             item.i = full if item.name == "to" and item.i == half else item.i
-        made = [name for name in node.output if name in halves]
-        node.output[:] = [f"{name}.exact" if name in halves else name for name in node.output]
+        made = [name for name in node.output if name in halves and node.op_type != "DequantizeLinear"]
+        node.output[:] = [f"{name}.exact" if name in made else name for name in node.output]
         nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
         for name in made:
             nodes.append(onnx.helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=half))

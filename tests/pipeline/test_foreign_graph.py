@@ -62,7 +62,8 @@ def test_one_size_that_is_no_multiple_is_refused_with_the_next_that_is(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_network_that_overflows_in_fp16_is_refused_without_a_gpu(tmp_path):
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_network_that_overflows_in_fp16_is_refused_without_a_gpu(tmp_path, precision):
     network = Residual(4)
     with torch.no_grad():
         for parameter in (network.head.weight, network.body.weight, network.head.bias, network.body.bias):
@@ -71,7 +72,7 @@ def test_a_network_that_overflows_in_fp16_is_refused_without_a_gpu(tmp_path):
         assert not torch.isfinite(network.half()(torch.from_numpy(sample(40, 50)).half())).all()
     path = foreign_onnx(tmp_path / "theirs.onnx", network.float())
     with pytest.raises(VerificationError, match="not finite numbers .*a number format inside overflows"):
-        build(path, precision="fp16", target="portable", output=tmp_path / "out")
+        build(path, precision=precision, target="portable", output=tmp_path / "out", force=True)
     assert not list(tmp_path.glob("out/*.onnx"))
 
 

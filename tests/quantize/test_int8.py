@@ -17,7 +17,7 @@ from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import fuse
 from hasn_edge.model.hasn import HASN
 from hasn_edge.quantize.check_qdq import problems
-from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx
+from hasn_edge.quantize.fp16 import fp16_onnx_from_onnx, rounded_onnx_from_fp16
 from hasn_edge.quantize.graph import array_of, convolutions, initializers
 from hasn_edge.quantize.int8 import int8_onnx_from_onnx, scale_of, weight_ranges
 from hasn_edge.quantize.observers import Observer
@@ -88,6 +88,28 @@ def test_one_convolution_is_that_of_pytorch_on_rounded_values(run_graph, side, g
     if weight_range is WeightRange.MINMAX:
         axes = (1, 2, 3) if granularity is Granularity.PER_CHANNEL else None
         assert scales == pytest.approx(np.abs(weights).max(axis=axes) / 127, rel=1e-6)
+
+
+def test_what_a_gpu_computes_is_integers_whose_sum_is_rounded(run_graph):
+    """A code times its scale is no FP16 number; the sum of their products becomes one."""
+    rng = np.random.default_rng(0)
+    weights, bias = rng.standard_normal((4, 3, 1, 1)), rng.standard_normal(4)
+    x = (rng.standard_normal((1, 3, 6, 5)) * 0.7).astype(np.float32)
+    half = fp16_onnx_from_onnx(conv_graph(weights, bias))
+    quantized = int8_onnx_from_onnx(half, ranges_of({"c": 1.25}), ALL)
+    found = run_graph(rounded_onnx_from_fp16(quantized), x)
+
+    def codes(values, scale):
+        return np.clip(np.rint(values.astype(np.float64) / scale), -128, 127)
+
+    step = np.float64(np.float16(1.25 / 127))
+    scales = pair_of(quantized, "w.fp16")[1].astype(np.float64)
+    rows = codes(weights.astype(np.float16), scales.reshape(-1, 1, 1, 1))[:, :, 0, 0] * scales.reshape(-1, 1)
+    exact = np.einsum("oc,nchw->nohw", rows, codes(x.astype(np.float16), step) * step)
+    exact += bias.astype(np.float16).astype(np.float64).reshape(1, -1, 1, 1)
+    assert np.array_equal(found, found.astype(np.float16)), "each is an FP16 number"
+    assert np.array_equal(found, exact.astype(np.float16))
+    assert np.abs(run_graph(quantized, x) - exact).max() < 4e-3
 
 
 def forms(tiny) -> dict[str, onnx.ModelProto]:
