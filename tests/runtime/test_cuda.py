@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
 import sys
@@ -123,18 +124,33 @@ def test_memory_that_is_free(backend, lab):
         backend.free(device)
 
 
-def test_the_callers_gpu_is_current_again(lab):
-    """Of a program that computes on another one with the same package."""
+@pytest.mark.parametrize("before", [0, 1, None])
+def test_the_callers_gpu_is_current_again(lab, before):
+    """Of a program that computes on another one with the same package, or did not yet with any."""
     lab.set_up("cuda-python")
     lab.gpu.cards = 2
     runtime = sys.modules["cuda.bindings.runtime"]
-    runtime.cudaSetDevice(1)
-    backend = choose("cuda-python")
-    assert runtime.cudaGetDevice()[1] == 1
-    with pytest.raises(ZeroDivisionError), backend.activate():
-        assert runtime.cudaGetDevice()[1] == 0
-        raise ZeroDivisionError
-    assert runtime.cudaGetDevice()[1] == 1
+    if before is not None:
+        runtime.cudaSetDevice(before)
+    for index in (0, 1):
+        backend = choose("cuda-python", index=index)
+        assert runtime.cudaGetDevice()[1] == (before or 0)
+        with pytest.raises(ZeroDivisionError), backend.activate(), backend.activate():
+            assert runtime.cudaGetDevice()[1] == index
+            raise ZeroDivisionError
+        assert runtime.cudaGetDevice()[1] == (before or 0)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_no_other_gpu_gets_a_context(lab, name):
+    """One takes hundreds of megabytes, and from CUDA 12 on cudaSetDevice makes it."""
+    lab.set_up(name)
+    lab.gpu.cards = 2
+    backend = choose(name, index=1)
+    with backend.activate():
+        backend.destroy_stream(backend.create_stream())
+    backend.close()
+    assert lab.gpu.primary == {1}
 
 
 def test_a_graph_does_again_what_was_recorded(backend):
@@ -232,7 +248,7 @@ def test_every_thread_has_to_be_told(backend, lab):
 def test_pycuda_takes_the_primary_context_and_leaves_the_stack_as_it_was(lab):
     lab.set_up("pycuda")
     backend = choose("pycuda")
-    assert lab.gpu.contexts == 1  # of the device, none of its own
+    assert lab.gpu.primary == {0}
     with pytest.raises(ZeroDivisionError), backend.activate(), backend.activate():
         raise ZeroDivisionError
     assert set(lab.gpu._current.values()) == {0}
@@ -247,8 +263,8 @@ def test_pycuda_takes_the_primary_context_and_leaves_the_stack_as_it_was(lab):
 def test_cuda_python_has_had_two_names(lab, monkeypatch, layout, name):
     lab.set_up("torch")
     fakes = fake_cuda
-    monkeypatch.delitem(sys.modules, "cuda.bindings.runtime")
-    monkeypatch.delitem(sys.modules, "cuda.bindings")
+    for module in ("cuda.bindings", "cuda.bindings.runtime", "cuda.bindings.driver"):
+        monkeypatch.delitem(sys.modules, module)
     for module, value in fakes.cuda_python(lab.gpu, layout=layout).items():
         monkeypatch.setitem(sys.modules, module, value)
     backend = choose("cuda-python")
@@ -260,7 +276,7 @@ def test_a_driver_that_is_too_old(lab):
     lab.set_up("cuda-python")
     for gpus, versions in ((1, ">=12,<13"), (0, "<13")):
         lab.driver.gpus = gpus
-        lab.gpu.fail["set_device"] = "cudaErrorInsufficientDriver"
+        lab.gpu.fail["driver"] = "cudaErrorInsufficientDriver"
         with pytest.raises(BuildError, match=rf"failed to use GPU 0: .*pip install 'cuda-python{versions}'"):
             choose("cuda-python")
 
@@ -288,9 +304,9 @@ class TestChoice:
 
     @pytest.mark.parametrize("name", [None, "cuda-python"])
     def test_no_memory_for_a_context_is_no_missing_package(self, lab, name):
-        """From CUDA 12 on cudaSetDevice makes the context, and is what a full GPU refuses."""
+        """What a full GPU refuses."""
         lab.set_up("cuda-python")
-        lab.gpu.fail["set_device"] = "cudaErrorMemoryAllocation"
+        lab.gpu.fail["context"] = "CUDA_ERROR_OUT_OF_MEMORY"
         with pytest.raises(BuildError, match="could not use GPU 0: .*end other programs that use the GPU"):
             choose(name)
 
@@ -382,8 +398,9 @@ def test_the_real_pytorch_takes_these_calls():
 def test_the_real_cuda_python_takes_these_calls():
     """Where cuda-python is installed: without a GPU every call fails with CUDA's error, no TypeError."""
     rt = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed: extra [cuda]")
+    driver = importlib.import_module("cuda.bindings.driver")
     from hasn_edge.runtime.cuda.backend import CudaEvent, CudaGraph, CudaStream, DeviceBuffer, HostBuffer
-    from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend, _Refused
+    from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend, _NoMemory, _Refused
 
     try:
         choose("cuda-python")
@@ -426,10 +443,21 @@ def test_the_real_cuda_python_takes_these_calls():
     for call in (
         lambda: backend._create_event(sleeps=True),
         lambda: backend._wait(rt.cudaEvent_t(16)),
-        lambda: backend._result(rt.cudaGetDevice()),
+        lambda: backend._result((driver.CUresult.CUDA_ERROR_INVALID_CONTEXT, None)),
     ):
         with pytest.raises(_Refused):
             call()
+    with pytest.raises(_NoMemory, match="out of memory"):
+        backend._result((driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None))
+    assert backend._result((driver.CUresult.CUDA_SUCCESS, driver.CUcontext(16))).__class__ is driver.CUcontext
+    for call, given in (
+        (driver.cuInit, 0),
+        (driver.cuDeviceGet, 0),
+        (driver.cuDevicePrimaryCtxRetain, driver.CUdevice(0)),
+        (driver.cuCtxPushCurrent, driver.CUcontext(0)),
+    ):
+        with pytest.raises(RuntimeError, match="driver"):  # it is not here; the arguments were right
+            call(given)
     assert rt.cudaGraphInstantiateWithFlags(rt.cudaGraph_t(0), 0)[0] != rt.cudaError_t.cudaSuccess
     assert rt.cudaHostGetDevicePointer(4096, 0)[0] != rt.cudaError_t.cudaSuccess
 

@@ -20,10 +20,13 @@ from tests.support.fake_torch import torch
 def modules_of(gpu: FakeGpu, backend: str) -> dict[str, Any]:
     """Return what ``sys.modules`` must hold for one of the backends; ``None`` for the others' packages."""
     nothing: dict[str, Any] = dict.fromkeys(
-        ("cuda", "pycuda", "pycuda.driver", "cuda.bindings", "cuda.cudart")
-    )
+        (
+            "cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.bindings.driver", "cuda.cudart",
+            "cuda.cuda", "pycuda", "pycuda.driver", "torch",
+        )
+    )  # fmt: skip
     made = {"cuda-python": cuda_python, "pycuda": pycuda, "torch": torch}[backend](gpu)
-    return {**nothing, "cuda.bindings.runtime": None, "torch": None, **made}
+    return {**nothing, **made}
 
 
 class cudaError_t(enum.IntEnum):
@@ -40,9 +43,16 @@ class cudaError_t(enum.IntEnum):
     cudaErrorStreamCaptureInvalidated = 901
 
 
+class CUresult(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_INVALID_CONTEXT = 201
+
+
 def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
     """``layout`` "bindings": cuda-python 12.8 and newer; "cudart": the older one."""
     rt: Any = types.ModuleType("cuda.bindings.runtime")
+    driver: Any = types.ModuleType("cuda.bindings.driver")
 
     class Handle:
         def __init__(self, thing: Any, number: int) -> None:
@@ -61,6 +71,12 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
         pass
 
     class cudaGraphExec_t(Handle):
+        pass
+
+    class CUdevice(Handle):
+        pass
+
+    class CUcontext(Handle):
         pass
 
     def api(function: Any) -> Any:
@@ -88,11 +104,16 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
 
     owned: dict[int, Any] = {}
 
-    current_device: dict[int, int] = {}
+    stacks: dict[int, list[int]] = {}
+    chosen: dict[int, int] = {}
+
+    def stack() -> list[int]:
+        """The GPUs of the contexts that this thread has, its current one last."""
+        return stacks.setdefault(threading.get_ident(), [])
 
     @api
     def cudaGetDevice() -> int:
-        return current_device.get(threading.get_ident(), 0)
+        return stack()[-1] if stack() else chosen.get(threading.get_ident(), 0)
 
     @api
     def cudaMemGetInfo() -> tuple[int, int]:
@@ -102,18 +123,53 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
     def cudaSetDevice(device: int) -> None:
         if whole(device) >= gpu.cards:
             raise CudaError("cudaErrorInvalidDevice")
-        if "set_device" in gpu.fail:
-            raise CudaError(gpu.fail.pop("set_device"))
-        current_device[threading.get_ident()] = device
-        if device != 0:
-            return
-        if not gpu._current.get(threading.get_ident()):
+        gpu.primary.add(device)  # from CUDA 12 on
+        chosen[threading.get_ident()] = device
+        if stack():
+            stack()[-1] = device
+        else:
+            stack().append(device)
             gpu.enter()
 
     @api
     def cudaDeviceGetAttribute(attr: Any, device: int) -> int:
         assert isinstance(attr, rt.cudaDeviceAttr)
+        if "driver" in gpu.fail:
+            raise CudaError(gpu.fail.pop("driver"))
+        if whole(device) >= gpu.cards:
+            raise CudaError("cudaErrorInvalidDevice")
         return int(gpu.integrated)
+
+    def cuInit(flags: int) -> tuple[CUresult]:
+        assert whole(flags) == 0
+        driver.ready = True
+        return (CUresult.CUDA_SUCCESS,)
+
+    def cuDeviceGet(ordinal: int) -> tuple[CUresult, Any]:
+        assert driver.ready, "cuInit comes first"
+        assert whole(ordinal) < gpu.cards
+        return CUresult.CUDA_SUCCESS, CUdevice(None, ordinal)
+
+    def cuDevicePrimaryCtxRetain(dev: Any) -> tuple[CUresult, Any]:
+        assert type(dev) is CUdevice
+        if "context" in gpu.fail:
+            return CUresult[gpu.fail.pop("context")], None
+        gpu.primary.add(int(dev))
+        return CUresult.CUDA_SUCCESS, CUcontext(int(dev), 0x1234)
+
+    def cuCtxPushCurrent(ctx: Any) -> tuple[CUresult]:
+        assert type(ctx) is CUcontext
+        stack().append(ctx.thing)
+        gpu.enter()
+        return (CUresult.CUDA_SUCCESS,)
+
+    def cuCtxPopCurrent() -> tuple[CUresult, Any]:
+        gpu.leave()
+        return CUresult.CUDA_SUCCESS, CUcontext(stack().pop(), 0x1234)
+
+    driver.ready = False
+    for function in (cuInit, cuDeviceGet, cuDevicePrimaryCtxRetain, cuCtxPushCurrent, cuCtxPopCurrent):
+        setattr(driver, function.__name__, function)
 
     @api
     def cudaMalloc(size: int) -> int:
@@ -243,7 +299,12 @@ def cuda_python(gpu: FakeGpu, *, layout: str = "bindings") -> dict[str, Any]:
     package: Any = types.ModuleType("cuda")
     package.__path__ = []
     if layout == "cudart":
-        return {"cuda": package, "cuda.cudart": rt}
+        return {"cuda": package, "cuda.cudart": rt, "cuda.cuda": driver}
     bindings: Any = types.ModuleType("cuda.bindings")
     bindings.__path__ = []
-    return {"cuda": package, "cuda.bindings": bindings, "cuda.bindings.runtime": rt}
+    return {
+        "cuda": package,
+        "cuda.bindings": bindings,
+        "cuda.bindings.runtime": rt,
+        "cuda.bindings.driver": driver,
+    }

@@ -85,7 +85,8 @@ class FakeGpu:
         self.clock = 0.0
         self.last_error: str | None = None
         """What ``cudaGetLastError`` returns: who launches a kernel and asks takes it for the kernel's."""
-        self.contexts = 0
+        self.primary: set[int] = set()
+        """Numbers of the GPUs that have a primary context, which takes hundreds of megabytes of each."""
         self._current: dict[int, int] = {}
         self._next_address = 0x7_0000_0000
         self._next_stream = 0x5500

@@ -51,11 +51,12 @@ def pycuda(gpu: FakeGpu) -> dict[str, Any]:
     class Device:
         def __init__(self, index: int) -> None:
             assert initialized, "init() comes first"
-            if index != 0:
+            if index >= gpu.cards:
                 raise LogicError("cuDeviceGet failed: invalid device ordinal")
+            self.index = index
 
         def retain_primary_context(self) -> Context:
-            gpu.contexts += 1
+            gpu.primary.add(self.index)
             return Context()
 
         def get_attribute(self, attribute: Any) -> int:

@@ -85,7 +85,7 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
 
     class Stream:
         def __init__(self, *, device: Any) -> None:
-            assert device == ("cuda", 0)
+            assert device[0] == "cuda"
             with guarded():
                 self.cuda_stream = gpu.create_stream().handle
 
@@ -142,12 +142,12 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
 
     @contextmanager
     def current(index: int) -> Any:
-        assert index == 0
+        gpu.primary.add(index)
         gpu.enter()
         try:
             yield
         finally:
-            gpu.leave()
+            gpu.leave()  # it gives a GPU back only where it has a context
 
     @contextmanager
     def stream(chosen: Stream) -> Any:
@@ -158,7 +158,7 @@ def torch(gpu: FakeGpu) -> dict[str, Any]:
         finally:
             streams.pop()
 
-    cuda.is_available, cuda.device_count = (lambda: not gpu.hidden_from_torch), (lambda: 1)
+    cuda.is_available, cuda.device_count = (lambda: not gpu.hidden_from_torch), (lambda: gpu.cards)
     cuda.get_device_properties = lambda index: types.SimpleNamespace(is_integrated=int(gpu.integrated))
     cuda.OutOfMemoryError, cuda.Stream, cuda.Event, cuda.CUDAGraph = (
         OutOfMemoryError,

@@ -17,7 +17,7 @@ from hasn_edge.runtime.cuda.backend import CudaBackend, CudaStream, DeviceBuffer
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this file
-    """An error code of the runtime, which raises none itself."""
+    """An error code of the runtime or the driver, which raise none themselves."""
 
     code: Any = None
 
@@ -27,7 +27,7 @@ class _NoMemory(_Refused):
 
 
 class CudaPythonBackend(CudaBackend):
-    """Calls the CUDA runtime API; every call returns ``(error, *results)``.
+    """Calls CUDA's runtime, in a context that the driver makes current; calls return ``(error, *results)``.
 
     Args:
         index: Number of the GPU.
@@ -41,23 +41,28 @@ class CudaPythonBackend(CudaBackend):
     _errors, _memory_errors = (_Refused,), (_NoMemory,)
 
     def __init__(self, index: int = 0) -> None:
-        self._rt = _module(self.name)
+        self._rt, self._driver = _modules(self.name)
         self.index = index
-        with self.activate(), self._doing("ask for the GPU's kind"):
+        with self._doing(f"use GPU {index}"):
+            # The runtime first: it refuses a driver that is missing or too old with an error of its own.
             attribute = self._rt.cudaDeviceAttr.cudaDevAttrIntegrated
             self.integrated = bool(self._result(self._rt.cudaDeviceGetAttribute(attribute, index)))
+            self._result(self._driver.cuInit(0))
+            device = self._result(self._driver.cuDeviceGet(index))
+            self._context = self._result(self._driver.cuDevicePrimaryCtxRetain(device))
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """Choose the GPU for this thread, whose primary context the runtime then uses; and the one before."""
+        """Push the primary context on this thread's stack, where the runtime finds it; pop it at the end.
+
+        ``cudaSetDevice`` would not do: giving a thread its GPU 0 back makes a context there, from CUDA 12 on.
+        """
         with self._doing(f"use GPU {self.index}"):
-            before = self._result(self._rt.cudaGetDevice())
-            self._result(self._rt.cudaSetDevice(self.index))
+            self._result(self._driver.cuCtxPushCurrent(self._context))
         try:
             yield
         finally:
-            if before != self.index:
-                self._rt.cudaSetDevice(before)
+            self._driver.cuCtxPopCurrent()
 
     def _malloc(self, nbytes: int) -> DeviceBuffer:
         address = int(self._result(self._rt.cudaMalloc(nbytes)))
@@ -142,8 +147,8 @@ class CudaPythonBackend(CudaBackend):
         return next(iter(self._results(answer)), None)
 
     def _results(self, answer: tuple[Any, ...]) -> list[Any]:
-        error, *results = answer
         codes = self._rt.cudaError_t
+        error, results = codes(int(answer[0])), list(answer[1:])  # the driver's errors have the same numbers
         if error == codes.cudaSuccess:
             return results
         # The error stays until somebody asks; TensorRT would take it for that of its own next launch.
@@ -162,14 +167,14 @@ class CudaPythonBackend(CudaBackend):
         return (say(f"install the cuda-python of the driver's CUDA: {command}"),)
 
 
-def _module(name: str) -> ModuleType:
-    """Import the bindings under the name of version 12.8 and newer, or under the older one."""
+def _modules(name: str) -> tuple[ModuleType, ModuleType]:
+    """Import the bindings of runtime and driver, called as in version 12.8 and newer, or as in older ones."""
     needed = {"extra": "cuda", "needed_for": f"Running an engine through {name}"}
     try:
-        return require("cuda.bindings.runtime", **needed)
+        return require("cuda.bindings.runtime", **needed), require("cuda.bindings.driver", **needed)
     except MissingDependencyError as missing:
         try:
-            return require("cuda.cudart", **needed)
+            return require("cuda.cudart", **needed), require("cuda.cuda", **needed)
         except MissingDependencyError:
             install = cuda_python_install(gpu_facts())
             raise MissingDependencyError(missing.module, **needed, install=install) from None
