@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -13,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.engine.worker_process import child_environment
-from hasn_edge.errors import BuildError, HasnEdgeError, error_from_values
+from hasn_edge.errors import HasnEdgeError
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, driver_present, gpu_facts
 from hasn_edge.hardware.jetson import Jetson
 from hasn_edge.optional import installed_version, version_tuple
+from hasn_edge.runtime.cuda.start import start_cuda
 
 MODULES = (
     "av",
@@ -166,7 +165,12 @@ def collect_environment(root: Path = Path("/"), *, engines: Path = Path("engines
         versions |= {"tensorrt": stated} if stated else {}
     build, error = opencv_build() if "cv2" in modules else (None, None)
     gpu = gpu_facts()
-    cuda, cuda_error = start_cuda() if gpu is not None else (None, None)
+    cuda, cuda_error = None, None
+    if gpu is not None:
+        try:
+            cuda = start_cuda()
+        except HasnEdgeError as exc:
+            cuda_error = exc
     return Environment(
         root=root,
         container=host.in_container(root),
@@ -320,28 +324,6 @@ def video_encoders(python: str = sys.executable) -> tuple[str, ...]:
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return tuple(filter(None, done.stdout.split()))
-
-
-def start_cuda(python: str = sys.executable) -> tuple[str | None, HasnEdgeError | None]:
-    """Start CUDA as an engine would, in a process of its own: that takes memory, and can crash.
-
-    Returns:
-        The package through which it started, or ``None`` and why none did.
-    """
-    try:
-        done = subprocess.run(
-            [python, "-m", "hasn_edge.runtime.cuda"], capture_output=True, text=True, timeout=120,
-            check=False, cwd="/", env=child_environment(),
-        )  # fmt: skip
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        return None, BuildError(f"CUDA could not be started: {exc}")
-    except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return None, BuildError(
-            f"the process that started CUDA ended with exit code {done.returncode}: {last}"
-        )
-    return answer.get("name"), error_from_values(answer["error"]) if "error" in answer else None
 
 
 def _swaps(path: Path) -> tuple[tuple[str, int], ...]:

@@ -40,8 +40,8 @@ from hasn_edge.pipeline.build import Built, build_one, default_target
 from hasn_edge.pipeline.context import CACHE, BuildOptions
 from hasn_edge.pipeline.inspection import megabytes
 from hasn_edge.progress import Progress, Step, ignore
-from hasn_edge.runtime import cuda
 from hasn_edge.runtime.choice import describe_machine
+from hasn_edge.runtime.cuda.start import start_cuda
 from hasn_edge.runtime.open import GraphBackend, open_session
 from hasn_edge.runtime.session import Session
 from hasn_edge.sidecar import AutotuneRecord, EngineDetails
@@ -451,7 +451,7 @@ def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:
             say("build on the device"),
         )
     if target.runtime.compiles:  # minutes of compiling would be for nothing
-        cuda.choose().close()
+        start_cuda()
 
 
 def _copy(path: Path, folder: Path) -> Path:

@@ -18,11 +18,9 @@ from hasn_edge.doctor.environment import (
     jetson_facts,
     missing_libraries,
     opencv_build,
-    start_cuda,
     video_encoders,
 )
 from hasn_edge.errors import NoCudaError
-from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import in_container
 from tests.support.environments import ORIN
 
@@ -179,30 +177,15 @@ class TestCollect:
         assert build is None
         assert "No such file" in error
 
-    def test_cuda_is_started_elsewhere(self, tmp_path):
-        """As an engine would: a package that is installed need not start."""
-        started = executable(tmp_path / "a", """echo noise; echo '{"name": "torch"}'""")
-        assert start_cuda(started) == ("torch", None)
-        refused = executable(
-            tmp_path / "b",
-            """echo '{"error": {"kind": "NoCudaError", "message": "none works", "more": {}, """
-            """"cures": [{"action": "say", "text": "install one"}]}}'""",
-        )
-        name, error = start_cuda(refused)
-        assert name is None
-        assert isinstance(error, NoCudaError)
-        assert str(error) == "none works; install one"
-        crashed = executable(tmp_path / "c", "echo 'Segmentation fault' >&2; exit 139")
-        assert "exit code 139: Segmentation fault" in str(start_cuda(crashed)[1])
-        assert "No such file" in str(start_cuda(str(tmp_path / "absent"))[1])
+    def test_why_cuda_does_not_start(self, tmp_path, monkeypatch):
+        def refuse():
+            raise NoCudaError("none works")
 
-    @pytest.mark.slow
-    @pytest.mark.skipif(gpu_facts() is not None, reason="this machine has a GPU")
-    def test_without_a_gpu_none_starts(self):
-        name, error = start_cuda()
-        assert name is None
-        assert "none of the three works here" in error.message
-        assert "pip install" in error.cures[0].text
+        monkeypatch.setattr(environment, "gpu_facts", lambda: ORIN)
+        for start, found in ((lambda: "torch", ("torch", "None")), (refuse, (None, "none works"))):
+            monkeypatch.setattr(environment, "start_cuda", start)
+            here = collect_environment(tmp_path)
+            assert (here.cuda, str(here.cuda_error)) == found
 
     def test_swaps(self, tmp_path):
         path = tmp_path / "swaps"

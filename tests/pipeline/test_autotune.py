@@ -17,8 +17,10 @@ from hasn_edge.engine.target import load_target
 from hasn_edge.errors import (
     ArtifactError,
     BuildError,
+    HasnEdgeError,
     InputError,
     MissingDependencyError,
+    NoCudaError,
     OutOfMemoryError,
     OutputError,
     UnsupportedError,
@@ -463,6 +465,28 @@ def test_a_gpu_that_the_target_is_not_for_is_named_with_the_target_that_is(monke
     assert refused(TURING, "rtx")[0] == "use target='rtx-turing'"
     assert refused(HOPPER, "rtx") == ["use precision='fp16'", "use precision='int8'", "build on the device"]
     assert "use target='tensorrt'" in refused(ADA, "orin-nano")
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_gpu_is_tried_before_a_build_without_a_context_here(lab, monkeypatch, tmp_path, starts):
+    """It would take memory of a small board for as long as compilers run, which are other processes."""
+    lab.set_up("cuda-python")
+
+    def start() -> str:
+        if not starts:
+            raise NoCudaError("none works")
+        return "cuda-python"
+
+    def build(options, **rest):
+        assert starts
+        assert lab.gpu.primary == set()
+        raise BuildError("it was built")
+
+    monkeypatch.setattr(module, "gpu_facts", lambda: ADA)
+    monkeypatch.setattr(module, "start_cuda", start)
+    options = BuildOptions(model="net", precision="auto", target="rtx", output=tmp_path)
+    with pytest.raises(HasnEdgeError, match="fp16 is left out: it was built" if starts else "^none works$"):
+        autotune(options, build=build)
 
 
 def test_folders_that_cannot_be_written_are_found_out_before_anything_is_built(tmp_path):
