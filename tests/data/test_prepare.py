@@ -119,6 +119,14 @@ def test_several_roots_share_the_search_for_duplicates(tmp_path):
         prepare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", min_side=60)
 
 
+def test_images_of_the_same_bytes_and_other_sides_are_two(tmp_path):
+    for name, shape in (("wide", (80, 96, 3)), ("high", (96, 80, 3))):
+        write_image(tmp_path / f"in/{name}.png", np.full(shape, 200, np.uint8))
+    report = prepare([tmp_path / "in"], tmp_path / "out", min_side=60)
+    assert [report.shards.hr(index).shape for index in range(2)] == [(96, 80, 3), (80, 96, 3)]
+    assert report.skipped == ()
+
+
 def test_nothing_usable(tmp_path):
     write_image(tmp_path / "in/a.png", image(20, 20))
     with pytest.raises(InputError, match="1 of 1 images cannot be used") as got:
