@@ -65,7 +65,8 @@ class _InputSize(click.ParamType[Any]):
     type=click.Choice(["auto", "window", "web", "none"]),
     default="auto",
     show_default=True,
-    help="auto: a window where there is a display, else the browser.",
+    help="auto: web where an option of the page is given, else a window where there is a display, else the "
+    "browser.",
 )
 @click.option(
     "--record",
@@ -150,6 +151,8 @@ def command(model: str | None, artifacts: tuple[Path, ...], **options: Any) -> N
     given = options_given(click.get_current_context(), _OF_THE_PAGE)
     if given and options["view"] in ("window", "none"):
         raise click.UsageError(f"{given[0]} is for the web page, and --view {options['view']} serves none")
+    if given:  # a window, which auto prefers, would have no use for it
+        options["view"] = "web"
     from hasn_edge.live.launch import DemoOptions
 
     hint = None

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -251,6 +252,30 @@ def test_without_a_camera_it_is_the_pattern(run, monkeypatch):
     assert result.exit_code == 0
     assert "no camera found: showing the test pattern; " in result.stderr
     assert "use --source clip.mp4" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "view"),
+    [
+        ([], "window"),
+        (["--view", "auto"], "window"),
+        (["--port", "0"], "web"),
+        (["--view", "auto", "--host", "127.0.0.1"], "web"),
+        (["--token", "T"], "web"),
+    ],
+)
+def test_an_option_of_the_page_asks_for_the_page(run, monkeypatch, options, view):
+    """Where there is a display, auto opens a window, which would ignore it."""
+    opened = []
+
+    def open_view(name, wanted, tell):
+        opened.append(name)
+        return Watcher()
+
+    monkeypatch.setattr(launch, "_OPEN", {name: partial(open_view, name) for name in ("window", "web")})
+    result = run("--source", "pattern", "--seconds", 0.1, "--size", "32x16", *options)
+    assert result.exit_code == 0, result.output
+    assert opened == [view]
 
 
 @pytest.mark.parametrize(
