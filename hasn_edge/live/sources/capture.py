@@ -198,6 +198,7 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(open_s * 1e3)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_s * 1.2e3)),  # after the stall was reported
     ]
+    begin_s = time.monotonic()
     with _environment:
         own = _OPTIONS not in os.environ
         if own:
@@ -214,8 +215,18 @@ def open_stream(url: str, name: str, *, open_s: float, read_s: float) -> Capture
             say("check the address, user and password, and that other players show it"),
         )
     length_s = _length_s(cv2, capture)
-    lost = "no image came; the server or the network is gone"
-    return CaptureSource(capture, name, live=length_s is None, timed=True, lost=lost, length_s=length_s)
+    # Another connection: only for recordings that are turned, as those are that cameras mirror. One that is
+    # upside down and mirrored has an angle of 0, and is not found.
+    turned = length_s is not None and capture.get(cv2.CAP_PROP_ORIENTATION_META) != 0
+    return CaptureSource(
+        capture,
+        name,
+        live=length_s is None,
+        timed=True,
+        lost="no image came; the server or the network is gone",
+        length_s=length_s,
+        mirrored=turned and _is_mirrored(url, open_s - (time.monotonic() - begin_s)),
+    )
 
 
 def open_file(path: Path) -> CaptureSource:
@@ -271,6 +282,22 @@ def _described(path: Path) -> tuple[bool, float | None]:
     with suppress(HasnEdgeError), Decoder(path) as decoder:  # without PyAV it is not known
         return decoder.rotation.mirrors, float(decoder.rate)
     return False, None
+
+
+def _is_mirrored(url: str, seconds: float) -> bool:
+    """Return whether a recording on a server asks for mirroring; not where that takes longer than it may."""
+    from hasn_edge.video.colour import Rotation
+    from hasn_edge.video.container import main_video
+
+    with suppress(HasnEdgeError):  # without PyAV it is not known
+        av: Any = require("av", extra="video", needed_for="Mirrored videos")
+        each_s = max(0.1, seconds / 2)
+        with (
+            suppress(av.error.FFmpegError, OSError, StopIteration),
+            av.open(url, timeout=(each_s, each_s)) as container,
+        ):
+            return Rotation.of(next(container.decode(main_video(container, Path(url))))).mirrors
+    return False
 
 
 def _is_turned(cv2: Any, capture: Any) -> bool:

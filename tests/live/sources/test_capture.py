@@ -14,7 +14,7 @@ av = pytest.importorskip("av")
 from hasn_edge.errors import SourceError, StageError
 from hasn_edge.live.pipeline import Live, lingering_threads
 from hasn_edge.live.sources.opening import open_source
-from tests.support.clips import make
+from tests.support.clips import make, patch_matrix
 from tests.support.ffmpeg_server import FFMPEG, FfmpegServer
 from tests.support.live_rig import Session, Watcher, number_of
 from tests.support.rtsp_servers import RtspH264Server, RtspServer
@@ -165,6 +165,20 @@ def test_a_file_on_a_web_server_loses_no_frame(serve, clip):
     view = Watcher()
     Live(source, Session(seconds=0.002), [view]).run()
     assert view.numbers == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "connections"),
+    [((1, 0, 0, 1), 1), ((0, 1, -1, 0), 2), ((-1, 0, 0, 1), 2), ((0, 1, 1, 0), 2), ((0, -1, -1, 0), 2)],
+    ids=["upright", "turned", "mirrored", "transposed", "turned and mirrored"],
+)
+def test_a_file_on_a_web_server_is_shown_as_from_a_disk(serve, tmp_path, matrix, connections):
+    path = make(tmp_path / "clip.mp4", 2)
+    patch_matrix(path, matrix)
+    server = serve(FileServer, path)
+    with open_source(str(path)) as near, open_source(server.url) as far:
+        assert np.array_equal(near.read().pixels, far.read().pixels)
+    assert server.connections == connections
 
 
 def test_a_file_whose_server_closes_connections_comes_whole(serve, clip):
