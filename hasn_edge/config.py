@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 
 import msgspec
 
-from hasn_edge.errors import ConfigError
+from hasn_edge.errors import ConfigError, counted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -249,7 +249,9 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], said: str) -> Non
             for place, inner in value.items():
                 if not isinstance(items, list) or int(place) >= len(items):
                     count = len(items) if isinstance(items, list) else 0
-                    raise ConfigError(f"{said}: {key} has {count} entries, the first is {key}.0")
+                    raise ConfigError(
+                        f"{said}: {key} has {counted(count, 'entry', 'entries')}, the first is {key}.0"
+                    )
                 if isinstance(inner, dict) and isinstance(items[int(place)], dict):
                     _merge(items[int(place)], inner, said)
                 else:

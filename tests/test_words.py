@@ -137,3 +137,28 @@ def test_no_option_is_named_outside_the_command_line():
                     if flag in known
                 ]
     assert wrong == []
+
+
+MANY = "convolutions|files|frames|images|iterations|layers|patches|steps|threads|warnings"
+"""What is counted at run time, where there may be one of it."""
+
+SEVERAL = {
+    "cli/upscale_files.py: {len(unknown)} files",  # one has a sentence of its own
+    "doctor/describe.py: {images} images",  # what the bundled models were trained on
+    "doctor/describe.py: {iterations} iterations",
+    "pipeline/autotune.py: {one.images} images",
+}
+"""Counts that are never one."""
+
+
+def test_what_is_counted_is_one_or_many():
+    """``f"{count} images"`` reads "1 images" where there is one. It may stand after "5 of", and in a rate."""
+    number = re.compile(
+        rf"(?<!of )(?<!the )(?<!its )(?<!to )\{{[a-z][^{{}}]*\}} (?:{MANY})\b(?!/| at a time| per)"
+    )
+    found = {
+        f"{path.relative_to(PACKAGE)}: {count}"
+        for path in PACKAGE.rglob("*.py")
+        for count in number.findall(path.read_text(encoding="utf-8"))
+    }
+    assert found == SEVERAL, "errors.counted() writes both"

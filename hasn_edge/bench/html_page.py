@@ -13,6 +13,7 @@ from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.svg_charts import BOTTOM, TOP, Axis, Plot
 from hasn_edge.bench.table import GAP, caption, machine_facts, notes
 from hasn_edge.bench.verdict import LIMITS_DB, verdict
+from hasn_edge.errors import counted
 from hasn_edge.model.complexity import PAPER_SIZE
 from hasn_edge.sidecar import EngineDetails, GraphDetails
 
@@ -344,11 +345,11 @@ def _files(report: BenchReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             if details.fused:
                 found.append(("fused", ", ".join(details.fused)))
             if details.int8_mac_share is not None:
-                count = len(details.int8_convolutions)
-                found.append(("INT8", f"{count} convolutions, {details.int8_mac_share:.1%} of their MACs"))
+                count = counted(len(details.int8_convolutions), "convolution")
+                found.append(("INT8", f"{count}, {details.int8_mac_share:.1%} of their MACs"))
             if details.ranges is not None:
-                images = details.ranges.images
-                found.append(("ranges", f"{details.ranges.observer} on {images} calibration images"))
+                images = counted(details.ranges.images, "calibration image")
+                found.append(("ranges", f"{details.ranges.observer} on {images}"))
         if isinstance(details, EngineDetails):
             found += _engine_facts(details)
         yield case.label, found
@@ -357,10 +358,11 @@ def _files(report: BenchReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 def _engine_facts(details: EngineDetails) -> Iterator[tuple[str, str]]:
     yield "engine", f"{details.runtime} {details.version} for {details.gpu or details.target}"
     layers = details.layers
+    convolutions = counted(layers.convolution, "convolution")
     yield (
         "layers",
         (
-            f"{layers.all}, of them {layers.convolution} convolutions ({layers.half_convolution} in FP16), "
+            f"{layers.all}, of them {convolutions} ({layers.half_convolution} in FP16), "
             f"{layers.quantize} that quantize"
         ),
     )
@@ -379,7 +381,7 @@ def _engine_facts(details: EngineDetails) -> Iterator[tuple[str, str]]:
     yield (
         "build",
         f"{details.build_seconds:.0f} s"
-        + (f", {len(details.warnings)} warnings" if details.warnings else ""),
+        + (f", {counted(len(details.warnings), 'warning')}" if details.warnings else ""),
     )
 
 
@@ -400,7 +402,7 @@ def _sustained(report: BenchReport) -> Iterator[tuple[str, str, str]]:
         power = f"; {energy.watts:.2f} W" if energy and energy.watts is not None else ""
         yield (
             case.label,
-            f"{case.sustained.minutes:g} minutes without a pause: the first tenth of the frames took "
+            f"{case.sustained.minutes:g} min without a pause: the first tenth of the frames took "
             f"{tenths[0]:.4g} ms, the last {tenths[-1]:.4g} ms{power}{heat}.",
             plot.svg(),
         )

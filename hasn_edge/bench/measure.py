@@ -154,7 +154,7 @@ class Timer:
         minutes = self._options.sustained_minutes
         if minutes is not None:
             for worker in tuple(timed):
-                self._progress(Step(f"running {worker.case.label} for {minutes:g} minutes"))
+                self._progress(Step(f"running {worker.case.label} for {minutes:g} min"))
                 with attempt(worker):
                     sustained[worker] = _sustain(worker, EnergyMeter(self._source), minutes, self._idle)
         self.after = self._board.facts()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasn_edge.errors import Cure, HasnEdgeError, say, use, with_cures
+from hasn_edge.errors import Cure, HasnEdgeError, counted, say, use, with_cures
 from hasn_edge.evaluation.latency import Latency
 from hasn_edge.files import writing
 from hasn_edge.hardware.power import INTERVAL_SECONDS
@@ -209,9 +209,10 @@ class BenchReport:
         )
         return (
             f"latency: batch 1, {width}x{height} -> {width * scale}x{height * scale}, "
-            f"{self._arrays}, {span} samples a case after {self.timing.warmup} warm-up calls, cases "
-            f"{'run one after the other' if self.apart else 'timed in rounds'}, {self.threads or 'all'} "
-            "threads, frame size known to ONNX Runtime",
+            f"{self._arrays}, {span} samples a case after {counted(self.timing.warmup, 'warm-up call')}, "
+            f"cases {'run one after the other' if self.apart else 'timed in rounds'}, "
+            f"{counted(self.threads, 'thread') if self.threads else 'all threads'}, "
+            "frame size known to ONNX Runtime",
             *self._device_conventions,
             "speed-up: median over rounds of the ratio "
             + (
@@ -287,7 +288,7 @@ class BenchReport:
             )
         if self.timing.sustained_minutes is not None:
             found.append(
-                f"sustained: {self.timing.sustained_minutes:g} minutes without a pause after the rounds; "
+                f"sustained: {self.timing.sustained_minutes:g} min without a pause after the rounds; "
                 "median of the last tenth of the frames"
             )
         return tuple(found)

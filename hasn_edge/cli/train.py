@@ -20,7 +20,7 @@ from hasn_edge.cli.common import (
     train_recipe_names,
 )
 from hasn_edge.cli.terminal import interruption, is_quiet, messages, note, progress, say, write_results
-from hasn_edge.errors import InputError, call
+from hasn_edge.errors import InputError, call, counted
 from hasn_edge.errors import say as advise
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
@@ -169,7 +169,8 @@ def command(
                     assert recipe is not None
                     plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
                     folder, run = _begin_run(plan, output, data, sets, start, here)
-            say(f"{folder}: {run.recipe.name}, {run.recipe.iterations} iterations on {here.device}")
+            many = counted(run.recipe.iterations, "iteration")
+            say(f"{folder}: {run.recipe.name}, {many} on {here.device}")
         here.barrier()
         if folder is None:  # only the main process made the plan; the others find its folder by the same rule
             folder = Path("runs") / load_recipe(recipe or "", overrides).name

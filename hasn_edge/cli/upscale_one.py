@@ -11,7 +11,7 @@ import click
 
 from hasn_edge.cli.terminal import is_quiet, note, progress, say
 from hasn_edge.cli.upscale_files import ResultSize, is_video, say_result
-from hasn_edge.errors import HasnEdgeError, InputError
+from hasn_edge.errors import HasnEdgeError, InputError, counted
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ def _upscale_video(upscaler: Upscaler, path: Path, target: Path, wanted: ResultO
     say_result(path, target, wanted.size.label(scale), several=wanted.several)
     height, width = report.size
     note(
-        f"  {report.images} frames of {width}x{height} by {report.codec} in {report.seconds:.1f} s "
-        f"({report.fps:.1f} fps)"
+        f"  {counted(report.images, 'frame')} of {width}x{height} by {report.codec} in "
+        f"{report.seconds:.1f} s ({report.fps:.1f} fps)"
     )
     for text in report.notes:
         note(f"  {text}")

@@ -130,7 +130,7 @@ def prepare(
             progress(Step(pair.name, number, len(usable)))
         _refuse(skipped, len(pairs), skip_bad)
         if not seen:
-            raise InputError(f"none of {len(pairs)} images is usable; first: {skipped[0]}")
+            raise InputError(f"no image of {len(pairs)} is usable; first: {skipped[0]}")
     shards = writer.publish({"downscale": downscale, "roots": [str(root) for root in roots]})
     return Report(
         shards=shards,

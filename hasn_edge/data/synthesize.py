@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasn_edge.errors import InputError, say, use
+from hasn_edge.errors import InputError, counted, say, use
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.images.codec import write_image
 from hasn_edge.progress import Progress, Step, ignore
@@ -463,7 +463,9 @@ def synthesize(
     if unknown or not kinds:
         raise InputError(f"no kind called {', '.join(unknown) or 'nothing'}; there are: {', '.join(KINDS)}")
     if not 64 <= side <= 4096 or images < 1:
-        raise InputError(f"{images} images of {side} pixels; expected at least 1, and 64 to 4096 pixels")
+        raise InputError(
+            f"{counted(images, 'image')} of {side} pixels; expected at least 1, and 64 to 4096 pixels"
+        )
     files = [output / f"{number:04}-{kinds[number % len(kinds)]}.png" for number in range(images)]
     others = {path for path in output.glob("*") if path.is_file()} - set(files)
     if others:

@@ -25,7 +25,7 @@ from hasn_edge.engine.worker_process import (
     run_worker,
     worker_command,
 )
-from hasn_edge.errors import BuildError, OutputError, UnsupportedError, say, use
+from hasn_edge.errors import BuildError, OutputError, UnsupportedError, counted, say, use
 from hasn_edge.files import writing
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.sidecar import EngineDetails, KernelRecord
@@ -204,8 +204,9 @@ def _doubts(worker: WorkerProcess) -> list[str]:
     if not worker.unverified:
         return []
     return [
-        f"at least {len(worker.unverified)} layers that shall compute in FP32 are in kernels that "
-        "do not state what they compute in: only the engine's output tells"
+        "kernels that do not state what they compute in hold at least "
+        f"{counted(len(worker.unverified), 'layer')} that shall compute in FP32: only the engine's output "
+        "tells"
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hasn_edge.errors import InputError, VerificationError, say
+from hasn_edge.errors import InputError, VerificationError, counted, say
 from hasn_edge.images.arrays import Float32
 from hasn_edge.images.metrics import finite_or_none
 from hasn_edge.runtime.session import Session
@@ -69,7 +69,7 @@ class Agreement:
         """
         if self.not_finite:
             raise VerificationError(
-                f"{what}: {self.not_finite} values of its output are not finite numbers (NaN or infinity), "
+                f"{what}: its output is not finite (NaN or infinity) in {counted(self.not_finite, 'value')}, "
                 f"first in image {self.worst}; a number format inside overflows",
                 say("use a wider precision"),
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.data.pairs import EvalSet, Pair, load_eval_sets, shipped_eval_set
-from hasn_edge.errors import InputError, OutOfMemoryError, say, use
+from hasn_edge.errors import InputError, OutOfMemoryError, counted, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.images.metrics import finite_or_none, mean_db, psnr_and_ssim_y, psnr_rgb
 from hasn_edge.progress import Progress, Step, ignore
@@ -238,8 +238,8 @@ def drift(reference: Scores, candidate: Scores) -> Drift:
     if names[0] != names[1] or reference.border != candidate.border:
         raise InputError(
             f"drift compares scores of the same images and border, got {reference.name} "
-            f"({len(names[0])} images, border {reference.border}) and {candidate.name} ({len(names[1])} "
-            f"images, border {candidate.border})",
+            f"({counted(len(names[0]), 'image')}, border {reference.border}) and {candidate.name} "
+            f"({counted(len(names[1]), 'image')}, border {candidate.border})",
             say("evaluate both on one set"),
         )
     for name in names[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from hasn_edge.errors import UnsupportedError
+from hasn_edge.errors import UnsupportedError, counted
 from hasn_edge.exporters.onnx_graph import metadata, set_metadata
 
 COLOR = "RGB, 0 to 255, NHWC"
@@ -45,7 +45,9 @@ def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"{onnx.TensorProto.DataType.Name(kind.elem_type)}"
             )
         if len(kind.shape.dim) != 4:
-            raise UnsupportedError(f"{end.name} has {len(kind.shape.dim)} dimensions; expected (N, C, H, W)")
+            raise UnsupportedError(
+                f"{end.name} has {counted(len(kind.shape.dim), 'dimension')}; expected (N, C, H, W)"
+            )
     inside = {graph.input[0].name: "pixels/input", graph.output[0].name: "pixels/output"}
     for node in graph.node:
         node.input[:] = [inside.get(name, name) for name in node.input]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hasn_edge.errors import Cure, use
+from hasn_edge.errors import Cure, counted, use
 from hasn_edge.live.snapshot import EndReason, Snapshot, Times
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ def table_rows(snapshot: Snapshot) -> list[tuple[str, str]]:
         screen = f"{frames['displayed']} of those shown, {number(run['fps_screen'])} a second"
         lines.append(("on the screen", screen))
     lines += [
-        ("latency", f"{_times(run['latency_ms'])}, {where}, of {run['latency_ms']['count']} frames"),
+        (
+            "latency",
+            f"{_times(run['latency_ms'])}, {where}, of {counted(run['latency_ms']['count'], 'frame')}",
+        ),
     ]
     lines += [
         (stage, f"{_times(times)}, {_STAGES[stage]}")
@@ -68,7 +71,7 @@ def table_rows(snapshot: Snapshot) -> list[tuple[str, str]]:
     if snapshot["quality"] is not None:
         quality = snapshot["quality"]
         both = f"{decibels(quality['hasn_mean_db'])}, bicubic {decibels(quality['bicubic_mean_db'])}"
-        lines.append(("PSNR-Y", f"{both}, mean of {quality['frames']} frames"))
+        lines.append(("PSNR-Y", f"{both}, mean of {counted(quality['frames'], 'frame')}"))
     if snapshot["limit"] is not None:
         lines.append(("limited by", snapshot["limit"]["text"]))
     lines += [("reported", text) for text in snapshot["notices"][:5]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasn_edge import interrupt
-from hasn_edge.errors import HasnEdgeError, OutputError, UnsupportedError, omit, say, use
+from hasn_edge.errors import HasnEdgeError, OutputError, UnsupportedError, counted, omit, say, use
 from hasn_edge.evaluation.evaluate import drift, score_images
 from hasn_edge.files import writing
 from hasn_edge.model.zoo import read_provenance
@@ -152,9 +152,9 @@ def finetune(
         return Adapted(variants=variants, notes=(note,), weights=None, path=path, state=None)
     run.go_on()
     notes: tuple[str, ...] = (
-        f"finetune: {run.tuner.step_count} steps in {run.spent / 60:.1f} minutes on {len(run.images)} "
-        f"patches; INT8 of what the recipe selects lost {start} at the start and {run.best} after "
-        f"{run.best_step} steps",
+        f"finetune: {counted(run.tuner.step_count, 'step')} in {run.spent / 60:.1f} minutes on "
+        f"{counted(len(run.images), 'patch', 'patches')}; INT8 of what the recipe selects lost {start} at "
+        f"the start and {run.best} after {counted(run.best_step, 'step')}",
     )
     if run.best_step == 0:
         notes = (*notes, "finetune: nothing was better than the start, so the weights stay as they were")
@@ -251,7 +251,7 @@ class _Run:
                     self._save()
                 if self._stop:
                     raise Stopped(
-                        f"stopped after {self.tuner.step_count} steps, {self.spent / 60:.1f} of "
+                        f"stopped after {counted(self.tuner.step_count, 'step')}, {self.spent / 60:.1f} of "
                         f"{self.seconds / 60:.1f} minutes; the same command goes on from there"
                     )
                 if over:

@@ -103,8 +103,8 @@ class ForeignGraph:
             kept = tuple({names[0], names[-1]}) if len(names) > 2 else ()
             changed = replace(recipe, quantize=("*",), keep_float=kept, shift=(), equalize=None)
             return changed, (
-                f"int8: the recipe names none of this graph's {len(names)} convolutions; all are quantized "
-                f"but {' and '.join(sorted(kept)) or 'none'}, without equalizing"
+                f"int8: the recipe names none of the {len(names)} convolutions of this graph; all are "
+                f"quantized but {' and '.join(sorted(kept)) or 'none'}, without equalizing"
             )
         return replace(recipe, equalize=None), "int8: without equalizing, which is for our own networks"
 

@@ -13,7 +13,7 @@ from hasn_edge.artifact import Artifact, read_sidecar, sidecar_path
 from hasn_edge.engine.compile import kernels_from_onnx
 from hasn_edge.engine.inspect import kernels_of_engine
 from hasn_edge.engine.target import load_target
-from hasn_edge.errors import ArtifactError, InputError, UnsupportedError, call, omit, say
+from hasn_edge.errors import ArtifactError, InputError, UnsupportedError, call, counted, omit, say
 from hasn_edge.optional import require
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.sidecar import KernelLine, KernelRecord, Kind
@@ -187,7 +187,7 @@ def compare_layers(before: Inspection, after: Inspection) -> tuple[Change, ...]:
 
 def engine_lines(kernels: KernelRecord, precision: Precision, name: str) -> tuple[str, str]:
     """Return the two sentences on an engine that matter: what it moves, and what its convolutions are."""
-    count = "one image" if kernels.images == 1 else f"{kernels.images} images"
+    count = counted(kernels.images, "image")
     size = "" if kernels.size is None else f" for {count} of {kernels.size[1]}x{kernels.size[0]}"
     moved = "an unknown number of bytes" if kernels.moved_bytes is None else megabytes(kernels.moved_bytes)
     memory = "" if kernels.activation_bytes is None else f", {megabytes(kernels.activation_bytes)} of scratch"
@@ -196,7 +196,7 @@ def engine_lines(kernels: KernelRecord, precision: Precision, name: str) -> tupl
         what = f"{kernels.integer} of {kernels.convolutions_all} convolutions read INT8"
         what += f", {kernels.wide} write FP32 (unfused)" if kernels.wide else ""
     else:
-        what = ", ".join(f"{n} convolutions {types}" for types, n in kernels.convolutions.items())
+        what = ", ".join(f"{counted(n, 'convolution')} {types}" for types, n in kernels.convolutions.items())
     return first, f"{precision.value.upper()}: {what}"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hasn_edge.engine.precision import FLAGS
-from hasn_edge.errors import Cure, UnsupportedError, omit, say, use
+from hasn_edge.errors import Cure, UnsupportedError, counted, omit, say, use
 from hasn_edge.pipeline.acceptance import (
     FP16_BUDGET,
     SIZES,
@@ -71,7 +71,7 @@ class Variants:
         context = self.context
         assert context.recipe is not None
         assert context.images is not None
-        self.progress(Step(f"measuring ranges on {len(context.images)} images"))
+        self.progress(Step(f"measuring ranges on {counted(len(context.images), 'patch', 'patches')}"))
         exporter = GraphExporter.for_int8(context.checkpoint, context.rules, context.images, context.recipe)
         self.check_patterns(exporter)
         return self._collect_notes(exporter), exporter.measure_ranges(context.images, context.recipe)
@@ -384,7 +384,7 @@ class Variants:
         plain = with_frozen_gates(self.int8[0].fp32(), ranges, self.context.recipe)
         chosen = self.context.recipe.select(conv.name for conv in convolutions(plain))
         share = mac_share(plain, chosen)
-        notes.append(f"int8: {len(chosen)} convolutions, {share:.1%} of the convolutions' MACs")
+        notes.append(f"int8: {counted(len(chosen), 'convolution')}, {share:.1%} of the convolutions' MACs")
         if ranges.gates:
             notes.append(f"int8: channel attention frozen: {', '.join(ranges.gates)}")
         return msgspec.structs.replace(

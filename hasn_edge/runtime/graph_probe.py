@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.data.likeness import likeness, sample
-from hasn_edge.errors import ArtifactError, UnsupportedError, say
+from hasn_edge.errors import ArtifactError, UnsupportedError, counted, say
 from hasn_edge.files import file_sha256
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32
@@ -71,8 +71,8 @@ class _Probe:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise self._refusal(
-                f"it has {len(inputs)} inputs ({_named(inputs)}) and {len(outputs)} outputs "
-                f"({_named(outputs)})"
+                f"it has {counted(len(inputs), 'input')} ({_named(inputs)}) and "
+                f"{counted(len(outputs), 'output')} ({_named(outputs)})"
             )
         self._input, shape = inputs[0], inputs[0].shape
         if self._input.type != "tensor(float)" or outputs[0].type != "tensor(float)":

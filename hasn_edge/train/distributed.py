@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from hasn_edge.errors import ConfigError, UnsupportedError, say, use
+from hasn_edge.errors import ConfigError, UnsupportedError, counted, say, use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class DistributedContext:
         """
         if batch_size % (self.size * accumulate):
             raise ConfigError(
-                f"a batch of {batch_size} cannot be shared by {self.size} processes in {accumulate} passes",
+                f"a batch of {batch_size} cannot be shared by "
+                f"{counted(self.size, 'process', 'processes')} in {counted(accumulate, 'pass', 'passes')}",
                 say("choose a batch_size that is a multiple of both together"),
             )
         each = batch_size // (self.size * accumulate)

@@ -19,7 +19,7 @@ import torch
 from hasn_edge.config import config_from_mapping
 from hasn_edge.data.pairs import absolute_source, load_eval_sets
 from hasn_edge.data.shards import Shards, combined_fingerprint
-from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, say, use
+from hasn_edge.errors import CheckpointError, ConfigError, InputError, call, counted, say, use
 from hasn_edge.files import file_sha256
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.zoo import bundled_models, load_model_checkpoint
@@ -211,7 +211,9 @@ def branch_run(
     recipe = _change(run_folder, iteration, old, tuple(overrides), label)
     end = iterations or _end_of_decay(recipe, iteration)
     if end <= iteration:
-        raise ConfigError(f"{start}: {iteration} iterations are done; it cannot end at {end}")
+        raise ConfigError(
+            f"{start}: it has done {counted(iteration, 'iteration')} already; it cannot end at {end}"
+        )
     if iteration > begin:
         raise _decay_error(run_folder, begin, iteration)
     planned = run.planned or old
@@ -219,9 +221,9 @@ def branch_run(
     if (late := plan.optimizer.decay_begin(end)) < iteration:
         if recipe.optimizer.decay != old.optimizer.decay:
             raise ConfigError(
-                f"{start}: {iteration} iterations are done, and a decay over {recipe.optimizer.decay:g} of "
-                f"{end} would have begun after {late}; state its end or optimizer.decay, not both, or an end "
-                f"from {_end_of_decay(recipe, iteration)} on"
+                f"{start}: it has done {counted(iteration, 'iteration')}, and a decay over "
+                f"{recipe.optimizer.decay:g} of {end} would have begun after {late}; state its end or "
+                f"optimizer.decay, not both, or an end from {_end_of_decay(recipe, iteration)} on"
             )
         plan = replace(plan, optimizer=replace(plan.optimizer, decay=(end - iteration) / end))
     new = replace(run, recipe=plan, planned=planned, branched_at=iteration)
@@ -282,7 +284,9 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
         return run
     recipe, done = run.recipe, next(iter(saved_iterations(folder)), 0)
     if iterations < done:
-        raise ConfigError(f"{folder} has done {done} iterations already; it cannot end at {iterations}")
+        raise ConfigError(
+            f"{folder} has done {counted(done, 'iteration')} already; it cannot end at {iterations}"
+        )
     planned = run.planned or recipe
     plan = _move_end(recipe, iterations, planned)
     if recipe.optimizer.schedule is Schedule.WSD:
@@ -298,9 +302,9 @@ def resume_run(folder: Path, *, iterations: int | None = None) -> RunFile:
     # The last step speaks for all: a schedule that depends on the end departs from another's and stays apart.
     elif done and recipe.learning_rate(done - 1) != plan.learning_rate(done - 1):
         raise ConfigError(
-            f"{folder}: {done} iterations are done on a {recipe.optimizer.schedule.value} that ends at "
-            f"{recipe.iterations}; with its end at {iterations} their rates would have been others, and the "
-            "rate would jump",
+            f"{folder}: it has done {counted(done, 'iteration')} on a {recipe.optimizer.schedule.value} that "
+            f"ends at {recipe.iterations}; with its end at {iterations} their rates would have been others, "
+            "and the rate would jump",
             call("train", recipe="RECIPE", data="DIR", start=f"{folder}@{done}", output="DIR"),
             say('choose optimizer.schedule "wsd" for runs whose end may move'),
         )

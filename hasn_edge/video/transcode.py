@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hasn_edge.data.resize import imresize
-from hasn_edge.errors import InputError, OutputError
+from hasn_edge.errors import InputError, OutputError, counted
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.session import Pending
@@ -146,7 +146,7 @@ def upscale_video(
     deep = ["it has more than 8 bits, and the network's file takes 8-bit pixels"] if rounded else []
     raw = [f"raw frames have one rate, here {float(decoder.rate):g} a second"] if output == PIPE else []
     if encoder.refused:
-        losses.append(f"{encoder.refused} packets of audio or subtitles could not be copied")
+        losses.append(f"{counted(encoder.refused, 'packet')} of audio or subtitles could not be copied")
     tally = decoder.tally
     return VideoReport(
         path=output,

@@ -50,7 +50,7 @@ RESULTS = {
     "upscale": "out/0_x4.png\nout/0_x4_2.png\n",
     "export": "engines/tiny-fp32.onnx\n",
     "build": "engines/tiny-fp16-cpu.onnx\n",
-    "train": "run: train, 1 iterations on cpu\nfinished; weights: run/best.safetensors, log: run/log.csv\n",
+    "train": "run: train, 1 iteration on cpu\nfinished; weights: run/best.safetensors, log: run/log.csv\n",
 }
 """All of standard output with ``-q``, where it does not depend on the machine."""
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own

@@ -132,7 +132,7 @@ def test_nothing_usable(tmp_path):
     with pytest.raises(InputError, match="1 of 1 images cannot be used") as got:
         prepare([tmp_path / "in"], tmp_path / "out")
     assert str(got.value).endswith("repair or remove them")  # leaving them out would leave nothing
-    with pytest.raises(InputError, match=r"none of 1 images is usable; first: a\.png"):
+    with pytest.raises(InputError, match=r"no image of 1 is usable; first: a\.png"):
         prepare([tmp_path / "in"], tmp_path / "out", skip_bad=True)
     with pytest.raises(InputError, match="downscale 0"):
         prepare([tmp_path / "in"], tmp_path / "out", downscale=0)

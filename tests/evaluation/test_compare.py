@@ -106,7 +106,10 @@ def test_values_that_are_no_numbers_fail_every_budget(value):
 
     agreement = compare(FakeSession(SPEC), Spoiled(spoil), batches((1, 3, 15, 15), (2, 3, 16, 16)))
     assert (agreement.not_finite, agreement.worst, agreement.images) == (2, 2, 3)
-    with pytest.raises(VerificationError, match=r"the engine: 2 values .* not finite .* image 2; .* wider"):
+    with pytest.raises(
+        VerificationError,
+        match=r"the engine: its output is not finite .* in 2 values, first in image 2; .* wider",
+    ):
         agreement.require(ANY, what="the engine")
     assert agreement.to_dict()["max_abs"] is None
 

@@ -192,5 +192,5 @@ def test_drift_of_things_that_do_not_compare(eval_set):
     with pytest.raises(InputError, match=r"border 4\) and tiny \(2 images, border 0"):
         drift(scores, score_images(bicubic_baseline(4), eval_set, border=0))
     shorter = Scores(name="other", images=scores.images[:1], border=4)
-    with pytest.raises(InputError, match=r"other \(1 images"):
+    with pytest.raises(InputError, match=r"other \(1 image,"):
         drift(scores, shorter)

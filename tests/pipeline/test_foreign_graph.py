@@ -71,7 +71,7 @@ def test_a_network_that_overflows_in_fp16_is_refused_without_a_gpu(tmp_path, pre
         network.tail.weight.mul_(1e-6)
         assert not torch.isfinite(network.half()(torch.from_numpy(sample(40, 50)).half())).all()
     path = foreign_onnx(tmp_path / "theirs.onnx", network.float())
-    with pytest.raises(VerificationError, match="not finite numbers .*a number format inside overflows"):
+    with pytest.raises(VerificationError, match="not finite .*a number format inside overflows"):
         build(path, precision=precision, target="portable", output=tmp_path / "out", force=True)
     assert not list(tmp_path.glob("out/*.onnx"))
 
@@ -106,7 +106,7 @@ def test_a_file_computes_what_the_network_does(path, network, tmp_path, precisio
         assert np.abs(session.run(x) - expected).max() < apart
     if precision == "int8":
         assert artifact.graph.int8_convolutions == ("body",), "the first and the last see the image"
-        assert "the recipe names none of this graph's 3 convolutions" in "\n".join(built.summary)
+        assert "the recipe names none of the 3 convolutions of this graph" in "\n".join(built.summary)
         kinds = [node.op_type for node in onnx.load(str(artifact.path)).graph.node]
         assert kinds.count("QuantizeLinear") == 2
 

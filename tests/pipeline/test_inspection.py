@@ -77,11 +77,11 @@ def test_an_engines_kernels(tmp_path):
     assert [layer.weight for layer in found.layers] == [2000, 2000, 1600, 1600]
     assert found.remarks == ("2 of its 3 convolutions read INT8 and write FP32: what follows is not fused",)
     assert engine_lines(kernels("Int8 -> Float", "Half -> Half"), Precision.INT8, "rtx") == (
-        "rtx: 3 kernels read and write 0.0 MB for one image of 10x10, 1.5 MB of scratch",
+        "rtx: 3 kernels read and write 0.0 MB for 1 image of 10x10, 1.5 MB of scratch",
         "INT8: 1 of 2 convolutions read INT8, 1 write FP32 (unfused)",
     )
     assert engine_lines(kernels("Half -> Half"), Precision.FP16, "rtx")[1] == (
-        "FP16: 1 convolutions Half -> Half"
+        "FP16: 1 convolution Half -> Half"
     )
 
 

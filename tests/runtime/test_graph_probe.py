@@ -97,7 +97,7 @@ class Inverting(Residual):
 @pytest.mark.parametrize(
     ("network", "spoil", "message"),
     [
-        (Residual(2), two_inputs, r"it has 2 inputs \(lr: float nx3xhxw, mask: float 1\) and 1 outputs"),
+        (Residual(2), two_inputs, r"it has 2 inputs \(lr: float nx3xhxw, mask: float 1\) and 1 output "),
         (Residual(2), own_operator, "ONNX Runtime cannot load it: .*com.example"),
         (Cropping(2), lambda path: None, "an image of 1x3x64x64 becomes 1x3x126x126"),
         (Inverting(2), lambda path: None, "does not resemble its input"),

@@ -29,7 +29,7 @@ def test_a_batch_is_shared_out_whole_and_once():
         for r in range(2)
     ]
     assert sorted(n for p in parts for n in range(12)[p]) == list(range(12))
-    with pytest.raises(ConfigError, match="12 cannot be shared by 1 processes in 5 passes"):
+    with pytest.raises(ConfigError, match="12 cannot be shared by 1 process in 5 passes"):
         ALONE.part(12, 5, 0)
 
 

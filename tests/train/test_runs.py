@@ -203,7 +203,7 @@ def test_what_cannot_be_branched(trunk, endless, recipe, shards, tmp_path):
         branch_run(str(trunk), trunk)
     with pytest.raises(CheckpointError, match=r"keeps no state of iteration 7; it keeps \[4, 8, 12, 13\]"):
         branch_run(f"{trunk}@7", tmp_path / "a")
-    with pytest.raises(ConfigError, match="13 iterations are done; it cannot end at 13"):
+    with pytest.raises(ConfigError, match="it has done 13 iterations already; it cannot end at 13"):
         branch_run(str(trunk), tmp_path / "b", iterations=13)
     begin_run(recipe, tmp_path / "cosine", data=[shards.folder], sets=[], start=None)
     save_state(state_path(tmp_path / "cosine", 6), {})
@@ -331,7 +331,7 @@ def test_a_run_is_replanned_without_another_past(schedule, finished, tmp_path):
 def test_a_rate_that_has_begun_to_fall_towards_its_end_keeps_it(recipe, finished, shards, tmp_path):
     folder = finished[0]
     with pytest.raises(
-        ConfigError, match=rf"12 iterations are done on a cosine .* would jump; .*start=.{folder}@12.*wsd"
+        ConfigError, match=rf"it has done 12 iterations on a cosine .* would jump; .*start=.{folder}@12.*wsd"
     ):
         resume_run(folder, iterations=16)
     assert read_run_file(folder).recipe.iterations == 12
@@ -341,7 +341,7 @@ def test_a_rate_that_has_begun_to_fall_towards_its_end_keeps_it(recipe, finished
     save_state(state_path(tmp_path / "run", 4), {})  # at full rate, which cosine leaves after it
     assert resume_run(tmp_path / "run", iterations=50).recipe.iterations == 50
     save_state(state_path(tmp_path / "run", 5), {})
-    with pytest.raises(ConfigError, match="5 iterations are done on a cosine"):
+    with pytest.raises(ConfigError, match="it has done 5 iterations on a cosine"):
         resume_run(tmp_path / "run", iterations=60)
 
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from hasn_edge.errors import InputError, omit
+from hasn_edge.errors import InputError, counted, omit
 
 SHORTEST_TOKEN = 8
 
@@ -49,8 +49,8 @@ class AccessPolicy:
         self.host = host
         if token is not None and len(token) < SHORTEST_TOKEN:
             raise InputError(
-                f"the token has {len(token)} characters, expected at least {SHORTEST_TOKEN}; without one, it "
-                "is made up where it is needed",
+                f"the token has {counted(len(token), 'character')}, expected at least {SHORTEST_TOKEN}; "
+                "without one, it is made up where it is needed",
                 omit("token"),
             )
         self._origins = {_checked_origin(origin) for origin in allow_origins}
