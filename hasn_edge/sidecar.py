@@ -151,7 +151,7 @@ class AutotuneRecord(_Record, frozen=True, kw_only=True):
     when: str = ""
     """UTC, ISO 8601."""
     max_latency_ms: float | None = None
-    """The largest median latency that was accepted; ``None`` where the fastest was wanted."""
+    """The largest median latency of a call that was accepted; ``None`` where the fastest was wanted."""
 
 
 class TensorInfo(_Record, frozen=True, kw_only=True):

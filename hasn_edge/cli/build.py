@@ -93,8 +93,8 @@ cost_option = click.option(
     type=float,
     default=None,
     metavar="MS",
-    help="With --precision auto: of what takes at most so many milliseconds a frame here (measured, median) "
-    "keep what loses the least.",
+    help="With --precision auto: of what takes at most so many milliseconds here (measured, median) keep "
+    "what loses the least. That is the time of a call: of one image, with --batch N of N.",
 )
 @click.option("--size", type=SIZE, default=None, help="Fix the input size.  [default: the target's]")
 @click.option(

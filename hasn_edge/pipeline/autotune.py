@@ -73,6 +73,8 @@ class Candidate:
 
     built: Built
     latency: Latency
+    """Of calls of so many :attr:`images`."""
+    images: int = 1
     backend: GraphBackend | None = None
     """``None`` where only one runs it."""
     name: str = ""
@@ -101,7 +103,12 @@ class Candidate:
     def describe(self) -> str:
         """Return what was measured of it, as words."""
         quality = ", the reference" if self.change_db is None else f", {self.change_db:+.4f} dB"
-        return f"{self.called} {self.latency.median_ms:.2f} ms{quality}"
+        return f"{self.called} {self.takes}{quality}"
+
+    @property
+    def takes(self) -> str:
+        """The median latency of a call, as words."""
+        return f"{self.latency.median_ms:.2f} ms{_of_images(self.images)}"
 
     @property
     def called(self) -> str:
@@ -270,6 +277,7 @@ def measure(
             candidate = Candidate(
                 built=built,
                 latency=Latency(rounds=()),
+                images=batch,
                 backend=backend,
                 name=f"{session.backend} {session.number_format}" if backend else "",
                 change=change,
@@ -389,21 +397,24 @@ def choose_within(
 
     Args:
         candidates: From the finest number format on.
-        limit_ms: Largest accepted median latency of one call in milliseconds.
+        limit_ms: Largest accepted median latency of one call in milliseconds, of all images of a batch: each
+            of them waits for the others.
         worth: As for :func:`choose_fastest`.
         failures: What was left out, for the message.
 
     Raises:
         BuildError: none is fast enough; the message lists what was measured.
     """
+    images = candidates[0].images
+    limit = f"{limit_ms:g} ms{_of_images(images)}"
     within = [candidate for candidate in candidates if candidate.latency.median_ms <= limit_ms]
     if not within:
         fastest = min(candidate.latency.median_ms for candidate in candidates)
         lines = [*(c.describe() for c in candidates), *(str(f.as_error().message) for f in failures)]
         raise BuildError(
-            f"nothing that keeps its budget takes at most {limit_ms:g} ms here; measured:\n  "
-            + "\n  ".join(lines),
+            f"nothing that keeps its budget takes at most {limit} here; measured:\n  " + "\n  ".join(lines),
             use(max_latency=float(f"{fastest * 1.05:.3g}")),
+            *([use(batch=1)] if images > 1 else []),
             say("build for smaller frames, or take a smaller network"),
             omit("max_latency"),
         )
@@ -411,8 +422,8 @@ def choose_within(
     best, _ = choose_fastest([c for c in within if c.loss_db <= least + EQUAL_DB], worth)
     others = [c.describe() for c in candidates if c is not best]
     return best, (
-        f"{best.called} is kept: of {len(within)} that take at most {limit_ms:g} ms it loses the least, "
-        f"{best.loss_db:.4f} dB in {best.latency.median_ms:.2f} ms"
+        f"{best.called} is kept: of {len(within)} that take at most {limit} it loses the least, "
+        f"{best.loss_db:.4f} dB in {best.takes}"
         + (f" (measured beside it: {'; '.join(others)})" if others else "")
     )
 
@@ -432,10 +443,15 @@ def _moved(candidates: Sequence[Candidate]) -> list[str]:
     engines = [(c.called, c.artifact.details) for c in candidates]
     kernels = [(name, one.kernels) for name, one in engines if isinstance(one, EngineDetails) and one.kernels]
     return [
-        f"{name} moves {megabytes(one.moved_bytes)}" + (f" for {one.images} images" if one.images > 1 else "")
+        f"{name} moves {megabytes(one.moved_bytes)}{_of_images(one.images)}"
         for name, one in kernels
         if one.moved_bytes
     ]
+
+
+def _of_images(count: int) -> str:
+    """Return what a figure of one call is for, where that is not one image."""
+    return f" for {count} images" if count > 1 else ""
 
 
 def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:

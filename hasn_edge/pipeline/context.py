@@ -116,8 +116,9 @@ class BuildOptions:
     network follows the FP32 network on the calibration images. With ``max_drop``, only where INT8 of all that
     the recipe selects loses more; where it still does afterwards, a placement is searched."""
     max_latency: float | None = None
-    """With ``"auto"``: the largest accepted median latency in milliseconds, measured here; what loses the
-    least of all that keeps it is published instead of the fastest."""
+    """With ``"auto"``: the largest accepted median latency in milliseconds, measured here, of a call with as
+    many images as :attr:`batch`; what loses the least of all that keeps it is published instead of the
+    fastest."""
     size: ImageSize | None = None
     """The one (height, width) in pixels; otherwise the target's shapes."""
     dynamic: tuple[ImageSize, ImageSize, ImageSize] | None = None
