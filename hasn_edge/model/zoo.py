@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hasn_edge.errors import CheckpointError, call, say
+from hasn_edge.errors import CheckpointError, Cure, call, say
 from hasn_edge.files import file_sha256
 from hasn_edge.model.comparators import NETWORKS, RANDOM, split_name
 from hasn_edge.optional import require
@@ -50,12 +50,22 @@ def model_path(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix in (".safetensors", ".pth", ".pt") or path.is_file():
         return path
-    names = ", ".join(bundled_models()) or "none in this build"
-    raise CheckpointError(
-        f"no model called {str(name)!r}; bundled: {names}",
+    raise _unknown(
+        name,
         say("give the path of a .safetensors or .pth file"),
         *([say(f"give its weights: {name}=FILE")] if str(name) in NETWORKS else []),
     )
+
+
+def _bundled_path(name: str) -> Path:
+    if name not in bundled_models():
+        raise _unknown(name)
+    return WEIGHTS / f"{name}.safetensors"
+
+
+def _unknown(name: str | Path, *cures: Cure) -> CheckpointError:
+    names = ", ".join(bundled_models()) or "none in this build"
+    return CheckpointError(f"no model called {str(name)!r}; bundled: {names}", *cures)
 
 
 def model_name(name: str | Path) -> str:
@@ -166,9 +176,9 @@ def describe_bundled(name: str) -> BundledModel:
     """Return what a bundled model is, without loading its tensors.
 
     Raises:
-        CheckpointError: a bundled file is missing or damaged.
+        CheckpointError: no model of this name is bundled, or one of its files is missing or damaged.
     """
-    path = WEIGHTS / f"{name}.safetensors"
+    path = _bundled_path(name)
     card = path.with_suffix(".md")
     try:
         purpose = re.search(r"^\*\*For\*\*: (.+?)\.?\n\n", card.read_text(encoding="utf-8"), re.M | re.S)
@@ -195,9 +205,9 @@ def bundled_provenance(name: str) -> dict[str, Any]:
     """Return how a bundled model was trained and what it reaches, without loading its tensors.
 
     Raises:
-        CheckpointError: the bundled file is damaged.
+        CheckpointError: no model of this name is bundled, or its file is damaged.
     """
-    path = WEIGHTS / f"{name}.safetensors"
+    path = _bundled_path(name)
     try:
         return read_provenance(path)
     except (OSError, ValueError, KeyError) as exc:

@@ -84,9 +84,10 @@ def test_a_damaged_bundled_model_is_named(monkeypatch, tmp_path, suffix, content
         zoo.describe_bundled("m")
 
 
-def test_unknown_name_lists_the_bundled():
-    with pytest.raises(CheckpointError, match=f"no model called 'hasn-x9'; bundled: .*{zoo.DEFAULT_MODEL}"):
-        zoo.model_path("hasn-x9")
+@pytest.mark.parametrize("find", [zoo.model_path, zoo.describe_bundled, zoo.bundled_provenance])
+def test_unknown_name_lists_the_bundled(find):
+    with pytest.raises(CheckpointError, match=f"^no model called 'hasn-x9'; bundled: .*{zoo.DEFAULT_MODEL}"):
+        find("hasn-x9")
 
 
 def card(name) -> str:
