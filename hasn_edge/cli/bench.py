@@ -23,6 +23,7 @@ from hasn_edge.cli.common import (
     model_option,
     network_names,
     quant_recipe_option,
+    refuse_idle_options,
     threads_option,
 )
 from hasn_edge.cli.cures import cure_text
@@ -181,7 +182,10 @@ def command(
       hasn-edge bench --estimate orin-nano
     """
     if ctx.invoked_subcommand is not None:
+        refuse_idle_options(ctx, f"bench {ctx.invoked_subcommand} has options of its own, behind its name")
         return
+    if board is not None:
+        refuse_idle_options(ctx, "--estimate measures nothing", used=_OF_AN_ESTIMATE)
     from hasn_edge.bench import table
     from hasn_edge.bench.benchmark import run_benchmark
     from hasn_edge.bench.html_page import html_page
@@ -196,10 +200,6 @@ def command(
         require_writable(path)
     typed = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
-        if html_path is not None:
-            raise click.UsageError("--html is for what was measured; of an --estimate write --markdown")
-        if artifacts or compare or options["compiled"]:
-            raise click.UsageError("--estimate takes a model alone: give --model")
         size, recipe = options["size"], options["recipe"]
         _estimate(model, board, precisions, size, recipe, markdown_path, typed)
         return
@@ -222,6 +222,10 @@ def command(
         lambda: _print_report(report, wanted, words),
         [(markdown_path, lambda: table.markdown(report, words)), (html_path, lambda: html_page(report))],
     )
+
+
+_OF_AN_ESTIMATE = ("board", "model", "precisions", "size", "recipe", "markdown_path", "json")
+"""Parameters of ``bench`` that change an estimate."""
 
 
 def _print_report(report: BenchReport, wanted: Sequence[str], words: Callable[[Cure], str]) -> None:

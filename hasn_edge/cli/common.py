@@ -116,10 +116,24 @@ def is_given(context: click.Context, option: str) -> bool:
     return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
 
-def options_given(context: click.Context, names: Sequence[str]) -> list[str]:
+def options_given(context: click.Context, names: Sequence[str | None]) -> list[str]:
     """Return the options that the user gave, as they are written, of those whose parameters are named."""
     params = [each for each in context.command.params if each.name in names]
     return [each.opts[0] for each in params if each.name is not None and is_given(context, each.name)]
+
+
+def refuse_idle_options(context: click.Context, why: str, *, used: Sequence[str] = ()) -> None:
+    """Refuse the options that have no effect beside another one; ``-v`` and ``-q`` always have theirs.
+
+    Args:
+        context: Of the verb.
+        why: What leaves them without effect, such as ``"--estimate measures nothing"``.
+        used: The parameters that have an effect all the same.
+    """
+    known = {*used, "verbose", "quiet"}
+    given = options_given(context, [each.name for each in context.command.params if each.name not in known])
+    if given:
+        raise click.UsageError(f"{why}: leave out {', '.join(given)}")
 
 
 def quant_recipe_option(what: str = "INT8 recipe", *, default: str = "default") -> Callable[[F], F]:

@@ -16,6 +16,7 @@ from hasn_edge.cli.common import (
     EXISTING_FOLDER,
     NamesOption,
     ResultFolder,
+    refuse_idle_options,
     threads_option,
     train_recipe_names,
 )
@@ -139,6 +140,8 @@ def command(
         --data data/div2k
     """
     if show:
+        used = ("show", "recipe", "overrides", "iterations", "json")
+        refuse_idle_options(click.get_current_context(), "--show trains nothing", used=used)
         _show(recipe, overrides, iterations)
         return
     _check_usage(recipe, data, output, resume, branched, bool(sets or start), overrides)

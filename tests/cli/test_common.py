@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from hasn_edge.artifact import load_artifact, publish
+from hasn_edge.cli import cli
 from hasn_edge.cli.common import open_chosen
 from hasn_edge.cli.upscale_files import frame_of
 from hasn_edge.model.zoo import bundled_onnx
@@ -81,3 +83,34 @@ def test_what_does_not_open_is_said_and_the_model_runs_itself(measured, capsys, 
     told = capsys.readouterr().err
     assert told.startswith("engines/small.onnx is left out: ")
     assert "pip install 'hasn-edge[openvino]'" in told
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "bench --estimate orin-nano --runs 5 --threads 1 --html a.html",
+            "--estimate measures nothing: leave out --runs, --html, --threads",
+        ),
+        (
+            "bench --estimate orin-nano --artifact a.onnx --compare span --columns all",
+            "--estimate measures nothing: leave out --artifact, --compare, --columns",
+        ),
+        (
+            "bench --size 320x180 --json a.json diff a.json b.json",
+            "bench diff has options of its own, behind its name: leave out --size, --json",
+        ),
+        (
+            "train --recipe hasn-x4 --show --data photos -o run",
+            "--show trains nothing: leave out --data, -o",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, monkeypatch, command, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).touch()
+    done = CliRunner().invoke(cli, command.split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == f"Error: {message}"
