@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
@@ -228,3 +229,30 @@ def move_chapters(chapters: list[Any], start: Fraction, end: Fraction | None = N
         if last > max(first, 0):
             moved.append({**chapter, "start": max(first, 0), "end": last})
     return moved
+
+
+def move_timecode(text: str, images: int, rate: Fraction) -> str | None:
+    """Return the timecode (SMPTE 12M) of a later image; ``None`` where it is none of such a rate.
+
+    Args:
+        text: ``HH:MM:SS:FF``, or ``HH:MM:SS;FF`` where the first numbers of each minute but every tenth are
+            left out: two at 29.97 images a second, four at 59.94.
+        images: How much later.
+        rate: Images per second.
+    """
+    found = re.fullmatch(r"(\d\d):(\d\d):(\d\d)([:;.])(\d\d)", text.strip())
+    if found is None:
+        return None
+    hours, minutes, seconds, frames = (int(found[group]) for group in (1, 2, 3, 5))
+    fps, drops = round(rate), found[4] != ":"
+    if frames >= fps or (drops and fps % 30):
+        return None
+    left_out = fps // 15 if drops else 0
+    minutes += 60 * hours
+    number = (60 * minutes + seconds) * fps + frames - left_out * (minutes - minutes // 10) + images
+    minute, ten = 60 * fps - left_out, 600 * fps - 9 * left_out
+    tens, rest = divmod(number % (144 * ten), ten)
+    number = 600 * fps * tens + rest + left_out * max(0, (rest - left_out) // minute)
+    seconds, frames = divmod(number, fps)
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{clock}{found[4]}{frames:02}"

@@ -27,6 +27,7 @@ from hasn_edge.video.container import (
     main_video,
     move_chapters,
     move_packet,
+    move_timecode,
     open_container,
     open_pipe,
     to_fraction,
@@ -169,11 +170,6 @@ class Decoder(Closeable):
         return tuple(context.sample_rate for context in audio if context.sample_rate > 0)
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """Title, date, and what else is said of the whole file."""
-        return dict(self._container.metadata)
-
-    @property
     def chapters(self) -> list[Any]:
         """Its chapters, as PyAV gives and takes them."""
         chapters = list(self._container.chapters()) if hasattr(self._container, "chapters") else []
@@ -220,6 +216,8 @@ class Decoder(Closeable):
         """Take from the first frame what holds for all."""
         self._stored = frame.height, frame.width
         check_size(self.path, *self._stored)
+        self.metadata = self._moved_metadata(frame)
+        """Title, date, and what else is said of the whole file; its timecode is that of the first image."""
         self.colour = Colour.of(frame, self.stream.codec_context)
         self.rotation = Rotation.of(frame)
         self.notes += self.colour.notes
@@ -234,6 +232,22 @@ class Decoder(Closeable):
                 "it is interlaced: its fields were upscaled as they lie in the frames, and the result is "
                 "progressive; deinterlace it first, for example with ffmpeg -i IN -vf bwdif OUT"
             )
+
+    def _moved_metadata(self, frame: VideoFrame) -> dict[str, str]:
+        """Return the file's metadata with the timecode of a frame, the first one that is given out."""
+        found: dict[str, str] = dict(self._container.metadata)
+        if self._from is None:
+            return found
+        begin, at = (self.stream.start_time or 0) * self.time_base, self._time_of(frame)
+        images = None if at is None else round((at - begin) * self.rate)
+        for key in [key for key in found if key.lower() == "timecode"]:
+            said = found.pop(key)
+            moved = None if images is None else move_timecode(said, images, self.rate)
+            if moved is None:
+                self.notes.append(f"its timecode {said} is left out: the part begins later")
+            else:
+                found[key] = moved
+        return found
 
     def _decode(self) -> Iterator[VideoFrame]:
         """Yield decoded frames; collect the packets of other streams; count what cannot be decoded."""

@@ -10,6 +10,7 @@ import pytest
 
 av = pytest.importorskip("av")
 from hasn_edge.errors import InputError
+from hasn_edge.video.container import move_timecode
 from hasn_edge.video.decode import Decoder
 from tests.support.clips import make, times, upscale
 
@@ -133,3 +134,38 @@ def test_a_clock_in_the_header_is_no_rate(tmp_path):
     )
     with Decoder(source) as decoder:
         assert decoder.rate == Fraction(1, 3)
+
+
+def labels(fps: int, left_out: int, minutes: int) -> list[str]:
+    """Every timecode of the first minutes, as SMPTE 12M counts them."""
+    return [
+        f"{m // 60:02}:{m % 60:02}:{s:02}{';' if left_out else ':'}{f:02}"
+        for m in range(minutes)
+        for s in range(60)
+        for f in range(fps)
+        if not (s == 0 and f < left_out and m % 10)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "fps", "left_out"),
+    [
+        (Fraction(25), 25, 0),
+        (Fraction(24_000, 1001), 24, 0),
+        (Fraction(30_000, 1001), 30, 0),
+        (Fraction(30_000, 1001), 30, 2),
+        (Fraction(60_000, 1001), 60, 4),
+    ],
+)
+def test_timecodes_count_images(rate, fps, left_out):
+    every = labels(fps, left_out, 73)
+    for first in (0, 1, 59, 29 * 60 + 1, 1799, 1800, 17_981, 17_982, 35_963, 40_000):
+        for images in (0, 1, 2, 1798, 1800, 17_982, 41_234):
+            assert move_timecode(every[first], images, rate) == every[first + images]
+    last = f"23:59:59{';' if left_out else ':'}{fps - 1}"
+    assert move_timecode(last, 1, rate) == every[0]
+
+
+@pytest.mark.parametrize("text", ["", "1 o'clock", "01:00:00", "01:00:00:25", "01:00:00;00"])
+def test_what_is_no_timecode_of_a_rate_is_none(text):
+    assert move_timecode(text, 1, Fraction(25)) is None

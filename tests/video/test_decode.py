@@ -255,3 +255,23 @@ def test_chapters_of_a_part(tmp_path):
     moved = container_module.move_chapters(chapters, Fraction(2), Fraction(4))
     assert [(each["start"], each["end"]) for each in moved] == [(0, 10), (10, 20)]
     assert container_module.move_chapters(chapters, Fraction(0)) == chapters
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "start_s", "said", "moved"),
+    [
+        ("a.mkv", {"rate": 25}, 0.0, "10:00:00:00", "10:00:00:00"),
+        ("a.mkv", {"rate": 25}, 1.21, "10:00:00:00", "10:00:01:06"),  # the image of 1.24 s is the first one
+        ("a.mov", {"rate": Fraction(30_000, 1001)}, 1.0, "00:00:59;29", "00:01:01;01"),
+        ("a.mov", {"rate": 25}, 1.0, "soon", None),
+    ],
+)
+def test_a_part_has_the_timecode_of_its_first_image(tmp_path, name, options, start_s, said, moved):
+    base = Fraction(1, 90_000 if options["rate"] == 25 else 30_000)
+    source = make(tmp_path / "in.mkv", 60, time_base=base, metadata={"timecode": said}, **options)
+    report = upscale(source, tmp_path / name, start_s=start_s)
+    with av.open(str(report.path)) as container:
+        found = {**container.metadata, **container.streams.video[0].metadata}
+    assert {key.lower(): value for key, value in found.items()}.get("timecode") == moved
+    note = "its timecode soon is left out: the part begins later"
+    assert (note in report.notes) == (moved is None)
