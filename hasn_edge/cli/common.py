@@ -280,6 +280,10 @@ class SizeParam(click.ParamType[Any]):
 
     name = "WxH"
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the name; click writes those of types in capitals."""
+        return self.name
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import click
 
 from hasn_edge import interrupt
 from hasn_edge.cli.common import (
-    SIZE,
+    SizeParam,
     chosen_model,
     cuda_option,
     device_option,
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 _OF_THE_PAGE = ("host", "port", "allow_hosts", "allow_origins", "token")
 
 
-class _InputSize(click.ParamType[Any]):
+class _InputSize(SizeParam):
     """A size, or ``native`` for the source's own."""
 
     name = "WxH|native"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse ``320x180`` or ``native``."""
-        return value if value == "native" else SIZE.convert(value, param, ctx)
+        return value if value == "native" else super().convert(value, param, ctx)
 
 
 @click.command("demo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +135,28 @@ def _set_json(ctx: click.Context, parameter: click.Parameter, value: str | None)
     require_writable(Path(value))
 
 
+class _HelpFormatter(click.HelpFormatter):
+    """Breaks lines between words: click would also break names at their hyphens, such as ``orin-nano``."""
+
+    _HYPHEN = "\u2011"  # one that does not break
+
+    def write_text(self, text: str) -> None:
+        super().write_text(text.replace("-", self._HYPHEN))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        whole = [(term, text.replace("-", self._HYPHEN)) for term, text in rows]
+        super().write_dl(whole, col_max, col_spacing)
+
+    def write(self, string: str) -> None:
+        super().write(string.replace(self._HYPHEN, "-"))
+
+
+class _Context(click.Context):
+    formatter_class = _HelpFormatter
+
+
 def add_common_options(command: click.Command) -> click.Command:
-    """Give a verb, and the verbs below it, the options ``--json``, ``-v`` and ``-q``."""
+    """Give a verb, and the verbs below it, the options ``--json``, ``-v`` and ``-q``, and their help."""
 
     def apply(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
         ctx.meta[f"{__name__}.{parameter.name}"] = value
@@ -148,6 +168,7 @@ def add_common_options(command: click.Command) -> click.Command:
     if isinstance(command, click.Group):
         for each in command.commands.values():
             add_common_options(each)
+    command.context_class = _Context
     bare = isinstance(command, click.Group) and not command.invoke_without_command
     if not bare and not any(parameter.name == "verbose" for parameter in command.params):
         command.params += [
@@ -180,15 +201,13 @@ def add_common_options(command: click.Command) -> click.Command:
 
 
 def console() -> Console:
-    """Return the console for results: standard output, as wide as it is; at least 120 when piped.
+    """Return the console for results: standard output, as wide as the terminal; without one 80 columns.
 
     Where that holds something else it is standard error, and with ``-q`` nothing.
     """
     from rich.console import Console
 
-    taken, silent = _is_taken(), _is_taken() and _quiet
-    plain = Console(stderr=taken, quiet=silent)
-    return plain if plain.is_terminal else Console(width=max(plain.width, 120), stderr=taken, quiet=silent)
+    return Console(stderr=_is_taken(), quiet=_is_taken() and _quiet)
 
 
 def messages() -> Console:

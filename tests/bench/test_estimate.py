@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -32,6 +34,7 @@ def test_every_board_has_an_estimate():
 def test_a_bundled_model_is_estimated_with_the_base_packages_alone():
     code = f"""
 import sys
+from unittest.mock import Mock
 for name in ("torch", "onnx", "onnxruntime", "safetensors"):
     sys.modules[name] = None
 from hasn_edge.bench.estimate import estimate_model
@@ -73,6 +76,16 @@ def test_the_word_stands_wherever_a_figure_does(tmp_path):
     assert result.output.count("ESTIMATE  ") >= 2, "two columns, in two tables"
     assert [line.split() for line in result.output.splitlines()].count(["fp16", "int8"]) == 2
     assert "unconfirmed" in result.output
+
+
+def test_80_columns_hold_both_tables_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(os, "get_terminal_size", Mock(side_effect=OSError))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = CliRunner().invoke(cli, ["bench", "--estimate", "orin-nano"]).output.splitlines()
+    table = [line for line in lines if not line.startswith("- ")]
+    assert max(map(len, table)) == 80, "the lines between headings and figures"
+    place = next(number for number, line in enumerate(table) if line.startswith("block_*.cab.cab.3. "))
+    assert [line.split()[0] for line in table[place : place + 2]] == ["block_*.cab.cab.3.", "attention.0"]
 
 
 def test_what_a_recipe_freezes_costs_nothing(tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from hasn_edge.artifact import load_artifact, publish
 from hasn_edge.cli import cli
-from hasn_edge.cli.common import open_chosen
+from hasn_edge.cli.common import NamesOption, open_chosen
 from hasn_edge.cli.upscale_files import frame_of
 from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.runtime.choice import describe_machine
@@ -114,3 +115,15 @@ def test_options_without_effect_are_refused(tmp_path, monkeypatch, command, mess
     done = CliRunner().invoke(cli, command.split())
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == f"Error: {message}"
+
+
+@pytest.mark.parametrize("verb", ["bench", "build", "demo", "sensitivity", "train", "upscale", "inspect"])
+def test_help_has_every_name_whole_and_sizes_as_they_are_typed(verb):
+    command = cli.get_command(click.Context(cli), verb)
+    text = CliRunner().invoke(cli, [verb, "--help"], terminal_width=80).output
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.isascii()
+    words = {word.strip("(),;.:") for word in text.split()}
+    shown = [each for each in command.params if isinstance(each, NamesOption) and "{names}" in each.help]
+    assert {name for each in shown for name in each.names()} <= words
+    assert ("--size WxH" in text) == any(each.name == "size" for each in command.params)
