@@ -38,6 +38,7 @@ from hasn_edge.video.wholeness import declared_length, find_cut
 _INDEXED = ("mov", "matroska")  # where one can begin in the middle without decoding what is before
 _ROUNDED_S = Fraction(1, 1000)  # times of Matroska are in milliseconds
 _BRIEF_S = Fraction(1, 10)  # without an image at the beginning of a part: not worth one more image
+_PRIMING_S = Fraction(1, 10)  # of hidden audio that stays: the first that is heard is decoded with it
 _BEHIND = 1000  # packets at most that stand behind the images of the same time
 
 
@@ -277,8 +278,12 @@ class Decoder(Closeable):
                     self.tally.lost += 1
 
     def _keep(self, packet: Packet) -> None:
-        """Keep a packet of another stream, if it is of the time that was asked for."""
+        """Keep a packet of another stream, if it is of the time that was asked for and not hidden."""
         at = self._time_of(packet)
+        if packet.is_discard and at is not None:  # which a new file without an edit list would play
+            begin = (packet.stream.start_time or 0) * packet.stream.time_base
+            if at < begin - _PRIMING_S:
+                return
         if packet.size and (at is None or self._place(at) == 0):
             self._packets.append(move_packet(packet, self._start))
 

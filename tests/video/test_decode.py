@@ -23,6 +23,29 @@ def test_what_an_edit_list_hides_stays_hidden(tmp_path):
     assert times(upscale(source, tmp_path / "out.mp4").path) == shown
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
+def test_audio_that_an_edit_list_hides_is_not_heard(tmp_path, name):
+    """What MP4 hides of images and audio alike would be heard before the first image in Matroska."""
+    whole, source = make(tmp_path / "whole.mp4", 60, audio="aac"), tmp_path / "edit.mp4"
+    with av.open(str(whole)) as a, av.open(str(source), "w") as out:
+        copies = {stream.index: out.add_stream_from_template(stream) for stream in a.streams}
+        for packet in a.demux():
+            if packet.size:
+                second = round(1 / packet.time_base)
+                packet.pts, packet.dts = packet.pts - second, packet.dts - second
+                packet.stream = copies[packet.stream.index]
+                out.mux(packet)
+    hidden = [p[0] * p[-1] for p in packets(source, "audio")]
+    assert hidden[0] <= -1
+    report = upscale(source, tmp_path / name)
+    base, shown = times(report.path)
+    heard = [p[0] * p[-1] for p in packets(report.path, "audio")]
+    assert report.images == len(shown) == 30
+    assert 0.08 < shown[0] * base - heard[0] <= 0.101, "a tenth of a second is for the decoder"
+    assert shown[0] * base - heard[-1] == pytest.approx(-float(hidden[-1]), abs=0.002)
+    assert len(heard) == sum(at >= -0.1 for at in hidden)
+
+
 def test_frames_without_times_get_the_rate(tmp_path):
     source = make(tmp_path / "raw.h264", 5)
     report = upscale(source, tmp_path / "out.mp4")
