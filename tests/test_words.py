@@ -146,7 +146,7 @@ SEVERAL = {
     "cli/upscale_files.py: {len(unknown)} files",  # one has a sentence of its own
     "doctor/describe.py: {images} images",  # what the bundled models were trained on
     "doctor/describe.py: {iterations} iterations",
-    "pipeline/autotune.py: {one.images} images",
+    "pipeline/inspection.py: {count} images",
 }
 """Counts that are never one."""
 

@@ -38,7 +38,7 @@ from hasn_edge.hardware.host import has_bf16
 from hasn_edge.pipeline.acceptance import FP16_BUDGET
 from hasn_edge.pipeline.build import Built, build_one, default_target
 from hasn_edge.pipeline.context import CACHE, BuildOptions
-from hasn_edge.pipeline.inspection import megabytes
+from hasn_edge.pipeline.inspection import megabytes, of_images
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.runtime.choice import describe_machine
 from hasn_edge.runtime.cuda.start import start_cuda
@@ -108,7 +108,7 @@ class Candidate:
     @property
     def takes(self) -> str:
         """The median latency of a call, as words."""
-        return f"{self.latency.median_ms:.2f} ms{_of_images(self.images)}"
+        return f"{self.latency.median_ms:.2f} ms{of_images(self.images)}"
 
     @property
     def called(self) -> str:
@@ -406,7 +406,7 @@ def choose_within(
         BuildError: none is fast enough; the message lists what was measured.
     """
     images = candidates[0].images
-    limit = f"{limit_ms:g} ms{_of_images(images)}"
+    limit = f"{limit_ms:g} ms{of_images(images)}"
     within = [candidate for candidate in candidates if candidate.latency.median_ms <= limit_ms]
     if not within:
         fastest = min(candidate.latency.median_ms for candidate in candidates)
@@ -443,15 +443,10 @@ def _moved(candidates: Sequence[Candidate]) -> list[str]:
     engines = [(c.called, c.artifact.details) for c in candidates]
     kernels = [(name, one.kernels) for name, one in engines if isinstance(one, EngineDetails) and one.kernels]
     return [
-        f"{name} moves {megabytes(one.moved_bytes)}{_of_images(one.images)}"
+        f"{name} moves {megabytes(one.moved_bytes)}{of_images(one.images)}"
         for name, one in kernels
         if one.moved_bytes
     ]
-
-
-def _of_images(count: int) -> str:
-    """Return what a figure of one call is for, where that is not one image."""
-    return f" for {count} images" if count > 1 else ""
 
 
 def _require_runnable(target: EngineTarget, gpu: GpuFacts | None) -> None:

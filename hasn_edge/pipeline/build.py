@@ -42,7 +42,7 @@ from hasn_edge.pipeline.context import (
     BuildOptions,
     FinishedFile,
     ImageSize,
-    load_context,
+    load_target_context,
     publish_file,
 )
 from hasn_edge.pipeline.finetune import finetune
@@ -130,7 +130,6 @@ def build_one(
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     if capabilities is not None:
         check_target(capabilities, target)
-    low, high = target.shapes.min[0], target.shapes.max[0]
     build = _Build(
         options=options,
         target=target,
@@ -143,19 +142,8 @@ def build_one(
     )
     if bundled:
         return build.files(BundleVariants(options, target, progress))
-    context = load_context(
-        options.model,
-        rules=rules.get(BACKENDS[target.runtime], ()),
-        pixels=options.pixels,
-        batch=(low, high) if target.runtime.compiles else (1, high),
-        recipe=options.int8_recipe if precision is Precision.INT8 else None,
-        calibration=options.calibration,
-        evaluation=options.evaluation,
-        smallest=target.shapes.min[2:] if target.runtime.compiles else options.size,
-        called=options.name,
-        force=options.force,
-        progress=progress,
-    )
+    own_rules = rules.get(BACKENDS[target.runtime], ())
+    context = load_target_context(options, target, rules=own_rules, progress=progress)
     variants = Variants(context, progress)
     return build.placed(variants) if options.finetune_seconds is None else build.finetuned(variants)
 

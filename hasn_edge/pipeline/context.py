@@ -341,6 +341,37 @@ def load_context(
     )
 
 
+def load_target_context(
+    options: BuildOptions, target: EngineTarget, *, rules: tuple[str, ...], progress: Progress
+) -> BuildContext:
+    """Load what files for a target are made of, as its shapes and the options ask for it.
+
+    Args:
+        options: What is built.
+        target: As :meth:`BuildOptions.resolve_target` returns it.
+        rules: As :attr:`BuildContext.rules`.
+        progress: Receives what is under way.
+
+    Raises:
+        ShapeError: the target takes smaller images than the network.
+        HasnEdgeError: the model, the recipe or the images cannot be read.
+    """
+    compiles = target.runtime.compiles
+    return load_context(
+        options.model,
+        rules=rules,
+        pixels=options.pixels,
+        batch=(target.shapes.min[0] if compiles else 1, target.shapes.max[0]),
+        recipe=options.int8_recipe if options.precision == Precision.INT8.value else None,
+        calibration=options.calibration,
+        evaluation=options.evaluation,
+        smallest=target.shapes.min[2:] if compiles else options.size,
+        called=options.name,
+        force=options.force,
+        progress=progress,
+    )
+
+
 def refuse_other_sources(
     model: str | Path, folder: Path, *, called: str | None, force: bool, source: str | None = None
 ) -> None:

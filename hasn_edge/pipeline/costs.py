@@ -20,7 +20,7 @@ from hasn_edge.evaluation.latency import latency_of, noise_frame, time_session
 from hasn_edge.files import KeptValues
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.pipeline.context import FinishedFile, publish_file
-from hasn_edge.pipeline.inspection import megabytes
+from hasn_edge.pipeline.inspection import megabytes, of_images
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.quantize.recipe import GATE, Saving
@@ -142,7 +142,8 @@ class TargetCost:
 
     def words(self, value: float) -> str:
         """Return a cost as text with its unit."""
-        return megabytes(value) if self.saving is Saving.BYTES else f"{value:.2f} ms"
+        figure = megabytes(value) if self.saving is Saving.BYTES else f"{value:.2f} ms"
+        return figure + of_images(self.target.shapes.opt[0])
 
     def require_gain(self, gains: Mapping[str, float]) -> None:
         """Refuse a target on which no group saves anything.

@@ -205,6 +205,11 @@ def megabytes(value: float) -> str:
     return f"{value / 1e6:,.{0 if value >= 1e8 else 1}f} MB"
 
 
+def of_images(count: int) -> str:
+    """Return what the figure of one call is for, where that is not one image."""
+    return f" for {count} images" if count > 1 else ""
+
+
 def _changes(before: Iterable[Figure], after: Iterable[Figure]) -> tuple[Change, ...]:
     first, second = ({figure.name: figure for figure in figures} for figures in (before, after))
     changes = []

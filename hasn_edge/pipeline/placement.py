@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hasn_edge.config import dump_config
-from hasn_edge.engine.capabilities import Capabilities, ask_capabilities
+from hasn_edge.engine.capabilities import Capabilities, ask_capabilities, check_target
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.errors import VerificationError
 from hasn_edge.files import writing
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.optional import installed_version, require
-from hasn_edge.pipeline.context import BACKENDS, CACHE, BuildOptions, load_context
+from hasn_edge.pipeline.context import BACKENDS, CACHE, BuildOptions, load_target_context
 from hasn_edge.pipeline.costs import TargetCost, choose_saving
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress
@@ -105,8 +105,7 @@ def measure_costs(
     """Quantize each group of convolutions of a model alone.
 
     Args:
-        options: Model, recipe, images, what INT8 shall save on which target, and the folder whose cache keeps
-            the measurements; nothing else counts.
+        options: Of a build in INT8; what is about its search and its files beside the cache does not count.
         progress: Receives what is under way.
 
     Returns:
@@ -117,14 +116,12 @@ def measure_costs(
     from hasn_edge.fuse.apply import DEFAULT_RULES
 
     target, gpu = options.resolve_target(EngineRuntime.CPU.value), gpu_facts()
+    target.require_gpu(gpu)
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
-    context = load_context(
-        options.model,
-        rules=DEFAULT_RULES[BACKENDS[target.runtime]],
-        recipe=options.int8_recipe,
-        calibration=options.calibration,
-        evaluation=options.evaluation,
-        progress=progress,
+    if capabilities is not None:
+        check_target(capabilities, target)
+    context = load_target_context(
+        options, target, rules=DEFAULT_RULES[BACKENDS[target.runtime]], progress=progress
     )
     variants, cache = Variants(context, progress), Path(options.output) / CACHE
     cost = target_cost(variants, options, target, capabilities, gpu, cache, progress)

@@ -105,7 +105,7 @@ def input_dims(graph: onnx.ModelProto) -> list[int]:
 def test_an_option_that_the_compiler_lacks_is_refused_before_any_work(tiny, told, tmp_path, monkeypatch):
     (tmp_path / "wide.toml").write_text('runtime = "tensorrt"\noptimization_level = 5\n')
     told.capabilities = replace(JETPACK_6, optimization_level=False)
-    monkeypatch.setattr(builder, "load_context", None)  # what comes next
+    monkeypatch.setattr(builder, "load_target_context", None)  # what comes next
     with pytest.raises(UnsupportedError, match=r"TensorRT 10\.3\.0 has no optimization_level"):
         hasn_edge.build(tiny, target=tmp_path / "wide.toml", output=tmp_path)
 

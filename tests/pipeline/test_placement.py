@@ -13,16 +13,19 @@ from click.testing import CliRunner
 
 import hasn_edge
 from hasn_edge.cli import cli
-from hasn_edge.errors import UnsupportedError, VerificationError
+from hasn_edge.errors import HasnEdgeError, UnsupportedError, VerificationError
 from hasn_edge.images.arrays import to_tensor
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from hasn_edge.model.hasn import HASN
+from hasn_edge.pipeline import placement
 from hasn_edge.pipeline.acceptance import Acceptance
-from hasn_edge.pipeline.context import load_context
+from hasn_edge.pipeline.context import BuildOptions, load_context
+from hasn_edge.pipeline.costs import TargetCost
 from hasn_edge.pipeline.placement import (
     describe,
     draw_curve,
+    measure_costs,
     measure_sensitivity,
     sensitivity_page,
     sensitivity_rows,
@@ -32,9 +35,10 @@ from hasn_edge.pipeline.placement import (
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import ignore
 from hasn_edge.quantize import search, sensitivity
-from hasn_edge.quantize.recipe import QuantRecipe, load_quant_recipe
+from hasn_edge.quantize.recipe import QuantRecipe, Saving, load_quant_recipe
 from hasn_edge.quantize.search import Group, Loss, Measurement, PartLoss, Placement
 from hasn_edge.spec import ModelSpec
+from tests.support.samples import ADA
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,45 @@ def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path, monkeypatch):
     hasn_edge.build(model, max_drop=0.001, output=tmp_path / "a", **options)
     assert len(runs) == measured
     assert recipe.read_text(encoding="utf-8").endswith('calibration = "patches"\n')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("least", [1, 2])
+def test_costs_are_of_the_files_that_a_build_makes(folder, tmp_path, monkeypatch, least):
+    """Of as many images at a time: TensorRT refuses a graph of one for an engine of two."""
+
+    def cost_of(variants, options, target, *rest):
+        cost = TargetCost(variants, target, rest[0], Saving.BYTES)
+        assert cost.base > 0
+        raise VerificationError(f"{variants.context.batch}: {cost.words(1e6)}")
+
+    monkeypatch.setattr(placement, "target_cost", cost_of)
+    (tmp_path / "two.toml").write_text(
+        'runtime = "rtx"\ncompute_capabilities = ["8.6"]\n[shapes]\n'
+        f"min = [{least}, 3, 32, 32]\nopt = [2, 3, 32, 32]\nmax = [2, 3, 32, 32]\n"
+    )
+    options = BuildOptions(
+        model=folder / "tiny.safetensors", precision="int8", target=tmp_path / "two.toml", output=tmp_path
+    )
+    with pytest.raises(VerificationError, match=rf"\({least}, 2\): 1\.0 MB for 2 images"):
+        measure_costs(options, ignore)
+
+
+@pytest.mark.parametrize(
+    ("target", "size", "error"),
+    [
+        ("rtx", (8, 8), "tiny takes no less than 15x15 pixels, and 8x8 was asked for"),
+        ("cpu", (8, 8), "tiny takes no less than 15x15 pixels, and 8x8 was asked for"),
+        ("orin-nano", None, "TensorRT compiles for the GPU that it runs on: the GPU here is .* RTX 4090"),
+    ],
+)
+def test_what_no_build_makes_is_not_measured(folder, tmp_path, monkeypatch, target, size, error):
+    monkeypatch.setattr(placement, "gpu_facts", lambda: ADA)
+    options = BuildOptions(
+        model=folder / "tiny.safetensors", precision="int8", target=target, size=size, output=tmp_path
+    )
+    with pytest.raises(HasnEdgeError, match=error):
+        measure_costs(options, ignore)
 
 
 @pytest.mark.slow
