@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, known by their bytes, closed, and what ships with hasn-edge."""
+"""Files on disk: written whole or not at all, by one process, known by their bytes; what ships."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from hasn_edge.errors import InputError, OutputError, say
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="Closeable")
@@ -29,6 +35,9 @@ _unfinished: dict[Path, Path] = {}
 _naming = threading.RLock()
 
 _PACKAGE = Path(__file__).resolve().parent
+
+CAN_LOCK = fcntl is not None
+"""Whether :func:`lock` may do something on this system."""
 
 
 def shipped_root() -> Path:
@@ -81,25 +90,118 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def lock(held: int, *, wait: bool = False) -> None:
+    """Lock an open file or folder until it is closed, which the system does however its process ends.
+
+    Where the system cannot (Windows, some network drives) nothing is locked.
+
+    Args:
+        held: Its descriptor.
+        wait: Wait for another process, or another descriptor of this one, that has it locked.
+
+    Raises:
+        BlockingIOError: another has it locked.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as exc:
+        log.info("nothing can be locked here: %s", exc)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process until the block ends, or the process does, however it ends.
+
+    One that is not there is made, and removed where it is empty in the end. Where the system cannot lock
+    folders nothing is claimed.
+
+    Raises:
+        BlockingIOError: another process has claimed it, or another block of this one.
+        OutputError: it cannot be made or opened.
+    """
+    if not CAN_LOCK:
+        yield
+        return
+    new = not folder.exists()
+    with naming_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    try:
+        lock(held)
+        yield
+    finally:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+        os.close(held)
+
+
+def _create(path: Path) -> int:
+    """Create a file, which is locked as long as the descriptor that is returned is open."""
+    while True:
+        held = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        lock(held, wait=True)
+        if os.fstat(held).st_nlink:  # else another process removed it before it was locked
+            return held
+        os.close(held)
+
+
+def _remove_left(folder: Path, pattern: str, holding: str | None = None) -> None:
+    """Remove the temporary files that killed processes left: those that no process has locked.
+
+    Args:
+        folder: Where.
+        pattern: Of their whole names.
+        holding: They are folders, which hold one of this name and nothing else.
+    """
+    if fcntl is None:
+        return
+    found: list[Path] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [Path(entry) for entry in entries if re.fullmatch(pattern, entry.name)]
+    for path in found:
+        with suppress(OSError), ExitStack() as stack:  # BlockingIOError: it is being written
+            held = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, held)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if holding is None:
+                path.unlink()
+            elif [each.name for each in path.iterdir()] == [holding]:
+                shutil.rmtree(path)
+            else:
+                continue
+            log.info("%s: removed; a process that was killed had left it", path)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
 
-    The temporary file keeps ``path``'s suffix, so that writers that look at it still work.
+    The temporary file keeps ``path``'s suffix, so that writers that look at it still work. What an earlier
+    process left of ``path`` when it was killed is removed.
 
     Raises:
         OutputError: the folder cannot be made or written, the disk is full, or ``path`` is a device or a
             pipe; nothing is left behind.
     """
     path = Path(path)
-    # Names have at most 255 bytes, and a character up to four.
-    temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(8)}{path.suffix}")
+    begin = f".{path.stem[:50]}."  # names have at most 255 bytes, and a character up to four
+    temporary = path.with_name(f"{begin}{secrets.token_hex(8)}{path.suffix}")
+    held = None
     try:
         _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(path.parent, f"{re.escape(begin)}[0-9a-f]{{16}}{re.escape(path.suffix)}")
         with _naming:
             _unfinished[temporary] = path  # before it exists: an interrupt may come at any time
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            held = _create(temporary)
+        if not CAN_LOCK:  # Windows renames no file that is open
+            os.close(held)
+            held = None
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -111,6 +213,8 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         if _unfinished.pop(temporary, None) is not None:
             temporary.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
 
 
 def require_new_folder(path: Path) -> None:
@@ -144,9 +248,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
         mounted = os.path.ismount(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         place = target if mounted else target.parent
-        with tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=place) as private:
-            staging = Path(private, target.name)
-            staging.mkdir()
+        with staging_folder(place, target.name) as staging:
             yield staging
             if mounted:
                 for entry in list(staging.iterdir()):
@@ -157,6 +259,22 @@ def writing_folder(path: Path) -> Iterator[Path]:
                 staging.rename(target)
     except OSError as exc:
         raise output_error(path, exc) from exc
+
+
+@contextmanager
+def staging_folder(place: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder ``name`` in a hidden one of ``place``, which is removed in the end.
+
+    Hidden ones that earlier processes left with this name inside when they were killed are removed first.
+    """
+    _remove_left(place, r"\.hasn-edge-\w{8}", holding=name)
+    with (
+        tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=place, ignore_cleanup_errors=True) as private,
+        claimed(Path(private)),
+    ):
+        staging = Path(private, name)
+        staging.mkdir()
+        yield staging
 
 
 class KeptValues(Generic[T]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,50 @@ def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch, mounted):
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert found == ["out", "out/b.txt", "out/sub", "out/sub/a.txt"]
     assert (target / "sub" / "a.txt").read_text() == "whole"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hasn_edge.files import staging_folder, writing
+folder = Path(sys.argv[1])
+with writing(folder / "a.bin") as a, writing(folder / "b.bin") as b, staging_folder(folder, "out") as out:
+    for path in (a, b, out / "c.bin"):
+        path.write_bytes(b"half")
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not files.CAN_LOCK, reason="nothing can be locked here")
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    """SIGKILL lets nothing be removed. Its files are those of the same names that no process has locked."""
+    other = tmp_path / ".a.0123456789abcdef.txt"  # of a.txt
+    other.touch()
+
+    def begin() -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout.readline() == "written\n"
+        return child
+
+    def write() -> None:
+        with writing(tmp_path / "a.bin") as temporary:
+            temporary.write_bytes(b"whole")
+        with writing_folder(tmp_path / "out") as staging:
+            (staging / "c.bin").write_bytes(b"whole")
+        shutil.rmtree(tmp_path / "out")
+
+    with begin() as child:
+        before = sorted(tmp_path.rglob("*"))
+        write()
+        assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "a.bin"])
+        child.kill()
+    (second,) = tmp_path.glob(".b.*.bin")
+    write()
+    assert sorted(tmp_path.rglob("*")) == sorted([other, second, tmp_path / "a.bin"])
+    assert (tmp_path / "a.bin").read_bytes() == b"whole"
 
 
 def test_folder_that_is_a_file(tmp_path):

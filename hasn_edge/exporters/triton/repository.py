@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +22,7 @@ from hasn_edge.exporters.triton.pbtxt import (
     parameter_fields,
 )
 from hasn_edge.exporters.triton.readme import readme
-from hasn_edge.files import output_error, writing
+from hasn_edge.files import output_error, staging_folder, writing
 from hasn_edge.sidecar import Kind
 
 CONFIG, README = "config.pbtxt", "README.md"
@@ -197,13 +195,8 @@ def _staging(output: Path, name: str) -> Iterator[Path]:
     output.mkdir(parents=True, exist_ok=True)
     beside = output.resolve().parent
     renames = beside.stat().st_dev == output.stat().st_dev and os.access(beside, os.W_OK)
-    private = Path(tempfile.mkdtemp(prefix=".hasn-edge-", dir=beside if renames else output))
-    try:
-        staging = private / name
-        staging.mkdir()
+    with staging_folder(beside if renames else output, name) as staging:
         yield staging
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
 
 
 def _append(path: Path, text: str) -> None:
