@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,7 @@ def command(
     from hasn_edge.train.distributed import join_processes
     from hasn_edge.train.loop import Interrupted, train_run
     from hasn_edge.train.recipe import load_recipe
-    from hasn_edge.train.run_folder import read_run_file
+    from hasn_edge.train.run_folder import read_run_file, trained_here
 
     asked: list[int] = []
 
@@ -161,17 +161,21 @@ def command(
         if here.is_main:
             note("Stopping at the end of this step, to save everything; Ctrl-C again leaves at once")
 
-    with join_processes(device) as here, _display(here) as report:
+    with join_processes(device) as here, _display(here) as report, ExitStack() as claims:
         folder = resume or output
         if here.is_main:
             with interruption() as last:  # until there is something to save
                 last.sentence = "Interrupted before the first step; nothing half-written was kept"
+                # From here on: two that begin would also prepare their data into one place.
                 if folder is not None and (resume is not None or branched is not None):
+                    claims.enter_context(trained_here(folder))
                     run = _go_on(folder, branched, iterations, overrides)
                 else:
                     assert recipe is not None
                     plan = load_recipe(recipe, overrides, iterations=iterations, label=SET)
-                    folder, run = _begin_run(plan, output, data, sets, start, here)
+                    folder = output or Path("runs") / plan.name
+                    claims.enter_context(trained_here(folder))
+                    run = _begin_run(plan, folder, data, sets, start, here)
             many = counted(run.recipe.iterations, "iteration")
             say(f"{folder}: {run.recipe.name}, {many} on {here.device}")
         here.barrier()
@@ -249,19 +253,18 @@ def _go_on(folder: Path, branched: str | None, iterations: int | None, overrides
 
 def _begin_run(
     plan: Recipe,
-    output: Path | None,
+    folder: Path,
     data: tuple[Path, ...],
     sets: tuple[str, ...],
     start: str | None,
     here: DistributedContext,
-) -> tuple[Path, RunFile]:
-    """Begin a run, preparing first what was not prepared."""
+) -> RunFile:
+    """Begin a run in a folder, preparing first what was not prepared."""
     from hasn_edge.cli.cures import cure_text
     from hasn_edge.data.prepare import prepare
     from hasn_edge.data.shards import is_prepared
     from hasn_edge.train.runs import begin_run, require_no_run
 
-    folder = output or Path("runs") / plan.name
     require_no_run(folder)  # preparing would replace the data that its run goes on with
     prepared = []
     for number, path in enumerate(data):
@@ -280,7 +283,7 @@ def _begin_run(
                 raise InputError(exc.message, *cures) from exc
             path = target
         prepared.append(path)
-    return folder, begin_run(plan, folder, data=prepared, sets=sets, start=start, device=here.device)
+    return begin_run(plan, folder, data=prepared, sets=sets, start=start, device=here.device)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hasn_edge.errors import Cure, InputError, call
-from hasn_edge.files import naming_errors, writing
+from hasn_edge.errors import Cure, InputError, OutputError, call, say
+from hasn_edge.files import claimed, naming_errors, writing
 from hasn_edge.images.arrays import UInt8
 
 INDEX = "shards.json"
@@ -109,6 +109,14 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         with ExitStack() as files:
+            try:
+                files.enter_context(claimed(self._folder))
+            except BlockingIOError:
+                raise OutputError(
+                    f"{self._folder}: another process prepares data there",
+                    say("wait for it"),
+                    say("choose another folder"),
+                ) from None
             for name in ("lr.u8", "hr.u8"):
                 path = self._folder / name
                 temporary = files.enter_context(writing(path))

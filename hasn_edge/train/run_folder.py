@@ -6,10 +6,9 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 
 from hasn_edge.config import config_from_mapping
 from hasn_edge.errors import CheckpointError, ConfigError
-from hasn_edge.files import writing
+from hasn_edge.files import claimed, writing
 from hasn_edge.model.checkpoint import torch_bytes
 from hasn_edge.model.zoo import RUN_FILE as FILE
 from hasn_edge.train.recipe import Recipe
@@ -54,34 +53,34 @@ class RunFile:
     versions: Mapping[str, str]
 
 
+_claimed: set[Path] = set()
+"""Folders of this process's runs."""
+
+
 @contextmanager
 def trained_here(folder: Path) -> Iterator[None]:
     """Keep a run to this process: two that train it would replace each other's states.
 
-    The system ends the claim with the process, however it ends. Where it cannot lock folders (Windows, some
-    network drives) nothing is claimed.
+    Inside the block the process may claim the folder again. See :func:`hasn_edge.files.claimed`.
 
     Raises:
         ConfigError: another process trains the run.
+        OutputError: the folder cannot be made.
     """
-    try:
-        import fcntl
-    except ImportError:
+    place = Path(folder).resolve()
+    if place in _claimed:
         yield
         return
-    held = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(claimed(Path(folder)))
         except BlockingIOError:
             raise ConfigError(
                 f"{folder}: another process is training this run; stop it first, or train in another folder"
             ) from None
-        except OSError as exc:
-            log.info("%s: not claimed: %s", folder, exc)
+        _claimed.add(place)
+        stack.callback(_claimed.discard, place)
         yield
-    finally:
-        os.close(held)
 
 
 def write_run_file(folder: Path, run: RunFile) -> None:

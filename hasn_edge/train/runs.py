@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ def begin_run(
         versions=_versions(),
     )
     # Another process may train there that has saved no state yet: its run file is not to be replaced.
-    with trained_here(folder) if folder.is_dir() else nullcontext():
+    with trained_here(folder):
         write_run_file(folder, run)
     return run
 
@@ -227,8 +226,9 @@ def branch_run(
             )
         plan = replace(plan, optimizer=replace(plan.optimizer, decay=(end - iteration) / end))
     new = replace(run, recipe=plan, planned=planned, branched_at=iteration)
-    write_run_file(folder, new)
-    save_state(state_path(folder, iteration), state)
+    with trained_here(folder):
+        write_run_file(folder, new)
+        save_state(state_path(folder, iteration), state)
     return new
 
 

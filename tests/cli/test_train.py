@@ -3,6 +3,7 @@
 import io
 import re
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 from click.testing import CliRunner
 
 from hasn_edge.cli import cli, train
+from hasn_edge.data import prepare
 from hasn_edge.data.shards import Shards
+from hasn_edge.errors import InputError
+from hasn_edge.files import CAN_LOCK
 from hasn_edge.images.codec import write_image
 from hasn_edge.progress import Step
 from hasn_edge.train import runs
@@ -107,6 +111,32 @@ def test_the_data_of_a_run_is_not_replaced_by_another_begin(photos, tmp_path):
     assert "holds a run already" in done.output
     assert f"run: hasn-edge train --resume {folder}" in done.output
     assert not (folder / "data").exists()
+
+
+@pytest.mark.skipif(not CAN_LOCK, reason="nothing can be locked here")
+def test_of_two_that_begin_in_one_folder_the_second_is_refused_before_it_prepares(
+    photos, tmp_path, monkeypatch
+):
+    arguments = (
+        "train", "--recipe", "hasn-x4-small", "--data", photos, "-o", tmp_path / "run", "--device", "cpu",
+        *settings(),
+    )  # fmt: skip
+    asked = []
+
+    def prepare_slowly(*_arguments, **_more):
+        command = [sys.executable, "-m", "hasn_edge", *map(str, arguments)]
+        asked.append(subprocess.run(command, capture_output=True, text=True, check=False, timeout=120))
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(prepare, "prepare", prepare_slowly)
+    assert run(*arguments).output.splitlines()[-1] == "Error: that is enough"
+    (second,) = asked
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr == (
+        f"Error: {tmp_path / 'run'}: another process is training this run; stop it first, or train in "
+        "another folder\n"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_interrupt_before_the_first_step_ends_at_once(photos, tmp_path, monkeypatch):

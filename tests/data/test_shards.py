@@ -6,6 +6,7 @@ import pytest
 
 from hasn_edge.data.shards import INDEX, Shards, ShardWriter, combined_fingerprint
 from hasn_edge.errors import InputError, OutputError
+from hasn_edge.files import CAN_LOCK, claimed
 
 
 def write(folder, *sizes, seed=0):
@@ -83,6 +84,19 @@ def test_an_error_of_another_file_is_not_taken_for_one_of_the_two(tmp_path):
         (tmp_path / "photo.png").read_bytes()
     assert Shards(tmp_path).fingerprint == before.fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hr.u8", "lr.u8", INDEX]
+
+
+@pytest.mark.skipif(not CAN_LOCK, reason="nothing can be locked here")
+def test_two_do_not_write_one_folder_at_a_time(tmp_path):
+    """Of two, LR could be of the one and HR of the other."""
+    with (
+        claimed(tmp_path / "data"),  # as another process has it
+        pytest.raises(OutputError, match="data: another process prepares data there; wait for it, or choose"),
+        ShardWriter(tmp_path / "data", 4),
+    ):
+        pytest.fail("it was to be written")
+    shards, _ = write(tmp_path / "data", (20, 30))
+    assert len(shards) == 1
 
 
 def test_damage_is_named_with_its_cure(tmp_path):

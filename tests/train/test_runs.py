@@ -13,6 +13,7 @@ import torch
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import CheckpointError, ConfigError, InputError
+from hasn_edge.files import claimed
 from hasn_edge.images.arrays import from_tensor
 from hasn_edge.images.metrics import psnr_rgb
 from hasn_edge.model.checkpoint import load_checkpoint
@@ -69,13 +70,27 @@ def test_a_run_that_begins_keeps_its_folder(recipe, shards, tmp_path):
     begin_run(recipe, tmp_path, data=[shards.folder], sets=[], start=None)
     other = replace(recipe, name="other")
     with (
-        trained_here(tmp_path),
+        claimed(tmp_path),  # as another process has it
         pytest.raises(ConfigError, match="another process is training this run"),
     ):
         begin_run(other, tmp_path, data=[shards.folder], sets=[], start=None)
     assert read_run_file(tmp_path).recipe.name == recipe.name
     begin_run(other, tmp_path, data=[shards.folder], sets=[], start=None)
     assert read_run_file(tmp_path).recipe.name == "other"
+
+
+def test_a_claim_covers_what_is_called_inside_it(recipe, shards, tmp_path):
+    folder = tmp_path / "new/run"
+    with pytest.raises(ZeroDivisionError), trained_here(folder):
+        assert folder.is_dir()
+        raise ZeroDivisionError
+    assert not folder.exists(), "nothing was put into it"
+    with trained_here(folder):
+        begin_run(recipe, folder, data=[shards.folder], sets=[], start=None)
+        with pytest.raises(BlockingIOError), claimed(folder):
+            pytest.fail("the claim ended inside its block")
+    with claimed(folder):
+        assert read_run_file(folder).recipe == recipe
 
 
 def stopped_after(folder, run, iterations):
