@@ -32,10 +32,11 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, 
     def never(*args, **options):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("hasn_edge.model.zoo.load_model_checkpoint", never)
     monkeypatch.setattr("hasn_edge.pipeline.context.load_model_checkpoint", never)
     monkeypatch.setattr("hasn_edge.runtime.open.open_session", never)
     monkeypatch.setattr("hasn_edge.bench.benchmark.benchmark", never)
+    # The last one: what is imported while it is replaced would keep the replacement for all later tests.
+    monkeypatch.setattr("hasn_edge.model.zoo.load_model_checkpoint", never)
     done = CliRunner().invoke(cli, [text.format(where) for text in arguments])
     assert done.exit_code == 1
     assert "cannot write" in done.output
