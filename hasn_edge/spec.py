@@ -67,6 +67,11 @@ class SizeRule:
         )
         return rows, columns
 
+    def fitting(self, height: int, width: int) -> tuple[int, int]:
+        """Return the smallest accepted (height, width) from ``height`` x ``width`` on."""
+        rows, columns = self.padding(height, width)
+        return height + rows, width + columns
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:

@@ -83,6 +83,12 @@ class ShapeRange:
         same = self.min[2:] == self.max[2:]
         return (self.min[2], self.min[3]) if same else None
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The one (height, width) of a static range; else the smallest, the optimal and the largest."""
+        own = self.size
+        return (own,) if own else tuple((shape[2], shape[3]) for shape in (self.min, self.opt, self.max))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTarget:

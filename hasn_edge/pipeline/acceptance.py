@@ -237,7 +237,7 @@ def check_levels(floats: Session, pixels: Session) -> tuple[PixelLevels, str]:
         VerificationError: a level differs by more than one, or more than one in a thousand differs.
     """
     values, differing, largest = 0, 0, 0
-    sizes = (_accepted(pixels.spec, size) for size in SIZES)
+    sizes = (pixels.spec.size.fitting(*size) for size in SIZES)
     for height, width in sizes if pixels.size is None else (pixels.size,):
         shape = (pixels.batch or 1, height, width, 3)
         x_NHWC = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -271,7 +271,7 @@ def check_static(
         VerificationError: they differ by more than rounding.
     """
     with checked() as session:
-        x = _noise(session.spec, *_accepted(session.spec, size), count=count)
+        x = _noise(session.spec, *session.spec.size.fitting(*size), count=count)
         expected = session.run(x)
     what = f"{size[1]}x{size[0]}" + ("" if count == 1 else f", {count} at a time")
     with fixed() as session:
@@ -292,7 +292,7 @@ def check_batch(session: Session) -> None:
     Raises:
         VerificationError: they differ by more than rounding.
     """
-    x = _noise(session.spec, *_accepted(session.spec, SIZES[1]), count=3)
+    x = _noise(session.spec, *session.spec.size.fitting(*SIZES[1]), count=3)
     together = session.run(x)
     alone = np.concatenate([session.run(x[i : i + 1]) for i in range(len(x))])
     _require_equal(session, together, alone, "three images at a time come out other than each alone")
@@ -309,13 +309,7 @@ def _require_equal(session: Session, a: Float32, b: Float32, otherwise: str) -> 
 
 def _batches(spec: NetworkSpec, *, least: int) -> Iterator[Float32]:
     for height, width in SIZES:
-        yield _noise(spec, *_accepted(spec, (max(height, least), max(width, least))))
-
-
-def _accepted(spec: NetworkSpec, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest (height, width) from ``size`` on that a network takes: some take multiples only."""
-    more = spec.size.padding(*size)
-    return size[0] + more[0], size[1] + more[1]
+        yield _noise(spec, *spec.size.fitting(max(height, least), max(width, least)))
 
 
 def _noise(spec: NetworkSpec, height: int, width: int, *, count: int = 1) -> Float32:

@@ -230,7 +230,7 @@ def measure(
     backends: Sequence[GraphBackend | None] | None = None,
     evaluation: str | Path | None = None,
 ) -> tuple[tuple[Candidate, ...], tuple[Failure, ...]]:
-    """Time what was built on frames of the target's optimal size, in rounds.
+    """Time what was built in rounds, on frames of the optimal size or the next that the network takes.
 
     On a CPU each file is first run by each backend on the images that ship, and must keep its budget there:
     integer kernels of a CPU are not the exact arithmetic that a build looks at.
@@ -249,7 +249,6 @@ def measure(
     """
     batch, channels, height, width = target.shapes.opt
     on_cpu = target.runtime is EngineRuntime.CPU
-    frame = (height, width) if on_cpu else None
     if not on_cpu:
         backends = (None,)
     elif backends is None:
@@ -262,6 +261,8 @@ def measure(
         for built, backend in ((built, backend) for built in made for backend in backends):
             artifact = built.artifacts[-1]
             chosen: dict[str, Any] = {} if backend is None else {"backend": backend}
+            size = artifact.spec.size.fitting(height, width)
+            frame = size if on_cpu else None
             progress(Step(f"running {artifact.path.name}" + (f" by {backend}" if backend else "")))
             try:
                 change = None if backend is None else quality.check(artifact, backend)
@@ -282,7 +283,7 @@ def measure(
                 name=f"{session.backend} {session.number_format}" if backend else "",
                 change=change,
             )
-            x = noise_frame(session, (batch, channels, height, width))
+            x = noise_frame(session, (batch, channels, *size))
             opened.append((candidate, session, x, []))
         for number in range(ROUNDS):
             for one in list(opened):

@@ -339,6 +339,7 @@ class BundleVariants(Variants):
         path = Path(options.model)
         named = path if path.name not in ("", "..") else path.resolve()  # a link keeps its own name
         bundle = load_bundle(path) if path.is_dir() else load_graph(path, Precision(options.precision))
+        require_size(bundle.index.name, bundle.spec, *options.sizes(target))
         context = _BundleContext(
             name=bundle.index.name,
             # What it is built from again: with the weights it would be other graphs.
@@ -370,7 +371,6 @@ class BundleVariants(Variants):
             raise UnsupportedError(f"{made.path}: it takes one size only", use(size=made.size))
         if size is None or size == made.size:
             return graph
-        require_size(self.bundle.index.name, self.context.checkpoint.spec, size)
         return with_fixed_size(without_padding(graph), size, self.bundle.spec.scale)
 
     def make_graph(

@@ -208,6 +208,12 @@ class BuildOptions:
             target = target.with_size(*self.size)
         return target if self.batch is None else target.with_batch(self.batch)
 
+    def sizes(self, target: EngineTarget) -> tuple[ImageSize, ...]:
+        """Return each (height, width) that files for a target have to take; none where a graph takes any."""
+        if target.runtime.compiles:
+            return target.shapes.sizes
+        return () if self.size is None else (self.size,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
@@ -276,7 +282,7 @@ def load_context(
     recipe: str | Path | None = None,
     calibration: str | Path | None = None,
     evaluation: str | Path | None = None,
-    smallest: ImageSize | None = None,
+    sizes: tuple[ImageSize, ...] = (),
     called: str | None = None,
     force: bool = False,
     progress: Progress,
@@ -291,13 +297,13 @@ def load_context(
         recipe: Name or file; ``None`` where nothing becomes INT8.
         calibration: Images instead of the recipe's.
         evaluation: As :attr:`BuildOptions.evaluation`.
-        smallest: The smallest (height, width) that files shall take, to be refused before images are read.
+        sizes: What :func:`require_size` shall refuse before images are read.
         called: The start of every file's name; the model's own where ``None``.
         force: As :attr:`BuildContext.force`.
         progress: Receives what is under way.
 
     Raises:
-        ShapeError: ``smallest`` is no size of the network's.
+        ShapeError: one of ``sizes`` is none of the network's.
         HasnEdgeError: the model, the recipe or the images cannot be read.
     """
     from hasn_edge.data.calibration import load_calibration
@@ -308,8 +314,7 @@ def load_context(
     checkpoint: Checkpoint | ForeignGraph = (
         load_foreign(model) if is_foreign_network(model) else load_model_checkpoint(model)
     )
-    if smallest is not None:
-        require_size(name, checkpoint.spec, smallest)
+    require_size(name, checkpoint.spec, *sizes)
     other = split_name(model)
     untrained = other is not None and other[1] == RANDOM
     loaded = None if recipe is None else load_quant_recipe(recipe)
@@ -353,19 +358,19 @@ def load_target_context(
         progress: Receives what is under way.
 
     Raises:
-        ShapeError: the target takes smaller images than the network.
+        ShapeError: the target's sizes are none of the network's.
         HasnEdgeError: the model, the recipe or the images cannot be read.
     """
-    compiles = target.runtime.compiles
+    least = target.shapes.min[0] if target.runtime.compiles else 1
     return load_context(
         options.model,
         rules=rules,
         pixels=options.pixels,
-        batch=(target.shapes.min[0] if compiles else 1, target.shapes.max[0]),
+        batch=(least, target.shapes.max[0]),
         recipe=options.int8_recipe if options.precision == Precision.INT8.value else None,
         calibration=options.calibration,
         evaluation=options.evaluation,
-        smallest=target.shapes.min[2:] if compiles else options.size,
+        sizes=options.sizes(target),
         called=options.name,
         force=options.force,
         progress=progress,
@@ -421,24 +426,34 @@ def refuse_other_sources(
             )
 
 
-def require_size(name: str, spec: NetworkSpec, size: ImageSize) -> None:
-    """Refuse a (height, width) that the network does not take, before anything is made for it.
+def require_size(name: str, spec: NetworkSpec, *sizes: ImageSize) -> None:
+    """Refuse what the network does not take, before anything is made for it.
+
+    Args:
+        name: The model's.
+        spec: Of the network.
+        sizes: One (height, width), or the smallest, the optimal and the largest of a range.
 
     Raises:
-        ShapeError: it is too small, or not of the multiples that the network takes.
+        ShapeError: one is too small, or not of the multiples that the network takes.
     """
-    least = spec.size.minimum
-    if min(size) < least:
+    rule = spec.size
+    for height, width in sizes:
+        if min(height, width) < rule.minimum:
+            least = f"{rule.minimum}x{rule.minimum}"
+            raise ShapeError(
+                f"{name} takes no less than {least} pixels, and {width}x{height} was asked for: smaller "
+                "images are padded to that before they are upscaled",
+                say(f"ask for {least} or more, as the size, the range of sizes or the target's shapes"),
+            )
+    fitting = tuple(rule.fitting(*size) for size in sizes)
+    wrong = [f"{size[1]}x{size[0]}" for size, other in zip(sizes, fitting, strict=True) if size != other]
+    if wrong:
+        one = use(size=fitting[len(fitting) // 2])
         raise ShapeError(
-            f"{name} takes no less than {least}x{least} pixels, and {size[1]}x{size[0]} was asked for: "
-            "smaller images are padded to that before they are upscaled",
-            say(f"ask for {least}x{least} or more, as the size, the range of sizes or the target's shapes"),
-        )
-    rows, columns = spec.size.padding(*size)
-    if rows or columns:
-        raise ShapeError(
-            f"{name} takes sides that {spec.size.multiple} divides, and {size[1]}x{size[0]} was asked for",
-            use(size=(size[0] + rows, size[1] + columns)),
+            f"{name} takes sides that {rule.multiple} divides, and {' and '.join(wrong)} "
+            f"{'was' if len(wrong) == 1 else 'were'} asked for",
+            *([one] if len(sizes) == 1 else [use(dynamic=fitting), one]),
         )
 
 

@@ -242,7 +242,7 @@ class TargetCost:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasn-edge-cost-")))
             own = stack.enter_context(self._open(self._runnable(data, precision), folder / "own"))
             base = stack.enter_context(self._open(self._base_file, folder / "base"))
-            x = noise_frame(own, self.target.shapes.opt)
+            x = noise_frame(own, (*self.target.shapes.opt[:2], *self._frame))
             for session in (own, base):
                 session.times(x)
             rounds = [
@@ -256,6 +256,11 @@ class TargetCost:
         median = theirs.median_ms
         first = self._kept.get(f"float {self._key(*self._base_data)}", lambda: median)
         return mine.times(theirs) * first
+
+    @property
+    def _frame(self) -> tuple[int, int]:
+        """The target's optimal (height, width), or the next that the network takes."""
+        return self.variants.context.checkpoint.spec.size.fitting(*self.target.shapes.opt[2:])
 
     @cached_property
     def _base_file(self) -> FinishedFile:
@@ -275,8 +280,7 @@ class TargetCost:
         if not self.target.runtime.compiles:
             from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
-            frame = self.target.shapes.opt[2], self.target.shapes.opt[3]
             spec = context.checkpoint.spec
-            return OnnxRuntimeSession(file.data, spec, precision=file.precision, frame=frame)
+            return OnnxRuntimeSession(file.data, spec, precision=file.precision, frame=self._frame)
         # Without a golden image, which only published engines have.
         return TensorRTSession(publish_file(context, file, folder, ignore), eager=True)

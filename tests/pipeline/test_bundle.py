@@ -15,7 +15,7 @@ import pytest
 
 from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.target import load_target
-from hasn_edge.errors import ArtifactError, OutputError, UnsupportedError, VerificationError
+from hasn_edge.errors import ArtifactError, OutputError, ShapeError, UnsupportedError, VerificationError
 from hasn_edge.files import file_sha256
 from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.pipeline.api import build
@@ -191,6 +191,21 @@ def test_it_is_for_engines(bundle):
     assert variants.context.model == f"{bundle.name}/", "what an engine is built from again"
     with pytest.raises(UnsupportedError, match=r"none of form cpu; use target='tensorrt'"):
         variants.make_graph(Form.CPU, Precision.FP32, size=None)
+
+
+@pytest.mark.parametrize(
+    ("target", "sizes"),
+    [
+        ("rtx", {"dynamic": ((8, 8), (32, 32), (64, 64))}),
+        ("rtx", {"size": (8, 8)}),
+        ("portable", {"size": (8, 8)}),
+    ],
+)
+def test_a_size_that_the_network_does_not_take_is_refused(bundle, tmp_path, target, sizes):
+    """The compiler only warns of a smallest one, and the sidecar would state it."""
+    with pytest.raises(ShapeError, match="^net takes no less than 15x15 pixels, and 8x8 was asked for"):
+        build(bundle, precision="fp16", target=target, output=tmp_path / "out", **sizes)
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_of_other_weights_are_not_replaced_unasked(bundle, tmp_path):

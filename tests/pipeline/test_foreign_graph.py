@@ -16,6 +16,7 @@ from hasn_edge.artifact import load_artifact
 from hasn_edge.bench import benchmark as runner
 from hasn_edge.cli import cli
 from hasn_edge.data.likeness import sample
+from hasn_edge.engine.target import load_target
 from hasn_edge.errors import CheckpointError, ShapeError, UnsupportedError, VerificationError, use
 from hasn_edge.files import file_sha256
 from hasn_edge.images.arrays import from_tensor
@@ -23,14 +24,19 @@ from hasn_edge.images.codec import write_image
 from hasn_edge.model.comparators.ntire import RLFN
 from hasn_edge.pipeline.api import build, export
 from hasn_edge.pipeline.bundle import export_bundle, load_bundle
+from hasn_edge.pipeline.context import load_context
+from hasn_edge.pipeline.costs import TargetCost
 from hasn_edge.pipeline.foreign_graph import load_foreign_graph
+from hasn_edge.pipeline.variants import Variants
+from hasn_edge.progress import ignore
 from hasn_edge.quantize.graph import count_graph
+from hasn_edge.quantize.recipe import Saving
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.open import open_model, open_session
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import GraphSpec, Precision
 from tests.support.bench_rig import Here
-from tests.support.foreign_networks import Halving, Residual, foreign_onnx
+from tests.support.foreign_networks import Eighths, Halving, Residual, foreign_onnx
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,38 @@ def test_one_size_that_is_no_multiple_is_refused_with_the_next_that_is(tmp_path,
     with pytest.raises(ShapeError, match=r"sides that 2 divides, and 63x45 was asked for") as caught:
         build(path, precision="fp32", target=target, size=(45, 63), output=tmp_path)
     assert caught.value.cures == (use(size=(46, 64)),)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wrong", "fitting"),
+    [
+        (None, "320x180 and 960x540 were", ((32, 32), (184, 320), (544, 960))),  # the target's own
+        (((32, 32), (41, 64), (64, 64)), "64x41 was", ((32, 32), (48, 64), (64, 64))),
+        (((30, 33), (64, 64), (64, 65)), "33x30 and 65x64 were", ((32, 40), (64, 64), (64, 72))),
+    ],
+)
+def test_a_range_of_sizes_that_are_no_multiples_is_refused_with_one_that_is(tmp_path, sizes, wrong, fitting):
+    """The compiler would refuse the optimal size in words of its own, and take a largest that never runs."""
+    path = foreign_onnx(tmp_path / "theirs.onnx", Eighths(2))
+    with pytest.raises(ShapeError, match=rf"sides that 8 divides, and {wrong} asked for") as caught:
+        build(path, precision="fp16", target="rtx", dynamic=sizes, output=tmp_path)
+    assert caught.value.cures == (use(dynamic=fitting), use(size=fitting[1]))
+
+
+@pytest.mark.slow
+def test_what_takes_multiples_is_timed_at_the_next_size_that_it_takes(tmp_path, monkeypatch):
+    """A CPU takes any size, and frames of a target's are padded to what the network takes."""
+    path, shapes = foreign_onnx(tmp_path / "theirs.onnx", Eighths(2)), set()
+    times = OnnxRuntimeSession.times
+    monkeypatch.setattr(OnnxRuntimeSession, "times", lambda s, x: shapes.add(x.shape) or times(s, x))
+    built = build(path, precision="auto", target="cpu", force=True, output=tmp_path)
+    assert "onnxruntime fp32 " in "\n".join(built.artifacts[-1].details.autotune.candidates)
+    assert shapes == {(1, 3, 184, 320)}
+    shapes.clear()
+    context = load_context(path, recipe="search", progress=ignore)
+    cost = TargetCost(Variants(context, ignore), load_target("cpu"), None, Saving.MS)
+    assert cost.base > 0
+    assert shapes == {(1, 3, 184, 320)}
 
 
 @pytest.mark.slow

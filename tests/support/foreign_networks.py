@@ -31,11 +31,19 @@ class Residual(nn.Module):
 class Halving(Residual):
     """Works at half the size in between: both sides have to be even, and not too small."""
 
+    factor = 2
+
     def forward(self, x: Tensor) -> Tensor:
         y = F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        inner = F.max_pool2d(F.relu(self.body(F.relu(self.head(x)))), 2)
-        wide = F.interpolate(inner, scale_factor=2, mode="nearest")
+        inner = F.max_pool2d(F.relu(self.body(F.relu(self.head(x)))), self.factor)
+        wide = F.interpolate(inner, scale_factor=self.factor, mode="nearest")
         return y + 0.02 * F.pixel_shuffle(self.tail(wide), self.scale)
+
+
+class Eighths(Halving):
+    """Takes sides that 8 divides: neither 180 nor 540 rows, as targets have them."""
+
+    factor = 8
 
 
 class Pooling(Residual):
