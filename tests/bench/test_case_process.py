@@ -147,10 +147,27 @@ class Line:
         self.sent.append(value)
 
 
-@pytest.mark.parametrize(("every", "signs"), [(0, 6), (1e9, 0)])
+class Slow(FakeSession):
+    """Takes a second for each image, by a clock of its own."""
+
+    seconds = 0
+
+    def _run(self, x_NCHW):
+        Slow.seconds += 1
+        return super()._run(x_NCHW)
+
+
+@pytest.mark.parametrize(
+    ("every", "signs"), [(0, "|....|..|"), (1, "|....|..|"), (2, "|..|.|"), (3, "|.|.|"), (7, "|||")]
+)
 def test_a_worker_that_works_gives_signs_of_life(monkeypatch, tmp_path, every, signs):
-    """Between calls and images, seldom: however long all of them take, it is not stopped."""
+    """Between calls and images, seldom: however long all of them take, it is not stopped.
+
+    Four calls and two images, a second each. A dot is a sign, a bar the answer to a request.
+    """
     monkeypatch.setattr(case_process, "ALIVE_S", every)
+    monkeypatch.setattr(Slow, "seconds", 0)
+    monkeypatch.setattr(case_process, "time", SimpleNamespace(monotonic=lambda: Slow.seconds))
     for name in ("ignore", "die_with_parent"):
         monkeypatch.setattr(case_process.interrupt, name, lambda: None)
     for name in ("0.png", "1.png"):
@@ -158,12 +175,12 @@ def test_a_worker_that_works_gives_signs_of_life(monkeypatch, tmp_path, every, s
     images = load_eval_set(("S", tmp_path / "S"), SPEC.scale)
     line = Line(("open", ((32, 32),)), ("time", (1, 3, 0)), ("score", (images, True)))
     case = Case(label="x")
-    monkeypatch.setattr(Case, "open", lambda self, frame=None: FakeSession(SPEC))
+    monkeypatch.setattr(Case, "open", lambda self, frame=None: Slow(SPEC))
     case_process._serve(line, case)
-    assert [answer for answer in line.sent if answer is not None and not answer[0]] == []
-    assert line.sent.count(None) == signs
-
-    answers = (answer for answer in line.sent if answer is None or not isinstance(answer[1], dict))
+    assert "".join("." if answer is None else "|" for answer in line.sent) == signs
+    opened, timed, scored = (answer for answer in line.sent if answer is not None)
+    assert opened == (True, {"backend": "fake", "precision": "fp32", "device": "cpu"})
+    answers = iter(line.sent[1:])
 
     class Connection:
         """The parent's end: what a child sent, as soon as it is asked for."""
@@ -180,8 +197,9 @@ def test_a_worker_that_works_gives_signs_of_life(monkeypatch, tmp_path, every, s
 
     worker = object.__new__(Worker)
     worker.case, worker._connection = case, Connection()
-    assert len(worker.time(warmup=1, at_least=3).total) == 3
-    assert len(worker.score(images).images) == 2
+    assert worker.time(warmup=1, at_least=3) is timed[1]
+    assert worker.score(images) is scored[1]
+    assert (len(timed[1].total), [image.name for image in scored[1].images]) == (3, ["0", "1"])
 
 
 def test_a_case_ends_with_a_benchmark_that_is_killed(monkeypatch):

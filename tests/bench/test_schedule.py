@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from hasn_edge.bench.cases import CaseMaker
 from hasn_edge.bench.report import Remark
 from hasn_edge.bench.schedule import why_apart
 from hasn_edge.bench.table import markdown, notes
+from hasn_edge.engine import device_memory
 from hasn_edge.errors import BuildError, UnsupportedError, say
 from hasn_edge.spec import ModelSpec
 from tests.support.bench_rig import ORIN, SPEC, Steady, TimedSession
@@ -148,13 +153,25 @@ def test_how_many_cases_fit(nano):
 def test_free_memory_of_a_board_and_of_a_card(monkeypatch):
     monkeypatch.setattr(schedule.host, "available_memory_bytes", lambda: 5_000)
     assert schedule.free_bytes(ORIN) == 5_000
-    card = replace(ORIN, integrated=False)
-    asked = []
+    monkeypatch.setattr(device_memory, "DeviceMemory", lambda: SimpleNamespace(free_bytes=lambda: 777))
+    printed = []
 
-    monkeypatch.setattr(schedule.subprocess, "Popen", lambda argv, **options: asked.append(argv))
-    monkeypatch.setattr(schedule, "communicate_until", lambda child, limit_s: ("777\n", "", False))
+    def run(argv, **options):
+        assert argv[:2] == [sys.executable, "-c"]
+        with redirect_stdout(io.StringIO()) as out:
+            exec(argv[2], {})
+        return out.getvalue()
+
+    def communicate(child, limit_s):
+        printed.append((child, limit_s))
+        return printed[0][0] if len(printed) == 1 else "", "", False
+
+    monkeypatch.setattr(schedule.subprocess, "Popen", run)
+    monkeypatch.setattr(schedule, "communicate_until", communicate)
+    card = replace(ORIN, integrated=False)
     assert schedule.free_bytes(card) == 777
-    compile(asked[0][2], "code", "exec")
+    assert schedule.free_bytes(card) is None, "a child that was stopped has printed nothing"
+    assert printed == [("777\n", 60.0)] * 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants missing")

@@ -12,7 +12,7 @@ av = pytest.importorskip("av")
 from hasn_edge.errors import OutputError, UnsupportedError
 from hasn_edge.spec import ModelSpec
 from tests.support import clips
-from tests.support.clips import TB, VFR, frames, make, planes_in, psnr, times, upscale
+from tests.support.clips import VFR, frames, make, planes_in, psnr, times, upscale
 from tests.support.fake_session import FakeSession
 
 
@@ -65,16 +65,15 @@ def test_pixel_aspect_is_kept_and_turned(tmp_path):
                 assert container.streams.video[0].sample_aspect_ratio == expected
 
 
-def test_disk_and_rights(tmp_path):
-    source = make(tmp_path / "clip.mp4", 2)
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_computed(tmp_path):
+    source, session = make(tmp_path / "clip.mp4", 2), FakeSession()
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write"):
-        upscale(source, tmp_path / "file" / "out.mp4")
-    if os.geteuid() != 0:
-        (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(OutputError, match="Permission denied"):
-            upscale(source, tmp_path / "locked" / "out.mp4")
-    assert TB
+    with pytest.raises(OutputError) as refused:
+        upscale(source, tmp_path / "file" / "out.mp4", session)
+    place = tmp_path / "file" / "out.mp4"
+    assert str(refused.value) == (f"cannot write {place}: File exists; choose a folder that you may write to")
+    assert not session.calls
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "file"]
 
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9", "vc2"])
