@@ -84,10 +84,23 @@ def graph_of(engine: Artifact) -> Path | None:
     return None
 
 
-def timing_cache_name(gpu: GpuFacts, version: str) -> str:
-    """Return the file name of TensorRT's timings of kernels, which hold for this GPU, driver and version."""
-    facts = (gpu.name, f"sm{gpu.compute_capability}", f"{gpu.sm_count}x", gpu.driver or gpu.cuda, version)
-    return "timing-" + "-".join(re.sub(r"[^\w.]+", "_", fact) for fact in facts) + ".cache"
+def timing_cache_name(gpu: GpuFacts, version: str, mode: str | None = None) -> str:
+    """Return the file name of TensorRT's timings of kernels, which hold for this GPU, driver and version.
+
+    Args:
+        gpu: The GPU that compiles.
+        version: TensorRT's.
+        mode: A Jetson's power mode: its clocks of GPU and memory decide which kernel is the fastest.
+    """
+    facts = (
+        gpu.name,
+        f"sm{gpu.compute_capability}",
+        f"{gpu.sm_count}x",
+        gpu.driver or gpu.cuda,
+        version,
+        mode,
+    )
+    return "timing-" + "-".join(re.sub(r"[^\w.]+", "_", fact) for fact in facts if fact) + ".cache"
 
 
 def use_timing_cache(config: Any, path: Path | None) -> str | None:

@@ -32,6 +32,7 @@ from hasn_edge.engine.worker_process import CALIBRATION, GRAPH, PLAN, TIMING, Bu
 from hasn_edge.errors import HasnEdgeError, UnsupportedError, error_to_values, say, use
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import GpuFacts, driver_present, gpu_facts
+from hasn_edge.hardware.jetson import power_mode
 from hasn_edge.interrupt import die_with_parent
 
 INTEGRATED_SHARE = 4
@@ -112,7 +113,7 @@ def build(folder: Path, channel: Channel) -> None:
     workspace, source = choose_workspace(target, gpu, free)
     kept: dict[str, str] = {}
     if gpu is not None and cache is not None:
-        kept[TIMING] = timing_cache_name(gpu, capabilities.version)
+        kept[TIMING] = timing_cache_name(gpu, capabilities.version, power_mode())
     calibration = None
     if request.calibration is not None:
         name = calibration_cache_name(request.calibration.fingerprint, onnx, capabilities.version)

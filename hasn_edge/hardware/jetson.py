@@ -179,6 +179,18 @@ class Ina3221:
         """Nothing is held."""
 
 
+def power_mode(root: Path = Path("/")) -> str | None:
+    """Return the name of a Jetson's power mode; ``None`` where there is none or its file cannot be read.
+
+    Args:
+        root: Where the file system starts.
+    """
+    try:
+        return Jetson(root).power_mode()
+    except (OSError, ValueError):
+        return None
+
+
 def total_of(rails: tuple[str, ...]) -> tuple[str, ...]:
     """Return the rails among ``rails`` that add up to the module; none where that is not known."""
     return next((total for total in TOTALS if set(total) <= set(rails)), ())

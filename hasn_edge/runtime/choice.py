@@ -11,6 +11,7 @@ from hasn_edge.errors import ArtifactError
 from hasn_edge.files import file_sha256
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import compute_cores, cpu_name, vector_units
+from hasn_edge.hardware.jetson import power_mode
 from hasn_edge.model.zoo import bundled_onnx, model_path
 from hasn_edge.optional import installed_version
 from hasn_edge.runtime.open import GraphBackend
@@ -32,12 +33,23 @@ class MeasuredChoice:
     """What the measurement found, as a sentence."""
 
 
-def describe_machine() -> str:
-    """Return what decides which file and backend is fastest here; a record holds where it is the same."""
-    gpu = gpu_facts()
+def describe_machine(root: Path = Path("/")) -> str:
+    """Return what decides which file and backend is fastest here; a record holds where it is the same.
+
+    Args:
+        root: Where the file system starts.
+    """
+    gpu, mode = gpu_facts(), power_mode(root)
     versions = (f"{name} {installed_version(name)}" for name in ("onnxruntime", "openvino"))
     units = " ".join(vector_units())
-    facts = (cpu_name(), units, f"{compute_cores()} cores", *versions, "no GPU" if gpu is None else gpu.name)
+    facts = (
+        cpu_name(),
+        units,
+        f"{compute_cores()} cores",
+        *versions,
+        "no GPU" if gpu is None else gpu.name,
+        mode and f"power mode {mode}",
+    )
     return ", ".join(filter(None, facts))
 
 

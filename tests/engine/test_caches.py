@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hasn_edge.artifact import sidecar_path
-from hasn_edge.engine.caches import engine_key, lookup
+from hasn_edge.engine.caches import engine_key, lookup, timing_cache_name
 from hasn_edge.engine.capabilities import Capabilities
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
 from hasn_edge.spec import Precision
@@ -76,6 +76,13 @@ def test_engines_that_are_not_bound_to_a_machine() -> None:
     able = replace(ABLE, runtime=EngineRuntime.RTX, version="1.7.1.116", strong_typing=True)
     target = EngineTarget(name="rtx")
     assert key(target=target, capabilities=able, gpu=None) == key(target=target, capabilities=able)
+
+
+def test_timings_of_kernels_are_of_one_power_mode() -> None:
+    usual = "timing-Orin-sm8.7-8x-540.4.0-10.3.0"
+    assert timing_cache_name(NANO, "10.3.0") == f"{usual}.cache"
+    assert timing_cache_name(NANO, "10.3.0", "MAXN_SUPER") == f"{usual}-MAXN_SUPER.cache"
+    assert timing_cache_name(NANO, "10.3.0", "mode 7") == f"{usual}-mode_7.cache"
 
 
 def test_a_published_engine_is_found_by_its_key(tmp_path: Path) -> None:

@@ -73,3 +73,18 @@ def test_a_machine_is_named_by_what_decides_speed():
     assert "onnxruntime 1." in text
     assert "openvino 20" in text
     assert "core" in text
+    assert "power mode" not in text
+
+
+def test_what_was_measured_in_another_power_mode_is_no_choice(tmp_path, orin_nano):
+    """Its clocks of CPU, GPU and memory decide what is fastest."""
+    here = describe_machine(orin_nano)
+    assert here.endswith(", power mode MAXN_SUPER")
+    built(tmp_path, "int8", machine=here)
+    assert find_choice(DEFAULT_MODEL, tmp_path, machine=here) is not None
+    (orin_nano / "var/lib/nvpmodel/status").write_text("pmode:0001")
+    other = describe_machine(orin_nano)
+    assert other.endswith(", power mode 25W")
+    assert find_choice(DEFAULT_MODEL, tmp_path, machine=other) is None
+    (orin_nano / "var/lib/nvpmodel/status").unlink()
+    assert other == f"{describe_machine(orin_nano)}, power mode 25W"
