@@ -163,7 +163,9 @@ def _print(scores: dict[str, list[Scores]], *, per_image: bool, scale: int, self
     ]
     print_table(console(), caption, ["", *headings], rows)
     for index, one in enumerate(sets if per_image else ()):
-        headings = [f"{name}: {figure}" for name in scores for figure in ("PSNR-Y, dB", "SSIM-Y")]
+        # Without what runs them, which is in the table above: figures beside each other have little room.
+        names = [name.rpartition(" (")[0] or name for name in scores]
+        headings = [f"{name}: {figure}" for name in names for figure in ("PSNR-Y, dB", "SSIM-Y")]
         rows = []
         for images in zip(*(found[index].images for found in scores.values()), strict=True):
             figures = (cell for image in images for cell in (f"{image.psnr_y:.3f}", f"{image.ssim_y:.4f}"))

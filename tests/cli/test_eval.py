@@ -80,6 +80,8 @@ def test_every_image_is_a_row_on_request(files):
     assert result.exit_code == 0, result.output
     images = [line.split() for line in result.stdout.splitlines() if line.split()[:1] in (["0"], ["1"])]
     assert [len(line) for line in images] == [5, 5]
+    headings = result.stdout.partition("\n\n")[2].partition("───")[0].split()
+    assert (headings.count("net.safetensors"), headings.count("fp32)")) == (2, 0), "what ran it is above"
     mean = np.mean([float(line[1]) for line in images])
     assert mean == pytest.approx(float(figures(result)["bicubic"][0]), abs=1.1e-3)
 
