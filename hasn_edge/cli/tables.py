@@ -49,13 +49,18 @@ def print_table(
         last = max(last, first + 1)
         taken = sum(width + _GAP for width in widths[first:last])
         name = max(min(longest, out.width - taken), 1)
-        left, wide = out.width - taken - name, []
-        for text, width in zip(texts[first:last], widths[first:last], strict=True):
-            more = max(0, min(max(map(len, text.split()), default=0) - width, left))
-            left -= more
-            wide.append(width + more)
+        left, wide = out.width - taken - name, widths[first:last]
+        for parts in (str.split, _short_lines):  # room for whole words first
+            for place, text in enumerate(texts[first:last]):
+                more = max(0, min(max(map(len, parts(text)), default=0) - wide[place], left))
+                left -= more
+                wide[place] += more
         _print_part(out, texts, rows, [name, *wide], [0, *range(first, last)])
         first = last
+
+
+def _short_lines(heading: str) -> list[str]:
+    return [line for line in heading.splitlines() if len(line) <= _NAME]
 
 
 def _print_part(

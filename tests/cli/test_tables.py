@@ -70,6 +70,19 @@ def test_words_of_headings_are_whole_where_there_is_room():
     assert "coffee-0" in printed(30, headings, rows)[-2]
 
 
+def test_lines_of_headings_are_whole_where_there_is_room():
+    headings, rows = ["", "share of MACs", "peak memory, MB"], [["conv_1", "6.2%", "512"]]
+    assert printed(80, headings, rows)[2:4] == [
+        "                       peak memory",
+        "        share of MACs           MB",
+    ]
+    assert printed(22, headings, rows)[2:5] == [
+        "         share    peak",
+        "            of  memory",
+        "          MACs      MB",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "folded"),
     [
