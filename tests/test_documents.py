@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from hasn_edge.cli import cli
+from hasn_edge.cli import VERBS, cli
+from hasn_edge.engine.target import load_target
 from hasn_edge.images.codec import write_image
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
@@ -43,6 +45,11 @@ def test_the_readme_is_short_and_has_two_commands_of_one_line():
     assert all("-c constraints.txt" in block for block in commands())
 
 
+def test_the_readme_lists_every_verb():
+    listed = re.findall(r"`hasn-edge ([a-z]+)", README.partition("| verb |")[2].partition("\n\n")[0])
+    assert set(listed) == set(VERBS)
+
+
 def test_continuous_integration_runs_the_second():
     assert commands()[1].strip() in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
@@ -59,6 +66,26 @@ def test_what_a_document_names_exists(path):
             missing.append(name)
     missing = [name for name in missing if not re.search(r"NAME|cache|\.(onnx|engine|ts)$", name)]
     assert missing == []
+
+
+def test_the_sample_of_a_target_file_loads(tmp_path):
+    text = (ROOT / "engines" / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "sample.toml").write_text(re.search(r"```toml\n(.*?)```", text, re.S)[1], encoding="utf-8")
+    target = load_target(tmp_path / "sample.toml")
+    assert (target.compute_capabilities, target.shapes.opt) == (("8.0", "8.6", "8.9"), (1, 3, 180, 320))
+
+
+def test_git_ignores_what_is_built():
+    """What verbs write where they write by default is no part of the repository; declarations are."""
+    built = "x.onnx x.onnx.json x.pt2 x.engine.runtime-cache x-int8-search.toml x-finetuned.safetensors c/x"
+    paths = [f"engines/{name}" for name in built.split()]
+    paths += ["out/x.png", "triton/x/config.pbtxt", "bundle/bundle.json", "runs/x/run.json", "data/x"]
+    kept = ["engines/targets/new.toml", "engines/README.md", "engines/.gitignore"]
+    git = ["git", "check-ignore", "--no-index", *paths, *kept]
+    done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        pytest.skip("no git, or no repository")
+    assert done.stdout.split() == paths
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ SAY = {
     r"[Pp]rocessors?": "CPU",
     r"[Ss]ounds?": "audio",
     r"[Aa]rtefacts?": "artifact",
-    r"(weak|strong)(?!ly)( |-)(form|graph|network)s?": "weakly typed, strongly typed",
+    r"(weak|strong)(?!ly)( |-)(form|graph|network|one)s?": "weakly typed, strongly typed",
     r"weak-10": "weakly typed with LayerNormalization as a node (trt10)",
     r"[Mm]ended|[Mm]ends?|[Rr]eckon(s|ed)?|[Nn]obody": "repair, estimate, a subject",
     r"of the very same|by name only|(is|are|be) told|[Hh]eard": "plain words: receives, reports",
@@ -51,6 +51,7 @@ def sources() -> list[Path]:
         ROOT / "CONTRIBUTING.md",
         *(ROOT / "docs").glob("*.md"),
         *ROOT.glob("*/README.md"),
+        *(path for folder in ("calibration", "engines") for path in (ROOT / folder).rglob("*.toml")),
     ]
     return sorted({*found, *texts} - {ROOT / "docs" / "glossary.md"})
 

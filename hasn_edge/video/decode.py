@@ -38,7 +38,7 @@ from hasn_edge.video.wholeness import declared_length, find_cut
 _INDEXED = ("mov", "matroska")  # where one can begin in the middle without decoding what is before
 _ROUNDED_S = Fraction(1, 1000)  # times of Matroska are in milliseconds
 _BRIEF_S = Fraction(1, 10)  # without an image at the beginning of a part: not worth one more image
-_PRIMING_S = Fraction(1, 10)  # of hidden audio that stays: the first that is heard is decoded with it
+_PRIMING_S = Fraction(1, 10)  # of hidden audio that stays: the first that is played is decoded with it
 _BEHIND = 1000  # packets at most that stand behind the images of the same time
 
 
