@@ -236,8 +236,8 @@ def require_new_folder(path: Path) -> None:
 def writing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it to ``path`` on success, else remove all of it.
 
-    A mount point, where containers have their results, can be neither renamed nor removed: there the
-    temporary folder stands inside, and what it holds moves up on success.
+    Where nothing can stand beside a folder that is there, see :func:`staging_folder`, the temporary one
+    stands inside, and what it holds moves up on success.
 
     Raises:
         OutputError: as :func:`require_new_folder`, or the folder cannot be made or written.
@@ -245,12 +245,10 @@ def writing_folder(path: Path) -> Iterator[Path]:
     require_new_folder(path)
     target = Path(path).resolve()
     try:
-        mounted = os.path.ismount(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        place = target if mounted else target.parent
-        with staging_folder(place, target.name) as staging:
+        with staging_folder(target, target.name) as staging:
             yield staging
-            if mounted:
+            if target in staging.parents:
                 for entry in list(staging.iterdir()):
                     entry.rename(target / entry.name)
             else:
@@ -262,11 +260,17 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staging_folder(place: Path, name: str) -> Iterator[Path]:
-    """Yield a new folder ``name`` in a hidden one of ``place``, which is removed in the end.
+def staging_folder(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder ``name`` in a hidden one beside ``folder``, which is removed in the end.
 
-    Hidden ones that earlier processes left with this name inside when they were killed are removed first.
+    It stands inside of a ``folder`` that is a mount point, as containers have them, or whose parent may not
+    be written: nothing could be renamed there from outside. Hidden ones that earlier processes left with this
+    name inside when they were killed are removed first.
     """
+    folder = folder.resolve()
+    place = folder.parent
+    if folder.exists() and (os.path.ismount(folder) or not os.access(place, os.W_OK)):
+        place = folder
     _remove_left(place, r"\.hasn-edge-\w{8}", holding=name)
     with (
         tempfile.TemporaryDirectory(prefix=".hasn-edge-", dir=place, ignore_cleanup_errors=True) as private,

@@ -33,13 +33,14 @@ def test_failure_while_writing_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-@pytest.mark.parametrize("mounted", [False, True])
-def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch, mounted):
-    """A mount point can be neither removed nor renamed, and what stands beside it may be read only."""
-    target = tmp_path / "out"
+@pytest.mark.parametrize("place", ["open", "mounted", "closed"])
+def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch, place):
+    """A mount point can be neither removed nor renamed, nor can a folder whose parent may not be written."""
+    target, inside = tmp_path / "out", place != "open"
     target.mkdir()
-    monkeypatch.setattr(os.path, "ismount", lambda path: mounted and Path(path) == target)
-    if mounted:
+    monkeypatch.setattr(os.path, "ismount", lambda path: place == "mounted" and Path(path) == target)
+    monkeypatch.setattr(os, "access", lambda path, mode: place != "closed" or Path(path) != tmp_path)
+    if inside:
         for name in ("rmdir", "rename"):
             usual = getattr(Path, name)
 
@@ -58,7 +59,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch, mounted):
         (staging / "sub").mkdir()
         (staging / "sub" / "a.txt").write_text("whole")
         (staging / "b.txt").write_text("also")
-        assert mounted == (target in staging.parents)
+        assert inside == (target in staging.parents)
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert found == ["out", "out/b.txt", "out/sub", "out/sub/a.txt"]
     assert (target / "sub" / "a.txt").read_text() == "whole"
@@ -69,7 +70,8 @@ import os, signal, sys
 from pathlib import Path
 from hasn_edge.files import staging_folder, writing
 folder = Path(sys.argv[1])
-with writing(folder / "a.bin") as a, writing(folder / "b.bin") as b, staging_folder(folder, "out") as out:
+target = folder / "out"
+with writing(folder / "a.bin") as a, writing(folder / "b.bin") as b, staging_folder(target, "out") as out:
     for path in (a, b, out / "c.bin"):
         path.write_bytes(b"half")
     print("written", flush=True)

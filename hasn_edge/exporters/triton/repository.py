@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +90,8 @@ def triton_repository(
     if config.backend == PYTHON and autotune is not None and autotune.backend:
         facts[f"hasn_edge.{chosen}.session_backend"] = autotune.backend  # what was measured to be fastest
     try:
-        with _staging(output, config.name) as staging:
+        output.mkdir(parents=True, exist_ok=True)
+        with staging_folder(output, config.name) as staging:  # which no server looks into
             made = staging / str(chosen)
             if config.backend == PYTHON:
                 artifact.publish_copy(data, made / f"model{artifact.kind.suffix}")
@@ -187,16 +186,6 @@ def _parameters(artifact: Artifact, version: int) -> dict[str, str]:
         start + "least_side": str(artifact.spec.size.minimum),
         start + "spec": json.dumps(artifact.spec.to_dict(), separators=(",", ":")),
     }
-
-
-@contextmanager
-def _staging(output: Path, name: str) -> Iterator[Path]:
-    """Yield a folder that a server of ``output`` does not look into and that can be renamed into it."""
-    output.mkdir(parents=True, exist_ok=True)
-    beside = output.resolve().parent
-    renames = beside.stat().st_dev == output.stat().st_dev and os.access(beside, os.W_OK)
-    with staging_folder(beside if renames else output, name) as staging:
-        yield staging
 
 
 def _append(path: Path, text: str) -> None:
