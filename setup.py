@@ -1,4 +1,4 @@
-"""Packaging: the package itself, and the three data folders beside it carried inside the wheel."""
+"""Packaging: the package itself, and the two data folders beside it carried inside the wheel."""
 
 import shutil
 from pathlib import Path
@@ -7,12 +7,12 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-SHIPPED = ("calibration/**/*", "engines/targets/*.toml", "benchmarks/suites/**/*")
+SHIPPED = ("calibration/**/*", "engines/targets/*.toml")
 """What an installation needs of the folders that hold declarations and data (see hasn_edge/files.py)."""
 
 
 class BuildWithData(build_py):
-    """Copy the data to ``hasn_edge/_shipped``: top-level ``calibration`` or ``benchmarks`` packages would
+    """Copy the data to ``hasn_edge/_shipped``: top-level ``calibration`` and ``engines`` packages would
     land in everybody's namespace. An editable installation finds the folders in the checkout instead."""
 
     def run(self):

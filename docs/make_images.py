@@ -1,6 +1,6 @@
 """Make the images of the documentation: ``python docs/make_images.py``.
 
-``images/floors.svg`` shows the rooms of ``hasn_edge`` and what stands on what, from the imports in the code;
+``images/layers.svg`` shows the packages of ``hasn_edge`` in layers, from the imports in the code;
 ``images/result.png`` a crop of one held-out image by bicubic, by the bundled model, and as it was;
 ``images/camera.png`` the same of three images whose low resolution was degraded as a camera does it.
 """
@@ -52,14 +52,14 @@ SAYS = {
 }
 
 
-def room_of(name: str) -> str | None:
-    """Return the room that a dotted name of this package is in."""
+def package_of(name: str) -> str | None:
+    """Return the package in ``hasn_edge`` that a dotted name is in."""
     parts = name.split(".")
     return parts[1] if parts[0] == "hasn_edge" and len(parts) > 1 and parts[1] in SAYS else None
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    """Yield (room, imported room) of every import that runs, once each."""
+    """Yield (package, imported package) of every import that runs, once each."""
     for path in sorted(PACKAGE.rglob("*.py")):
         mine = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
@@ -72,51 +72,51 @@ def imports() -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.ImportFrom):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             for name in names:
-                other = room_of(name)
+                other = package_of(name)
                 if mine in SAYS and other is not None and other != mine:
                     yield mine, other
 
 
-def floors() -> dict[str, int]:
-    """Return each room's floor: one above the highest room that it imports; the ground is 1."""
+def layers() -> dict[str, int]:
+    """Return each package's layer: one above the highest package that it imports; the lowest is 1."""
     needs: dict[str, set[str]] = defaultdict(set)
-    for room, other in imports():
-        needs[room].add(other)
+    for package, other in imports():
+        needs[package].add(other)
     found: dict[str, int] = {}
 
-    def floor(room: str) -> int:
-        if room not in found:
-            found[room] = 1 + max((floor(other) for other in needs[room]), default=0)
-        return found[room]
+    def layer(package: str) -> int:
+        if package not in found:
+            found[package] = 1 + max((layer(other) for other in needs[package]), default=0)
+        return found[package]
 
-    for room in SAYS:
-        floor(room)
+    for package in SAYS:
+        layer(package)
     return found
 
 
-def floors_svg() -> str:
-    """Return the house as SVG: a row a floor, the top floor first."""
+def layers_svg() -> str:
+    """Return the packages as SVG: a row for each layer, the highest first."""
     width, height, gap, left = 168, 46, 12, 74
     rows: dict[int, list[str]] = defaultdict(list)
-    for room, number in floors().items():
-        rows[number].append(room)
-    across = max(len(rooms) for rooms in rows.values())
+    for package, number in layers().items():
+        rows[number].append(package)
+    across = max(len(packages) for packages in rows.values())
     total = left + across * (width + gap), len(rows) * (height + gap) + gap
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" '
-        'font-family="sans-serif" role="img" aria-label="The rooms of hasn_edge, floor by floor">',
+        'font-family="sans-serif" role="img" aria-label="The packages of hasn_edge, layer by layer">',
         "<style>text{fill:#1c2733}rect{fill:#e8f0f7;stroke:#5b7fa3}.s{font-size:10px;fill:#46586b}"
         "@media(prefers-color-scheme:dark){text{fill:#e6edf3}rect{fill:#1d2b3a}.s{fill:#a9bccf}}</style>",
     ]
     for row, number in enumerate(sorted(rows, reverse=True)):
         y = gap + row * (height + gap)
-        lines.append(f'<text class="s" x="8" y="{y + height / 2 + 4:g}">floor {number}</text>')
-        for column, room in enumerate(rows[number]):
+        lines.append(f'<text class="s" x="8" y="{y + height / 2 + 4:g}">layer {number}</text>')
+        for column, package in enumerate(rows[number]):
             x = left + column * (width + gap)
             lines += [
                 f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5"/>',
-                f'<text x="{x + 10}" y="{y + 19}" font-size="14">{escape(room)}</text>',
-                f'<text class="s" x="{x + 10}" y="{y + 36}">{escape(SAYS[room])}</text>',
+                f'<text x="{x + 10}" y="{y + 19}" font-size="14">{escape(package)}</text>',
+                f'<text class="s" x="{x + 10}" y="{y + 36}">{escape(SAYS[package])}</text>',
             ]
     return "\n".join([*lines, "</svg>"]) + "\n"
 
@@ -168,6 +168,6 @@ def write_crops(
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
-    (IMAGES / "floors.svg").write_text(floors_svg(), encoding="utf-8")
+    (IMAGES / "layers.svg").write_text(layers_svg(), encoding="utf-8")
     write_crops(IMAGES / "result.png", [SAMPLE], ["hasn-x4"], degraded=False)
     write_crops(IMAGES / "camera.png", CAMERA_SAMPLES, ["hasn-x4", "hasn-x4-camera"], degraded=True)

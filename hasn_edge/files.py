@@ -41,7 +41,7 @@ CAN_LOCK = fcntl is not None
 
 
 def shipped_root() -> Path:
-    """Return the folder that holds ``calibration/``, ``engines/`` and ``benchmarks/``.
+    """Return the folder that holds ``calibration/`` and ``engines/``.
 
     A wheel carries them inside the package (``setup.py`` puts them there); in a checkout, and in an
     editable installation of one, they are beside it.
@@ -54,7 +54,7 @@ def shipped_path(*parts: str) -> Path:
     """Return the path of a file or folder that ships with hasn-edge.
 
     Args:
-        parts: Path below the three folders, e.g. ``shipped_path("calibration", "patches")``.
+        parts: Path below it, e.g. ``shipped_path("calibration", "patches")``.
 
     Raises:
         InputError: the installation is incomplete.

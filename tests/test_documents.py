@@ -89,18 +89,19 @@ def test_git_ignores_what_is_built():
 
 
 @pytest.mark.slow
-def test_the_floors_are_drawn_as_the_code_has_them():
+def test_the_layers_are_drawn_as_the_code_has_them():
     spec = importlib.util.spec_from_file_location("make_images", ROOT / "docs" / "make_images.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    drawn = (ROOT / "docs" / "images" / "floors.svg").read_text(encoding="utf-8")
-    assert drawn == module.floors_svg(), "the rooms changed; run: python docs/make_images.py"
-    assert max(module.floors().values()) <= 12
+    drawn = (ROOT / "docs" / "images" / "layers.svg").read_text(encoding="utf-8")
+    assert drawn == module.layers_svg(), "the packages changed; run: python docs/make_images.py"
+    assert max(module.layers().values()) <= 12
     assert len(module.SAYS) <= 30
     loose = {path.stem for path in (ROOT / "hasn_edge").glob("*.py")} - {"__init__", "__main__"}
     assert len(loose) <= 9
-    rooms = {path.name.removesuffix(".py") for path in module.PACKAGE.iterdir() if path.suffix in ("", ".py")}
-    assert rooms - set(module.SAYS) == {"__init__", "__main__", "__pycache__"} & rooms | {
+    inside = (path for path in module.PACKAGE.iterdir() if path.suffix in ("", ".py"))
+    packages = {path.name.removesuffix(".py") for path in inside}
+    assert packages - set(module.SAYS) == {"__init__", "__main__", "__pycache__"} & packages | {
         "__init__",
         "__main__",
     }
@@ -113,15 +114,15 @@ WALKS = {
 }
 """The walks of docs/architecture.md, and what is run to compare: a small network, built for this CPU."""
 LEAD = {"cli", "pipeline"}
-"""The rooms that lead the walks."""
+"""The packages that lead the walks."""
 
 
 def documented(walk: str) -> tuple[list[str], list[str]]:
-    """Return the functions of a walk, and the rooms that the line below its table names."""
+    """Return the functions of a walk, and the packages that the line below its table names."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition(f"**{walk}")[2]
-    functions = re.findall(r"^\| `([\w.]+)` \|", text.partition("\nRooms: ")[0], re.M)
-    rooms = re.search(r"\nRooms: ([\w, ]+)\.", text)
-    return functions, rooms[1].split(", ")
+    functions = re.findall(r"^\| `([\w.]+)` \|", text.partition("\nPackages: ")[0], re.M)
+    packages = re.search(r"\nPackages: ([\w, ]+)\.", text)
+    return functions, packages[1].split(", ")
 
 
 def code_of(name: str) -> CodeType:
@@ -138,32 +139,32 @@ def code_of(name: str) -> CodeType:
 
 
 class Trace:
-    """Notes which of some functions are called, in order, and which rooms the leading ones enter."""
+    """Notes which of some functions are called, in order, and which packages the leading ones enter."""
 
     def __init__(self, functions: dict[CodeType, str]) -> None:
         self.functions = functions
         self.called: list[str] = []
         self.entered: list[str] = []
-        self._rooms: list[str] = []
+        self._packages: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
-        if event == "return" and self._rooms:
-            self._rooms.pop()
+        if event == "return" and self._packages:
+            self._packages.pop()
         if event != "call":
             return
-        caller = next((room for room in reversed(self._rooms) if room), "")
-        room = self._room(code, caller)
-        self._rooms.append(room)
+        caller = next((package for package in reversed(self._packages) if package), "")
+        package = self._package(code, caller)
+        self._packages.append(package)
         if caller == "import":
             return
         if code in self.functions:
             self.called.append(self.functions[code])
         method = code.co_varnames[:1] == ("self",) and code.co_name != "__init__"
-        if room not in ("", "import", *LEAD) and caller in LEAD and not method:
-            self.entered.append(room)
+        if package not in ("", "import", *LEAD) and caller in LEAD and not method:
+            self.entered.append(package)
 
-    def _room(self, code: CodeType, caller: str) -> str:
+    def _package(self, code: CodeType, caller: str) -> str:
         """Return where code is; nothing for loose modules and other packages, ``import`` during one."""
         if caller == "import" or code.co_filename.startswith("<frozen importlib"):
             return "import"
@@ -173,12 +174,13 @@ class Trace:
 
 
 def test_the_walks_name_functions_that_exist():
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## Two walks")[2]
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = text.partition("## Two calls, step by step")[2]
     assert [code_of(name) for name in re.findall(r"`([a-z]\w+\.\w+\.[\w.]+)`", text)]
     for walk in WALKS:
-        functions, rooms = documented(walk)
+        functions, packages = documented(walk)
         leading = [name for name in functions if name.split(".")[0] not in LEAD]
-        assert set(rooms) <= {name.split(".")[0] for name in leading}
+        assert set(packages) <= {name.split(".")[0] for name in leading}
 
 
 @pytest.mark.slow
@@ -189,7 +191,7 @@ def test_the_walks_are_those_of_the_code(walk, tmp_path, monkeypatch):
     save_checkpoint(Path("tiny.safetensors"), HASN(ModelSpec(features=8, blocks=1)))
     Path("loose.toml").write_text("budget_db = 50.0\nequalize = 0.6\n")
     write_image("photo.png", np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8))
-    functions, rooms = documented(walk)
+    functions, packages = documented(walk)
     trace = Trace({code_of(name): name for name in functions})
     sys.setprofile(trace)
     try:
@@ -197,7 +199,7 @@ def test_the_walks_are_those_of_the_code(walk, tmp_path, monkeypatch):
     finally:
         sys.setprofile(None)
     assert list(dict.fromkeys(trace.called)) == functions, "in the order of their first calls"
-    assert [room for room, _ in groupby(trace.entered)] == rooms
+    assert [package for package, _ in groupby(trace.entered)] == packages
 
 
 def test_torch_is_pinned():

@@ -1,4 +1,4 @@
-"""The house: imports point one way, and heavy packages enter by their doors, when they are used."""
+"""The layers: imports point one way, and heavy packages enter by their doors, when they are used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
-FLOORS = (
+LAYERS = (
     {"errors", "interrupt", "optional", "progress", "spec"},
     {"config", "files", "sidecar"},
     {"artifact"},
@@ -39,7 +39,7 @@ FLOORS = (
     {"cli"},
     {"__main__"},
 )
-"""From left to right along the pipeline; a module imports from its own floor or from those before it."""
+"""From left to right along the pipeline; a module imports from its own layer or from those before it."""
 
 HEAVY = (
     "torch",
@@ -100,15 +100,15 @@ def place(path: Path) -> str:
     return str(path.relative_to(PACKAGE).with_suffix(""))
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def floor(name: str) -> int:
-    for index, names in enumerate(FLOORS):
+def layer(name: str) -> int:
+    for index, names in enumerate(LAYERS):
         if name in names:
             return index
-    raise AssertionError(f"hasn_edge/{name} has no floor; say in FLOORS where it belongs")
+    raise AssertionError(f"hasn_edge/{name} has no layer; say in LAYERS where it belongs")
 
 
 def imports(tree: ast.AST, *, top_only: bool) -> Iterator[tuple[str, int]]:
@@ -129,7 +129,7 @@ def imports(tree: ast.AST, *, top_only: bool) -> Iterator[tuple[str, int]]:
 
 
 def target(name: str) -> str | None:
-    """Return the room that the dotted name is in; ``None`` where it is not this package's."""
+    """Return the package that the dotted name is in; ``None`` where it is not this package's."""
     parts = name.split(".")
     if parts[0] != "hasn_edge":
         return None
@@ -147,7 +147,7 @@ def test_imports_point_one_way():
     wrong = [
         f"{place(path)}.py:{line} imports {name}"
         for path, name, line in offenders(top_only=False)
-        if (other := target(name)) is not None and floor(other or "__init__") > floor(room(path))
+        if (other := target(name)) is not None and layer(other or "__init__") > layer(package_of(path))
     ]
     assert wrong == []
 

@@ -1,4 +1,4 @@
-"""The words of the house: the field's terms, one thing for each name, options in ``cli/`` only."""
+"""The words of the product: the field's terms, one thing for each name, options in ``cli/`` only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = {
     "Ran", "Wanted", "Effort", "Stopwatch", "World", "Lane", "Mailbox", "Shown", "build_fastest", "slots",
     "Slot", "typical", "turn", "turns", "Turn", "trap", "traps", "Trap", "TRAPS",
 }  # fmt: skip
-"""Names that the house no longer uses, for classes, functions, attributes, variables and arguments."""
+"""Names that the code no longer uses, for classes, functions, attributes, variables and arguments."""
 
 TWICE: set[str] = {"Self"}
 """Class and alias names that may be defined in several modules: the same thing each time."""

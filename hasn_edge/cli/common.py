@@ -85,7 +85,7 @@ def board_names() -> Iterable[str]:
 
 
 def _toml_names(folder: Path, *, having: str = "") -> Iterable[str]:
-    # The rooms list them too, but importing these takes longer than help may.
+    # Other modules list them too, but importing these takes longer than help may.
     return sorted(path.stem for path in folder.glob("*.toml") if having in path.read_text(encoding="utf-8"))
 
 
