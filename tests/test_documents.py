@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     path
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("hasn_edge/**/*.md"))
     if path.name != "CHANGELOG.md"
 ]
 
@@ -66,6 +66,20 @@ def test_what_a_document_names_exists(path):
             missing.append(name)
     missing = [name for name in missing if not re.search(r"NAME|cache|\.(onnx|engine|ts)$", name)]
     assert missing == []
+
+
+def test_the_results_of_the_other_machine_are_named():
+    """Those of a CPU with AVX2 alone, as the records state it."""
+    conventions = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w*]+)`", conventions.partition("AVX2 alone are")[2].partition(".")[0])
+    of_avx2 = set()
+    for path in (ROOT / "benchmarks" / "results").glob("*.md"):
+        units = re.search(r"vector units:? ([\w, ]+?)(?:;|, load|\n)", path.read_text(encoding="utf-8"))
+        of_avx2 |= {path.stem} if units is not None and units[1] == "avx2" else set()
+    assert len(of_avx2) > 5
+    assert of_avx2 == {
+        path.stem for name in named for path in (ROOT / "benchmarks" / "results").glob(f"{name}.md")
+    }
 
 
 def test_the_sample_of_a_target_file_loads(tmp_path):

@@ -51,7 +51,7 @@ class _InputSize(SizeParam):
     metavar="SOURCE",
     default=None,
     help="0, /dev/video0, csi:0, csi:0?flip=2 (nvvidconv's flip-method: upside down), rtsp://..., "
-    "http://..., a video file, 'pattern'.  [default: the first camera that gives images]",
+    "http://..., a video file, 'pattern'.  [default: the first camera that gives images, else the pattern]",
 )
 @click.option(
     "--size",

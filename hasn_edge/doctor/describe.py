@@ -325,8 +325,9 @@ def describe_training(provenance: dict[str, Any]) -> str:
     iterations = provenance.get("iterations", "unknown")
     # The settings name what differs from the published network, which is x4.
     scale = provenance.get("settings", {}).get("model", {}).get("scale", 4)
+    last = "in the last of several runs " if provenance.get("start") else ""
     return (
-        f"trained by us on {images} images for {iterations} iterations; reaches "
+        f"trained by us, {last}on {images} images for {iterations} iterations; reaches "
         f"{reached or 'unmeasured quality'} (PSNR-Y)"
         + (f", the paper's x4 network {PAPER_SET5_DB} dB on Set5" if scale == 4 else "")
     )
