@@ -129,6 +129,7 @@ def _of_video(image: Path) -> str:
 
 
 def _upscale_video(upscaler: Upscaler, path: Path, target: Path, wanted: ResultOptions) -> dict[str, Any]:
+    from hasn_edge.video.formats import PIPE
     from hasn_edge.video.transcode import upscale_video
 
     upscaler.last_report = None  # frames that the session takes as they are leave none
@@ -156,8 +157,9 @@ def _upscale_video(upscaler: Upscaler, path: Path, target: Path, wanted: ResultO
         )
     say_result(path, target, wanted.size.label(scale), several=wanted.several)
     height, width = report.size
+    encoder = "" if target == PIPE else f" by {report.codec}"  # raw frames have none that users know
     note(
-        f"  {counted(report.images, 'frame')} of {width}x{height} by {report.codec} in "
+        f"  {counted(report.images, 'frame')} of {width}x{height}{encoder} in "
         f"{report.seconds:.1f} s ({report.fps:.1f} fps)"
     )
     for text in report.notes:

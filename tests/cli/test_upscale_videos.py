@@ -301,6 +301,7 @@ def test_raw_frames_go_through_pipes(clip, tmp_path, pix_fmt):
     (tmp_path / "big.y4m").write_bytes(done.stdout)
     assert done.stdout.startswith(b"YUV4MPEG2 W128 H96 F30:1 ")
     assert b"raw frames have one rate, here 30 a second" in done.stderr
+    assert b"4 frames of 128x96 in " in done.stderr, "and no name that FFmpeg has for no encoder"
     said(run(clip, "-o", tmp_path / "big.mkv", "--outscale", 2, "--model", "hasn-x4-small", "--quality", 1))
     through, direct = frames(tmp_path / "big.y4m"), frames(tmp_path / "big.mkv")
     assert (len(through), through[0].format.name) == (4, "yuv444p10le" if "10" in pix_fmt else "yuv444p")
