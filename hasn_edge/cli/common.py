@@ -106,8 +106,9 @@ source_model_option = click.option(
     names=model_names_and_auto,
     metavar="NAME|FILE|auto",
     default=None,
-    help="{names}, or a .safetensors or .pth file; auto takes the one for cameras where all that is upscaled "
-    "comes from cameras, streams, videos or JPEG files.  [default: the bundled model]",
+    help="{names}, a .safetensors or .pth file, or any super-resolution network's .onnx; auto takes the one "
+    "for cameras where all that is upscaled comes from cameras, streams, videos or JPEG files.  [default: "
+    "the bundled model]",
 )
 
 

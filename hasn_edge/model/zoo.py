@@ -37,7 +37,7 @@ def bundled_models() -> tuple[str, ...]:
 
 
 def model_path(name: str | Path) -> Path:
-    """Return the weights file of a bundled name or of a path.
+    """Return the weights file of a bundled name or of a path, which exists unless weights are random.
 
     Raises:
         CheckpointError: neither a bundled name nor an existing file.
@@ -45,11 +45,11 @@ def model_path(name: str | Path) -> Path:
     if str(name) in bundled_models():
         return WEIGHTS / f"{name}.safetensors"
     other = split_name(name)
-    if other is not None:
-        return Path(other[1])
-    path = Path(name)
-    if path.suffix in (".safetensors", ".pth", ".pt") or path.is_file():
+    path = Path(name if other is None else other[1])
+    if path.is_file() or (other is not None and other[1] == RANDOM):
         return path
+    if other is not None or path.suffix in (".safetensors", ".pth", ".pt"):
+        raise CheckpointError(f"{path}: no such weights file")
     raise _unknown(
         name,
         say("give the path of a .safetensors or .pth file"),

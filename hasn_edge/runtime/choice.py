@@ -54,14 +54,16 @@ def describe_machine(root: Path = Path("/")) -> str:
 
 
 def source_of(model: str | Path) -> str:
-    """Return the SHA-256 of a model's weights, by which sidecars name it.
+    """Return the SHA-256 of a model's weights, by which sidecars name it; nothing where they are random.
 
     Raises:
         CheckpointError: no such model.
         ArtifactError: the ONNX file that ships with it is damaged.
     """
-    shipped = bundled_onnx(model)
-    return file_sha256(model_path(model)) if shipped is None else read_sidecar(shipped).source
+    if (shipped := bundled_onnx(model)) is not None:
+        return read_sidecar(shipped).source
+    path = model_path(model)
+    return file_sha256(path) if path.is_file() else ""
 
 
 def find_choice(

@@ -120,6 +120,22 @@ def test_bad_checkpoint(folder, tmp_path, monkeypatch, name, words, verb):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("model", ["missing.safetensors", "span=missing.pth"])
+@pytest.mark.parametrize(
+    "verb",
+    [("upscale", "good.png"), ("eval",), ("demo", "--source", "pattern", "--view", "none"), ("build",)],
+    ids=lambda verb: verb[0],
+)
+def test_weights_that_are_not_there_beside_built_files(folder, tmp_path, monkeypatch, verb, model):
+    """Built files are compared with the weights' hash, which a misspelt name does not have."""
+    monkeypatch.chdir(tmp_path)
+    Path("good.png").write_bytes((folder / "good.png").read_bytes())
+    Path("engines").mkdir()
+    Path("engines/any.onnx").write_bytes(b"any")
+    message = one_message(run(*verb, "--model", model))
+    assert message == f"Error: {model.removeprefix('span=')}: no such weights file"
+
+
 @pytest.fixture(scope="module")
 def exported(folder, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("engines")

@@ -46,6 +46,7 @@ def test_the_newest_that_was_measured_here_is_chosen(tmp_path):
     choice = find_choice(DEFAULT_MODEL, tmp_path, machine=HERE)
     assert (choice.artifact.path.name, choice.backend, choice.why) == ("new.onnx", "openvino", "new is kept")
     assert find_choice("hasn-x4-small", tmp_path, machine=HERE) is None
+    assert find_choice("span=random", tmp_path, machine=HERE) is None, "which no file was made of"
 
 
 def test_a_file_of_one_size_is_chosen_for_that_size_only(tmp_path):
