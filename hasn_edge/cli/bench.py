@@ -51,8 +51,8 @@ markdown_option = click.option(
     "artifacts",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Bench this built file (.onnx, .ts, .engine) as well; repeatable. Without --precision, only these "
-    "and the FP32 network that they were made from.",
+    help="Bench this built file (.onnx, .ts, .pt2, .engine) as well; repeatable. Without --precision, only "
+    "these and the FP32 network that they were made from.",
 )
 @click.option(
     "--device",

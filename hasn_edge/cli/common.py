@@ -154,7 +154,7 @@ artifact_option = click.option(
     "--artifact",
     type=click.Path(path_type=Path),
     default=None,
-    help="A file that export or build made (.onnx, .ts, .engine) instead of --model.",
+    help="A file that export or build made (.onnx, .ts, .pt2, .engine) instead of --model.",
 )
 
 cuda_option = click.option(

@@ -48,7 +48,7 @@ BICUBIC = "bicubic"
     "artifacts",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="A file that export or build made (.onnx, .ts, .engine); repeatable.",
+    help="A file that export or build made (.onnx, .ts, .pt2, .engine); repeatable.",
 )
 @data_option
 @click.option(

@@ -127,3 +127,10 @@ def test_help_has_every_name_whole_and_sizes_as_they_are_typed(verb):
     shown = [each for each in command.params if isinstance(each, NamesOption) and "{names}" in each.help]
     assert {name for each in shown for name in each.names()} <= words
     assert ("--size WxH" in text) == any(each.name == "size" for each in command.params)
+
+
+@pytest.mark.parametrize("verb", ["upscale", "eval", "bench"])
+def test_help_names_every_kind_of_file_that_is_opened(verb):
+    text = " ".join(CliRunner().invoke(cli, [verb, "--help"]).output.split())
+    listed = text.partition(" --artifact PATH ")[2].partition("(")[2].partition(")")[0]
+    assert set(listed.split(", ")) == {kind.suffix for kind in Kind}
