@@ -1,6 +1,8 @@
 """Arguments of the public functions against their annotations: a wrong type is one of our errors.
 
-It is checked at the package's door only: inside, mypy has seen to it.
+It is checked at the package's door only: inside, mypy has seen to it. What passes is of the annotated type
+itself: NumPy's integers, enumerations and lists for tuples would otherwise go on into comparisons, names of
+files and JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -24,12 +27,14 @@ _WORDS = {
     "float": "a number",
     "bool": "True or False",
     "NoneType": "None",
+    "Callable": "a function",
 }
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``function``, refusing arguments of other types than it is annotated with.
 
+    It receives plain values: ``int`` for other integers, ``tuple`` for a list, ``str`` for its subclasses.
     Annotations that exist for type checkers only are not checked. An argument too many stays a ``TypeError``.
     """
     signature = inspect.signature(function)
@@ -39,12 +44,14 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         bound = signature.bind(*args, **given)
         for name, value in bound.arguments.items():
             hint = _evaluate(signature.parameters[name].annotation, function)
-            if not _fits(value, hint):
+            try:
+                bound.arguments[name] = _convert(value, hint)
+            except _UnfitError:
                 raise InputError(
                     f"{function.__name__}: {name} is {value!r:.60} ({type(value).__name__}); expected "
                     f"{' or '.join(_describe(hint))}"
-                )
-        return function(*args, **given)
+                ) from None
+        return function(*bound.args, **bound.kwargs)
 
     return call
 
@@ -62,34 +69,52 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _fits(value: object, hint: Any) -> bool:
-    return any(_fits_one(value, each) for each in _alternatives(hint))
+class _UnfitError(Exception):
+    """A value is not of a type."""
 
 
-def _fits_one(value: object, hint: Any) -> bool:
+def _convert(value: object, hint: Any) -> Any:
+    for each in _alternatives(hint):
+        with suppress(_UnfitError):
+            return _convert_one(value, each)
+    raise _UnfitError
+
+
+def _convert_one(value: object, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple and isinstance(value, tuple | list):
+        items = arguments[:1] * len(value) if arguments[-1:] == (...,) else arguments
+        if len(value) == len(items):
+            return tuple(_convert(each, item) for each, item in zip(value, items, strict=True))
+    elif origin is Sequence and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(_convert(each, arguments[0]) for each in value)
+    elif _fits(value, hint):
+        if hint in (int, float) and type(value) not in (int, float):
+            return hint(value)
+        # An enumeration's own __str__ is another on each version of Python.
+        return str.__str__(value) if isinstance(value, str) else value
+    raise _UnfitError
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a type that has no items."""
+    origin = get_origin(hint)
     if hint is Any:  # which is a class from Python 3.11 on
         return True
     if hint is None or hint is type(None):
         return value is None
     if origin is Literal:
-        return isinstance(value, str) or value in arguments  # the function lists the names that it knows
-    if origin is tuple:
-        items = (
-            arguments[:1] * len(value) if arguments[-1:] == (...,) and isinstance(value, tuple) else arguments
-        )
-        return (
-            isinstance(value, tuple | list)
-            and len(value) == len(items)
-            and all(_fits(each, item) for each, item in zip(value, items, strict=True))
-        )
-    if origin is Sequence:
-        return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        return isinstance(value, str) or value in get_args(hint)  # the function lists the names that it knows
     if hint in (int, float):
         kind = numbers.Integral if hint is int else numbers.Real
         return isinstance(value, kind) and not isinstance(value, bool)
     if hint in (str, Path) or origin is os.PathLike:
-        return isinstance(value, str | os.PathLike)
+        text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+        return isinstance(text, str) and "\0" not in text  # which no system has in a name
+    if origin in (tuple, Sequence):
+        return False
+    if origin is Callable:
+        return callable(value)
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
@@ -103,7 +128,7 @@ def _describe(hint: Any) -> list[str]:
         elif get_origin(each) is Literal:
             words.append("a string")
         elif get_origin(each) is Sequence:
-            words.append("a list")
+            words.append(f"a list, each item {' or '.join(_describe(get_args(each)[0]))}")
         else:
             words.append("a path" if get_origin(each) is os.PathLike else _WORDS.get(name, name))
     return list(dict.fromkeys(words))
