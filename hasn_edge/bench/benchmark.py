@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.bench.board import Board, find_board
@@ -44,7 +44,7 @@ from hasn_edge.spec import NetworkSpec, Precision
 def benchmark(
     model: str | None = None,
     *,
-    artifacts: Sequence[Path] = (),
+    artifacts: Sequence[Artifact | str | Path] = (),
     device: str | None = None,
     precisions: Sequence[str] = ("fp32", "fp16", "int8"),
     graph_backends: Sequence[GraphBackend] = ("onnxruntime",),
@@ -66,7 +66,8 @@ def benchmark(
     """Measure a model in several forms against its FP32 reference.
 
     The arguments are the fields of :class:`~hasn_edge.bench.options.BenchOptions`, which documents them;
-    ``progress`` receives what is under way.
+    ``artifacts`` may be paths or what :func:`~hasn_edge.pipeline.api.build` returned, and ``progress``
+    receives what is under way.
 
     Returns:
         The finished report; the first case is the reference.
@@ -77,7 +78,7 @@ def benchmark(
     """
     options = BenchOptions(
         model=model,
-        artifacts=artifacts,
+        artifacts=[one.path if isinstance(one, Artifact) else Path(one) for one in artifacts],
         device=device,
         precisions=precisions,
         graph_backends=graph_backends,
@@ -233,6 +234,10 @@ def _check_options(options: BenchOptions) -> tuple[BenchOptions, list[Artifact]]
         raise InputError("nothing to bench; give a model or the path of a built file")
     for text in options.precisions:
         Precision.parse(text)
+    for backend in options.graph_backends:
+        if backend not in get_args(GraphBackend):
+            names = ", ".join(get_args(GraphBackend))
+            raise UnsupportedError(f"unknown backend {backend!r}; choose among: {names}")
     artifacts = [load_artifact(path) for path in options.artifacts]
     if options.model is None:  # nothing is built, but files are compared with the network that they came from
         options = replace(options, model=bundled_by_hash(artifacts[0].source), precisions=())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.artifact import Artifact
 from hasn_edge.data.pairs import EvalSet, Pair, load_eval_sets, shipped_eval_set
 from hasn_edge.errors import InputError, OutOfMemoryError, counted, say, use
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
@@ -133,7 +134,7 @@ class Drift:
 def evaluate(
     model: str | Path | None = None,
     *,
-    artifact: str | Path | None = None,
+    artifact: Artifact | str | Path | None = None,
     data: str | tuple[str, Path] | None = None,
     self_ensemble: bool = False,
 ) -> Scores:
@@ -141,7 +142,7 @@ def evaluate(
 
     Args:
         model: Bundled name or weights file; the default model where neither is given.
-        artifact: What ``export`` or ``build`` made, instead.
+        artifact: What ``export`` or ``build`` made, or its path, instead.
         data: Evaluation set, ``"NAME=DIR"`` or (name, folder); the images that ship where ``None``.
         self_ensemble: Average over the eight flips and rotations.
 
@@ -151,7 +152,7 @@ def evaluate(
     Raises:
         HasnEdgeError: a file or the set cannot be used.
     """
-    session = open_session(Path(artifact)) if artifact is not None else open_model(model)
+    session = open_session(artifact) if artifact is not None else open_model(model)
     with session:
         scale = session.spec.scale
         eval_set = shipped_eval_set(scale) if data is None else load_eval_sets([data], scale)[0]

@@ -65,12 +65,14 @@ def export(
         progress: Receives what is under way.
 
     Raises:
-        UnsupportedError: an unknown format, or a precision or opset that it does not have.
+        UnsupportedError: an unknown format, or a precision, opset or batch that it does not have.
         VerificationError: the file's output is not the network's; nothing was written.
         OutputError: a file of that name was made of other weights, and ``force`` is false.
         HasnEdgeError: the model cannot be loaded or the folder not written.
     """
     wanted = Precision.parse(precision)
+    if batch < 1:
+        raise UnsupportedError(f"batch is {batch}; expected the number of images, from 1 on", omit("batch"))
     require_writable(Path(output), folder=True)
     if wanted is Precision.INT8:
         raise UnsupportedError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact
-from hasn_edge.errors import UnsupportedError, call, omit, say, use
+from hasn_edge.errors import InputError, UnsupportedError, call, omit, say, use
 from hasn_edge.model.comparators import load_comparator, split_name
 from hasn_edge.model.zoo import DEFAULT_MODEL, WEIGHTS, bundled_onnx, is_foreign_network, load_model
 from hasn_edge.optional import require
@@ -20,6 +20,9 @@ ModelBackend = Literal["onnxruntime", "pytorch", "torch.compile"]
 GraphBackend = Literal["onnxruntime", "openvino", "openvino-bf16"]
 """What runs an ONNX graph; the last computes in BF16 what the graph has in FP32."""
 _OPENVINO = ("openvino", "openvino-bf16")
+
+_MOST = 1024
+"""Threads, or inputs in flight; as the command line takes them."""
 
 COMPILED = Path("cache", "openvino")
 """Folder beside a graph in which OpenVINO keeps what it compiled."""
@@ -65,12 +68,16 @@ def open_session(
             share one (Jetson).
 
     Raises:
+        InputError: threads or inputs in flight that are not 1 to 1024, or a frame without pixels.
         ArtifactError: the file or its sidecar is missing, damaged or changed; or it is an engine that was
             built for another GPU or TensorRT, or computes something else than it did.
         UnsupportedError: a device that is not here, or an option that this kind of file does not have.
         BuildError: the backend refused the file; its message is carried.
         MissingDependencyError: the backend is not installed.
     """
+    _check_numbers(threads=threads, in_flight=in_flight)
+    if frame is not None and min(frame) < 1:
+        raise InputError(f"frame is {frame}; expected a height and a width from 1 on", omit("frame"))
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
     several = in_flight != 1 and backend not in _OPENVINO
@@ -118,6 +125,13 @@ def open_session(
         size=artifact.size,
         threads=threads,
     )
+
+
+def _check_numbers(**given: int | None) -> None:
+    """Refuse what backends take for something else, or for so many threads that they never start."""
+    for name, number in given.items():
+        if number is not None and not 1 <= number <= _MOST:
+            raise InputError(f"{name} is {number}; expected 1 to {_MOST}", omit(name))
 
 
 def _check_options(
@@ -215,11 +229,13 @@ def open_model(
         threads: CPU threads; ``None`` for the backend's choice.
 
     Raises:
+        InputError: threads that are not 1 to 1024.
         CheckpointError: no such model, or weights that cannot be used.
         UnsupportedError: an unknown backend, one that this model has no file for, or no such device.
         ArtifactError: the shipped ONNX file was changed or lost its sidecar.
         MissingDependencyError: the backend is not installed.
     """
+    _check_numbers(threads=threads)
     name = DEFAULT_MODEL if model is None else model
     other = split_name(name)
     if other is None and Path(name).suffix == ".onnx":

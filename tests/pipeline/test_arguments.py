@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 import hasn_edge
+from hasn_edge.bench import benchmark as benchmark_module
 from hasn_edge.data.pairs import bicubic_baseline, load_eval_set
-from hasn_edge.errors import HasnEdgeError, InputError
+from hasn_edge.errors import HasnEdgeError, InputError, UnsupportedError
+from hasn_edge.evaluation import evaluate as evaluate_module
 from hasn_edge.evaluation.evaluate import score_images
+from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.pipeline.arguments import checked
 from hasn_edge.spec import Precision
 
@@ -109,6 +112,54 @@ def test_a_function_receives_plain_values():
     found = example("a", size=[np.int64(1), 2], names=[Precision.FP16, np.str_("x")], rate=np.float32(2))
     assert found == "a (1, 2) ('fp16', 'x') 2.0"
     assert example(Precision.INT8).startswith("int8 ")
+
+
+def test_finished_files_are_evaluated_and_benchmarked_as_they_come(monkeypatch):
+    artifact = hasn_edge.load_artifact(bundled_onnx("hasn-x4-small"))
+    opened = []
+
+    def refuse(given: object) -> None:
+        opened.append(given)
+        raise InputError("seen")
+
+    monkeypatch.setattr(evaluate_module, "open_session", refuse)
+    monkeypatch.setattr(benchmark_module, "load_artifact", refuse)
+    for given in (artifact, artifact.path, str(artifact.path)):
+        with pytest.raises(InputError, match="seen"):
+            hasn_edge.evaluate(artifact=given)
+        with pytest.raises(InputError, match="seen"):
+            hasn_edge.benchmark(artifacts=[given])
+    assert opened == [
+        artifact,
+        artifact.path,
+        artifact.path,
+        artifact.path,
+        str(artifact.path),
+        artifact.path,
+    ]
+
+
+def test_values_that_nothing_can_be_made_of():
+    with pytest.raises(UnsupportedError, match=r"^batch is 0; expected the number of images, from 1 on"):
+        hasn_edge.export("hasn-x4-small", batch=0)
+    with pytest.raises(
+        UnsupportedError, match=r"^unknown backend 'foo'; choose among: onnxruntime, openvino"
+    ):
+        hasn_edge.benchmark("hasn-x4-small", graph_backends=["foo"])
+    graph = bundled_onnx("hasn-x4-small")
+    for threads in (0, -1, 1025, 2**40):
+        for opening in (
+            lambda n: hasn_edge.open_model(threads=n),
+            lambda n: hasn_edge.open_session(graph, threads=n),
+        ):
+            with pytest.raises(
+                InputError, match=f"^threads is {threads}; expected 1 to 1024; leave out threads$"
+            ):
+                opening(threads)
+    with pytest.raises(InputError, match=r"^in_flight is 0; expected 1 to 1024"):
+        hasn_edge.open_session(graph, in_flight=0)
+    with pytest.raises(InputError, match=r"^frame is \(0, 20\); expected a height and a width from 1 on"):
+        hasn_edge.open_session(graph, frame=[0, np.int64(20)])
 
 
 def test_images_are_read_and_written_at_the_top(tmp_path):
