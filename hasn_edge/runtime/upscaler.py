@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,12 +131,16 @@ class Upscaler(Closeable):
                 f"Upscaler takes a session, got {type(session).__name__}",
                 say("open one: hasn_edge.open_model(NAME) or hasn_edge.open_session(FILE)"),
             )
-        for name, value in (("tile", tile), ("overlap", overlap)):
-            if type(value) is not int and not (value is None and name == "tile"):
+        for name, value in (("tile", tile), ("overlap", overlap), ("memory_limit_bytes", memory_limit_bytes)):
+            kind = numbers.Real if name == "memory_limit_bytes" else numbers.Integral  # 4e9 bytes
+            whole = isinstance(value, kind) and not isinstance(value, bool)
+            if not whole and not (value is None and name != "overlap"):
                 raise InputError(f"{name} is {value!r}; expected an integer")
+        if not isinstance(self_ensemble, bool):
+            raise InputError(f"self_ensemble is {self_ensemble!r}; expected True or False")
         self.session = session
-        self.tile = tile
-        self.overlap = overlap
+        self.tile = None if tile is None else int(tile)
+        self.overlap = int(overlap)
         self.memory_limit_bytes = memory_limit_bytes
         self.self_ensemble = self_ensemble
         self._most_pixels: int | None = None  # of a tile, after memory did not suffice
@@ -142,6 +148,10 @@ class Upscaler(Closeable):
         """How the last image was upscaled."""
         self._check_options()
         self._forward = ensemble(session.run) if self_ensemble else session.run
+
+    def __repr__(self) -> str:
+        tiles = "whole frames" if self.tile is None else f"tiles of {self.tile}"
+        return f"<Upscaler x{self.session.spec.scale} in {tiles} with {self.session!r}>"
 
     def __call__(self, pixels: Pixels) -> Pixels:
         """Upscale an image; see :meth:`upscale`."""
@@ -157,7 +167,8 @@ class Upscaler(Closeable):
 
         Args:
             pixels: ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB
-                and alpha. Or float32 in [0, 1], without alpha. From 1 x 1 pixel.
+                and alpha. Or float32 in [0, 1], without alpha; other floating types are computed as float32.
+                From 1 x 1 pixel. Any strides; it is never written to.
 
         Returns:
             ``(H * scale, W * scale)`` or ``(H * scale, W * scale, C)`` of the same dtype; float32 is clipped
@@ -170,6 +181,10 @@ class Upscaler(Closeable):
         if isinstance(pixels, np.ndarray) and pixels.ndim == 2:
             flat: Pixels = self.upscale(pixels[:, :, None])[:, :, 0]
             return flat
+        with _refusing_too_large(pixels):
+            return self._upscale(pixels)
+
+    def _upscale(self, pixels: Pixels) -> Pixels:
         if isinstance(pixels, np.ndarray) and np.issubdtype(pixels.dtype, np.floating):
             unrounded: Pixels = self._upscale_floats(pixels)
             return unrounded
@@ -219,6 +234,10 @@ class Upscaler(Closeable):
             InputError: values that are not finite or far outside [0, 1], or memory that does not suffice.
         """
         self.session.check_input(x_NCHW)
+        with _refusing_too_large(x_NCHW.transpose(2, 3, 0, 1)):
+            return self._join(x_NCHW)
+
+    def _join(self, x_NCHW: Float32) -> Float32:
         count, channels, height, width = self.session.spec.output_shape(x_NCHW.shape)
         out: Float32 | None = None
         for top, band_NCHW in self._bands(x_NCHW, 4 * count * channels * height * width):
@@ -236,7 +255,7 @@ class Upscaler(Closeable):
         Computes the largest region in the image's middle that fits in memory twice: whole and in tiles.
 
         Args:
-            pixels: An image as for :meth:`upscale`.
+            pixels: An image as for :meth:`upscale`, of uint8 or uint16.
         """
         flat = isinstance(pixels, np.ndarray) and pixels.ndim == 2
         colour, _ = split_alpha(pixels[:, :, None] if flat else pixels)
@@ -423,6 +442,19 @@ class Upscaler(Closeable):
                 f"self-ensemble lays the image on its side, and this file takes only {Size(*size)}",
                 say("export it with dynamic sizes"),
             )
+
+
+@contextmanager
+def _refusing_too_large(pixels: Any) -> Iterator[None]:
+    """Turn Python's own error for memory into ours; ``pixels`` are ``(H, W, ...)``."""
+    try:
+        yield
+    except MemoryError as exc:
+        height, width = pixels.shape[:2]
+        raise OutOfMemoryError(
+            f"memory does not suffice for the result of {width} x {height} pixels ({exc or 'out of memory'})",
+            say("give it parts of the image"),
+        ) from exc
 
 
 def ensemble(run: Callable[[Float32], Float32]) -> Callable[[Float32], Float32]:

@@ -14,7 +14,7 @@ import pytest
 import hasn_edge
 from hasn_edge.bench import benchmark as benchmark_module
 from hasn_edge.data.pairs import bicubic_baseline, load_eval_set
-from hasn_edge.errors import HasnEdgeError, InputError, UnsupportedError
+from hasn_edge.errors import HasnEdgeError, InputError, OutOfMemoryError, UnsupportedError
 from hasn_edge.evaluation import evaluate as evaluate_module
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.model.zoo import bundled_onnx
@@ -66,6 +66,16 @@ def test_tiles_that_are_no_numbers():
         assert repr(upscaler) == (
             "<Upscaler x4 in tiles of 64 with <OnnxRuntimeSession onnxruntime fp32 on cpu, open>>"
         )
+
+
+def test_results_for_which_memory_does_not_suffice():
+    with hasn_edge.open_model("hasn-x4-small") as session:
+        upscaler = hasn_edge.Upscaler(session)
+        side = 1 << 22  # of a view of one pixel: the result alone would be terabytes
+        message = rf"^memory does not suffice for the result of {side} x {side} pixels .*; give it parts of"
+        for shape in ((side, side), (side, side, 3), (side, side, 4)):
+            with pytest.raises(OutOfMemoryError, match=message):
+                upscaler(np.broadcast_to(np.uint8(3), shape))
 
 
 @checked
