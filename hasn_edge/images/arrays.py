@@ -219,13 +219,26 @@ def check_pixels(pixels: Pixels) -> None:
     """
     if not isinstance(pixels, np.ndarray):
         raise ShapeError(
-            f"expected an image as a NumPy array (H, W, C) of uint8 or uint16, got {type(pixels).__name__}; "
-            "hasn_edge.read_image reads files"
+            f"expected an image as a NumPy array (H, W, C) of uint8 or uint16, got {type(pixels).__name__}",
+            say("hasn_edge.read_image reads files"),
+            say("numpy.asarray makes one of an image of Pillow or a tensor"),
         )
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.size == 0:
-        raise ShapeError(f"expected an image (H, W, C) with 1 to 4 channels, got shape {pixels.shape}")
+        planes = pixels.ndim == 3 and 1 <= pixels.shape[0] <= 4
+        raise ShapeError(
+            f"expected an image (H, W, C) with 1 to 4 channels, got shape {pixels.shape}",
+            *([say("call .transpose(1, 2, 0), it looks like (C, H, W)")] if planes else []),
+        )
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise ShapeError(f"expected pixels of uint8 or uint16, got {pixels.dtype}")
+        floats = np.issubdtype(pixels.dtype, np.floating)
+        raise ShapeError(
+            f"expected pixels of uint8 or uint16, got {pixels.dtype}",
+            say(
+                "make 8 bits of [0, 1]: (x.clip(0, 1) * 255).round().astype(numpy.uint8)"
+                if floats
+                else "call .astype(numpy.uint8) where its values are 0 to 255"
+            ),
+        )
 
 
 def _levels(dtype: DTypeLike) -> int:

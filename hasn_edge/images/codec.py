@@ -113,7 +113,8 @@ def write_image(
 
     Args:
         path: Ends in one of `SUFFIXES`; missing folders are made.
-        pixels: ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
+        pixels: ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB
+            and alpha.
         quality: 1 to 100, for JPEG (full chroma resolution) and WebP (100 is lossless).
         convert: Round 16 bits to 8, and lay transparent images on white, where the format needs it.
         metadata: What is to be said beside the pixels, where the format can hold it.
@@ -124,6 +125,8 @@ def write_image(
         OutputError: the folder cannot be written or the disk is full; nothing is left behind.
     """
     path = Path(path)
+    if isinstance(pixels, np.ndarray) and pixels.ndim == 2:
+        pixels = pixels[:, :, None]  # as the upscaler takes and returns gray
     check_pixels(pixels)
     suffix = usual_suffix(path)
     if suffix not in FORMATS:

@@ -441,7 +441,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
         ("a.webp", np.zeros((1, 20000, 3), np.uint8), "WebP holds at most 16383 pixels a side.*20000 x 1"),
         ("a.gif", RGB, r"unknown ending '\.gif'; use one of \.png, \.jpg"),
         ("a", RGB, "unknown ending ''"),
-        ("a.png", GRAY, r"1 to 4 channels, got shape \(20, 30\)"),
+        ("a.png", GRAY[0], r"1 to 4 channels, got shape \(30,\)"),
         ("a.png", RGB.astype(np.float32), "uint8 or uint16, got float32"),
     ],
 )

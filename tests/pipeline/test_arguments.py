@@ -14,7 +14,7 @@ import pytest
 import hasn_edge
 from hasn_edge.bench import benchmark as benchmark_module
 from hasn_edge.data.pairs import bicubic_baseline, load_eval_set
-from hasn_edge.errors import HasnEdgeError, InputError, OutOfMemoryError, UnsupportedError
+from hasn_edge.errors import HasnEdgeError, InputError, OutOfMemoryError, ShapeError, UnsupportedError
 from hasn_edge.evaluation import evaluate as evaluate_module
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.model.zoo import bundled_onnx
@@ -178,6 +178,24 @@ def test_images_are_read_and_written_at_the_top(tmp_path):
     np.testing.assert_array_equal(hasn_edge.read_image(tmp_path / "a.png"), pixels)
     hasn_edge.write_image(tmp_path / "gray.png", pixels[..., 0])
     np.testing.assert_array_equal(hasn_edge.read_image(tmp_path / "gray.png"), pixels[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "cure"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), "call .transpose(1, 2, 0), it looks like (C, H, W)"),
+        (
+            np.zeros((4, 4, 3), np.float32),
+            "make 8 bits of [0, 1]: (x.clip(0, 1) * 255).round().astype(numpy.uint8)",
+        ),
+        (np.zeros((4, 4, 3), int), "call .astype(numpy.uint8) where its values are 0 to 255"),
+        ([[1]], "numpy.asarray makes one of an image of Pillow or a tensor"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_makes_one(pixels, cure):
+    with pytest.raises(ShapeError) as caught:
+        hasn_edge.write_image("a.png", pixels)
+    assert str(caught.value).endswith(cure)
 
 
 def test_the_version_is_the_installed_one():
