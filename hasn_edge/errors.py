@@ -28,8 +28,14 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-_FUNCTIONS = {"build": "build", "export": "export", "eval": "evaluate", "bench": "benchmark"}
-"""The public functions of the verbs that have one."""
+_FUNCTIONS = {
+    "build": "build",
+    "export": "export",
+    "eval": "evaluate",
+    "bench": "benchmark",
+    "upscale": "Upscaler",
+}
+"""What is public in Python of the verbs that have it."""
 
 
 class Cure(NamedTuple):  # and no dataclass, which would cost every start 3 ms
@@ -50,8 +56,9 @@ class Cure(NamedTuple):  # and no dataclass, which would cost every start 3 ms
     def __str__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
         if self.action == "call":
-            # Estimating is for the command line alone.
-            function = None if "estimate" in self.arguments else _FUNCTIONS.get(self.text)
+            # Estimating and bundles are for the command line alone.
+            alone = "estimate" in self.arguments or self.arguments.get("format") == "bundle"
+            function = None if alone else _FUNCTIONS.get(self.text)
             if function is None:
                 return f"run: hasn-edge {self.text}" + (f" with {given}" if given else "")
             return f"call hasn_edge.{function}({given})"

@@ -14,7 +14,7 @@ import pytest
 import hasn_edge
 from hasn_edge.bench import benchmark as benchmark_module
 from hasn_edge.data.pairs import bicubic_baseline, load_eval_set
-from hasn_edge.errors import HasnEdgeError, InputError, OutOfMemoryError, ShapeError, UnsupportedError
+from hasn_edge.errors import HasnEdgeError, InputError, OutOfMemoryError, ShapeError, UnsupportedError, call
 from hasn_edge.evaluation import evaluate as evaluate_module
 from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.model.zoo import bundled_onnx
@@ -76,6 +76,12 @@ def test_results_for_which_memory_does_not_suffice():
         for shape in ((side, side), (side, side, 3), (side, side, 4)):
             with pytest.raises(OutOfMemoryError, match=message):
                 upscaler(np.broadcast_to(np.uint8(3), shape))
+
+
+def test_cures_are_calls_of_what_python_has():
+    assert str(call("export", format="bundle")) == "run: hasn-edge export with format='bundle'"
+    assert str(call("export", format="pt2")) == "call hasn_edge.export(format='pt2')"
+    assert str(call("upscale", tile=256)) == "call hasn_edge.Upscaler(tile=256)"
 
 
 @checked
