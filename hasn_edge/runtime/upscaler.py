@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import numbers
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,10 @@ class TileDrift:
 
 
 class Upscaler(Closeable):
-    """Upscales images with a session. Not thread-safe, as the session is not.
+    """Upscales images with a session.
+
+    Threads may share it and wait for each other, as a session is not thread-safe; :attr:`last_report` is then
+    of any thread's image.
 
     A frame is computed whole while memory suffices, because HASN is not tile-equivariant: its channel
     attention averages over the frame and ESA's grid depends on the frame's size. Tiles are blended linearly
@@ -143,6 +147,7 @@ class Upscaler(Closeable):
         self.overlap = int(overlap)
         self.memory_limit_bytes = memory_limit_bytes
         self.self_ensemble = self_ensemble
+        self._lock = threading.RLock()
         self._most_pixels: int | None = None  # of a tile, after memory did not suffice
         self.last_report: UpscaleReport | None = None
         """How the last image was upscaled."""
@@ -181,7 +186,7 @@ class Upscaler(Closeable):
         if isinstance(pixels, np.ndarray) and pixels.ndim == 2:
             flat: Pixels = self.upscale(pixels[:, :, None])[:, :, 0]
             return flat
-        with _refusing_too_large(pixels):
+        with self._lock, _refusing_too_large(pixels):
             return self._upscale(pixels)
 
     def _upscale(self, pixels: Pixels) -> Pixels:
@@ -234,7 +239,7 @@ class Upscaler(Closeable):
             InputError: values that are not finite or far outside [0, 1], or memory that does not suffice.
         """
         self.session.check_input(x_NCHW)
-        with _refusing_too_large(x_NCHW.transpose(2, 3, 0, 1)):
+        with self._lock, _refusing_too_large(x_NCHW.transpose(2, 3, 0, 1)):
             return self._join(x_NCHW)
 
     def _join(self, x_NCHW: Float32) -> Float32:
@@ -281,16 +286,18 @@ class Upscaler(Closeable):
         if parts.tiles == 1:
             return TileDrift(psnr_db=None, reason=f"{region} pixels fit at a time, and no smaller tiles do")
         try:
-            tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
-            whole = self._forward(x_NCHW)
+            with self._lock:
+                tiled = np.concatenate([band.copy() for _, band in self._tiles(x_NCHW, parts)], axis=2)
+                whole = self._forward(x_NCHW)
         except (OutOfMemoryError, MemoryError):  # tiles may have been asked for because of that
             return TileDrift(psnr_db=None, reason=f"memory does not suffice for {region} pixels")
         db = psnr(np.clip(whole, 0, 1), np.clip(tiled, 0, 1), data_range=1.0)
         return TileDrift(psnr_db=db, region=region, tile=tile)
 
     def close(self) -> None:
-        """Close the session. Safe to call twice."""
-        self.session.close()
+        """Close the session, once no other thread uses it. Safe to call twice."""
+        with self._lock:
+            self.session.close()
 
     def _bands(self, x_NCHW: Float32, result_bytes: int) -> Iterator[tuple[int, Float32]]:
         """Yield the result in bands of whole rows, each with its first row; report how it was done.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from hasn_edge.evaluation.evaluate import score_images
 from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.pipeline.arguments import checked
 from hasn_edge.spec import Precision
+from tests.support.fake_session import FakeSession
 
 WRONG = {
     "a model's name": lambda: hasn_edge.load_model(3),
@@ -76,6 +80,31 @@ def test_results_for_which_memory_does_not_suffice():
         for shape in ((side, side), (side, side, 3), (side, side, 4)):
             with pytest.raises(OutOfMemoryError, match=message):
                 upscaler(np.broadcast_to(np.uint8(3), shape))
+
+
+def test_threads_share_an_upscaler_and_wait_for_each_other():
+    """A session of OpenVINO gives a thread the image of another one."""
+    busy = threading.Lock()
+
+    class Single(FakeSession):
+        def _run(self, x_NCHW):
+            assert busy.acquire(blocking=False), "two threads in one session"
+            time.sleep(0.02)
+            y_NCHW = super()._run(x_NCHW)
+            busy.release()
+            return y_NCHW
+
+    upscaler = hasn_edge.Upscaler(Single(hasn_edge.ModelSpec()))
+    images = [np.full((20, 20 + level, 3), level, np.uint8) for level in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(upscaler, images))
+    for image, result in zip(images, results, strict=True):
+        np.testing.assert_array_equal(result, image.repeat(4, axis=0).repeat(4, axis=1))
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(upscaler.run, [np.zeros((1, 3, 20, 20), np.float32)] * 4))) == 4
+    upscaler = hasn_edge.Upscaler(upscaler.session, tile=16, overlap=4)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(upscaler.tile_drift, images))) == 4
 
 
 def test_cures_are_calls_of_what_python_has():
