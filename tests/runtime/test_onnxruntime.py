@@ -201,7 +201,7 @@ def test_errors_while_running_are_translated():
         session._session = types.SimpleNamespace(run=run)
 
     fail("Failed to allocate memory for requested buffer of size 409600000")
-    with pytest.raises(InputError, match=r"not enough memory for an input of 16 x 20 .* with tile=256"):
+    with pytest.raises(InputError, match=r"not enough memory for an input of 16 x 20 .*Upscaler\(tile=256\)"):
         session.run(noise(1, 3, 16, 20))
     fail("the kernel is unwell")
     with pytest.raises(BuildError, match=r"failed on an input of \(1, 3, 16, 20\): the kernel is unwell"):
