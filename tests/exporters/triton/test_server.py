@@ -19,6 +19,7 @@ from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.samples import details_of
 from tests.support.triton_server import TritonServer
+from tests.support.web_rig import until
 
 torch = pytest.importorskip("torch")
 grpc = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient, an extra of dev")
@@ -149,10 +150,16 @@ def test_what_is_wrong_is_answered_and_the_next_request_is_right(client, x, said
 def test_many_clients_at_once_are_joined_into_batches(client):
     # One size after the other: the server closes a batch when an image of another size arrives.
     images = [noise(1, 3, *((24, 20), (9, 40))[i // 16], seed=i) for i in range(32)]
-    before = client.get_inference_statistics("patient").model_stats[0]
+
+    def statistics():
+        return client.get_inference_statistics("patient").model_stats[0]
+
+    before = statistics()
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda x: ask(client, x, model="patient"), images))
-    after = client.get_inference_statistics("patient").model_stats[0]
+    # The server counts a batch after it has answered.
+    until(lambda: statistics().inference_count - before.inference_count >= 32)
+    after = statistics()
     for x, y in zip(images, answers, strict=True):
         np.testing.assert_allclose(y, upscaled(x), rtol=0, atol=1e-5)
     assert after.inference_count - before.inference_count == 32
