@@ -10,19 +10,6 @@ from hasn_edge.runtime.cuda import start
 from hasn_edge.runtime.cuda.start import start_cuda
 
 
-@pytest.fixture
-def python(tmp_path):
-    """An interpreter whose child does what the test wants."""
-
-    def make(script: str) -> str:
-        path = tmp_path / "python"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        return str(path)
-
-    return make
-
-
 def test_the_package_that_starts(lab, capsys, python):
     lab.set_up("cuda-python")
     start.main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +137,16 @@ def lab(
     made = Lab(tmp_path, tmp_path_factory.mktemp("packages"), monkeypatch)
     yield made
     made.check()
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[[str], str]:
+    """Interpreters whose child does what the test wants."""
+
+    def make(script: str) -> str:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return make

@@ -29,19 +29,6 @@ def engine(lab):
     return make
 
 
-@pytest.fixture
-def python(tmp_path):
-    """An interpreter whose child does what the test wants."""
-
-    def make(script: str) -> str:
-        path = tmp_path / "python"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        return str(path)
-
-    return make
-
-
 def test_the_child_opens_it(engine, capsys):
     assert trial.main(str(engine())) == 0
     assert capsys.readouterr().out == ""
