@@ -1,6 +1,7 @@
 """The ``hasn-edge`` command, also as ``python -m hasn_edge``."""
 
 import sys
+from pathlib import Path
 
 from hasn_edge import interrupt
 
@@ -17,4 +18,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    here = str(Path(__file__).resolve().parents[1])
+    if not getattr(sys.flags, "safe_path", sys.flags.isolated) and sys.path[0] != here:  # a checkout
+        # Python put the user's folder first, where a ./triton would be taken for the package of that name.
+        del sys.path[0]
     main()

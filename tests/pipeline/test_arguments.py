@@ -17,6 +17,7 @@ import pytest
 import hasn_edge
 from hasn_edge.bench import benchmark as benchmark_module
 from hasn_edge.data.pairs import bicubic_baseline, load_eval_set
+from hasn_edge.engine.worker_process import child_environment
 from hasn_edge.errors import HasnEdgeError, InputError, OutOfMemoryError, ShapeError, UnsupportedError, call
 from hasn_edge.evaluation import evaluate as evaluate_module
 from hasn_edge.evaluation.evaluate import score_images
@@ -233,13 +234,16 @@ def test_what_is_no_image_is_refused_with_what_makes_one(pixels, cure):
     assert str(caught.value).endswith(cure)
 
 
-def test_the_version_is_the_installed_one():
+def test_the_version_is_the_installed_one(tmp_path):
+    (tmp_path / "click.py").touch()  # a file of the user's, which is not the package of that name
     done = subprocess.run(
         [sys.executable, "-m", "hasn_edge", "--version"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
+        cwd=tmp_path,
+        env=child_environment(),
     )
     assert hasn_edge.__version__ in done.stdout
 
