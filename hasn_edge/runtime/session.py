@@ -284,7 +284,7 @@ class Session(Closeable):
             HasnEdgeError: as :meth:`run`.
         """
         begin = time.perf_counter()
-        if x.dtype == np.uint8:
+        if getattr(x, "dtype", None) == np.uint8:
             self.run_pixels(x)  # type: ignore[arg-type]
         else:
             self.run(x)  # type: ignore[arg-type]

@@ -109,6 +109,8 @@ class SessionContract:
             assert times.total_s > 0
             for part in (times.gpu_s, times.enqueue_s, times.to_device_s, times.to_host_s):
                 assert part is None or part >= 0
+        with pytest.raises(ShapeError, match="as a NumPy array, got list"):
+            session.times([1])
         assert session.in_flight >= 1
         assert json.loads(json.dumps(session.facts())) == session.facts()
 

@@ -129,7 +129,7 @@ class TensorRTSession(Session):
         Raises:
             HasnEdgeError: as :meth:`run`.
         """
-        if self.batch == 1 and len(x) != 1:
+        if self.batch == 1 and getattr(x, "shape", ())[:1] not in ((), (1,)):
             raise ShapeError(f"{self.backend}: times takes one image of this engine, got {len(x)}")
         self._drain()
         self._timed = True

@@ -87,11 +87,12 @@ class TestTimes:
 
     def test_one_image_of_an_engine_for_one(self, lab):
         lab.set_up()
-        with (
-            TensorRTSession(lab.engine(size=(16, 20)), cuda="cuda-python") as session,
-            pytest.raises(ShapeError, match="times takes one image of this engine, got 2"),
-        ):
-            session.times(image(0, (2, 3, 16, 20)))
+        with TensorRTSession(lab.engine(size=(16, 20)), cuda="cuda-python") as session:
+            with pytest.raises(ShapeError, match="times takes one image of this engine, got 2"):
+                session.times(image(0, (2, 3, 16, 20)))
+            for x, got in ((7, "as a NumPy array, got int"), (np.array(7.0), "got 0 dimensions")):
+                with pytest.raises(ShapeError, match=got):
+                    session.times(x)
 
 
 class TestShapes:
