@@ -14,13 +14,13 @@ from pathlib import Path
 
 import click
 import numpy as np
+from result_files import origin, publish
 
 from hasn_edge.data.calibration import CalibrationData, load_calibration, load_folder
 from hasn_edge.data.pairs import held_out_sets
 from hasn_edge.evaluation.evaluate import drift, score_images
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.files import shipped_path, writing
-from hasn_edge.hardware.host import describe_host
+from hasn_edge.files import shipped_path
 from hasn_edge.images.listing import find_images
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
 from hasn_edge.pipeline.graph_exporter import GraphExporter
@@ -88,14 +88,13 @@ def main(model: str, originals: Path | None, output: Path) -> None:
     notes = [
         "dPSNR-Y in dB against FP32 and the worst image, exact Q/DQ arithmetic; outside: the largest share "
         "of a convolution's input outside its range (a build refuses more than 5 %).",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
-        f"Printed by `python benchmarks/calibration.py --model {Path(model).name}"
-        f"{f' --originals {originals.name}' if originals else ''}` on {datetime.date.today()}.",
+        *origin(
+            f"benchmarks/calibration.py --model {Path(model).name}"
+            + (f" --originals {originals.name}" if originals else "")
+        ),
     ]
     text = "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
-    click.echo(text)
-    with writing(output / f"calibration_{model_name(model)}_{datetime.date.today():%Y%m}.md") as path:
-        path.write_text(text, encoding="utf-8")
+    publish(text, output, f"calibration_{model_name(model)}_{datetime.date.today():%Y%m}")
 
 
 if __name__ == "__main__":

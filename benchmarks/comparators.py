@@ -23,6 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import onnx
+from result_files import machine_words, publish
 from torch import nn
 
 from hasn_edge.bench.table import GAP, markdown_table
@@ -30,9 +31,8 @@ from hasn_edge.engine.compile import kernels_from_onnx
 from hasn_edge.engine.target import load_target
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.exporters.onnx import onnx_from_model
-from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES, fuse
-from hasn_edge.hardware.host import compute_cores, describe_host
+from hasn_edge.hardware.host import compute_cores
 from hasn_edge.model.comparators import NETWORKS, RANDOM, load_comparator
 from hasn_edge.model.complexity import NetworkCounts, count
 from hasn_edge.model.hasn import HASN
@@ -238,7 +238,7 @@ def main(only: str | None, rounds: int, threads: int | None, output: Path) -> No
         printed = before["printed"]
         for name, row in rows.items():
             row |= {key: value for key, value in before["rows"].get(name, {}).items() if key not in row}
-    machine = "; ".join(f"{name} {value}" for name, value in describe_host().items())
+    machine = machine_words()
     day = datetime.date.today().isoformat()
     if only != "times":
         add_counts(rows)
@@ -250,11 +250,7 @@ def main(only: str | None, rounds: int, threads: int | None, output: Path) -> No
         command = f"python benchmarks/comparators.py --only times --rounds {rounds} --threads {threads}"
         printed["times"] = f"`{command}` on {day}, {threads} threads on the cores {pinned}; {machine}"
     content = {"rows": rows, "printed": printed}
-    text = page(content)
-    click.echo(text)
-    for path, written in ((store, json.dumps(content, indent=1) + "\n"), (store.with_suffix(".md"), text)):
-        with writing(path) as temporary:
-            temporary.write_text(written, encoding="utf-8")
+    publish(page(content), output, store.stem, content)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
+from result_files import origin, publish
 
-from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL
 from hasn_edge.runtime.choice import find_choice
@@ -121,18 +121,10 @@ def main(clip: Path, model: str, size: str, frames: int, turns: int, output: Pat
             parts.append({part: each["p50"] for part, each in run["now"]["stages_ms"].items()})
             click.echo(f"turn {turn + 1} of {turns}: {session}", err=True)
     text = page((width, height), f"{session}; {turns} turns of {frames} frames a case", rates, cpu, parts)
-    text += (
-        "- Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".\n"
-        f"- Printed by `python benchmarks/end_to_end.py --clip {clip.name} --size {size} --frames {frames} "
-        f"--turns {turns}` on {datetime.date.today()}.\n"
-    )
-    click.echo(text)
-    if output is not None:
-        stem = output / f"end_to_end_cpu_{datetime.date.today():%Y%m}"
-        figures = {"rates": rates, "cpu_seconds": cpu, "stages_ms": parts, "machine": machine}
-        for path, content in ((f"{stem}.md", text), (f"{stem}.json", json.dumps(figures, indent=1) + "\n")):
-            with writing(Path(path)) as unfinished:
-                unfinished.write_text(content, encoding="utf-8")
+    typed = f"--clip {clip.name} --size {size} --frames {frames} --turns {turns}"
+    text += "".join(f"- {note}\n" for note in origin(f"benchmarks/end_to_end.py {typed}", machine))
+    figures = {"rates": rates, "cpu_seconds": cpu, "stages_ms": parts, "machine": machine}
+    publish(text, output, f"end_to_end_cpu_{datetime.date.today():%Y%m}", figures)
 
 
 def page(

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from hasn_edge.bench.table import markdown_table
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import shipped_eval_set
 from hasn_edge.engine.compile import kernels_from_onnx
@@ -328,11 +329,6 @@ def table_of_networks(model: HASN) -> Rows:
     return rows
 
 
-def markdown(rows: Rows) -> str:
-    """Return a table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ("---",) * len(rows[0]), *rows[1:]))
-
-
 TITLES = {
     "rules": "Fusion rules, FP16",
     "refused": "What else was tried, FP16",
@@ -382,7 +378,9 @@ def main(parts: tuple[str, ...], model: str, output: Path) -> None:
     version = installed_version("tensorrt-rtx-cu13-libs") or "of an unknown version"
     text = HEAD.format(name=Path(model).name, width=SIZE[1], height=SIZE[0], version=version)
     for part in parts or TITLES:
-        text += f"\n## {TITLES[part]}\n\n{markdown(makers[part]())}\n{NOTES.get(part, '')}"
+        headings, *rows = makers[part]()
+        table = "\n".join(markdown_table(headings, rows))
+        text += f"\n## {TITLES[part]}\n\n{table}\n{NOTES.get(part, '')}"
     click.echo(text)
     with writing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -14,13 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from result_files import origin, publish
 
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.evaluation.evaluate import drift, score_images
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES
-from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import model_name
 from hasn_edge.pipeline.context import BuildOptions, load_context
 from hasn_edge.pipeline.finetune import finetune
@@ -84,14 +83,10 @@ def main(model: str, recipe: str, times: str, data: tuple[str, ...], output: Pat
         f"- {found.notes[0]}.",
         "- dPSNR-Y in dB against FP32 and the worst image; 8-bit rounded output, Y of BT.601 studio range, a "
         "border of the scale cut; exact Q/DQ arithmetic in the weakly typed graph.",
-        "- Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
-        f"- Printed by `python benchmarks/finetune.py {typed}` on {datetime.date.today()}.",
+        *(f"- {note}" for note in origin(f"benchmarks/finetune.py {typed}")),
         "",
     ]
-    text = "\n".join(lines)
-    click.echo(text)
-    with writing(output / f"finetune_{model_name(model)}_{datetime.date.today():%Y%m}.md") as path:
-        path.write_text(text, encoding="utf-8")
+    publish("\n".join(lines), output, f"finetune_{model_name(model)}_{datetime.date.today():%Y%m}")
 
 
 if __name__ == "__main__":

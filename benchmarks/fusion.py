@@ -14,12 +14,9 @@ where they are asked for. Prints a table and writes it, with every raw sample, t
 from __future__ import annotations
 
 import datetime
-import json
 import random
-import shlex
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -28,12 +25,12 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from result_files import origin, write
 from rich.console import Console
 from rich.table import Table
 
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import torchscript_bytes, torchscript_from_model
-from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES, RULES, fuse
 from hasn_edge.hardware.host import compute_cores, describe_host, has_bf16
 from hasn_edge.model.hasn import HASN
@@ -242,9 +239,7 @@ def markdown(chosen: list[Case], notes: list[str], title: str) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
 
 
-def conventions(
-    model: str | None, threads: int, rounds: int, machine: dict[str, str], today: datetime.date
-) -> list[str]:
+def conventions(model: str | None, threads: int, rounds: int, machine: dict[str, str]) -> list[str]:
     """Return what a reader needs to know to trust or repeat the figures."""
     return [
         f"FP32, batch 1, host to host, {threads} thread(s), {rounds} rounds; warm-up calls not counted.",
@@ -257,8 +252,7 @@ def conventions(
         f"{BF16_TOLERANCE:g}.",
         f"Model: {model or 'the published network as PyTorch initialises it'}.",
         "Not measured: TensorRT and TensorRT for RTX (no GPU).",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
-        f"Printed by `python {shlex.join(sys.argv)}` on {today}.",
+        *origin(machine=machine),
     ]
 
 
@@ -301,9 +295,8 @@ def main(
     ]
     machine = describe_host()
     measure(chosen, network, (height, width), threads, rounds, console)
-    today = datetime.date.today()
     title = f"Fusion on a CPU, {width}x{height} -> {width * network.spec.scale}x{height * network.spec.scale}"
-    notes = conventions(model, threads, rounds, machine, today)
+    notes = conventions(model, threads, rounds, machine)
     table = Table(title=title, title_justify="left")
     for index, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="left" if index < 2 else "right")
@@ -312,7 +305,7 @@ def main(
     console.print(table)
     for note in notes:
         console.print(f"- {note}")
-    stem = f"{name}_{today:%Y%m}"
+    stem = f"{name}_{datetime.date.today():%Y%m}"
     raw = {
         "title": title,
         "notes": notes,
@@ -327,10 +320,7 @@ def main(
             for case in chosen
         ],
     }
-    with writing(output / f"{stem}.json") as path:
-        path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    with writing(output / f"{stem}.md") as path:
-        path.write_text(markdown(chosen, notes, title), encoding="utf-8")
+    write(markdown(chosen, notes, title), output, stem, raw)
     console.print(f"written: {output / stem}.json and .md")
 
 

@@ -12,7 +12,6 @@ the session's frames a second.
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from result_files import origin, publish
 
 CASES = ("session, tensor", "session, pixels", "pipeline, recording", "pipeline, live")
 MOST_OVERHEAD, LEAST_FPS = 0.05, 0.95
@@ -149,7 +149,6 @@ def main(
     output: Path | None,
 ) -> None:
     """Measure, print, judge."""
-    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.engines import list_engines, open_first
     from hasn_edge.model.zoo import DEFAULT_MODEL
@@ -164,26 +163,18 @@ def main(
     overhead = ratio(wall, CASES[2], CASES[0]) - 1
     fps = min(1 / ratio(wall, case, CASES[1]) for case in CASES[2:])
     machine = describe_host()
-    today, limit = datetime.date.today(), f"limit {MOST_OVERHEAD:.0%}"
     notes = [
         f"{name}, {width}x{height}, batch 1; {rounds} rounds of {frames} frames a case; medians of rounds "
         "and of their ratios. The test pattern is read and nothing is shown.",
-        f"Overhead a frame beyond the network: {overhead:+.1%} ({limit}), of the pipeline over "
-        "a recording, against the session on a tensor, which converts no pixels.",
+        f"Overhead a frame beyond the network: {overhead:+.1%} (limit {MOST_OVERHEAD:.0%}), of the "
+        "pipeline over a recording, against the session on a tensor, which converts no pixels.",
         f"Frames a second: at least {fps:.1%} of what the session reaches on pixels (limit {LEAST_FPS:.0%}).",
         "CPU time is that of all threads of the process: on a busy machine trust it, not the clock.",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
-        f"Printed by `python benchmarks/live_overhead.py {' '.join(sys.argv[1:])}` on {today}.",
+        *origin(machine=machine),
     ]
-    text = markdown(wall, cpu, notes)
-    click.echo(text)
-    if output is not None:
-        stem = f"live_overhead_{session.device.partition(':')[0]}_{today:%Y%m}"
-        raw = {"wall_s": wall, "cpu_s": cpu, "figures": figures, "notes": notes, "machine": machine}
-        with writing(output / f"{stem}.json") as path:
-            path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-        with writing(output / f"{stem}.md") as path:
-            path.write_text(text, encoding="utf-8")
+    stem = f"live_overhead_{session.device.partition(':')[0]}_{datetime.date.today():%Y%m}"
+    raw = {"wall_s": wall, "cpu_s": cpu, "figures": figures, "notes": notes, "machine": machine}
+    publish(markdown(wall, cpu, notes), output, stem, raw)
     sys.exit(0 if overhead < MOST_OVERHEAD and fps >= LEAST_FPS else 1)
 
 

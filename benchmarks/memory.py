@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import click
+from result_files import origin, publish
 
 BACKENDS = ("onnxruntime", "torchscript", "pytorch")
 FRAMES = "320x180,480x360,640x480"
@@ -117,7 +118,6 @@ def markdown(frames: list[dict], images: list[dict], notes: list[str]) -> str:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
 def main(image: str, frames: str, backends: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
-    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
 
     def parsed(text: str) -> tuple[int, int]:
@@ -134,24 +134,16 @@ def main(image: str, frames: str, backends: tuple[str, ...], output: Path) -> No
             for size in frames.split(",")
         ]
         tiled = [measured(backend, folder, parsed(image), whole=False) for backend in backends]
-    today = datetime.date.today()
     notes = [
         "Resident memory of a process that runs nothing else, 1 MB = 10^6 bytes. 'Before': interpreter, "
         "libraries, network and a 16x16 frame. 'Growth': peak minus 'before', "
         "for two runs of the session on one frame.",
         "'Estimate' is what hasn_edge/runtime/memory.py assumes, in bytes a pixel; it decides on the tiles.",
         "The published network (435,272 parameters), FP32, batch 1; reading and writing files not included.",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
-        f"Printed by `python benchmarks/memory.py --image {image} --frames {frames}` on {today}.",
+        *origin(f"benchmarks/memory.py --image {image} --frames {frames}", machine),
     ]
-    text = markdown(whole, tiled, notes)
-    click.echo(text)
-    stem = f"memory_cpu_{today:%Y%m}"
     raw = {"frames": whole, "images": tiled, "notes": notes, "machine": machine}
-    with writing(output / f"{stem}.json") as path:
-        path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    with writing(output / f"{stem}.md") as path:
-        path.write_text(text, encoding="utf-8")
+    publish(markdown(whole, tiled, notes), output, f"memory_cpu_{datetime.date.today():%Y%m}", raw)
 
 
 if __name__ == "__main__":

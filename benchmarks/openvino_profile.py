@@ -12,8 +12,6 @@ convolutions would take at these rates; a channel count that does not fill vecto
 from __future__ import annotations
 
 import datetime
-import shlex
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +21,11 @@ import click
 import numpy as np
 import openvino
 import openvino.opset13 as ops
+from result_files import origin, publish
 
 from hasn_edge.exporters.onnx import onnx_from_model
-from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES, fuse
-from hasn_edge.hardware.host import describe_host, has_bf16
+from hasn_edge.hardware.host import has_bf16
 from hasn_edge.model.zoo import load_model
 from hasn_edge.runtime.openvino_forms import rewrite
 
@@ -164,16 +162,8 @@ def main(model: str, int8: Path | None, size: str, threads: int, runs: int, outp
                 lines.append(
                     f"| {kind} | {name} | {len(times)} | {sum(times):.1f} | {sum(times) / sums[1]:.1%} |"
                 )
-    lines += [
-        "",
-        "- Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
-        f"- Printed by `python {shlex.join(sys.argv)}` on {datetime.date.today()}.",
-        "",
-    ]
-    text = "\n".join(lines)
-    click.echo(text)
-    with writing(output / f"openvino_profile_{datetime.date.today():%Y%m}.md") as path:
-        path.write_text(text, encoding="utf-8")
+    lines += ["", *(f"- {note}" for note in origin()), ""]
+    publish("\n".join(lines), output, f"openvino_profile_{datetime.date.today():%Y%m}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from result_files import machine_words, publish
 
 from hasn_edge.bench.table import GAP, markdown_table
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.evaluation.evaluate import score_session
-from hasn_edge.files import writing
-from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.comparators.ntire import HASNOfSPAB
 from hasn_edge.model.complexity import NetworkCounts, count
 from hasn_edge.model.zoo import load_model_checkpoint
@@ -308,15 +307,11 @@ def main(models: tuple[str, ...], sets: tuple[str, ...], output: Path) -> None:
         lines += table_lines(table, measured)
     options = "".join(f" --model {Path(model).name}" for model in models)
     options += "".join(f" --data {text.partition('=')[0]}=DIR" for text in sets)
-    machine = "; ".join(f"{name} {value}" for name, value in describe_host().items())
     lines.append(
         f"Printed by `python benchmarks/paper_tables.py{options}` on {datetime.date.today().isoformat()}; "
-        f"{machine}."
+        f"{machine_words()}."
     )
-    text = "\n".join(lines) + "\n"
-    click.echo(text)
-    with writing(output / "paper_tables.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    publish("\n".join(lines) + "\n", output, "paper_tables")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ with every raw sample, to benchmarks/results/.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import shlex
 import statistics
@@ -27,11 +26,11 @@ from typing import Any
 
 import click
 import numpy as np
+from result_files import publish
 
 from hasn_edge import load_artifact, open_session
 from hasn_edge.exporters.triton.pbtxt import message_text, parameter_fields
 from hasn_edge.exporters.triton.repository import triton_repository
-from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
 
 RESULTS = Path(__file__).with_name("results")
@@ -153,13 +152,8 @@ def measure(
         "\n".join(f"- {key}: {value}" for key, value in facts.items()),
         f"- Printed by `python benchmarks/serving.py {shlex.join(typed)}` on {datetime.date.today()}.",
     ]
-    text = "\n".join(lines) + "\n"
-    click.echo(text)
-    path = RESULTS / f"serving_{name}_{datetime.date.today():%Y%m}"
     record = {"samples": samples, "difference": difference, "host": facts, "size": size, "clients": clients}
-    for suffix, content in ((".md", text), (".json", json.dumps(record, indent=1) + "\n")):
-        with writing(path.with_suffix(suffix)) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    publish("\n".join(lines) + "\n", RESULTS, f"serving_{name}_{datetime.date.today():%Y%m}", record)
 
 
 if __name__ == "__main__":

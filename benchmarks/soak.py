@@ -11,7 +11,6 @@ counted as dropped, or the median latency of the last third is 1.5 times that of
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from result_files import origin, publish
 
 MOST_GROWTH_MB, MOST_DRIFT = 20.0, 1.5
 EVERY_S = 2.0
@@ -113,7 +113,6 @@ def main(
 ) -> None:
     """Run, sample, judge."""
     from hasn_edge.errors import with_cures
-    from hasn_edge.files import writing
     from hasn_edge.hardware.host import describe_host
     from hasn_edge.live.launch import DemoOptions, open_live
     from hasn_edge.model.zoo import DEFAULT_MODEL
@@ -140,23 +139,15 @@ def main(
         snapshot = live.run().snapshot()
         findings = judged(sampling.samples, snapshot["frames"], snapshot["seconds"])
     machine = describe_host()
-    today = datetime.date.today()
     lines = [f"# Soak: {snapshot['seconds'] / 60:.1f} minutes of live video", ""]
     lines += [f"- {'good' if good else 'BAD'}: {text}" for text, good in findings]
     lines += [
         f"- {snapshot['engine']}, {width}x{height}, source {snapshot['source']}, "
         f"{snapshot['run']['fps_out']:.2f} frames a second; limited by {snapshot['limit']['text']}",
-        "- Machine: " + "; ".join(f"{key} {value}" for key, value in machine.items()) + ".",
-        f"- Printed by `python benchmarks/soak.py {' '.join(sys.argv[1:])}` on {today}.",
+        *(f"- {note}" for note in origin(machine=machine)),
     ]
-    text = "\n".join([*lines, ""])
-    click.echo(text)
-    if output is not None:
-        raw = {"samples": sampling.samples, "run": snapshot, "machine": machine}
-        with writing(output / f"soak_{today:%Y%m}.json") as path:
-            path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-        with writing(output / f"soak_{today:%Y%m}.md") as path:
-            path.write_text(text, encoding="utf-8")
+    raw = {"samples": sampling.samples, "run": snapshot, "machine": machine}
+    publish("\n".join([*lines, ""]), output, f"soak_{datetime.date.today():%Y%m}", raw)
     sys.exit(0 if all(good for _, good in findings) else 1)
 
 

@@ -10,8 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from hasn_edge.files import shipped_path, writing
-from hasn_edge.hardware.host import describe_host
+from result_files import machine_words, publish
+
+from hasn_edge.files import shipped_path
 
 
 def seconds(*args: str) -> float:
@@ -34,13 +35,9 @@ def main() -> None:
         for name, args in zip(("--help", "upscale a 60x60 image"), cases, strict=True):
             taken = [seconds(*args) for _ in range(options.runs)]
             lines.append(f"| `hasn-edge {name}` | {statistics.median(taken):.2f} | {max(taken):.2f} |")
-    machine = "; ".join(f"{key} {value}" for key, value in describe_host().items())
-    lines += ["", f"Whole processes, {options.runs} runs each, files in the page cache. Machine: {machine}."]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output is not None:
-        with writing(options.output / "startup_cpu.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    measured = f"Whole processes, {options.runs} runs each, files in the page cache"
+    lines += ["", f"{measured}. Machine: {machine_words()}."]
+    publish("\n".join(lines) + "\n", options.output, "startup_cpu")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import re
 import subprocess
@@ -22,6 +21,7 @@ from hasn_edge.images.codec import write_image
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.spec import ModelSpec
+from tests.support.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -104,9 +104,7 @@ def test_git_ignores_what_is_built():
 
 @pytest.mark.slow
 def test_the_layers_are_drawn_as_the_code_has_them():
-    spec = importlib.util.spec_from_file_location("make_images", ROOT / "docs" / "make_images.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("docs/make_images.py")
     drawn = (ROOT / "docs" / "images" / "layers.svg").read_text(encoding="utf-8")
     assert drawn == module.layers_svg(), "the packages changed; run: python docs/make_images.py"
     assert max(module.layers().values()) <= 12

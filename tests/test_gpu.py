@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +23,7 @@ from hasn_edge.pipeline.api import build, export
 from hasn_edge.runtime.open import open_session
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec
+from tests.support.scripts import load_script
 
 pytestmark = pytest.mark.gpu
 
@@ -189,11 +187,7 @@ def test_bench_on_the_gpu(cuda, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("graphs", [False, True])
 def test_the_gpu_benchmark_times_what_it_computes(cuda, x, expected, graphs):
-    folder = Path(__file__).parents[1] / "benchmarks"
-    spec = importlib.util.spec_from_file_location("gpu_case", folder / "gpu_case.py")
-    gpu_case = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_case"] = gpu_case
-    spec.loader.exec_module(gpu_case)
+    gpu_case = load_script("benchmarks/gpu_case.py")
     bench = gpu_case.Bench(device="cuda", seconds=0.0, runs=5, source=None)
     case = gpu_case.Case(label="eager", precision="fp32", graphs=graphs)
     with cuda.inference_mode():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import math
 import os
@@ -31,33 +30,25 @@ from hasn_edge.sidecar import KernelRecord, Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support import gpu_steps_fake
 from tests.support.samples import details_of
+from tests.support.scripts import load_script
 
 SPEC = ModelSpec(features=8, blocks=1)
 
 
-def load(name: str):
-    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def isolate():
-    return load("gpu_isolate")
+    return load_script("benchmarks/gpu_isolate.py")
 
 
 @pytest.fixture(scope="module")
 def steps(isolate):
-    load("gpu_case")
-    return load("gpu_steps")
+    load_script("benchmarks/gpu_case.py")
+    return load_script("benchmarks/gpu_steps.py")
 
 
 @pytest.fixture(scope="module")
 def gpu(steps):
-    return load("gpu")
+    return load_script("benchmarks/gpu.py")
 
 
 @pytest.fixture

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.scripts import load_script
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def tables():
-    module = load("paper_tables")
+    module = load_script("benchmarks/paper_tables.py")
     return module, [*module.counted_tables(), *module.other_tables()]
 
 
@@ -46,7 +38,7 @@ def test_quality_stands_beside_the_row_that_it_belongs_to(tables):
 
 
 def test_what_is_advised_follows_from_the_figures():
-    module = load("comparators")
+    module = load_script("benchmarks/comparators.py")
     rows = {
         "hasn-x4": {"cited": (32.17, 28.59), "moved": 1_500_000_000, "ms": 400.0, "parameters": 435_272},
         "small": {"cited": (32.20, 28.66), "moved": 370_000_000, "ms": 500.0, "parameters": 500_000},
@@ -62,5 +54,5 @@ def test_what_is_advised_follows_from_the_figures():
 
 def test_the_committed_page_is_that_of_the_committed_figures():
     store = FOLDER / "results" / "comparators_202611.json"
-    page = load("comparators").page(json.loads(store.read_text(encoding="utf-8")))
+    page = load_script("benchmarks/comparators.py").page(json.loads(store.read_text(encoding="utf-8")))
     assert store.with_suffix(".md").read_text(encoding="utf-8") == page

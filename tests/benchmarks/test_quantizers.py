@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import click
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "quantizers.py"
+from tests.support.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("quantizers", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quantizers"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/quantizers.py")
 
 
 def row(name: str, loss: float, run: str, *sets: str) -> dict[str, object]:
