@@ -157,7 +157,9 @@ def main(
     engines = list_engines(
         model or DEFAULT_MODEL, [artifact] if artifact else [], folder=Path("nowhere"), threads=threads
     )
-    name, session = open_first(engines, None, (height, width), lambda text, *cures: click.echo(text))
+    name, session = open_first(
+        engines, None, (height, width), lambda text, *cures, note=False: click.echo(text)
+    )
     with session:
         wall, cpu, figures = measure(session, (height, width), frames, rounds)
     overhead = ratio(wall, CASES[2], CASES[0]) - 1

@@ -133,7 +133,7 @@ def main(
         live = open_live(
             request,
             stack,
-            lambda text, *cures: click.echo(with_cures(text, map(str, cures)), err=True),
+            lambda text, *cures, note=False: click.echo(with_cures(text, map(str, cures)), err=True),
             (sampling,),
         )
         snapshot = live.run().snapshot()
