@@ -93,6 +93,8 @@ def command(
 
     asked = list(models or (() if artifacts else (chosen_model(None),)))
     named = distinct_names([*map(Path, asked), *artifacts])
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise InputError(f"{twice} is named twice; expected each model and file once: figures go by names")
     wanted = [*((model, None) for model in asked), *((None, path) for path in artifacts)]
     scores: dict[str, list[Scores]] = {}
     sets: list[EvalSet] = []

@@ -97,3 +97,14 @@ def test_networks_of_different_scale_have_no_common_set(files):
     )
     assert result.exit_code == 1
     assert "x2.safetensors is for x2, and net.safetensors for x4" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--model", "--artifact"])
+def test_what_is_named_twice_is_refused_before_it_is_scored(files, monkeypatch, option):
+    file = files / {"--model": "a/net.safetensors", "--artifact": "engines/net-fp32.onnx"}[option]
+    monkeypatch.chdir(file.parent)
+    result = run(option, file, option, file.name, "--data", f"P={files / 'photos'}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"Error: {file.name} is named twice; expected each model and file once: figures go by names\n"
+    )
