@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "hasn_edge"
 
 LAYERS = (
     {"errors", "interrupt", "optional", "progress", "spec"},
-    {"config", "files", "sidecar"},
+    {"config", "files", "queues", "sidecar"},
     {"artifact"},
     {"hardware"},
     {"images"},

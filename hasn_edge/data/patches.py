@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from hasn_edge.data.degrade import Degradation, degrade_patch
 from hasn_edge.data.shards import Shards
 from hasn_edge.errors import InputError, say
 from hasn_edge.images.arrays import UInt8
+from hasn_edge.queues import BoundedQueue
 
 T = TypeVar("T")
 
@@ -205,38 +205,27 @@ class Prefetcher(Generic[T]):
     """Cuts the next batches out in a background thread while the network works on this one."""
 
     def __init__(self, batches: Iterator[T], *, depth: int = 4) -> None:
-        self._queue: queue.Queue[T | BaseException | None] = queue.Queue(depth)
-        self._stop = threading.Event()
+        self._ready: BoundedQueue[T] = BoundedQueue(depth)
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fill, args=(batches,), name="patches", daemon=True)
         self._thread.start()
 
     def _fill(self, batches: Iterator[T]) -> None:
-        item: T | BaseException | None = None
         try:
             for item in batches:
-                if not self._put(item):
+                if not self._ready.put(item):
                     return
-            item = None
         except BaseException as exc:
-            item = exc
-        self._put(item)
-
-    def _put(self, item: T | BaseException | None) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+            self._error = exc
+        finally:
+            self._ready.finish()
 
     def __iter__(self) -> Iterator[T]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        yield from self._ready
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Stop the thread and wait for it."""
-        self._stop.set()
+        self._ready.close()
         self._thread.join()

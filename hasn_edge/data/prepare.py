@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.images.codec import read_image_size
 from hasn_edge.progress import Progress, Step, ignore
+from hasn_edge.queues import take_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,8 @@ def prepare(
     made = pixels = reused = 0
     writer = ShardWriter(output, scale)
     with writer:
-        jobs = ((pair, lambda pair=pair: _load(pair, scale, downscale, before)) for pair in usable)
-        for number, (pair, done) in enumerate(_run_in_order(jobs, workers or compute_cores()), 1):
+        load = partial(_load, scale=scale, downscale=downscale, before=before)
+        for number, (pair, done) in enumerate(_load_all(usable, load, workers or compute_cores()), 1):
             if isinstance(done, Problem):
                 skipped.append(done)
             elif done.digest in seen:
@@ -265,17 +267,11 @@ def _load(pair: TrainingPair, scale: int, downscale: int, before: _Before) -> _D
     return _Done(lr=lr, hr=hr, digest=digest.digest(), reused=known is not None)
 
 
-def _run_in_order(
-    jobs: Iterable[tuple[TrainingPair, Callable[[], _Done | Problem]]], workers: int
+def _load_all(
+    pairs: Iterable[TrainingPair], load: Callable[[TrainingPair], _Done | Problem], workers: int
 ) -> Iterator[tuple[TrainingPair, _Done | Problem]]:
-    """Run jobs in threads and yield their results in order, never holding more than a few."""
+    """Load pairs in threads and yield them in order, never holding more than a few."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[TrainingPair, Future[_Done | Problem]]] = deque()
-        for pair, job in jobs:
-            waiting.append((pair, pool.submit(job)))
-            if len(waiting) > workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+        begun = ((pair, pool.submit(load, pair)) for pair in pairs)
+        for pair, future in take_ahead(begun, workers):
+            yield pair, future.result()

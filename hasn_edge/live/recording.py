@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from hasn_edge.images.arrays import UInt8
 from hasn_edge.live.frame import UpscaledFrame
 from hasn_edge.live.stats import Stats
-from hasn_edge.video.queues import Closed, StageQueue
+from hasn_edge.queues import StageQueue
 
 
 class FrameWriter(Protocol):
@@ -38,12 +38,7 @@ def record(frames: StageQueue[UpscaledFrame], open_writer: OpenWriter, stats: St
     with ExitStack() as stack:
         writer: FrameWriter | None = None
         first = last = 0.0
-        while True:
-            try:
-                shown = frames.get()
-            except Closed:
-                break
-            assert shown is not None
+        for shown in frames:
             frame = shown.frame
             time_s = frame.captured if frame.time_s is None or stats.live else frame.time_s
             with stats.busy("record"):

@@ -19,8 +19,8 @@ from hasn_edge.live.self_test import measure_quality, self_test_size, shrink_for
 from hasn_edge.live.sources.frame_source import FrameSource
 from hasn_edge.live.stats import SOURCE, Stats
 from hasn_edge.live.views.live_view import View
+from hasn_edge.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 from hasn_edge.runtime.session import Pending
-from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 from hasn_edge.video.runner import Runner
 
 
@@ -220,9 +220,7 @@ class Stages:
 
     def present(self) -> None:
         """Make images of results, judge them in a self-test, and give them to the views."""
-        while True:
-            task = self._computed.get()
-            assert task is not None
+        for task in self._computed:
             self.at["present"], self._held["present"] = task.frame.index, 1
             received = time.monotonic()
             with self._stats.busy("present"):

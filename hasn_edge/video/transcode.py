@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, OutputError, counted
 from hasn_edge.images.arrays import Pixels
 from hasn_edge.progress import Progress, Step, ignore
-from hasn_edge.runtime.session import Pending
+from hasn_edge.queues import BoundedQueue, take_ahead
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.video.decode import DecodedStep, Decoder
 from hasn_edge.video.encode import Encoder, Format, open_encoder
 from hasn_edge.video.formats import MUXERS, PIPE, check_container
-from hasn_edge.video.queues import BoundedQueue, Closed
 from hasn_edge.video.runner import Runner
 from hasn_edge.video.tracks import TRAVELLING, Audio, first_packets, holds
-
-T = TypeVar("T")
 
 _WAITING = 2  # images between two stages: enough to even them out, and few, because they are large
 _LARGE = 1 << 23
@@ -203,7 +198,7 @@ def transcode(decoder: Decoder, runner: Runner, encoder: Encoder, progress: Prog
 
     def write() -> None:
         try:
-            for step, y in _take_all(computed):
+            for step, y in computed:
                 for packet in step.packets:
                     encoder.copy(packet)
                 if step.image is not None:
@@ -218,7 +213,7 @@ def transcode(decoder: Decoder, runner: Runner, encoder: Encoder, progress: Prog
         reading, writing = threads.submit(read), threads.submit(write)
         try:
             first: Pixels | None = None
-            results = _compute(_take_all(decoded), runner)
+            results = _compute(decoded, runner)
             for count, (step, y) in enumerate(results, start=1):
                 if not computed.put((step, y)):
                     break  # the writer failed; its error comes below
@@ -238,27 +233,12 @@ def transcode(decoder: Decoder, runner: Runner, encoder: Encoder, progress: Prog
 
 def _compute(steps: Iterable[tuple[DecodedStep, Any]], runner: Runner) -> Iterator[tuple[DecodedStep, Any]]:
     """Yield every step with its result, in order; as many are under way as the session computes at a time."""
-    under_way: deque[tuple[DecodedStep, Pending[Any] | None]] = deque()
+    begun = ((step, None if x is None else runner.submit(x)) for step, x in steps)
     try:
-        for step, x in steps:
-            under_way.append((step, None if x is None else runner.submit(x)))
-            if len(under_way) >= runner.in_flight:
-                step, pending = under_way.popleft()
-                yield step, None if pending is None else pending.result()
-        while under_way:
-            step, pending = under_way.popleft()
+        for step, pending in take_ahead(begun, runner.in_flight - 1):
             yield step, None if pending is None else pending.result()
     except MemoryError as exc:
         raise InputError("not enough memory for images of this size; make the video smaller first") from exc
-
-
-def _take_all(queue: BoundedQueue[T]) -> Iterator[T]:
-    """Take from a queue until nothing comes any more."""
-    with suppress(Closed):
-        while True:
-            item = queue.get()
-            assert item is not None
-            yield item
 
 
 def _describe_tiles(upscaler: Upscaler, image: Pixels) -> list[str]:

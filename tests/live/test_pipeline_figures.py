@@ -13,7 +13,7 @@ from hasn_edge.errors import StageError
 from hasn_edge.images.metrics import psnr_y
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.sources.frame_source import PatternSource
-from hasn_edge.video.queues import LatestOnly
+from hasn_edge.queues import LatestOnly
 from tests.support.fake_session import FakeSession
 from tests.support.live_rig import (
     SIZE,

@@ -10,7 +10,7 @@ from hasn_edge.errors import Cure, HasnEdgeError, SourceError, say
 from hasn_edge.live.frame import Frame
 from hasn_edge.live.notices import trouble, words_of
 from hasn_edge.live.sources.frame_source import FrameSource
-from hasn_edge.video.queues import BoundedQueue, Closed, LatestOnly, StageQueue
+from hasn_edge.queues import BoundedQueue, Closed, LatestOnly, StageQueue
 
 OPEN_S = 10.0
 """How long opening may take."""

@@ -1,4 +1,4 @@
-"""How stages hand frames to each other: the newest one for cameras, every one in order for files."""
+"""How threads hand items to each other: the newest one, as of cameras, or every one in order, as of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -55,6 +57,14 @@ class StageQueue(ABC, Generic[T]):
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def __iter__(self) -> Iterator[T]:
+        """Take every item until nothing comes any more."""
+        with suppress(Closed):
+            while True:
+                item = self.get()
+                assert item is not None
+                yield item
 
     def finish(self) -> None:
         """Say that nothing more will be put; what is here can still be taken."""
@@ -114,3 +124,17 @@ class BoundedQueue(StageQueue[T]):
             self._items.append(item)
             self._changed.notify_all()
             return True
+
+
+def take_ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """Yield items in order, each when ``count`` later ones are taken already, or there are no more.
+
+    So much work is under way where taking an item begins it.
+    """
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
