@@ -41,13 +41,24 @@ class Report:
     """What a preparation did."""
 
     shards: Shards
-    images: int
-    hr_megapixels: float
-    made_lr: int
-    """How many LR images were made; the others were read."""
     skipped: tuple[Problem, ...]
-    reused: int = 0
+    reused: int
     """How many HR images came from data that was prepared before, without decoding them again."""
+
+    @property
+    def images(self) -> int:
+        """How many pairs there are."""
+        return len(self.shards)
+
+    @property
+    def hr_megapixels(self) -> float:
+        """Pixels of all HR images, in millions."""
+        return sum(each.height * each.width for each in self.shards.entries) * self.shards.scale**2 / 1e6
+
+    @property
+    def made_lr(self) -> int:
+        """How many LR images were made; the others were read."""
+        return sum(each.lr_source is None for each in self.shards.entries)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +66,7 @@ class _Done:
     lr: UInt8
     hr: UInt8
     digest: bytes
-    reused: bool = False
+    reused: bool
 
 
 def prepare(
@@ -100,18 +111,9 @@ def prepare(
     usable = [pair for pair, problem in checked if problem is None]
     before = _Before(_prepared_folders(output, known), downscale)
     if (same := before.whole(output, usable, scale)) is not None and not skipped:
-        megapixels = sum(each.height * each.width for each in same.entries) * scale**2 / 1e6
-        made = sum(pair.lr is None for pair in usable)
-        return Report(
-            shards=same,
-            images=len(same),
-            hr_megapixels=megapixels,
-            made_lr=made,
-            skipped=(),
-            reused=len(same),
-        )
+        return Report(shards=same, skipped=(), reused=len(same))
     seen: dict[bytes, str] = {}
-    made = pixels = reused = 0
+    reused = 0
     writer = ShardWriter(output, scale)
     with writer:
         load = partial(_load, scale=scale, downscale=downscale, before=before)
@@ -127,21 +129,12 @@ def prepare(
                     pair.name, done.lr, done.hr, source=source_of(pair.hr), lr_source=source_of(pair.lr)
                 )
                 reused += done.reused
-                made += pair.lr is None
-                pixels += done.hr.shape[0] * done.hr.shape[1]
             progress(Step(pair.name, number, len(usable)))
         _refuse(skipped, len(pairs), skip_bad)
         if not seen:
             raise InputError(f"no image of {len(pairs)} is usable; first: {skipped[0]}")
     shards = writer.publish({"downscale": downscale, "roots": [str(root) for root in roots]})
-    return Report(
-        shards=shards,
-        images=len(shards),
-        hr_megapixels=pixels / 1e6,
-        made_lr=made,
-        skipped=tuple(skipped),
-        reused=reused,
-    )
+    return Report(shards=shards, skipped=tuple(skipped), reused=reused)
 
 
 class _Before:
