@@ -86,13 +86,11 @@ def open_encoder(path: Path, wanted: Format) -> Iterator[Encoder]:
     check_container(path)
     check_output_size(path, wanted.size)
     try_encoder(path, wanted)
-    encoder_name = find_encoder(wanted.codec, path)
-    options = quality_options(encoder_name, wanted.quality)
     place: AbstractContextManager[Path | BinaryIO] = writing(path)
     if path == PIPE:
         place = nullcontext(sys.stdout.buffer)
     with place as temporary:
-        encoder = Encoder(temporary, path, wanted, encoder_name, options)
+        encoder = Encoder(temporary, path, wanted)
         try:
             yield encoder
             encoder.finish()
@@ -118,16 +116,14 @@ def try_encoder(path: Path, wanted: Format) -> None:
         MissingDependencyError: PyAV is not installed.
     """
     check_container(path)
-    name = find_encoder(wanted.codec, path)
     height, width = (side + of % 2 for side, of in zip(_TRIED, wanted.size, strict=True))
-    small = replace(wanted, size=(height, width))
-    trial = Encoder(io.BytesIO(), path, small, name, quality_options(name, wanted.quality))
+    trial = Encoder(io.BytesIO(), path, replace(wanted, size=(height, width)))
     try:
-        trial.write_blank()
+        trial.write(np.full((height, width, 3), 128, np.uint8), pts=0)
         trial.finish()
     except OutputError as exc:
         trial.abort()
-        raise _cannot_hold(path, name) from exc
+        raise _cannot_hold(path, trial.name) from exc
 
 
 class Encoder:
@@ -136,19 +132,13 @@ class Encoder:
     Made by :func:`open_encoder`. Not thread-safe; it may be made in one thread and used in another.
     """
 
-    def __init__(
-        self,
-        target: Path | BinaryIO,
-        path: Path,
-        wanted: Format,
-        encoder_name: str,
-        options: dict[str, str],
-    ) -> None:
+    def __init__(self, target: Path | BinaryIO, path: Path, wanted: Format) -> None:
         self._av: Any = require("av", extra="video", needed_for="Writing video files")
         self._path = path
         self._wanted = wanted
-        self.name = encoder_name
+        self.name = find_encoder(wanted.codec, path)
         """FFmpeg's name of the encoder."""
+        options = quality_options(self.name, wanted.quality)
         self.notes: list[str] = []
         """What a user should know of how the file is written."""
         self._last_dts: int | None = None
@@ -183,9 +173,9 @@ class Encoder:
             container_options=timescale,
         )
         try:
-            self._stream = self._container.add_stream(encoder_name, rate=wanted.rate)
+            self._stream = self._container.add_stream(self.name, rate=wanted.rate)
         except (ValueError, self._av.error.FFmpegError) as exc:
-            raise _cannot_hold(path, encoder_name) from exc
+            raise _cannot_hold(path, self.name) from exc
         if suffix in (".mp4", ".mov") and self._stream.codec_context.codec.canonical_name == "hevc":
             self._stream.codec_context.codec_tag = "hvc1"  # Apple's players know no other
         self._open(options)
@@ -240,16 +230,6 @@ class Encoder:
         self._end = pts + duration
         if duration:
             self._durations[pts] = duration
-        self._encode(frame)
-
-    def write_blank(self) -> None:
-        """Encode one gray image at time 0.
-
-        Raises:
-            OutputError: as :meth:`write`.
-        """
-        frame = self._convert(np.full((*self._wanted.size, 3), 128, np.uint8))
-        frame.pts, frame.time_base = 0, self._wanted.time_base
         self._encode(frame)
 
     def copy(self, packet: Packet) -> None:

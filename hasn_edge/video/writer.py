@@ -27,15 +27,12 @@ def check_writer(path: Path, *, codec: str | None = None, quality: float | None 
         OutputError: the encoder does not start.
         MissingDependencyError: PyAV is not installed.
     """
-    wanted = Format(
-        size=(2, 2),
-        time_base=_TIME_BASE,
-        rate=Fraction(30),
-        colour=Colour.rgb(),
-        codec=codec,
-        quality=quality,
-    )
-    try_encoder(path, wanted)
+    try_encoder(path, _format((2, 2), Fraction(30), codec, quality))
+
+
+def _format(size: tuple[int, int], rate: Fraction, codec: str | None, quality: float | None) -> Format:
+    colour = Colour.rgb()
+    return Format(size=size, time_base=_TIME_BASE, rate=rate, colour=colour, codec=codec, quality=quality)
 
 
 class _Empty(Exception):  # noqa: N818 - an end without a file, not an error
@@ -78,17 +75,7 @@ class VideoWriter:
         if not 0.001 <= fps <= 1000:
             raise InputError(f"cannot write {self.path}: {fps} images per second; expected 0.001 to 1000")
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._context = open_encoder(
-            self.path,
-            Format(
-                size=size,
-                time_base=_TIME_BASE,
-                rate=self._rate,
-                colour=Colour.rgb(),
-                codec=codec,
-                quality=quality,
-            ),
-        )
+        self._context = open_encoder(self.path, _format(size, self._rate, codec, quality))
         self._encoder: Encoder | None = None
         self._begin_s: float | None = None
         self._last = -1
