@@ -179,8 +179,8 @@ def bicubic_baseline(scale: int) -> Callable[[Float32], Float32]:
     return run
 
 
-def linear_baseline(eval_set: EvalSet, side: int = 5) -> Callable[[Float32], Float32]:
-    """Return the best linear upsampler of ``side`` x ``side`` LR pixels for the images of a set.
+def linear_baseline(eval_set: EvalSet) -> Callable[[Float32], Float32]:
+    """Return the best linear upsampler of 5 x 5 LR pixels for the images of a set.
 
     Least squares over all pixels and colours, one filter for each of the ``scale`` x ``scale`` places; fitted
     to the very images, so that no fixed filter of this size has a smaller squared error on them. It is what a
@@ -188,15 +188,14 @@ def linear_baseline(eval_set: EvalSet, side: int = 5) -> Callable[[Float32], Flo
 
     Args:
         eval_set: Pairs.
-        side: Odd.
 
     Returns:
         As :func:`bicubic_baseline`, not rounded.
     """
-    scale, taps = eval_set.scale, side * side + 1
+    scale, side, edge = eval_set.scale, 5, 2
+    taps = side * side + 1
 
     def patches(x_NCHW: Float32) -> Float64:
-        edge = side // 2
         padded = np.pad(x_NCHW[0], ((0, 0), (edge, edge), (edge, edge)), mode="edge").astype(np.float64)
         windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
         rows = windows.reshape(-1, side * side)

@@ -54,14 +54,13 @@ def possible_cameras() -> list[str]:
     return [*cameras(), *(["csi:0"] if is_jetson() else [])]
 
 
-def open_camera(device: str, size: tuple[int, int] | None = None, fps: float | None = None) -> CaptureSource:
+def open_camera(device: str, size: tuple[int, int] | None = None) -> CaptureSource:
     """Open a USB or other V4L2 camera.
 
     Args:
         device: As :func:`camera_device` returns it: ``"/dev/video0"``, or its number as text where there are
             no such files (macOS, Windows).
         size: (height, width) to ask for; the camera chooses the nearest that it has.
-        fps: Frames a second to ask for.
 
     Raises:
         SourceError: no such device, no permission, or it cannot be opened.
@@ -86,8 +85,6 @@ def open_camera(device: str, size: tuple[int, int] | None = None, fps: float | N
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[1])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[0])
-    if fps is not None:
-        capture.set(cv2.CAP_PROP_FPS, fps)
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     lost = "no image came; it may have been unplugged"
     return CaptureSource(capture, name, live=True, timed=False, lost=lost)
@@ -128,7 +125,7 @@ def covering(size: tuple[int, int], shape: tuple[int, int] = CSI_SHAPE) -> tuple
     return height * times, width * times
 
 
-def csi_pipeline(sensor: int, size: tuple[int, int], fps: float, *, flip: int = 0) -> str:
+def csi_pipeline(sensor: int, size: tuple[int, int], *, flip: int = 0) -> str:
     """Return the GStreamer pipeline of a Jetson's CSI camera, as ``cv2.VideoCapture`` takes it.
 
     The Jetson's image engine (VIC) scales, the frame leaves its memory once, and only the newest is kept.
@@ -137,14 +134,13 @@ def csi_pipeline(sensor: int, size: tuple[int, int], fps: float, *, flip: int = 
     Args:
         sensor: Number of the sensor.
         size: (height, width) in pixels that the frame covers.
-        fps: Frames a second.
         flip: ``nvvidconv``'s flip-method; 2 turns a camera that is mounted upside down, odd ones lay the
             image on its side.
     """
     size = covering(size, CSI_SHAPE[::-1] if flip % 2 else CSI_SHAPE)
     return (
         f"nvarguscamerasrc sensor-id={sensor} ! "
-        f"video/x-raw(memory:NVMM),format=NV12,framerate={round(fps)}/1 ! "
+        f"video/x-raw(memory:NVMM),format=NV12,framerate=30/1 ! "
         f"nvvidconv flip-method={flip} ! "
         f"video/x-raw,format=BGRx,width={size[1]},height={size[0]} ! "
         "videoconvert ! video/x-raw,format=BGR ! "
@@ -152,7 +148,7 @@ def csi_pipeline(sensor: int, size: tuple[int, int], fps: float, *, flip: int = 
     )
 
 
-def open_csi(sensor: int, size: tuple[int, int], fps: float = 30.0, *, flip: int = 0) -> CaptureSource:
+def open_csi(sensor: int, size: tuple[int, int], *, flip: int = 0) -> CaptureSource:
     """Open a Jetson's CSI camera.
 
     Raises:
@@ -171,7 +167,7 @@ def open_csi(sensor: int, size: tuple[int, int], fps: float = 30.0, *, flip: int
             ),
             say("use a USB camera"),
         )
-    capture = cv2.VideoCapture(csi_pipeline(sensor, size, fps, flip=flip), cv2.CAP_GSTREAMER)
+    capture = cv2.VideoCapture(csi_pipeline(sensor, size, flip=flip), cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         raise SourceError(
             f"{name}: the camera does not answer",

@@ -28,7 +28,6 @@ def open_source(
     text: str,
     size: tuple[int, int] | None = None,
     *,
-    fps: float | None = None,
     open_s: float = OPEN_S,
     stall_s: float = STALL_S,
 ) -> FrameSource:
@@ -38,7 +37,6 @@ def open_source(
         text: ``0``, ``/dev/video0``, ``csi:0``, ``csi:0?flip=2``, ``rtsp://...``, ``http://...``, a path, or
             ``pattern``.
         size: (height, width) to ask a camera for, and of the test pattern; others deliver their own.
-        fps: Frames a second to ask for, likewise.
         open_s: How long a camera or stream may take to open.
         stall_s: Without a frame for so long, a camera or stream counts as lost.
 
@@ -53,14 +51,14 @@ def open_source(
     remote = partial(Remote, open_s=open_s, stall_s=stall_s)
     scheme, separator, _ = text.partition("://")
     if text == "pattern":
-        return PatternSource(size or DEFAULT_SIZE, fps=fps or 30.0)
+        return PatternSource(size or DEFAULT_SIZE)
     if separator:
         if scheme.lower() not in STREAMS or not urlsplit(text).hostname:
             raise InputError(f"{display_name(text)}: no such kind of source; expected {_KINDS}")
         name = display_name(text)
         return remote(lambda: open_stream(text, name, open_s=open_s, read_s=stall_s), name)
     if _is_camera(text):
-        name, opened = _camera(text, size, fps)
+        name, opened = _camera(text, size)
         return remote(opened, name, cure=_CHECK)
     if not text:
         raise InputError(f"the source is empty; expected {_KINDS}")
@@ -80,7 +78,6 @@ def _is_camera(text: str) -> bool:
 def first_camera(
     size: tuple[int, int] | None = None,
     *,
-    fps: float | None = None,
     probe_s: float = PROBE_S,
     stall_s: float = STALL_S,
 ) -> FrameSource | None:
@@ -88,7 +85,6 @@ def first_camera(
 
     Args:
         size: (height, width) to ask for.
-        fps: Frames a second to ask for.
         probe_s: How long each device may take to give an image.
         stall_s: Without a frame for so long, the camera counts as lost.
 
@@ -99,7 +95,7 @@ def first_camera(
     cures: list[Cure] = []
     known = possible_cameras()
     for device in known:
-        name, first = _camera(device, size, fps)
+        name, first = _camera(device, size)
 
         def opened(device: str = device, first: Callable[[], FrameSource] = first) -> FrameSource:
             try:
@@ -108,7 +104,7 @@ def first_camera(
                 # Plugged in again, it may have come back under another number.
                 for other in possible_cameras():
                     if other not in known:
-                        return _camera(other, size, fps)[1]()
+                        return _camera(other, size)[1]()
                 raise
 
         try:
@@ -121,9 +117,7 @@ def first_camera(
     return None
 
 
-def _camera(
-    text: str, size: tuple[int, int] | None, fps: float | None
-) -> tuple[str, Callable[[], CaptureSource]]:
+def _camera(text: str, size: tuple[int, int] | None) -> tuple[str, Callable[[], CaptureSource]]:
     """Return a camera's name and what opens it, and waits for its first image."""
     if text.startswith("csi:"):
         csi = re.fullmatch(r"csi:([0-9])(?:\?flip=([0-7]))?", text)
@@ -133,11 +127,11 @@ def _camera(
                 "that is mounted upside down; flip is 0 to 7, nvvidconv's flip-method"
             )
         sensor, flip = int(csi[1]), int(csi[2] or 0)
-        opens = partial(open_csi, sensor, size or (720, 1280), fps or 30.0, flip=flip)
+        opens = partial(open_csi, sensor, size or (720, 1280), flip=flip)
         return f"csi:{sensor}", partial(giving, opens)
     device = camera_device(text)
     name = f"camera {device}" if device.isdecimal() else device
-    return name, partial(giving, partial(open_camera, device, size, fps))
+    return name, partial(giving, partial(open_camera, device, size))
 
 
 def display_name(url: str) -> str:

@@ -57,13 +57,12 @@ def test_closing_during_a_read_lets_the_read_release(fake_opencv, tmp_path):
 
 def test_a_camera_is_asked_for_little_and_the_newest(fake_opencv, tmp_path):
     device = str(tmp_path / "video0")
-    open_camera(device, (180, 320), 60)
+    open_camera(device, (180, 320))
     assert fake_opencv.opened[0].options == ("CAP_V4L2",)
     settings = dict(fake_opencv.opened[0].settings)
     assert settings == {
         "CAP_PROP_FRAME_WIDTH": 320,
         "CAP_PROP_FRAME_HEIGHT": 180,
-        "CAP_PROP_FPS": 60,
         "CAP_PROP_BUFFERSIZE": 1,
     }
     open_camera(device, (720, 1280))
@@ -208,12 +207,12 @@ def test_csi_without_gstreamer_tells_the_cure(fake_opencv):
 
 def test_csi_with_gstreamer(fake_opencv):
     fake_opencv.backends.add("GSTREAMER")
-    with open_source("csi:1", (180, 320), fps=60) as source:
+    with open_source("csi:1", (180, 320)) as source:
         assert source.name == "csi:1"
         assert source.read().pixels[0, 0].tolist() == [255, 0, 0]
     opened = fake_opencv.opened[0]
     assert opened.options == ("CAP_GSTREAMER",)
-    assert opened.target == csi_pipeline(1, (180, 320), 60)
+    assert opened.target == csi_pipeline(1, (180, 320))
 
 
 def test_csi_camera_upside_down(fake_opencv):
@@ -224,7 +223,7 @@ def test_csi_camera_upside_down(fake_opencv):
 
 def test_csi_camera_that_does_not_answer(fake_opencv):
     fake_opencv.backends.add("GSTREAMER")
-    fake_opencv.refused.add(csi_pipeline(0, (720, 1280), 30))
+    fake_opencv.refused.add(csi_pipeline(0, (720, 1280)))
     with pytest.raises(SourceError, match="nvargus-daemon"):
         open_source("csi:0")
 
@@ -247,7 +246,7 @@ def test_a_jetson_whose_only_camera_is_a_csi_sensor(fake_opencv, tmp_path, monke
 
 
 def test_csi_pipeline_scales_before_the_frame_leaves_and_keeps_only_the_newest():
-    elements = [element.strip() for element in csi_pipeline(0, (180, 320), 29.97, flip=2).split("!")]
+    elements = [element.strip() for element in csi_pipeline(0, (180, 320), flip=2).split("!")]
     assert elements == [
         "nvarguscamerasrc sensor-id=0",
         "video/x-raw(memory:NVMM),format=NV12,framerate=30/1",
@@ -272,7 +271,7 @@ def test_csi_pipeline_scales_before_the_frame_leaves_and_keeps_only_the_newest()
 )
 def test_csi_images_keep_the_sensors_shape(size, flip, covered):
     """What is wanted of them is cut out afterwards, as with every other source."""
-    assert f"width={covered[1]},height={covered[0]} " in csi_pipeline(0, size, 30, flip=flip)
+    assert f"width={covered[1]},height={covered[0]} " in csi_pipeline(0, size, flip=flip)
 
 
 def test_the_smallest_size_of_a_shape_is_taken():
