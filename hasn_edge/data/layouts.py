@@ -19,9 +19,9 @@ import numpy as np
 
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, say
-from hasn_edge.images.arrays import UInt8, enlarge_window, middle_window, to_rgb, to_uint8
-from hasn_edge.images.codec import read_image, read_image_size
-from hasn_edge.images.listing import SUFFIXES, find_images
+from hasn_edge.images.arrays import UInt8, enlarge_window, middle_window
+from hasn_edge.images.codec import read_image_size, read_rgb8
+from hasn_edge.images.listing import find_images, has_suffix
 from hasn_edge.images.metrics import psnr_rgb
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def image_folders(root: Path) -> list[NamedImages]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if any(_is_image(name) for name in files):
+        if any(map(has_suffix, files)):
             path = Path(parent)
             found.append(read_name(path, path.relative_to(root).parts))
     return sorted(found, key=lambda each: each.path)
@@ -363,8 +363,7 @@ def _ratio(small: tuple[int, int], large: tuple[int, int]) -> int | None:
 
 def _alike(small: Path, large: Path, ratio: int) -> bool:
     try:
-        lr, hr = (to_uint8(to_rgb(read_image(path))) for path in (small, large))
-        return show_the_same(lr, hr, ratio)
+        return show_the_same(read_rgb8(small), read_rgb8(large), ratio)
     except InputError:
         return False
 
@@ -374,7 +373,3 @@ def show_the_same(lr: UInt8, hr: UInt8, scale: int) -> bool:
     window = middle_window(lr.shape, (_PROBE, _PROBE))
     shrunk = imresize(hr[enlarge_window(window, scale)], scale=1 / scale)
     return psnr_rgb(np.ascontiguousarray(lr[window]), shrunk) > _ALIKE
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES

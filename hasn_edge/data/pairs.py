@@ -23,8 +23,8 @@ from hasn_edge.data.layouts import (
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError, say
 from hasn_edge.files import file_sha256, shipped_path
-from hasn_edge.images.arrays import Float32, Float64, UInt8, from_tensor, to_rgb, to_tensor, to_uint8
-from hasn_edge.images.codec import read_image, read_image_size
+from hasn_edge.images.arrays import Float32, Float64, UInt8, from_tensor, to_tensor
+from hasn_edge.images.codec import read_image_size, read_rgb8
 from hasn_edge.images.listing import find_images
 from hasn_edge.images.metrics import SSIM_WINDOW
 
@@ -217,11 +217,6 @@ def linear_baseline(eval_set: EvalSet) -> Callable[[Float32], Float32]:
         return np.ascontiguousarray(y, dtype=np.float32)
 
     return run
-
-
-def read_rgb8(path: Path) -> UInt8:
-    """Read an image as ``(H, W, 3)`` uint8 RGB, whatever its file holds."""
-    return to_uint8(to_rgb(read_image(path)))
 
 
 def cut_to_multiple(pixels: UInt8, step: int) -> UInt8:

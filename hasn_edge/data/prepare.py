@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from hasn_edge.data.layouts import TrainingPair, find_pairs, show_the_same
-from hasn_edge.data.pairs import cut_to_multiple, read_rgb8
+from hasn_edge.data.pairs import cut_to_multiple
 from hasn_edge.data.resize import imresize
 from hasn_edge.data.shards import INDEX, Shards, ShardWriter
 from hasn_edge.errors import InputError, say, use
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import UInt8
-from hasn_edge.images.codec import read_image_size
+from hasn_edge.images.codec import read_image_size, read_rgb8
 from hasn_edge.progress import Progress, Step, ignore
 from hasn_edge.queues import take_ahead
 

@@ -20,7 +20,7 @@ import numpy as np
 from hasn_edge.errors import InputError
 from hasn_edge.files import writing
 from hasn_edge.images import check
-from hasn_edge.images.arrays import Float32, Pixels, check_pixels, to_uint8
+from hasn_edge.images.arrays import Float32, Pixels, UInt8, check_pixels, to_rgb, to_uint8
 from hasn_edge.images.listing import SUFFIXES, usual_suffix
 from hasn_edge.images.metadata import ImageMetadata, add_tiff_tags, embed
 from hasn_edge.images.pillow import (
@@ -85,6 +85,11 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
     with _name_errors(path):
         data = path.read_bytes()
         return decode(data, check.read_header(io.BytesIO(data)))
+
+
+def read_rgb8(path: str | os.PathLike[str]) -> UInt8:
+    """Read an image as :func:`read_image` does, as ``(H, W, 3)`` uint8 RGB whatever its file holds."""
+    return to_uint8(to_rgb(read_image(path)))
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -13,22 +13,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", "
 
 OTHER_SUFFIXES = (
     *(".avif", ".avifs", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".apng", ".tga", ".exr"),
-    *(
-        ".hdr",
-        ".dds",
-        ".ico",
-        ".icns",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pam",
-        ".qoi",
-        ".pcx",
-        ".psd",
-        ".svg",
-    ),
-    *(".eps", ".pdf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
+    *(".hdr", ".dds", ".ico", ".icns", ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".qoi", ".pcx", ".psd"),
+    *(".svg", ".eps", ".pdf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
 )
 """Endings of other images, in lower case. None can be written, and no folder is meant by such a name."""
 
@@ -90,7 +76,7 @@ def files_left_out(paths: Iterable[str | os.PathLike[str]], *, also: tuple[str, 
         for file in inside
         if file.is_file()
         and not file.name.startswith(".")
-        and not _has_suffix(file.name, (*SUFFIXES, *also))
+        and not has_suffix(file.name, (*SUFFIXES, *also))
         and file.resolve() not in given
     ]
 
@@ -129,12 +115,13 @@ def folders_inside(
                 folders.clear()
                 continue
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            if inside not in known and any(_has_suffix(name, (*SUFFIXES, *also)) for name in names):
+            if inside not in known and any(has_suffix(name, (*SUFFIXES, *also)) for name in names):
                 found.setdefault(inside, Path(parent))
     return list(found.values())
 
 
-def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+def has_suffix(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    """Return whether a file is taken from a folder by its name: not hidden, with one of these endings."""
     # Hidden files include the "._name.jpg" that macOS leaves on shared drives: not images.
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
@@ -146,5 +133,5 @@ def _walk(folder: Path, suffixes: tuple[str, ...], *, recursive: bool) -> Iterat
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in names:
-            if _has_suffix(name, suffixes):
+            if has_suffix(name, suffixes):
                 yield Path(parent, name)

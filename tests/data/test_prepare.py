@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from hasn_edge.data import pairs
 from hasn_edge.data import prepare as preparation
 from hasn_edge.data.prepare import prepare
 from hasn_edge.data.resize import imresize
 from hasn_edge.errors import InputError
 from hasn_edge.images.arrays import to_rgb
-from hasn_edge.images.codec import read_image, write_image
+from hasn_edge.images.codec import read_image, read_rgb8, write_image
 from hasn_edge.progress import Step
 
 
@@ -156,7 +155,7 @@ def test_what_is_there_is_not_prepared_twice(tmp_path, monkeypatch):
 
     def read(path):
         decoded.append(path.name)
-        return pairs.read_rgb8(path)
+        return read_rgb8(path)
 
     monkeypatch.setattr(preparation, "read_rgb8", read)
     first = prepare([tmp_path / "in"], tmp_path / "x4", min_side=60, workers=1)
