@@ -13,7 +13,7 @@ from hasn_edge.errors import Cure, MissingDependencyError, OutputError, SourceEr
 from hasn_edge.files import require_writable
 from hasn_edge.live.engines import find_engine, list_engines, open_first
 from hasn_edge.live.fit import describe_misfit, keep_shape, square_pixels
-from hasn_edge.live.notices import Tell, words_of
+from hasn_edge.live.notices import Tell
 from hasn_edge.live.pipeline import Live
 from hasn_edge.live.recording import FrameWriter
 from hasn_edge.live.self_test import self_test_size
@@ -178,9 +178,8 @@ def _views(options: DemoOptions, tell: Tell) -> list[View]:
         try:
             view = _OPEN[name](options, tell)
         except (UnsupportedError, MissingDependencyError) as exc:
-            reason, found = words_of(exc)
-            reasons.append(reason)
-            cures += [cure for cure in found if cure != IN_THE_BROWSER]
+            reasons.append(exc.message)
+            cures += [cure for cure in exc.cures if cure != IN_THE_BROWSER]
         else:
             # Without a display no user expects a window.
             if reasons and has_display():

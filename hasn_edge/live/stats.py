@@ -77,7 +77,7 @@ class Stats:
         """The first hundred different things that were reported, in order."""
         self.drops: Callable[[], Mapping[str, int]] = dict
         """Returns how many frames were dropped, by reason; those of :data:`SOURCE` were never delivered."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._clock = clock
         self._cure_text = cure_text
         self._start = clock()
@@ -203,18 +203,15 @@ class Stats:
     def remember(self, text: str) -> None:
         """Note something for the end that need not be shown now."""
         with self._lock:
-            self._remember(text)
-
-    def _remember(self, text: str) -> None:
-        if text not in self.notices and len(self.notices) < _MOST_NOTICES:
-            self.notices.append(text)
+            if text not in self.notices and len(self.notices) < _MOST_NOTICES:
+                self.notices.append(text)
 
     def report(self, notice: Notice | None) -> None:
         """Note what the user should know at the moment; ``None`` when it is over."""
         with self._lock:
             self.notice = notice
             if notice is not None:
-                self._remember(notice.text)
+                self.remember(notice.text)
 
     def snapshot(self) -> Snapshot:
         """Return everything as JSON values."""

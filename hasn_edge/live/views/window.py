@@ -38,9 +38,14 @@ HELP = (
     "q, Esc:  quit",
 )
 
-_LEFT = {65361, 2424832, 63234}  # X11, Windows, macOS
-_RIGHT = {65363, 2555904, 63235}
-_ESCAPE = 65307
+_SAME = {
+    **dict.fromkeys((65361, 2424832, 63234), "a"),  # the arrow to the left: X11, Windows, macOS
+    **dict.fromkeys((65363, 2555904, 63235), "d"),  # to the right
+    **dict.fromkeys((65307, 27), "q"),  # Esc
+    **{ord("="): "+", ord("?"): "h"},
+}
+"""Keys that do the same as a character's."""
+
 _STEP = 0.02
 _LARGEST_ZOOM = 16
 _NOTE_S = 3.0
@@ -192,28 +197,22 @@ class WindowView(View):
         self._stale = True
         # X11 puts the state of Shift and Num Lock above the key.
         code = key & 0xFFFF
-        if {key, code} & (_LEFT | _RIGHT):
-            self._move_to(self._split + (_STEP if {key, code} & _RIGHT else -_STEP))
-            return
         actions: dict[str, Callable[[], None]] = {
             "a": lambda: self._move_to(self._split - _STEP),
             "d": lambda: self._move_to(self._split + _STEP),
             "q": self._quit,
-            "\x1b": self._quit,
             " ": lambda: setattr(self, "_paused", not self._paused),
             "s": self._snapshot,
             "b": lambda: setattr(self, "_mode", "bicubic" if self._mode == "hasn" else "hasn"),
             "c": lambda: setattr(self, "_mode", "compare"),
             "+": lambda: self._zoom_by(2),
-            "=": lambda: self._zoom_by(2),
             "-": lambda: self._zoom_by(0.5),
             "0": lambda: self._zoom_by(0),
             "e": self._next_engine,
             "i": lambda: setattr(self, "_figures", not self._figures),
             "h": lambda: setattr(self, "_help", not self._help),
-            "?": lambda: setattr(self, "_help", not self._help),
         }
-        actions.get("\x1b" if code == _ESCAPE else chr(code).lower(), lambda: None)()
+        actions.get(_SAME.get(key) or _SAME.get(code) or chr(code).lower(), lambda: None)()
 
     def _move_to(self, split: float) -> None:
         self._mode, self._split, self._stale = "compare", min(1.0, max(0.0, split)), True
