@@ -126,28 +126,41 @@ def find_rate(path: Path, stream: Stream) -> Fraction:
     """
     if path == PIPE:
         return to_fraction(stream.average_rate) or Fraction(25)
-    av: Any = require("av", extra="video", needed_for="Reading video files")
-    times, durations = set(), []
-    with suppress(av.error.FFmpegError, OSError, InputError), open_container(path) as container:
-        for packet in islice(container.demux(), _SEARCHED):
-            if packet.stream.index == stream.index and packet.size and packet.time_base:
-                time = packet.dts if packet.pts is None else packet.pts
-                times |= set() if time is None else {time * to_fraction(packet.time_base)}
-                durations += [packet.duration * to_fraction(packet.time_base)] if packet.duration else []
-            if len(durations) > _TIMED or len(times) > _TIMED:
-                break
     stated = [stream.average_rate, stream.guessed_rate, stream.codec_context.framerate]
     rates = [rate for each in stated if (rate := to_fraction(each)) is not None and rate > 0]
-    if len(times) > 1:
-        seen = 1 / median_low(later - time for time, later in pairwise(sorted(times)))
-    elif durations:
-        seen = 1 / Fraction(median_low(durations))
-    else:
+    spacing = _usual_spacing(path, stream)
+    if spacing is None:
         # Without times the average is FFmpeg's default; the decoder's is what the stream states.
         return next((rate for rate in rates[1:] or rates if rate <= _FASTEST), Fraction(25))
+    seen = 1 / spacing
     nearest = min(rates, key=lambda rate: abs(math.log(rate / seen)), default=seen)
     agrees = seen / _ABOUT < nearest < seen * _ABOUT
     return nearest if agrees else seen.limit_denominator(1001) or seen
+
+
+def _usual_spacing(path: Path, stream: Stream) -> Fraction | None:
+    """Return the median of the seconds between a file's first images; ``None`` where they have no times."""
+    av: Any = require("av", extra="video", needed_for="Reading video files")
+    times: set[Fraction] = set()
+    durations: list[Fraction] = []
+    with suppress(av.error.FFmpegError, OSError, InputError), open_container(path) as container:
+        for packet in islice(container.demux(), _SEARCHED):
+            base = to_fraction(packet.time_base)
+            if packet.stream.index == stream.index and packet.size and base is not None:
+                at = time_of(packet)
+                times |= set() if at is None else {at}
+                durations += [packet.duration * base] if packet.duration else []
+            if len(durations) > _TIMED or len(times) > _TIMED:
+                break
+    if len(times) > 1:
+        return median_low(later - time for time, later in pairwise(sorted(times)))
+    return median_low(durations) if durations else None
+
+
+def time_of(timed: Packet | VideoFrame) -> Fraction | None:
+    """Return when an image is shown, else decoded, in seconds; ``None`` where neither is stated."""
+    base, pts = to_fraction(timed.time_base), timed.pts if timed.pts is not None else timed.dts
+    return None if base is None or pts is None else pts * base
 
 
 def to_fraction(value: Any) -> Fraction | None:

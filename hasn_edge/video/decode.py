@@ -30,6 +30,7 @@ from hasn_edge.video.container import (
     move_timecode,
     open_container,
     open_pipe,
+    time_of,
     to_fraction,
 )
 from hasn_edge.video.formats import PIPE
@@ -239,7 +240,7 @@ class Decoder(Closeable):
         found: dict[str, str] = dict(self._container.metadata)
         if self._from is None:
             return found
-        begin, at = (self.stream.start_time or 0) * self.time_base, self._time_of(frame)
+        begin, at = (self.stream.start_time or 0) * self.time_base, time_of(frame)
         images = None if at is None else round((at - begin) * self.rate)
         for key in [key for key in found if key.lower() == "timecode"]:
             said = found.pop(key)
@@ -279,7 +280,7 @@ class Decoder(Closeable):
 
     def _keep(self, packet: Packet) -> None:
         """Keep a packet of another stream, if it is of the time that was asked for and not hidden."""
-        at = self._time_of(packet)
+        at = time_of(packet)
         if packet.is_discard and at is not None:  # which a new file without an edit list would play
             begin = (packet.stream.start_time or 0) * packet.stream.time_base
             if at < begin - _PRIMING_S:
@@ -295,7 +296,7 @@ class Decoder(Closeable):
         begun = False
         before: VideoFrame = None
         for number, frame in enumerate(self._decode()):
-            at = self._time_of(frame)
+            at = time_of(frame)
             place = self._place(number / self.rate if at is None else at)
             if place < 0:
                 before = frame if at is not None else before
@@ -309,7 +310,7 @@ class Decoder(Closeable):
                 if not begun:
                     self.tally.lost, begun = 0, True  # what was lost before is not missed
                 yield frame
-        at = None if begun or before is None else self._time_of(before)
+        at = None if begun or before is None else time_of(before)
         if at is not None and self._is_late(at + (before.duration or 0) * self.time_base):
             yield self._move_to_start(before)
 
@@ -332,15 +333,11 @@ class Decoder(Closeable):
             if packet.stream is self.stream:
                 continue
             self._keep(packet)
-            at = self._time_of(packet)
+            at = time_of(packet)
             if at is not None and self._place(at) > 0:
                 waiting.discard(packet.stream.index)
             if not waiting:
                 return
-
-    def _time_of(self, timed: Packet | VideoFrame) -> Fraction | None:
-        base, pts = to_fraction(timed.time_base), timed.pts if timed.pts is not None else timed.dts
-        return None if base is None or pts is None else pts * base
 
     def _place(self, at: Fraction) -> int:
         """Return -1, 0 or 1 for a time before, in and after what was asked for; containers round times."""
