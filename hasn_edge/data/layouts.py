@@ -72,6 +72,14 @@ class NamedImages:
     words: tuple[str, ...] = ()
     """The rest of the name in lower case, which HR and LR have in common."""
 
+    def fits(self, scale: int) -> bool:
+        """Return whether it may be of that scale: it says so, or nothing of scales."""
+        return self.scale in (scale, None)
+
+    def belongs_to(self, other: NamedImages) -> bool:
+        """Return whether both may be of the same images: the rest of the name is the same, in any order."""
+        return sorted(self.words) == sorted(other.words)
+
 
 def read_name(path: Path, parts: Iterable[str]) -> NamedImages:
     """Return what ``parts``, a file's stem or the folders that lead to images, say of what is at ``path``.
@@ -126,10 +134,7 @@ def choose_lr(hr: NamedImages, folders: Sequence[NamedImages], scale: int) -> Na
     fitting = [
         each
         for each in folders
-        if each.role == LR
-        and each.scale in (scale, None)
-        and sorted(each.words) == sorted(hr.words)
-        and each.path != hr.path
+        if each.role == LR and each.fits(scale) and each.belongs_to(hr) and each.path != hr.path
     ]
     best = [each for each in fitting if each.scale == scale] or fitting
     best = [each for each in best if each.bicubic] or best
@@ -178,49 +183,38 @@ def find_pairs(root: Path, scale: int) -> list[TrainingPair]:
             for path in lr_beside
             for each in image_folders(path)
         ]
-        hr_folders = [read_name(each.path, [own.path.resolve().name]) for each in inside]
-        matched = {each.path: choose_lr(own, folders, scale) for each in hr_folders}
+        matched = {each.path: choose_lr(own, folders, scale) for each in inside}
     else:
-        hr_folders, matched = _match_folders(root, inside, scale)
+        matched = _match_folders(root, inside, scale)
     found: list[TrainingPair] = []
-    for folder in hr_folders:
-        found += _pair_files(root, folder.path, matched.get(folder.path), scale)
+    for folder, lr_folder in matched.items():
+        found += _pair_files(root, folder, lr_folder, scale)
     if not found:
         find_images([root], recursive=True)  # says what was looked for
         raise InputError(f"{root}: no HR images to train on")
     return _without_lr(found, scale)
 
 
-def _match_folders(
-    root: Path, folders: list[NamedImages], scale: int
-) -> tuple[list[NamedImages], dict[Path, NamedImages | None]]:
-    """Return the folders of HR images, and the LR folder of each."""
-    named = [each for each in folders if each.role]
-    used = [each for each in named if not _HELD_OUT & set(each.words)]
-    plain = [each for each in folders if not each.role]
+def _match_folders(root: Path, folders: list[NamedImages], scale: int) -> dict[Path, NamedImages | None]:
+    """Return the folders of HR images in the order of their paths, each with its LR folder."""
+    used = [each for each in folders if each.role and not _HELD_OUT & set(each.words)]
+    lr = [each for each in used if each.role == LR and each.fits(scale)]
     hr = [each for each in used if each.role == HR]
     # HR cut for another scale is the same images again.
-    hr = [
-        each
-        for each in hr
-        if each.scale in (scale, None)
-        or not any(o.words == each.words and o.scale in (scale, None) for o in hr)
-    ]
-    matched = {each.path: choose_lr(each, used, scale) for each in (*hr, *plain)}
-    partners = [each for each in plain if matched[each.path] is not None]
-    if hr:
-        left = [each for each in plain if each not in partners]
-        if left:
-            names = ", ".join(str(each.path) for each in left[:3]) + (", ..." if len(left) > 3 else "")
-            logger.warning("%s: images of %s are not used: they are beside folders called HR", root, names)
-        plain = partners
-    chosen = sorted((*hr, *plain), key=lambda each: each.path)
-    taken = {each.path for each in matched.values() if each is not None}
-    orphans = [e for e in used if e.role == LR and e.scale in (scale, None) and e.path not in taken]
-    orphans = [e for e in orphans if not any(sorted(e.words) == sorted(h.words) for h in chosen)]
-    alone = [each for each in chosen if matched[each.path] is None]
+    cut = {each.words for each in hr if each.fits(scale)}
+    hr = [each for each in hr if each.fits(scale) or each.words not in cut]
+    plain = [each for each in folders if not each.role]
+    matched = {each: choose_lr(each, lr, scale) for each in (*hr, *plain)}
+    left = [each for each in plain if hr and matched[each] is None]
+    if left:
+        names = ", ".join(str(each.path) for each in left[:3]) + (", ..." if len(left) > 3 else "")
+        logger.warning("%s: images of %s are not used: they are beside folders called HR", root, names)
+    for each in left:
+        del matched[each]
+    orphans = [each for each in lr if each not in matched.values() and not any(map(each.belongs_to, matched))]
+    alone = [each for each, partner in matched.items() if partner is None]
     if len(orphans) == 1 and len(alone) == 1:
-        matched[alone[0].path] = orphans[0]
+        matched[alone[0]] = orphans[0]
     elif orphans:
         raise InputError(
             f"{orphans[0].path}: by its name it holds LR images, and no folder of HR images belongs to it; "
@@ -228,7 +222,7 @@ def _match_folders(
             say("rename it"),
             say("move it away to have LR made"),
         )
-    return chosen, matched
+    return {each.path: matched[each] for each in sorted(matched, key=lambda each: each.path)}
 
 
 def _pair_files(
@@ -258,7 +252,7 @@ def find_counterparts(hr: Sequence[Path], lr: Sequence[Path], scale: int) -> dic
     by_rest: dict[str, list[Path]] = defaultdict(list)
     for path in lr:
         named = read_name(path, [path.stem])
-        if named.words and named.scale in (scale, None):
+        if named.words and named.fits(scale):
             by_rest["/".join(named.words)].append(path)
     exact = {path.stem: path for path in lr}
     folded = {path.stem.casefold(): path for path in lr}
