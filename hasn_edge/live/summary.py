@@ -51,18 +51,12 @@ def table_rows(snapshot: Snapshot) -> list[tuple[str, str]]:
         ("frames", f"{frames['captured']} captured, {frames['shown']} shown, {frames['dropped']} dropped"),
     ]
     lines += [(f"dropped, {reason}", str(count)) for reason, count in frames["drops"].items() if count]
-    lines += [
-        ("frames a second", f"{number(run['fps_in'])} captured, {number(run['fps_out'])} shown"),
-    ]
+    lines.append(("frames a second", f"{number(run['fps_in'])} captured, {number(run['fps_out'])} shown"))
     if frames["displayed"] is not None:
         screen = f"{frames['displayed']} of those shown, {number(run['fps_screen'])} a second"
         lines.append(("on the screen", screen))
-    lines += [
-        (
-            "latency",
-            f"{_times(run['latency_ms'])}, {where}, of {counted(run['latency_ms']['count'], 'frame')}",
-        ),
-    ]
+    of = counted(run["latency_ms"]["count"], "frame")
+    lines.append(("latency", f"{_times(run['latency_ms'])}, {where}, of {of}"))
     lines += [
         (stage, f"{_times(times)}, {_STAGES[stage]}")
         for stage, times in run["stages_ms"].items()
@@ -93,7 +87,7 @@ def _engines(snapshot: Snapshot) -> tuple[str, str]:
     frames = snapshot["engines_used"]
     if len(frames) < 2:
         return "engine", snapshot["engine"]
-    parts = [f"{name} {count} frame{'s' * (count != 1)}" for name, count in frames.items()]
+    parts = [f"{name} {counted(count, 'frame')}" for name, count in frames.items()]
     return "engines", f"{', '.join(parts)}; the figures below are of all engines"
 
 

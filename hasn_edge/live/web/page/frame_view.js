@@ -23,13 +23,12 @@ class FrameView {
 
   /** Take a frame to draw; the newest one wins. A still replaces what is shown without asking for more. */
   offer(header, images) {
-    const close = (one) => one?.images.forEach((image) => image.close());
     const newest = this.next ?? this.shown;
     if (newest && header.frame < newest.header.frame) {
       images.forEach((image) => image.close());
       return;
     }
-    close(this.next);
+    this.hold();
     this.next = { header, images };
     this.redraw();
   }
