@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from hasn_edge.bench.case_process import Case, Worker
 from hasn_edge.bench.measure import Measured, Timer
 from hasn_edge.bench.table import GAP
 from hasn_edge.data.pairs import EvalSet
-from hasn_edge.engine.worker_process import communicate_until
+from hasn_edge.engine.worker_process import run_python
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.evaluation.evaluate import Scores
 from hasn_edge.hardware import host
@@ -166,9 +164,6 @@ def free_bytes(gpu: GpuFacts) -> int | None:
     # In a process of its own: asking takes a context, which would stay in the memory that is asked about.
     code = "from hasn_edge.engine.device_memory import DeviceMemory; print(DeviceMemory().free_bytes())"
     try:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        return int(communicate_until(child, FREE_S)[0])
-    except (OSError, ValueError):
+        return int(run_python("-c", code, limit_s=FREE_S).output)
+    except (HasnEdgeError, ValueError):
         return None

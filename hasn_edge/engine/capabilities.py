@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.engine.worker_process import ANSWER_S, no_room, run_worker, worker_command
+from hasn_edge.engine.worker_process import ask_worker
 from hasn_edge.errors import BuildError, Cure, MissingDependencyError, UnsupportedError, say, shell
 from hasn_edge.hardware.gpu import gpu_facts, l4t_release, tensorrt_extra
 from hasn_edge.optional import require, version_tuple
@@ -96,15 +94,9 @@ def ask_capabilities(runtime: EngineRuntime) -> Capabilities:
         MissingDependencyError: it is not installed.
         UnsupportedError: it is TensorRT, and there is no NVIDIA GPU or driver.
         BuildError: it is installed but broken, or the process died.
-        OutputError: no room for temporary files.
     """
     find_module(runtime)
-    try:
-        with tempfile.TemporaryDirectory(prefix="hasn-edge-ask-") as name:
-            worker = run_worker(Path(name), worker_command("--ask", runtime.value), limit_s=ANSWER_S)
-            answer = worker.outcome(NAMES[runtime])
-    except OSError as exc:
-        raise no_room(exc) from exc
+    answer = ask_worker("--ask", runtime.value).outcome(NAMES[runtime])
     return msgspec.convert(answer, Capabilities)
 
 

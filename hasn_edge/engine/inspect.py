@@ -5,9 +5,7 @@ It stands alone because building never needs it: a build states the kernels in t
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -17,7 +15,7 @@ from hasn_edge.engine.capabilities import NAMES, find_module
 from hasn_edge.engine.compatibility import rebuild, unknown_folders
 from hasn_edge.engine.compile import kernels_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, ShapeRange
-from hasn_edge.engine.worker_process import ANSWER_S, run_worker, worker_command
+from hasn_edge.engine.worker_process import ask_worker
 from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.progress import Progress, Step, ignore
@@ -70,12 +68,10 @@ def kernels_of_engine(
         )
     find_module(runtime, needed_for="Listing an engine's kernels")
     progress(Step(f"loading {engine.path.name}"))
-    with tempfile.TemporaryDirectory(prefix="hasn-edge-list-") as folder:
-        shape = map(str, details.profile.opt)
-        host_code = str(int(details.flags.version_compatible))
-        arguments = ("--list", runtime.value, str(engine.path.resolve()), host_code, *shape)
-        worker = run_worker(Path(folder), worker_command(*arguments), limit_s=ANSWER_S)
-        worker.outcome(NAMES[runtime])
+    shape = map(str, details.profile.opt)
+    host_code = str(int(details.flags.version_compatible))
+    worker = ask_worker("--list", runtime.value, str(engine.path.resolve()), host_code, *shape)
+    worker.outcome(NAMES[runtime])
     if worker.kernels is None:
         raise UnsupportedError(
             f"{engine.path}: {NAMES[runtime]} does not load it on the GPU here, or does not list its kernels"

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -57,6 +57,7 @@ NO_ANSWER = (
 
 _GRACE_S = 5.0
 """How long a process that was killed is waited for."""
+_WORKER = ("-m", "hasn_edge.engine.worker")
 _REQUEST = "request.json"
 _VERBOSE = "VERBOSE"
 _KEPT_MESSAGES = 40
@@ -229,19 +230,15 @@ class WorkerProcess:
         return type(failed)(_with_messages("\n".join(lines), f"messages of {title}", found), *cures)
 
 
-def run_worker(
-    folder: Path, command: Sequence[str], *, progress: Progress = ignore, limit_s: float | None = None
-) -> WorkerProcess:
-    """Run the worker in ``folder`` and take in its events until it ends.
+def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ignore) -> WorkerProcess:
+    """Run the worker in ``folder`` and take in its events until it ends: compiling may take hours.
 
     The child dies with this call: Ctrl-C, or an exception out of ``progress``, kills it.
 
     Args:
         folder: Where it works.
         command: What :func:`worker_command` returns.
-        progress: Receives its steps; with a limit all at its end.
-        limit_s: It is killed after so many seconds, which is its failure then. ``None`` for one that
-            compiles: that may take hours.
+        progress: Receives its steps.
     """
     worker = WorkerProcess()
     with (folder / "stderr.txt").open("w+b") as stderr:
@@ -254,36 +251,73 @@ def run_worker(
             stderr=stderr,
             encoding="utf-8",
         )
-        if limit_s is None:
-            with child:
-                try:
-                    assert child.stdout is not None
-                    for line in child.stdout:
-                        worker.on_event(line, progress)
-                except BaseException:  # Ctrl-C, or the caller's progress function: it must not outlive this
-                    child.kill()
-                    raise
-            worker.returncode = child.returncode
-        else:
-            output, _, late = communicate_until(child, limit_s)
-            for line in output.split("\n")[:-1]:  # the last one is empty, or cut
-                worker.on_event(line, progress)
-            if late and worker.result is None and worker.failed is None:
-                text = f"{worker.title or 'TensorRT'} did not answer within {limit_s:g} s and was stopped"
-                worker.failed = BuildError(text, *NO_ANSWER)
-            worker.returncode = child.returncode or 0
+        with child:
+            try:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    worker.on_event(line, progress)
+            except BaseException:  # Ctrl-C, or the caller's progress function: it must not outlive this
+                child.kill()
+                raise
+        worker.returncode = child.returncode
         stderr.seek(0)
         worker.stderr = stderr.read().decode("utf-8", errors="replace")
     return worker
 
 
-def communicate_until(child: subprocess.Popen[str], limit_s: float) -> tuple[str, str, bool]:
-    """Wait for a process and kill it after ``limit_s`` seconds, or with what is raised here, such as Ctrl-C.
+def ask_worker(*arguments: str, limit_s: float = ANSWER_S, python: str = sys.executable) -> WorkerProcess:
+    """Run the worker for an answer, without compiling; one that is late has failed.
 
-    Returns:
-        Standard output, standard error, and whether it was killed for its time. One that waits for a driver
-        that hangs survives even that: it is left alone, and what it wrote is lost.
+    Args:
+        arguments: Of the worker.
+        limit_s: As for :func:`run_python`, like ``python``.
+        python: The interpreter.
     """
+    worker = WorkerProcess()
+    ended = run_python(*_WORKER, *arguments, limit_s=limit_s, python=python)
+    for line in ended.output.split("\n")[:-1]:  # the last one is empty, or cut
+        worker.on_event(line, ignore)
+    if ended.late and worker.result is None and worker.failed is None:
+        text = f"{worker.title or 'TensorRT'} did not answer within {limit_s:g} s and was stopped"
+        worker.failed = BuildError(text, *NO_ANSWER)
+    worker.returncode, worker.stderr = ended.code or 0, ended.errors
+    return worker
+
+
+class Ended(NamedTuple):
+    """How a process of Python's ended."""
+
+    code: int | None
+    """Its exit code; ``None`` of one that no signal ends."""
+    output: str
+    errors: str
+    late: bool
+    """Whether it was killed for its time."""
+
+
+def run_python(*arguments: str, limit_s: float, python: str = sys.executable) -> Ended:
+    """Run Python in a process of its own, which may crash, hang or be killed; this very package is there.
+
+    It is killed after ``limit_s`` seconds, or with what is raised here, such as Ctrl-C. One that waits for a
+    driver that hangs survives even that: it is left alone, and what it wrote is lost.
+
+    Args:
+        arguments: Of the interpreter. The current folder is another one: paths are absolute.
+        limit_s: Seconds.
+        python: The interpreter.
+
+    Raises:
+        BuildError: it does not start.
+    """
+    try:
+        child = subprocess.Popen(
+            [python, *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            encoding="utf-8", errors="replace", env=child_environment(),
+            cwd="/",  # not the user's: a tensorrt.py there would be imported
+        )  # fmt: skip
+    except OSError as exc:
+        raise BuildError(f"{python} could not be started: {exc.strerror}") from exc
     output, late = ("", ""), False
     try:
         output = child.communicate(timeout=limit_s)
@@ -298,12 +332,12 @@ def communicate_until(child: subprocess.Popen[str], limit_s: float) -> tuple[str
                 child.poll()
                 for pipe in filter(None, (child.stdout, child.stderr)):
                     pipe.close()
-    return *output, late
+    return Ended(child.returncode, *output, late)
 
 
 def worker_command(*arguments: str) -> list[str]:
     """Return the command line of the worker."""
-    return [sys.executable, "-m", "hasn_edge.engine.worker", *arguments]
+    return [sys.executable, *_WORKER, *arguments]
 
 
 def no_room(exc: OSError) -> OutputError:

@@ -6,7 +6,6 @@ zero where a pooling leaves nothing of a small image, and that ends the process.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hasn_edge.data.likeness import likeness, sample
+from hasn_edge.engine.worker_process import run_python
 from hasn_edge.errors import ArtifactError, UnsupportedError, counted, say
 from hasn_edge.files import file_sha256
 from hasn_edge.hardware.host import compute_cores
@@ -151,14 +151,8 @@ def _smallest_side(path: Path, scale: int, step: int, base: int) -> int:
         "import sys; from hasn_edge.runtime.graph_probe import shrink; "
         "shrink(sys.argv[1], *map(int, sys.argv[2:]))"
     )
-    command = [sys.executable, "-c", code, str(path), str(scale), str(step), str(base)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        try:
-            printed, _ = child.communicate(timeout=_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            printed, _ = child.communicate()
-    found = printed.split()
+    numbers = map(str, (scale, step, base))
+    found = run_python("-c", code, str(path.resolve()), *numbers, limit_s=_PATIENCE_S).output.split()
     return int(found[-1]) if found else base
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from hasn_edge.bench.report import Remark
 from hasn_edge.bench.schedule import why_apart
 from hasn_edge.bench.table import markdown, notes
 from hasn_edge.engine import device_memory
+from hasn_edge.engine.worker_process import Ended
 from hasn_edge.errors import BuildError, UnsupportedError, say
 from hasn_edge.spec import ModelSpec
 from tests.support.bench_rig import ORIN, SPEC, Steady, TimedSession
@@ -154,24 +154,18 @@ def test_free_memory_of_a_board_and_of_a_card(monkeypatch):
     monkeypatch.setattr(schedule.host, "available_memory_bytes", lambda: 5_000)
     assert schedule.free_bytes(ORIN) == 5_000
     monkeypatch.setattr(device_memory, "DeviceMemory", lambda: SimpleNamespace(free_bytes=lambda: 777))
-    printed = []
+    late = iter((False, True))
 
-    def run(argv, **options):
-        assert argv[:2] == [sys.executable, "-c"]
+    def run(option, code, *, limit_s):
+        assert (option, limit_s) == ("-c", 60.0)
         with redirect_stdout(io.StringIO()) as out:
-            exec(argv[2], {})
-        return out.getvalue()
+            exec(code, {})
+        return Ended(0, "", "", True) if next(late) else Ended(0, out.getvalue(), "", False)
 
-    def communicate(child, limit_s):
-        printed.append((child, limit_s))
-        return printed[0][0] if len(printed) == 1 else "", "", False
-
-    monkeypatch.setattr(schedule.subprocess, "Popen", run)
-    monkeypatch.setattr(schedule, "communicate_until", communicate)
+    monkeypatch.setattr(schedule, "run_python", run)
     card = replace(ORIN, integrated=False)
     assert schedule.free_bytes(card) == 777
     assert schedule.free_bytes(card) is None, "a child that was stopped has printed nothing"
-    assert printed == [("777\n", 60.0)] * 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants missing")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hasn_edge.engine import capabilities, compile, inspect
-from hasn_edge.engine.target import EngineRuntime, load_target
-from hasn_edge.engine.worker_process import ANSWER_S
-from hasn_edge.errors import MissingDependencyError, UnsupportedError
+from hasn_edge.engine import capabilities, inspect, worker_process
+from hasn_edge.engine.target import EngineRuntime
+from hasn_edge.errors import BuildError, MissingDependencyError, UnsupportedError
 from tests.support.fake_builder import fake_tensorrt
 from tests.support.samples import ADA, NANO, engine
 
@@ -46,25 +44,23 @@ def test_what_is_advised_on_a_jetson_is_possible_there(monkeypatch, l4t: str, he
     assert ("python3-libnvinfer" in str(info.value)) is (l4t != "35.6.0")
 
 
-def test_what_only_answers_has_a_limit_and_what_compiles_has_none(monkeypatch, tmp_path: Path) -> None:
-    limits = []
+def test_what_only_answers_has_a_limit(monkeypatch, tmp_path: Path) -> None:
+    asked = []
 
-    def run(folder: Path, command: list[str], **options: Any) -> None:
-        limits.append((command[3], options.get("limit_s")))
-        raise OSError("x")
+    def run(*arguments: str, limit_s: float, python: str) -> None:
+        asked.append((arguments[2], limit_s))
+        raise BuildError("x")
 
-    for module in (capabilities, inspect, compile):
-        monkeypatch.setattr(module, "run_worker", run)
+    monkeypatch.setattr(worker_process, "run_python", run)
+    for module in (capabilities, inspect):
         monkeypatch.setattr(module, "find_module", lambda *_, **__: "tensorrt")
     for ask in (
         lambda: capabilities.ask_capabilities(EngineRuntime.TENSORRT),
         lambda: inspect.kernels_of_engine(engine(tmp_path), loaded=True, find_gpu=lambda: NANO),
-        lambda: compile.engine_from_onnx(b"", load_target("tensorrt")),
     ):
-        with pytest.raises(Exception, match="^x|temporary files"):
+        with pytest.raises(BuildError, match="^x"):
             ask()
-    assert limits[:2] == [("--ask", ANSWER_S), ("--list", ANSWER_S)]
-    assert limits[2][1] is None
+    assert asked == [("--ask", 600.0), ("--list", 600.0)]
 
 
 @pytest.mark.parametrize(("cuda", "extra"), [("13.2", "rtx"), ("12.8", "rtx-cu12"), (None, "rtx")])

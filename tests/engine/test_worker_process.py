@@ -18,7 +18,7 @@ import pytest
 from hasn_edge.engine import worker_process
 from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.engine.worker_process import run_worker
+from hasn_edge.engine.worker_process import ask_worker, run_worker
 from hasn_edge.errors import BuildError, OutputError, UnsupportedError
 from hasn_edge.hardware.gpu import driver_present
 from hasn_edge.progress import Progress, Step, ignore
@@ -70,29 +70,29 @@ class TestTheChild:
         with pytest.raises(BuildError, match=r"TensorRT for RTX crashed \(SIGSEGV\) while it compiled"):
             result_of("os.kill(os.getpid(), signal.SIGSEGV)")
 
-    def test_hung(self, tmp_path: Path) -> None:
+    def test_hung(self, python: Callable[[str], str]) -> None:
         loaded = '{"event": "loaded", "title": "TensorRT 9.9"}'
-        child = run_worker(tmp_path, ["sh", "-c", f"echo '{loaded}'; exec sleep 60"], limit_s=0.3)
+        child = ask_worker(python=python(f"echo '{loaded}'; exec sleep 60"), limit_s=0.3)
         with pytest.raises(BuildError, match=r"^TensorRT 9\.9 did not answer within 0\.3 s") as info:
             child.outcome("TensorRT")
         assert "restart the device" in info.value.cures[1].text
         assert "memory" not in info.value.message
 
     def test_one_that_no_signal_ends_is_left_alone(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, python: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As one that waits for the driver: here another process holds the pipe open."""
         monkeypatch.setattr(worker_process, "_GRACE_S", 0.1)
         script = f"sleep 20 & echo $! > {tmp_path / 'pid'}; wait"
-        child = run_worker(tmp_path, ["sh", "-c", script], limit_s=0.3)
+        child = ask_worker(python=python(script), limit_s=0.3)
         os.kill(int((tmp_path / "pid").read_text()), 9)  # it is still there
         with pytest.raises(BuildError, match=r"^TensorRT did not answer within 0\.3 s and was stopped"):
             child.outcome("TensorRT")
 
-    def test_hung_after_it_failed(self, tmp_path: Path) -> None:
+    def test_hung_after_it_failed(self, python: Callable[[str], str]) -> None:
         error = {"kind": "BuildError", "message": "the reason", "cures": [], "more": {}}
         failed = json.dumps({"event": "failed", "error": error})
-        child = run_worker(tmp_path, ["sh", "-c", f"echo '{failed}'; exec sleep 60"], limit_s=0.3)
+        child = ask_worker(python=python(f"echo '{failed}'; exec sleep 60"), limit_s=0.3)
         with pytest.raises(BuildError, match="^the reason"):
             child.outcome("TensorRT")
 

@@ -7,10 +7,9 @@ of a small board's memory, and a driver can crash or hang.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
-from hasn_edge.engine.worker_process import NO_ANSWER, child_environment, communicate_until
+from hasn_edge.engine.worker_process import NO_ANSWER, run_python
 from hasn_edge.errors import BuildError, HasnEdgeError, error_from_values, error_to_values
 from hasn_edge.runtime.cuda import choose
 
@@ -30,24 +29,14 @@ def start_cuda(python: str = sys.executable, *, limit_s: float = LIMIT_S) -> str
         BuildError: the process does not start, crashed, or did not end in time.
         HasnEdgeError: as :func:`hasn_edge.runtime.cuda.choose`.
     """
-    try:
-        child = subprocess.Popen(
-            [python, "-m", "hasn_edge.runtime.cuda.start"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-            env=child_environment(),
-        )  # fmt: skip
-    except OSError as exc:
-        raise BuildError(f"CUDA could not be started: {exc}") from exc
-    output, errors, late = communicate_until(child, limit_s)
-    if late:
+    ended = run_python("-m", "hasn_edge.runtime.cuda.start", limit_s=limit_s, python=python)
+    if ended.late:
         raise BuildError(f"CUDA did not start within {limit_s:g} s", *NO_ANSWER)
     try:
-        answer = json.loads(output.strip().splitlines()[-1])
+        answer = json.loads(ended.output.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-        raise BuildError(
-            f"the process that started CUDA ended with exit code {child.returncode}: {last}"
-        ) from None
+        last = (ended.errors.strip().splitlines() or ["it said nothing"])[-1]
+        raise BuildError(f"the process that started CUDA ended with exit code {ended.code}: {last}") from None
     if "error" in answer:
         raise error_from_values(answer["error"])
     return str(answer["name"])

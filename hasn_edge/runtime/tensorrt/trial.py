@@ -7,12 +7,11 @@ what is left may not suffice to run it, and where the system then kills a proces
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from hasn_edge.engine.messages import means_no_memory
-from hasn_edge.engine.worker_process import ANSWER_S, NO_ANSWER, child_environment, communicate_until
+from hasn_edge.engine.worker_process import ANSWER_S, NO_ANSWER, run_python
 from hasn_edge.errors import BuildError, HasnEdgeError, InputError, error_from_values, error_to_values, say
 from hasn_edge.runtime.tensorrt.open_engine import open_engine
 
@@ -36,7 +35,15 @@ def try_engine(path: Path, *, python: str = sys.executable, limit_s: float = ANS
         BuildError: the process crashed, or did not end in time.
         HasnEdgeError: as :func:`~hasn_edge.runtime.open.open_session`.
     """
-    code, output, errors = _run(path, python, limit_s)
+    module = "hasn_edge.runtime.tensorrt.trial"
+    code, output, errors, late = run_python("-m", module, str(path.resolve()), limit_s=limit_s, python=python)
+    if late:
+        raise BuildError(
+            f"{path.name}: the process that tried it did not end within {limit_s:g} s and was stopped; the "
+            "engine was not kept",
+            *NO_ANSWER,
+            _OTHER_KERNELS,
+        )
     if code == 0:
         return
     if code == 1 and output.startswith("{"):
@@ -50,24 +57,6 @@ def try_engine(path: Path, *, python: str = sys.executable, limit_s: float = ANS
     raise BuildError(
         f"{path.name}: the process that tried it crashed (exit code {code}): {last}", _OTHER_KERNELS
     )
-
-
-def _run(path: Path, python: str, limit_s: float) -> tuple[int, str, str]:
-    """Return the exit code, the output and the messages of the process that opens the engine."""
-    child = subprocess.Popen(
-        [python, "-m", "hasn_edge.runtime.tensorrt.trial", str(path.resolve())],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-        env=child_environment(),
-    )  # fmt: skip
-    output, errors, late = communicate_until(child, limit_s)
-    if late:
-        raise BuildError(
-            f"{path.name}: the process that tried it did not end within {limit_s:g} s and was stopped; the "
-            "engine was not kept",
-            *NO_ANSWER,
-            _OTHER_KERNELS,
-        )
-    return child.returncode, output, errors
 
 
 def main(path: str) -> int:
