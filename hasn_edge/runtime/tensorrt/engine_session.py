@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -86,7 +87,7 @@ class TensorRTSession(Session):
         self._plan: LoadedPlan | None = None
         self._executions: list[InFlight] = []
         self._free: deque[InFlight] = deque()
-        self._busy: deque[tuple[InFlight, _Ticket]] = deque()
+        self._busy: deque[Pending[Any]] = deque()
         self._timed = False
         try:
             with self._cuda.activate():
@@ -131,7 +132,8 @@ class TensorRTSession(Session):
         """
         if self.batch == 1 and getattr(x, "shape", ())[:1] not in ((), (1,)):
             raise ShapeError(f"{self.backend}: times takes one image of this engine, got {len(x)}")
-        self._drain()
+        while self._busy:
+            self._finish_oldest()
         self._timed = True
         try:
             total_s = super().times(x).total_s
@@ -184,45 +186,40 @@ class TensorRTSession(Session):
         return self._begin_pixels(x_NHWC).result()
 
     def _begin(self, x_NCHW: Float32) -> Pending[Float32]:
-        return Pending(self._start(x_NCHW).result)
+        return self._start(x_NCHW)
 
     def _begin_pixels(self, x_NHWC: UInt8) -> Pending[UInt8]:
-        return Pending(self._start(x_NHWC).result)
+        return self._start(x_NHWC)
 
-    def _start(self, x: NDArray[Any]) -> _Ticket:
+    def _start(self, x: NDArray[Any]) -> Pending[Any]:
         if not self._free:
-            self._collect()
+            self._finish_oldest()
         execution = self._free.popleft()
         try:
             self._guard(x.shape, lambda: execution.start(x, timed=self._timed))
         except BaseException:
             self._free.append(execution)
             raise
-        ticket = _Ticket(self, x.shape)
-        self._busy.append((execution, ticket))
-        return ticket
+        shape = x.shape
 
-    def _collect(self, wanted: _Ticket | None = None) -> None:
-        """Wait for one input, the oldest one where ``wanted`` is ``None``; put its output on its ticket."""
-        index = 0
-        if wanted is not None:
-            index = next(i for i, (_, ticket) in enumerate(self._busy) if ticket is wanted)
-        execution, ticket = self._busy[index]
-        del self._busy[index]
-        try:
-            ticket.output = self._guard(ticket.shape, execution.finish)
-            if self._plan is not None:
-                self._plan.kept.raise_first()
-        except BaseException as exc:
-            ticket.error = exc
-            if not isinstance(exc, Exception):  # Ctrl-C
-                raise
-        finally:
-            self._free.append(execution)
+        def wait() -> NDArray[Any]:
+            with suppress(ValueError):  # the oldest is taken out
+                self._busy.remove(pending)
+            try:
+                output = self._guard(shape, execution.finish)
+                if self._plan is not None:
+                    self._plan.kept.raise_first()
+                return output
+            finally:
+                self._free.append(execution)
 
-    def _drain(self) -> None:
-        while self._busy:
-            self._collect()
+        pending = Pending(wait)
+        self._busy.append(pending)
+        return pending
+
+    def _finish_oldest(self) -> None:
+        with suppress(Exception):  # kept there, like an output, until it is asked for
+            self._busy.popleft().result()
 
     def _guard(self, shape: tuple[int, ...], call: Callable[[], T]) -> T:
         """Call with the GPU's context current; memory that does not suffice gets the usual words."""
@@ -275,7 +272,7 @@ class TensorRTSession(Session):
         try:
             with self._cuda.activate():
                 while self._busy:
-                    self._collect()
+                    self._finish_oldest()
                 while self._executions:
                     try:
                         self._executions.pop().close()
@@ -291,21 +288,3 @@ class TensorRTSession(Session):
                 self._cuda.close()
         if problem is not None:
             raise problem
-
-
-class _Ticket:
-    """An input in flight: where its output is put once it is there."""
-
-    def __init__(self, session: TensorRTSession, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.output: NDArray[Any] | None = None
-        self.error: BaseException | None = None
-        self._session: TensorRTSession = session
-
-    def result(self) -> Any:
-        if self.output is None and self.error is None:
-            self._session._collect(self)
-        if self.error is not None:
-            raise self.error
-        output, self.output = self.output, None
-        return output
