@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from hasn_edge.exporters.onnx_graph import metadata, remove_dead_nodes, set_metadata
+from hasn_edge.exporters.onnx_graph import metadata, remove_dead_nodes, rename_tensors, set_metadata, wrap
 
 PADDING = "hasn_edge.padding"
 """Key of the metadata that such a graph has."""
@@ -41,9 +41,6 @@ def with_padding(model: onnx.ModelProto, least: int, scale: int) -> onnx.ModelPr
     graph = result.graph
     source, target = graph.input[0].name, graph.output[0].name
     inside = {source: "least_side.input", target: "least_side.output"}
-    for node in graph.node:
-        node.input[:] = [inside.get(name, name) for name in node.input]
-        node.output[:] = [inside.get(name, name) for name in node.output]
     make = onnx.helper.make_node
     shape, zeros, pads, ends = (f"least_side.{name}" for name in ("shape", "zeros", "pads", "ends"))
     sides, missing, after, factors = (
@@ -60,11 +57,9 @@ def with_padding(model: onnx.ModelProto, least: int, scale: int) -> onnx.ModelPr
         make("Mul", [shape, factors], [ends], name=ends),
         make("Slice", [inside[target], zeros, ends], [target], name=_CROP),
     ]
-    nodes = [*before, *graph.node, *behind]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for name, value in ((sides, [0, 0, least, least]), (zeros, [0] * 4), (factors, [1, 1, scale, scale])):
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), name))
+    values = {sides: [0, 0, least, least], zeros: [0] * 4, factors: [1, 1, scale, scale]}
+    constants = {name: np.array(value, np.int64) for name, value in values.items()}
+    wrap(graph, inside, before, behind, constants)
     del graph.value_info[:]  # records of shapes that smaller images do not have
     set_metadata(result, {**metadata(result), PADDING: "edges repeated below the least side, cropped after"})
     onnx.checker.check_model(result, full_check=True)
@@ -85,9 +80,7 @@ def without_padding(model: onnx.ModelProto) -> onnx.ModelProto:
     around = {pad.output[0]: pad.input[0], crop.input[0]: crop.output[0]}
     for name in (_PAD, _CROP):
         result.graph.node.remove(nodes[name])
-    for node in result.graph.node:
-        node.input[:] = [around.get(name, name) for name in node.input]
-        node.output[:] = [around.get(name, name) for name in node.output]
+    rename_tensors(result.graph, around)
     remove_dead_nodes(result)
     set_metadata(result, {key: value for key, value in metadata(result).items() if key != PADDING})
     return result

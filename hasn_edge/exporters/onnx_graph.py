@@ -114,12 +114,35 @@ def rename_ends(model: onnx.ModelProto) -> None:
     for name in (INPUT, OUTPUT):
         if name not in new:
             new[name] = f"{name}.inner"
-    for node in graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
+    rename_tensors(graph, new)
     for tensor in graph.initializer:
         tensor.name = new.get(tensor.name, tensor.name)
     graph.input[0].name, graph.output[0].name = INPUT, OUTPUT
+
+
+def rename_tensors(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give what nodes read and write the names that stand under theirs in ``names``."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def wrap(
+    graph: onnx.GraphProto,
+    inside: Mapping[str, str],
+    before: Iterable[onnx.NodeProto],
+    after: Iterable[onnx.NodeProto],
+    constants: Mapping[str, NDArray[Any]],
+) -> None:
+    """Put nodes around a graph's own, which call input and output as ``inside`` has it from then on.
+
+    ``constants``, which the new nodes read, become initializers.
+    """
+    rename_tensors(graph, inside)
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from hasn_edge.errors import UnsupportedError, counted
-from hasn_edge.exporters.onnx_graph import metadata, set_metadata
+from hasn_edge.exporters.onnx_graph import metadata, set_metadata, wrap
 
 COLOR = "RGB, 0 to 255, NHWC"
 """The colour convention that the graph's metadata states."""
@@ -49,9 +49,6 @@ def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"{end.name} has {counted(len(kind.shape.dim), 'dimension')}; expected (N, C, H, W)"
             )
     inside = {graph.input[0].name: "pixels/input", graph.output[0].name: "pixels/output"}
-    for node in graph.node:
-        node.input[:] = [inside.get(name, name) for name in node.input]
-        node.output[:] = [inside.get(name, name) for name in node.output]
     for info in graph.value_info:
         info.name = inside.get(info.name, info.name)
     # Arithmetic before the cast to FP16, where there is one: 1/255 of a level is FP32 here as it is outside.
@@ -73,11 +70,7 @@ def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
         ),
         helper.make_node("Cast", ["pixels/last"], [graph.output[0].name], name="pixels/cast_out", to=uint8),
     ]
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for name, value in (("pixels/0", 0.0), ("pixels/1", 1.0), ("pixels/255", 255.0)):
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+    wrap(graph, inside, before, after, {f"pixels/{n}": np.array(n, np.float32) for n in (0, 1, 255)})
     for end in ends:
         kind = end.type.tensor_type
         kind.elem_type = uint8

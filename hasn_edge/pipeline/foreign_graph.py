@@ -231,20 +231,13 @@ def _scale_ends(proto: ModelProto, peak: float) -> None:
     """Let the graph take and give [0, 1] where it was made for [0, ``peak``]."""
     import onnx
 
-    from hasn_edge.exporters.onnx_graph import INPUT, OUTPUT
+    from hasn_edge.exporters.onnx_graph import INPUT, OUTPUT, wrap
 
-    graph, make = proto.graph, onnx.helper.make_node
-    for node in graph.node:
-        node.input[:] = ["range.in" if name == INPUT else name for name in node.input]
-        node.output[:] = ["range.out" if name == OUTPUT else name for name in node.output]
-    nodes = [
-        make("Mul", [INPUT, "range.peak"], ["range.in"], name="range.in"),
-        *graph.node,
-        make("Div", ["range.out", "range.peak"], [OUTPUT], name="range.out"),
-    ]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(peak, np.float32), "range.peak"))
+    make, factor = onnx.helper.make_node, "range.peak"
+    before = make("Mul", [INPUT, factor], ["range.in"], name="range.in")
+    after = make("Div", ["range.out", factor], [OUTPUT], name="range.out")
+    inside = {INPUT: "range.in", OUTPUT: "range.out"}
+    wrap(proto.graph, inside, [before], [after], {factor: np.array(peak, np.float32)})
 
 
 def _free(proto: ModelProto, batch: int | None, scale: int) -> None:
