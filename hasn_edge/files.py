@@ -224,10 +224,8 @@ def require_new_folder(path: Path) -> None:
         OutputError: it is not empty, cannot be listed, or is a file.
     """
     path = Path(path)
-    try:
+    with naming_errors(path):
         free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    except OSError as exc:
-        raise output_error(path, exc) from exc
     if not free:
         raise OutputError(f"{path} is not empty; expected a new folder", say("name another folder"))
 
@@ -244,7 +242,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
     """
     require_new_folder(path)
     target = Path(path).resolve()
-    try:
+    with naming_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         with staging_folder(target, target.name) as staging:
             yield staging
@@ -255,8 +253,6 @@ def writing_folder(path: Path) -> Iterator[Path]:
                 if target.exists():
                     target.rmdir()
                 staging.rename(target)
-    except OSError as exc:
-        raise output_error(path, exc) from exc
 
 
 @contextmanager
@@ -350,7 +346,7 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
     """
     path = Path(path)
     nearest = path.absolute() if folder else path.absolute().parent
-    try:
+    with naming_errors(path):
         _refuse_special(path)
         while not nearest.exists():
             nearest = nearest.parent
@@ -361,8 +357,6 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
                 os.lstat(nearest / name)
         with tempfile.TemporaryFile(dir=nearest):
             pass
-    except OSError as exc:
-        raise output_error(path, exc) from exc
 
 
 def _refuse_special(path: Path) -> None:
@@ -389,10 +383,7 @@ def abandon() -> tuple[Path, ...]:
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """Make an operating system error inside the message that ``path`` cannot be written.
-
-    For files that are written piece by piece, where further out others are open too.
-    """
+    """Make an operating system error inside the message that ``path`` cannot be written."""
     try:
         yield
     except OSError as exc:

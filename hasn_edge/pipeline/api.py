@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import UnsupportedError, call, omit, use
-from hasn_edge.files import output_error, require_writable
+from hasn_edge.files import naming_errors, require_writable
 from hasn_edge.optional import require
 from hasn_edge.pipeline.autotune import autotune
 from hasn_edge.pipeline.build import Built, build_one
@@ -155,20 +155,20 @@ def export_triton(
 
     if isinstance(model, Artifact):
         return load_artifact(model_file(triton_repository(model, output, name=name, backend=backend)))
-    try:
-        with tempfile.TemporaryDirectory(prefix="hasn-edge-export-") as folder:
-            made = export(
-                model,
-                precision=precision,
-                opset=opset,
-                size=size,
-                batch=batch,
-                output=folder,
-                progress=progress,
-            )
-            return export_triton(made, name=name, backend=backend, output=output)
-    except OSError as exc:
-        raise output_error(Path(tempfile.gettempdir()), exc) from exc
+    with (
+        naming_errors(Path(tempfile.gettempdir())),
+        tempfile.TemporaryDirectory(prefix="hasn-edge-export-") as folder,
+    ):
+        made = export(
+            model,
+            precision=precision,
+            opset=opset,
+            size=size,
+            batch=batch,
+            output=folder,
+            progress=progress,
+        )
+        return export_triton(made, name=name, backend=backend, output=output)
 
 
 def build(

@@ -30,7 +30,7 @@ from hasn_edge.errors import (
     omit,
     use,
 )
-from hasn_edge.files import output_error, require_writable
+from hasn_edge.files import naming_errors, require_writable
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.optional import require
@@ -450,12 +450,13 @@ def smoke_test(
         return f"{what} was not executed: that needs its GPU"
     progress(Step(f"running {what}"))
     try:
-        with tempfile.TemporaryDirectory(prefix="hasn-edge-try-") as folder:
+        with (
+            naming_errors(Path(tempfile.gettempdir())),
+            tempfile.TemporaryDirectory(prefix="hasn-edge-try-") as folder,
+        ):
             try_engine(publish_file(context, engine, Path(folder), progress).path)
     except (MissingDependencyError, NoCudaError, NoMemoryError) as exc:
         return f"{what} was not executed: {exc}"
-    except OSError as exc:
-        raise output_error(Path(tempfile.gettempdir()), exc) from exc
     return f"{what} ran: its golden image came out right"
 
 

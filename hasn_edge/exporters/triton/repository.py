@@ -20,7 +20,7 @@ from hasn_edge.exporters.triton.pbtxt import (
     parameter_fields,
 )
 from hasn_edge.exporters.triton.readme import readme
-from hasn_edge.files import output_error, staging_folder, writing
+from hasn_edge.files import naming_errors, staging_folder, writing
 from hasn_edge.sidecar import Kind
 
 CONFIG, README = "config.pbtxt", "README.md"
@@ -89,7 +89,7 @@ def triton_repository(
     autotune = artifact.details.autotune
     if config.backend == PYTHON and autotune is not None and autotune.backend:
         facts[f"hasn_edge.{chosen}.session_backend"] = autotune.backend  # what was measured to be fastest
-    try:
+    with naming_errors(folder):
         output.mkdir(parents=True, exist_ok=True)
         with staging_folder(output, config.name) as staging:  # which no server looks into
             made = staging / str(chosen)
@@ -105,8 +105,6 @@ def triton_repository(
                 (staging / CONFIG).write_text(replace(config, parameters=facts).text(), encoding="utf-8")
                 (staging / README).write_text(readme(config, artifact), encoding="utf-8")
                 staging.rename(folder)
-    except OSError as exc:
-        raise output_error(folder, exc) from exc
     return folder / str(chosen)
 
 
