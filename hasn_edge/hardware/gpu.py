@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.hardware.readings import text_or_nothing
 from hasn_edge.optional import version_tuple
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -100,7 +101,7 @@ def gpu_facts(index: int = 0, *, library: str = LIBRARY, root: Path = Path("/"))
         name=name.value.decode(errors="replace"),
         compute_capability=f"{attribute(_CAPABILITY_MAJOR)}.{attribute(_CAPABILITY_MINOR)}",
         total_memory_bytes=memory.value,
-        driver=_text(root / "sys/module/nvidia/version") or None,
+        driver=text_or_nothing(root / "sys/module/nvidia/version") or None,
         cuda=cuda,
         integrated=bool(attribute(_INTEGRATED)),
         l4t=l4t_release(root, cuda=cuda),
@@ -164,10 +165,10 @@ def l4t_release(root: Path = Path("/"), *, cuda: str | None = None) -> str | Non
         root: Where the file system starts.
         cuda: Newest CUDA that the driver runs, where it is known: it tells lines of one kernel apart.
     """
-    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _text(root / _RELEASE))
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text_or_nothing(root / _RELEASE))
     if found:
         return f"{found[1]}.{found[2].strip('.')}"
-    kernel, chip = _text(root / "proc/sys/kernel/osrelease"), tegra_chip(root)
+    kernel, chip = text_or_nothing(root / "proc/sys/kernel/osrelease"), tegra_chip(root)
     if chip is None and not kernel.endswith("-tegra"):
         return None
     line = next((line for start, line in _LINES.items() if kernel.startswith(f"{start}.")), None)
@@ -179,12 +180,5 @@ def l4t_release(root: Path = Path("/"), *, cuda: str | None = None) -> str | Non
 
 def tegra_chip(root: Path = Path("/")) -> int | None:
     """Return the number of a Jetson's chip as the device tree states it, e.g. 234 of an Orin."""
-    found = re.search(r"nvidia,tegra(\d+)", _text(root / "proc/device-tree/compatible"))
+    found = re.search(r"nvidia,tegra(\d+)", text_or_nothing(root / "proc/device-tree/compatible"))
     return int(found[1]) if found else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\x00 \n\t")
-    except OSError:
-        return ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from hasn_edge.hardware.gpu import l4t_release, tegra_chip
 from hasn_edge.hardware.power import Sample
-from hasn_edge.hardware.readings import Readings, text_of
+from hasn_edge.hardware.readings import Readings, text_of, text_or_nothing
 from hasn_edge.optional import version_tuple
 
 JETPACKS = (
@@ -63,12 +63,15 @@ class Jetson:
         release = facts.ask("l4t", self.l4t)
         facts.ask("jetpack", lambda: jetpack_of(release))
         facts.ask("power_mode", self.power_mode)
-        for name, value in self._gpu_clock(facts).items():
-            facts.values[name] = value
+        for name, file in (("gpu_hz", "cur_freq"), ("gpu_min_hz", "min_freq"), ("gpu_max_hz", "max_freq")):
+            facts.ask(name, lambda file=file: int(text_of(self._gpu_folder() / file)))  # type: ignore[misc]
+        facts.ask("gpu_governor", lambda: text_of(self._gpu_folder() / "governor"))
+        low, high = facts.values["gpu_min_hz"], facts.values["gpu_max_hz"]
+        facts.values["clocks_locked"] = None if None in (low, high) else low == high
         cpu = self.root / "sys/devices/system/cpu/cpufreq"
-        facts.ask("cpu_governor", lambda: text_of(_first(cpu, "policy*", "scaling_governor")))
-        facts.ask("cpu_hz", lambda: int(text_of(_first(cpu, "policy*", "scaling_cur_freq"))) * 1000)
-        facts.ask("cpu_max_hz", lambda: int(text_of(_first(cpu, "policy*", "scaling_max_freq"))) * 1000)
+        facts.ask("cpu_governor", lambda: text_of(_first_policy(cpu, "scaling_governor")))
+        facts.ask("cpu_hz", lambda: int(text_of(_first_policy(cpu, "scaling_cur_freq"))) * 1000)
+        facts.ask("cpu_max_hz", lambda: int(text_of(_first_policy(cpu, "scaling_max_freq"))) * 1000)
         memory = self.root / "sys/kernel/debug/bpmp/debug/clk/emc/rate"
         facts.ask("memory_clock_hz", lambda: int(text_of(memory)))
         for zone, read in self._zones().items():
@@ -121,13 +124,6 @@ class Jetson:
             raise LookupError(f"{parent}: no clock of a GPU there")
         return names[0]
 
-    def _gpu_clock(self, facts: Readings) -> dict[str, Any]:
-        for name, file in (("gpu_hz", "cur_freq"), ("gpu_min_hz", "min_freq"), ("gpu_max_hz", "max_freq")):
-            facts.ask(name, lambda file=file: int(text_of(self._gpu_folder() / file)))  # type: ignore[misc]
-        facts.ask("gpu_governor", lambda: text_of(self._gpu_folder() / "governor"))
-        low, high = facts.values["gpu_min_hz"], facts.values["gpu_max_hz"]
-        return {"clocks_locked": None if None in (low, high) else low == high}
-
     def _zones(self) -> dict[str, Any]:
         zones = {}
         for folder in sorted((self.root / "sys/class/thermal").glob("thermal_zone*")):
@@ -157,9 +153,9 @@ class Ina3221:
         self._channels: dict[str, tuple[Path, ...]] = {}
         parent = jetson.root / "sys/class/hwmon"
         for folder in sorted(parent.glob("hwmon*")):
-            if _quiet(folder / "name") == "ina3221":
+            if text_or_nothing(folder / "name") == "ina3221":
                 self._channels.update(_channels(folder))
-            elif _quiet(folder / "name") == "ina238" and (folder / "power1_input").is_file():
+            elif text_or_nothing(folder / "name") == "ina238" and (folder / "power1_input").is_file():
                 self._channels["VIN"] = (folder / "power1_input",)
         if not self._channels:
             raise LookupError(f"{parent}: no power sensor (ina3221) there")
@@ -214,22 +210,15 @@ def jetpack_of(l4t: str | None) -> str:
 def _channels(folder: Path) -> dict[str, tuple[Path, Path]]:
     found = {}
     for number in (1, 2, 3):  # channels above are sums and shunt voltages
-        label = _quiet(folder / f"in{number}_label")
+        label = text_or_nothing(folder / f"in{number}_label")
         pair = (folder / f"in{number}_input", folder / f"curr{number}_input")
         if label and label != "NC" and all(path.is_file() for path in pair):
             found[label] = pair
     return found
 
 
-def _quiet(path: Path) -> str:
-    try:
-        return text_of(path)
-    except OSError:
-        return ""
-
-
-def _first(folder: Path, pattern: str, name: str) -> Path:
-    found = sorted(folder.glob(pattern))
+def _first_policy(folder: Path, name: str) -> Path:
+    found = sorted(folder.glob("policy*"))
     if not found:
         raise LookupError(f"{folder}: nothing there")
     return found[0] / name

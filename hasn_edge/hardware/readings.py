@@ -50,3 +50,11 @@ def text_of(path: Path) -> str:
     except OSError as exc:
         # Reading (not opening) a sensor that is switched off fails without a file name.
         raise type(exc)(exc.errno, exc.strerror, str(path)) from exc
+
+
+def text_or_nothing(path: Path) -> str:
+    """Return a small file's text likewise; an empty one where it cannot be read."""
+    try:
+        return text_of(path)
+    except OSError:
+        return ""
