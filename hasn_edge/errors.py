@@ -99,6 +99,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def first_line(exc: BaseException) -> str:
+    """Return the first line of what another library raised, or the error's kind where it states nothing."""
+    return next(filter(None, map(str.strip, str(exc).splitlines())), type(exc).__name__)
+
+
 def with_cures(message: str, cures: Iterable[str]) -> str:
     """Return a message with its cures as one sentence; below a message of several lines, as one more.
 

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from hasn_edge.errors import BuildError, ShapeError, UnsupportedError, say, use
+from hasn_edge.errors import BuildError, ShapeError, UnsupportedError, first_line, say, use
 from hasn_edge.exporters import onnx_graph as graphs
 from hasn_edge.exporters.torchscript import quiet_jit
 from hasn_edge.optional import installed_version, require
@@ -197,7 +197,7 @@ def _simplify(proto: onnx.ModelProto, spec: NetworkSpec, batch: int | None) -> t
             result, _ = onnxsim.simplify(proto, skipped_optimizers=list(_WEIGHT_CHANGING))
         except RuntimeError as exc:
             # Simplification is a convenience: the graph as exported is as correct.
-            return proto, f"no: onnxsim {version} failed: {str(exc).splitlines()[0]}"
+            return proto, f"no: onnxsim {version} failed: {first_line(exc)}"
     result = graphs.canonical(result)
     if graphs.conv_parameters(result) != graphs.conv_parameters(proto):
         return proto, f"no: onnxsim {version} changes convolutions"

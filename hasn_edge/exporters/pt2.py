@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hasn_edge.errors import BuildError, say, use
+from hasn_edge.errors import BuildError, first_line, say, use
 from hasn_edge.exporters.deployable import deployed
 from hasn_edge.spec import Precision
 
@@ -102,9 +102,8 @@ def _errors(verb: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as exc:  # torch.export and Inductor raise errors of a dozen modules
-        first = next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
         raise BuildError(
-            f"PyTorch {torch.__version__} cannot {verb} this network: {first}",
+            f"PyTorch {torch.__version__} cannot {verb} this network: {first_line(exc)}",
             use(format="onnx"),
             *([say("install g++, which AOTInductor compiles with")] if verb == "compile" else ()),
         ) from exc

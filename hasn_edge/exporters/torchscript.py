@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from hasn_edge.errors import Cure, UnsupportedError, use
+from hasn_edge.errors import Cure, UnsupportedError, first_line, use
 from hasn_edge.exporters.deployable import deployed
 from hasn_edge.spec import Precision
 
@@ -89,6 +89,6 @@ def quiet_jit(*instead: Cure) -> Iterator[None]:
         if not _REFUSED.search(str(exc)):
             raise
         raise UnsupportedError(
-            f"PyTorch {torch.__version__} has no TorchScript any more: {str(exc).splitlines()[0]}",
+            f"PyTorch {torch.__version__} has no TorchScript any more: {first_line(exc)}",
             *(instead or (use(format="pt2"),)),
         ) from exc

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hasn_edge.errors import CheckpointError, say, use
+from hasn_edge.errors import CheckpointError, first_line, say, use
 
 SPEC_KEY = "hasn_edge.spec"
 """Under which a file of either kind holds its network."""
@@ -277,6 +277,5 @@ def _unpickle(path: Path) -> object:
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as exc:
         if not zipfile.is_zipfile(path) and path.suffix not in (".pth", ".pt", ".ckpt"):
             raise CheckpointError(f"{path}: not a file of weights; expected .safetensors or .pth") from exc
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({reason})", _COPY) from exc
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({first_line(exc)})", _COPY) from exc
     return content

@@ -14,7 +14,7 @@ import numpy as np
 
 from hasn_edge.data.likeness import likeness, sample
 from hasn_edge.engine.worker_process import run_python
-from hasn_edge.errors import ArtifactError, UnsupportedError, counted, say
+from hasn_edge.errors import ArtifactError, UnsupportedError, counted, first_line, say
 from hasn_edge.files import file_sha256
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32
@@ -97,7 +97,7 @@ class _Probe:
             try:
                 y = self.run(sample(*size))
             except Exception as exc:  # ONNX Runtime's exceptions share no base; their texts name the node
-                failures.append(f"{size[1]}x{size[0]}: {_first_line(exc)}")
+                failures.append(f"{size[1]}x{size[0]}: {first_line(exc)}")
                 continue
             scale = y.shape[2] // size[0] if y.ndim == 4 else 0
             if y.ndim != 4 or y.shape != (1, 3, size[0] * scale, size[1] * scale) or scale < 1:
@@ -177,7 +177,7 @@ def _open(path: Path) -> Any:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # as above
         raise UnsupportedError(
-            f"{path}: ONNX Runtime cannot load it: {_first_line(exc)}",
+            f"{path}: ONNX Runtime cannot load it: {first_line(exc)}",
             say("export it again with operators of the ONNX standard"),
         ) from exc
 
@@ -188,7 +188,3 @@ def _named(tensors: Any) -> str:
 
 def _times(shape: Any) -> str:
     return "x".join(str(side) for side in shape)
-
-
-def _first_line(exc: Exception) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

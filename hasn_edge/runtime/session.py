@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hasn_edge.errors import ArtifactError, InputError, OutOfMemoryError, ShapeError, call, say
+from hasn_edge.errors import ArtifactError, InputError, OutOfMemoryError, ShapeError, call, first_line, say
 from hasn_edge.files import Closeable
 from hasn_edge.images.arrays import Float32, UInt8, from_tensor, to_tensor
 from hasn_edge.spec import NetworkSpec, Precision
@@ -376,10 +376,9 @@ class Session(Closeable):
 
 def out_of_memory(backend: str, shape: tuple[int, ...], exc: BaseException) -> OutOfMemoryError:
     """Return the error for a frame that does not fit: the same words for every backend."""
-    first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
     return OutOfMemoryError(
         f"{backend}: not enough memory for an input of {shape[-2]} x {shape[-1]} pixels and batch {shape[0]} "
-        f"({first})",
+        f"({first_line(exc)})",
         # A live run has no tiles, and a benchmark's do not change what it times.
         say("give it smaller images"),
         call("upscale", tile=256),
