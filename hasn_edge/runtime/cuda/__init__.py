@@ -16,8 +16,16 @@ from hasn_edge.errors import (
 )
 from hasn_edge.hardware.gpu import cuda_python_install, gpu_facts
 from hasn_edge.runtime.cuda.backend import CudaBackend
+from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend
+from hasn_edge.runtime.cuda.pycuda import PyCudaBackend
+from hasn_edge.runtime.cuda.torch import TorchBackend
 
-BACKENDS = ("torch", "cuda-python", "pycuda")
+_OPENERS: dict[str, Callable[[int], CudaBackend]] = {
+    "torch": TorchBackend,
+    "cuda-python": CudaPythonBackend,
+    "pycuda": PyCudaBackend,
+}
+BACKENDS = tuple(_OPENERS)
 """Names of the Python packages, as :func:`choose` takes them."""
 
 
@@ -75,28 +83,3 @@ def _start(name: str, index: int) -> CudaBackend:
         return _OPENERS[name](index)
     except (ImportError, OSError, RuntimeError) as exc:  # installed, but one of its libraries is not
         raise BuildError(f"{name} is installed but cannot be loaded: {exc}", say("install it again")) from exc
-
-
-def _torch(index: int) -> CudaBackend:
-    from hasn_edge.runtime.cuda.torch import TorchBackend
-
-    return TorchBackend(index)
-
-
-def _cuda_python(index: int) -> CudaBackend:
-    from hasn_edge.runtime.cuda.cuda_python import CudaPythonBackend
-
-    return CudaPythonBackend(index)
-
-
-def _pycuda(index: int) -> CudaBackend:
-    from hasn_edge.runtime.cuda.pycuda import PyCudaBackend
-
-    return PyCudaBackend(index)
-
-
-_OPENERS: dict[str, Callable[[int], CudaBackend]] = {
-    "torch": _torch,
-    "cuda-python": _cuda_python,
-    "pycuda": _pycuda,
-}

@@ -40,7 +40,7 @@ class CudaPythonBackend(CudaBackend):
     name = "cuda-python"
     _errors, _memory_errors = (_Refused,), (_NoMemory,)
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int) -> None:
         self._rt, self._driver = _modules(self.name)
         self.index = index
         with self._doing(f"use GPU {index}"):

@@ -32,7 +32,7 @@ class PyCudaBackend(CudaBackend):
     name = "pycuda"
     graphs = False
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int) -> None:
         self._driver: Any = require(
             "pycuda.driver", extra="pycuda", needed_for=f"Running an engine through {self.name}"
         )

@@ -26,7 +26,7 @@ class TorchBackend(CudaBackend):
 
     name = "torch"
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int) -> None:
         self._torch: Any = require(
             "torch", extra="export", needed_for=f"Running an engine through {self.name}"
         )
