@@ -26,9 +26,7 @@ _FILES: Mapping[str, tuple[str, ...]] = {
 """Arguments of a build that may be files or folders of the user's, and how those end; all else ships."""
 
 
-def require_compatible(
-    artifact: Artifact, *, gpu: GpuFacts | None, runtime_version: str | None
-) -> PlanHeader:
+def require_compatible(artifact: Artifact, *, gpu: GpuFacts | None, runtime_version: str | None) -> None:
     """Refuse an engine that would not run here, or would compute something else.
 
     TensorRT itself returns nothing for such an engine, crashes, or runs it and returns zeros.
@@ -38,9 +36,6 @@ def require_compatible(
         gpu: The GPU to run on, from :func:`hasn_edge.hardware.gpu.gpu_facts`.
         runtime_version: Version of the TensorRT that will run it, as its module or package states it;
             ``None`` where it is not known yet: then it is not compared.
-
-    Returns:
-        The plan's header; its ``runtime`` is the TensorRT that runs it.
 
     Raises:
         ArtifactError: not a whole plan, or made for another GPU or TensorRT; names what differs, and
@@ -57,7 +52,6 @@ def require_compatible(
         raise ArtifactError(
             f"{artifact.path}: this engine cannot run here: {'; '.join(reasons)}{unknown_folders(cure)}", cure
         )
-    return header
 
 
 def rebuild(artifact: Artifact, *, gpu: GpuFacts | None = None, again: bool = False) -> Cure:

@@ -31,8 +31,7 @@ def command(artifact: Artifact, gpu: GpuFacts | None = None, *, again: bool = Fa
 
 def test_an_engine_at_home(tmp_path: Path) -> None:
     for version in ("10.3.0", "10.3.0.30", "10.3", None):
-        header = require_compatible(engine(tmp_path), gpu=NANO, runtime_version=version)
-    assert header.version == (10, 3, 0, 30)
+        require_compatible(engine(tmp_path), gpu=NANO, runtime_version=version)
 
 
 def test_every_difference_is_named_with_the_command(tmp_path: Path) -> None:
@@ -62,7 +61,7 @@ def test_a_plan_that_does_not_say_its_version(tmp_path: Path) -> None:
     content = plan(b"ptrt", (0, 0, 0, 0))
     told = engine(tmp_path, content=content, version="8.5.2.2")
     for version in ("8.5.2.2", "8.5.2", None):
-        assert require_compatible(told, gpu=NANO, runtime_version=version).version is None
+        require_compatible(told, gpu=NANO, runtime_version=version)
     assert "built by TensorRT 8.5.2.2, and 8.6.2 is here" in refused(told, version="8.6.2")
 
 
