@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +183,7 @@ def open_openvino(
     device: str = "cpu",
     size: tuple[int, int] | None = None,
     frame: tuple[int, int] | None = None,
-    in_flight: int = 1,
-    cache: Path | None = None,
-    core: Any = None,
+    **options: Any,
 ) -> OpenVinoSession:
     """Open a file in OpenVINO after its golden image came out right here, in this precision.
 
@@ -192,7 +191,7 @@ def open_openvino(
     The image is compared with ONNX Runtime's, which computes Q/DQ exactly for it.
 
     Args:
-        model: As for :class:`OpenVinoSession`, as are those that are not listed.
+        model: As for :class:`OpenVinoSession`, like all but ``spec`` and ``size``.
         spec: The network; ``None`` reads it from the graph's metadata.
         precision: Likewise.
         bf16: Likewise.
@@ -200,9 +199,7 @@ def open_openvino(
         device: Likewise.
         size: The fixed (height, width) as the sidecar states it; the graph must agree. ``None`` asks it.
         frame: Likewise.
-        in_flight: Likewise.
-        cache: Likewise.
-        core: Likewise.
+        options: Likewise.
 
     Raises:
         UnsupportedError: also where the image came out wrong: the message states by how much, and why where
@@ -211,21 +208,9 @@ def open_openvino(
         HasnEdgeError: as :class:`OpenVinoSession`.
     """
     require("openvino", extra="openvino", needed_for="Running an ONNX file in OpenVINO")
-
-    def opened(spec: NetworkSpec, frame: tuple[int, int] | None) -> OpenVinoSession:
-        return OpenVinoSession(
-            model,
-            spec,
-            precision=precision,
-            bf16=bf16,
-            threads=threads,
-            device=device,
-            frame=frame,
-            in_flight=in_flight,
-            cache=cache,
-            core=core,
-        )
-
+    opened = partial(
+        OpenVinoSession, model, precision=precision, bf16=bf16, threads=threads, device=device, **options
+    )
     exact = precision is Precision.INT8
     with OnnxRuntimeSession(
         model, spec, precision=precision, exact=exact, threads=threads, size=size
@@ -237,7 +222,7 @@ def open_openvino(
             tolerance=BF16_TOLERANCE if bf16 and not exact else None,
         )
     small = CHECKED_SIZE if frame is not None and any_size else None
-    session = opened(known, small)
+    session = opened(spec=known, frame=small)
     difference = find_difference(session, golden)
     if difference is not None:
         session.close()
@@ -251,7 +236,7 @@ def open_openvino(
         )
     if small is not None:
         session.close()
-        session = opened(known, frame)
+        session = opened(spec=known, frame=frame)
     return session
 
 

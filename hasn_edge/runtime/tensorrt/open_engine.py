@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hasn_edge.artifact import Artifact
 from hasn_edge.engine.caches import graph_of
@@ -60,7 +61,8 @@ def open_engine(
         raise no_gpu(artifact, header, index)
     find_module(header.runtime, needed_for="Running an engine")
     try:
-        return _open_checked(artifact, header, gpu, index, cuda, in_flight, eager, mapped)
+        options = {"cuda": cuda, "in_flight": in_flight, "eager": eager, "mapped": mapped}
+        return _open_checked(artifact, header, gpu, device_index=index, **options)
     except ArtifactError as exc:
         if index == 0 or header.runtime is not EngineRuntime.TENSORRT:
             raise
@@ -71,25 +73,14 @@ def open_engine(
         raise ArtifactError(f"{exc.message}; {note}", *exc.cures) from exc
 
 
-def _open_checked(
-    artifact: Artifact,
-    header: PlanHeader,
-    gpu: GpuFacts,
-    index: int,
-    cuda: str | None,
-    in_flight: int,
-    eager: bool,
-    mapped: bool | None,
-) -> TensorRTSession:
+def _open_checked(artifact: Artifact, header: PlanHeader, gpu: GpuFacts, **options: Any) -> TensorRTSession:
     """Open an engine on a GPU that is here if it is for this GPU, and computes what it shall."""
     require_compatible(artifact, gpu=gpu, runtime_version=tensorrt_version(header.runtime))
     _, capabilities = load_tensorrt(header.runtime, needed_for="Running an engine")
     require_compatible(artifact, gpu=gpu, runtime_version=capabilities.version)
     # Nothing that the build looks at has changed: only one that compiles anyway would not return this file.
     cure = rebuild(artifact, gpu=gpu, again=True)
-    session = TensorRTSession(
-        artifact, cuda=cuda, in_flight=in_flight, eager=eager, mapped=mapped, device_index=index
-    )
+    session = TensorRTSession(artifact, **options)
     try:
         check_golden(
             session,
