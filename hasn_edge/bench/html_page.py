@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hasn_edge.bench import table
 from hasn_edge.bench.evidence import CaseEvidence, WorstCrop
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.svg_charts import BOTTOM, TOP, Axis, Plot
-from hasn_edge.bench.table import GAP, caption, machine_facts, notes
+from hasn_edge.bench.table import GAP, PAPER, caption, machine_facts, notes
 from hasn_edge.bench.verdict import LIMITS_DB, verdict
 from hasn_edge.errors import counted
-from hasn_edge.model.complexity import PAPER_SIZE
 from hasn_edge.sidecar import EngineDetails, GraphDetails
 
 SAMPLES = 100
@@ -25,6 +25,28 @@ FLOOR_DB = 60.0
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """In the order of the legend; each has a colour in the page. "int8 and bf16" has that of its first word."""
+
+_FIGURES: Sequence[tuple[str, str, str, Callable[[Any], str]]] = (
+    ("median", "p50", "ms", "{:.4g}".format),
+    ("p90", "p90", "ms", "{:.4g}".format),
+    ("p99", "p99", "ms", "{:.4g}".format),
+    ("fps", "FPS", "", "{:.4g}".format),
+    ("speedup", "speed-up", "", table.FIGURES["speedup"].written),
+    ("memory", "memory", "MB", table.FIGURES["memory"].written),
+    ("file", "file", "MB", table.FIGURES["file"].written),
+    ("macs", "MACs", f"G at {PAPER}", lambda one: f"{one * 1e-9:.3f}"),
+    ("activations", "activations", f"M at {PAPER}", table.FIGURES["activations"].written),
+    ("energy", "energy", "mJ a frame", table.FIGURES["energy"].written),
+)
+"""Columns: a key of :data:`hasn_edge.bench.table.FIGURES`, heading, unit, and what writes it."""
+
+_QUALITY: Sequence[tuple[str, str, Callable[[SetQuality], tuple[str, str]]]] = (
+    ("PSNR-Y", "dB", lambda one: (f"{one.psnr_y_db:.3f}", "")),
+    ("dPSNR", "dB mean", lambda one: (_number(one.dpsnr_db, 1, "+.3f"), "")),
+    ("dPSNR", "dB worst image", lambda one: (_number(one.worst_dpsnr_db, 1, "+.3f"), one.worst_image or "")),
+    ("dSSIM", "mean", lambda one: (_number(one.dssim, 1, "+.4f"), "")),
+)
+"""The same for each set of images: heading, unit, and the cell."""
 
 CROPS = (  # the reference is called as the report calls it
     ("low", "input"),
@@ -44,14 +66,17 @@ def html_page(report: BenchReport) -> str:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     found = verdict(report)
+    columns = _columns(report)
+    rows = list(zip(*(cells for _, _, cells in columns), strict=True))
     data = json.dumps(report.to_dict(), allow_nan=False)
     return environment.get_template("report.html.j2").render(
         title=caption(report)[0],
         facts=caption(report)[1:],
         verdict=found.sentence,
-        columns=_columns(report),
-        rows=[_row(report, case, number, case is found.case) for number, case in enumerate(report.cases, 1)],
-        bicubic=_bicubic(report),
+        columns=[*((heading, unit) for heading, unit, _ in columns), ("SHA-256", "")],
+        rows=list(zip(report.cases, rows, strict=False)),
+        chosen=found.case,
+        bicubic=rows[-1] if report.bicubic else (),
         precisions=sorted(
             {case.precision.split()[0] for case in report.cases if case.latency}, key=_PRECISIONS.index
         ),
@@ -71,74 +96,19 @@ def html_page(report: BenchReport) -> str:
     )
 
 
-def _columns(report: BenchReport) -> list[tuple[str, str]]:
-    """Return the headings: figure and unit."""
-    height, width = PAPER_SIZE
-    fixed = [("p50", "ms"), ("p90", "ms"), ("p99", "ms"), ("FPS", ""), ("speed-up", ""), ("memory", "MB")]
-    fixed += [("file", "MB"), ("MACs", f"G at {width}x{height}"), ("activations", f"M at {width}x{height}")]
-    if any(case.energy and case.energy.joules_per_frame for case in report.cases):
-        fixed.append(("energy", "mJ a frame"))
+def _columns(report: BenchReport) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Return heading, unit, and the cells of all cases and of bicubic: a text, and what stands below it."""
+    found = []
+    for key, heading, unit, written in _FIGURES:
+        values = [table.FIGURES[key].value(report, case) for case in report.cases]
+        if any(values) or key != "energy":
+            texts = [*(GAP if value is None else written(value) for value in values), GAP]
+            found.append((heading, unit, [(text, "") for text in texts]))
     for name in report.cases[0].quality:
-        fixed += [(f"{name} PSNR-Y", "dB"), (f"{name} dPSNR", "dB mean"), (f"{name} dPSNR", "dB worst image")]
-        fixed.append((f"{name} dSSIM", "mean"))
-    return [*fixed, ("SHA-256", "")]
-
-
-def _row(report: BenchReport, case: BenchCase, number: int, chosen: bool) -> dict[str, Any]:
-    latency = case.latency
-    times = [GAP] * 5
-    if latency is not None:
-        quantiles = (latency.median_ms, latency.quantile_ms(0.9), latency.quantile_ms(0.99))
-        speedup = report.speedup(case)[0]
-        times = [*(f"{value:.4g}" for value in quantiles), f"{latency.fps:.4g}"]
-        times.append(GAP if speedup is None else f"{speedup:.2f}x")
-    counted = report.counts(PAPER_SIZE, case)
-    cells: list[str | tuple[str, str]] = [
-        *times,
-        _number(case.peak_bytes, 1e-6, ".0f"),
-        _number(case.file_bytes, 1e-6, ".2f"),
-        _number(counted.macs if counted else None, 1e-9, ".3f"),
-        _number(counted.activations if counted else None, 1e-6, ".1f"),
-    ]
-    if any(one.energy and one.energy.joules_per_frame for one in report.cases):
-        cells.append(_number(case.energy.joules_per_frame if case.energy else None, 1e3, ".1f"))
-    for name in report.cases[0].quality:
-        one = case.quality.get(name)
-        cells += [
-            _number(one.psnr_y_db if one else None, 1, ".3f"),
-            _number(one.dpsnr_db if one else None, 1, "+.3f"),
-            _worst(one),
-            _number(one.dssim if one else None, 1, "+.4f"),
-        ]
-    return {
-        "number": number,
-        "label": case.label,
-        "about": f"{case.backend} {case.precision}, {case.device}",
-        "file": case.file or "",
-        "cells": [(cell, "") if isinstance(cell, str) else cell for cell in cells],
-        "sha256": case.sha256 or "",
-        "chosen": chosen,
-        "failure": case.failure.text if case.failure else "",
-        "gaps": case.not_measured,
-    }
-
-
-def _worst(quality: SetQuality | None) -> tuple[str, str]:
-    """Return the drift of the worst image, and its name."""
-    if quality is None or quality.worst_dpsnr_db is None:
-        return GAP, ""
-    return f"{quality.worst_dpsnr_db:+.3f}", quality.worst_image or ""
-
-
-def _bicubic(report: BenchReport) -> list[tuple[str, str]]:
-    """Return the cells of bicubic's row, those of quality alone."""
-    if not report.bicubic:
-        return []
-    cells = [(GAP, "")] * (len(_columns(report)) - 1 - 4 * len(report.bicubic))
-    for one in report.bicubic.values():
-        cells += [(f"{one.psnr_y_db:.3f}", ""), (_number(one.dpsnr_db, 1, "+.3f"), ""), _worst(one)]
-        cells.append((_number(one.dssim, 1, "+.4f"), ""))
-    return cells
+        of = [*(case.quality.get(name) for case in report.cases), report.bicubic.get(name)]
+        for figure, unit, cell in _QUALITY:
+            found.append((f"{name} {figure}", unit, [cell(one) if one else (GAP, "") for one in of]))
+    return found
 
 
 def _plots(report: BenchReport) -> Iterator[tuple[str, str, str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.errors import Cure, with_cures
 from hasn_edge.evaluation.latency import Latency
-from hasn_edge.model.complexity import PAPER_SIZE
+from hasn_edge.model.complexity import PAPER_SIZE, NetworkCounts
 
 GAP = "-"
 """Stands where a figure was not measured; the reason is below the table."""
@@ -31,112 +32,124 @@ class Column:
     """In the order of the cases, and last of bicubic where the report has it."""
 
 
-KEYS = (
-    *(
-        "backend",
-        "precision",
-        "parameters",
-        "macs",
-        "activations",
-        "file",
-        "median",
-        "p90",
-        "p99",
-        "std",
-        "fps",
-        "speedup",
+@dataclass(frozen=True)
+class Metric:
+    """How the cells of a column come about."""
+
+    heading: str
+    """``{rail}`` in it stands for what power was read of."""
+    value: Callable[[BenchReport, BenchCase], Any]
+    """Returns a case's figure; ``None`` where it was not measured."""
+    written: Callable[[Any], str]
+
+
+def _part(name: str, figure: Callable[[Latency], float]) -> Callable[[BenchReport, BenchCase], Any]:
+    return lambda _, case: figure(case.parts[name]) if name in case.parts else None
+
+
+def _count(figure: Callable[[NetworkCounts], int]) -> Callable[[BenchReport, BenchCase], Any]:
+    return lambda report, case: (one := report.counts(PAPER_SIZE, case)) and figure(one)
+
+
+def _last_to_first(_: BenchReport, case: BenchCase) -> float | None:
+    tenths = case.latency.tenths_ms if case.latency and case.device != "cpu" else None
+    return tenths and tenths[1] / tenths[0]
+
+
+def _last_sustained(_: BenchReport, case: BenchCase) -> float | None:
+    tenths = case.sustained.latency.tenths_ms if case.sustained else None
+    return tenths and tenths[1]
+
+
+def _milliseconds(value: float) -> str:
+    """Write four digits, of which one to three are decimals: an engine takes 1.234, a CPU 1234.5."""
+    return f"{value:.{3 if value < 9.9995 else 2 if value < 99.995 else 1}f}"
+
+
+def _fixed(digits: int, factor: float = 1.0) -> Callable[[float], str]:
+    return lambda value: f"{value * factor:.{digits}f}"
+
+
+PAPER = f"{PAPER_SIZE[1]}x{PAPER_SIZE[0]}"
+"""The size of an input for which papers state counts."""
+
+_COUNTS = {
+    "parameters": Metric("parameters", _count(lambda one: one.parameters), "{:,}".format),
+    "macs": Metric(f"GMACs at {PAPER}", _count(lambda one: one.macs), _fixed(2, 1e-9)),
+    "activations": Metric(f"M activations at {PAPER}", _count(lambda one: one.activations), _fixed(1, 1e-6)),
+}
+"""What networks are and compute; the table has it where there are several, else it is in the caption."""
+
+FIGURES = {
+    "backend": Metric("backend", lambda _, case: case.backend, str),
+    "precision": Metric("precision", lambda _, case: case.precision, str),
+    **_COUNTS,
+    "file": Metric("file, MB", lambda _, case: case.file_bytes, _fixed(2, 1e-6)),
+    "median": Metric("median, ms", lambda _, case: case.latency and case.latency.median_ms, _milliseconds),
+    "p90": Metric("p90, ms", lambda _, case: case.latency and case.latency.quantile_ms(0.9), _milliseconds),
+    "p99": Metric("p99, ms", lambda _, case: case.latency and case.latency.quantile_ms(0.99), _milliseconds),
+    "std": Metric("std, ms", lambda _, case: case.latency and case.latency.std_ms, _milliseconds),
+    "fps": Metric("FPS", lambda _, case: case.latency and case.latency.fps, _fixed(2)),
+    "speedup": Metric("speed-up", lambda report, case: report.speedup(case)[0], "{:.2f}x".format),
+    "gpu": Metric("GPU median, ms", _part("gpu", lambda one: one.median_ms), _fixed(3)),
+    "gpu-p90": Metric("GPU p90, ms", _part("gpu", lambda one: one.quantile_ms(0.9)), _fixed(3)),
+    "gpu-p99": Metric("GPU p99, ms", _part("gpu", lambda one: one.quantile_ms(0.99)), _fixed(3)),
+    "gpu-std": Metric("GPU std, ms", _part("gpu", lambda one: one.std_ms), _fixed(3)),
+    "enqueue": Metric("enqueue, ms", _part("enqueue", lambda one: one.median_ms), _fixed(3)),
+    "transfers": Metric("transfers, ms", _part("transfers", lambda one: one.median_ms), _fixed(3)),
+    "graphs": Metric(
+        "CUDA graphs", lambda _, case: case.facts.get("graphs"), lambda one: "yes" if one else "no"
     ),
-    *("gpu", "gpu-p90", "gpu-p99", "gpu-std", "enqueue", "transfers", "graphs", "tenths", "sustained"),
-    *("power", "idle", "energy", "above-idle", "clock", "memory"),
-    *("psnr", "ssim", "dpsnr", "dssim", "fidelity", "worst"),
-)
+    "tenths": Metric("last / first tenth", _last_to_first, "{:.2f}x".format),
+    "sustained": Metric("sustained, ms", _last_sustained, _fixed(3)),
+    "power": Metric("power{rail}, W", lambda _, case: case.energy and case.energy.watts, _fixed(2)),
+    "idle": Metric("idle, W", lambda _, case: case.energy and case.energy.idle_watts, _fixed(2)),
+    "energy": Metric(
+        "energy{rail}, mJ a frame",
+        lambda _, case: case.energy and case.energy.joules_per_frame,
+        _fixed(1, 1e3),
+    ),
+    "above-idle": Metric(
+        "of it above idle, mJ", lambda _, case: case.energy and case.energy.joules_above_idle, _fixed(1, 1e3)
+    ),
+    "clock": Metric("GPU clock, MHz", lambda _, case: case.energy and case.energy.gpu_hertz, _fixed(0, 1e-6)),
+    "memory": Metric("peak memory, MB", lambda _, case: case.peak_bytes, _fixed(0, 1e-6)),
+}
+"""By :attr:`Column.key`, the columns of cases."""
+
+_QUALITY: dict[str, tuple[str, Callable[[SetQuality | None], str]]] = {
+    "psnr": ("PSNR-Y, dB", lambda one: _get(one, "psnr_y_db", ".3f")),
+    "ssim": ("SSIM-Y", lambda one: _get(one, "ssim_y", ".4f")),
+    "dpsnr": ("dPSNR, dB", lambda one: _get(one, "dpsnr_db", "+.3f")),
+    "dssim": ("dSSIM", lambda one: _get(one, "dssim", "+.4f")),
+    "fidelity": ("fidelity, dB", lambda one: _get(one, "fidelity_db", ".1f")),
+    "worst": ("worst image", lambda one: _worst(one)),
+}
+"""Likewise those of quality, each once for every set: what the heading says behind its name, and the cell."""
+
+KEYS = (*FIGURES, *_QUALITY)
 """Every :attr:`Column.key`, in the order of the columns."""
 
 
 def columns(report: BenchReport) -> list[Column]:
     """Return all figures of which at least one case has one; those of quality once for each set."""
     cases = report.cases
-    latency = [case.latency for case in cases]
-    gpu = [case.parts.get("gpu") for case in cases]
-    energy = [case.energy for case in cases]
-    tenths = [case.latency.tenths_ms if case.latency and case.device != "cpu" else None for case in cases]
-    long = [case.sustained.latency.tenths_ms if case.sustained else None for case in cases]
-    rails = {e.rail for e in energy if e and e.rail}
-    name = rails.pop() if len(rails) == 1 else None
-    rail = f" of {name}" if name and len(name) < 12 else " of the module" if name else ""
-    found = [
-        Column("backend", "backend", [case.backend for case in cases]),
-        Column("precision", "precision", [case.precision for case in cases]),
-        *_counts(report),
-        Column("file", "file, MB", [_number(case.file_bytes, 2, 1e-6) for case in cases]),
-        *_quantiles("", "", latency, _milliseconds),
-        Column("fps", "FPS", [GAP if one is None else f"{one.fps:.2f}" for one in latency]),
-        Column("speedup", "speed-up", [_times(report.speedup(case)[0]) for case in cases]),
-        *_quantiles("gpu", "GPU ", gpu, "{:.3f}".format),
-        Column("enqueue", "enqueue, ms", [_part(case, "enqueue") for case in cases]),
-        Column("transfers", "transfers, ms", [_part(case, "transfers") for case in cases]),
-        Column("graphs", "CUDA graphs", [_yes(case.facts.get("graphs")) for case in cases]),
-        Column("tenths", "last / first tenth", [GAP if t is None else _times(t[1] / t[0]) for t in tenths]),
-        Column("sustained", "sustained, ms", [GAP if t is None else f"{t[1]:.3f}" for t in long]),
-        Column("power", f"power{rail}, W", [_number(e.watts if e else None, 2, 1) for e in energy]),
-        Column("idle", "idle, W", [_number(e.idle_watts if e else None, 2, 1) for e in energy]),
-        Column(
-            "energy",
-            f"energy{rail}, mJ a frame",
-            [_number(e.joules_per_frame if e else None, 1, 1e3) for e in energy],
-        ),
-        Column(
-            "above-idle",
-            "of it above idle, mJ",
-            [_number(e.joules_above_idle if e else None, 1, 1e3) for e in energy],
-        ),
-        Column("clock", "GPU clock, MHz", [_number(e.gpu_hertz if e else None, 0, 1e-6) for e in energy]),
-        Column("memory", "peak memory, MB", [_number(case.peak_bytes, 0, 1e-6) for case in cases]),
-    ]
-    if report.bicubic:
-        found = [Column(one.key, one.heading, [*one.cells, GAP]) for one in found]
+    rails = {case.energy.rail for case in cases if case.energy and case.energy.rail}
+    name = rails.pop() if len(rails) == 1 else ""
+    rail = f" of {name if len(name) < 12 else 'the module'}" if name else ""
+    bicubic = [GAP] if report.bicubic else []
+    several = any(case.network for case in cases)
+    found = []
+    for key, figure in FIGURES.items():
+        if several or key not in _COUNTS:
+            values = (figure.value(report, case) for case in cases)
+            cells = [GAP if value is None else figure.written(value) for value in values]
+            found.append(Column(key, figure.heading.format(rail=rail), [*cells, *bicubic]))
     for name in cases[0].quality:
-        of = [case.quality.get(name) for case in cases]
-        of += [report.bicubic[name]] if report.bicubic else []
-        found += [
-            Column("psnr", f"{name}: PSNR-Y, dB", [_get(q, "psnr_y_db", ".3f") for q in of]),
-            Column("ssim", f"{name}: SSIM-Y", [_get(q, "ssim_y", ".4f") for q in of]),
-            Column("dpsnr", f"{name}: dPSNR, dB", [_get(q, "dpsnr_db", "+.3f") for q in of]),
-            Column("dssim", f"{name}: dSSIM", [_get(q, "dssim", "+.4f") for q in of]),
-            Column("fidelity", f"{name}: fidelity, dB", [_get(q, "fidelity_db", ".1f") for q in of]),
-            Column("worst", f"{name}: worst image", [_worst(q) for q in of]),
-        ]
+        of = [case.quality.get(name) for case in cases] + ([report.bicubic[name]] if report.bicubic else [])
+        for key, (heading, cell) in _QUALITY.items():
+            found.append(Column(key, f"{name}: {heading}", [cell(one) for one in of]))
     return [one for one in found if set(one.cells) != {GAP}]
-
-
-def _counts(report: BenchReport) -> Iterator[Column]:
-    """Yield what networks are and compute, where there are several: else it is in the caption."""
-    if not any(case.network for case in report.cases):
-        return
-    counts = [report.counts(PAPER_SIZE, case) for case in report.cases]
-    size = f"{PAPER_SIZE[1]}x{PAPER_SIZE[0]}"
-    yield Column(
-        "parameters", "parameters", [GAP if one is None else f"{one.parameters:,}" for one in counts]
-    )
-    cells = [_number(one.macs if one else None, 2, 1e-9) for one in counts]
-    yield Column("macs", f"GMACs at {size}", cells)
-    cells = [_number(one.activations if one else None, 1, 1e-6) for one in counts]
-    yield Column("activations", f"M activations at {size}", cells)
-
-
-def _quantiles(
-    key: str, what: str, latencies: Sequence[Latency | None], written: Callable[[float], str]
-) -> Iterator[Column]:
-    figures: dict[str, Callable[[Latency], float]] = {
-        "median": lambda one: one.median_ms,
-        "p90": lambda one: one.quantile_ms(0.9),
-        "p99": lambda one: one.quantile_ms(0.99),
-        "std": lambda one: one.std_ms,
-    }
-    for name, figure in figures.items():
-        cells = [GAP if one is None else written(figure(one)) for one in latencies]
-        own = name if not key else key if name == "median" else f"{key}-{name}"
-        yield Column(own, f"{what}{name}, ms", cells)
 
 
 def labels(report: BenchReport) -> list[str]:
@@ -229,28 +242,6 @@ def machine_facts(report: BenchReport) -> dict[str, str]:
 def machine_line(report: BenchReport) -> str:
     """Return :func:`machine_facts` in one line."""
     return "; ".join(f"{name} {value}" for name, value in machine_facts(report).items())
-
-
-def _part(case: BenchCase, name: str) -> str:
-    part = case.parts.get(name)
-    return GAP if part is None else f"{part.median_ms:.3f}"
-
-
-def _yes(value: bool | None) -> str:
-    return GAP if value is None else "yes" if value else "no"
-
-
-def _number(value: float | None, digits: int, factor: float) -> str:
-    return GAP if value is None else f"{value * factor:.{digits}f}"
-
-
-def _times(value: float | None) -> str:
-    return GAP if value is None else f"{value:.2f}x"
-
-
-def _milliseconds(value: float) -> str:
-    """Write four digits, of which one to three are decimals: an engine takes 1.234, a CPU 1234.5."""
-    return f"{value:.{3 if value < 9.9995 else 2 if value < 99.995 else 1}f}"
 
 
 def _get(quality: SetQuality | None, field: str, form: str) -> str:
