@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,11 @@ LAUNCH_BOUND = 0.9
 
 THROTTLED = 1.05
 """How many times as long as the first tenth of its frames the last one takes before it is reported."""
+
+
+def disagree(ratios: Sequence[float]) -> bool:
+    """Say whether the rounds' ratios of two cases differ by too much to tell which is faster."""
+    return max(ratios) - min(ratios) > APART * float(np.median(ratios))
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ class BenchReport:
         if case.latency is None or reference is None:
             return None, ""
         ratios = reference.ratios(case.latency)
-        if max(ratios) - min(ratios) > APART * float(np.median(ratios)):
+        if disagree(ratios):
             return None, (
                 f"speed-up: the rounds disagree, from {min(ratios):.2f}x to {max(ratios):.2f}x: something "
                 "else ran, or the device changed its speed"
@@ -296,54 +301,34 @@ class BenchReport:
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """What a reader should not overlook."""
-        why = self.without_engines
-        found = [] if why is None else [Remark(f"no engine was benched: {why.message}", why.cures)]
-        found += [
-            Remark(f"{case.label} failed: {case.failure.text}", case.failure.cures)
-            for case in self.cases
-            if case.failure is not None
-        ]
-        found += [
-            Remark(text) for case in self.cases for text in (*_throttling_texts(case), *_launch_texts(case))
-        ]
-        found += [
-            Remark(
-                f"{case.label} was made of other weights than {self.cases[0].label}: its drift is what the "
-                "weights differ by, too",
-                (say("bench it on its own, or with its own weights as the model"),),
-            )
-            for case in self.cases
-            if case.other_weights
-        ]
-        if self.own_reference:
-            unknown = f"the drift is not that from FP32: {self.cases[0].label} is compared with itself"
-            found.append(Remark(unknown, (say("name the weights that it was made from as the model"),)))
-        if self.before.get("jetson", {}).get("clocks_locked") is False and not self.timing.set_clocks:
-            mode = self.before["jetson"].get("power_mode")
-            floating = f"the clocks of this Jetson float (power mode {mode})"
-            found.append(
-                Remark(
-                    f"{floating} and can be held at its maximum while it measures", (use(set_clocks=True),)
-                )
-            )
+        return tuple(self._remarks())
+
+    def _remarks(self) -> Iterator[Remark]:
+        why, first, jetson = self.without_engines, self.cases[0].label, self.before.get("jetson", {})
+        if why is not None:
+            yield Remark(f"no engine was benched: {why.message}", why.cures)
         for case in self.cases:
-            alike = (case.backend, "fp32", case.network)
-            same = [c for c in self.cases if (c.backend, c.precision, c.network) == alike and c.latency]
-            if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
-                continue
-            ratios = case.latency.ratios(same[0].latency)
-            ratio = float(np.median(ratios))
-            if max(ratios) - min(ratios) > APART * ratio:
-                continue
-            word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
-            # The table shows medians of all samples: a machine that changed its speed may turn them round.
-            against = (ratio >= 1) != (case.latency.median_ms >= same[0].latency.median_ms)
-            comparison = (
-                f"{case.precision.upper()} is {word} than FP32 here: {case.label} took {share} the time of "
-                f"{same[0].label}{_AGAINST if against else ''}"
-            )
-            found.append(Remark(comparison))
-        return tuple(found)
+            if case.failure is not None:
+                yield Remark(f"{case.label} failed: {case.failure.text}", case.failure.cures)
+        for case in self.cases:
+            for text in (*_throttling_texts(case), *_launch_texts(case)):
+                yield Remark(text)
+        for case in self.cases:
+            if case.other_weights:
+                yield Remark(
+                    f"{case.label} was made of other weights than {first}: its drift is what the weights "
+                    "differ by, too",
+                    (say("bench it on its own, or with its own weights as the model"),),
+                )
+        if self.own_reference:
+            unknown = f"the drift is not that from FP32: {first} is compared with itself"
+            yield Remark(unknown, (say("name the weights that it was made from as the model"),))
+        if jetson.get("clocks_locked") is False and not self.timing.set_clocks:
+            floating = f"the clocks of this Jetson float (power mode {jetson.get('power_mode')})"
+            held = f"{floating} and can be held at its maximum while it measures"
+            yield Remark(held, (use(set_clocks=True),))
+        for case in self.cases:
+            yield from map(Remark, _precision_texts(case, self.cases))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; raw samples included, infinite values as ``null``."""
@@ -412,6 +397,25 @@ def _launch_texts(case: BenchCase) -> list[str]:
         f"{case.label}: the CPU takes as long to start the network ({enqueue.median_ms:.3f} ms) as the "
         f"GPU to run it ({gpu.median_ms:.3f} ms), and no CUDA graph is used: the GPU waits for launches, and "
         "its time includes that"
+    ]
+
+
+def _precision_texts(case: BenchCase, cases: Sequence[BenchCase]) -> list[str]:
+    """Compare a case's time with that of FP32 by the same backend."""
+    alike = (case.backend, "fp32", case.network)
+    same = [c for c in cases if (c.backend, c.precision, c.network) == alike and c.latency]
+    if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
+        return []
+    ratios = case.latency.ratios(same[0].latency)
+    if disagree(ratios):
+        return []
+    ratio = float(np.median(ratios))
+    word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
+    # The table shows medians of all samples: a machine that changed its speed may turn them round.
+    against = (ratio >= 1) != (case.latency.median_ms >= same[0].latency.median_ms)
+    return [
+        f"{case.precision.upper()} is {word} than FP32 here: {case.label} took {share} the time of "
+        f"{same[0].label}{_AGAINST if against else ''}"
     ]
 
 

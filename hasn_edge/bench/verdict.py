@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from hasn_edge.bench.report import APART, BenchCase, BenchReport
+from hasn_edge.bench.report import APART, BenchCase, BenchReport, disagree
 from hasn_edge.quantize.recipe import QuantRecipe
 
 LIMITS_DB = QuantRecipe().budget
@@ -41,37 +40,36 @@ def verdict(report: BenchReport) -> Verdict:
 
 
 def _choose(report: BenchReport) -> Verdict:
+    def quickest(cases: Sequence[BenchCase]) -> BenchCase:
+        return min(cases, key=lambda case: _seconds(report, case))
+
     own = [case for case in report.cases if case.network is None]
     timed = [case for case in own if case.latency is not None and case.failure is None]
     if not timed:
         return Verdict(case=None, sentence="Nothing was timed, so that nothing can be said of what to ship.")
-    float32 = [case for case in timed if case.precision == "fp32"] or timed[:1]
-    base = min(float32, key=lambda case: _seconds(report, case))
+    base = quickest([case for case in timed if case.precision == "fp32"] or timed[:1])
     others = [case for case in timed if case.precision != "fp32"]
     kept = [case for case in others if not _missed(case)]
-    best = min(kept, key=lambda case: _seconds(report, case), default=base)
-    times = _seconds(report, base) / _seconds(report, best)
-    if best is not base and times >= FASTER and not _disagree(base, best):
-        what = "the fastest in FP32" if base.precision == "fp32" else "the reference"
-        faster = f"{times:.2f}x as fast as {base.label}, {what}"
-        costs = ", ".join(
-            f"{one.dpsnr_db:+.3f} dB on {name} (worst image {one.worst_dpsnr_db:+.3f})"
-            for name, one in best.quality.items()
-            if one.dpsnr_db is not None and one.worst_dpsnr_db is not None
-        )
-        return Verdict(case=best, sentence=f"{_ship(best)}, {faster}{costs and f', for {costs}'}.")
-    if best is not base and times >= FASTER:
-        why = (
-            f"{best.label} is {times:.2f}x as fast, but the rounds disagree by more than {APART:.0%}: "
-            "measure again on a quiet machine"
-        )
-    elif best is not base:
-        why = f"{best.label} is {'only ' if times > 1 else ''}{times:.2f}x as fast"
-    elif others:
-        quick = min(others, key=lambda case: _seconds(report, case))
+    if not others:
+        why = "No other precision was measured"
+    elif not kept:
+        quick = quickest(others)
         why = f"{quick.label} {_missed(quick)}"
     else:
-        why = "No other precision was measured"
+        best = quickest(kept)
+        times = _seconds(report, base) / _seconds(report, best)
+        faster = f"{times:.2f}x as fast"
+        if times < FASTER:
+            why = f"{best.label} is {'only ' if times > 1 else ''}{faster}"
+        elif _disagree(base, best):
+            why = (
+                f"{best.label} is {faster}, but the rounds disagree by more than {APART:.0%}: measure again "
+                "on a quiet machine"
+            )
+        else:
+            what = "the fastest in FP32" if base.precision == "fp32" else "the reference"
+            sentence = f"{_ship(best)}, {faster} as {base.label}, {what}{_costs(best)}."
+            return Verdict(case=best, sentence=sentence)
     return Verdict(case=base, sentence=f"{_ship(base)}. {why}.")
 
 
@@ -107,8 +105,16 @@ def _ship(case: BenchCase) -> str:
     return f"Ship {case.label}{file}: {case.latency.median_ms:.4g} ms a frame{quality}"
 
 
+def _costs(case: BenchCase) -> str:
+    costs = ", ".join(
+        f"{one.dpsnr_db:+.3f} dB on {name} (worst image {one.worst_dpsnr_db:+.3f})"
+        for name, one in case.quality.items()
+        if one.dpsnr_db is not None and one.worst_dpsnr_db is not None
+    )
+    return costs and f", for {costs}"
+
+
 def _disagree(base: BenchCase, best: BenchCase) -> bool:
     assert base.latency is not None
     assert best.latency is not None
-    ratios = best.latency.ratios(base.latency)
-    return max(ratios) - min(ratios) > APART * float(np.median(ratios))
+    return disagree(best.latency.ratios(base.latency))
