@@ -48,7 +48,7 @@ def _choose(report: BenchReport) -> Verdict:
     if not timed:
         return Verdict(case=None, sentence="Nothing was timed, so that nothing can be said of what to ship.")
     base = quickest([case for case in timed if case.precision == "fp32"] or timed[:1])
-    others = [case for case in timed if case.precision != "fp32"]
+    others = [case for case in timed if case.precision != "fp32" and case is not base]
     kept = [case for case in others if not _missed(case)]
     if not others:
         why = "No other precision was measured"

@@ -75,6 +75,15 @@ def test_another_papers_network_is_not(with_cases):
     assert verdict(with_cases(fast)).sentence.endswith("No other precision was measured.")
 
 
+def test_a_file_alone_has_nothing_to_be_compared_with(report):
+    alone = make_row("INT8", precision="int8", quality={"Set5": report.cases[0].quality["Set5"]})
+    found = verdict(replace(report, cases=(alone,), own_reference=True))
+    assert found.case == alone
+    assert found.sentence == (
+        "Ship INT8 (INT8.onnx): 300 ms a frame, 32.181 dB on Set5. No other precision was measured."
+    )
+
+
 def test_what_is_hardly_faster_is_not(with_cases):
     slow = Latency(rounds=tuple(tuple(0.97 * one for one in each) for each in REFERENCE.rounds))
     found = verdict(with_cases(make_row("INT8", precision="int8", latency=slow, quality=quality(0.0))))
