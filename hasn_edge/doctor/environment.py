@@ -16,6 +16,7 @@ from hasn_edge.errors import HasnEdgeError
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, driver_present, gpu_facts
 from hasn_edge.hardware.jetson import Jetson
+from hasn_edge.hardware.readings import text_or_nothing
 from hasn_edge.optional import installed_version, version_tuple
 from hasn_edge.runtime.cuda.start import start_cuda
 
@@ -229,10 +230,7 @@ def _place(module: str) -> Path | None:
 
 
 def _stated_version(package: Path) -> str | None:
-    try:
-        text = (package / "__init__.py").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    text = text_or_nothing(package / "__init__.py")
     found = re.search(r"""^__version__ = ["']([\d.]+)""", text, re.MULTILINE)
     return found[1] if found else None
 
@@ -327,9 +325,5 @@ def video_encoders(python: str = sys.executable) -> tuple[str, ...]:
 
 
 def _swaps(path: Path) -> tuple[tuple[str, int], ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    except OSError:
-        return ()
-    words = [line.split() for line in lines]
+    words = [line.split() for line in text_or_nothing(path).splitlines()[1:]]
     return tuple((word[0], int(word[2]) * 1024) for word in words if len(word) >= 3 and word[2].isdecimal())

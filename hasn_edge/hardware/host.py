@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from hasn_edge.hardware.readings import text_or_nothing
 from hasn_edge.optional import installed_version
 
 _ROOT = Path("/")
@@ -211,10 +212,7 @@ def load_average() -> str:
 
 
 def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+    return text_or_nothing(Path("/proc/cpuinfo")).splitlines()
 
 
 def _meminfo(key: str, root: Path = _ROOT) -> int | None:
@@ -223,21 +221,15 @@ def _meminfo(key: str, root: Path = _ROOT) -> int | None:
 
 def _field(path: Path, key: str) -> int | None:
     """Return the bytes that a line ``KEY:   NUMBER kB`` states."""
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith(key + ":"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    for line in text_or_nothing(path).splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
     return None
 
 
 def _siblings(root: Path, cpu: int) -> str:
     path = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return str(cpu)
+    return text_or_nothing(path) or str(cpu)
 
 
 def _quota(root: Path) -> int | None:

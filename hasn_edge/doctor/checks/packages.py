@@ -11,6 +11,7 @@ from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.errors import Cure, say, shell
 from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, cuda_python_install
 from hasn_edge.hardware.host import OPENCV_DISTRIBUTIONS
+from hasn_edge.hardware.readings import text_or_nothing
 from hasn_edge.optional import version_tuple
 
 
@@ -162,9 +163,8 @@ def opencv_backends(environment: Environment) -> Iterator[CheckResult]:
 
 def torch_cuda(environment: Environment) -> str | None:
     """Return the CUDA that the installed PyTorch was built for, e.g. ``"13.0"``, from its version file."""
-    try:
-        text = (environment.modules["torch"] / "version.py").read_text(encoding="utf-8")
-    except (OSError, KeyError):
+    if "torch" not in environment.modules:
         return None
+    text = text_or_nothing(environment.modules["torch"] / "version.py")
     found = re.search(r"^cuda\b.*?=\s*['\"]([\d.]+)", text, re.MULTILINE)
     return found[1] if found else None
