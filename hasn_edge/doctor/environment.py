@@ -293,16 +293,7 @@ def opencv_build(python: str = sys.executable) -> tuple[str | None, str | None]:
     Returns:
         Its report, or ``None`` and why it cannot be imported.
     """
-    code = "import cv2; print(cv2.getBuildInformation())"
-    try:
-        done = subprocess.run(
-            [python, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        return None, str(exc)
-    if done.returncode != 0:
-        return None, (done.stderr.strip().splitlines() or ["it crashed"])[-1]
-    return done.stdout, None
+    return _run_python(python, "import cv2; print(cv2.getBuildInformation())")
 
 
 def video_encoders(python: str = sys.executable) -> tuple[str, ...]:
@@ -315,13 +306,21 @@ def video_encoders(python: str = sys.executable) -> tuple[str, ...]:
         "    except ValueError:\n"
         "        pass"
     )
+    output, _ = _run_python(python, code)
+    return tuple((output or "").split())
+
+
+def _run_python(python: str, code: str) -> tuple[str | None, str | None]:
+    """Return what code prints; ``None`` and why where it fails."""
     try:
         done = subprocess.run(
             [python, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return tuple(filter(None, done.stdout.split()))
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return None, str(exc)
+    if done.returncode != 0:
+        return None, (done.stderr.strip().splitlines() or ["it crashed"])[-1]
+    return done.stdout, None
 
 
 def _swaps(path: Path) -> tuple[tuple[str, int], ...]:
