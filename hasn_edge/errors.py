@@ -25,7 +25,7 @@ which the command line writes as commands and options, and Python as calls and a
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _FUNCTIONS = {
@@ -102,6 +102,12 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def first_line(exc: BaseException) -> str:
     """Return the first line of what another library raised, or the error's kind where it states nothing."""
     return next(filter(None, map(str.strip, str(exc).splitlines())), type(exc).__name__)
+
+
+def listed(things: Sequence[object], most: int, between: str = ", ") -> str:
+    """Return things in one line, for messages; of more than ``most`` the first: ``a, b and 3 more``."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return between.join(map(str, things[:most])) + more
 
 
 def with_cures(message: str, cures: Iterable[str]) -> str:

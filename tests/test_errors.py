@@ -17,6 +17,7 @@ from hasn_edge.errors import (
     counted,
     error_from_values,
     error_to_values,
+    listed,
     say,
     use,
 )
@@ -45,3 +46,8 @@ def test_an_error_is_the_same_in_another_process(error: HasnEdgeError) -> None:
 def test_one_of_a_kind_and_several(number: int, text: str) -> None:
     assert counted(number, "patch", "patches") == text
     assert counted(number, "image") == text.replace("patches", "images").replace("patch", "image")
+
+
+@pytest.mark.parametrize(("most", "text"), [(3, "a, b, c"), (2, "a, b and 1 more"), (1, "a and 2 more")])
+def test_of_many_things_the_first_are_named(most: int, text: str) -> None:
+    assert listed("abc", most) == text

@@ -144,7 +144,6 @@ MANY = "convolutions|files|frames|images|iterations|layers|patches|steps|threads
 """What is counted at run time, where there may be one of it."""
 
 SEVERAL = {
-    "cli/upscale_files.py: {len(unknown)} files",  # one has a sentence of its own
     "doctor/describe.py: {images} images",  # what the bundled models were trained on
     "doctor/describe.py: {iterations} iterations",
     "pipeline/inspection.py: {count} images",

@@ -22,7 +22,7 @@ from hasn_edge.cli.common import (
 )
 from hasn_edge.cli.tables import print_table
 from hasn_edge.cli.terminal import console, progress, say, write_results
-from hasn_edge.errors import InputError, counted
+from hasn_edge.errors import InputError, counted, listed
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def command(
         _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
         for why in dict.fromkeys(tiled.values()):
             names = [image for image, reason in tiled.items() if reason == why]
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            say(f"computed in tiles {why}, which changes the figures: {', '.join(names[:5])}{more}", err=True)
+            say(f"computed in tiles {why}, which changes the figures: {listed(names, 5)}", err=True)
 
     by_set = {name: {one.name: one.to_dict() for one in found} for name, found in scores.items()}
     bicubic = by_set.pop(BICUBIC)

@@ -38,7 +38,7 @@ from hasn_edge.cli.upscale_files import (
     name_results,
 )
 from hasn_edge.cli.upscale_one import ResultOptions, describe_failure, is_padded, say_padded, upscale_file
-from hasn_edge.errors import HasnEdgeError
+from hasn_edge.errors import HasnEdgeError, listed
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -213,8 +213,7 @@ def command(
     check_files(files)
     hint = None
     if artifact is None:
-        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        model, hint = model_of_source(model, f"{files[0]}{more}", lossy=all(map(is_lossy, files)))
+        model, hint = model_of_source(model, listed(files, 1), lossy=all(map(is_lossy, files)))
     in_flight = 2 if videos else 1  # copies to and from the device beside the network
     with (
         interruption() as interrupted,

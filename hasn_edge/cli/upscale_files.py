@@ -16,7 +16,7 @@ import click
 
 from hasn_edge.cli.common import is_folder_name
 from hasn_edge.cli.terminal import json_on_stdout, note, say, take_stdout
-from hasn_edge.errors import HasnEdgeError, InputError, OutputError
+from hasn_edge.errors import HasnEdgeError, InputError, OutputError, counted, listed
 from hasn_edge.errors import say as advise
 from hasn_edge.files import require_writable
 from hasn_edge.video.formats import PIPE
@@ -103,25 +103,17 @@ def find_files(
     if recursive:
         inputs = (*inputs, *map(str, deeper))
     elif deeper:
-        one = len(deeper) == 1
-        count, them, were = (
-            ("1 subfolder", "it", "was") if one else (f"{len(deeper)} subfolders", "them", "were")
-        )
-        names = ", ".join(map(str, deeper[:_NAMED]))
-        more = f" and {len(deeper) - _NAMED} more" if len(deeper) > _NAMED else ""
+        them, were = ("it", "was") if len(deeper) == 1 else ("them", "were")
         note(
-            f"{count} with images or videos in {them} {were} not entered: {names}{more}; "
-            f"to include {them}, name {them} as well, or use --recursive"
+            f"{counted(len(deeper), 'subfolder')} with images or videos in {them} {were} not entered: "
+            f"{listed(deeper, _NAMED)}; to include {them}, name {them} as well, or use --recursive"
         )
     if unknown := files_left_out(inputs, also=VIDEO_SUFFIXES):
-        names = ", ".join(map(str, unknown[:_NAMED]))
-        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-        what = (
-            "1 file was left out: its ending is"
-            if len(unknown) == 1
-            else f"{len(unknown)} files were left out: their endings are"
+        are = "was left out: its ending is" if len(unknown) == 1 else "were left out: their endings are"
+        note(
+            f"{counted(len(unknown), 'file')} {are} not of an image or video that is known here: "
+            f"{listed(unknown, _NAMED)}"
         )
-        note(f"{what} not of an image or video that is known here: {names}{more}")
     # A folder that holds nothing but folders has no images directly.
     folders = [text for text in inputs if not recursive or _holds_files(Path(text))] or list(inputs)
     files = find_images(folders, also=VIDEO_SUFFIXES)

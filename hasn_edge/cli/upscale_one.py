@@ -11,7 +11,7 @@ import click
 
 from hasn_edge.cli.terminal import is_quiet, note, progress, say
 from hasn_edge.cli.upscale_files import ResultSize, is_video, say_result
-from hasn_edge.errors import HasnEdgeError, InputError, counted
+from hasn_edge.errors import HasnEdgeError, InputError, counted, listed
 from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -105,16 +105,16 @@ def is_padded(upscaler: Upscaler) -> bool:
 
 def say_padded(padded: list[Path], upscaler: Upscaler) -> None:
     """Say once for all of them that the file's size made the results others than those of any size."""
-    names = f"{padded[0]} and {len(padded) - 1} more were" if len(padded) > 1 else f"{padded[0]} was"
+    were = "were" if len(padded) > 1 else "was"
     session = upscaler.session
     one = session.size is not None
     size, build = ("size", "without --size") if one else ("smallest size", "with a smaller --dynamic")
     sees = "channel attention" if session.spec.channel_attention else "what is near the border"
     height, width = session.smallest
     say(
-        f"{names} padded to {width}x{height}, the {size} this --artifact takes; {sees} sees the padding, "
-        "which changes the result; a file of any size gives that of the whole frame: leave out --artifact, "
-        f"or build {build}",
+        f"{listed(padded, 1)} {were} padded to {width}x{height}, the {size} this --artifact takes; {sees} "
+        "sees the padding, which changes the result; a file of any size gives that of the whole frame: leave "
+        f"out --artifact, or build {build}",
         err=True,
     )
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, UnsupportedError, omit, say
+from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, UnsupportedError, listed, omit, say
 from hasn_edge.files import file_sha256, writing
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.probe import probe_spec
@@ -148,8 +148,7 @@ def refuse_misfits(arch: str, expected: Mapping[str, Tensor], weights: Mapping[s
         if name in weights and weights[name].shape != tensor.shape
     ]
     if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"weights do not fit {arch}: {'; '.join(problems[:4])}{more}")
+        raise CheckpointError(f"weights do not fit {arch}: {listed(problems, 4, '; ')}")
 
 
 def save_checkpoint(path: Path, model: HASN, *, provenance: Mapping[str, Any] | None = None) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hasn_edge.data.pairs import load_eval_sets
 from hasn_edge.data.patches import Batch, PatchSource, Prefetcher
 from hasn_edge.data.shards import Shards, combined_fingerprint
-from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, say
+from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, listed, say
 from hasn_edge.files import file_sha256
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.quantize.recipe import recipe_path
@@ -238,8 +238,7 @@ class _Losses:
     def _refuse(self, iteration: int, value: float) -> None:
         phase = self._recipe.phase(iteration)
         batch = self._source.batch(iteration, phase.batch_size, phase.patch // self._recipe.model.scale)
-        names = sorted(set(batch.names))
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        shown = listed(sorted(set(batch.names)), 8)
         good = saved_iterations(self._folder)
         state = (
             f"the last good state is {state_path(self._folder, good[0])}"
