@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+WHY_TILES = {
+    "memory": "because of memory",
+    "static size": "because the file has one size",
+    "engine size": "because the engine takes no larger ones",
+}
+"""In words, the reasons for tiles but that the user asked for them."""
+
 AUTO = "auto"
 """What ``--model`` takes where the source decides."""
 

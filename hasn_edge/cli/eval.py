@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hasn_edge.cli.common import (
+    WHY_TILES,
     NamesOption,
     backend_option,
     chosen_model,
@@ -27,7 +29,7 @@ from hasn_edge.progress import Step
 
 if TYPE_CHECKING:
     from hasn_edge.data.pairs import EvalSet
-    from hasn_edge.evaluation.evaluate import Scores
+    from hasn_edge.evaluation.evaluate import ImageScore, Scores
 
 BICUBIC = "bicubic"
 
@@ -132,44 +134,37 @@ def command(
                     )
                     for each in sets
                 ]
-    every = [one for found in scores.values() for one in found]
-    tiled = {name: WHY_TILES[last.reason or "memory"] for one in every for name, last in one.tiled.items()}
-
-    def show_scores() -> None:
-        _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble)
-        for why in dict.fromkeys(tiled.values()):
-            names = [image for image, reason in tiled.items() if reason == why]
-            say(f"computed in tiles {why}, which changes the figures: {listed(names, 5)}", err=True)
-
     by_set = {name: {one.name: one.to_dict() for one in found} for name, found in scores.items()}
     bicubic = by_set.pop(BICUBIC)
-    write_results(lambda: {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic}, show_scores)
-
-
-WHY_TILES = {
-    "memory": "because of memory",
-    "static size": "because the file has one size",
-    "engine size": "because the engine takes no larger ones",
-}
+    write_results(
+        lambda: {"self_ensemble": self_ensemble, "models": by_set, "bicubic": bicubic},
+        lambda: _print(scores, per_image=per_image, scale=scale, self_ensemble=self_ensemble),
+    )
 
 
 def _print(scores: dict[str, list[Scores]], *, per_image: bool, scale: int, self_ensemble: bool) -> None:
+    def show(
+        caption: str, names: Iterable[str], rows: Iterable[tuple[str, Sequence[Scores | ImageScore]]]
+    ) -> None:
+        headings = [f"{name}: {figure}" for name in names for figure in ("PSNR-Y, dB", "SSIM-Y")]
+        cells = [
+            [name, *(text for one in scored for text in (f"{one.psnr_y:.3f}", f"{one.ssim_y:.4f}"))]
+            for name, scored in rows
+        ]
+        print_table(console(), [caption], ["", *headings], cells)
+
     sets = scores[BICUBIC]
     counts = ", ".join(f"{one.name} ({counted(len(one.images), 'image')})" for one in sets)
-    caption = [f"{counts}, x{scale}" + (", self-ensemble of 8 but for bicubic" if self_ensemble else "")]
-    headings = [f"{one.name}: {figure}" for one in sets for figure in ("PSNR-Y, dB", "SSIM-Y")]
-    rows = [
-        [name, *(cell for one in found for cell in (f"{one.psnr_y:.3f}", f"{one.ssim_y:.4f}"))]
-        for name, found in scores.items()
-    ]
-    print_table(console(), caption, ["", *headings], rows)
+    more = ", self-ensemble of 8 but for bicubic" if self_ensemble else ""
+    show(f"{counts}, x{scale}{more}", [one.name for one in sets], scores.items())
     for index, one in enumerate(sets if per_image else ()):
         # Without what runs them, which is in the table above: figures beside each other have little room.
         names = [name.rpartition(" (")[0] or name for name in scores]
-        headings = [f"{name}: {figure}" for name in names for figure in ("PSNR-Y, dB", "SSIM-Y")]
-        rows = []
-        for images in zip(*(found[index].images for found in scores.values()), strict=True):
-            figures = (cell for image in images for cell in (f"{image.psnr_y:.3f}", f"{image.ssim_y:.4f}"))
-            rows.append([images[0].name, *figures])
-        print_table(console(), [one.name], ["", *headings], rows)
+        images = zip(*(found[index].images for found in scores.values()), strict=True)
+        show(one.name, names, ((row[0].name, row) for row in images))
     say(f"8-bit output, Y of BT.601 studio range, border of {scale} pixels cut, mean over images")
+    every = [one for found in scores.values() for one in found]
+    tiled = {name: WHY_TILES[last.reason or "memory"] for one in every for name, last in one.tiled.items()}
+    for why in dict.fromkeys(tiled.values()):
+        in_tiles = [image for image, reason in tiled.items() if reason == why]
+        say(f"computed in tiles {why}, which changes the figures: {listed(in_tiles, 5)}", err=True)

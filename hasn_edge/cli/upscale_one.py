@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hasn_edge.cli.common import WHY_TILES
 from hasn_edge.cli.terminal import is_quiet, note, progress, say
 from hasn_edge.cli.upscale_files import ResultSize, is_video, say_result
 from hasn_edge.errors import HasnEdgeError, InputError, counted, listed
@@ -76,11 +77,10 @@ def _upscale_image(upscaler: Upscaler, path: Path, target: Path, wanted: ResultO
         say(f"Warning: {path}: {many} left out: the result is the first one", err=True)
     report = upscaler.last_report
     if report is not None and report.tiles > 1 and not is_quiet():  # the drift takes a second computation
-        why = {"memory": " because of memory", "static size": " because the file has one size"}
-        why["engine size"] = " because the engine takes no larger ones"
+        why = WHY_TILES.get(report.reason or "", "")
+        drift = upscaler.tile_drift(image)
         note(
-            f"  {report.tiles} tiles of {report.tile}{why.get(report.reason or '', '')}; drift from the "
-            f"whole frame: {upscaler.tile_drift(image)}"
+            f"  {report.tiles} tiles of {report.tile}{why and f' {why}'}; drift from the whole frame: {drift}"
         )
     return {"size": list(final)}
 
