@@ -115,7 +115,7 @@ def compare(reference: Session, candidate: Session, batches: Iterable[Float32]) 
             )
     squares: list[float] = []
     values: list[int] = []
-    largest, broken, first_broken = 0.0, 0, -1
+    largest, broken = 0.0, 0
     for batch in batches:
         right = reference.run(batch)
         if not np.isfinite(right).all():
@@ -125,18 +125,16 @@ def compare(reference: Session, candidate: Session, batches: Iterable[Float32]) 
             )
         for expected, got in zip(right, candidate.run(batch), strict=True):
             bad = int(np.count_nonzero(~np.isfinite(got)))
-            if bad and not broken:
-                first_broken = len(values)
             broken += bad
             difference = np.subtract(got, expected, dtype=np.float64)
-            largest = max(largest, math.nan if bad else float(np.abs(difference).max()))
+            largest = max(largest, float(np.abs(difference).max()))
             squares.append(math.inf if bad else float(np.square(difference).sum()))
             values.append(difference.size)
     if not values:
         used_up = say("pass a list where the generator may be used up")
         raise InputError("nothing to compare: there was no batch", used_up)
     ratios = [square / count for square, count in zip(squares, values, strict=True)]
-    worst = first_broken if broken else int(np.argmax(ratios))
+    worst = int(np.argmax(ratios))  # of several that are broken the first
     return Agreement(
         max_abs=math.nan if broken else largest,
         psnr_db=_psnr(sum(squares) / sum(values)),
