@@ -15,6 +15,7 @@ from hasn_edge.cli.common import (
     is_given,
     model_option,
     name_option,
+    options_given,
     output_option,
 )
 from hasn_edge.cli.terminal import say, status, write_results
@@ -119,11 +120,9 @@ def command(
         raise click.UsageError("--backend goes with --format triton")
     if kind == "triton" and force:
         raise click.UsageError("--format triton adds a version and replaces none; leave out --force")
-    clash = [
-        option for option in ("model", "precision", "size", "batch", "opset") if is_given(context, option)
-    ]
+    clash = options_given(context, ("model", "precision", "size", "batch", "opset"))
     if artifact is not None and clash:
-        raise click.UsageError(f"--artifact is a finished file; leave out --{clash[0]}")
+        raise click.UsageError(f"--artifact is a finished file; leave out {clash[0]}")
     if kind == "triton" and not is_given(context, "output"):
         output = Path("triton")  # 'engines' may hold folders that the server would take for models
     wanted: dict[str, Any] = {"precision": precision, "opset": opset, "size": size, "batch": batch}
@@ -142,10 +141,9 @@ def _export_bundle(
 ) -> None:
     from hasn_edge.pipeline.bundle import export_bundle
 
-    taken = ("artifact", "precision", "size", "batch", "opset", "backend")
-    clash = [option for option in taken if is_given(context, option)]
+    clash = options_given(context, ("artifact", "precision", "size", "batch", "opset", "backend"))
     if clash:
-        raise click.UsageError(f"a bundle has all precisions, for any size; leave out --{clash[0]}")
+        raise click.UsageError(f"a bundle has all precisions, for any size; leave out {clash[0]}")
     folder = output if is_given(context, "output") else Path("bundle")
     with status("exporting") as update:
         made = export_bundle(chosen_model(model), folder, name=name, force=force, progress=update)
