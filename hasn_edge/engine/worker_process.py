@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from hasn_edge.errors import (
     OutputError,
     ShapeError,
     error_from_values,
+    error_to_values,
     say,
 )
 from hasn_edge.images.arrays import Float32
@@ -333,6 +334,45 @@ def run_python(*arguments: str, limit_s: float, python: str = sys.executable) ->
                 for pipe in filter(None, (child.stdout, child.stderr)):
                     pipe.close()
     return Ended(child.returncode, *output, late)
+
+
+def ask_python(
+    module: str, *arguments: str, work: str, late: str, limit_s: float, python: str = sys.executable
+) -> Any:
+    """Return what a module of ours answers by :func:`answer` in a process of its own; raise its error.
+
+    Args:
+        module: Its name.
+        arguments: As for :func:`run_python`, like ``limit_s`` and ``python``.
+        work: What the process did, for messages: ``"started CUDA"``.
+        late: What had not happened in time: ``"CUDA did not start"``.
+        limit_s: Seconds.
+        python: The interpreter.
+
+    Raises:
+        BuildError: the process does not start, crashed, or did not end in time.
+        HasnEdgeError: what the module raised.
+    """
+    ended = run_python("-m", module, *arguments, limit_s=limit_s, python=python)
+    if ended.late:
+        raise BuildError(f"{late} within {limit_s:g} s", *NO_ANSWER)
+    try:
+        found = json.loads(ended.output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (ended.errors.strip().splitlines() or ["it said nothing"])[-1]
+        raise BuildError(f"the process that {work} ended with exit code {ended.code}: {last}") from None
+    if "error" in found:
+        raise error_from_values(found["error"])
+    return found["answer"]
+
+
+def answer(work: Callable[[], Any]) -> None:
+    """Print for :func:`ask_python` what ``work`` returns, plain JSON values, or how it failed."""
+    try:
+        found = {"answer": work()}
+    except HasnEdgeError as exc:
+        found = {"error": error_to_values(exc)}
+    sys.stdout.write(json.dumps(found))
 
 
 def worker_command(*arguments: str) -> list[str]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.capabilities import NAMES, Capabilities
 from hasn_edge.engine.compile import engine_from_onnx, kernels_from_onnx
 from hasn_edge.engine.target import EngineTarget
+from hasn_edge.engine.worker_process import ANSWER_S, answer, ask_python
 from hasn_edge.errors import BuildError, UnsupportedError, use
-from hasn_edge.evaluation.latency import latency_of, noise_frame, time_session
+from hasn_edge.evaluation.latency import Latency, noise_frame, time_session
 from hasn_edge.files import KeptValues
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.pipeline.context import FinishedFile, publish_file
@@ -238,20 +241,18 @@ class TargetCost:
 
         What slows the machine down for a while slows both.
         """
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasn-edge-cost-")))
-            own = stack.enter_context(self._open(self._runnable(data, precision), folder / "own"))
-            base = stack.enter_context(self._open(self._base_file, folder / "base"))
-            x = noise_frame(own, (*self.target.shapes.opt[:2], *self._frame))
-            for session in (own, base):
-                session.times(x)
-            rounds = [
-                [time_session(session, x, at_least=CALLS, seconds=SECONDS) for session in (own, base)]
-                for _ in range(ROUNDS)
-            ]
-        mine, theirs = (latency_of([each[index] for each in rounds]) for index in (0, 1))
-        assert mine is not None
-        assert theirs is not None
+        shape = (*self.target.shapes.opt[:2], *self._frame)
+        files = self._runnable(data, precision), self._base_file
+        if self.target.runtime.compiles:
+            with tempfile.TemporaryDirectory(prefix="hasn-edge-cost-") as name:
+                paths = [
+                    str(publish_file(self.variants.context, file, Path(name, str(number)), ignore).path)
+                    for number, file in enumerate(files)
+                ]
+                mine, theirs = time_engines(paths, shape)
+        else:
+            with self._open(files[0]) as own, self._open(files[1]) as base:
+                mine, theirs = time_in_turns((own, base), shape)
         # The file is one for all models of a target.
         median = theirs.median_ms
         first = self._kept.get(f"float {self._key(*self._base_data)}", lambda: median)
@@ -275,12 +276,63 @@ class TargetCost:
             data, details = built.plan, built.details()
         return FinishedFile(data=data, precision=precision, suffix="", details=details, notes=())
 
-    def _open(self, file: FinishedFile, folder: Path) -> Session:
-        context = self.variants.context
-        if not self.target.runtime.compiles:
-            from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+    def _open(self, graph: FinishedFile) -> Session:
+        from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 
-            spec = context.checkpoint.spec
-            return OnnxRuntimeSession(file.data, spec, precision=file.precision, frame=self._frame)
-        # Without a golden image, which only published engines have.
-        return TensorRTSession(publish_file(context, file, folder, ignore), eager=True)
+        spec = self.variants.context.checkpoint.spec
+        return OnnxRuntimeSession(graph.data, spec, precision=graph.precision, frame=self._frame)
+
+
+def time_in_turns(sessions: Sequence[Session], shape: tuple[int, ...]) -> list[Latency]:
+    """Return what calls of each session take on noise of ``shape``, NCHW."""
+    x = noise_frame(sessions[0], shape)  # type: ignore[arg-type]
+    for session in sessions:
+        session.times(x)
+    rounds = [
+        [time_session(session, x, at_least=CALLS, seconds=SECONDS) for session in sessions]
+        for _ in range(ROUNDS)
+    ]
+    return [Latency(rounds=tuple(each[index].total for each in rounds)) for index in range(len(sessions))]
+
+
+def time_engines(
+    engines: Sequence[str], shape: tuple[int, ...], *, python: str = sys.executable
+) -> list[Latency]:
+    """Return :func:`time_in_turns` of engines, in a process of its own.
+
+    CUDA's context would stay in this one, on a Jetson in the memory of the compiler, which goes on.
+
+    Args:
+        engines: Absolute paths.
+        shape: NCHW.
+        python: The interpreter.
+
+    Raises:
+        HasnEdgeError: as :class:`TensorRTSession`, or the process crashed or hangs.
+    """
+    found = ask_python(
+        "hasn_edge.pipeline.costs",
+        *map(str, (*shape, *engines)),
+        work="timed two engines",
+        late="two engines were not timed",
+        limit_s=ANSWER_S,
+        python=python,
+    )
+    return [Latency(rounds=tuple(map(tuple, rounds))) for rounds in found]
+
+
+def main(*arguments: str) -> None:
+    """Be the process of :func:`time_engines`, which gave the shape and the engines."""
+
+    def samples() -> list[Any]:
+        with ExitStack() as stack:
+            # Without a golden image, which only published engines have.
+            opened = (TensorRTSession(load_artifact(path), eager=True) for path in arguments[4:])
+            sessions = [stack.enter_context(one) for one in opened]
+            return [each.rounds for each in time_in_turns(sessions, tuple(map(int, arguments[:4])))]
+
+    answer(samples)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

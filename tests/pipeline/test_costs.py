@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from hasn_edge.engine.capabilities import ask_capabilities
-from hasn_edge.engine.target import load_target
-from hasn_edge.errors import BuildError, UnsupportedError
-from hasn_edge.evaluation.latency import Round
+from hasn_edge.artifact import load_artifact
+from hasn_edge.engine.capabilities import ask_capabilities, probe
+from hasn_edge.engine.target import EngineRuntime, load_target
+from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError
+from hasn_edge.evaluation.latency import Latency, Round
 from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.images.codec import write_image
 from hasn_edge.model.checkpoint import save_checkpoint
 from hasn_edge.model.hasn import HASN
 from hasn_edge.pipeline import costs
 from hasn_edge.pipeline.context import load_context
-from hasn_edge.pipeline.costs import TargetCost, choose_saving
+from hasn_edge.pipeline.costs import TargetCost, choose_saving, time_engines
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import ignore
 from hasn_edge.quantize.recipe import Saving
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.sidecar import Form
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.fake_builder import fake_tensorrt
+from tests.support.samples import engine
 
 GROUPS = {name: (f"{name}.conv",) for name in ("block_1.f", "block_2.f", "block_1.g", "block_2.g", "last")}
 MACS = {"block_1.f.conv": 9, "block_2.f.conv": 9, "block_1.g.conv": 5, "block_2.g.conv": 5, "last.conv": 1}
@@ -176,6 +181,51 @@ def test_milliseconds_of_one_model_are_not_anothers(tmp_path, monkeypatch):
         monkeypatch.setattr(costs, "time_session", lambda *_, s=seconds, **__: Round(total=(s, s)))
         cost = TargetCost(Variants(context, ignore), target, None, Saving.MS, memory=tmp_path)
         assert cost.base == pytest.approx(1000 * seconds)
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "UINT8"])
+def test_engines_are_timed_in_a_process_of_their_own(lab, capsys, python, monkeypatch, dtype):
+    """CUDA's context would stay in the one that compiles the next engine."""
+    lab.set_up()
+    monkeypatch.setattr(costs, "SECONDS", 0)
+    engines = [str(lab.engine(name, dtype=dtype).path) for name in ("own", "base")]
+    costs.main("1", "3", "16", "20", *engines)
+    printed = capsys.readouterr().out
+    found = time_engines(engines, (1, 3, 16, 20), python=python(f"echo '{printed}'"))
+    assert [[len(samples) for samples in each.rounds] for each in found] == [[costs.CALLS] * costs.ROUNDS] * 2
+    assert min(found[0].seconds) > 0
+    costs.main("1", "3", "16", "20", str(lab.engine("broken", behaviour="foreign").path))
+    printed = capsys.readouterr().out.replace("'", "'\\''")
+    with pytest.raises(ArtifactError, match="broken.engine"):
+        time_engines(engines, (1, 3, 16, 20), python=python(f"printf %s '{printed}'"))
+    with pytest.raises(
+        BuildError, match="^the process that timed two engines ended with exit code 139: "
+    ):
+        time_engines(engines, (1, 3, 16, 20), python=python("exit 139"))
+
+
+@pytest.mark.slow
+def test_a_search_opens_no_engine_itself(tmp_path, monkeypatch):
+    timed = []
+
+    def time_two(engines, shape):
+        timed.append(([load_artifact(path).engine.build_seconds for path in engines], shape))
+        return [Latency(rounds=((seconds,),)) for seconds in (0.01, 0.02)]
+
+    seconds = iter((1.0, 2.0))
+    details = engine(tmp_path).engine
+    built = lambda *_, **__: SimpleNamespace(  # noqa: E731
+        plan=b"plan", details=lambda: msgspec.structs.replace(details, build_seconds=next(seconds))
+    )
+    monkeypatch.setattr(costs, "engine_from_onnx", built)
+    monkeypatch.setattr(costs, "time_engines", time_two)
+    save_checkpoint(tmp_path / "tiny.safetensors", HASN(ModelSpec(features=8, blocks=1)))
+    context = load_context(tmp_path / "tiny.safetensors", recipe="search", progress=ignore)
+    target = load_target("tensorrt").with_size(24, 32)
+    capabilities = probe(fake_tensorrt("10.13.0"), EngineRuntime.TENSORRT)
+    cost = TargetCost(Variants(context, ignore), target, capabilities, Saving.MS)
+    assert cost.of((), "") == pytest.approx(10.0)
+    assert timed == [([1.0, 2.0], (1, 3, 24, 32))]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ def test_the_package_that_starts(lab, capsys, python):
     lab.set_up("cuda-python")
     start.main()
     answer = capsys.readouterr().out
-    assert answer == '{"name": "cuda-python"}'
+    assert answer == '{"answer": "cuda-python"}'
     assert start_cuda(python(f"echo noise; echo '{answer}'")) == "cuda-python"
 
 

@@ -6,11 +6,9 @@ of a small board's memory, and a driver can crash or hang.
 
 from __future__ import annotations
 
-import json
 import sys
 
-from hasn_edge.engine.worker_process import NO_ANSWER, run_python
-from hasn_edge.errors import BuildError, HasnEdgeError, error_from_values, error_to_values
+from hasn_edge.engine.worker_process import answer, ask_python
 from hasn_edge.runtime.cuda import choose
 
 LIMIT_S = 120.0
@@ -29,27 +27,19 @@ def start_cuda(python: str = sys.executable, *, limit_s: float = LIMIT_S) -> str
         BuildError: the process does not start, crashed, or did not end in time.
         HasnEdgeError: as :func:`hasn_edge.runtime.cuda.choose`.
     """
-    ended = run_python("-m", "hasn_edge.runtime.cuda.start", limit_s=limit_s, python=python)
-    if ended.late:
-        raise BuildError(f"CUDA did not start within {limit_s:g} s", *NO_ANSWER)
-    try:
-        answer = json.loads(ended.output.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (ended.errors.strip().splitlines() or ["it said nothing"])[-1]
-        raise BuildError(f"the process that started CUDA ended with exit code {ended.code}: {last}") from None
-    if "error" in answer:
-        raise error_from_values(answer["error"])
-    return str(answer["name"])
+    started = ask_python(
+        "hasn_edge.runtime.cuda.start",
+        work="started CUDA",
+        late="CUDA did not start",
+        limit_s=limit_s,
+        python=python,
+    )
+    return str(started)
 
 
 def main() -> None:
     """Start CUDA and print how that ended."""
-    answer: dict[str, object]
-    try:
-        answer = {"name": choose().name}
-    except HasnEdgeError as exc:
-        answer = {"error": error_to_values(exc)}
-    sys.stdout.write(json.dumps(answer))
+    answer(lambda: choose().name)
 
 
 if __name__ == "__main__":
