@@ -194,17 +194,15 @@ def score_images(
     run: UpscaleFunction,
     eval_set: EvalSet,
     *,
-    border: int | None = None,
     self_ensemble: bool = False,
     keep_outputs: bool = True,
     progress: Progress = ignore,
 ) -> Scores:
-    """Upscale every LR image of a set and measure the results against HR.
+    """Upscale every LR image of a set and measure the results against HR, but for a border of its scale.
 
     Args:
         run: What upscales; see `UpscaleFunction`.
         eval_set: Pairs, whose scale must be that of ``run``.
-        border: Pixels cut from each side before measuring; by default the scale, as the literature does.
         self_ensemble: Average over the eight flips and rotations, before rounding.
         keep_outputs: Keep the upscaled images, which `drift` needs (HR size, 3 bytes a pixel).
         progress: Receives each image's name once it is measured.
@@ -215,15 +213,15 @@ def score_images(
     """
     if not eval_set.pairs:
         raise InputError(f"set {eval_set.name} has no images; there is nothing to measure")
-    border = eval_set.scale if border is None else border
     upscale = ensemble(run) if self_ensemble else run
     images = []
     for done, pair in enumerate(eval_set, 1):
         try:
-            images.append(_score(upscale, pair, border, keep_output=keep_outputs))
+            images.append(_score(upscale, pair, keep_output=keep_outputs))
         except InputError as exc:
             raise exc.within(f"{eval_set.name}/{pair.name}") from exc
         progress(Step(pair.name, done, len(eval_set)))
+    border = eval_set.scale  # as the literature has it
     return Scores(name=eval_set.name, images=tuple(images), border=border, self_ensemble=self_ensemble)
 
 
@@ -269,7 +267,7 @@ def drift(reference: Scores, candidate: Scores) -> Drift:
     return Drift(name=reference.name, images=tuple(images))
 
 
-def _score(upscale: UpscaleFunction, pair: Pair, border: int, *, keep_output: bool) -> ImageScore:
+def _score(upscale: UpscaleFunction, pair: Pair, *, keep_output: bool) -> ImageScore:
     hr = pair.hr()
     y = upscale(to_tensor(pair.lr()))
     if y.shape != (1, 3, *hr.shape[:2]):
@@ -278,7 +276,7 @@ def _score(upscale: UpscaleFunction, pair: Pair, border: int, *, keep_output: bo
             say("load the set with the scale of the network"),
         )
     output = from_tensor(y)
-    psnr_y, ssim_y = psnr_and_ssim_y(output, hr, border=border)
+    psnr_y, ssim_y = psnr_and_ssim_y(output, hr, border=pair.scale)
     return ImageScore(name=pair.name, psnr_y=psnr_y, ssim_y=ssim_y, output=output if keep_output else None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,9 +79,9 @@ def test_scores(eval_set):
     assert scores.ssim_y == pytest.approx(np.mean([score.ssim_y for score in scores.images]))
     for score, pair in zip(scores.images, eval_set, strict=True):
         assert (score.output.shape, score.output.dtype) == (pair.hr().shape, np.uint8)
-    wider = score_images(bicubic_baseline(4), eval_set, border=0, keep_outputs=False)
-    assert wider.psnr_y != scores.psnr_y
-    assert all(score.output is None for score in wider.images)
+    bare = score_images(bicubic_baseline(4), eval_set, keep_outputs=False)
+    assert bare == scores
+    assert all(score.output is None for score in bare.images)
     content = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
     assert content["images"][1]["psnr_y_db"] == scores.images[1].psnr_y
 
@@ -179,8 +180,9 @@ def test_what_cannot_be_measured_is_named(eval_set, tmp_path):
         score_images(bicubic_baseline(2), eval_set)
     with pytest.raises(InputError, match="tiny/one: the network's output has values that are not numbers"):
         score_images(_brighter(float("nan")), eval_set)
-    with pytest.raises(ShapeError, match="tiny/one: SSIM needs .* at least 11 x 11"):
-        score_images(bicubic_baseline(4), eval_set, border=12)
+    write_image(tmp_path / "small" / "one.png", eval_set.pairs[0].hr()[:16, :16])
+    with pytest.raises(ShapeError, match="small/one: SSIM needs .* at least 11 x 11"):
+        score_images(bicubic_baseline(4), load_eval_set(tmp_path / "small", 4))
     with pytest.raises(InputError, match="set none has no images"):
         score_images(bicubic_baseline(4), EvalSet(name="none", scale=4, pairs=()))
 
@@ -190,7 +192,7 @@ def test_drift_of_things_that_do_not_compare(eval_set):
     with pytest.raises(InputError, match="keep_outputs=True"):
         drift(scores, score_images(bicubic_baseline(4), eval_set, keep_outputs=False))
     with pytest.raises(InputError, match=r"border 4\) and tiny \(2 images, border 0"):
-        drift(scores, score_images(bicubic_baseline(4), eval_set, border=0))
+        drift(scores, replace(scores, border=0))
     shorter = Scores(name="other", images=scores.images[:1], border=4)
     with pytest.raises(InputError, match=r"other \(1 image,"):
         drift(scores, shorter)
