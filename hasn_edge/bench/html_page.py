@@ -253,7 +253,7 @@ def _sqnr_plot(evidence: CaseEvidence) -> tuple[str, str, str]:
         value = highest if layer.sqnr_db is None else layer.sqnr_db
         written = "equal" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB"
         what = "INT8" if layer.int8 else "float"
-        plot.bar(index, value, 1, f"{layer.name} ({what}): {written}", "p-int8" if layer.int8 else "p-fp32")
+        plot.bar(index, value, f"{layer.name} ({what}): {written}", "p-int8" if layer.int8 else "p-fp32")
     return (
         "Drift by layer",
         "Output of each convolution, from input to output of the network, against the float graph: signal "
@@ -275,8 +275,8 @@ def _range_plots(evidence: CaseEvidence) -> Iterator[tuple[str, str, str]]:
         )
         for index, (layer, share) in enumerate(inputs):
             title = f"{layer.name}: range {layer.input_range:.4g}, largest value {layer.input_peak:.4g}"
-            plot.bar(index, share, 1, title, "clipped")
-            plot.bar(index, min(share, 1.0), 1, title, "p-int8")
+            plot.bar(index, share, title, "clipped")
+            plot.bar(index, min(share, 1.0), title, "p-int8")
         plot.line([(0, 1.0), (len(inputs), 1.0)], "limit", "what INT8 can represent")
         yield (
             "Ranges of activations",
@@ -291,7 +291,7 @@ def _range_plots(evidence: CaseEvidence) -> Iterator[tuple[str, str, str]]:
     )
     for index, (layer, value) in enumerate(zip(weights, shares, strict=True)):
         title = f"{layer.name}: {value:.2f} % clipped, largest weight {layer.weight_peak:.4g}"
-        plot.bar(index, value, 1, title, "p-int8")
+        plot.bar(index, value, title, "p-int8")
     yield (
         "Clipping of weights",
         "Share of the weights that lie beyond the last code and are rounded to it.",

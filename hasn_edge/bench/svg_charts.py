@@ -99,7 +99,7 @@ class Plot:
         vertical = (bottom, TOP) if not self.names else (TOP, bottom)
         return self.x.place(x, LEFT, WIDTH - RIGHT), self.y.place(y, *vertical)
 
-    def dot(self, x: float, y: float, text: str, title: str, kind: str = "a") -> None:
+    def dot(self, x: float, y: float, text: str, title: str, kind: str) -> None:
         """Add a disc with a short text in it, aside where others are in its place."""
         px, py = self.at(x, y)
         true = py
@@ -113,7 +113,7 @@ class Plot:
             f'<text x="{px:.1f}" y="{py + 4:.1f}" text-anchor="middle">{escape(text)}</text></g>'
         )
 
-    def line(self, points: Sequence[tuple[float, float]], kind: str = "a", title: str = "") -> None:
+    def line(self, points: Sequence[tuple[float, float]], kind: str, title: str = "") -> None:
         """Add a line through points."""
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
         title = f"<title>{escape(title)}</title>"
@@ -128,10 +128,10 @@ class Plot:
             f"<title>{escape(title)}</title></line>"
         )
 
-    def bar(self, x: float, y: float, width: float, title: str, kind: str = "a") -> None:
-        """Add a bar from the x axis up to ``y``, ``width`` in units of x."""
+    def bar(self, x: float, y: float, title: str, kind: str) -> None:
+        """Add a bar from the x axis up to ``y``, one unit of x wide."""
         left, top = self.at(x, min(y, self.y.high))
-        right, bottom = self.at(x + width, self.y.low)
+        right, bottom = self.at(x + 1, self.y.low)
         gap = 0.5 if right - left > 3 else 0.0
         self.marks.append(
             f'<rect class="bar {kind}" x="{left + gap:.2f}" y="{top:.1f}" '
