@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,12 @@ def _plots(report: BenchReport) -> Iterator[tuple[str, str, str]]:
     """Yield title, explanation and SVG of what compares the cases."""
     numbered = [(number, case) for number, case in enumerate(report.cases, 1) if case.latency is not None]
     for name in report.cases[0].quality:
-        scored = [(number, case) for number, case in numbered if name in case.quality]
+        # What is reproduced exactly has a PSNR for which no axis is long enough.
+        scored = [
+            (number, case)
+            for number, case in numbered
+            if name in case.quality and math.isfinite(case.quality[name].psnr_y_db)
+        ]
         times = {number: case.latency.median_ms for number, case in scored if case.latency}
         yield from _pareto(scored, name, times, "ms a frame")
         energy = {

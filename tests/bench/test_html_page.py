@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -138,6 +139,17 @@ def test_the_line_of_the_best_joins_no_difference_that_the_table_does_not_show(p
     )
     (path,) = re.findall(r'class="line front" points="([^"]*)"', html_page(replace(page_report, cases=cases)))
     assert len(path.split()) == points
+
+
+@pytest.mark.parametrize(("equal", "shown"), [(1, 1), (3, 0)])
+def test_images_that_are_reproduced_exactly_have_no_place_in_the_plot(page_report, equal, shown):
+    """Images of one colour, for which no decibels are large enough."""
+    exact = {"Set5": replace(page_report.cases[0].quality["Set5"], psnr_y_db=math.inf)}
+    cases = [replace(case, quality=exact) for case in page_report.cases[:equal]]
+    page = html_page(replace(page_report, cases=(*cases, *page_report.cases[equal:])))
+    assert page.count("Quality against time") == shown
+    assert page.count("<td>inf</td>") == equal
+    assert len(re.findall(r'<g class="dot', page)) == 3 - equal
 
 
 def test_a_file_alone_is_not_called_fp32(page_report):
