@@ -305,9 +305,7 @@ def _failed_case(case: Case, facts: Mapping[str, Any], failure: HasnEdgeError) -
     return BenchCase(
         label=case.label,
         network=case.network,
-        backend=str(facts["backend"]),
-        precision=str(facts["precision"]),
-        device=str(facts["device"]),
+        **facts,
         file=case.artifact.path.name if case.artifact else None,
         sha256=case.artifact.sha256 if case.artifact else None,
         file_bytes=None,

@@ -349,22 +349,16 @@ class CaseMaker:
         wanted = self.options.graph_backends
         if artifact.kind is not Kind.ONNX or self.board.kind != "cpu" or tuple(wanted) == ("onnxruntime",):
             return [self._artifact_case(artifact, label)]
-        return [
-            self._artifact_case(
-                artifact,
-                f"{label}, {_BACKENDS[backend]}"
-                if label
-                else f"{_BACKENDS[backend]} {artifact.precision.value}",
-                backend,
-            )
-            for backend in wanted
-        ]
+        return [self._artifact_case(artifact, label, backend) for backend in wanted]
 
     def _artifact_case(
         self, artifact: Artifact, label: str = "", backend: GraphBackend | None = None
     ) -> Case:
+        runner = _NAMES[artifact.kind] if backend is None else _BACKENDS[backend]
+        if label and backend is not None:
+            label = f"{label}, {runner}"
         return Case(
-            label=label or f"{_NAMES[artifact.kind]} {artifact.precision.value}",
+            label=label or f"{runner} {artifact.precision.value}",
             artifact=artifact,
             backend=backend,
             threads=self.options.threads,
