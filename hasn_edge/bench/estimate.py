@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hasn_edge.artifact import load_artifact
+from hasn_edge.bench.options import DEFAULT_SIZE
 from hasn_edge.bench.roofline import CONVENTIONS, MEMORY, Estimate, LayerEstimate, estimate
 from hasn_edge.bench.table import markdown_table
 from hasn_edge.engine.target import load_target, shipped_targets
@@ -91,7 +92,7 @@ def estimate_model(
     board: str,
     *,
     precisions: Sequence[str] = ("fp32", "fp16", "int8"),
-    size: tuple[int, int] = (180, 320),
+    size: tuple[int, int] = DEFAULT_SIZE,
     recipe: str = "default",
     command: str = "",
 ) -> EstimateReport:

@@ -189,7 +189,7 @@ def command(
     from hasn_edge.bench import table
     from hasn_edge.bench.benchmark import run_benchmark
     from hasn_edge.bench.html_page import html_page
-    from hasn_edge.bench.options import BenchOptions
+    from hasn_edge.bench.options import DEFAULT_SIZE, BenchOptions
     from hasn_edge.files import require_writable
 
     wanted = table.KEYS if columns == "all" else tuple(filter(None, columns.split(",")))
@@ -200,11 +200,11 @@ def command(
         require_writable(path)
     typed = "hasn-edge " + " ".join(sys.argv[1:])
     if board is not None:
-        size, recipe = options["size"], options["recipe"]
-        _estimate(model, board, precisions, size, recipe, markdown_path, typed)
+        size, recipe = options["size"] or DEFAULT_SIZE, options["recipe"]
+        _estimate(model, board, precisions or PRECISIONS, size, recipe, markdown_path, typed)
         return
     if precisions is None:
-        precisions = "" if artifacts else "fp32,fp16,int8"
+        precisions = "" if artifacts else PRECISIONS
     asked = BenchOptions(
         model=chosen_model(model) if model or precisions or not artifacts else None,
         artifacts=artifacts,
@@ -223,6 +223,8 @@ def command(
         [(markdown_path, lambda: table.markdown(report, words)), (html_path, lambda: html_page(report))],
     )
 
+
+PRECISIONS = "fp32,fp16,int8"
 
 _OF_AN_ESTIMATE = ("board", "model", "precisions", "size", "recipe", "markdown_path", "json")
 """Parameters of ``bench`` that change an estimate."""
@@ -304,8 +306,8 @@ def diff_command(old: Path, new: Path, fail_on: str | None, markdown_path: Path 
 def _estimate(
     model: str | None,
     board: str,
-    precisions: str | None,
-    size: tuple[int, int] | None,
+    precisions: str,
+    size: tuple[int, int],
     recipe: str,
     markdown_path: Path | None,
     typed: str,
@@ -315,8 +317,8 @@ def _estimate(
     report = estimate_model(
         chosen_model(model),
         board,
-        precisions=[p for p in (precisions or "fp32,fp16,int8").split(",") if p],
-        size=size or (180, 320),
+        precisions=[p for p in precisions.split(",") if p],
+        size=size,
         recipe=recipe,
         command=typed,
     )
