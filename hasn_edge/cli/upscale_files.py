@@ -205,7 +205,7 @@ def name_results(
     label: str,
     suffix: str | None,
     audio: Any,
-    folders: Mapping[Path, Path] | None = None,
+    folders: Mapping[Path, Path],
     *,
     named: bool,
 ) -> list[tuple[Path, Path]]:
@@ -229,18 +229,17 @@ def name_results(
 
             ending = output_suffix(file, audio)
         stem = "stdin" if file == PIPE else file.stem
-        plain[file] = output / (folders or {}).get(file, "") / f"{stem}_{label}{ending}"
+        plain[file] = output / folders.get(file, "") / f"{stem}_{label}{ending}"
         kinds[str(plain[file]).lower()].add(file.suffix.lower())
     for file, found in plain.items():
         if len(kinds[str(found).lower()]) > 1:
             found = found.with_stem(f"{file.stem}_{file.suffix[1:].lower()}_{label}")
-        name, count = found.name, 2
-        while str(found.with_name(name)).lower() in taken:
-            name = f"{found.stem}_{count}{found.suffix}"
+        target, count = found, 2
+        while str(target).lower() in taken:
+            target = found.with_stem(f"{found.stem}_{count}")
             count += 1
-        folder = found.parent
-        taken.add(str(folder / name).lower())
-        target = output if named else folder / name
+        taken.add(str(target).lower())
+        target = output if named else target
         if target != PIPE and target.resolve() in sources:
             raise OutputError(
                 f"{target} is one of the {'videos' if is_video(file) else 'images'} to upscale and would "
@@ -260,8 +259,8 @@ def check_existing(work: list[tuple[Path, Path]], *, skip: bool) -> list[tuple[P
     """
     same = Counter((target.parent, file.name.lower()) for file, target in work)
     there = [(file, target) for file, target in work if target.exists() and target != PIPE]
-    kept = [each for each in there if skip and same[each[1].parent, each[0].name.lower()] == 1]
-    made = [target for file, target in there if (file, target) not in kept]
+    kept = {each for each in there if skip and same[each[1].parent, each[0].name.lower()] == 1}
+    made = [each[1] for each in there if each not in kept]
 
     def begin(count: int) -> str:
         return ("1 result is" if count == 1 else f"{count} of {len(work)} results are") + " there already and"

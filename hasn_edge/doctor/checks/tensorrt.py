@@ -141,7 +141,7 @@ def too_old_gpu(environment: Environment) -> Iterator[CheckResult]:
     if gpu is None or version is None:
         return
     capability = version_tuple(gpu.compute_capability)
-    for first, least, before in OLDEST:
+    for first, least, _ in OLDEST:
         if version_tuple(version) < first or capability >= least:
             continue
         # Of what runs on it the newest: the last entry that is too new for it.
