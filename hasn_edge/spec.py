@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 from hasn_edge.errors import ConfigError, UnsupportedError
 
+SPEC_KEY = "hasn_edge.spec"
+"""Under which weights files and graphs hold their network, as JSON where they hold strings."""
+
 GRAPH_ARCH = "onnx"
 """Family of the networks that come as a graph of somebody else's."""
 

@@ -15,7 +15,7 @@ from hasn_edge.errors import BuildError, ShapeError, UnsupportedError, first_lin
 from hasn_edge.exporters import onnx_graph as graphs
 from hasn_edge.exporters.torchscript import quiet_jit
 from hasn_edge.optional import installed_version, require
-from hasn_edge.spec import ModelSpec, NetworkSpec
+from hasn_edge.spec import SPEC_KEY, ModelSpec, NetworkSpec
 
 OPSETS = (17, 18, 19, 20)
 """17 is the newest that TensorRT 8.5 to 8.6 read; 20 has Gelu, and Q/DQ of FP16 tensors (from 19)."""
@@ -118,7 +118,7 @@ def onnx_from_model(
     graphs.set_metadata(
         proto,
         {
-            "hasn_edge.spec": json.dumps(spec.to_dict(), sort_keys=True),
+            SPEC_KEY: json.dumps(spec.to_dict(), sort_keys=True),
             "hasn_edge.source": source,
             "hasn_edge.color": "RGB, [0, 1], NCHW",
             "hasn_edge.least_side": str(spec.size.minimum),

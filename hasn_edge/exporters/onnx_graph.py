@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hasn_edge.errors import BuildError, use
 from hasn_edge.hardware.host import compute_cores
 from hasn_edge.optional import require
-from hasn_edge.spec import NetworkSpec, SizeRule
+from hasn_edge.spec import SPEC_KEY, NetworkSpec, SizeRule
 
 INPUT, OUTPUT = "input", "output"
 """Names of the one input and the one output of every graph of hasn-edge."""
@@ -242,7 +242,7 @@ class Emulator:
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._height = 1 if self._session.get_inputs()[0].type == "tensor(uint8)" else 2
-        spec = metadata(proto).get("hasn_edge.spec")
+        spec = metadata(proto).get(SPEC_KEY)
         self._sizes = SizeRule() if spec is None else NetworkSpec.from_dict(json.loads(spec)).size
 
     def run(self, x: NDArray[Any]) -> NDArray[Any]:

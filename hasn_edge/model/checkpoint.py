@@ -17,8 +17,8 @@ from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, Unsupp
 from hasn_edge.files import file_sha256, writing
 from hasn_edge.model.hasn import HASN
 from hasn_edge.model.probe import probe_spec
-from hasn_edge.model.weights_file import ENDS, SPEC_KEY, WeightsFile, read_weights
-from hasn_edge.spec import ModelSpec
+from hasn_edge.model.weights_file import ENDS, WeightsFile, read_weights
+from hasn_edge.spec import SPEC_KEY, ModelSpec
 
 MAX_BYTES = 1 << 30
 """Largest weights file that is opened; the published network's is 4 MB."""

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hasn_edge.model.blocks import HASB
-from hasn_edge.model.weights_file import SPEC_KEY
-from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import SPEC_KEY, ModelSpec
 
 
 class HASN(nn.Module):

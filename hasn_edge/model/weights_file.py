@@ -18,9 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hasn_edge.errors import CheckpointError, first_line, say, use
-
-SPEC_KEY = "hasn_edge.spec"
-"""Under which a file of either kind holds its network."""
+from hasn_edge.spec import SPEC_KEY
 
 _COPY = say("copy it again")
 ENDS = ("conv_1.weight", "upsampler.0.weight")

@@ -12,6 +12,7 @@ from hasn_edge.errors import CheckpointError, Cure, call, say
 from hasn_edge.files import file_sha256
 from hasn_edge.model.comparators import NETWORKS, RANDOM, split_name
 from hasn_edge.optional import require
+from hasn_edge.spec import SPEC_KEY
 
 if TYPE_CHECKING:
     from hasn_edge.model.checkpoint import Checkpoint
@@ -192,7 +193,7 @@ def describe_bundled(name: str) -> BundledModel:
         return BundledModel(
             name=name,
             purpose=" ".join(purpose[1].replace("`", "").split()),
-            scale=json.loads(facts["hasn_edge.spec"])["scale"],
+            scale=json.loads(facts[SPEC_KEY])["scale"],
             parameters=sum(prod(tensor["shape"]) for tensor in header.values()),
             scores=json.loads(facts["hasn_edge.provenance"])["scores"],
             weights_bytes=path.stat().st_size,

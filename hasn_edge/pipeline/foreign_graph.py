@@ -18,7 +18,7 @@ from hasn_edge.optional import require
 from hasn_edge.runtime.graph_probe import probe_graph
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.session import Session
-from hasn_edge.spec import GraphSpec
+from hasn_edge.spec import SPEC_KEY, GraphSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -73,7 +73,7 @@ class ForeignGraph:
         if size is not None:
             proto = graphs.with_fixed_size(proto, size, self.spec.scale)
         values = {
-            "hasn_edge.spec": json.dumps(self.spec.to_dict(), sort_keys=True),
+            SPEC_KEY: json.dumps(self.spec.to_dict(), sort_keys=True),
             "hasn_edge.source": self.sha256,
             "hasn_edge.color": "RGB, [0, 1], NCHW",
         }

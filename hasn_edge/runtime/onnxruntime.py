@@ -14,10 +14,7 @@ from hasn_edge.hardware.host import compute_cores
 from hasn_edge.images.arrays import Float32, UInt8
 from hasn_edge.optional import require
 from hasn_edge.runtime.session import Session, out_of_memory
-from hasn_edge.spec import NetworkSpec, Precision
-
-SPEC_KEY = "hasn_edge.spec"
-"""Key of the graph's metadata under which the exporter writes the spec as JSON."""
+from hasn_edge.spec import SPEC_KEY, NetworkSpec, Precision
 
 FP16_BIAS_OPTIMIZER = "WeightBiasQuantization"
 """Divides a convolution's bias by the product of two scales in FP16 where these are FP16: ONNX Runtime 1.32.

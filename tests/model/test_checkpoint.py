@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 from hasn_edge.errors import CheckpointError, OutputError
 from hasn_edge.model import checkpoint
-from hasn_edge.model.checkpoint import SPEC_KEY, infer_spec, load_checkpoint, save_checkpoint, save_pth
+from hasn_edge.model.checkpoint import infer_spec, load_checkpoint, save_checkpoint, save_pth
 from hasn_edge.model.hasn import HASN
-from hasn_edge.spec import ModelSpec
+from hasn_edge.spec import SPEC_KEY, ModelSpec
 
 SPEC = ModelSpec(features=8, blocks=2, scale=2)
 

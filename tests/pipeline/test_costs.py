@@ -198,9 +198,7 @@ def test_engines_are_timed_in_a_process_of_their_own(lab, capsys, python, monkey
     printed = capsys.readouterr().out.replace("'", "'\\''")
     with pytest.raises(ArtifactError, match="broken.engine"):
         time_engines(engines, (1, 3, 16, 20), python=python(f"printf %s '{printed}'"))
-    with pytest.raises(
-        BuildError, match="^the process that timed two engines ended with exit code 139: "
-    ):
+    with pytest.raises(BuildError, match="^the process that timed two engines ended with exit code 139: "):
         time_engines(engines, (1, 3, 16, 20), python=python("exit 139"))
 
 

@@ -17,8 +17,8 @@ import torch
 from hasn_edge.errors import ArtifactError, BuildError, InputError, ShapeError, UnsupportedError
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.model.hasn import HASN
-from hasn_edge.runtime.onnxruntime import SPEC_KEY, OnnxRuntimeSession
-from hasn_edge.spec import ModelSpec
+from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
+from hasn_edge.spec import SPEC_KEY, ModelSpec
 
 SPEC = ModelSpec(features=8, blocks=1, esa_channels=4)
 
