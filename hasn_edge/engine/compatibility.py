@@ -178,7 +178,7 @@ def _gpu_problems(details: EngineDetails, header: PlanHeader, gpu: GpuFacts | No
         return
     made_on, capability = details.gpu, details.compute_capability
     level = details.flags.hardware_compatibility
-    if level == "ampere_plus" and _at_least(gpu.compute_capability, "8.0"):
+    if level == "ampere_plus" and version_tuple(gpu.compute_capability) >= (8,):
         return
     if capability is not None and capability != gpu.compute_capability:
         yield f"it was built on {made_on} (compute capability {capability}), and here is {gpu.title}"
@@ -190,7 +190,3 @@ def _gpu_problems(details: EngineDetails, header: PlanHeader, gpu: GpuFacts | No
         if gpu.integrated and made_on == gpu.name:
             reason += "; so is one board in another power mode, which 'sudo nvpmodel -q' names"
         yield reason
-
-
-def _at_least(capability: str, minimum: str) -> bool:
-    return version_tuple(capability) >= version_tuple(minimum)

@@ -31,7 +31,6 @@ def torchscript_from_model(
     model: nn.Module,
     *,
     precision: Precision = Precision.FP32,
-    size: tuple[int, int] | None = None,
     channels_last: bool = False,
 ) -> torch.jit.ScriptModule:
     """Return ``model`` as a frozen TorchScript module that needs none of our code; the model stays as it was.
@@ -43,7 +42,6 @@ def torchscript_from_model(
     Args:
         model: A :class:`~hasn_edge.model.hasn.HASN`, fused or not, with ``spec``.
         precision: FP32, or FP16: weights and activations half, casts inside, LayerNorm in float32.
-        size: ``(H, W)`` of the example that is traced; the result takes other sizes all the same.
         channels_last: Run the convolutions in NHWC memory order.
 
     Raises:
@@ -52,7 +50,7 @@ def torchscript_from_model(
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     exported = deployed(model, precision=precision, channels_last=channels_last)
     # An odd example shows a size that was frozen by accident: every other size then fails its check.
-    height, width = size or (spec.size.minimum + 8, spec.size.minimum + 17)
+    height, width = spec.size.minimum + 8, spec.size.minimum + 17
     device = next(model.parameters()).device
     example = torch.zeros(1, spec.channels, height, width, device=device)
     with quiet_jit(), torch.no_grad():

@@ -39,7 +39,6 @@ def make_golden(
     session: Session,
     size: tuple[int, int],
     *,
-    precision: Precision | None = None,
     tolerance: tuple[float, float] | None = None,
 ) -> Golden:
     """Compute what a correct engine gives, with a session that is known to be right.
@@ -47,8 +46,8 @@ def make_golden(
     Args:
         session: For example the engine's graph in ONNX Runtime, as it is checked before it is compiled.
         size: (height, width) of the image: one that the engine takes.
-        precision: What the engine computes in; the session's where ``None``. It sets the tolerance.
-        tolerance: Another one: root-mean-square and largest difference, values in [0, 1].
+        tolerance: Root-mean-square and largest difference, values in [0, 1]; that of the session's precision
+            where ``None``.
 
     Returns:
         How the image is made, what comes out at 64 points and on average over 16 cells of each channel,
@@ -59,7 +58,7 @@ def make_golden(
     """
     shape = (session.batch or 1, session.spec.channels, *size)
     points, cells = _measure(session.run(golden_input(shape)))
-    rms, largest = tolerance or _TOLERANCES[precision or session.precision]
+    rms, largest = tolerance or _TOLERANCES[session.precision]
     return Golden(
         schema=_SCHEMA,
         input=_INPUT,

@@ -36,7 +36,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", [(), tuple(RULES)], ids=["unfused", "fused"])
-@pytest.mark.parametrize("options", [{}, {"size": (20, 33)}, {"channels_last": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"channels_last": True}], ids=str)
 def test_fp32_equals_the_network_at_every_size_and_batch(rules, options):
     model = network()
     script = torchscript_from_model(fuse(model, rules)[0], **options)

@@ -109,8 +109,8 @@ def test_something_else_does_not(golden, change, message):
 
 @pytest.mark.parametrize("precision", list(Precision))
 def test_the_tolerance_is_the_precisions(precision):
-    with FakeSession(SPEC) as session:
-        golden = make_golden(session, SIZE, precision=precision)
+    with FakeSession(SPEC, precision=precision) as session:
+        golden = make_golden(session, SIZE)
     rms = golden.tolerance.rms
     check_golden(Changed(lambda y: y + 0.9 * rms), golden)
     with pytest.raises(ArtifactError, match=f"{rms:g} allowed"):

@@ -34,9 +34,7 @@ WARMUP_SIZE = (180, 320)
 """Height and width of the request that warms up a model which takes any size."""
 
 
-def triton_config(
-    artifact: Artifact, data: bytes, *, name: str, device: str | None = None, backend: str | None = None
-) -> TritonConfig:
+def triton_config(artifact: Artifact, data: bytes, *, name: str, backend: str | None = None) -> TritonConfig:
     """Return the configuration of a model that consists of one artifact.
 
     Args:
@@ -44,7 +42,6 @@ def triton_config(
         data: Its bytes.
         name: The model's.
         backend: See :func:`~hasn_edge.exporters.triton.repository.triton_repository`.
-        device: See :func:`~hasn_edge.exporters.triton.repository.triton_repository`.
 
     Raises:
         UnsupportedError: the server cannot run this kind of file.
@@ -79,7 +76,7 @@ def triton_config(
         inputs=inputs,
         outputs=outputs,
         max_batch_size=largest,
-        kind=device or ("gpu" if engine else "cpu" if for_cpu or backend == PYTHON.name else "auto"),
+        kind="gpu" if engine else "cpu" if for_cpu or backend == PYTHON.name else "auto",
         queue_delay_us=QUEUE_DELAY_US if largest > 1 else None,
         warmup={inputs[0].name: model.opt[1:] if batched else model.opt},
     )

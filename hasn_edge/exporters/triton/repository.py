@@ -34,8 +34,6 @@ def triton_repository(
     output: str | os.PathLike[str],
     *,
     name: str | None = None,
-    version: int | None = None,
-    device: str | None = None,
     backend: str | None = None,
 ) -> Path:
     """Add an artifact to a model repository, which is made if it is not there.
@@ -43,17 +41,14 @@ def triton_repository(
     The model's folder gets ``config.pbtxt``, a README and ``<version>/model.onnx`` or ``model.plan`` with its
     sidecar; for the Python backend also ``<version>/model.py``, which runs the file in a session of ours. It
     is made beside the repository and then renamed, so that a server never sees half of it. A further version
-    leaves ``config.pbtxt`` as it is but for parameters that it appends. Without ``version``,
-    an artifact that is there already is not added again.
+    leaves ``config.pbtxt`` as it is but for parameters that it appends. An artifact that is there already is
+    not added again. An engine gets a GPU, an INT8 graph made for CPUs a CPU, and any other graph a GPU where
+    the server has one; for the Python backend a CPU but for engines.
 
     Args:
         artifact: An ONNX graph, or an engine of TensorRT.
         output: The repository's folder.
         name: The model's; the file's own, without its ending, where ``None``.
-        version: A number from 1 that is not taken; the next one where ``None``.
-        device: ``"auto"``, ``"gpu"`` or ``"cpu"``; where ``None`` an engine gets a GPU, an INT8 graph made
-            for CPUs a CPU, and any other graph a GPU where the server has one; for the Python backend a CPU
-            but for engines.
         backend: The server's part that runs the file: ``"onnxruntime"`` for graphs, ``"tensorrt"`` for
             engines, ``"python"`` for any file, by hasn-edge's own session, with images of any size. By the
             kind of file where ``None``.
@@ -65,22 +60,17 @@ def triton_repository(
         UnsupportedError: the server cannot run this kind of file.
         ArtifactError: the file changed since it was published, or the model there has other tensors.
         ConfigError: the name, or what the graph states, breaks a rule of the server.
-        OutputError: the version is taken, the folder is no model repository, or it cannot be written.
+        OutputError: the folder is no model repository, or it cannot be written.
     """
     data = _read(artifact)
-    config = triton_config(artifact, data, name=name or artifact.path.stem, device=device, backend=backend)
+    config = triton_config(artifact, data, name=name or artifact.path.stem, backend=backend)
     output = Path(output)
     folder = output / config.name
     present = _versions(folder)
-    chosen = max(present, default=0) + 1 if version is None else version
     same = [number for number, known in present.items() if known.sha256 == artifact.sha256]
-    if same and version is None:
+    if same:
         return folder / str(max(same))
-    if chosen < 1 or chosen in present:
-        raise OutputError(
-            f"{folder}: version {chosen} {'is taken' if chosen in present else 'cannot be'}",
-            say(f"leave the version out to take the next one, {max(present, default=0) + 1}"),
-        )
+    chosen = max(present, default=0) + 1
     if present:
         _check_exchangeable(artifact, config, present[max(present)])
     else:

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -157,7 +158,6 @@ def test_pixels(tmp_path, artifact):
 def test_int8_graphs_for_cpus_stay_there(tmp_path, artifact):
     made = artifact("any", precision=Precision.INT8, form="cpu")
     assert "kind: KIND_CPU" in text_of(triton_repository(made, tmp_path / "a"))
-    assert "kind: KIND_GPU" in text_of(triton_repository(made, tmp_path / "b", device="gpu"))
     strong = artifact("any", name="strong", precision=Precision.INT8, form="strongly-typed")
     assert "kind: KIND_AUTO" in text_of(triton_repository(strong, tmp_path / "a"))
 
@@ -222,9 +222,6 @@ def test_what_triton_cannot_run(tmp_path, artifact):
         triton_repository(rtx, tmp_path / "repo")
     with pytest.raises(UnsupportedError, match="a torchscript file"):
         triton_repository(artifact("t", kind=Kind.TORCHSCRIPT), tmp_path / "repo")
-    plan = artifact("p", kind=Kind.ENGINE, **engine_details())
-    with pytest.raises(ConfigError, match="on a GPU only"):
-        triton_repository(plan, tmp_path / "repo", device="cpu")
     assert not (tmp_path / "repo").exists()
 
 
@@ -238,14 +235,9 @@ def test_the_next_version(tmp_path, artifact):
     assert "hasn_edge.2.sha256" in text_of(second)
     assert (first / "model.onnx").read_bytes() != (second / "model.onnx").read_bytes()
     assert triton_repository(artifact("any-other"), tmp_path / "repo", name="net") == second, "already there"
-    assert triton_repository(artifact("any"), tmp_path / "repo", name="net", version=7).name == "7"
-    assert triton_repository(artifact("any"), tmp_path / "repo", name="net").name == "7"
-    with pytest.raises(
-        OutputError, match="version 2 is taken; leave the version out to take the next one, 8"
-    ):
-        triton_repository(artifact("any"), tmp_path / "repo", name="net", version=2)
-    with pytest.raises(OutputError, match="version 0 cannot be"):
-        triton_repository(artifact("any"), tmp_path / "repo", name="net", version=0)
+    shutil.rmtree(second)
+    first.rename(first.parent / "7")
+    assert triton_repository(artifact("any-other"), tmp_path / "repo", name="net").name == "8"
 
 
 @pytest.mark.parametrize(
