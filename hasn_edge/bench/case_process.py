@@ -121,6 +121,16 @@ _GRACE_S = 5.0
 _GUARD = say('in a script of your own, call it under: if __name__ == "__main__":')
 
 
+class _Child(multiprocessing.get_context("spawn").Process):  # type: ignore[misc]
+    """A process that is waited for no longer than :data:`_GRACE_S`, by Python neither, when that ends.
+
+    One that waits for a driver may survive all that ends processes.
+    """
+
+    def join(self, timeout: float | None = None) -> None:
+        super().join(_GRACE_S if timeout is None else timeout)
+
+
 class Worker(Closeable):
     """The parent's handle on one case. Use as a context manager; the child ends with it."""
 
@@ -132,9 +142,8 @@ class Worker(Closeable):
                 "benchmark again",
                 _GUARD,
             )
-        context = multiprocessing.get_context("spawn")
-        self._connection, child = context.Pipe()
-        self._process = context.Process(target=_serve, args=(child, case), daemon=True)
+        self._connection, child = multiprocessing.Pipe()
+        self._process = _Child(target=_serve, args=(child, case), daemon=True)
         with interrupt.hold():
             self._process.start()
         child.close()
@@ -177,16 +186,11 @@ class Worker(Closeable):
         with suppress(OSError, ValueError):
             self._connection.send(None)
         self._connection.close()
-        self._process.join(timeout=_GRACE_S)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join(timeout=_GRACE_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join(timeout=_GRACE_S)
-        if self._process.is_alive():
-            # It waits for a driver, and Python, when it ends, would wait for it: for ever.
-            multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
+        self._process.join()
+        for end in (self._process.terminate, self._process.kill):
+            if self._process.is_alive():
+                end()
+                self._process.join()
 
     def _ask(self, verb: str, *args: object) -> Any:
         try:
@@ -197,7 +201,7 @@ class Worker(Closeable):
                     raise self._hanging(verb)
                 answer = self._connection.recv()
         except (EOFError, OSError) as exc:
-            self._process.join(timeout=_GRACE_S)
+            self._process.join()
             code = self._process.exitcode
             stopped = f"{self.case.label}: stopped while asked to {verb}"
             if code == -signal.SIGKILL:

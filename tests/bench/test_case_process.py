@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -109,29 +108,24 @@ def test_a_worker_that_hangs_is_stopped(monkeypatch, device, cure):
 def test_a_child_that_survives_its_end_is_not_waited_for():
     """By Python, which joins its children when it ends; a process that waits for a driver never does."""
 
-    class Stuck:
-        _popen = SimpleNamespace(poll=lambda: None)
-        asked: ClassVar[list[str]] = []
+    asked: list[str | float] = []
 
-        def join(self, timeout=None):
-            assert timeout is not None, "for ever"
-
+    class Stuck(case_process._Child):
         def is_alive(self):
             return True
 
         def terminate(self):
-            self.asked.append("terminate")
+            asked.append("terminate")
 
         def kill(self):
-            self.asked.append("kill")
+            asked.append("kill")
 
     worker = object.__new__(Worker)
     worker._process, (worker._connection, _) = Stuck(), multiprocessing.Pipe()
-    multiprocessing.process._children.add(worker._process)
-    assert worker._process in multiprocessing.active_children()
+    worker._process._popen = SimpleNamespace(wait=asked.append)  # receives the time to wait
     worker.close()
-    assert worker._process.asked == ["terminate", "kill"]
-    assert worker._process not in multiprocessing.active_children()
+    worker._process.join()  # as Python does
+    assert asked == [5.0, "terminate", 5.0, "kill", 5.0, 5.0]
 
 
 class Line:
