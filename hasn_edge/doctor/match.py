@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hasn_edge.doctor.environment import Environment
 from hasn_edge.engine.target import load_target, shipped_targets
+from hasn_edge.hardware.gpu import GpuFacts
 from hasn_edge.hardware.profiles import DeviceProfile
 
 LEAST_SHARE = 0.75
@@ -36,14 +39,12 @@ def match_profile(environment: Environment) -> ProfileMatch | None:
     number of multiprocessors and memory: an RTX 3060 with 8 GB has another bandwidth. Of two profiles of one
     Jetson, that which has its power mode is taken.
     """
-    known = _profiles()
     if environment.jetson is None:
-        return next(iter(_cards(environment, known)), None)
-    fitting = _jetsons(environment, known)
-    if not fitting:
-        return None
-    nearest = fitting[0]
-    return nearest if _has_memory(environment.memory_bytes, nearest) else replace(nearest, exact=False)
+        return next((entry for entry in _profiles() if _is_card(entry, environment.gpu)), None)
+    nearest = _nearest_jetson(environment.jetson, environment.memory_bytes)
+    if nearest is None or _has_memory(environment.memory_bytes, nearest):
+        return nearest
+    return replace(nearest, exact=False)
 
 
 @functools.cache
@@ -55,16 +56,14 @@ def _profiles() -> tuple[ProfileMatch, ...]:
     )
 
 
-def _jetsons(environment: Environment, known: tuple[ProfileMatch, ...]) -> list[ProfileMatch]:
-    """Return the fitting profiles, the best first."""
-    assert environment.jetson is not None
-    model = str(environment.jetson.get("model") or "").lower()
-    mode = mode_name(str(environment.jetson.get("power_mode") or ""))
+def _nearest_jetson(jetson: Mapping[str, Any], memory: int | None) -> ProfileMatch | None:
+    model = str(jetson.get("model") or "").lower()
+    mode = mode_name(str(jetson.get("power_mode") or ""))
     # "super" names a power mode of the same module, which older device trees do not have; no tree names the
     # memory.
     fitting = [
         entry
-        for entry in known
+        for entry in _profiles()
         if entry.profile.integrated
         and all(word in model for word in entry.target.split("-") if not re.fullmatch(r"super|\d+gb", word))
     ]
@@ -73,9 +72,9 @@ def _jetsons(environment: Environment, known: tuple[ProfileMatch, ...]) -> list[
         has_mode = any(mode_name(known_mode.name) == mode for known_mode in entry.profile.power_modes)
         other_kit = ("super" in entry.target) != ("super" in model)
         # The shortest name is that of the module which developer kits carry.
-        return not _has_memory(environment.memory_bytes, entry), not has_mode, other_kit, len(entry.target)
+        return not _has_memory(memory, entry), not has_mode, other_kit, len(entry.target)
 
-    return sorted(fitting, key=rank)
+    return min(fitting, key=rank, default=None)
 
 
 def _has_memory(memory: int | None, entry: ProfileMatch) -> bool:
@@ -83,19 +82,15 @@ def _has_memory(memory: int | None, entry: ProfileMatch) -> bool:
     return memory is None or LEAST_SHARE * entry.profile.memory_bytes <= memory <= entry.profile.memory_bytes
 
 
-def _cards(environment: Environment, known: tuple[ProfileMatch, ...]) -> list[ProfileMatch]:
-    gpu = environment.gpu
-    if gpu is None:
-        return []
-    return [
-        entry
-        for entry in known
-        if not entry.profile.integrated
-        and entry.profile.title.startswith(gpu.name)
-        and (entry.profile.compute_capability, entry.profile.sm_count)
-        == (gpu.compute_capability, gpu.sm_count)
+def _is_card(entry: ProfileMatch, gpu: GpuFacts | None) -> bool:
+    profile = entry.profile
+    return (
+        gpu is not None
+        and not profile.integrated
+        and profile.title.startswith(gpu.name)
+        and (profile.compute_capability, profile.sm_count) == (gpu.compute_capability, gpu.sm_count)
         and _has_memory(gpu.total_memory_bytes, entry)
-    ]
+    )
 
 
 def mode_name(mode: str) -> str:
