@@ -11,6 +11,7 @@ import pytest
 
 from hasn_edge.cli.cures import cure_text
 from hasn_edge.doctor.describe import (
+    RTX,
     USUAL_ENCODERS,
     Ability,
     describe_environment,
@@ -18,7 +19,7 @@ from hasn_edge.doctor.describe import (
     list_abilities,
     next_step,
 )
-from hasn_edge.doctor.environment import Environment, MissingLibrary, collect_environment
+from hasn_edge.doctor.environment import DISTRIBUTIONS, Environment, MissingLibrary, collect_environment
 from hasn_edge.doctor.result import CheckResult, State
 from hasn_edge.hardware.gpu import cuda_python_install
 from hasn_edge.hardware.jetson import Jetson
@@ -178,6 +179,12 @@ def test_a_device_without_a_profile():
     card = replace(ORIN, name="NVIDIA H200", compute_capability="9.0", integrated=False, l4t=None)
     assert describe(with_modules(gpu=card))["device profile"].state is State.INFO
     assert "device profile" not in describe(Environment())
+
+
+def test_the_version_of_each_package_is_looked_up():
+    lacks = [one.name for one in describe(Environment()).values() if one.detail.startswith("not installed")]
+    assert len(lacks) == 11
+    assert set(lacks) - {"opencv", RTX} <= set(DISTRIBUTIONS)
 
 
 def test_bundled_models_say_their_describe_training():
