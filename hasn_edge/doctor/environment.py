@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasn_edge.errors import HasnEdgeError
+from hasn_edge.engine.worker_process import run_python
+from hasn_edge.errors import BuildError, HasnEdgeError
 from hasn_edge.hardware import host
 from hasn_edge.hardware.gpu import SERVER_RELEASE, GpuFacts, driver_present, gpu_facts
 from hasn_edge.hardware.jetson import Jetson
@@ -313,14 +314,13 @@ def video_encoders(python: str = sys.executable) -> tuple[str, ...]:
 def _run_python(python: str, code: str) -> tuple[str | None, str | None]:
     """Return what code prints; ``None`` and why where it fails."""
     try:
-        done = subprocess.run(
-            [python, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        return None, str(exc)
-    if done.returncode != 0:
-        return None, (done.stderr.strip().splitlines() or ["it crashed"])[-1]
-    return done.stdout, None
+        done = run_python("-c", code, limit_s=60, python=python)
+    except BuildError as exc:
+        return None, exc.message
+    if done.code != 0:
+        why = "it did not answer" if done.late else "it crashed"
+        return None, (done.errors.strip().splitlines() or [why])[-1]
+    return done.output, None
 
 
 def _swaps(path: Path) -> tuple[tuple[str, int], ...]:
