@@ -9,11 +9,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
+from numpy.typing import NDArray
 
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.data.pairs import held_out_sets
@@ -141,7 +143,6 @@ def autotune(
     build: Callable[..., Built] = build_one,
     open_one: Callable[..., Session] = open_session,
     seconds: float = SECONDS,
-    worth: float = WORTH,
 ) -> Built:
     """Build what :func:`hasn_edge.pipeline.build.build_one` builds, in the precision that is fastest here.
 
@@ -160,7 +161,6 @@ def autotune(
         build: Builds one precision, as :func:`~hasn_edge.pipeline.build.build_one`.
         open_one: Opens a file, as :func:`~hasn_edge.runtime.open.open_session`.
         seconds: How long a candidate runs in each round, at least.
-        worth: How many times as fast a coarser number format must be.
 
     Returns:
         The files that were kept; the summary states what each candidate took and lost, and why this one.
@@ -190,16 +190,16 @@ def autotune(
             made.append(build(one, cache=output / CACHE, progress=progress))
         except OF_ONE_PRECISION as exc:
             unbuilt.append(Failure(precision=precision, error=exc))
-    candidates, unopened = measure(
+    candidates, failed = measure(
         made, target, open_one, progress, seconds=seconds, evaluation=options.evaluation
     )
-    failures = (*unbuilt, *unopened)
+    failures = (*unbuilt, *failed)
     if not candidates:
         raise _join_failures(failures)
     if options.max_latency is None:
-        chosen, why = choose_fastest(candidates, worth)
+        chosen, why = choose_fastest(candidates)
     else:
-        chosen, why = choose_within(candidates, options.max_latency, worth, failures=failures)
+        chosen, why = choose_within(candidates, options.max_latency, failures)
     record = AutotuneRecord(
         candidates=tuple(candidate.describe() for candidate in candidates),
         left_out=tuple(str(failure.as_error()) for failure in failures),
@@ -227,7 +227,6 @@ def measure(
     progress: Progress = ignore,
     *,
     seconds: float = SECONDS,
-    backends: Sequence[GraphBackend | None] | None = None,
     evaluation: str | Path | None = None,
 ) -> tuple[tuple[Candidate, ...], tuple[Failure, ...]]:
     """Time what was built in rounds, on frames of the optimal size or the next that the network takes.
@@ -241,39 +240,35 @@ def measure(
         open_one: Opens a file.
         progress: Receives what is under way.
         seconds: How long a candidate runs in each round, at least.
-        backends: What runs each file on a CPU; ``None`` for those that compute in its number formats.
         evaluation: Images instead of those that ship.
 
     Returns:
         What was timed, and what does not open, fails while it runs or misses its budget.
     """
     batch, channels, height, width = target.shapes.opt
-    on_cpu = target.runtime is EngineRuntime.CPU
-    if not on_cpu:
-        backends = (None,)
-    elif backends is None:
-        known: tuple[GraphBackend, ...] = get_args(GraphBackend)
-        backends = tuple(backend for backend in known if backend != "openvino-bf16" or has_bf16())
-    failures: list[Failure] = []
+    backends: tuple[GraphBackend | None, ...] = (None,)
+    if target.runtime is EngineRuntime.CPU:
+        backends = tuple(each for each in get_args(GraphBackend) if each != "openvino-bf16" or has_bf16())
     quality = _Quality(open_one, evaluation)
+    failures: list[Failure] = []
+
+    def leave_out(built: Built, backend: GraphBackend | None, error: HasnEdgeError) -> None:
+        missing = [each.backend for each in failures if isinstance(each.error, MissingDependencyError)]
+        if not isinstance(error, MissingDependencyError) or backend not in missing:  # once is enough
+            failures.append(Failure(precision=built.artifacts[-1].precision, error=error, backend=backend))
+
     with ExitStack() as stack:
-        opened: list[tuple[Candidate, Session, Any, list[Round]]] = []
-        for built, backend in ((built, backend) for built in made for backend in backends):
+        opened: list[_Opened] = []
+        for built, backend in product(made, backends):
             artifact = built.artifacts[-1]
-            chosen: dict[str, Any] = {} if backend is None else {"backend": backend}
             size = artifact.spec.size.fitting(height, width)
-            frame = size if on_cpu else None
             progress(Step(f"running {artifact.path.name}" + (f" by {backend}" if backend else "")))
+            how: dict[str, Any] = {"frame": size, "backend": backend} if backend else {"frame": None}
             try:
-                change = None if backend is None else quality.check(artifact, backend)
-                session = stack.enter_context(open_one(artifact, frame=frame, eager=True, **chosen))
-            except MissingDependencyError as exc:
-                named = (f for f in failures if isinstance(f.error, MissingDependencyError))
-                if all(failure.backend != backend for failure in named):  # once is enough
-                    failures.append(Failure(precision=artifact.precision, error=exc, backend=backend))
-                continue
+                change = quality.check(artifact, backend) if backend else None
+                session = stack.enter_context(open_one(artifact, eager=True, **how))
             except HasnEdgeError as exc:
-                failures.append(Failure(precision=artifact.precision, error=exc, backend=backend))
+                leave_out(built, backend, exc)
                 continue
             candidate = Candidate(
                 built=built,
@@ -284,26 +279,33 @@ def measure(
                 change=change,
             )
             x = noise_frame(session, (batch, channels, *size))
-            opened.append((candidate, session, x, []))
+            opened.append(_Opened(candidate=candidate, session=session, x=x))
         for number in range(ROUNDS):
             for one in list(opened):
-                candidate, session, x, timed = one
-                progress(Step(f"timing {candidate.called}, round", number + 1, ROUNDS))
+                progress(Step(f"timing {one.candidate.called}, round", number + 1, ROUNDS))
                 try:
-                    session.run_pixels(x) if session.pixels else session.run(x)
-                    timed.append(time_session(session, x, at_least=CALLS, seconds=seconds))
+                    one.session.times(one.x)  # warms up
+                    one.rounds.append(time_session(one.session, one.x, at_least=CALLS, seconds=seconds))
                 except HasnEdgeError as exc:
-                    opened = [each for each in opened if each is not one]
-                    session.close()  # the others may need its memory
-                    failures.append(
-                        Failure(precision=candidate.artifact.precision, error=exc, backend=candidate.backend)
-                    )
+                    opened.remove(one)
+                    one.session.close()  # the others may need its memory
+                    leave_out(one.candidate.built, one.candidate.backend, exc)
     candidates = tuple(
-        replace(candidate, latency=latency)
-        for candidate, _, _, timed in opened
-        if (latency := latency_of(timed)) is not None
+        replace(one.candidate, latency=latency)
+        for one in opened
+        if (latency := latency_of(one.rounds)) is not None
     )
     return candidates, tuple(failures)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Opened:
+    """A candidate that is timed."""
+
+    candidate: Candidate
+    session: Session
+    x: NDArray[Any]
+    rounds: list[Round] = field(default_factory=list)
 
 
 class _Quality:
@@ -364,12 +366,12 @@ def _join_failures(failures: Sequence[Failure]) -> HasnEdgeError:
     return type(first)(message.rstrip("."), *cures.values())
 
 
-def choose_fastest(candidates: Sequence[Candidate], worth: float = WORTH) -> tuple[Candidate, str]:
+def choose_fastest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
     """Return the candidate to keep, and why; ``candidates`` go from the finest number format on."""
     best = candidates[0]
     for other in candidates[1:]:
         leaves = best.backend == "onnxruntime" != other.backend
-        if best.latency.times(other.latency) >= worth + BACKEND_WORTH * leaves:
+        if best.latency.times(other.latency) >= WORTH + BACKEND_WORTH * leaves:
             best = other
     others = [
         f"{c.called} took {c.latency.times(best.latency):.2f} times as long"
@@ -379,18 +381,14 @@ def choose_fastest(candidates: Sequence[Candidate], worth: float = WORTH) -> tup
     if not others:
         return best, f"{best.called} is kept: it is the only one whose quality passes"
     others += _moved(candidates)
-    rule = f"a coarser format must be {worth:g} times as fast"
+    rule = f"a coarser format must be {WORTH:g} times as fast"
     if best.backend is not None:
-        rule += f", one by another backend than ONNX Runtime {worth + BACKEND_WORTH:g} times"
+        rule += f", one by another backend than ONNX Runtime {WORTH + BACKEND_WORTH:g} times"
     return best, f"{best.called} is kept: {', '.join(others)} ({rule})"
 
 
 def choose_within(
-    candidates: Sequence[Candidate],
-    limit_ms: float,
-    worth: float = WORTH,
-    *,
-    failures: Sequence[Failure] = (),
+    candidates: Sequence[Candidate], limit_ms: float, failures: Sequence[Failure] = ()
 ) -> tuple[Candidate, str]:
     """Return the candidate that loses the least among those that are fast enough, and why.
 
@@ -400,7 +398,6 @@ def choose_within(
         candidates: From the finest number format on.
         limit_ms: Largest accepted median latency of one call in milliseconds, of all images of a batch: each
             of them waits for the others.
-        worth: As for :func:`choose_fastest`.
         failures: What was left out, for the message.
 
     Raises:
@@ -420,7 +417,7 @@ def choose_within(
             omit("max_latency"),
         )
     least = min(candidate.loss_db for candidate in within)
-    best, _ = choose_fastest([c for c in within if c.loss_db <= least + EQUAL_DB], worth)
+    best, _ = choose_fastest([c for c in within if c.loss_db <= least + EQUAL_DB])
     others = [c.describe() for c in candidates if c is not best]
     return best, (
         f"{best.called} is kept: of {len(within)} that take at most {limit} it loses the least, "

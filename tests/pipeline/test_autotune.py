@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -34,7 +34,6 @@ from hasn_edge.pipeline.autotune import Candidate, Failure, autotune, measure
 from hasn_edge.pipeline.build import Built
 from hasn_edge.pipeline.context import BuildOptions
 from hasn_edge.runtime.choice import describe_machine
-from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import Kind
 from hasn_edge.spec import ModelSpec, Precision
 from tests.support.candidates import candidate
@@ -146,7 +145,7 @@ class Backend(FakeSession):
 
 
 @pytest.mark.slow
-def test_each_backend_of_a_cpu_is_timed_and_held_to_the_budget_as_it_computes():
+def test_each_backend_of_a_cpu_is_timed_and_held_to_the_budget_as_it_computes(monkeypatch):
     made = [candidate("fp32", [1.0]).built, candidate("int8", [1.0], -0.0123).built]
     asked = []
 
@@ -157,8 +156,8 @@ def test_each_backend_of_a_cpu_is_timed_and_held_to_the_budget_as_it_computes():
         wrong = (backend, artifact.precision) == ("openvino", Precision.INT8)
         return Backend(backend, artifact.precision, 0.2 if wrong else 0.0)
 
-    target, backends = load_target("cpu").with_size(32, 40), get_args(GraphBackend)
-    found, failures = measure(made, target, open_one, seconds=0.0, backends=backends)
+    monkeypatch.setattr(module, "has_bf16", lambda: True)
+    found, failures = measure(made, load_target("cpu").with_size(32, 40), open_one, seconds=0.0)
     assert [(c.called, c.backend) for c in found] == [
         ("onnxruntime fp32", "onnxruntime"),
         ("openvino fp32", "openvino"),
@@ -177,7 +176,7 @@ def test_each_backend_of_a_cpu_is_timed_and_held_to_the_budget_as_it_computes():
 
 
 @pytest.mark.slow
-def test_a_backend_that_is_not_installed_is_named_once():
+def test_a_backend_that_is_not_installed_is_named_once(monkeypatch):
     made = [candidate("fp32", [1.0]).built, candidate("int8", [1.0], -0.0123).built]
 
     def open_one(artifact, *, backend, **how):
@@ -185,8 +184,8 @@ def test_a_backend_that_is_not_installed_is_named_once():
             raise MissingDependencyError("openvino", extra="openvino", needed_for="Running it in OpenVINO")
         return Backend(backend, artifact.precision, 0.0)
 
-    target, backends = load_target("cpu").with_size(32, 40), ("onnxruntime", "openvino")
-    found, failures = measure(made, target, open_one, seconds=0.0, backends=backends)
+    monkeypatch.setattr(module, "has_bf16", lambda: False)
+    found, failures = measure(made, load_target("cpu").with_size(32, 40), open_one, seconds=0.0)
     assert [c.called for c in found] == ["onnxruntime fp32", "onnxruntime int8"]
     assert [str(failure.as_error()) for failure in failures] == [
         "fp32 by openvino is left out: Running it in OpenVINO needs the Python package 'openvino', which is "
@@ -216,11 +215,12 @@ def test_the_fastest_on_this_cpu_is_published_with_the_reason(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path):
+def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path, monkeypatch):
     recipe = tmp_path / "strict.toml"
     recipe.write_text('observer = "percentile"\npercentile = 60.0\nbudget_db = 0.0\n')
     options = auto(tiny, size=(32, 40), recipe=recipe, force=True, output=tmp_path / "out")
-    built = autotune(options, seconds=0.0, worth=0.0)  # the last one would win
+    monkeypatch.setattr(module, "WORTH", 0.0)  # the last one would win
+    built = autotune(options, seconds=0.0)
     assert built.artifacts[-1].precision is Precision.FP32
     assert re.match("int8 is left out: .*over the budget", built.left_out[0].message)
 
@@ -237,7 +237,7 @@ def test_a_candidate_that_misses_its_budget_is_left_out(tiny, tmp_path):
     ],
     ids=["compiler", "golden", "unsupported", "memory", "opened"],
 )
-def test_a_candidate_that_fails_leaves_the_others(tmp_path, where, error):
+def test_a_candidate_that_fails_leaves_the_others(tmp_path, monkeypatch, where, error):
     """TensorRT 10.3 of JetPack 6 cannot build some INT8 networks; an engine may compute something else."""
 
     def builds(options, **rest):
@@ -258,9 +258,9 @@ def test_a_candidate_that_fails_leaves_the_others(tmp_path, where, error):
             raise error
         return FakeSession(precision=artifact.precision)
 
-    built = autotune(
-        auto("net", size=(16, 20), output=tmp_path), build=builds, open_one=opens, seconds=0.0, worth=0.0
-    )  # the last one would win
+    monkeypatch.setattr(module, "WORTH", 0.0)  # the last one would win
+    options = auto("net", size=(16, 20), output=tmp_path)
+    built = autotune(options, build=builds, open_one=opens, seconds=0.0)
     artifact = load_artifact(tmp_path / "fp32.onnx")
     assert built.artifacts == (artifact,)
     by = ["", " by onnxruntime", " by openvino", *([" by openvino-bf16"] if has_bf16() else [])]

@@ -99,7 +99,7 @@ def test_where_nothing_is_fast_enough_the_message_has_what_was_measured():
     made = [candidate("fp32", [40.0]), candidate("fp16", [20.0], -0.0004)]
     failure = Failure(precision=Precision.INT8, error=VerificationError("it loses 0.1 dB"))
     with pytest.raises(BuildError) as info:
-        choose_within(made, 16.0, failures=[failure])
+        choose_within(made, 16.0, [failure])
     assert str(info.value) == (
         "nothing that keeps its budget takes at most 16 ms here; measured:\n"
         "  fp32 40.00 ms, +0.0000 dB\n  fp16 20.00 ms, -0.0004 dB\n"
