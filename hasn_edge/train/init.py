@@ -16,6 +16,7 @@ go into the body.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -155,19 +156,13 @@ def fit_linear(lr_NCHW: Tensor, hr_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         whose neighbourhood lies inside of the patch are fitted.
     """
     scale, channels = hr_NCHW.shape[-1] // lr_NCHW.shape[-1], lr_NCHW.shape[1]
-    taps = 25 * channels
-    moments = torch.zeros(taps + 1, taps + 1, dtype=torch.float64)
-    products = torch.zeros(taps + 1, channels * scale**2, dtype=torch.float64)
-    for first in range(0, len(lr_NCHW), _CHUNK):
-        x, y = (t[first : first + _CHUNK].double() for t in (lr_NCHW, hr_NCHW))
-        inner = F.pixel_unshuffle(y, scale)[:, :, 2:-2, 2:-2].flatten(2).transpose(0, 1).flatten(1)
-        rows = F.pad(F.unfold(x, 5), (0, 0, 0, 1), value=1.0).transpose(0, 1).flatten(1)  # last: the bias
-        moments += rows @ rows.T
-        products += rows @ inner.T
-    diagonal = moments.diagonal()
-    diagonal[:-1] += _RIDGE * diagonal[:-1].mean()
-    solution = torch.linalg.solve(moments, products)
-    return solution[:-1].T.reshape(-1, channels, 5, 5), solution[-1]
+
+    def read(part: slice) -> tuple[Tensor, Tensor]:
+        wanted = F.pixel_unshuffle(hr_NCHW[part].double(), scale)[:, :, 2:-2, 2:-2]
+        return F.unfold(lr_NCHW[part].double(), 5), wanted.flatten(2)
+
+    weight, bias = _least_squares(read, len(lr_NCHW))
+    return weight.reshape(-1, channels, 5, 5), bias
 
 
 def fit_upsampler(model: HASN, lr_NCHW: Tensor, hr_NCHW: Tensor) -> None:
@@ -183,25 +178,36 @@ def fit_upsampler(model: HASN, lr_NCHW: Tensor, hr_NCHW: Tensor) -> None:
     """
     last = model.upsampler[0]
     assert isinstance(last, nn.Conv2d)
-    taps, outputs = last.weight[0].numel(), last.out_channels
-    moments = torch.zeros(taps + 1, taps + 1, dtype=torch.float64)
-    products = torch.zeros(taps + 1, outputs, dtype=torch.float64)
     seen: list[Tensor] = []
+
+    def read(part: slice) -> tuple[Tensor, Tensor]:
+        model(lr_NCHW[part])
+        wanted = F.pixel_unshuffle(hr_NCHW[part].double(), model.spec.scale)
+        return F.unfold(seen.pop().double(), 3, padding=1), wanted.flatten(2)
+
     handle = last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        for first in range(0, len(lr_NCHW), _CHUNK):
-            chunk = slice(first, first + _CHUNK)
-            model(lr_NCHW[chunk])
-            wanted = F.pixel_unshuffle(hr_NCHW[chunk].double(), model.spec.scale).flatten(2)
-            rows = F.pad(F.unfold(seen.pop().double(), 3, padding=1), (0, 0, 0, 1), value=1.0)
-            rows, wanted = (t.transpose(0, 1).flatten(1) for t in (rows, wanted))  # last row: the bias
-            moments += rows @ rows.T
-            products += rows @ wanted.T
+        weight, bias = _least_squares(read, len(lr_NCHW))
         handle.remove()
-        moments.diagonal()[:-1] += _RIDGE * moments.diagonal()[:-1].mean()
-        solution = torch.linalg.solve(moments, products)
-        last.weight.copy_(solution[:-1].T.reshape(last.weight.shape))
-        _bias(last).copy_(solution[-1])
+        last.weight.copy_(weight.reshape(last.weight.shape))
+        _bias(last).copy_(bias)
+
+
+def _least_squares(read: Callable[[slice], tuple[Tensor, Tensor]], patches: int) -> tuple[Tensor, Tensor]:
+    """Return weight ``(outputs, taps)`` and bias ``(outputs)`` with the smallest squared error, float64.
+
+    ``read`` returns, of some patches, what is read ``(N, taps, positions)`` and wanted ``(N, outputs, ...)``.
+    """
+    moments = products = torch.zeros((), dtype=torch.float64)
+    for first in range(0, patches, _CHUNK):
+        taps, wanted = read(slice(first, first + _CHUNK))
+        rows = F.pad(taps, (0, 0, 0, 1), value=1.0).transpose(0, 1).flatten(1)  # the last one is the bias
+        moments = moments + rows @ rows.T
+        products = products + rows @ wanted.transpose(0, 1).flatten(1).T
+    diagonal = moments.diagonal()[:-1]
+    diagonal += _RIDGE * diagonal.mean()
+    solution = torch.linalg.solve(moments, products)
+    return solution[:-1].T, solution[-1]
 
 
 def begin_linear(model: HASN, weight: Tensor, bias: Tensor, random: torch.Generator) -> None:
