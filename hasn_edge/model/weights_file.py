@@ -105,49 +105,49 @@ def _one_network(
     path: Path, tables: Mapping[str, Mapping[str, Any]], ends: tuple[str, str]
 ) -> dict[str, Tensor]:
     """Return the tensors of the network among ``tables``, under its own names."""
-    first_name, last_name = ends
-    found: dict[str, dict[str, Any]] = {}
-    for place, table in tables.items():
-        bare = {_without_wrappers(str(name)): value for name, value in table.items()}
-        for name in bare:
-            prefix = name.removesuffix(first_name)
-            if prefix != name and (not prefix or prefix.endswith(".")) and prefix + last_name in bare:
-                found[".".join(filter(None, (place, prefix.rstrip("."))))] = {
-                    each.removeprefix(prefix): value
-                    for each, value in bare.items()
-                    if each.startswith(prefix) and each.rpartition(".")[2] != "n_averaged"
-                }
+    bare = {
+        place: {_without_wrappers(str(name)): value for name, value in table.items()}
+        for place, table in tables.items()
+    }
+    found = dict(_find_networks(bare, ends))
+    if not found:  # another one is reported by its names, and one of ours with a part missing by that part
+        return max(({n: v.detach() for n, v in t.items() if _is_tensor(v)} for t in bare.values()), key=len)
     best = [place for place in found if _AVERAGED.search(place)] or list(found)
-    if len(best) > 1:
-        first = found[best[0]]
-        if any(found[place].keys() != first.keys() or _differ(found[place], first) for place in best[1:]):
-            raise CheckpointError(
-                f"{path}: holds {len(best)} networks ({', '.join(repr(place) for place in best)})",
-                say("save the one that you want: torch.save(torch.load(FILE)[NAME], ...)"),
-            )
-    # Another network is reported by its names, and one of ours with a part missing by that part.
-    tensors = (
-        found[best[0]]
-        if best
-        else max(
-            ({_without_wrappers(str(k)): v for k, v in table.items()} for table in tables.values()),
-            key=_tensors_in,
+    tensors = found[best[0]]
+    if not all(_equal(found[place], tensors) for place in best[1:]):
+        raise CheckpointError(
+            f"{path}: holds {len(best)} networks ({', '.join(repr(place) for place in best)})",
+            say("save the one that you want: torch.save(torch.load(FILE)[NAME], ...)"),
         )
-    )
-    wrong = next((name for name, value in tensors.items() if not _is_tensor(value)), None)
-    if wrong is not None and not best:
-        tensors = {name: value for name, value in tensors.items() if _is_tensor(value)}
-    elif wrong is not None:
-        raise CheckpointError(f"{path}: {wrong!r} is {type(tensors[wrong]).__name__}, expected a tensor")
+    for name, value in tensors.items():
+        if not _is_tensor(value):
+            raise CheckpointError(f"{path}: {name!r} is {type(value).__name__}, expected a tensor")
     return {name: value.detach() for name, value in tensors.items()}
 
 
-def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return any(not (_is_tensor(a[n]) and _is_tensor(b[n]) and torch.equal(a[n], b[n])) for n in a)
+def _find_networks(
+    tables: Mapping[str, Mapping[str, Any]], ends: tuple[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where a table has the parameters ``ends`` behind one prefix, and all behind it without it."""
+    first_name, last_name = ends
+    for place, table in tables.items():
+        for name in table:
+            prefix = name.removesuffix(first_name)
+            if prefix != name and (not prefix or prefix.endswith(".")) and prefix + last_name in table:
+                yield (
+                    ".".join(filter(None, (place, prefix.rstrip(".")))),
+                    {
+                        each.removeprefix(prefix): value
+                        for each, value in table.items()
+                        if each.startswith(prefix) and each.rpartition(".")[2] != "n_averaged"
+                    },
+                )
 
 
-def _tensors_in(table: Mapping[str, Any]) -> int:
-    return sum(map(_is_tensor, table.values()))
+def _equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        _is_tensor(a[name]) and _is_tensor(b[name]) and torch.equal(a[name], b[name]) for name in a
+    )
 
 
 def _without_wrappers(name: str) -> str:
