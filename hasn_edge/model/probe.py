@@ -47,10 +47,12 @@ def probe_spec(spec: ModelSpec, weights: Mapping[str, Tensor]) -> ModelSpec:
     Raises:
         CheckpointError: no candidate is better than bicubic on the images that ship, or several that differ.
     """
+    from hasn_edge.data.resize import imresize
+
     if spec.channels != 3:
         raise _unknown("networks of one or four channels cannot be tried on colour images")
     pairs = list(_crops(spec.scale))
-    bicubic = mean_db(psnr_rgb(_upscale(lr, spec.scale), hr) for lr, hr in pairs)
+    bicubic = mean_db(psnr_rgb(imresize(lr, scale=float(spec.scale)), hr) for lr, hr in pairs)
     # With a wrong skip connection or gate nothing is right; a wrong activation shows only where it clips.
     skips = {"skip": (True, False), "residual": (False, True)}
     others = (Activation.RELU, Activation.LEAKY_RELU)
@@ -69,18 +71,16 @@ def probe_spec(spec: ModelSpec, weights: Mapping[str, Tensor]) -> ModelSpec:
     for other, _, its_output in rated:
         if best - other < APART and psnr_rgb(its_output, output) < ALIKE:
             raise _unknown(f"several that differ are as good ({summary}, the next {other:.2f} dB)")
-    hidden = ", ".join(f"{name} = {value}" for name, value in _hidden(found).items())
+    values = found.to_dict()
+    hidden = ", ".join(
+        f"{each} = {values[each]}".lower() for each in ("activation", "gate", "skip", "residual")
+    )
     logger.warning("the file does not name its network; taken by what it computes: %s (%s)", hidden, summary)
     return found
 
 
 def _quality(rated: tuple[float, ModelSpec, UInt8]) -> float:
     return rated[0]
-
-
-def _hidden(spec: ModelSpec) -> dict[str, str]:
-    values = spec.to_dict()
-    return {name: str(values[name]).lower() for name in ("activation", "gate", "skip", "residual")}
 
 
 def _unknown(why: str) -> CheckpointError:
@@ -101,13 +101,6 @@ def _crops(scale: int) -> Iterator[tuple[UInt8, UInt8]]:
         lr, hr = pair.lr(), pair.hr()
         window = middle_window(lr.shape, (SIDE, SIDE))
         yield np.ascontiguousarray(lr[window]), np.ascontiguousarray(hr[enlarge_window(window, scale)])
-
-
-def _upscale(lr: UInt8, scale: int) -> UInt8:
-    from hasn_edge.data.resize import imresize
-
-    result: UInt8 = imresize(lr, scale=float(scale))
-    return result
 
 
 def _rate(

@@ -405,7 +405,7 @@ def _readme(name: str, artifacts: Sequence[Artifact]) -> str:
     rows = []
     for artifact in artifacts:
         measured = artifact.details.measured
-        parts = (measured.held_out, *measured.further) if measured and measured.held_out else ()
+        parts = measured.parts if measured else ()
         drift = ", ".join(f"{part.set} {part.dpsnr_db:+.4f} dB" for part in parts) or "not scored"
         rows.append(f"| {artifact.path.name} | {artifact.path.stat().st_size} | {drift} |")
     page = Template(Path(__file__).with_name("bundle.md").read_text(encoding="utf-8"))

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from hasn_edge.model.comparators.comparator import RgbNetwork
     from hasn_edge.quantize.recipe import QuantRecipe
 
-"""What our own graphs have at most, and FP16 needs at least."""
-
 APART = 1e-4
 """Largest accepted difference, values in [0, 1], between a graph and what is made of it in FP32."""
 
@@ -186,14 +184,13 @@ def load_foreign_graph(path: Path) -> ForeignGraph:
 
 
 def _refuse_nodes(proto: ModelProto) -> None:
-    known = ("", "ai.onnx")
     for node in proto.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             raise UnsupportedError(
                 f"node {_called(node)} quantizes: the graph is quantized already",
                 say("give the float graph"),
             )
-        if node.domain not in known:
+        if node.domain not in ("", "ai.onnx"):
             raise UnsupportedError(
                 f"node {_called(node)} is of the operator set {node.domain!r}, which only some runtimes have",
                 say("export it with operators of the ONNX standard"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasn_edge.artifact import Artifact, read_sidecar, sidecar_path
+from hasn_edge.artifact import read_sidecar, sidecar_path
 from hasn_edge.engine.compile import kernels_from_onnx
 from hasn_edge.engine.inspect import kernels_of_engine
 from hasn_edge.engine.target import load_target
@@ -332,7 +332,7 @@ def _of_graph(path: Path, graph: ModelProto, size: tuple[int, int]) -> Inspectio
     total = sum(cost.macs for cost in costs)
     kinds = sorted({cost.kind for cost in costs})
     integer = sum(cost.macs for cost in costs if cost.kind == "INT8")
-    artifact = _sidecar_of(path)
+    artifact = read_sidecar(path) if sidecar_path(path).is_file() else None
     words = "graph without a sidecar"
     if artifact is not None:
         words = f"{artifact.precision.value.upper()} graph, {artifact.graph.form.words}"
@@ -372,7 +372,3 @@ def _of_graph(path: Path, graph: ModelProto, size: tuple[int, int]) -> Inspectio
         ),
         remarks=tuple(remarks),
     )
-
-
-def _sidecar_of(path: Path) -> Artifact | None:
-    return read_sidecar(path) if sidecar_path(path).is_file() else None

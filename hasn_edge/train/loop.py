@@ -72,47 +72,36 @@ def train_run(
             the last good state.
     """
     keep_freed_memory()
-    with trained_here(folder) if world.is_main else nullcontext():
-        _train(folder, run, world, compiled, progress, stop)
-
-
-def _train(
-    folder: Path,
-    run: RunFile,
-    world: DistributedContext,
-    compiled: bool,
-    progress: Progress,
-    stop: Callable[[], bool],
-) -> None:
     recipe = run.recipe
-    shards = [Shards(Path(path)) for path in run.data]
-    if combined_fingerprint(shards) != run.fingerprint:
-        raise ConfigError(
-            f"{folder}: the prepared data changed since the run began ({', '.join(run.data)})",
-            say("prepare it again from the same images"),
-            _NEW_RUN,
-        )
-    if run.quantize_sha256 is not None:
-        rounding = recipe_path(recipe.quantize.recipe)
-        if not rounding.is_file() or file_sha256(rounding) != run.quantize_sha256:
+    with trained_here(folder) if world.is_main else nullcontext():
+        shards = [Shards(Path(path)) for path in run.data]
+        if combined_fingerprint(shards) != run.fingerprint:
             raise ConfigError(
-                f"{folder}: the INT8 recipe changed since the run began ({rounding})",
-                say("put back what it was"),
+                f"{folder}: the prepared data changed since the run began ({', '.join(run.data)})",
+                say("prepare it again from the same images"),
                 _NEW_RUN,
             )
-    source = recipe.patches(shards)
-    trainer = _open_trainer(folder, run, source, world, compiled)
-    sets = load_eval_sets(run.sets, recipe.model.scale)
-    provenance = {
-        "recipe": recipe.name,
-        "settings": msgspec.to_builtins(recipe),
-        "data": {"fingerprint": run.fingerprint, "images": sum(len(each) for each in shards)},
-        "start": run.start_sha256,
-        "branched_at": run.branched_at,
-        "versions": dict(run.versions),
-    }
-    with Recorder(trainer, folder, sets, provenance) if world.is_main else nullcontext() as recorder:
-        _take_steps(trainer, source, folder, recorder, progress, stop)
+        if run.quantize_sha256 is not None:
+            rounding = recipe_path(recipe.quantize.recipe)
+            if not rounding.is_file() or file_sha256(rounding) != run.quantize_sha256:
+                raise ConfigError(
+                    f"{folder}: the INT8 recipe changed since the run began ({rounding})",
+                    say("put back what it was"),
+                    _NEW_RUN,
+                )
+        source = recipe.patches(shards)
+        trainer = _open_trainer(folder, run, source, world, compiled)
+        sets = load_eval_sets(run.sets, recipe.model.scale)
+        provenance = {
+            "recipe": recipe.name,
+            "settings": msgspec.to_builtins(recipe),
+            "data": {"fingerprint": run.fingerprint, "images": sum(len(each) for each in shards)},
+            "start": run.start_sha256,
+            "branched_at": run.branched_at,
+            "versions": dict(run.versions),
+        }
+        with Recorder(trainer, folder, sets, provenance) if world.is_main else nullcontext() as recorder:
+            _take_steps(trainer, source, folder, recorder, progress, stop)
 
 
 def _open_trainer(
