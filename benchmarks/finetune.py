@@ -17,9 +17,9 @@ import click
 from result_files import origin, publish
 
 from hasn_edge.data.pairs import load_eval_set
+from hasn_edge.engine.target import EngineRuntime
 from hasn_edge.evaluation.evaluate import drift, score_images
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.model.zoo import model_name
 from hasn_edge.pipeline.context import BuildOptions, load_context
 from hasn_edge.pipeline.finetune import finetune
@@ -56,7 +56,7 @@ def main(model: str, recipe: str, times: str, data: tuple[str, ...], output: Pat
     """Adapt, measure, print, write."""
     seconds = BuildOptions(model=model, precision="int8", finetune=times).finetune_seconds
     assert seconds is not None
-    context = load_context(model, rules=DEFAULT_RULES["onnxruntime"], recipe=recipe, progress=report)
+    context = load_context(model, runtime=EngineRuntime.CPU, recipe=recipe, progress=report)
     start = Variants(replace(context, force=True), report)
     sets = [*context.held_out, *(load_eval_set(each, context.checkpoint.spec.scale) for each in data)]
     plain = Emulator(start.exporter.fp32(), exact=False).run

@@ -6,7 +6,7 @@ import hashlib
 import html
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +36,6 @@ from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.optional import require
 from hasn_edge.pipeline.bundle import BundleVariants, is_finished
 from hasn_edge.pipeline.context import (
-    BACKENDS,
     CACHE,
     BuildContext,
     BuildOptions,
@@ -108,13 +107,9 @@ def build_one(
         VerificationError: the budget was missed; the message names the costliest layers.
         HasnEdgeError: see the message; nothing half-written stays.
     """
-    rules: Mapping[str, tuple[str, ...]] = {}
     bundled = is_finished(options.model)
     if not bundled and not is_foreign_network(options.model):
         require("torch", extra="export", needed_for="Building")
-        from hasn_edge.fuse.apply import DEFAULT_RULES
-
-        rules = DEFAULT_RULES
     precision, output, gpu = Precision(options.precision), Path(options.output), gpu_facts()
     target = options.resolve_target(default_target(gpu))
     if options.calibrator and (precision is not Precision.INT8 or not target.runtime.compiles):
@@ -142,9 +137,7 @@ def build_one(
     )
     if bundled:
         return build.files(BundleVariants(options, target, progress))
-    own_rules = rules.get(BACKENDS[target.runtime], ())
-    context = load_target_context(options, target, rules=own_rules, progress=progress)
-    variants = Variants(context, progress)
+    variants = Variants(load_target_context(options, target, progress), progress)
     return build.placed(variants) if options.finetune_seconds is None else build.finetuned(variants)
 
 

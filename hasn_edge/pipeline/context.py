@@ -148,9 +148,10 @@ class BuildOptions:
             raise UnsupportedError(
                 f"max_drop is {self.max_drop}; expected a number of dB above 0", use(max_drop=0.03)
             )
-        known = [saving.value for saving in Saving]
-        if self.cost is not None and self.cost not in known:
-            raise UnsupportedError(f"unknown cost {self.cost!r}; choose one of: {', '.join(known)}")
+        for what, value, kind in (("cost", self.cost, Saving), ("INT8 method", self.int8_method, Int8Method)):
+            known = [each.value for each in kind]
+            if value is not None and value not in known:
+                raise UnsupportedError(f"unknown {what} {value!r}; choose one of: {', '.join(known)}")
         if self.finetune is not None and self.finetune_seconds is None:
             raise UnsupportedError(
                 f"finetune is {self.finetune!r}; expected a time of 1 or more seconds, minutes or hours",
@@ -162,11 +163,6 @@ class BuildOptions:
             raise UnsupportedError(
                 f"max_latency is {self.max_latency}; expected a number of milliseconds above 0",
                 use(max_latency=16),
-            )
-        methods = [method.value for method in Int8Method]
-        if self.int8_method not in methods:
-            raise UnsupportedError(
-                f"unknown INT8 method {self.int8_method!r}; choose one of: {', '.join(methods)}"
             )
 
     @property
@@ -276,7 +272,7 @@ class BuildContext:
 def load_context(
     model: str | Path,
     *,
-    rules: tuple[str, ...] = (),
+    runtime: EngineRuntime | None = None,
     pixels: bool = False,
     batch: tuple[int, int] = (1, 1),
     recipe: str | Path | None = None,
@@ -291,7 +287,7 @@ def load_context(
 
     Args:
         model: As :attr:`BuildOptions.model`.
-        rules: As :attr:`BuildContext.rules`.
+        runtime: What the files are for: the network is fused by its rules; not at all where ``None``.
         pixels: As :attr:`BuildContext.pixels`.
         batch: As :attr:`BuildContext.batch`.
         recipe: Name or file; ``None`` where nothing becomes INT8.
@@ -319,17 +315,22 @@ def load_context(
     untrained = other is not None and other[1] == RANDOM
     loaded = None if recipe is None else load_quant_recipe(recipe)
     adapted: list[str] = []
+    rules: tuple[str, ...] = ()
     if isinstance(checkpoint, ForeignGraph):
-        rules = ()  # which are about our own blocks
         if loaded is not None:
             loaded, *adapted = checkpoint.adapt(loaded)
-    elif "finetuned" in (stated := checkpoint.provenance):
-        lost = stated["finetuned"]["loss_db"]
-        adapted.append(
-            f"{name}: weights that were adapted to INT8, which lost {lost['mean']:.4f} dB then (worst image "
-            f"{lost['worst']:.4f}) against the FP32 network that they come from; what is measured here is "
-            "against the adapted weights"
-        )
+    else:
+        if runtime is not None:
+            from hasn_edge.fuse.apply import DEFAULT_RULES
+
+            rules = DEFAULT_RULES[BACKENDS[runtime]]
+        if "finetuned" in checkpoint.provenance:
+            lost = checkpoint.provenance["finetuned"]["loss_db"]
+            adapted.append(
+                f"{name}: weights that were adapted to INT8, which lost {lost['mean']:.4f} dB then (worst "
+                f"image {lost['worst']:.4f}) against the FP32 network that they come from; what is measured "
+                "here is against the adapted weights"
+            )
     return BuildContext(
         name=name,
         model=Path(model).name if other is None else f"{other[0]}={Path(other[1]).name}",
@@ -346,15 +347,12 @@ def load_context(
     )
 
 
-def load_target_context(
-    options: BuildOptions, target: EngineTarget, *, rules: tuple[str, ...], progress: Progress
-) -> BuildContext:
+def load_target_context(options: BuildOptions, target: EngineTarget, progress: Progress) -> BuildContext:
     """Load what files for a target are made of, as its shapes and the options ask for it.
 
     Args:
         options: What is built.
         target: As :meth:`BuildOptions.resolve_target` returns it.
-        rules: As :attr:`BuildContext.rules`.
         progress: Receives what is under way.
 
     Raises:
@@ -364,7 +362,7 @@ def load_target_context(
     least = target.shapes.min[0] if target.runtime.compiles else 1
     return load_context(
         options.model,
-        rules=rules,
+        runtime=target.runtime,
         pixels=options.pixels,
         batch=(least, target.shapes.max[0]),
         recipe=options.int8_recipe if options.precision == Precision.INT8.value else None,

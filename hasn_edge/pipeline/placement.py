@@ -18,7 +18,7 @@ from hasn_edge.errors import VerificationError
 from hasn_edge.files import writing
 from hasn_edge.hardware.gpu import GpuFacts, gpu_facts
 from hasn_edge.optional import installed_version, require
-from hasn_edge.pipeline.context import BACKENDS, CACHE, BuildOptions, load_target_context
+from hasn_edge.pipeline.context import CACHE, BuildOptions, load_target_context
 from hasn_edge.pipeline.costs import TargetCost, choose_saving
 from hasn_edge.pipeline.variants import Variants
 from hasn_edge.progress import Progress
@@ -113,17 +113,13 @@ def measure_costs(
         images and the target.
     """
     require("torch", extra="export", needed_for="Measuring what INT8 costs")
-    from hasn_edge.fuse.apply import DEFAULT_RULES
-
     target, gpu = options.resolve_target(EngineRuntime.CPU.value), gpu_facts()
     target.require_gpu(gpu)
     capabilities = ask_capabilities(target.runtime) if target.runtime.compiles else None
     if capabilities is not None:
         check_target(capabilities, target)
-    context = load_target_context(
-        options, target, rules=DEFAULT_RULES[BACKENDS[target.runtime]], progress=progress
-    )
-    variants, cache = Variants(context, progress), Path(options.output) / CACHE
+    variants = Variants(load_target_context(options, target, progress), progress)
+    cache = Path(options.output) / CACHE
     cost = target_cost(variants, options, target, capabilities, gpu, cache, progress)
     groups, _ = measure_sensitivity(variants, cost, cache, progress)
     if cost is None:
