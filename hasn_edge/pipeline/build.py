@@ -207,18 +207,21 @@ class _Build:
         files = [variants.make_graph(form, precision, size=self.options.size) for form in forms]
         # Nothing takes its name before everything passed.
         notes = (*variants.notes, *(note for file in files for note in file.notes))
-        return _publish(variants.context, files, notes, self.output, self.progress)
+        return self._publish(variants.context, files, notes)
 
     def engine(self, variants: Variants, capabilities: Capabilities) -> Built:
         """Build an engine, or return the one that was built from the same things."""
-        options, target, progress = self.options, self.target, self.progress
+        options, target = self.options, self.target
         if options.calibrator:
             _check_calibrator(options, capabilities)
         wanted, context = Precision(options.precision), variants.context
         form = capabilities.weakly_typed_form if options.calibrator else capabilities.form
         # Weakly typed graphs are FP32, or FP32 with Q/DQ: FP16 comes from a builder flag.
         by_flag = form.weakly_typed and (options.calibrator or wanted is Precision.FP16)
-        precision = Precision.FP32 if by_flag else wanted
+        kinds = [(form, Precision.FP32 if by_flag else wanted)]
+        if by_flag and context.makes(Form.STRONGLY_TYPED, wanted):
+            # What a flag makes of FP32 is predicted by the graph whose tensors have that type.
+            kinds.append((Form.STRONGLY_TYPED, wanted))
         # TensorRT's calibrator runs the graph on images of their own size, and a graph that takes any number
         # of images takes any size: the engine's is the profile's.
         any_size = options.calibrator or context.count is None
@@ -229,7 +232,7 @@ class _Build:
             predicted = context.identity(Form.STRONGLY_TYPED, wanted, size)
             chosen = f"{calibrator.fingerprint} {calibrator.float_layers} {predicted}"
         key = engine_key(
-            context.identity(form, precision, size),
+            context.identity(*kinds[0], size),
             target,
             precision=wanted,
             capabilities=capabilities,
@@ -240,11 +243,20 @@ class _Build:
         for folder in () if options.rebuild else self.known:
             if (found := lookup(folder, key, start=start)) is not None:
                 return _reuse_engine(found)
-        graph = variants.make_graph(form, precision, size=size)
-        files = [graph]
-        if by_flag and context.makes(Form.STRONGLY_TYPED, wanted):
-            # What a flag makes of FP32 is predicted by the graph whose tensors have that type.
-            files.append(variants.make_graph(Form.STRONGLY_TYPED, wanted, size=size))
+        return self._new_engine(variants, kinds, size, key, calibrator)
+
+    def _new_engine(
+        self,
+        variants: Variants,
+        kinds: Sequence[tuple[Form, Precision]],
+        size: ImageSize | None,
+        key: str,
+        calibrator: CalibratorInput | None,
+    ) -> Built:
+        """Build the engine of the first of some kinds of graphs; it is held to the last one."""
+        target, context, wanted = self.target, variants.context, Precision(self.options.precision)
+        files = [variants.make_graph(form, precision, size=size) for form, precision in kinds]
+        graph, nearest, form = files[0], files[-1], kinds[0][0]
         done = variants.notes  # without those of a graph that is made for comparison only
         built = self._compile(graph, wanted, calibrator)
         if (
@@ -252,9 +264,9 @@ class _Build:
             and target.runtime is EngineRuntime.RTX
             and context.makes(form, Precision.FP16)
         ):
-            progress(Step("comparing with FP16"))
+            self.progress(Step("comparing with FP16"))
             built = _compare_with_fp16(built, variants, form, target, size)
-        progress(Step("computing the golden image"))
+        self.progress(Step("computing the golden image"))
         engine = FinishedFile(
             data=built.plan,
             precision=wanted,
@@ -262,8 +274,8 @@ class _Build:
             details=msgspec.structs.replace(
                 built.details(),
                 cache_key=key,
-                **_facts(options, variants, files[-1]),
-                golden=golden_of(context, files[-1], wanted, target, OWN_RANGES if calibrator else None),
+                **_facts(self.options, variants, nearest),
+                golden=golden_of(context, nearest, wanted, target, OWN_RANGES if calibrator else None),
             ),
             notes=(
                 f"{target.name}: compiled in {built.seconds:.1f} s by {', '.join(built.made_by)}",
@@ -273,9 +285,13 @@ class _Build:
             parent=hashlib.sha256(graph.data).hexdigest(),
             made_by=built.made_by,
         )
-        tested = smoke_test(context, engine, target, self.gpu, progress)
+        tested = smoke_test(context, engine, target, self.gpu, self.progress)
         notes = (*done, *(note for file in (*files, engine) for note in file.notes), tested)
-        return _publish(context, (graph, engine), notes, self.output, progress)
+        return self._publish(context, (graph, engine), notes)
+
+    def _publish(self, context: BuildContext, files: Sequence[FinishedFile], notes: Iterable[str]) -> Built:
+        artifacts = tuple(publish_file(context, file, self.output, self.progress) for file in files)
+        return Built(artifacts=artifacts, summary=tuple(dict.fromkeys(notes)))
 
     def _compile(
         self, graph: FinishedFile, precision: Precision, calibrator: CalibratorInput | None
@@ -451,14 +467,3 @@ def smoke_test(
     except (MissingDependencyError, NoCudaError, NoMemoryError) as exc:
         return f"{what} was not executed: {exc}"
     return f"{what} ran: its golden image came out right"
-
-
-def _publish(
-    context: BuildContext,
-    files: Sequence[FinishedFile],
-    notes: Iterable[str],
-    output: Path,
-    progress: Progress,
-) -> Built:
-    artifacts = tuple(publish_file(context, file, output, progress) for file in files)
-    return Built(artifacts=artifacts, summary=tuple(dict.fromkeys(notes)))
