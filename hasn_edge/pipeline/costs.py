@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
     from hasn_edge.runtime.session import Session
 
-Measure = Callable[[bytes, Precision], float]
-"""From a graph to what it costs."""
-
 ROUNDS, CALLS, SECONDS = 5, 3, 0.2
 """How a graph is timed: in rounds, in turns with the graph without INT8."""
 
@@ -64,7 +61,6 @@ class TargetCost:
         capabilities: Of its compiler; ``None`` where the graph itself runs.
         saving: Bytes or milliseconds.
         memory: Folder that keeps what was measured; nothing is kept where ``None``.
-        measure: Measures a graph; by default on the target.
         progress: Receives what is under way.
 
     Raises:
@@ -79,7 +75,6 @@ class TargetCost:
         saving: Saving,
         *,
         memory: Path | None = None,
-        measure: Measure | None = None,
         progress: Progress = ignore,
     ) -> None:
         self.variants, self.target, self.saving, self.progress = variants, target, saving, progress
@@ -90,7 +85,7 @@ class TargetCost:
                 use(cost=Saving.MACS.value),
                 use(cost=Saving.MS.value),
             )
-        self._measure = measure or (self._moved if saving is Saving.BYTES else self._time)
+        self._measure = self._moved if saving is Saving.BYTES else self._time
         where = f"{capabilities.title} {target}" if capabilities else str(target)
         if saving is Saving.MS:
             where += describe_machine()

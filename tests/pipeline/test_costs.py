@@ -13,7 +13,7 @@ import torch
 
 from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.capabilities import ask_capabilities, probe
-from hasn_edge.engine.target import EngineRuntime, load_target
+from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.errors import ArtifactError, BuildError, UnsupportedError
 from hasn_edge.evaluation.latency import Latency, Round
 from hasn_edge.hardware.gpu import GpuFacts
@@ -124,13 +124,13 @@ def test_what_is_saved_follows_from_what_is_here():
 
 
 @pytest.mark.slow
-def test_the_graphs_that_are_measured_have_int8_where_it_is_asked_for(tmp_path):
+def test_the_graphs_that_are_measured_have_int8_where_it_is_asked_for(tmp_path, monkeypatch):
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "tiny.safetensors", HASN(ModelSpec(features=8, blocks=1)))
     context = load_context(tmp_path / "tiny.safetensors", recipe="search", progress=ignore)
     seen = []
 
-    def measure(data: bytes, precision: Precision) -> float:
+    def kernels(data: bytes, target: EngineTarget, *, precision: Precision) -> SimpleNamespace:
         graph = onnx.load_from_string(data)
         made = {output: node for node in graph.graph.node for output in node.output}
         convs = [node for node in graph.graph.node if node.op_type == "Conv"]
@@ -139,14 +139,16 @@ def test_the_graphs_that_are_measured_have_int8_where_it_is_asked_for(tmp_path):
         }
         sides = graph.graph.input[0].type.tensor_type.shape.dim
         seen.append((precision.value, integer, [side.dim_value for side in sides]))
-        return 10.0 - len(integer)
+        return SimpleNamespace(moved_bytes=10.0 - len(integer))
+
+    monkeypatch.setattr(costs, "kernels_from_onnx", kernels)
 
     target = load_target("rtx").with_size(48, 64)
     capabilities = ask_capabilities(target.runtime)
 
     def make() -> TargetCost:
         variants = Variants(context, ignore)
-        return TargetCost(variants, target, capabilities, Saving.BYTES, memory=tmp_path, measure=measure)
+        return TargetCost(variants, target, capabilities, Saving.BYTES, memory=tmp_path)
 
     cost, chosen = make(), ("conv_1", "block_1.g.conv")
     assert (cost.base, cost.of((), ""), cost.of(chosen, "")) == (10.0, 10.0, 8.0)
@@ -157,12 +159,12 @@ def test_the_graphs_that_are_measured_have_int8_where_it_is_asked_for(tmp_path):
     assert len(seen) == count, "it is known from the file"
     several = Variants(replace(context, batch=(1, 4)), ignore)
     several.int8 = cost.variants.int8
-    many = TargetCost(several, target.with_batch(4), capabilities, Saving.BYTES, measure=measure)
+    many = TargetCost(several, target.with_batch(4), capabilities, Saving.BYTES)
     assert many.base == 10.0
     assert seen[-1] == ("fp16", set(), [0, 3, 0, 0]), "a graph of any number of images is one of any size"
     pixels = Variants(replace(context, pixels=True), ignore)
     pixels.int8 = cost.variants.int8
-    of_pixels = TargetCost(pixels, target, capabilities, Saving.BYTES, measure=measure)
+    of_pixels = TargetCost(pixels, target, capabilities, Saving.BYTES)
     assert (of_pixels.base, of_pixels.of(chosen, "")) == (10.0, 8.0)
     assert [each[2] for each in seen[-2:]] == [[1, 48, 64, 3]] * 2, "as the files of the build take them"
     with pytest.raises(UnsupportedError, match="no compiler lists what it moves; use cost='macs'"):
