@@ -116,7 +116,7 @@ def measure(
 
     width, height = map(int, size.split("x"))
     rng = np.random.default_rng(0)
-    session = open_session(file, threads=threads, **({"backend": backend} if backend else {}))
+    session = open_session(file, threads=threads, backend=backend)
     shape = (1, height, width, 3) if session.pixels else (1, 3, height, width)
     given = [
         rng.integers(0, 256, shape, np.uint8) if session.pixels else rng.random(shape, np.float32)

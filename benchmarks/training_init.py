@@ -80,12 +80,8 @@ def score(trainer, sets):
 def row(name, plan, source, sets, points):
     """Train ``plan`` and return its row of the table."""
     trainer = Trainer(plan, source, DistributedContext(rank=0, size=1, device=torch.device("cpu")))
-    first = torch.from_numpy(source.batch(0, 16, plan.phase(0).patch // plan.model.scale).lr).float() / 255
-    cells = [
-        name,
-        ", ".join(f"{value:.3g}" for value in signals(trainer.model, first)[0]),
-        score(trainer, sets),
-    ]
+    after, _ = signals(trainer.model, trainer.watched)
+    cells = [name, ", ".join(f"{value:.3g}" for value in after), score(trainer, sets)]
     cpu = 0.0
     for number in range(plan.iterations):
         phase = plan.phase(number)
