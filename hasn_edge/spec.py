@@ -142,6 +142,12 @@ class NetworkSpec:
         except ValueError as exc:
             raise ConfigError(f"model: {exc}") from exc
 
+    def _check_integers(self, **ranges: tuple[int, int]) -> None:
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ConfigError(f"model.{name} is {value!r}; expected an integer from {low} to {high}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSpec(NetworkSpec):
@@ -161,15 +167,7 @@ class GraphSpec(NetworkSpec):
     """The value of white in the file itself, 1 or 255; sessions take and give [0, 1] whatever it is."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("scale", 1, 16),
-            ("channels", 3, 3),
-            ("minimum", 1, 4096),
-            ("multiple", 1, 256),
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ConfigError(f"model.{name} is {value!r}; expected an integer from {low} to {high}")
+        self._check_integers(scale=(1, 16), channels=(3, 3), minimum=(1, 4096), multiple=(1, 256))
         if self.peak not in (1.0, 255.0):
             raise ConfigError(f"model.peak is {self.peak!r}; expected 1 or 255")
 
@@ -226,18 +224,15 @@ class ModelSpec(NetworkSpec):
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", Activation(self.activation))
         object.__setattr__(self, "gate", Gate(self.gate))
-        for name, low, high in (
-            ("channels", 1, 4),
-            ("features", 1, 1024),
-            ("blocks", 1, 64),
-            ("expansion", 1, 16),
-            ("esa_channels", 1, 1024),
-            ("cab_compression", 1, 1024),
-            ("cab_reduction", 1, 1024),
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ConfigError(f"model.{name} is {value!r}; expected an integer from {low} to {high}")
+        self._check_integers(
+            channels=(1, 4),
+            features=(1, 1024),
+            blocks=(1, 64),
+            expansion=(1, 16),
+            esa_channels=(1, 1024),
+            cab_compression=(1, 1024),
+            cab_reduction=(1, 1024),
+        )
         for name, allowed in (("arch", ("hasn",)), ("scale", (2, 3, 4)), ("kernel_size", (3, 5, 7, 9))):
             value = getattr(self, name)
             if value not in allowed or type(value) is not type(allowed[0]):  # 4.0 equals 4
