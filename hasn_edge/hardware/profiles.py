@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from hasn_edge.errors import ConfigError
@@ -121,7 +121,15 @@ class DeviceProfile:
 
     def figures(self) -> dict[str, object]:
         """Return every figure by dotted name: what ``sources`` must account for."""
-        return dict(self._figures())
+        found: dict[str, object] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Rates):
+                rates = {f"{entry.name}.{precision.value}": value.of(precision) for precision in Precision}
+                found |= {name: rate for name, rate in rates.items() if rate is not None}
+            elif value is not None and entry.name not in ("title", "integrated", "sources"):
+                found[entry.name] = value
+        return found
 
     def rate(self, precision: Precision, *, tensor_cores: bool) -> tuple[float, str]:
         """Return the peak multiply-accumulates per second of a layer and the unit that reaches it.
@@ -145,15 +153,3 @@ class DeviceProfile:
     def unconfirmed(self) -> tuple[str, ...]:
         """Figures whose source says that they could not be confirmed."""
         return tuple(name for name, text in self.sources.items() if "unconfirmed" in text.lower())
-
-    def _figures(self) -> Iterator[tuple[str, object]]:
-        for entry in fields(self):
-            if entry.name in ("title", "integrated", "sources"):
-                continue
-            value = getattr(self, entry.name)
-            if isinstance(value, Rates):
-                for precision in Precision:
-                    if value.of(precision) is not None:
-                        yield f"{entry.name}.{precision.value}", value.of(precision)
-            elif value is not None:
-                yield entry.name, value
