@@ -127,7 +127,7 @@ class EngineTarget:
         capabilities: list[str] = []
         for wanted in self.compute_capabilities:
             key = wanted.strip().lower()
-            if key not in GENERATIONS and not _is_capability(key):
+            if key not in GENERATIONS and not re.fullmatch(r"\d+\.\d+", key):
                 raise ConfigError(
                     f"compute_capabilities: {wanted!r} is no GPU generation ({', '.join(GENERATIONS)}) "
                     'and no capability such as "8.6"'
@@ -220,11 +220,6 @@ class EngineTarget:
             use(target="tensorrt" if gpu else "portable"),
             call("bench", estimate=self.name),
         )
-
-
-def _is_capability(text: str) -> bool:
-    major, dot, minor = text.partition(".")
-    return bool(dot) and major.isdecimal() and minor.isdecimal()
 
 
 def shipped_targets() -> dict[str, Path]:

@@ -128,10 +128,6 @@ class TritonConfig:
                 "name is also a folder's and part of a URL; expected letters, digits, '_', '-' and '.', the "
                 "first a letter, a digit or '_'"
             )
-        if self.kind not in KINDS:
-            yield f"kind is {self.kind!r}; expected one of: {', '.join(KINDS)}"
-        if self.kind != "gpu" and self.backend == TENSORRT:
-            yield f"kind is {self.kind!r}; TensorRT engines run on a GPU only: expected 'gpu'"
         for tensor in (*self.inputs, *self.outputs):
             if tensor.dtype not in DATA_TYPES:
                 yield f"{tensor.name!r} has type {tensor.dtype!r}; the server takes {', '.join(DATA_TYPES)}"

@@ -154,6 +154,7 @@ class TensorRTSession(Session):
         refused = next(
             (execution.graph_refused for execution in self._executions if execution.graph_refused), None
         )
+        lent = all(execution.is_lent_memory for execution in self._executions)
         if not self._graphs:
             refused = "not asked for"
         elif self._plan.own_graphs:
@@ -167,17 +168,13 @@ class TensorRTSession(Session):
             "gpu_memory_bytes": taken,
             "mapped": self._mapped,
             "memory": "mapped, nothing copied" if self._mapped else "page-locked, copied",
-            "activations": f"of the {'sizes in use' if self._is_lent_memory else 'largest size'}",
+            "activations": f"of the {'sizes in use' if lent else 'largest size'}",
             "kernels": self._plan.kernels_of_a_size,
             "graphs": refused is None,
             "graphs_reason": refused,
             "in_flight": self.in_flight,
             "pixels": self.pixels,
         }
-
-    @property
-    def _is_lent_memory(self) -> bool:
-        return all(execution.is_lent_memory for execution in self._executions)
 
     def _run(self, x_NCHW: Float32) -> Float32:
         return self._begin(x_NCHW).result()

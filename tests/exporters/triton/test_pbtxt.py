@@ -115,9 +115,6 @@ def test_text_without_the_schema():
         ({"name": "../up"}, "letters, digits"),
         ({"name": ".hidden"}, "letters, digits"),
         ({"inputs": (replace(IN, dtype="bfloat16"),)}, "has type 'bfloat16'"),
-        ({"kind": "tpu"}, "kind is 'tpu'"),
-        ({"backend": TENSORRT, "kind": "cpu"}, "on a GPU only"),
-        ({"backend": TENSORRT, "kind": "auto"}, "on a GPU only"),
     ],
 )
 def test_rules(change, said):
