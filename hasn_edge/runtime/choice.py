@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact, read_sidecar
 from hasn_edge.errors import ArtifactError
@@ -86,7 +87,7 @@ def find_choice(
         ``None`` where nothing was measured, or where the choice is what the model runs as anyway.
     """
     machine = machine or describe_machine()
-    found: list[tuple[str, Artifact]] = []
+    found: list[tuple[AutotuneRecord, Artifact]] = []
     paths = [path for kind in Kind for path in folder.glob(f"*{kind.suffix}")]
     source = source_of(model) if paths else None
     for path in paths:
@@ -95,30 +96,16 @@ def find_choice(
             record = artifact.details.autotune
             takes = artifact.size == size or (artifact.size is None and artifact.kind is Kind.ONNX)
             if artifact.source == source and record is not None and record.machine == machine and takes:
-                found.append((record.when, artifact))
+                found.append((record, artifact))
     if not found:
         return None
-    newest = max(found, key=lambda each: each[0])[1]
-    choice = MeasuredChoice(artifact=newest, backend=_backend(newest), why=_record(newest).why)
-    as_shipped = newest.precision is Precision.FP32 and choice.backend == "onnxruntime"
+    record, newest = max(found, key=lambda each: each[0].when)
+    backend = cast(GraphBackend, record.backend) if record.backend in get_args(GraphBackend) else None
+    as_shipped = newest.precision is Precision.FP32 and backend == "onnxruntime"
     if as_shipped and bundled_onnx(model) is not None:
         return None
     try:
         load_artifact(newest.path)
     except ArtifactError:  # its bytes changed since
         return None
-    return choice
-
-
-def _record(artifact: Artifact) -> AutotuneRecord:
-    assert artifact.details.autotune is not None
-    return artifact.details.autotune
-
-
-def _backend(artifact: Artifact) -> GraphBackend | None:
-    known: dict[str | None, GraphBackend] = {
-        "onnxruntime": "onnxruntime",
-        "openvino": "openvino",
-        "openvino-bf16": "openvino-bf16",
-    }
-    return known.get(_record(artifact).backend)
+    return MeasuredChoice(artifact=newest, backend=backend, why=record.why)
