@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,13 +18,13 @@ from hasn_edge.engine.capabilities import NAMES, find_module
 from hasn_edge.engine.engine_file import PlanHeader, parse_plan_header
 from hasn_edge.engine.target import EngineTarget, ShapeRange
 from hasn_edge.engine.worker_process import (
+    WORKER,
     BuildRequest,
     CalibrationFiles,
     CalibratorInput,
     WorkerProcess,
     no_room,
     run_worker,
-    worker_command,
 )
 from hasn_edge.errors import BuildError, OutputError, UnsupportedError, counted, say, use
 from hasn_edge.files import writing
@@ -149,7 +150,7 @@ def _compile(
                 verbose=worker_process.log.isEnabledFor(logging.DEBUG),
             )
             request.write(folder)
-            worker = run_worker(folder, worker_command(str(folder)), progress=progress)
+            worker = run_worker(folder, [sys.executable, *WORKER, str(folder)], progress=progress)
             result = worker.outcome(NAMES[target.runtime])
             plan = (folder / worker_process.PLAN).read_bytes()
             if cache is not None:

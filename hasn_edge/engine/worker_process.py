@@ -58,7 +58,8 @@ NO_ANSWER = (
 
 _GRACE_S = 5.0
 """How long a process that was killed is waited for."""
-_WORKER = ("-m", "hasn_edge.engine.worker")
+WORKER = ("-m", "hasn_edge.engine.worker")
+"""Python's arguments that start the worker."""
 _REQUEST = "request.json"
 _VERBOSE = "VERBOSE"
 _KEPT_MESSAGES = 40
@@ -238,7 +239,7 @@ def run_worker(folder: Path, command: Sequence[str], *, progress: Progress = ign
 
     Args:
         folder: Where it works.
-        command: What :func:`worker_command` returns.
+        command: The whole command, with :data:`WORKER` and ``folder``.
         progress: Receives its steps.
     """
     worker = WorkerProcess()
@@ -275,7 +276,7 @@ def ask_worker(*arguments: str, limit_s: float = ANSWER_S, python: str = sys.exe
         python: The interpreter.
     """
     worker = WorkerProcess()
-    ended = run_python(*_WORKER, *arguments, limit_s=limit_s, python=python)
+    ended = run_python(*WORKER, *arguments, limit_s=limit_s, python=python)
     for line in ended.output.split("\n")[:-1]:  # the last one is empty, or cut
         worker.on_event(line, ignore)
     if ended.late and worker.result is None and worker.failed is None:
@@ -373,11 +374,6 @@ def answer(work: Callable[[], Any]) -> None:
     except HasnEdgeError as exc:
         found = {"error": error_to_values(exc)}
     sys.stdout.write(json.dumps(found))
-
-
-def worker_command(*arguments: str) -> list[str]:
-    """Return the command line of the worker."""
-    return [sys.executable, *_WORKER, *arguments]
 
 
 def no_room(exc: OSError) -> OutputError:
