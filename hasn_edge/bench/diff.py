@@ -323,7 +323,7 @@ def _require_same_images(paths: Sequence[Path], reports: Sequence[Mapping[str, A
     ]
     counts = [{name: one.get("images") for row in each for name, one in row.items()} for each in rows]
     bicubic = [each[0] for each in rows]
-    for name in counts[0].keys() & counts[1].keys():
+    for name in sorted(counts[0].keys() & counts[1].keys()):
         numbers = [each[name] for each in counts]
         said = [counted(number, "image") for number in numbers]
         if numbers[0] == numbers[1]:

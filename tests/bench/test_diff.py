@@ -203,6 +203,16 @@ def test_other_images_are_refused(written):
     diff_reports(first, old)  # which has none
 
 
+def test_of_several_sets_of_other_images_the_first_is_named(written):
+    def of(images):
+        sets = {name: {"images": images} for name in "hgfedcba"}
+        return lambda _, case: case.update(quality=sets)
+
+    old, new = (change_report(written("raw.json"), f"{n}.json", of(n)) for n in (5, 2))
+    with pytest.raises(InputError, match="^set a has 5 images in "):
+        diff_reports(old, new)
+
+
 def test_what_decides_a_devices_speed_is_compared(written, monkeypatch):
     monkeypatch.setattr(diff, "RESAMPLES", 20)
 
