@@ -50,15 +50,23 @@ def cuda_backend(environment: Environment) -> Iterator[CheckResult]:
         )
 
 
-def torch_newer_than_driver(environment: Environment) -> Iterator[CheckResult]:
-    """PyTorch was built for a CUDA that the driver does not run."""
-    built = torch_cuda(environment)
-    if environment.gpu is None or built is None or not _is_newer(built, environment.gpu):
+def torch(environment: Environment) -> Iterator[CheckResult]:
+    """There is a GPU, and PyTorch cannot use it: it was built for a CUDA that is too new, or for none."""
+    if environment.gpu is None or "torch" not in environment.modules:
+        return
+    version_file = text_or_nothing(environment.modules["torch"] / "version.py")
+    built = re.search(r"^cuda\b.*?=\s*['\"]([\d.]+)", version_file, re.MULTILINE)
+    if built is None:
+        state, detail = State.INFO, "a build without CUDA: checkpoints and .ts files run on the CPU"
+    elif _is_newer(built[1], environment.gpu):
+        state = State.WARNING
+        detail = f"built for CUDA {built[1]}; the driver runs CUDA {environment.gpu.cuda} at most"
+    else:
         return
     yield CheckResult(
         name=f"torch {environment.versions.get('torch', '')}".strip(),
-        state=State.WARNING,
-        detail=f"built for CUDA {built}; the driver runs CUDA {environment.gpu.cuda} at most",
+        state=state,
+        detail=detail,
         cures=_other_torch(environment),
     )
 
@@ -86,18 +94,6 @@ def _other_torch(environment: Environment) -> tuple[Cure, ...]:
     if not environment.old_jetson:
         return (nvidias,)
     return shell(f"pip install '{CPU_TORCH}' '{SYSTEM_NUMPY}'"), nvidias
-
-
-def torch_without_cuda(environment: Environment) -> Iterator[CheckResult]:
-    """There is a GPU, and PyTorch cannot use it."""
-    if environment.gpu is None or "torch" not in environment.modules or torch_cuda(environment):
-        return
-    yield CheckResult(
-        name=f"torch {environment.versions.get('torch', '')}".strip(),
-        state=State.INFO,
-        detail="a build without CUDA: checkpoints and .ts files run on the CPU",
-        cures=_other_torch(environment),
-    )
 
 
 def opencv(environment: Environment) -> Iterator[CheckResult]:
@@ -159,12 +155,3 @@ def opencv_backends(environment: Environment) -> Iterator[CheckResult]:
                 detail=f"it was built without {library}: {what}",
                 cures=(cure,),
             )
-
-
-def torch_cuda(environment: Environment) -> str | None:
-    """Return the CUDA that the installed PyTorch was built for, e.g. ``"13.0"``, from its version file."""
-    if "torch" not in environment.modules:
-        return None
-    text = text_or_nothing(environment.modules["torch"] / "version.py")
-    found = re.search(r"^cuda\b.*?=\s*['\"]([\d.]+)", text, re.MULTILINE)
-    return found[1] if found else None

@@ -55,25 +55,25 @@ class TestCudaFromPython:
 
 def test_torch_of_a_newer_cuda_than_the_drivers(desktop, jetson):
     """pip's for ARM is built for servers and CUDA 13; the driver of JetPack 6 runs CUDA 12.6."""
-    assert not list(packages.torch_newer_than_driver(desktop))
+    assert not list(packages.torch(desktop))
     old = replace(desktop, gpu=replace(CARD, cuda="12.8"))
-    found = only(packages.torch_newer_than_driver, old)
+    found = only(packages.torch, old)
     assert "built for CUDA 13.0; the driver runs CUDA 12.8 at most" in found.detail
     assert "pytorch.org" in cures(found)
     board = replace(jetson, modules={**jetson.modules, "torch": desktop.modules["torch"]})
-    assert cures(only(packages.torch_newer_than_driver, board)) == (
+    assert cures(only(packages.torch, board)) == (
         "pip install 'torch<2.11' 'numpy<2', or install NVIDIA's PyTorch for this JetPack, which also runs "
         "on the GPU"
     )
-    assert not list(packages.torch_newer_than_driver(without(old, "torch")))
+    assert not list(packages.torch(without(old, "torch")))
 
 
 def test_torch_without_cuda(desktop):
-    assert not list(packages.torch_without_cuda(desktop))
+    assert not list(packages.torch(desktop))
     (desktop.modules["torch"] / "version.py").write_text("__version__ = '2.13.0+cpu'\ncuda = None\n")
-    assert "run on the CPU" in only(packages.torch_without_cuda, desktop).detail
-    assert not list(packages.torch_without_cuda(replace(desktop, gpu=None)))
-    assert not list(packages.torch_without_cuda(without(desktop, "torch")))
+    assert "run on the CPU" in only(packages.torch, desktop).detail
+    assert not list(packages.torch(replace(desktop, gpu=None)))
+    assert not list(packages.torch(without(desktop, "torch")))
 
 
 class TestOpenCV:
