@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from result_files import origin, publish
 
+from hasn_edge.cli.common import SIZE
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL
 from hasn_edge.runtime.choice import find_choice
@@ -93,7 +94,7 @@ def command(folder: Path, *words: str) -> tuple[dict, float]:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the results.")
 def main(clip: Path, model: str, size: str, frames: int, turns: int, output: Path | None) -> None:
     """Measure, print, write."""
-    width, height = (int(side) for side in size.lower().split("x"))
+    height, width = SIZE(size)
     machine = describe_host()
     rates: dict[str, list[float]] = {case: [] for case in CASES}
     cpu: dict[str, list[float]] = {case: [] for case in CASES}

@@ -29,6 +29,7 @@ from result_files import origin, write
 from rich.console import Console
 from rich.table import Table
 
+from hasn_edge.cli.common import SIZE
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.exporters.torchscript import torchscript_bytes, torchscript_from_model
 from hasn_edge.fuse.apply import DEFAULT_RULES, RULES, fuse
@@ -258,7 +259,7 @@ def conventions(model: str | None, threads: int, rounds: int, machine: dict[str,
 
 @click.command(help=__doc__)
 @click.option("--model", default=None, help="Bundled name or weights file; default: the published network.")
-@click.option("--size", default="320x180", show_default=True, help="Input WIDTHxHEIGHT.")
+@click.option("--size", type=SIZE, default="320x180", show_default=True, help="Input's size.")
 @click.option("--rounds", default=8, show_default=True, help="Times that every case is timed.")
 @click.option(
     "--threads", default=compute_cores(), show_default=True, help="One resists a busy machine best."
@@ -272,7 +273,7 @@ def conventions(model: str | None, threads: int, rounds: int, machine: dict[str,
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
 def main(
     model: str | None,
-    size: str,
+    size: tuple[int, int],
     rounds: int,
     threads: int,
     backends: tuple[str, ...],
@@ -283,7 +284,7 @@ def main(
 ) -> None:
     """Measure, print, write."""
     console = Console()
-    width, height = (int(side) for side in size.lower().split("x"))
+    height, width = size
     torch.manual_seed(0)
     network = (load_model(model) if model else HASN()).eval().requires_grad_(False)
     chosen = [
@@ -294,7 +295,7 @@ def main(
         and (case.static or not only_fixed)
     ]
     machine = describe_host()
-    measure(chosen, network, (height, width), threads, rounds, console)
+    measure(chosen, network, size, threads, rounds, console)
     title = f"Fusion on a CPU, {width}x{height} -> {width * network.spec.scale}x{height * network.spec.scale}"
     notes = conventions(model, threads, rounds, machine)
     table = Table(title=title, title_justify="left")

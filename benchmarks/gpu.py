@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hasn_edge.bench.board import Board, find_board
+from hasn_edge.cli.common import SIZE
 from hasn_edge.errors import HasnEdgeError
 from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
@@ -118,8 +119,7 @@ def engine_runtimes(board: Board) -> list[str]:
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
-    pairs = [part.lower().split("x") for part in text.split(",")]
-    return [(int(height), int(width)) for width, height in pairs]
+    return [SIZE(part) for part in text.split(",")]
 
 
 @click.command()

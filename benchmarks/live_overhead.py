@@ -21,6 +21,8 @@ import click
 import numpy as np
 from result_files import origin, publish
 
+from hasn_edge.cli.common import SIZE
+
 CASES = ("session, tensor", "session, pixels", "pipeline, recording", "pipeline, live")
 MOST_OVERHEAD, LEAST_FPS = 0.05, 0.95
 
@@ -135,7 +137,7 @@ def markdown(wall: dict[str, list[float]], cpu: dict[str, list[float]], notes: l
 @click.option("--model", default=None, help="Bundled name or weights file.")
 @click.option("--artifact", type=click.Path(path_type=Path), default=None)
 @click.option("--threads", type=int, default=None)
-@click.option("--size", default="320x180", show_default=True, help="Input WIDTHxHEIGHT.")
+@click.option("--size", type=SIZE, default="320x180", show_default=True, help="Input's size.")
 @click.option("--frames", default=10, show_default=True, help="Frames of a case in each round.")
 @click.option("--rounds", default=16, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder for the results.")
@@ -143,7 +145,7 @@ def main(
     model: str | None,
     artifact: Path | None,
     threads: int | None,
-    size: str,
+    size: tuple[int, int],
     frames: int,
     rounds: int,
     output: Path | None,
@@ -153,20 +155,17 @@ def main(
     from hasn_edge.live.engines import list_engines, open_first
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
-    width, height = (int(side) for side in size.split("x"))
     engines = list_engines(
         model or DEFAULT_MODEL, [artifact] if artifact else [], folder=Path("nowhere"), threads=threads
     )
-    name, session = open_first(
-        engines, None, (height, width), lambda text, *cures, note=False: click.echo(text)
-    )
+    name, session = open_first(engines, None, size, lambda text, *cures, note=False: click.echo(text))
     with session:
-        wall, cpu, figures = measure(session, (height, width), frames, rounds)
+        wall, cpu, figures = measure(session, size, frames, rounds)
     overhead = ratio(wall, CASES[2], CASES[0]) - 1
     fps = min(1 / ratio(wall, case, CASES[1]) for case in CASES[2:])
     machine = describe_host()
     notes = [
-        f"{name}, {width}x{height}, batch 1; {rounds} rounds of {frames} frames a case; medians of rounds "
+        f"{name}, {size[1]}x{size[0]}, batch 1; {rounds} rounds of {frames} frames a case; medians of rounds "
         "and of their ratios. The test pattern is read and nothing is shown.",
         f"Overhead a frame beyond the network: {overhead:+.1%} (limit {MOST_OVERHEAD:.0%}), of the "
         "pipeline over a recording, against the session on a tensor, which converts no pixels.",

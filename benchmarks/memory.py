@@ -118,22 +118,19 @@ def markdown(frames: list[dict], images: list[dict], notes: list[str]) -> str:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
 def main(image: str, frames: str, backends: tuple[str, ...], output: Path) -> None:
     """Measure, print, write."""
+    from hasn_edge.cli.common import SIZE
     from hasn_edge.hardware.host import describe_host
-
-    def parsed(text: str) -> tuple[int, int]:
-        width, height = text.lower().split("x")
-        return int(height), int(width)
 
     machine = describe_host()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export(folder)
         whole = [
-            measured(backend, folder, parsed(size), whole=True)
+            measured(backend, folder, SIZE(size), whole=True)
             for backend in backends
             for size in frames.split(",")
         ]
-        tiled = [measured(backend, folder, parsed(image), whole=False) for backend in backends]
+        tiled = [measured(backend, folder, SIZE(image), whole=False) for backend in backends]
     notes = [
         "Resident memory of a process that runs nothing else, 1 MB = 10^6 bytes. 'Before': interpreter, "
         "libraries, network and a 16x16 frame. 'Growth': peak minus 'before', "

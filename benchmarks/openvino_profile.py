@@ -23,6 +23,7 @@ import openvino
 import openvino.opset13 as ops
 from result_files import origin, publish
 
+from hasn_edge.cli.common import SIZE
 from hasn_edge.exporters.onnx import onnx_from_model
 from hasn_edge.fuse.apply import DEFAULT_RULES, fuse
 from hasn_edge.hardware.host import has_bf16
@@ -112,15 +113,15 @@ def padded_work(graph: Any, hint: str) -> dict[str, float]:
 @click.command(help=__doc__)
 @click.argument("model")
 @click.option("--int8", type=click.Path(path_type=Path, exists=True), help="Its INT8 graph for the CPU.")
-@click.option("--size", default="320x180", show_default=True, help="Input WIDTHxHEIGHT.")
+@click.option("--size", type=SIZE, default="320x180", show_default=True, help="Input's size.")
 @click.option("--threads", default=1, show_default=True, help="One resists a busy machine best.")
 @click.option("--runs", default=10, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(__file__).parent / "results")
-def main(model: str, int8: Path | None, size: str, threads: int, runs: int, output: Path) -> None:
+def main(model: str, int8: Path | None, size: tuple[int, int], threads: int, runs: int, output: Path) -> None:
     """Measure, print, write."""
-    width, height = (int(side) for side in size.lower().split("x"))
+    height, width = size
     network, _ = fuse(load_model(model).eval().requires_grad_(False), DEFAULT_RULES["onnxruntime"])
-    data = onnx_from_model(network, size=(height, width)).SerializeToString()
+    data = onnx_from_model(network, size=size).SerializeToString()
     cases = [("FP32", data, "f32")]
     if has_bf16():
         cases.append(("BF16", data, "bf16"))
@@ -128,7 +129,7 @@ def main(model: str, int8: Path | None, size: str, threads: int, runs: int, outp
         cases.append(("INT8 and BF16" if has_bf16() else "INT8", int8.read_bytes(), cases[-1][2]))
     by_threads = {count: best_rates(count, runs) for count in sorted({1, threads})}
     rates = by_threads[threads]
-    lines = [f"# Where OpenVINO's time goes, {model}, {size}, {threads} thread(s)\n"]
+    lines = [f"# Where OpenVINO's time goes, {model}, {width}x{height}, {threads} thread(s)\n"]
     for count, each in by_threads.items():
         found = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in each.items())
         lines.append(f"At best with {count} thread(s): {found}.\n")

@@ -29,6 +29,7 @@ import numpy as np
 from result_files import publish
 
 from hasn_edge import load_artifact, open_session
+from hasn_edge.cli.common import SIZE
 from hasn_edge.exporters.triton.pbtxt import message_text, parameter_fields
 from hasn_edge.exporters.triton.repository import triton_repository
 from hasn_edge.hardware.host import describe_host
@@ -114,7 +115,7 @@ def measure(
     """Measure, print, write."""
     import tritonclient.grpc as triton
 
-    width, height = map(int, size.split("x"))
+    height, width = SIZE(size)
     rng = np.random.default_rng(0)
     session = open_session(file, threads=threads, backend=backend)
     shape = (1, height, width, 3) if session.pixels else (1, 3, height, width)

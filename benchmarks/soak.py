@@ -22,6 +22,8 @@ import click
 import numpy as np
 from result_files import origin, publish
 
+from hasn_edge.cli.common import SIZE
+
 MOST_GROWTH_MB, MOST_DRIFT = 20.0, 1.5
 EVERY_S = 2.0
 
@@ -100,7 +102,7 @@ def judged(samples: list[dict], frames: dict, seconds: float) -> list[tuple[str,
 @click.command(help=__doc__)
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option("--source", default="pattern", show_default=True)
-@click.option("--size", default="160x90", show_default=True, help="Input WIDTHxHEIGHT.")
+@click.option("--size", type=SIZE, default="160x90", show_default=True, help="Input's size.")
 @click.option("--view", type=click.Choice(["none", "web", "window"]), default="none", show_default=True)
 @click.option("--record/--no-record", default=False, help="Also record, to a file that is thrown away.")
 @click.option("--self-test", is_flag=True)
@@ -109,7 +111,7 @@ def judged(samples: list[dict], frames: dict, seconds: float) -> list[tuple[str,
 @click.option("--threads", type=int, default=None)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder for the results.")
 def main(
-    minutes: float, size: str, record: bool, model: str | None, artifact: Path | None, **options
+    minutes: float, size: tuple[int, int], record: bool, model: str | None, artifact: Path | None, **options
 ) -> None:
     """Run, sample, judge."""
     from hasn_edge.errors import with_cures
@@ -118,14 +120,13 @@ def main(
     from hasn_edge.model.zoo import DEFAULT_MODEL
 
     output = options.pop("output")
-    width, height = (int(side) for side in size.split("x"))
     sampling = sampler()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         request = DemoOptions(
             model=model or DEFAULT_MODEL,
             artifacts=() if artifact is None else (artifact,),
-            size=(height, width),
+            size=size,
             seconds=60 * minutes,
             record=folder / "soak.mp4" if record else None,
             **options,
@@ -142,7 +143,7 @@ def main(
     lines = [f"# Soak: {snapshot['seconds'] / 60:.1f} minutes of live video", ""]
     lines += [f"- {'good' if good else 'BAD'}: {text}" for text, good in findings]
     lines += [
-        f"- {snapshot['engine']}, {width}x{height}, source {snapshot['source']}, "
+        f"- {snapshot['engine']}, {size[1]}x{size[0]}, source {snapshot['source']}, "
         f"{snapshot['run']['fps_out']:.2f} frames a second; limited by {snapshot['limit']['text']}",
         *(f"- {note}" for note in origin(machine=machine)),
     ]

@@ -1,4 +1,4 @@
-"""The benchmarks of the live pipeline run to their ends, and state what they found on a page."""
+"""Benchmarks as they are started: those of the live pipeline run to their ends, and sizes are checked."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def test_a_soak_judges_memory_frames_and_latency(monkeypatch):
     found = [line.partition(": ")[2] for line in result.output.splitlines() if line[2:6] in ("good", "BAD:")]
     assert [line.partition(":")[0] for line in found] == ["memory", "frames", "latency p50"]
     assert found[1].endswith(", 0 unexplained")
+
+
+@pytest.mark.parametrize("name", ["fusion", "live_overhead", "openvino_profile", "soak"])
+def test_a_size_that_is_none_is_one_message(name):
+    model = ("net",) if name == "openvino_profile" else ()
+    result = CliRunner().invoke(load_script(f"benchmarks/{name}.py").main, [*model, "--size", "32"])
+    assert result.exit_code == 2
+    assert result.output.endswith(
+        "Error: Invalid value for '--size': '32' is no size; expected WIDTHxHEIGHT in pixels, for example "
+        "320x180\n"
+    )
