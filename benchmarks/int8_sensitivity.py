@@ -52,7 +52,6 @@ OBSERVERS = (
     {"observer": Observer.MSE, "error_power": 2.0},
     {"observer": Observer.MSE, "error_power": 2.4},
     {"observer": Observer.MSE, "error_power": 3.0},
-    {"observer": Observer.BALANCED, "error_power": 2.4},
 )
 
 FORMS: tuple[tuple[Form, tuple[str, ...], str], ...] = (

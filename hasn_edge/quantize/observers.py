@@ -26,8 +26,6 @@ _ENTROPY_LEVELS = 128
 _ENTROPY_STRIDE = 8
 _MSE_SMALLEST = 1 / 64  # a narrower range than this part of the largest value is never tried
 _MSE_STEPS = 192
-_IMAGE_BINS = 1024
-_COARSE, _FINE = 48, 8
 
 
 class Observer(str, Enum):
@@ -39,9 +37,6 @@ class Observer(str, Enum):
     """Up to the magnitude that the given percentage of all values does not exceed."""
     MSE = "mse"
     """The range with the smallest mean error between the values and their codes, by default squared."""
-    BALANCED = "balanced"
-    """As mse, but each image's error counts relative to the least that any range leaves on it: the few images
-    with large values do not set the range for all."""
     ENTROPY = "entropy"
     """The range whose codes keep the most of the distribution: smallest Kullback-Leibler divergence of the
     clipped histogram to its 128-level version, over magnitudes above zero (Migacz, GTC 2017)."""
@@ -58,9 +53,6 @@ class MagnitudeHistogram:
         self.zeros = 0
         self.peak = 0.0
         """Largest magnitude seen, exactly."""
-        self.images: list[tuple[NDArray[np.int64], float, float]] = []
-        """Of each image that was added by :meth:`add_images`, but for those of zeros only: counts, the width
-        of their bins and the largest magnitude."""
         self._exponent: int | None = None
 
     @property
@@ -102,19 +94,6 @@ class MagnitudeHistogram:
         self.counts += counts
         self.zeros += zeros
         self.peak = max(self.peak, peak)
-
-    def add_images(self, values_NCHW: NDArray[np.floating]) -> None:
-        """Count the magnitudes of a batch, and of each of its images apart.
-
-        Raises:
-            InputError: a value is NaN or infinite.
-        """
-        for image in values_NCHW:
-            own = MagnitudeHistogram()
-            own.add(image)
-            if own.peak > 0:
-                self.images.append((*own.merge_bins(_IMAGE_BINS), own.peak))
-        self.add(values_NCHW)
 
     def centers(self) -> Float64:
         """Return the magnitude in the middle of each bin, shape ``(BINS,)``."""
@@ -160,7 +139,7 @@ def observed_range(
         observer: How to choose.
         percentile: Percentage of values that stay inside the range, above 0 and at most 100; for
             :attr:`Observer.PERCENTILE` only.
-        power: What the error is raised to, for :attr:`Observer.MSE` and :attr:`Observer.BALANCED` only.
+        power: What the error is raised to, for :attr:`Observer.MSE` only.
             Above 2, values that are far outside weigh more: rare, but each is a visible mistake.
         levels: Codes above zero: 127, or 255 where all values are on one side.
 
@@ -175,8 +154,6 @@ def observed_range(
         if percentile is None:
             raise InputError("the percentile observer needs a percentage, for example 99.99")
         return _percentile_range(histogram, percentile)
-    if observer is Observer.BALANCED:
-        return _balanced_range(histogram, power, levels)
     if observer is Observer.MSE:
         return _mse_range(histogram, power, levels)
     if observer is Observer.ENTROPY:
@@ -226,41 +203,12 @@ def _mse_range(histogram: MagnitudeHistogram, power: float, levels: int) -> floa
     values = np.minimum(histogram.centers()[filled] / histogram.peak, 1.0)
     best, least = 1.0, math.inf
     for fraction in np.geomspace(1.0, _MSE_SMALLEST, _MSE_STEPS):
-        error = _error(counts, values, fraction, power, levels)
+        step = fraction / levels
+        codes = np.minimum(np.rint(values / step), levels)
+        error = float(np.dot(counts, np.abs(values - codes * step) ** power))
         if error < least:
             best, least = float(fraction), error
     return best * histogram.peak
-
-
-def _balanced_range(histogram: MagnitudeHistogram, power: float, levels: int) -> float:
-    """Return the range whose error is smallest relative to each image's least.
-
-    One image with values twice as large as all others doubles the range that the error over all values asks
-    for, which costs every other image four times the squared error.
-    """
-    peak, parts = histogram.peak, []
-    for counts, width, largest in histogram.images or [(*histogram.merge_bins(_IMAGE_BINS), peak)]:
-        filled = np.flatnonzero(counts)
-        values = np.minimum((filled + 0.5) * (width / peak), largest / peak)
-        parts.append((counts[filled].astype(np.float64), values))
-
-    def errors(fractions: Float64) -> Float64:
-        return np.array([[_error(*part, f, power, levels) for f in fractions] for part in parts])
-
-    coarse = np.geomspace(1.0, _MSE_SMALLEST, _COARSE)
-    found = errors(coarse)
-    least = np.maximum(found.min(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    best = coarse[int(np.argmin((found / least).mean(axis=0)))]
-    fine = best * np.geomspace(coarse[1], coarse[0] / coarse[1], 2 * _FINE + 1)
-    fine = fine[fine <= 1.0]
-    return float(fine[int(np.argmin((errors(fine) / least).mean(axis=0)))]) * peak
-
-
-def _error(counts: Float64, values: Float64, fraction: float, power: float, levels: int) -> float:
-    """Return the summed error of values from 0 to 1 in codes that cover 0 to ``fraction``."""
-    step = fraction / levels
-    codes = np.minimum(np.rint(values / step), levels)
-    return float(np.dot(counts, np.abs(values - codes * step) ** power))
 
 
 def _entropy_range(histogram: MagnitudeHistogram) -> float:

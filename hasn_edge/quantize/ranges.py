@@ -162,7 +162,7 @@ def ranges_from_onnx(proto: ModelProto, data: CalibrationBatches, recipe: QuantR
     spread = {name: each for name, (each, _) in found_spread.items()}
     plain, proto = proto, spread_inputs(proto, spread)
     lows = input_minima(proto, data, recipe.shifted(chosen))
-    histograms = input_histograms(proto, data, chosen, lows, apart=recipe.observer is Observer.BALANCED)
+    histograms = input_histograms(proto, data, chosen, lows)
     percentile = recipe.percentile if recipe.observer is Observer.PERCENTILE else None
     # Convolutions that read one tensor share a histogram; searching it once is enough.
     found: dict[tuple[int, int], float] = {}
@@ -218,8 +218,6 @@ def input_histograms(
     batches: Iterable[NDArray[np.float32]],
     names: Iterable[str],
     lows: Mapping[str, float] | None = None,
-    *,
-    apart: bool = False,
 ) -> dict[str, MagnitudeHistogram]:
     """Return a histogram of the input of each convolution called in ``names``.
 
@@ -230,7 +228,6 @@ def input_histograms(
         batches: As of :func:`ranges_from_onnx`.
         names: Convolutions.
         lows: By name, what is subtracted first.
-        apart: Count each image apart too.
 
     Raises:
         InputError: there is no calibration image.
@@ -242,7 +239,7 @@ def input_histograms(
         for (tensor, low), histogram in histograms.items():
             try:
                 values = tensors[tensor] - np.float32(low) if low else tensors[tensor]
-                histogram.add_images(values) if apart else histogram.add(values)
+                histogram.add(values)
             except InputError:
                 first = next(name for name, read in readers.items() if read == (tensor, low))
                 raise CheckpointError(

@@ -76,12 +76,11 @@ class QuantRecipe:
     """One way to quantize a network: which convolutions, which ranges, which cost is accepted."""
 
     observer: Observer = Observer.MSE
-    """How the range of each convolution's input is chosen: minmax, percentile, mse, balanced or entropy."""
+    """How the range of each convolution's input is chosen: minmax, percentile, mse or entropy."""
     percentile: float = 99.99
     """Percentage of values inside the range, for the percentile observer."""
     error_power: float = 2.0
-    """What errors are raised to by the mse and balanced observers; 2.4 clips less of what is rare and
-    strong."""
+    """What errors are raised to by the mse observer; 2.4 clips less of what is rare and strong."""
     quantize: tuple[str, ...] = ("*",)
     """Names of the convolutions that are quantized; *, ? and [2-5] stand for any text, any and one of some
     characters."""

@@ -127,7 +127,7 @@ def test_an_int8_sidecar_states_recipe_ranges_and_quality(tiny, tmp_path):
     built = hasn_edge.build(tiny, precision="int8", force=True, recipe=recipe, output=tmp_path / "out")
     (artifact,) = built.artifacts
     details = json.loads((tmp_path / "out" / "tiny-int8-cpu.onnx.json").read_text())["details"]
-    assert details["ranges"]["observer"] == details["recipe"]["observer"] == "balanced"
+    assert details["ranges"]["observer"] == details["recipe"]["observer"] == "mse"
     assert details["recipe"]["spread"] == ["*.g.conv", "*.cab.cab.0", "conv_2"]
     assert len(details["ranges"]["fingerprint"]) == 64
     assert details["ranges"]["images"] >= 30

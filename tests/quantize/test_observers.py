@@ -76,25 +76,6 @@ def test_mse_finds_the_range_that_brute_force_finds(power, seed):
     assert quantization_error(values, found, power) <= (1 + 0.01 * power) * least
 
 
-def test_balanced_is_the_range_with_the_least_relative_error_of_images():
-    """By brute force over ranges, on the values: three images alike and one four times as large."""
-    rng = np.random.default_rng(0)
-    images = [rng.laplace(size=(4, 40, 40)) * scale for scale in (1.0, 1.1, 0.9, 4.0)]
-    histogram = MagnitudeHistogram()
-    histogram.add_images(np.stack(images[:2]))
-    histogram.add_images(np.stack([*images[2:], np.zeros((4, 40, 40))]))  # zeros take no part
-    found = observed_range(histogram, Observer.BALANCED, power=2.0)
-    ranges = np.geomspace(1, 40, 400)
-    errors = np.array([
-        [np.square(x - np.clip(np.rint(x / (r / 127)), -127, 127) * r / 127).mean() for r in ranges]
-        for x in images
-    ])  # fmt: skip
-    relative = (errors / errors.min(1, keepdims=True)).mean(0)
-    near = relative[np.argmin(np.abs(ranges - found))]
-    assert near == pytest.approx(relative.min(), rel=0.02)
-    assert found < 0.85 * observed_range(histogram, Observer.MSE), "which the largest image decides"
-
-
 def test_a_higher_power_clips_less():
     histogram = histogram_of(heavy_tailed())
     ranges = [observed_range(histogram, Observer.MSE, power=power) for power in (1.5, 2.0, 2.4, 3.0, 6.0)]
