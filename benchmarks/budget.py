@@ -9,20 +9,18 @@ that are given. Networks are prepared once and ranges measured for each recipe, 
 from __future__ import annotations
 
 import datetime
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import click
 import numpy as np
+from result_files import origin, publish
 
 from hasn_edge.data.calibration import load_calibration
 from hasn_edge.data.pairs import EvalSet, held_out_sets, load_eval_set
 from hasn_edge.evaluation.evaluate import Drift, drift, score_images
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.files import writing
-from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
 from hasn_edge.pipeline.graph_exporter import GraphExporter
 from hasn_edge.quantize.graph import convolutions, mac_share
@@ -89,21 +87,14 @@ def main(models: tuple[str, ...], more: tuple[str, ...], data: tuple[str, ...], 
     ]
     lines.append("|---" * (len(names) + 1) + "|")
     lines += [f"| {label} | {' | '.join(map(_cell, lost))} |" for label, lost in rows]
-    typed = " ".join(
-        text.rpartition("=")[0] + "=" + Path(text).name if "=" in text else Path(text).name
-        for text in sys.argv[1:]
-    )
     notes = [
         *ranks(rows),
         "dPSNR-Y in dB against FP32 and the worst image; 8-bit rounded output, Y of BT.601 studio range, a "
         "border of the scale cut; exact Q/DQ arithmetic in the weakly typed graph.",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
-        f"Printed by `python benchmarks/budget.py {typed}` on {datetime.date.today()}.",
+        *origin(),
     ]
     text = "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
-    click.echo(text)
-    with writing(output / f"budget_{datetime.date.today():%Y%m}.md") as path:
-        path.write_text(text, encoding="utf-8")
+    publish(text, output, f"budget_{datetime.date.today():%Y%m}")
 
 
 if __name__ == "__main__":

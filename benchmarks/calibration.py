@@ -88,10 +88,7 @@ def main(model: str, originals: Path | None, output: Path) -> None:
     notes = [
         "dPSNR-Y in dB against FP32 and the worst image, exact Q/DQ arithmetic; outside: the largest share "
         "of a convolution's input outside its range (a build refuses more than 5 %).",
-        *origin(
-            f"benchmarks/calibration.py --model {Path(model).name}"
-            + (f" --originals {originals.name}" if originals else "")
-        ),
+        *origin(),
     ]
     text = "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
     publish(text, output, f"calibration_{model_name(model)}_{datetime.date.today():%Y%m}")

@@ -9,7 +9,6 @@ calibration patches that ship. A run that was stopped goes on.
 from __future__ import annotations
 
 import datetime
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,10 +67,6 @@ def main(model: str, recipe: str, times: str, data: tuple[str, ...], output: Pat
     found = finetune(start, seconds, work, cache=work / "cache")
     after = measure(found.variants, reference, sets)
     found.publish()
-    typed = " ".join(
-        text.rpartition("=")[0] + "=" + Path(text).name if "=" in text else Path(text).name
-        for text in sys.argv[1:]
-    )
     lines = [
         f"# Fine-tuning {model_name(model)} to INT8, recipe `{Path(recipe).stem}`, {share:.1%} of the MACs",
         "",
@@ -83,7 +78,7 @@ def main(model: str, recipe: str, times: str, data: tuple[str, ...], output: Pat
         f"- {found.notes[0]}.",
         "- dPSNR-Y in dB against FP32 and the worst image; 8-bit rounded output, Y of BT.601 studio range, a "
         "border of the scale cut; exact Q/DQ arithmetic in the weakly typed graph.",
-        *(f"- {note}" for note in origin(f"benchmarks/finetune.py {typed}")),
+        *(f"- {note}" for note in origin()),
         "",
     ]
     publish("\n".join(lines), output, f"finetune_{model_name(model)}_{datetime.date.today():%Y%m}")

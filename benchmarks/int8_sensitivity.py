@@ -10,9 +10,7 @@ writes them to benchmarks/results/. Quality does not depend on how busy the mach
 from __future__ import annotations
 
 import datetime
-import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 import click
 from onnx import ModelProto
+from result_files import origin, write
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +26,6 @@ from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, load_eval_set, shipped_eval_set
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.files import writing
 from hasn_edge.fuse.apply import DEFAULT_RULES
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.zoo import DEFAULT_MODEL, load_model_checkpoint, model_name
@@ -240,6 +238,7 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
     fp32 = ", ".join(
         f"{each} {scores.psnr_y:.3f} dB / {scores.ssim_y:.4f}" for each, scores in bench.reference.items()
     )
+    machine = describe_host()
     notes = [
         f"FP32 (PSNR-Y / SSIM-Y): {fp32}.",
         f"8-bit rounded output, Y of BT.601 studio range, {scale} pixels of border cut.",
@@ -249,9 +248,7 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
         "integer kernels of some CPU make of it.",
         f"Ranges: {images.source}, {len(images)} patches, fingerprint {images.fingerprint[:16]}.",
         "Share of multiply-accumulates: of all convolutions, at 256 x 256.",
-        "Machine: " + "; ".join(f"{key} {value}" for key, value in describe_host().items()) + ".",
-        f"Printed by `python benchmarks/{Path(__file__).name} {' '.join(map(_short, sys.argv[1:]))}` on "
-        f"{datetime.date.today()}.",
+        *origin(machine=machine),
     ]
     for note in notes:
         console.print(f"- {note}", highlight=False)
@@ -259,21 +256,12 @@ def main(model: str, data: tuple[str, ...], calibration: Path | None, output: Pa
     raw = {
         "title": title,
         "notes": notes,
-        "machine": describe_host(),
+        "machine": machine,
         "fp32": {each: scores.to_dict() for each, scores in bench.reference.items()},
         "tables": tables,
     }
-    with writing(output / f"{stem}.json") as path:
-        path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    with writing(output / f"{stem}.md") as path:
-        path.write_text(markdown(tables, title, notes), encoding="utf-8")
+    write(markdown(tables, title, notes), output, stem, raw)
     console.print(f"written: {output / stem}.json and .md")
-
-
-def _short(argument: str) -> str:
-    """Return an argument without the folders of somebody's machine."""
-    name, equals, value = argument.rpartition("=")
-    return f"{name}{equals}{Path(value).name}" if "/" in value else argument
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,12 +27,12 @@ from typing import Any
 import click
 import onnx
 from onnx import ModelProto
+from result_files import typed_command, write
 
 from hasn_edge.data.calibration import CalibrationData, load_calibration
 from hasn_edge.data.pairs import EvalSet, Pair, held_out_sets, load_eval_set
 from hasn_edge.evaluation.evaluate import Scores, drift, score_images
 from hasn_edge.exporters.onnx_graph import Emulator
-from hasn_edge.files import writing
 from hasn_edge.hardware.host import describe_host
 from hasn_edge.model.checkpoint import Checkpoint
 from hasn_edge.model.zoo import load_model_checkpoint, model_name
@@ -280,9 +278,7 @@ def keep(stem: Path, title: str, head: dict[str, Any], row: dict[str, Any], orde
     rows |= {row["quantizer"]: row}
     names = sorted(rows, key=lambda name: order.index(name) if name in order else len(order))
     kept = {**head, "rows": {name: rows[name] for name in names}}
-    for suffix, text in ((".json", json.dumps(kept, indent=1) + "\n"), (".md", page(title, kept))):
-        with writing(stem.with_suffix(suffix)) as path:
-            path.write_text(text, encoding="utf-8")
+    write(page(title, kept), stem.parent, stem.name, kept)
 
 
 def measure(
@@ -319,11 +315,9 @@ def main(model: str, data: tuple[str, ...], adaround: int, only: tuple[str, ...]
     sets = [*parts, *(load_eval_set(each, scale) for each in data)]
     reference = [score_images(Emulator(plain, exact=False).run, each) for each in sets]
     host = describe_host()
-    typed = [a.rpartition("=")[0] + "=" + Path(a).name if "=" in a else Path(a).name for a in sys.argv[1:]]
     versions = ", ".join(f"{name} {installed_version(name) or 'not installed'}" for name in PACKAGES)
-    run = (
-        f"`python benchmarks/quantizers.py {shlex.join(typed)}` on {datetime.date.today()}; {versions}; "
-        + ", ".join(f"{key} {host[key]}" for key in ("cpu", "vector units", "load average"))
+    run = f"`python {typed_command()}` on {datetime.date.today()}; {versions}; " + ", ".join(
+        f"{key} {host[key]}" for key in ("cpu", "vector units", "load average")
     )
     for package, name, quantize in every:
         if installed_version(package) is None or name not in chosen:

@@ -25,11 +25,21 @@ def origin(command: str | None = None, machine: Mapping[str, str] | None = None)
     """Return the notes that a page ends with: where it was measured, and what printed it.
 
     Args:
-        command: What follows ``python``; what was typed where ``None``.
+        command: What follows ``python``; :func:`typed_command` where ``None``.
         machine: As for :func:`machine_words`.
     """
-    typed = shlex.join(sys.argv) if command is None else command
-    return [f"Machine: {machine_words(machine)}.", f"Printed by `python {typed}` on {datetime.date.today()}."]
+    printed = f"Printed by `python {command or typed_command()}` on {datetime.date.today()}."
+    return [f"Machine: {machine_words(machine)}.", printed]
+
+
+def typed_command() -> str:
+    """Return this script and its arguments as they were typed, but for the folders of somebody's machine."""
+
+    def bare(argument: str) -> str:
+        name, equals, value = argument.rpartition("=")
+        return argument if "://" in value else f"{name}{equals}{Path(value).name or value}"
+
+    return shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *map(bare, sys.argv[1:])])
 
 
 def publish(text: str, folder: Path | None, name: str, figures: Any = None) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import shlex
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
-from result_files import publish
+from result_files import origin, publish
 
 from hasn_edge import load_artifact, open_session
 from hasn_edge.cli.common import SIZE
@@ -139,7 +138,6 @@ def measure(
     ratios = [sample["server"] / sample["session"] for sample in samples]
     medians = {what: statistics.median(sample[what] for sample in samples) for what in ("session", "server")}
     facts = describe_host()
-    typed = [Path(each).name if Path(each).exists() else each for each in sys.argv[1:]]
     lines = [
         f"# Serving {file.name} at {size}, {what}\n",
         f"{images} images a part, {rounds} rounds, {clients} clients over gRPC; largest difference of the "
@@ -150,8 +148,7 @@ def measure(
         f"| through the server | {medians['server']:.2f} |",
         f"\nRatio, median of {rounds} rounds: **{statistics.median(ratios):.2f}** "
         f"({min(ratios):.2f} to {max(ratios):.2f})\n",
-        "\n".join(f"- {key}: {value}" for key, value in facts.items()),
-        f"- Printed by `python benchmarks/serving.py {shlex.join(typed)}` on {datetime.date.today()}.",
+        *(f"- {note}" for note in origin(machine=facts)),
     ]
     record = {"samples": samples, "difference": difference, "host": facts, "size": size, "clients": clients}
     publish("\n".join(lines) + "\n", RESULTS, f"serving_{name}_{datetime.date.today():%Y%m}", record)

@@ -25,10 +25,20 @@ def test_a_page_is_printed_and_lies_beside_its_figures(tmp_path, capsys):
 
 def test_a_page_ends_with_the_machine_and_the_command(monkeypatch):
     files = load_script("benchmarks/result_files.py")
-    monkeypatch.setattr(sys, "argv", ["benchmarks/soak.py", "--source", "a clip.mp4"])
+    typed = [
+        "/home/me/benchmarks/soak.py",
+        "--source",
+        "a clip.mp4",
+        "--data",
+        "Set5=/home/me/Set5",
+        "-o",
+        ".",
+    ]
+    monkeypatch.setattr(sys, "argv", [*typed, "--url", "rtsp://camera/stream", "--data", "Set14=Set14"])
     today = datetime.date.today()
     assert files.origin(machine=MACHINE) == [
         "Machine: cpu a CPU; vector units avx2.",
-        f"Printed by `python benchmarks/soak.py --source 'a clip.mp4'` on {today}.",
+        "Printed by `python benchmarks/soak.py --source 'a clip.mp4' --data Set5=Set5 -o . "
+        f"--url rtsp://camera/stream --data Set14=Set14` on {today}.",
     ]
     assert files.origin("x.py --model net", MACHINE)[1] == f"Printed by `python x.py --model net` on {today}."
