@@ -415,10 +415,17 @@ def _ending(returncode: int) -> tuple[str, list[Cure]]:
 
 
 def child_environment() -> dict[str, str]:
-    """Let the child import this very package, also from a checkout that is not installed."""
-    environment = dict(os.environ)
+    """Let the child import what is found here, also this very package from a checkout that is not installed.
+
+    Folders of ``PYTHONPATH`` are made absolute, for it works in another one, and it writes UTF-8, as its
+    parent reads: a system's own encoding, as on Windows, may be another.
+    """
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    given = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(Path(path).absolute()) for path in given]
     root = str(Path(__file__).resolve().parents[2])
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        paths = [root, *filter(None, [environment.get("PYTHONPATH")])]
+        paths.insert(0, root)
+    if paths:
         environment["PYTHONPATH"] = os.pathsep.join(paths)
     return environment

@@ -18,7 +18,7 @@ import pytest
 from hasn_edge.engine import worker_process
 from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.engine.worker_process import ask_worker, run_worker
+from hasn_edge.engine.worker_process import ask_worker, run_python, run_worker
 from hasn_edge.errors import BuildError, OutputError, UnsupportedError
 from hasn_edge.hardware.gpu import driver_present
 from hasn_edge.progress import Progress, Step, ignore
@@ -159,6 +159,20 @@ class TestTheChild:
         assert time.monotonic() - started < 30
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_python_of_its_own_has_the_users_packages_and_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works in another folder, and a system's own encoding may not be UTF-8: it is not on Windows."""
+    monkeypatch.chdir(tmp_path)
+    Path("site").mkdir()
+    Path("site/of_the_user.py").write_text("WORDS = 'Le module spécifié est introuvable'", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", "site")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    code = "import sys, of_the_user; print(of_the_user.WORDS); sys.exit(of_the_user.WORDS)"
+    words = "Le module spécifié est introuvable\n"
+    assert run_python("-c", code, limit_s=60) == (1, words, words, False)
 
 
 def test_messages_go_to_the_log_by_severity_and_all_but_the_most_detailed_are_kept(
