@@ -152,7 +152,7 @@ def _smallest_side(path: Path, scale: int, step: int, base: int) -> int:
         "shrink(sys.argv[1], *map(int, sys.argv[2:]))"
     )
     numbers = map(str, (scale, step, base))
-    found = run_python("-c", code, str(path.resolve()), *numbers, limit_s=_PATIENCE_S).output.split()
+    found = run_python("-c", code, str(path.absolute()), *numbers, limit_s=_PATIENCE_S).output.split()
     return int(found[-1]) if found else base
 
 

@@ -44,6 +44,19 @@ def test_what_a_graph_takes_is_found(tmp_path, monkeypatch, network, options, ex
 
 
 @pytest.mark.slow
+def test_weights_beside_a_graph_are_found_by_the_graphs_own_name(tmp_path):
+    """Caches of downloads link names to files that are called by their hashes."""
+    graph = onnx.load(str(foreign_onnx(tmp_path / "net.onnx", Pooling(2))))
+    beside = {"save_as_external_data": True, "location": "net.onnx_data", "size_threshold": 0}
+    onnx.save_model(graph, str(tmp_path / "net.onnx"), **beside)
+    (tmp_path / "snapshot").mkdir()
+    for name, digest in (("net.onnx", "1f"), ("net.onnx_data", "2e")):
+        (tmp_path / name).rename(tmp_path / digest)
+        (tmp_path / "snapshot" / name).symlink_to(tmp_path / digest)
+    assert probe_graph(tmp_path / "snapshot" / "net.onnx") == GraphSpec(scale=2, minimum=9)
+
+
+@pytest.mark.slow
 def test_sessions_take_and_give_values_up_to_one(tmp_path):
     network = Residual(2, peak=255.0)
     path = foreign_onnx(tmp_path / "net.onnx", network)
