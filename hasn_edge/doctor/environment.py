@@ -317,7 +317,7 @@ def _run_python(python: str, code: str) -> tuple[str | None, str | None]:
         done = run_python("-c", code, limit_s=60, python=python)
     except BuildError as exc:
         return None, exc.message
-    if done.code != 0:
+    if done.late or done.code != 0:
         why = "it did not answer" if done.late else "it crashed"
         return None, (done.errors.strip().splitlines() or [why])[-1]
     return done.output, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sysconfig
@@ -20,6 +21,8 @@ from hasn_edge.doctor.environment import (
     opencv_build,
     video_encoders,
 )
+from hasn_edge.engine import worker_process
+from hasn_edge.engine.worker_process import run_python
 from hasn_edge.errors import NoCudaError
 from hasn_edge.hardware.host import in_container
 from tests.support.environments import ORIN
@@ -176,6 +179,16 @@ class TestCollect:
         build, error = opencv_build(str(tmp_path / "absent"))
         assert build is None
         assert "No such file" in error
+
+    def test_opencv_whose_process_ends_and_leaves_another_one(self, tmp_path, monkeypatch):
+        """Its exit code is 0, and what it printed is lost: the other process holds the pipe."""
+        run = functools.partial(run_python, limit_s=0.5)
+        monkeypatch.setattr(
+            environment, "run_python", lambda *code, limit_s, python: run(*code, python=python)
+        )
+        monkeypatch.setattr(worker_process, "_GRACE_S", 0.1)
+        python = executable(tmp_path / "python", "sleep 3 & echo 'GStreamer: NO'")
+        assert opencv_build(python) == (None, "it did not answer")
 
     def test_why_cuda_does_not_start(self, tmp_path, monkeypatch):
         def refuse():
