@@ -357,8 +357,10 @@ def ask_python(
     ended = run_python("-m", module, *arguments, limit_s=limit_s, python=python)
     if ended.late:
         raise BuildError(f"{late} within {limit_s:g} s", *NO_ANSWER)
+    # Libraries write there too, before and behind it.
+    answers = [line for line in ended.output.splitlines() if line.startswith(('{"answer"', '{"error"'))]
     try:
-        found = json.loads(ended.output.strip().splitlines()[-1])
+        found = json.loads(answers[-1])
     except (ValueError, IndexError):
         last = (ended.errors.strip().splitlines() or ["it said nothing"])[-1]
         raise BuildError(f"the process that {work} ended with exit code {ended.code}: {last}") from None
@@ -373,7 +375,7 @@ def answer(work: Callable[[], Any]) -> None:
         found = {"answer": work()}
     except HasnEdgeError as exc:
         found = {"error": error_to_values(exc)}
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(f"\n{json.dumps(found)}\n")
 
 
 def no_room(exc: OSError) -> OutputError:

@@ -18,7 +18,7 @@ import pytest
 from hasn_edge.engine import worker_process
 from hasn_edge.engine.compile import engine_from_onnx
 from hasn_edge.engine.target import EngineRuntime, EngineTarget
-from hasn_edge.engine.worker_process import ask_worker, run_python, run_worker
+from hasn_edge.engine.worker_process import ask_python, ask_worker, run_python, run_worker
 from hasn_edge.errors import BuildError, OutputError, UnsupportedError
 from hasn_edge.hardware.gpu import driver_present
 from hasn_edge.progress import Progress, Step, ignore
@@ -194,3 +194,15 @@ def test_messages_go_to_the_log_by_severity_and_all_but_the_most_detailed_are_ke
         (logging.DEBUG, "tactic 1"),
     ]
     assert list(worker.messages) == [("WARNING", "slow"), ("INFO", "parsing")]
+
+
+def test_an_answer_is_found_among_what_libraries_print(tmp_path, monkeypatch):
+    (tmp_path / "noisy.py").write_text(
+        "from hasn_edge.engine.worker_process import answer\n"
+        "print('a driver says hello', end='')\n"
+        "answer(lambda: {'ms': [1.5]})\n"
+        "print('and goes', end='')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = ask_python("noisy", work="measured", late="nothing was measured", limit_s=60)
+    assert found == {"ms": [1.5]}
