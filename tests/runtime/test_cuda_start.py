@@ -13,7 +13,7 @@ from hasn_edge.runtime.cuda.start import start_cuda
 def test_the_package_that_starts(lab, capsys, python):
     lab.set_up("cuda-python")
     start.main()
-    answer = capsys.readouterr().out
+    answer = capsys.readouterr().out.strip()
     assert answer == '{"answer": "cuda-python"}'
     assert start_cuda(python(f"echo noise; echo '{answer}'")) == "cuda-python"
 
