@@ -26,6 +26,7 @@ SAYS = {
     "errors": "errors and their cures",
     "optional": "packages that may be absent",
     "progress": "what is under way",
+    "queues": "from thread to thread",
     "interrupt": "Ctrl-C",
     "spec": "what a model is",
     "sidecar": "what is known of a file",
