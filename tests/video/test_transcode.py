@@ -16,6 +16,7 @@ from hasn_edge.errors import OutputError
 from hasn_edge.progress import Step
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import ModelSpec
+from hasn_edge.video.encode import Encoder
 from hasn_edge.video.runner import Runner
 from hasn_edge.video.tracks import output_suffix
 from hasn_edge.video.transcode import upscale_video
@@ -131,14 +132,19 @@ def test_a_failure_leaves_nothing_and_stops_all_threads(tmp_path, monkeypatch, s
             return super()._run(x_NCHW)
 
     def broken(*args):
-        raise RuntimeError(f"{stage} at once")
+        raise RuntimeError(f"{stage} fails")
 
     source = make(tmp_path / "clip.mp4", 20, audio="aac")
     session = (
         Failing(ModelSpec(scale=2)) if stage in ("network", "interrupt") else FakeSession(ModelSpec(scale=2))
     )
     if stage == "writer":
-        monkeypatch.setattr("hasn_edge.video.encode.Encoder.write", broken)
+        write = Encoder.write
+
+        def fails_at_the_second_image(encoder, rgb_HWC, pts, duration=0):
+            return broken() if pts else write(encoder, rgb_HWC, pts, duration)
+
+        monkeypatch.setattr(Encoder, "write", fails_at_the_second_image)
     if stage == "reader":
         monkeypatch.setattr("hasn_edge.video.runner.Runner.prepare", broken)
     error = KeyboardInterrupt if stage == "interrupt" else RuntimeError
