@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,7 @@ class OpenVinoSession(Session):
         number = self._next
         self._next = (number + 1) % self.in_flight
         before, request = self._waiting[number], self._requests[number]
-        if before is not None:
-            before.result()  # kept there until it is asked for
+        _settle(before)
 
         def wait() -> Any:
             try:
@@ -168,8 +168,7 @@ class OpenVinoSession(Session):
 
     def _close(self) -> None:
         for pending in self._waiting:
-            if pending is not None:
-                pending.result()
+            _settle(pending)
         self._requests = []
 
 
@@ -273,6 +272,13 @@ def _shape(shape: Any, *, pixels: bool) -> tuple[int | None, tuple[int, int] | N
     sides = [None if side.is_dynamic else side.get_length() for side in shape]
     height, width = sides[1:3] if pixels else sides[2:]
     return sides[0], None if height is None or width is None else (height, width)
+
+
+def _settle(pending: Pending[Any] | None) -> None:
+    """Wait for a result, if there is one; its error is kept there, like its output, until it is asked for."""
+    if pending is not None:
+        with suppress(Exception):
+            pending.result()
 
 
 def _failure(shape: tuple[int, ...], exc: Exception) -> Exception:

@@ -166,3 +166,29 @@ def test_openvinos_own_words_are_carried():
         pytest.raises(BuildError, match=r"openvino: failed on an input of \(1, 4, 16, 16\): ."),
     ):
         session._run(noise(1, 4, 16, 16))
+
+
+def test_a_failed_input_fails_no_other():
+    class Lost:
+        def start_async(self, inputs):
+            pass
+
+        def wait(self):
+            raise RuntimeError("the device is gone")
+
+    session = OpenVinoSession(onnx_bytes(), SPEC, threads=1, in_flight=2)
+    first = session._requests[0]
+    session._requests[0] = Lost()
+    x = noise(1, 3, 16, 16)
+    failed, good = session.submit(x), session.submit(x)
+    session._requests[0] = first
+    later = session.submit(x)  # takes the place of the failed one, for which nobody has asked
+    np.testing.assert_array_equal(later.result(), good.result())
+    for _ in range(2):
+        with pytest.raises(BuildError, match=r"failed on an input of \(1, 3, 16, 16\): the device is gone"):
+            failed.result()
+    session._requests[1] = Lost()
+    forgotten = session.submit(x)
+    session.close()
+    with pytest.raises(BuildError, match="the device is gone"):
+        forgotten.result()
