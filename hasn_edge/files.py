@@ -235,7 +235,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it to ``path`` on success, else remove all of it.
 
     Where nothing can stand beside a folder that is there, see :func:`staging_folder`, the temporary one
-    stands inside, and what it holds moves up on success.
+    stands inside, and what it holds moves up on success. So it does into the current folder, which would be
+    another one than that of whoever called.
 
     Raises:
         OutputError: as :func:`require_new_folder`, or the folder cannot be made or written.
@@ -246,7 +247,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with staging_folder(target, target.name) as staging:
             yield staging
-            if target in staging.parents:
+            if target in staging.parents or (target.exists() and target.samefile(os.curdir)):
                 for entry in list(staging.iterdir()):
                     entry.rename(target / entry.name)
             else:

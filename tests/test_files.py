@@ -65,6 +65,16 @@ def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch, place):
     assert (target / "sub" / "a.txt").read_text() == "whole"
 
 
+def test_the_current_folder_stays_the_same_folder(tmp_path, monkeypatch):
+    """A shell that stands in it would see nothing of what was written: its folder would be a removed one."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with writing_folder(Path()) as staging:
+        (staging / "a.txt").write_text("whole")
+    assert [path.name for path in Path().iterdir()] == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

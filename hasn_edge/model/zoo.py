@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hasn_edge.errors import CheckpointError, Cure, call, say
+from hasn_edge.errors import CheckpointError, Cure, InputError, call, say
 from hasn_edge.files import file_sha256
 from hasn_edge.model.comparators import NETWORKS, RANDOM, split_name
 from hasn_edge.optional import require
@@ -24,6 +25,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 RUN_FILE = "run.json"
 """What the folder of a training run holds."""
 _NAMES_OF_RUNS = ("best", "last")
+
+_LONGEST_NAME = 180
+"""Bytes: with precision, target, sizes and ending, file systems take 255."""
 
 DEFAULT_MODEL = "hasn-x4"
 """The bundled model that is used when none is named: the better one on Set5."""
@@ -94,6 +98,20 @@ def model_name(name: str | Path) -> str:
     if not run:
         return path.stem
     return run if path.stem == _NAMES_OF_RUNS[0] else f"{run}-{path.stem}"
+
+
+def require_name(called: str | None) -> None:
+    """Refuse what no file's name can begin with, where a name was asked for.
+
+    Raises:
+        InputError: it is empty, hidden, too long, or has characters that name folders or nothing.
+    """
+    bad = r'^$|^\.|[/\\\0:*?"<>|]'
+    if called is not None and (re.search(bad, called) or len(os.fsencode(called)) > _LONGEST_NAME):
+        raise InputError(
+            f"name is {called!r}; expected the start of a file's name, of at most {_LONGEST_NAME} bytes, "
+            "such as hasn-x4-mine"
+        )
 
 
 def is_foreign_network(model: str | Path) -> bool:

@@ -22,8 +22,8 @@ from hasn_edge.errors import (
     say,
     use,
 )
-from hasn_edge.files import file_sha256, require_new_folder, writing_folder
-from hasn_edge.model.zoo import is_foreign_network
+from hasn_edge.files import file_sha256, require_new_folder, require_writable, writing_folder
+from hasn_edge.model.zoo import is_foreign_network, require_name
 from hasn_edge.optional import require
 from hasn_edge.pipeline.context import (
     BuildContext,
@@ -103,12 +103,15 @@ def export_bundle(
         The folder.
 
     Raises:
+        InputError: the name is no file's name.
         VerificationError: a graph misses its budget; nothing was written.
         OutputError: the folder is not empty or cannot be written.
         HasnEdgeError: the model, the recipe or the images cannot be read.
     """
     output = Path(output)
+    require_name(name)
     require_new_folder(output)
+    require_writable(output, folder=True)
     options: dict[str, Any] = {"called": name, "force": force, "progress": progress}
     variants = Variants(load_context(model, recipe=recipe, calibration=calibration, **options), progress)
     files = [variants.make_graph(form, precision, size=None) for form, precision in FORMS]

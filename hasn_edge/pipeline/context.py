@@ -6,7 +6,6 @@ import glob
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from hasn_edge.artifact import Artifact, publish, read_sidecar
 from hasn_edge.engine.target import EngineRuntime, EngineTarget, load_target
 from hasn_edge.errors import (
     ArtifactError,
-    InputError,
     OutputError,
     ShapeError,
     UnsupportedError,
@@ -30,7 +28,13 @@ from hasn_edge.errors import (
 )
 from hasn_edge.files import file_sha256
 from hasn_edge.model.comparators import RANDOM, split_name
-from hasn_edge.model.zoo import is_foreign_network, load_model_checkpoint, model_name, model_path
+from hasn_edge.model.zoo import (
+    is_foreign_network,
+    load_model_checkpoint,
+    model_name,
+    model_path,
+    require_name,
+)
 from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign
 from hasn_edge.progress import Progress, Step
@@ -52,9 +56,6 @@ CACHE = "cache"
 
 SEARCH = "search"
 """The recipe whose convolutions a search chooses from, unless the user names one."""
-
-_LONGEST_NAME = 180
-"""Bytes: with precision, target, sizes and ending, file systems take 255."""
 
 TOOLS = ("hasn-edge", "torch", "onnx", "onnxsim", "onnxruntime", "numpy")
 """Distributions whose versions go into sidecars."""
@@ -393,16 +394,8 @@ def refuse_other_sources(
         CheckpointError: no such model.
     """
     renames = source is None
-    bad = r'^$|^\.|[/\\\0:*?"<>|]'
-    if (
-        renames
-        and called is not None
-        and (re.search(bad, called) or len(os.fsencode(called)) > _LONGEST_NAME)
-    ):
-        raise InputError(
-            f"name is {called!r}; expected the start of a file's name, of at most {_LONGEST_NAME} bytes, "
-            "such as hasn-x4-mine"
-        )
+    if renames:
+        require_name(called)
     path = Path(model) if source else model_path(model)
     if force or not folder.is_dir() or (renames and not path.is_file()):
         return

@@ -15,7 +15,14 @@ import pytest
 
 from hasn_edge.artifact import load_artifact
 from hasn_edge.engine.target import load_target
-from hasn_edge.errors import ArtifactError, OutputError, ShapeError, UnsupportedError, VerificationError
+from hasn_edge.errors import (
+    ArtifactError,
+    InputError,
+    OutputError,
+    ShapeError,
+    UnsupportedError,
+    VerificationError,
+)
 from hasn_edge.files import file_sha256
 from hasn_edge.model.zoo import bundled_onnx
 from hasn_edge.pipeline.api import build
@@ -86,6 +93,21 @@ def test_it_has_all_that_a_board_needs_and_nothing_half_made(bundle, tiny):
     page = (bundle / "README.md").read_text()
     for command in ("sha256sum -c SHA256SUMS", "hasn-edge doctor", "hasn-edge build --from . "):
         assert command in page
+
+
+@pytest.mark.parametrize("name", ["../net", "a/b", ""])
+def test_a_name_of_no_file_is_refused_before_any_work(tiny, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("hasn_edge.pipeline.bundle.load_context", None)
+    with pytest.raises(InputError, match="expected the start of a file's name"):
+        export_bundle(tiny, tmp_path / "out", name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("hasn_edge.pipeline.bundle.load_context", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write .*out"):
+        export_bundle(tiny, tmp_path / "file" / "out")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tiny, tmp_path):
