@@ -35,13 +35,19 @@ def module_path(scope: str) -> str:
 
 
 def constants_to_initializers(model: onnx.ModelProto) -> None:
-    """Turn every Constant node into an initializer, equal ones into one, and read past Identity nodes."""
+    """Turn every Constant node into an initializer, equal ones into one, and read past Identity nodes.
+
+    A Constant of text or of a sparse tensor, neither of which an initializer holds, stays a node.
+    """
     graph = model.graph
     kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     same: dict[str, str] = {}
     for node in [node for node in graph.node if node.op_type == "Constant"]:
-        array = onnx.numpy_helper.to_array(node.attribute[0].t)
-        key = (node.attribute[0].t.data_type, array.shape, array.tobytes())
+        tensor = _constant(node)
+        if tensor is None:
+            continue
+        array = onnx.numpy_helper.to_array(tensor)
+        key = (tensor.data_type, array.shape, array.tobytes())
         if key not in kept:
             kept[key] = node.output[0]
             graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
@@ -56,6 +62,18 @@ def constants_to_initializers(model: onnx.ModelProto) -> None:
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = same.get(name, name)
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """Return what a Constant node states, as a tensor or as plain numbers; ``None`` for any other value."""
+    value = node.attribute[0]
+    if value.name == "value":
+        return value.t
+    types = {"value_float": np.float32, "value_int": np.int64}
+    dtype = types.get(value.name.removesuffix("s"))
+    if dtype is None:
+        return None
+    return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(value), dtype))
 
 
 def remove_dead_nodes(model: onnx.ModelProto) -> None:
@@ -85,9 +103,9 @@ def rename(model: onnx.ModelProto) -> None:
     constant that of its first reader with the input's index.
     """
     graph = model.graph
-    taken: set[str] = set()
     tensors = {value.name: value.name for value in (*graph.input, *graph.output)}
     parameters = {tensor.name for tensor in graph.initializer if re.search(r"\.(weight|bias)$", tensor.name)}
+    taken = {*tensors, *parameters}  # a node of such a name would give it to its output too
     constants = {tensor.name for tensor in graph.initializer} - parameters
     for node in graph.node:
         name = module_path(node.name.removesuffix("/Conv")) or node.op_type
@@ -146,8 +164,14 @@ def wrap(
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with initializers for constants, no dead code and readable names."""
+    """Return a copy with initializers for constants, no dead code and readable names.
+
+    Initializers that stand among the inputs as well, as exporters once wrote them, are inputs no more.
+    """
     copy = type(model).FromString(model.SerializeToString())
+    constants = {tensor.name for tensor in copy.graph.initializer}
+    for value in [value for value in copy.graph.input if value.name in constants]:
+        copy.graph.input.remove(value)
     constants_to_initializers(copy)
     rename(copy)
     remove_dead_nodes(copy)

@@ -26,7 +26,6 @@ from hasn_edge.errors import (
     say,
     use,
 )
-from hasn_edge.files import file_sha256
 from hasn_edge.model.comparators import RANDOM, split_name
 from hasn_edge.model.zoo import (
     is_foreign_network,
@@ -39,6 +38,7 @@ from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import Saving, load_quant_recipe
+from hasn_edge.runtime.graph_probe import graph_sha256
 from hasn_edge.sidecar import Details, Form
 from hasn_edge.spec import NetworkSpec, Precision
 
@@ -399,7 +399,7 @@ def refuse_other_sources(
     path = Path(model) if source else model_path(model)
     if force or not folder.is_dir() or (renames and not path.is_file()):
         return
-    name, source = called or model_name(model), source or file_sha256(path)
+    name, source = called or model_name(model), source or graph_sha256(path)
     for file in sorted(folder.glob(f"{glob.escape(name)}-*")):
         if not re.match(rf"{re.escape(name)}-(fp32|fp16|int8)\b", file.name):
             continue

@@ -15,7 +15,7 @@ from hasn_edge.errors import UnsupportedError, VerificationError, omit, say
 from hasn_edge.files import file_sha256
 from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
 from hasn_edge.optional import require
-from hasn_edge.runtime.graph_probe import probe_graph
+from hasn_edge.runtime.graph_probe import graph_sha256, probe_graph
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import SPEC_KEY, GraphSpec
@@ -61,7 +61,14 @@ class ForeignGraph:
 
         from hasn_edge.exporters import onnx_graph as graphs
 
-        proto = onnx.load(str(self.path))
+        try:
+            proto = onnx.load(str(self.path))
+        except (onnx.checker.ValidationError, OSError) as exc:  # ONNX Runtime takes links
+            raise UnsupportedError(
+                f"{self.path}: its weights, which are in other files, cannot be read: {exc}",
+                say("copy the graph and these files into one folder, not as links"),
+                say("export it as one file"),
+            ) from exc
         _refuse_nodes(proto)
         proto = graphs.canonical(_with_opset(proto, opset, self.path))
         graphs.rename_ends(proto)
@@ -78,7 +85,7 @@ class ForeignGraph:
         graphs.set_metadata(proto, values)
         try:
             onnx.checker.check_model(proto, full_check=True)
-        except (onnx.checker.ValidationError, RuntimeError) as exc:
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as exc:
             raise UnsupportedError(f"{self.path}: cannot be written anew: {exc}") from exc
         self._compare(proto, size)
         return proto
@@ -180,7 +187,7 @@ def load_foreign_graph(path: Path) -> ForeignGraph:
                 "checked of a graph that takes any size",
                 say("export it with free height and width"),
             )
-    return ForeignGraph(path=path, probed=probed, spec=replace(probed, peak=1.0), sha256=file_sha256(path))
+    return ForeignGraph(path=path, probed=probed, spec=replace(probed, peak=1.0), sha256=graph_sha256(path))
 
 
 def _refuse_nodes(proto: ModelProto) -> None:

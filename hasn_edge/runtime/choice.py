@@ -9,12 +9,12 @@ from typing import cast, get_args
 
 from hasn_edge.artifact import Artifact, load_artifact, read_sidecar
 from hasn_edge.errors import ArtifactError
-from hasn_edge.files import file_sha256
 from hasn_edge.hardware.gpu import gpu_facts
 from hasn_edge.hardware.host import compute_cores, cpu_name, vector_units
 from hasn_edge.hardware.jetson import power_mode
 from hasn_edge.model.zoo import bundled_onnx, model_path
 from hasn_edge.optional import installed_version
+from hasn_edge.runtime.graph_probe import graph_sha256
 from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import AutotuneRecord, Kind
 from hasn_edge.spec import Precision
@@ -64,7 +64,7 @@ def source_of(model: str | Path) -> str:
     if (shipped := bundled_onnx(model)) is not None:
         return read_sidecar(shipped).source
     path = model_path(model)
-    return file_sha256(path) if path.is_file() else ""
+    return graph_sha256(path) if path.is_file() else ""
 
 
 def find_choice(

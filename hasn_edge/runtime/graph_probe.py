@@ -6,6 +6,9 @@ zero where a pooling leaves nothing of a small image, and that ends the process.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
 _probed: dict[str, GraphSpec] = {}
-"""What was found in this process, by the hash of the file."""
+"""What was found in this process, by the hash of the graph and its weights."""
 
 
 def probe_graph(path: Path) -> GraphSpec:
@@ -44,10 +47,29 @@ def probe_graph(path: Path) -> GraphSpec:
             what it has instead, or where it failed.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    content = file_sha256(path) if path.is_file() else ""
+    content = graph_sha256(path) if path.is_file() else ""
     if content not in _probed:
         _probed[content] = _probe(path)
     return _probed[content]
+
+
+def graph_sha256(path: Path) -> str:
+    """Return the SHA-256 by which a model is known: of its file, and of those that hold a graph's weights.
+
+    PyTorch's newer exporter writes weights into ``FILE.onnx.data``, of which the graph states the name only.
+    A graph that is whole in its file, and weights of any kind, have the hash of that file.
+    """
+    own = file_sha256(path)
+    if path.suffix != ".onnx":
+        return own
+    graph = path.read_bytes()
+    # As protobuf writes the key and the value that name such a file, each with its length before it.
+    found = re.finditer(rb"\n\x08location\x12([\x80-\xff]?[\x00-\x7f])", graph)
+    places = {(each.end(), sum((byte & 127) << 7 * i for i, byte in enumerate(each[1]))) for each in found}
+    names = {graph[start : start + length] for start, length in places}
+    files = [path.parent / os.fsdecode(name) for name in sorted(names) if name and b"\0" not in name]
+    parts = [file_sha256(file) for file in files if file.is_file()]
+    return hashlib.sha256(" ".join([own, *parts]).encode()).hexdigest() if parts else own
 
 
 def _probe(path: Path) -> GraphSpec:

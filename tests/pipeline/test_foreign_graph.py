@@ -17,7 +17,14 @@ from hasn_edge.bench import benchmark as runner
 from hasn_edge.cli import cli
 from hasn_edge.data.likeness import sample
 from hasn_edge.engine.target import load_target
-from hasn_edge.errors import CheckpointError, ShapeError, UnsupportedError, VerificationError, use
+from hasn_edge.errors import (
+    CheckpointError,
+    OutputError,
+    ShapeError,
+    UnsupportedError,
+    VerificationError,
+    use,
+)
 from hasn_edge.files import file_sha256
 from hasn_edge.images.arrays import from_tensor
 from hasn_edge.images.codec import write_image
@@ -219,6 +226,70 @@ def test_sides_that_are_no_multiple_are_refused_by_files_too(tmp_path):
     path = foreign_onnx(tmp_path / "theirs.onnx", Halving(2))
     (artifact,) = build(path, precision="fp32", target="cpu", output=tmp_path).artifacts
     assert artifact.spec.size.padding(31, 44) == (1, 0)
+
+
+def with_constants_of_numbers(graph):
+    """As onnxscript writes them: an attribute that is no tensor."""
+    graph.node.insert(0, onnx.helper.make_node("Constant", [], ["one"], name="one", value_float=1.0))
+    graph.node.insert(1, onnx.helper.make_node("Constant", [], ["ones"], name="ones", value_ints=[1, 1]))
+    graph.node.insert(2, onnx.helper.make_node("Expand", ["one", "ones"], ["wide"], name="wide"))
+    graph.node.insert(3, onnx.helper.make_node("Mul", ["lr", "wide"], ["same"], name="same"))
+    for node in list(graph.node)[4:]:
+        node.input[:] = ["same" if name == "lr" else name for name in node.input]
+
+
+def with_weights_among_its_inputs(graph):
+    """As exporters wrote them before ONNX 1.4, here the image last."""
+    image = graph.input.pop()
+    for tensor in graph.initializer:
+        graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    graph.input.append(image)
+
+
+def with_nodes_called_like_tensors(graph):
+    names = ["lr", "sr", *(tensor.name for tensor in graph.initializer)]
+    for node, name in zip([node for node in graph.node if "sr" not in node.output], names, strict=False):
+        node.name = name
+
+
+@pytest.mark.parametrize(
+    "change", [with_constants_of_numbers, with_weights_among_its_inputs, with_nodes_called_like_tensors]
+)
+def test_graphs_as_other_exporters_write_them(tmp_path, change):
+    proto = onnx.load(str(foreign_onnx(tmp_path / "plain.onnx")))
+    change(proto.graph)
+    onnx.save(proto, str(tmp_path / "theirs.onnx"))
+    made = load_foreign_graph(tmp_path / "theirs.onnx").graph(17, size=None, batch=1)  # which compares both
+    assert [value.name for value in made.graph.input] == ["input"]
+
+
+def test_other_weights_beside_an_equal_graph_replace_no_file(tmp_path):
+    """Nor is an engine of the first ones taken for one of the second: what decides it is another."""
+    beside = {"save_as_external_data": True, "location": "theirs.bin", "size_threshold": 0}
+    known = []
+    for seed in (0, 1):
+        path = tmp_path / str(seed) / "theirs.onnx"
+        path.parent.mkdir()
+        graph = onnx.load(str(foreign_onnx(tmp_path / "plain.onnx", seed=seed)))
+        onnx.save_model(graph, str(path), **beside)
+        context = load_context(path, progress=ignore)
+        known.append(context.identity(Form.STRONGLY_TYPED, Precision.FP16, None))
+        if seed == 0:
+            build(path, precision="fp32", target="cpu", output=tmp_path / "out")
+    assert known[0] != known[1]
+    with pytest.raises(OutputError, match="theirs-fp32-cpu.onnx was made of other weights"):
+        build(path, precision="fp32", target="cpu", output=tmp_path / "out")
+
+
+def test_weights_that_only_onnx_runtime_reads_are_named(tmp_path):
+    """It follows links, which the package onnx does not, to files of the same folder."""
+    path = foreign_onnx(tmp_path / "theirs.onnx")
+    beside = {"save_as_external_data": True, "location": "theirs.bin", "size_threshold": 0}
+    onnx.save_model(onnx.load(str(path)), str(path), **beside)
+    (tmp_path / "theirs.bin").rename(tmp_path / "2e")
+    (tmp_path / "theirs.bin").symlink_to("2e")
+    with pytest.raises(UnsupportedError, match="theirs.onnx: its weights, which are in other files, cannot"):
+        load_foreign_graph(path).graph(17, size=None, batch=1)
 
 
 def test_what_cannot_be_built_is_refused(path, tmp_path):
