@@ -227,8 +227,8 @@ def _read_index(folder: Path) -> _Index:
 
 
 def _name_of(artifact: Artifact) -> str:
-    """Return what a graph's name has before the precision."""
-    return artifact.path.name.partition(f"-{artifact.precision.value}-")[0] or artifact.path.stem
+    """Return what a graph's name has before the precision, which the model's own may have in it too."""
+    return artifact.path.name.rpartition(f"-{artifact.precision.value}-")[0] or artifact.path.stem
 
 
 def load_bundle(folder: Path) -> BundledGraphs:

@@ -264,6 +264,16 @@ def test_one_graph_that_was_built_elsewhere_is_compiled_without_pytorch(bundle, 
     assert engine.engine.golden is not None
 
 
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [("net-int8-x4-int8-strongly-typed.onnx", "net-int8-x4"), ("renamed.v2.onnx", "renamed.v2")],
+)
+def test_files_made_of_a_graph_are_called_after_its_whole_name(bundle, tmp_path, called, name):
+    graph = load_artifact(next(bundle.glob("net-int8-strongly-typed*.onnx")))
+    copy = graph.publish_copy(graph.path.read_bytes(), tmp_path / called)
+    assert name_and_source(copy.path) == (name, graph.source)
+
+
 def test_a_graph_goes_on_with_its_own_sidecar(bundle, tmp_path):
     graph = next(copied(bundle, tmp_path).glob("net-int8-weakly-typed.onnx"))
     side = Path(f"{graph}.json").read_bytes()
