@@ -407,9 +407,15 @@ def _precision_texts(case: BenchCase, cases: Sequence[BenchCase]) -> list[str]:
     if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
         return []
     ratios = case.latency.ratios(same[0].latency)
-    if disagree(ratios):
-        return []
     ratio = float(np.median(ratios))
+    if disagree(ratios):
+        least, most = min(ratios), max(ratios)
+        word = "slower" if least > 1 else "faster" if most < 1 else "slower or faster"
+        return [
+            f"{case.precision.upper()} {'is' if least > 1 or most < 1 else 'may be'} {word} than FP32 here: "
+            f"{case.label} took {least:.2f}x to {most:.2f}x the time of {same[0].label}, {ratio:.2f}x in the "
+            "median; the rounds disagree, measure again on a quiet machine"
+        ]
     word, share = ("slower", f"{ratio:.2f}x") if ratio >= 1 else ("faster", f"1/{1 / ratio:.2f} of")
     # The table shows medians of all samples: a machine that changed its speed may turn them round.
     against = (ratio >= 1) != (case.latency.median_ms >= same[0].latency.median_ms)
