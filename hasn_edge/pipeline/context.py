@@ -39,7 +39,7 @@ from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import Saving, load_quant_recipe
 from hasn_edge.runtime.graph_probe import graph_sha256
-from hasn_edge.sidecar import Details, Form
+from hasn_edge.sidecar import Details, Form, Kind
 from hasn_edge.spec import NetworkSpec, Precision
 
 if TYPE_CHECKING:
@@ -401,12 +401,15 @@ def refuse_other_sources(
         return
     name, source = called or model_name(model), source or graph_sha256(path)
     for file in sorted(folder.glob(f"{glob.escape(name)}-*")):
-        if not re.match(rf"{re.escape(name)}-(fp32|fp16|int8)\b", file.name):
-            continue
         try:
             other = read_sidecar(file)
         except ArtifactError:
             continue  # no built file, or one that nothing opens
+        rest = file.name.removeprefix(name)
+        if other.kind is Kind.ENGINE:  # its target may be called after a precision, as a model may
+            rest = rest.replace(f"-{other.engine.target}", "", 1)
+        if not re.match(r"-(fp32|fp16|int8)\b(?!.*-(fp32|fp16|int8)\b)", rest):
+            continue  # of a longer name
         if other.source != source:
             raise OutputError(
                 f"{file} was made of other weights (SHA-256 {other.source[:12]}...) than {model} "

@@ -14,8 +14,9 @@ from hasn_edge.pipeline import context
 from hasn_edge.pipeline.api import build, export
 from hasn_edge.pipeline.context import BuildOptions, load_context, refuse_other_sources
 from hasn_edge.progress import Step, ignore
-from hasn_edge.sidecar import Form, GraphDetails
+from hasn_edge.sidecar import Form, GraphDetails, Kind
 from hasn_edge.spec import ModelSpec, Precision
+from tests.support.samples import details_of
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,32 @@ def test_files_of_other_weights_are_not_replaced_unasked(tiny, tmp_path):
     for name in ("a/b", "é" * 91):
         with pytest.raises(InputError, match="expected the start of a file's name"):
             build(tiny, precision="fp32", output=tmp_path / "out", name=name)
+
+
+def test_a_longer_name_is_another_name(tiny, tmp_path):
+    """``tiny-int8-v2`` begins as files of ``tiny`` do."""
+
+    def put(name, kind=Kind.ONNX, **facts):
+        publish(
+            b"file",
+            tmp_path / name,
+            spec=ModelSpec(),
+            precision=Precision.FP32,
+            source="0" * 64,
+            details=details_of(kind, **facts),
+        )
+
+    def check(called):
+        refuse_other_sources(tiny, tmp_path, called=called, force=False)
+
+    put("tiny-int8-v2-fp32-cpu.onnx")
+    put("tiny-fp16-fp32-board.engine", Kind.ENGINE, target="board")
+    check("tiny")
+    with pytest.raises(OutputError, match="tiny-int8-v2-fp32-cpu.onnx was made of other weights"):
+        check("tiny-int8-v2")
+    put("tiny-fp16-board-int8.engine", Kind.ENGINE, target="board-int8")
+    with pytest.raises(OutputError, match="tiny-fp16-board-int8.engine was made of other weights"):
+        check("tiny")
 
 
 def test_another_papers_network_keeps_its_name_and_loses_its_folder(monkeypatch):
