@@ -42,7 +42,7 @@ def probe_graph(path: Path) -> GraphSpec:
     again in one process.
 
     Raises:
-        ArtifactError: no such file, or no ONNX.
+        ArtifactError: no such file, or none of those that hold its weights.
         UnsupportedError: it is no graph with one image in and one out, of an integer scale; the message says
             what it has instead, or where it failed.
         MissingDependencyError: ONNX Runtime is not installed.
@@ -62,14 +62,18 @@ def graph_sha256(path: Path) -> str:
     own = file_sha256(path)
     if path.suffix != ".onnx":
         return own
+    parts = [file_sha256(file) for file in _weights_files(path) if file.is_file()]
+    return hashlib.sha256(" ".join([own, *parts]).encode()).hexdigest() if parts else own
+
+
+def _weights_files(path: Path) -> list[Path]:
+    """Return the files that a graph names for its weights, whether they are there or not."""
     graph = path.read_bytes()
     # As protobuf writes the key and the value that name such a file, each with its length before it.
     found = re.finditer(rb"\n\x08location\x12([\x80-\xff]?[\x00-\x7f])", graph)
     places = {(each.end(), sum((byte & 127) << 7 * i for i, byte in enumerate(each[1]))) for each in found}
     names = {graph[start : start + length] for start, length in places}
-    files = [path.parent / os.fsdecode(name) for name in sorted(names) if name and b"\0" not in name]
-    parts = [file_sha256(file) for file in files if file.is_file()]
-    return hashlib.sha256(" ".join([own, *parts]).encode()).hexdigest() if parts else own
+    return [path.parent / os.fsdecode(name) for name in sorted(names) if name and b"\0" not in name]
 
 
 def _probe(path: Path) -> GraphSpec:
@@ -198,6 +202,13 @@ def _open(path: Path) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # as above
+        lost = [str(file) for file in _weights_files(path) if not file.is_file()]
+        if lost:
+            raise ArtifactError(
+                f"{path}: its weights are in other files, of which there is no {', '.join(lost)}",
+                say("copy the graph and these files into one folder, under their own names"),
+                say("export it as one file"),
+            ) from exc
         raise UnsupportedError(
             f"{path}: ONNX Runtime cannot load it: {first_line(exc)}",
             say("export it again with operators of the ONNX standard"),

@@ -148,6 +148,15 @@ def test_what_is_no_such_graph_is_refused(tmp_path, network, spoil, message):
         probe_graph(path)
 
 
+def test_missing_weights_are_named(tmp_path):
+    path = foreign_onnx(tmp_path / "net.onnx")
+    graph = onnx.load(path)
+    onnx.save_model(graph, str(path), save_as_external_data=True, location="net.data", size_threshold=0)
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(ArtifactError, match=r"of which there is no .*net\.data; copy the graph"):
+        probe_graph(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"gone\.onnx: no such file"):
         probe_graph(tmp_path / "gone.onnx")
