@@ -8,6 +8,7 @@ from pathlib import Path
 from hasn_edge.artifact import Artifact, load_artifact
 from hasn_edge.errors import UnsupportedError, call, omit, use
 from hasn_edge.files import naming_errors, require_writable
+from hasn_edge.model.zoo import model_name
 from hasn_edge.optional import require
 from hasn_edge.pipeline.autotune import autotune
 from hasn_edge.pipeline.build import Built, build_one
@@ -151,10 +152,18 @@ def export_triton(
         HasnEdgeError: see :func:`export` and :func:`hasn_edge.exporters.triton.repository.triton_repository`.
     """
     require("onnx", extra="export", needed_for="Writing a Triton model repository")
+    from hasn_edge.exporters.triton.pbtxt import ONNX_RUNTIME, PYTHON, require_model_name
     from hasn_edge.exporters.triton.repository import model_file, triton_repository
 
     if isinstance(model, Artifact):
         return load_artifact(model_file(triton_repository(model, output, name=name, backend=backend)))
+    require_model_name(name or model_name(model))  # now and not when all is exported
+    if backend not in (None, ONNX_RUNTIME.name, PYTHON.name):
+        raise UnsupportedError(
+            f"a model is exported as a graph, which Triton's backend {backend!r} does not run",
+            use(backend=ONNX_RUNTIME.name),
+            use(backend=PYTHON.name),
+        )
     with (
         naming_errors(Path(tempfile.gettempdir())),
         tempfile.TemporaryDirectory(prefix="hasn-edge-export-") as folder,

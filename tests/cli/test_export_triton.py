@@ -87,3 +87,18 @@ def test_refusals(tiny, tmp_path):
     assert result.exit_code == 1
     assert "no such file" in result.output
     assert not (tmp_path / "repo").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--name", "a b", "expected letters, digits, '_', '-' and '.'"),
+        ("--backend", "tensorrt", "Triton's backend 'tensorrt' does not run; use --backend onnxruntime"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_export(tiny, tmp_path, monkeypatch, option, value, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hasn_edge.pipeline.api.export", lambda *_, **__: pytest.fail("exported"))
+    result = run("--model", tiny, "--format", "triton", option, value)
+    assert result.exit_code == 1
+    assert message in result.output

@@ -57,6 +57,19 @@ class TensorSettings:
     """Sizes; :data:`ANY` where every size is taken. Without the batch where the model is batched."""
 
 
+def require_model_name(name: str) -> None:
+    """Refuse what the server takes for no model's name.
+
+    Raises:
+        ConfigError: the message names the rule.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", name):
+        raise ConfigError(
+            f"Triton configuration of {name!r}: name is also a folder's and part of a URL; expected letters, "
+            "digits, '_', '-' and '.', the first a letter, a digit or '_'"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TritonConfig:
     """The content of one ``config.pbtxt``.
@@ -86,6 +99,7 @@ class TritonConfig:
     """Free text by key; the server hands it to whoever asks for the model's configuration."""
 
     def __post_init__(self) -> None:
+        require_model_name(self.name)
         for problem in self._problems():
             raise ConfigError(f"Triton configuration of {self.name!r}: {problem}")
 
@@ -123,11 +137,6 @@ class TritonConfig:
         return sample
 
     def _problems(self) -> Iterator[str]:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", self.name):
-            yield (
-                "name is also a folder's and part of a URL; expected letters, digits, '_', '-' and '.', the "
-                "first a letter, a digit or '_'"
-            )
         for tensor in (*self.inputs, *self.outputs):
             if tensor.dtype not in DATA_TYPES:
                 yield f"{tensor.name!r} has type {tensor.dtype!r}; the server takes {', '.join(DATA_TYPES)}"
