@@ -313,8 +313,10 @@ def video_encoders(python: str = sys.executable) -> tuple[str, ...]:
 
 def _run_python(python: str, code: str) -> tuple[str | None, str | None]:
     """Return what code prints; ``None`` and why where it fails."""
+    # Libraries may crash or hang while Python ends, when all was said: nothing of them is run down.
+    end = "import os, sys\nsys.stdout.flush()\nos._exit(0)"
     try:
-        done = run_python("-c", code, limit_s=60, python=python)
+        done = run_python("-c", f"{code}\n{end}", limit_s=60, python=python)
     except BuildError as exc:
         return None, exc.message
     if done.late or done.code != 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,10 @@ class TestCollect:
         monkeypatch.setattr(worker_process, "_GRACE_S", 0.1)
         python = executable(tmp_path / "python", "sleep 3 & echo 'GStreamer: NO'")
         assert opencv_build(python) == (None, "it did not answer")
+
+    def test_a_library_that_crashes_when_python_ends(self):
+        code = "import atexit, os; atexit.register(os.abort); print('libx264')"
+        assert environment._run_python(sys.executable, code) == ("libx264\n", None)
 
     def test_why_cuda_does_not_start(self, tmp_path, monkeypatch):
         def refuse():
