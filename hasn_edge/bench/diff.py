@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from hasn_edge.bench.report import BUSY_CORES, SCHEMA
@@ -153,6 +154,7 @@ class BenchDiff:
     failed: tuple[str, ...]
     """Cases that failed in the old one, and in the new one too."""
     added: tuple[str, ...]
+    """Cases that only the new one has, or that failed in the old one alone."""
     missing: tuple[tuple[str, str, str], ...]
     """Case, figure and set of what the old one has and the new one lacks."""
     files: tuple[str, ...]
@@ -201,7 +203,7 @@ class BenchDiff:
         lines = [f"{still} of {len(self.changes)} figures are within the noise, or equal"]
         lines += [f"gone or failed: {case}" for case in self.gone]
         lines += [f"failed in both: {case}" for case in self.failed]
-        lines += [f"new: {case}" for case in self.added]
+        lines += [f"new, or failed before: {case}" for case in self.added]
         for case in dict.fromkeys(case for case, _, _ in self.missing):
             lost = ", ".join(_of(figure, of) for name, figure, of in self.missing if name == case)
             lines.append(f"{case}: in the old report alone: {lost}")
@@ -237,6 +239,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
     cases = [{case["label"]: case for case in one["cases"]} for one in (before, after)]
     both = [label for label in cases[0] if label in cases[1]]
     failed = [label for label in both if cases[1][label]["failure"] and not cases[0][label]["failure"]]
+    mended = [label for label in both if cases[0][label]["failure"] and not cases[1][label]["failure"]]
     changes: list[FigureChange] = []
     missing: list[tuple[str, str, str]] = []
     how = (
@@ -266,7 +269,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
         changes=tuple(changes),
         gone=(*(label for label in cases[0] if label not in cases[1]), *failed),
         failed=tuple(label for label in both if cases[0][label]["failure"] and cases[1][label]["failure"]),
-        added=tuple(label for label in cases[1] if label not in cases[0]),
+        added=(*(label for label in cases[1] if label not in cases[0]), *mended),
         missing=tuple(missing),
         files=tuple(files),
         machine=tuple(machine),
@@ -302,13 +305,63 @@ def _draw_medians(rounds: Sequence[Any], rng: np.random.Generator) -> Any:
     return medians
 
 
+class _Latency(msgspec.Struct):
+    median_ms: float
+    rounds_seconds: Annotated[
+        list[Annotated[list[float], msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)
+    ]
+
+
+class _Quality(msgspec.Struct):
+    psnr_y_db: float | None
+    ssim_y: float | None
+    worst_dpsnr_db: float | None
+    images: int
+
+
+class _Energy(msgspec.Struct):
+    joules_per_frame: float | None = None
+
+
+class _Case(msgspec.Struct):
+    label: str
+    backend: str
+    precision: str
+    device: str
+    file: str | None
+    sha256: str | None
+    file_bytes: int | None
+    peak_bytes: int | None
+    latency: _Latency | None
+    energy: _Energy | None
+    session: dict[str, Any]
+    quality: dict[str, _Quality]
+    failure: str | None
+
+
+class _Size(msgspec.Struct):
+    height: int
+    width: int
+
+
+class _Report(msgspec.Struct):
+    """What is read of a report without asking whether it is there."""
+
+    size: _Size
+    cases: list[_Case]
+    environment: dict[str, Any]
+    busy_cores: float | None
+    bicubic: dict[str, _Quality] | None = None
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = content["schema"]
-        if schema == SCHEMA and "cases" in content:
+        if schema == SCHEMA:
+            msgspec.convert(content, _Report)
             return dict(content)
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise InputError(f"{path}: no JSON report of bench ({exc})") from exc
     raise InputError(
         f"{path}: its schema is {schema!r}, and reports of schema {SCHEMA} are compared",

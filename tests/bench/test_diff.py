@@ -109,7 +109,7 @@ def test_a_case_that_is_gone_breaks_every_limit(written, report):
     assert found.gone == ("same", "int8")
     assert found.broken(()) == []
     assert len(found.broken(FigureLimit.parse("psnr<-1"))) == 2
-    assert diff_reports(new, old).added == ("same",)
+    assert diff_reports(new, old).added == ("same", "int8")
 
 
 def change_report(path, name, change):
@@ -192,7 +192,7 @@ def test_other_images_are_refused(written):
         diff_reports(old, change_report(old, "b.json", fewer))
 
     def with_bicubic(level):
-        row = {"images": 5, "psnr_y_db": level}
+        row = {"images": 5, "psnr_y_db": level, "ssim_y": 0.8, "worst_dpsnr_db": None}
         return lambda content, _: content.update(bicubic={"Set5": row})
 
     first = change_report(old, "c.json", with_bicubic(28.42))
@@ -205,7 +205,8 @@ def test_other_images_are_refused(written):
 
 def test_of_several_sets_of_other_images_the_first_is_named(written):
     def of(images):
-        sets = {name: {"images": images} for name in "hgfedcba"}
+        row = dict.fromkeys(("psnr_y_db", "ssim_y", "worst_dpsnr_db"), 1.0)
+        sets = {name: {**row, "images": images} for name in "hgfedcba"}
         return lambda _, case: case.update(quality=sets)
 
     old, new = (change_report(written("raw.json"), f"{n}.json", of(n)) for n in (5, 2))
@@ -261,6 +262,47 @@ def test_what_is_no_report_is_refused(written, tmp_path):
         (tmp_path / "other.json").write_text(json.dumps({**content, key: value}))
         with pytest.raises(InputError, match=message):
             diff_reports(good, tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("size", None, "field `size`"),
+        ("cases", [{}], r"\$\.cases\[0\]"),
+        ("cases", 7, r"\$\.cases"),
+        ("environment", None, "field `environment`"),
+        ("busy_cores", None, "field `busy_cores`"),
+        ("bicubic", {"Set5": {}}, r"\$\.bicubic"),
+        ("latency", {"median_ms": 1.0, "rounds_seconds": []}, r"rounds_seconds"),
+        ("latency", {"median_ms": 1.0, "rounds_seconds": [[]]}, r"rounds_seconds"),
+        ("quality", None, "field `quality`"),
+        ("session", None, "field `session`"),
+    ],
+)
+def test_a_damaged_report_is_refused(written, tmp_path, key, value, message):
+    """As one that was cut and mended by hand, or that another program wrote."""
+    good = written("a.json")
+    content = json.loads(good.read_text())
+    place = content if key in content else content["cases"][1]
+    place[key] = value
+    if value is None:
+        del place[key]
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"b\.json: no JSON report of bench \(.*{message}"):
+        diff_reports(good, tmp_path / "b.json")
+    (tmp_path / "b.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="no JSON report of bench"):
+        diff_reports(good, tmp_path / "b.json")
+
+
+def test_a_case_that_failed_before_is_named(written):
+    old = written("a.json")
+    content = json.loads(old.read_text())
+    content["cases"][1].update(failure="no", latency=None)
+    old.write_text(json.dumps(content))
+    found = diff_reports(old, written("b.json"))
+    assert found.added == ("same",)
+    assert "new, or failed before: same" in found.sentences()
 
 
 @pytest.mark.slow
