@@ -401,9 +401,10 @@ def _launch_texts(case: BenchCase) -> list[str]:
 
 
 def _precision_texts(case: BenchCase, cases: Sequence[BenchCase]) -> list[str]:
-    """Compare a case's time with that of FP32 by the same backend."""
-    alike = (case.backend, "fp32", case.network)
-    same = [c for c in cases if (c.backend, c.precision, c.network) == alike and c.latency]
+    """Compare a case's time with that of FP32 by the same backend, or else by another on that device."""
+    alike = ("fp32", case.network)
+    floats = [c for c in cases if (c.precision, c.network) == alike and c.latency]
+    same = [c for c in floats if c.backend == case.backend] or [c for c in floats if c.device == case.device]
     if case.precision == "fp32" or case.latency is None or not same or same[0].latency is None:
         return []
     ratios = case.latency.ratios(same[0].latency)

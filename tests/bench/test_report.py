@@ -10,7 +10,7 @@ import pytest
 from hasn_edge.bench.report import BenchReport
 from hasn_edge.errors import UnsupportedError, say
 from hasn_edge.evaluation.latency import Latency
-from tests.support.bench_rig import REFERENCE, make_row
+from tests.support.bench_rig import REFERENCE, SLOW, make_row
 
 
 def texts(report: BenchReport) -> list[str]:
@@ -82,6 +82,18 @@ def test_medians_that_show_the_opposite_are_explained(report):
         "FP16 is slower than FP32 here: f took 1.10x the time of eager within a round; "
     )
     assert "their medians show the opposite" in found[0]
+
+
+def test_int8_is_compared_with_fp32_of_another_backend_where_its_own_has_none(report):
+    """As ``--precision int8`` times it, and a file of its own."""
+    base = make_row("PyTorch fp32", backend="pytorch")
+    slow = make_row("f", precision="int8", backend="onnxruntime", latency=SLOW)
+    said = "INT8 is slower than FP32 here: f took 2.00x the time of "
+    assert texts(replace(report, cases=(base, slow))) == [f"{said}PyTorch fp32"]
+    own = make_row("ONNX Runtime fp32", backend="onnxruntime")
+    assert texts(replace(report, cases=(base, own, slow))) == [f"{said}ONNX Runtime fp32"]
+    elsewhere = replace(base, device="cuda")
+    assert texts(replace(report, cases=(elsewhere, slow))) == []
 
 
 @pytest.mark.parametrize(
