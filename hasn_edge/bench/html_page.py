@@ -13,7 +13,7 @@ from hasn_edge.bench import table
 from hasn_edge.bench.evidence import CaseEvidence, WorstCrop
 from hasn_edge.bench.report import BenchCase, BenchReport, SetQuality
 from hasn_edge.bench.svg_charts import BOTTOM, TOP, Axis, Plot
-from hasn_edge.bench.table import GAP, PAPER, caption, machine_facts, notes
+from hasn_edge.bench.table import GAP, PAPER, caption, four_digits, machine_facts, notes
 from hasn_edge.bench.verdict import LIMITS_DB, verdict
 from hasn_edge.errors import counted
 from hasn_edge.sidecar import EngineDetails, GraphDetails
@@ -28,10 +28,10 @@ _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """In the order of the legend; each has a colour in the page. "int8 and bf16" has that of its first word."""
 
 _FIGURES: Sequence[tuple[str, str, str, Callable[[Any], str]]] = (
-    ("median", "p50", "ms", "{:.4g}".format),
-    ("p90", "p90", "ms", "{:.4g}".format),
-    ("p99", "p99", "ms", "{:.4g}".format),
-    ("fps", "FPS", "", "{:.4g}".format),
+    ("median", "p50", "ms", four_digits),
+    ("p90", "p90", "ms", four_digits),
+    ("p99", "p99", "ms", four_digits),
+    ("fps", "FPS", "", four_digits),
     ("speedup", "speed-up", "", table.FIGURES["speedup"].written),
     ("memory", "memory", "MB", table.FIGURES["memory"].written),
     ("file", "file", "MB", table.FIGURES["file"].written),
@@ -153,7 +153,7 @@ def _pareto(
             best.append((costs[number], decibels[number]))
     plot.line(best, "front", "no other case is both faster and better")
     for number, case in reversed(shown):
-        title = f"{number}: {case.label}, {decibels[number]:.3f} dB, {costs[number]:.4g} {unit}"
+        title = f"{number}: {case.label}, {decibels[number]:.3f} dB, {four_digits(costs[number])} {unit}"
         plot.dot(costs[number], decibels[number], str(number), title, f"p-{case.precision}")
     what = "time" if unit.startswith("ms") else "energy"
     yield (
@@ -185,7 +185,7 @@ def _distribution(numbered: Sequence[tuple[int, BenchCase]]) -> tuple[str, str, 
             plot.tick(value, index, 9, f"s p-{case.precision}")
         for q, kind in ((0.5, "median"), (0.9, "quantile"), (0.99, "quantile")):
             value = latency.quantile_ms(q)
-            plot.tick(value, index, 14, kind, f"{case.label}: p{100 * q:.0f} {value:.4g} ms")
+            plot.tick(value, index, 14, kind, f"{case.label}: p{100 * q:.0f} {four_digits(value)} ms")
     return (
         "Latency of single frames",
         "A stroke is a frame; the long ones are p50 (thick), p90 and p99.",
@@ -369,7 +369,8 @@ def _sustained(report: BenchReport) -> Iterator[tuple[str, str, str]]:
         plot = Plot(
             Axis("part of the run", 0, 10), Axis.of("ms", tenths, zero=True), f"Sustained run of {case.label}"
         )
-        plot.line([(index + 0.5, value) for index, value in enumerate(tenths)], "a")
+        part = 10 / len(tenths)  # of a few frames there are fewer than ten
+        plot.line([((index + 0.5) * part, value) for index, value in enumerate(tenths)], "a")
         energy = case.sustained.energy
         heat = "".join(
             f"; {zone} {first:.0f} to {last:.0f} °C, at most {highest:.0f}"
@@ -379,7 +380,7 @@ def _sustained(report: BenchReport) -> Iterator[tuple[str, str, str]]:
         yield (
             case.label,
             f"{case.sustained.minutes:g} min without a pause: the first tenth of the frames took "
-            f"{tenths[0]:.4g} ms, the last {tenths[-1]:.4g} ms{power}{heat}.",
+            f"{four_digits(tenths[0])} ms, the last {four_digits(tenths[-1])} ms{power}{heat}.",
             plot.svg(),
         )
 

@@ -66,6 +66,11 @@ def _milliseconds(value: float) -> str:
     return f"{value:.{3 if value < 9.9995 else 2 if value < 99.995 else 1}f}"
 
 
+def four_digits(value: float) -> str:
+    """Write at most four digits, and never a power of ten: a large frame takes a CPU 23457 ms."""
+    return f"{value:.4g}" if value < 9999.5 else f"{value:.0f}"
+
+
 def _fixed(digits: int, factor: float = 1.0) -> Callable[[float], str]:
     return lambda value: f"{value * factor:.{digits}f}"
 
@@ -198,8 +203,9 @@ def brief(report: BenchReport) -> str:
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table."""
-    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
+    """Return the lines of a table; a ``|`` in a cell, such as a file's name, ends none."""
+    texts = [[cell.replace("|", r"\|") for cell in cells] for cells in (headings, *rows)]
+    return [f"| {' | '.join(cells)} |" for cells in (texts[0], ["---"] * len(headings), *texts[1:])]
 
 
 def notes(report: BenchReport, cure_text: Callable[[Cure], str] = str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hasn_edge.bench.report import APART, BenchCase, BenchReport, disagree
+from hasn_edge.bench.table import four_digits
 from hasn_edge.quantize.recipe import QuantRecipe
 
 LIMITS_DB = QuantRecipe().budget
@@ -102,7 +103,7 @@ def _ship(case: BenchCase) -> str:
     assert case.latency is not None
     file = f" ({case.file})" if case.file and case.file not in case.label else ""
     quality = "".join(f", {one.psnr_y_db:.3f} dB on {name}" for name, one in case.quality.items())
-    return f"Ship {case.label}{file}: {case.latency.median_ms:.4g} ms a frame{quality}"
+    return f"Ship {case.label}{file}: {four_digits(case.latency.median_ms)} ms a frame{quality}"
 
 
 def _costs(case: BenchCase) -> str:

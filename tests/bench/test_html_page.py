@@ -15,9 +15,11 @@ from hasn_edge.bench.benchmark import run_benchmark
 from hasn_edge.bench.case_process import Case
 from hasn_edge.bench.evidence import CaseEvidence, collect_evidence
 from hasn_edge.bench.html_page import html_page
+from hasn_edge.bench.measure import Sustained
 from hasn_edge.bench.options import BenchOptions
 from hasn_edge.data.pairs import EvalSet, Pair
 from hasn_edge.evaluation.evaluate import ImageScore, Scores
+from hasn_edge.evaluation.latency import Latency
 from hasn_edge.images.codec import read_image, write_image
 from hasn_edge.quantize.layer_drift import LayerDrift
 from tests.support.bench_rig import make_row
@@ -214,3 +216,16 @@ def test_a_benchmark_collects_evidence_when_asked(tmp_path, rig):
     )
     assert list(report.evidence) == [case.label for case in report.cases]
     assert report.evidence[report.cases[0].label].artifact is not None
+
+
+def test_times_of_many_seconds_have_no_exponent(report):
+    slow = Latency(rounds=((23.4567,) * 3,))
+    sustained = Sustained(minutes=1, latency=slow, energy=None)
+    one = replace(report.cases[0], latency=slow, sustained=sustained)
+    page = html_page(replace(report, cases=(one,)))
+    assert "e+0" not in re.sub("<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "Ship eager: 23457 ms a frame" in page
+    assert page.count("<td>23457</td>") == 3
+    # Three frames are three points, over all of the run.
+    (points,) = re.findall(r'"line a" points="([^"]*)"', page)
+    assert [point.split(",")[0] for point in points.split()] == ["137.7", "285.0", "432.3"]

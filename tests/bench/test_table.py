@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import replace
 
 import pytest
@@ -162,3 +163,12 @@ def test_a_report_prints_its_most_important_figures(report):
     assert "median, ms | 300.0 | 300.0 | 650.0" in text
     assert len(text.splitlines()) < 16
     assert report._repr_html_() == f"<pre>{html.escape(text)}</pre>"
+
+
+def test_a_name_does_not_move_the_figures_of_a_markdown_table(report):
+    cases = tuple(
+        replace(case, quality={"a|b": one}) for case in report.cases for one in case.quality.values()
+    )
+    lines = markdown(replace(report, cases=cases)).splitlines()
+    (line,) = (line for line in lines if line.startswith(r"| a\|b: PSNR-Y, dB | 32.181 | "))
+    assert len(re.split(r"(?<!\\)\|", line)) == len(cases) + 3
