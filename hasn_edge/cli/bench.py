@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -198,7 +199,7 @@ def command(
             raise click.UsageError(f"--columns has no figure {key!r}; choose from: {', '.join(table.KEYS)}")
     for path in filter(None, (markdown_path, html_path)):
         require_writable(path)
-    typed = "hasn-edge " + " ".join(sys.argv[1:])
+    typed = shlex.join(["hasn-edge", *sys.argv[1:]])
     if board is not None:
         size, recipe = options["size"] or DEFAULT_SIZE, options["recipe"]
         _estimate(model, board, precisions or PRECISIONS, size, recipe, markdown_path, typed)
@@ -241,6 +242,9 @@ def _print_report(report: BenchReport, wanted: Sequence[str], words: Callable[[C
     for text in table.notes(report, words):
         say(f"- {text}")
     say(f"- machine: {table.machine_line(report)}")
+    absent = [key for key in wanted if key not in {one.key for one in found}]
+    if absent and tuple(wanted) != table.KEYS:
+        note(f"No case has these figures: {', '.join(absent)}")
     hidden = dict.fromkeys(one.key for one in found if one not in chosen)
     if hidden:
         note(f"More figures, by --columns: {', '.join(hidden)}, or all")

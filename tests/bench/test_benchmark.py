@@ -457,3 +457,12 @@ def test_a_device_that_is_not_here_is_refused(device):
     assert result.exit_code == 1
     assert "hasn-edge bench --estimate" in result.output
     assert "Linux on" in result.output
+
+
+def test_figures_that_were_asked_for_and_that_no_case_has_are_named(report, monkeypatch):
+    monkeypatch.setattr(runner, "run_benchmark", lambda *_, **__: report)
+    result = CliRunner().invoke(cli, ["bench", "--columns", "median,energy,gpu"])
+    assert result.exit_code == 0, result.output
+    assert "No case has these figures: energy, gpu\n" in result.stderr
+    assert "No case has" not in CliRunner().invoke(cli, ["bench", "--columns", "all"]).stderr
+    assert "No case has" not in CliRunner().invoke(cli, ["bench"]).stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -76,6 +77,15 @@ def test_the_word_stands_wherever_a_figure_does(tmp_path):
     assert result.output.count("ESTIMATE  ") >= 2, "two columns, in two tables"
     assert [line.split() for line in result.output.splitlines()].count(["fp16", "int8"]) == 2
     assert "unconfirmed" in result.output
+
+
+def test_the_command_that_it_names_can_be_typed_again(tmp_path, monkeypatch):
+    page = tmp_path / "my page.md"
+    arguments = ["bench", "--estimate", "orin-nano", "--markdown", str(page)]
+    monkeypatch.setattr(sys, "argv", ["hasn-edge", *arguments])
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    (line,) = (line for line in page.read_text().splitlines() if line.startswith("Printed by `"))
+    assert shlex.split(line.split("`")[1]) == ["hasn-edge", *arguments]
 
 
 def test_80_columns_hold_both_tables_where_there_is_no_terminal(monkeypatch):
