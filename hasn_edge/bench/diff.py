@@ -239,7 +239,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
     cases = [{case["label"]: case for case in one["cases"]} for one in (before, after)]
     both = [label for label in cases[0] if label in cases[1]]
     failed = [label for label in both if cases[1][label]["failure"] and not cases[0][label]["failure"]]
-    mended = [label for label in both if cases[0][label]["failure"] and not cases[1][label]["failure"]]
+    ran_again = [label for label in both if cases[0][label]["failure"] and not cases[1][label]["failure"]]
     changes: list[FigureChange] = []
     missing: list[tuple[str, str, str]] = []
     how = (
@@ -269,7 +269,7 @@ def diff_reports(old: Path, new: Path) -> BenchDiff:
         changes=tuple(changes),
         gone=(*(label for label in cases[0] if label not in cases[1]), *failed),
         failed=tuple(label for label in both if cases[0][label]["failure"] and cases[1][label]["failure"]),
-        added=(*(label for label in cases[1] if label not in cases[0]), *mended),
+        added=(*(label for label in cases[1] if label not in cases[0]), *ran_again),
         missing=tuple(missing),
         files=tuple(files),
         machine=tuple(machine),
@@ -312,7 +312,7 @@ class _Latency(msgspec.Struct):
     ]
 
 
-class _Quality(msgspec.Struct):
+class _SetFigures(msgspec.Struct):
     psnr_y_db: float | None
     ssim_y: float | None
     worst_dpsnr_db: float | None
@@ -335,7 +335,7 @@ class _Case(msgspec.Struct):
     latency: _Latency | None
     energy: _Energy | None
     session: dict[str, Any]
-    quality: dict[str, _Quality]
+    quality: dict[str, _SetFigures]
     failure: str | None
 
 
@@ -351,7 +351,7 @@ class _Report(msgspec.Struct):
     cases: list[_Case]
     environment: dict[str, Any]
     busy_cores: float | None
-    bicubic: dict[str, _Quality] | None = None
+    bicubic: dict[str, _SetFigures] | None = None
 
 
 def _load(path: Path) -> dict[str, Any]:
