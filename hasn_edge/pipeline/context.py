@@ -38,7 +38,7 @@ from hasn_edge.optional import installed_version
 from hasn_edge.pipeline.foreign_graph import ForeignGraph, load_foreign
 from hasn_edge.progress import Progress, Step
 from hasn_edge.quantize.recipe import Saving, load_quant_recipe
-from hasn_edge.runtime.graph_probe import graph_sha256
+from hasn_edge.runtime.graph_probe import source_sha256
 from hasn_edge.sidecar import Details, Form, Kind
 from hasn_edge.spec import NetworkSpec, Precision
 
@@ -399,7 +399,7 @@ def refuse_other_sources(
     path = Path(model) if source else model_path(model)
     if force or not folder.is_dir() or (renames and not path.is_file()):
         return
-    name, source = called or model_name(model), source or graph_sha256(path)
+    name, source = called or model_name(model), source or source_sha256(path)
     for file in sorted(folder.glob(f"{glob.escape(name)}-*")):
         try:
             other = read_sidecar(file)

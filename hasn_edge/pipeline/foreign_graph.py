@@ -15,7 +15,7 @@ from hasn_edge.errors import UnsupportedError, VerificationError, omit, say
 from hasn_edge.files import file_sha256
 from hasn_edge.model.comparators import RANDOM, load_comparator, split_name
 from hasn_edge.optional import require
-from hasn_edge.runtime.graph_probe import graph_sha256, probe_graph
+from hasn_edge.runtime.graph_probe import probe_graph, source_sha256
 from hasn_edge.runtime.onnxruntime import OnnxRuntimeSession
 from hasn_edge.runtime.session import Session
 from hasn_edge.spec import SPEC_KEY, GraphSpec
@@ -187,7 +187,7 @@ def load_foreign_graph(path: Path) -> ForeignGraph:
                 "checked of a graph that takes any size",
                 say("export it with free height and width"),
             )
-    return ForeignGraph(path=path, probed=probed, spec=replace(probed, peak=1.0), sha256=graph_sha256(path))
+    return ForeignGraph(path=path, probed=probed, spec=replace(probed, peak=1.0), sha256=source_sha256(path))
 
 
 def _refuse_nodes(proto: ModelProto) -> None:

@@ -14,7 +14,7 @@ from hasn_edge.hardware.host import compute_cores, cpu_name, vector_units
 from hasn_edge.hardware.jetson import power_mode
 from hasn_edge.model.zoo import bundled_onnx, model_path
 from hasn_edge.optional import installed_version
-from hasn_edge.runtime.graph_probe import graph_sha256
+from hasn_edge.runtime.graph_probe import source_sha256
 from hasn_edge.runtime.open import GraphBackend
 from hasn_edge.sidecar import AutotuneRecord, Kind
 from hasn_edge.spec import Precision
@@ -64,7 +64,7 @@ def source_of(model: str | Path) -> str:
     if (shipped := bundled_onnx(model)) is not None:
         return read_sidecar(shipped).source
     path = model_path(model)
-    return graph_sha256(path) if path.is_file() else ""
+    return source_sha256(path) if path.is_file() else ""
 
 
 def find_choice(

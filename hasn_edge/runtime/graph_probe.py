@@ -47,14 +47,14 @@ def probe_graph(path: Path) -> GraphSpec:
             what it has instead, or where it failed.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    content = graph_sha256(path) if path.is_file() else ""
+    content = source_sha256(path) if path.is_file() else ""
     if content not in _probed:
         _probed[content] = _probe(path)
     return _probed[content]
 
 
-def graph_sha256(path: Path) -> str:
-    """Return the SHA-256 by which a model is known: of its file, and of those that hold a graph's weights.
+def source_sha256(path: Path) -> str:
+    """Return what sidecars call a model's source: the SHA-256 of its file, and of those of a graph's weights.
 
     PyTorch's newer exporter writes weights into ``FILE.onnx.data``, of which the graph states the name only.
     A graph that is whole in its file, and weights of any kind, have the hash of that file.

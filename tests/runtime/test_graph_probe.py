@@ -16,7 +16,7 @@ from hasn_edge.images.arrays import to_tensor
 from hasn_edge.model.zoo import is_foreign_network
 from hasn_edge.runtime import graph_probe
 from hasn_edge.runtime.choice import source_of
-from hasn_edge.runtime.graph_probe import graph_sha256, probe_graph
+from hasn_edge.runtime.graph_probe import probe_graph, source_sha256
 from hasn_edge.runtime.open import open_model
 from hasn_edge.runtime.upscaler import Upscaler
 from hasn_edge.spec import GraphSpec, NetworkSpec
@@ -62,19 +62,19 @@ def test_weights_beside_a_graph_are_found_by_the_graphs_own_name(tmp_path):
 def test_a_graph_is_known_by_the_weights_beside_it_too(tmp_path, name):
     """Of two trainings the graphs are equal byte by byte."""
     path, other = foreign_onnx(tmp_path / "net.onnx"), tmp_path / "other" / "net.onnx"
-    whole = graph_sha256(path)
+    whole = source_sha256(path)
     assert whole == file_sha256(path)
     other.parent.mkdir()
     for target, seed in ((path, 0), (other, 1)):
         graph = onnx.load(str(foreign_onnx(tmp_path / "plain.onnx", seed=seed)))
         onnx.save_model(graph, str(target), save_as_external_data=True, location=name, size_threshold=0)
     assert file_sha256(path) == file_sha256(other)
-    known = graph_sha256(path)
-    assert source_of(path) == known != graph_sha256(other)
+    known = source_sha256(path)
+    assert source_of(path) == known != source_sha256(other)
     (other.parent / name).write_bytes((tmp_path / name).read_bytes())
-    assert graph_sha256(other) == known
+    assert source_sha256(other) == known
     (other.parent / name).unlink()
-    assert graph_sha256(other) == file_sha256(other)  # which no runtime opens
+    assert source_sha256(other) == file_sha256(other)  # which no runtime opens
 
 
 @pytest.mark.slow
