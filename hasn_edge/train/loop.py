@@ -69,7 +69,7 @@ def train_run(
             another network.
         Interrupted: ``stop`` returned true.
         HasnEdgeError: the loss is not a finite number: names the iteration, the images of its batch and
-            the last good state.
+            the last good state. Or two validations in a row are far below the best one: names its state.
     """
     keep_freed_memory()
     recipe = run.recipe
@@ -140,10 +140,19 @@ def _take_steps(
     clock, since = time.monotonic(), trainer.iteration
     with closing(Prefetcher(loader.batches())) as batches:
         for parts in batches:
-            if world.any(stop()):
+            lost = recorder.lost if recorder is not None else ""
+            if world.any(stop() or bool(lost)):
                 losses.take_mean()
                 if recorder is not None:
                     recorder.save()
+                    if lost:
+                        raise HasnEdgeError(
+                            lost,
+                            say(
+                                f"begin again with --init {recorder.before_the_fall} and a lower optimizer.lr"
+                            ),
+                            say(f"go on all the same with --resume {folder}"),
+                        )
                 raise Interrupted(f"stopped after iteration {trainer.iteration}")
             losses.add(trainer.iteration, trainer.step(parts))
             if not _is_interval(recipe, trainer.iteration):

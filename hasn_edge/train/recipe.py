@@ -240,8 +240,8 @@ class Recipe:
     checkpoint_every: Count = 5000
     """Iterations between full states on disk."""
     keep: Count = 3
-    """Full states that are kept; those asked for with ``keep_at`` stay besides, and the one that a ``wsd``
-    decay began with."""
+    """Full states that are kept; those asked for with ``keep_at`` stay besides, the one with the best
+    validation, and the one that a ``wsd`` decay began with."""
     keep_at: tuple[Count, ...] = ()
     """Iterations whose state is never deleted: the start of a later stage."""
 

@@ -35,7 +35,7 @@ CURVE = "curve.png"
 BOARD = "tensorboard"
 
 _FALL_DB = 0.3
-"""How far a validation is below the best one when that is stated; else they differ by hundredths."""
+"""So far below the best validation a network has lost what it had learned; else they differ by hundredths."""
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,13 @@ class Recorder:
     ) -> None:
         self._trainer, self._folder, self._sets, self._provenance = trainer, folder, sets, provenance
         self._log = CsvLog(folder / LOG, iteration=trainer.iteration)
-        self._best = _best_score(folder, sets[0].name, trainer.iteration) if sets else -math.inf
+        name = sets[0].name if sets else ""
+        self._best, self._best_at = _best_score(folder, name, trainer.iteration)
         self._baselines: dict[str, Mapping[str, float]] = {}
         """By set, what every network is compared with."""
-        self._fell = False
+        self._falls, self._was_well = 0, False
+        self.lost = ""
+        """Once the run should stop because its network lost what it had learned: what happened to it."""
         self._board = _open_tensorboard(folder, trainer.iteration)
 
     def __enter__(self) -> Recorder:
@@ -153,9 +156,12 @@ class Recorder:
 
     def save(self) -> None:
         """Write the full state and delete those that are no longer kept."""
-        recipe = self._trainer.recipe
         save_state(state_path(self._folder, self._trainer.iteration), self._trainer.state())
-        prune(self._folder, keep=recipe.keep, always=recipe.kept_always)
+        self._prune()
+
+    def _prune(self) -> None:
+        recipe = self._trainer.recipe
+        prune(self._folder, keep=recipe.keep, always=(*recipe.kept_always, self._best_at))
 
     def _validate(self) -> tuple[dict[str, tuple[float, float]], str]:
         """Return the scores by set, and which hidden units are silent."""
@@ -174,8 +180,14 @@ class Recorder:
         first = scores[self._sets[0].name][0] if self._sets else math.inf
         if first > self._best or not self._sets:
             self._best = first
+            if self._sets:
+                self._best_at = trainer.iteration
+                if state_path(self._folder, trainer.iteration).exists():
+                    self._prune()
+                else:
+                    self.save()  # where to go back to, should the network be lost later
             save_checkpoint(self._folder / BEST, weights, provenance=self._provenance_with(scores) | more)
-        self._warn_of_fall(first)
+        self._judge(first)
         # The log comes last: what it has is not validated again.
         if self._log.last_validated != trainer.iteration:
             rows = [
@@ -187,19 +199,29 @@ class Recorder:
             self._add_scalars({f"{name}/psnr_y": psnr, f"{name}/ssim_y": ssim})
         return scores, describe(silent)
 
-    def _warn_of_fall(self, first: float) -> None:
-        """State once that a network lost what it had learned: as a rule it does not come back by itself."""
-        fell, self._fell = self._fell, first < self._best - _FALL_DB
-        if self._fell and not fell:
-            log.warning(
-                "iteration %d: %s has %.3f dB, %.2f less than the best validation of this run; %s has those "
-                "weights: begin a run with them and a lower optimizer.lr",
-                self._trainer.iteration,
-                self._sets[0].name,
-                first,
-                self._best - first,
-                self._folder / BEST,
-            )
+    def _judge(self, first: float) -> None:
+        """Note where the network lost what it had learned: as a rule it does not come back by itself.
+
+        A run that was resumed so far below its best goes on, because it may be resumed after :attr:`lost`.
+        """
+        if first >= self._best - _FALL_DB:
+            self._falls, self._was_well = 0, True
+            return
+        self._falls += 1
+        fall = (
+            f"iteration {self._trainer.iteration}: {self._sets[0].name} has {first:.3f} dB, "
+            f"{self._best - first:.2f} less than after iteration {self._best_at}, the best of this run"
+        )
+        if self._falls == 1:
+            log.warning("%s", fall)
+        elif self._was_well:
+            self.lost = f"{fall}; it did not come back since the validation before"
+
+    @property
+    def before_the_fall(self) -> str:
+        """What ``--init`` takes: the state with the best validation; where a run lacks it, its weights."""
+        kept = state_path(self._folder, self._best_at).exists()
+        return f"{self._folder}@{self._best_at}" if kept else str(self._folder / BEST)
 
     def _finish(self, scores: Mapping[str, tuple[float, float]]) -> None:
         trainer = self._trainer
@@ -361,17 +383,20 @@ def read_log(path: Path) -> list[dict[str, str]]:
         ]
 
 
-def _best_score(folder: Path, name: str, iteration: int) -> float:
-    """Return the PSNR-Y on set ``name`` that ``best.safetensors`` states; without such a file the lowest.
+def _best_score(folder: Path, name: str, iteration: int) -> tuple[float, int]:
+    """Return the PSNR-Y on set ``name`` that ``best.safetensors`` states, and its iteration.
+
+    Without such a file the lowest.
 
     Not the highest one of the log, which has four decimals. Weights of a later ``iteration`` do not count:
     their steps are taken again, or they are those of another run, which ended there before its first state.
     """
     stated = _provenance(folder / BEST)
     try:
-        return -math.inf if stated["iterations"] > iteration else float(stated["scores"][name]["psnr_y"])
+        best, at = float(stated["scores"][name]["psnr_y"]), int(stated["iterations"])
     except (KeyError, TypeError, ValueError):
-        return -math.inf
+        return -math.inf, 0
+    return (best, at) if at <= iteration else (-math.inf, 0)
 
 
 def _provenance(path: Path) -> Mapping[str, Any]:

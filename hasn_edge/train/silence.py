@@ -32,7 +32,7 @@ def silent_units(model: HASN, patches_NCHW: Tensor) -> dict[str, Tensor]:
     """Return by block which hidden units of its CAB are silent on patches: ``(units,)`` bool.
 
     A unit is silent if its output hardly varies. All units of a block are if the block adds next to nothing
-    to its input (without a residual: puts out next to nothing).
+    to its input. Without a residual small outputs say nothing: what follows may multiply them.
 
     Args:
         model: Blocks without CAB are left out.
@@ -45,16 +45,14 @@ def silent_units(model: HASN, patches_NCHW: Tensor) -> dict[str, Tensor]:
         for number, block in enumerate(model.blocks, 1):
             if isinstance(block.cab, CAB):
                 dead = _dead(block, x)
-                silent = added(block, x) < _SHARE
-                found[f"block_{number}"] = torch.ones_like(dead) if silent else dead
+                found[f"block_{number}"] = torch.ones_like(dead) if _passes_nothing(block, x) else dead
             x = block(x)
     return found
 
 
 def added(block: HASB, x_NCHW: Tensor) -> float:
-    """Return the size of what a block adds to its input (without a residual: puts out), relative to it."""
-    y = block(x_NCHW)
-    return size(y - x_NCHW if block.residual else y) / max(size(x_NCHW), 1e-12)
+    """Return the size of what a block with a residual adds to its input, relative to it."""
+    return size(block(x_NCHW) - x_NCHW) / max(size(x_NCHW), 1e-12)
 
 
 def describe(silent: dict[str, Tensor]) -> str:
@@ -101,7 +99,7 @@ def revive(model: HASN, patches_NCHW: Tensor, *, seed: int) -> str:
         for name, block in blocks.items():
             if name in before:
                 # Measured again: a block before it may feed it now.
-                if name not in alive and added(block, x) < _SHARE:
+                if name not in alive and _passes_nothing(block, x):
                     # The following block before the preceding one: with a residual it reads the same.
                     away = {other: abs(names.index(other) - names.index(name)) for other in reversed(alive)}
                     _copy_quietly(blocks[min(away, key=away.__getitem__)], block, random)
@@ -109,6 +107,10 @@ def revive(model: HASN, patches_NCHW: Tensor, *, seed: int) -> str:
                     _begin_units(block, x, dead, random)
             x = block(x)
     return describe(before)
+
+
+def _passes_nothing(block: HASB, x_NCHW: Tensor) -> bool:
+    return added(block, x_NCHW) < _SHARE if block.residual else bool(_dead(block, x_NCHW).all())
 
 
 def _dead(block: HASB, x_NCHW: Tensor) -> Tensor:

@@ -94,6 +94,18 @@ def test_a_block_that_adds_next_to_nothing_is_silent():
     assert gradients(model)[2].min() > 10 * before.max()
 
 
+def test_without_a_residual_a_block_of_small_outputs_is_alive():
+    """What follows multiplies them; a trained network without a residual had 0.03 of its input there."""
+    model = network(residual=False)
+    with torch.no_grad():
+        model.block_3.cab.cab[2].weight *= 1e-3
+        model.block_3.cab.cab[2].bias *= 1e-3
+    assert gradients(model)[2].min() > 0
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert revive(model, patches(), seed=3) == ""
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_weights_stay_numbers_where_a_block_is_fed_anew(seed):
     model = network(
