@@ -16,7 +16,7 @@ from torch import Tensor
 from hasn_edge.data.pairs import load_eval_sets
 from hasn_edge.data.patches import Batch, PatchSource, Prefetcher
 from hasn_edge.data.shards import Shards, combined_fingerprint
-from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, listed, say
+from hasn_edge.errors import CheckpointError, ConfigError, HasnEdgeError, call, listed, say
 from hasn_edge.files import file_sha256
 from hasn_edge.progress import Progress, ignore
 from hasn_edge.quantize.recipe import recipe_path
@@ -140,19 +140,11 @@ def _take_steps(
     clock, since = time.monotonic(), trainer.iteration
     with closing(Prefetcher(loader.batches())) as batches:
         for parts in batches:
-            lost = recorder.lost if recorder is not None else ""
-            if world.any(stop() or bool(lost)):
+            if world.any(stop() or (recorder is not None and bool(recorder.lost))):
                 losses.take_mean()
                 if recorder is not None:
                     recorder.save()
-                    if lost:
-                        raise HasnEdgeError(
-                            lost,
-                            say(
-                                f"begin again with --init {recorder.before_the_fall} and a lower optimizer.lr"
-                            ),
-                            say(f"go on all the same with --resume {folder}"),
-                        )
+                    _require_not_lost(recorder, folder)
                 raise Interrupted(f"stopped after iteration {trainer.iteration}")
             losses.add(trainer.iteration, trainer.step(parts))
             if not _is_interval(recipe, trainer.iteration):
@@ -162,6 +154,16 @@ def _take_steps(
             if recorder is not None:
                 progress(recorder.record(loss, speed, loader.patches_per_second))
             clock, since = time.monotonic(), trainer.iteration
+
+
+def _require_not_lost(recorder: Recorder, folder: Path) -> None:
+    if recorder.lost:
+        begin = {"start": recorder.before_the_fall, "overrides": "optimizer.lr=LESS"}
+        raise HasnEdgeError(
+            recorder.lost,
+            call("train", recipe="RECIPE", data="DIR", **begin, output="DIR"),
+            call("train", resume=str(folder)),
+        )
 
 
 def _is_interval(recipe: Recipe, done: int) -> bool:

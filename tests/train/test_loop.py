@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hasn_edge.cli.cures import message_of
 from hasn_edge.data.pairs import load_eval_set
 from hasn_edge.data.shards import ShardWriter
 from hasn_edge.errors import ConfigError, HasnEdgeError, InputError, OutputError
@@ -110,7 +111,9 @@ def test_a_network_that_is_lost_stops_the_run_and_what_it_was_is_kept(
     run = begin_run(plan, folder, data=[shards.folder], sets=[f"Two={eval_folder}"], start=None)
     with pytest.raises(HasnEdgeError, match="30.400 dB, 0.60 less than after iteration 2, the best") as got:
         train_run(folder, run, ALONE)
-    assert f"--init {folder}@2 and a lower optimizer.lr" in str(got.value)
+    again, on = message_of(got.value).split("; run: ")[1].split(", or run: ")
+    assert again.endswith(f"--init {folder}@2 --set optimizer.lr=LESS -o DIR")
+    assert on == f"hasn-edge train --resume {folder}"
     # Each time that it fell, it was said; once it came back.
     falls = [text for text in caplog.messages if "less than after iteration 2" in text]
     assert [int(re.match(r"iteration (\d+): Two has ", text)[1]) for text in falls] == [3, 5]
