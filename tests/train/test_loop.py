@@ -112,7 +112,7 @@ def test_a_network_that_is_lost_stops_the_run_and_what_it_was_is_kept(
     with pytest.raises(HasnEdgeError, match="30.400 dB, 0.60 less than after iteration 2, the best") as got:
         train_run(folder, run, ALONE)
     again, on = message_of(got.value).split("; run: ")[1].split(", or run: ")
-    assert again.endswith(f"--init {folder}@2 --set optimizer.lr=LESS -o DIR")
+    assert again.endswith(f"--init {folder}@2 --set optimizer.lr=LESS --output DIR")
     assert on == f"hasn-edge train --resume {folder}"
     # Each time that it fell, it was said; once it came back.
     falls = [text for text in caplog.messages if "less than after iteration 2" in text]
