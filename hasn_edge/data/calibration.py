@@ -183,7 +183,7 @@ def read_manifest(manifest: Path, *, root: Path | None = None) -> tuple[Crop, ..
         InputError: the file cannot be read, has no line, or a line is not of this form; the line is named.
     """
     try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
+        lines = manifest.read_text(encoding="utf-8-sig").splitlines()  # with a BOM or without
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{manifest}: cannot be read as a manifest: {exc}") from exc
     crops = []

@@ -159,6 +159,12 @@ def test_a_manifest_says_exactly_which_pixels(folder):
     assert np.array_equal(data.patches[1], image(seed=1)[36:100, 0:64])
 
 
+def test_a_manifest_may_begin_with_the_mark_that_editors_on_windows_write(folder):
+    manifest = folder / "list.txt"
+    manifest.write_text("p 0é.png 10 20 40", encoding="utf-8-sig")
+    assert len(load_calibration(manifest)) == 1
+
+
 def test_a_manifest_may_list_images_elsewhere(folder, tmp_path):
     manifest = manifest_of(tmp_path, "p 0é.png 50% 50% 64")
     crops = read_manifest(manifest, root=folder)

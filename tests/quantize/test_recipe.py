@@ -52,6 +52,12 @@ def test_a_recipe_survives_the_disk(tmp_path):
     assert load_quant_recipe(str(path), overrides=["observer=minmax"]).observer is Observer.MINMAX
 
 
+def test_a_recipe_may_begin_with_the_mark_that_editors_on_windows_write(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('observer = "minmax"', encoding="utf-8-sig")
+    assert load_quant_recipe(path).observer is Observer.MINMAX
+
+
 def test_selection_keeps_the_graph_order_and_exceptions_win():
     recipe = QuantRecipe(quantize=("block_*.f1.conv", "block_*.cab.*"), keep_float=("block_2.*",))
     assert recipe.select(NAMES) == ("block_1.f1.conv", "block_1.cab.cab.0")
