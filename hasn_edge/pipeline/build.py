@@ -180,6 +180,8 @@ class _Build:
 
     def placed(self, variants: Variants) -> Built:
         """Build the files of the recipe, or of the placement that a search finds where one is asked for."""
+        from hasn_edge.data.calibration import PATCHES
+
         options = self.options
         if options.max_drop is None or options.precision != Precision.INT8.value:
             return self.files(variants)
@@ -189,6 +191,9 @@ class _Build:
         built, placement = search_build(
             variants, options.max_drop, cost, self.cache, self.progress, self.files
         )
+        if (images := options.calibration or PATCHES) != PATCHES:
+            used = replace(placement.recipe, calibration=str(Path(images).absolute()))
+            placement = replace(placement, recipe=used)
         files = write_placement(placement, self.output, variants.context.name)
         return replace(built, summary=(*describe(placement), *built.summary), beside=files)
 

@@ -111,8 +111,8 @@ class QuantRecipe:
     max_drop_worst: float | None = None
     """Largest accepted loss of one held-out image's PSNR-Y in dB; five times `budget_db` where left out."""
     calibration: str = "patches"
-    """Where ranges are measured unless the user gives images: "patches" for those that ship, or the name
-    of a manifest under calibration/manifests."""
+    """Where ranges are measured unless the user gives images: "patches" for those that ship, the name of a
+    manifest under calibration/manifests, or a path as the user gives it."""
 
     def __post_init__(self) -> None:
         if not 50 <= self.percentile <= 100:

@@ -80,6 +80,19 @@ def test_the_recipe_of_a_search_gives_its_graph(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_recipe_of_a_search_names_the_images_that_ranges_were_measured_on(folder, tmp_path, monkeypatch):
+    options = {"precision": "int8", "force": True, "target": "cpu", "evaluation": folder / "mine"}
+    model = folder / "tiny.safetensors"
+    monkeypatch.chdir(folder)  # a recipe is read from anywhere
+    built = hasn_edge.build(model, max_drop=0.5, output=tmp_path / "a", calibration="mine", **options)
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "a" / "tiny-int8-search.toml"
+    again = hasn_edge.build(model, recipe=recipe, output=tmp_path / "b", **options)
+    assert again.artifacts[0].graph.ranges == built.artifacts[0].graph.ranges
+    assert again.artifacts[0].path.read_bytes() == built.artifacts[0].path.read_bytes()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("least", [1, 2])
 def test_costs_are_of_the_files_that_a_build_makes(folder, tmp_path, monkeypatch, least):
     """Of as many images at a time: TensorRT refuses a graph of one for an engine of two."""
