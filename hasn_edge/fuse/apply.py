@@ -49,7 +49,7 @@ standard error, else median of 10): ``benchmarks/results/fusion_cpu_202611.md`` 
   :mod:`hasn_edge.runtime.openvino_forms` and ``benchmarks/results/fusion_cpu_forms_202611.md``.
 - PyTorch, TorchScript: 1.00 and 0.99, no gain, so the network stays as it was trained.
 - TensorRT for RTX: by the bytes that its compiler lists for FP16 at 320 x 180, each of these moves fewer,
-  together 1,530 MB instead of 1,769 (``hasn-x4``, compute capability 8.6); ``merge_branches`` moves more.
+  together 1,494 MB instead of 1,733 (``hasn-x4``, compute capability 8.6); ``merge_branches`` moves more.
   Times were not measured for want of a GPU: ``benchmarks/results/engine_traffic.md``.
 - TensorRT: those that leave less to compute or to copy whatever the compiler fuses. A factor behind each 1x1
   convolution costs where it is not fused, so ``norm_factor`` waits for a measurement on a device.

@@ -95,9 +95,11 @@ class GraphExporter:
 
         LayerNorm's weight is what makes its channels alike, so it is not fused into what follows then. With
         LayerNorm as a factor behind the convolutions, they would read and quantize what is not normalized; a
-        split CAB would quantize one more tensor. Weights that were adapted to INT8 are taken as they are.
+        split CAB would quantize one more tensor. ESA folded by an inverse would quantize that inverse's sums,
+        which reach twenty times as far: by that the published weights lost 0.18 dB in INT8, and lose 0.02
+        without. Weights that were adapted to INT8 are taken as they are.
         """
-        rules = tuple(rule for rule in rules if rule not in ("norm_factor", "split_cab"))
+        rules = tuple(rule for rule in rules if rule not in ("fold_esa", "norm_factor", "split_cab"))
         if isinstance(checkpoint, ForeignGraph):
             return cls(checkpoint, rules)
         from hasn_edge.quantize.ranges import learned_ranges

@@ -219,7 +219,7 @@ class Recorder:
 
     @property
     def before_the_fall(self) -> str:
-        """What a run may begin with: the state with the best validation, or where there is none its weights."""
+        """What a run may begin with: the state with the best validation; if there is none, its weights."""
         kept = state_path(self._folder, self._best_at).exists()
         return f"{self._folder}@{self._best_at}" if kept else str(self._folder / BEST)
 
