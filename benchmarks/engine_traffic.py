@@ -49,7 +49,7 @@ CAPABILITIES = ("8.6", "8.9", "12.0")
 STEPS = ("compose_esa", "pad_cab", "squeeze_first", "norm_factor", "fold_esa")
 """The rules of TensorRT for RTX in the order in which the table adds them."""
 
-INT8_RULES = tuple(rule for rule in DEFAULT_RULES["rtx"] if rule != "norm_factor")
+INT8_RULES = tuple(rule for rule in DEFAULT_RULES["rtx"] if rule not in ("fold_esa", "norm_factor"))
 PLACEMENTS = {
     "default recipe": load_quant_recipe("default").quantize,
     "f1, f2, f3 and g": ("block_*.f*.conv", "block_[2-5].g.conv"),
