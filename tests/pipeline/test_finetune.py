@@ -211,7 +211,7 @@ def test_a_state_belongs_to_its_limits_and_held_out_images(folder, tmp_path):
 
 def test_the_start_is_what_a_plain_build_makes_and_what_is_worse_is_not_taken(folder, tmp_path, monkeypatch):
     plain = variants_of(folder)
-    variants = Variants(replace(plain.context, rules=("fold_esa",)), ignore)
+    variants = Variants(replace(plain.context, rules=("compose_esa",)), ignore)
     measured = []
     measure = _Run._measure
 
@@ -223,7 +223,7 @@ def test_the_start_is_what_a_plain_build_makes_and_what_is_worse_is_not_taken(fo
     run = run_of(variants, tmp_path)
     start = run.measure_start()
     assert measured == [variants.int8]
-    assert measured[0][0].rules == ("fold_esa",)
+    assert measured[0][0].rules == ("compose_esa",)
     # What was kept is taken where it is better than that.
     network = run.tuner.network
     for loss, taken in ((2 * start.mean, False), (start.mean / 2, True)):
